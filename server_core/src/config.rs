@@ -1,0 +1,128 @@
+//! Every limit of the library, by name. "Everything has a limit, and the limit has a name."
+
+use crate::wire::{HEADER_BYTES, MAX_PACKET_BYTES};
+use std::time::Duration;
+
+/// The limits and sizes of a server. [`Default`] is meant for the open internet.
+///
+/// A duration or rate that is `None` is switched off.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Event loops, each on a thread of its own. Default: the number of cores; at most 256.
+    pub workers: usize,
+    /// Connections that the kernel keeps waiting for accept. The kernel cuts it to
+    /// `net.core.somaxconn`. Default: 4096.
+    ///
+    /// With the customary 128, most of a thousand clients that connect at once while the
+    /// listener is busy wait a second for their SYN to be sent again.
+    pub backlog: u32,
+    /// Sessions at a time, over all workers. Default: `None`.
+    pub max_sessions: Option<usize>,
+    /// Sessions at a time from one address. Default: `None`.
+    pub max_sessions_per_ip: Option<usize>,
+    /// The largest packet that a peer may send, header included. Default: 65,535 bytes.
+    pub max_packet_bytes: usize,
+    /// Unsent bytes of one session above which it is a slow consumer. Default: 1 MiB.
+    pub max_send_queue_bytes: usize,
+    /// Age of the oldest unsent byte above which a session is a slow consumer. Default: 5 s.
+    pub max_send_lag: Option<Duration>,
+    /// From the first byte of a packet to its last. Default: 10 s.
+    pub packet_timeout: Option<Duration>,
+    /// Silence after which a session ends. Default: `None`.
+    pub idle_timeout: Option<Duration>,
+    /// How long an outgoing connection may take to be made. Default: 10 s.
+    pub connect_timeout: Option<Duration>,
+    /// Packets a second that one session may send, with a burst of twice that. Default: `None`.
+    pub max_packets_per_sec: Option<u32>,
+    /// How long a session that ends may take to flush what is queued for it. Default: 2 s.
+    pub flush_timeout: Duration,
+    /// How long a flushed session waits for the peer's FIN. Default: 500 ms.
+    ///
+    /// Closing while input is unread makes the kernel send a reset, which may overtake and
+    /// destroy the last packets on their way to the peer.
+    pub linger: Duration,
+    /// Size of a send-buffer chunk. Larger chunks, fewer visits to the pool. Default: 64 KiB;
+    /// between 1 KiB and 16 MiB.
+    pub chunk_bytes: usize,
+    /// Free chunks that the pool keeps. More go back to the allocator. Default: 64.
+    pub pooled_chunks: usize,
+    /// Bytes that may wait between two threads before the sender has to. Default: 4 MiB.
+    pub mailbox_bytes: usize,
+    /// The worker's read buffer, shared by its sessions. Default: 64 KiB.
+    pub recv_buffer_bytes: usize,
+    /// Bytes read from one session in one turn. Default: 128 KiB.
+    pub read_budget_bytes: usize,
+    /// Bytes written to one session in one turn, unless its queue is over the limit.
+    /// Default: 64 KiB.
+    pub write_budget_bytes: usize,
+    /// Connections accepted before the listener looks at anything else. Default: 256.
+    pub accept_batch: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            backlog: 4096,
+            max_sessions: None,
+            max_sessions_per_ip: None,
+            max_packet_bytes: MAX_PACKET_BYTES,
+            max_send_queue_bytes: 1 << 20,
+            max_send_lag: Some(Duration::from_secs(5)),
+            packet_timeout: Some(Duration::from_secs(10)),
+            idle_timeout: None,
+            connect_timeout: Some(Duration::from_secs(10)),
+            max_packets_per_sec: None,
+            flush_timeout: Duration::from_secs(2),
+            linger: Duration::from_millis(500),
+            chunk_bytes: 64 << 10,
+            pooled_chunks: 64,
+            mailbox_bytes: 4 << 20,
+            recv_buffer_bytes: 64 << 10,
+            read_budget_bytes: 128 << 10,
+            write_budget_bytes: 64 << 10,
+            accept_batch: 256,
+        }
+    }
+}
+
+impl Config {
+    /// Brings every size into the range in which the server works.
+    #[must_use]
+    pub(crate) fn clamped(mut self) -> Self {
+        self.workers = self.workers.clamp(1, crate::id::SessionId::MAX_WORKERS);
+        self.max_packet_bytes = self.max_packet_bytes.clamp(HEADER_BYTES, MAX_PACKET_BYTES);
+        self.max_send_queue_bytes = self.max_send_queue_bytes.max(1);
+        self.chunk_bytes = self.chunk_bytes.clamp(1 << 10, 16 << 20);
+        self.mailbox_bytes = self.mailbox_bytes.max(1);
+        self.recv_buffer_bytes = self.recv_buffer_bytes.clamp(1 << 10, 16 << 20);
+        self.read_budget_bytes = self.read_budget_bytes.max(1);
+        self.write_budget_bytes = self.write_budget_bytes.max(1);
+        self.accept_batch = self.accept_batch.max(1);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_sizes_are_brought_into_range() {
+        let config = Config {
+            workers: 0,
+            max_packet_bytes: 0,
+            chunk_bytes: 0,
+            recv_buffer_bytes: 0,
+            read_budget_bytes: 0,
+            ..Config::default()
+        }
+        .clamped();
+        assert_eq!(config.workers, 1);
+        assert_eq!(config.max_packet_bytes, 4);
+        assert_eq!(config.chunk_bytes, 1024);
+        assert_eq!(config.recv_buffer_bytes, 1024);
+        assert_eq!(config.read_budget_bytes, 1);
+    }
+}

@@ -1,0 +1,605 @@
+//! One peer: its stream, its framing, its send queue, and the way it goes.
+//!
+//! ```text
+//!  Connecting --connected--> Open --reason--> Draining --flushed--> Draining --FIN or linger--> (dropped)
+//!      |                       |             (write open)          (write shut)
+//!      +------- failed --------+---- peer gone, or too slow: nothing would reach it ----------> (dropped)
+//! ```
+//!
+//! The first two are phases of a [`Connection`], in the session table. `Draining` is a type of its
+//! own: what has left the table has no session, no framer, and nothing that could be sent to.
+
+use crate::admission::Permit;
+use crate::config::Config;
+use crate::framer::Framer;
+use crate::id::SessionId;
+use crate::packet::Packet;
+use crate::rate_limiter::RateLimiter;
+use crate::reason::{DisconnectReason, Kick};
+use crate::recv_buffer::RecvBuffer;
+use crate::send_buffer::SendBuffer;
+use crate::send_queue::{MAX_SLICES, SendQueue};
+use crate::session::Peer;
+use crate::timeout_queue::Alarm;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::time::Instant;
+
+/// A byte stream that never blocks. Sockets are, and so are the fakes of the tests.
+pub trait Transport: Read + Write {
+    /// Ends the write side: the peer reads all that was written, then the end of the stream.
+    ///
+    /// # Errors
+    /// If the stream is broken already.
+    fn shutdown_write(&mut self) -> io::Result<()>;
+
+    /// Whether an outgoing connection stands by now.
+    ///
+    /// # Errors
+    /// Why it never will.
+    fn poll_connected(&mut self) -> io::Result<bool>;
+}
+
+/// A peer in the session table.
+#[derive(Debug)]
+pub struct Connection<T, S> {
+    /// The user's object.
+    pub session: S,
+    /// When the worker has to look at this connection next.
+    pub alarm: Alarm,
+    /// On the worker's list of sessions to read from.
+    pub is_listed_readable: bool,
+    /// On the worker's list of sessions to flush.
+    pub is_dirty: bool,
+    stream: T,
+    permit: Permit,
+    tag: Option<u64>,
+    phase: Phase,
+    is_writable: bool,
+    framer: Framer,
+    queue: SendQueue,
+    rate: RateLimiter,
+    partial_since: Option<Instant>,
+    last_received_at: Instant,
+    timer_at: Option<Instant>,
+    gauged_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// An outgoing connection that does not stand yet.
+    Connecting { since: Instant },
+    /// Packets flow.
+    Open,
+}
+
+/// What one look at the input brought.
+#[derive(Debug)]
+pub struct Received {
+    /// Bytes read.
+    pub bytes: usize,
+    /// Whole packets among them.
+    pub packets: usize,
+    /// Whether the budget, and not the input, was used up; or why the session has to end.
+    pub outcome: Result<bool, DisconnectReason>,
+}
+
+/// What one flush did.
+#[derive(Debug, Default)]
+pub struct Flushed {
+    /// Bytes that the socket took.
+    pub bytes: usize,
+    /// Packets that are whole with that.
+    pub packets: usize,
+    /// Calls that it took.
+    pub calls: usize,
+    /// By how much the bytes that wait for this peer have changed since the last flush.
+    pub queue_growth: isize,
+    /// The budget was used up and the socket would take more.
+    pub has_more: bool,
+}
+
+/// What the time brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing yet.
+    Nothing,
+    /// The session's own timer.
+    Timer,
+    /// The peer should have sent something by now: read once more, then kick.
+    Input(DisconnectReason),
+    /// The peer should have taken something by now: write once more, then kick.
+    Output(DisconnectReason),
+    /// No use in another try.
+    Over(DisconnectReason),
+}
+
+impl<T: Transport, S> Connection<T, S> {
+    /// A connection that stands, or one that `is_connecting`.
+    #[must_use]
+    pub fn new(
+        session: S,
+        stream: T,
+        permit: Permit,
+        tag: Option<u64>,
+        is_connecting: bool,
+        now: Instant,
+    ) -> Self {
+        Self {
+            session,
+            alarm: Alarm::default(),
+            is_listed_readable: false,
+            is_dirty: false,
+            stream,
+            permit,
+            tag,
+            phase: match is_connecting {
+                true => Phase::Connecting { since: now },
+                false => Phase::Open,
+            },
+            is_writable: !is_connecting,
+            framer: Framer::default(),
+            queue: SendQueue::default(),
+            rate: RateLimiter::default(),
+            partial_since: None,
+            last_received_at: now,
+            timer_at: None,
+            gauged_bytes: 0,
+        }
+    }
+
+    /// Whether packets flow.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whom this is.
+    #[must_use]
+    pub fn peer(&self, id: SessionId) -> Peer {
+        Peer::new(id, self.permit.peer(), self.tag)
+    }
+
+    /// The stream, for registering it.
+    pub fn stream_mut(&mut self) -> &mut T {
+        &mut self.stream
+    }
+
+    /// The socket says that it can be written. Returns whether the connection has just been made.
+    ///
+    /// # Errors
+    /// Why it could not be made.
+    pub fn handle_writable(&mut self, now: Instant) -> Result<bool, DisconnectReason> {
+        if self.is_open() {
+            self.is_writable = true;
+            return Ok(false);
+        }
+        match self.stream.poll_connected() {
+            Ok(false) => Ok(false),
+            Ok(true) => {
+                self.phase = Phase::Open;
+                self.is_writable = true;
+                self.last_received_at = now;
+                Ok(true)
+            }
+            Err(error) => Err(DisconnectReason::ConnectFailed(error.kind())),
+        }
+    }
+
+    /// Queues a packet. Returns whether this connection now has to be put on the list of those to
+    /// flush.
+    pub fn queue(&mut self, buffer: SendBuffer) -> bool {
+        self.queue.push(buffer);
+        !std::mem::replace(&mut self.is_dirty, true)
+    }
+
+    /// Whether anything waits to be written.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.queue.queued_bytes() > 0
+    }
+
+    /// Reads until the stream would block, the budget is used up or somebody is wrong, and shows
+    /// each whole packet to `handle`. Nothing behind the first offence is looked at.
+    pub fn receive(
+        &mut self,
+        buffer: &mut RecvBuffer,
+        config: &Config,
+        now: Instant,
+        mut handle: impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
+    ) -> Received {
+        let mut received = Received {
+            bytes: 0,
+            packets: 0,
+            outcome: Ok(true),
+        };
+        while received.bytes < config.read_budget_bytes {
+            let budget = config.read_budget_bytes - received.bytes;
+            let input = match buffer.fill_from(&mut self.stream, budget) {
+                Ok([]) => {
+                    received.outcome = Err(DisconnectReason::PeerClosed);
+                    break;
+                }
+                Ok(input) => input,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    received.outcome = Ok(false);
+                    break;
+                }
+                Err(error) => {
+                    received.outcome = Err(DisconnectReason::from_io(&error));
+                    break;
+                }
+            };
+            received.bytes += input.len();
+            self.last_received_at = now;
+            let (packets, answer) = self.parse(input, config, now, &mut handle);
+            received.packets += packets;
+            if let Err(reason) = answer {
+                received.outcome = Err(reason);
+                break;
+            }
+        }
+        received
+    }
+
+    fn parse(
+        &mut self,
+        mut input: &[u8],
+        config: &Config,
+        now: Instant,
+        handle: &mut impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
+    ) -> (usize, Result<(), DisconnectReason>) {
+        let was_mid_packet = self.framer.is_mid_packet();
+        let mut packets = 0;
+        loop {
+            match self.framer.next_packet(&mut input, config.max_packet_bytes) {
+                Ok(Some(packet)) => {
+                    packets += 1;
+                    let allowed = config
+                        .max_packets_per_sec
+                        .is_none_or(|rate| self.rate.take(rate, now));
+                    let answer = match allowed {
+                        true => handle(&mut self.session, packet),
+                        false => Err(Kick::RateLimit.into()),
+                    };
+                    if answer.is_err() {
+                        return (packets, answer);
+                    }
+                }
+                Ok(None) => break,
+                Err(kick) => return (packets, Err(kick.into())),
+            }
+        }
+        // Counted from the first byte of the packet that is open now: later bytes of the same
+        // packet do not extend it, a packet that began after others were whole has its own time.
+        if !self.framer.is_mid_packet() {
+            self.partial_since = None;
+        } else if packets > 0 || !was_mid_packet {
+            self.partial_since = Some(now);
+        }
+        (packets, Ok(()))
+    }
+
+    /// Writes what is queued, then settles the rest and judges the peer by it.
+    ///
+    /// The limits are judged here, after the write, and not when something is queued: a burst
+    /// that the socket takes is no offence.
+    pub fn flush(
+        &mut self,
+        config: &Config,
+        now: Instant,
+    ) -> (Flushed, Result<(), DisconnectReason>) {
+        self.is_dirty = false;
+        let mut flushed = Flushed::default();
+        let written = match self.is_writable {
+            true => write_queue(
+                &mut self.stream,
+                &mut self.queue,
+                &mut self.is_writable,
+                config,
+                &mut flushed,
+            ),
+            false => Ok(()),
+        };
+        self.queue.settle(now);
+        flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
+        let over_bytes = self.queue.queued_bytes() > config.max_send_queue_bytes;
+        let verdict = match written {
+            Err(error) => Err(DisconnectReason::from_io(&error)),
+            Ok(()) if over_bytes && !self.is_writable => Err(Kick::SlowConsumer.into()),
+            Ok(()) => Ok(()),
+        };
+        (flushed, verdict)
+    }
+
+    /// Calls the session back at `at`, or not at all.
+    pub fn set_timer(&mut self, at: Option<Instant>) {
+        self.timer_at = at;
+    }
+
+    /// When to look at this connection next, if nothing happens before.
+    #[must_use]
+    pub fn next_deadline(&self, config: &Config) -> Option<Instant> {
+        let after = |since: Option<Instant>, wait: Option<_>| Some(since? + wait?);
+        let connecting_since = match self.phase {
+            Phase::Connecting { since } => Some(since),
+            Phase::Open => None,
+        };
+        [
+            self.timer_at,
+            after(self.partial_since, config.packet_timeout),
+            after(Some(self.last_received_at), config.idle_timeout),
+            after(self.queue.oldest_at(), config.max_send_lag),
+            after(connecting_since, config.connect_timeout),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// What the time has brought. A timer is taken by being told.
+    pub fn poll_due(&mut self, config: &Config, now: Instant) -> Due {
+        let is_over = |since: Option<Instant>, wait: Option<_>| {
+            since.zip(wait).is_some_and(|(at, wait)| at + wait <= now)
+        };
+        if let Phase::Connecting { since } = self.phase {
+            return match is_over(Some(since), config.connect_timeout) {
+                true => Due::Over(DisconnectReason::ConnectFailed(ErrorKind::TimedOut)),
+                false => Due::Nothing,
+            };
+        }
+        if is_over(self.partial_since, config.packet_timeout) {
+            return Due::Input(Kick::PacketTimeout.into());
+        }
+        if is_over(Some(self.last_received_at), config.idle_timeout) {
+            return Due::Input(DisconnectReason::Idle);
+        }
+        if is_over(self.queue.oldest_at(), config.max_send_lag) {
+            return Due::Output(Kick::SlowConsumer.into());
+        }
+        if self.timer_at.is_some_and(|at| at <= now) {
+            self.timer_at = None;
+            return Due::Timer;
+        }
+        Due::Nothing
+    }
+
+    /// Writes even though the socket has not said that it can be written: the last chance of a
+    /// peer that is about to be judged by age.
+    pub fn assume_writable(&mut self) {
+        self.is_writable = self.is_open();
+    }
+
+    /// Takes the session out and leaves the stream to be flushed and closed.
+    #[must_use]
+    pub fn into_draining(
+        self,
+        reason: DisconnectReason,
+        last_packet: Option<SendBuffer>,
+        flush_by: Instant,
+    ) -> (S, Draining<T>) {
+        let mut queue = self.queue;
+        if let Some(packet) = last_packet {
+            queue.push(packet);
+        }
+        let draining = Draining {
+            alarm: self.alarm,
+            is_listed_readable: self.is_listed_readable,
+            stream: self.stream,
+            _permit: Some(self.permit),
+            queue,
+            is_writable: self.is_writable,
+            saw_fin: reason == DisconnectReason::PeerClosed,
+            write_is_shut: false,
+            deadline: flush_by,
+            gauged_bytes: self.gauged_bytes,
+        };
+        (self.session, draining)
+    }
+}
+
+/// A stream whose session has left: what was queued still goes out, what comes in is thrown away.
+#[derive(Debug)]
+pub struct Draining<T> {
+    /// When its owner has to look at it next.
+    pub alarm: Alarm,
+    /// On the worker's list of sessions to read from.
+    pub is_listed_readable: bool,
+    stream: T,
+    _permit: Option<Permit>,
+    queue: SendQueue,
+    is_writable: bool,
+    saw_fin: bool,
+    write_is_shut: bool,
+    deadline: Instant,
+    gauged_bytes: usize,
+}
+
+/// What a draining stream needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Its socket to become ready, or its deadline.
+    Waiting,
+    /// Another turn: its budget was used up.
+    Again,
+    /// Nothing: drop it.
+    Done,
+}
+
+impl Flushed {
+    /// Adds what another flush did.
+    pub fn absorb(&mut self, other: &Self) {
+        self.bytes += other.bytes;
+        self.packets += other.packets;
+        self.calls += other.calls;
+        self.queue_growth += other.queue_growth;
+    }
+}
+
+impl<T: Transport> Draining<T> {
+    /// A stream that was never a session: it is told one thing and closed.
+    #[must_use]
+    pub fn rejected(stream: T, last_packet: Option<SendBuffer>, flush_by: Instant) -> Self {
+        let mut queue = SendQueue::default();
+        if let Some(packet) = last_packet {
+            queue.push(packet);
+        }
+        Self {
+            alarm: Alarm::default(),
+            is_listed_readable: false,
+            stream,
+            _permit: None,
+            queue,
+            is_writable: true,
+            saw_fin: false,
+            write_is_shut: false,
+            deadline: flush_by,
+            gauged_bytes: 0,
+        }
+    }
+
+    /// The stream, for registering it.
+    pub fn stream_mut(&mut self) -> &mut T {
+        &mut self.stream
+    }
+
+    /// The socket says that it can be written.
+    pub fn handle_writable(&mut self) {
+        self.is_writable = true;
+    }
+
+    /// Gives up what is queued: nothing would reach this peer.
+    pub fn abandon(&mut self) -> Flushed {
+        self.queue = SendQueue::default();
+        Flushed {
+            queue_growth: regauge(&mut self.gauged_bytes, &self.queue),
+            ..Flushed::default()
+        }
+    }
+
+    /// Until when it may take for what it is doing now.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// It may not take longer than this.
+    pub fn hurry(&mut self, by: Instant) {
+        self.deadline = self.deadline.min(by);
+    }
+
+    /// Flushes, then ends the write side, then waits for the peer's FIN, as far as that goes now.
+    ///
+    /// Input is read and thrown away meanwhile: closing a socket with unread input resets the
+    /// connection, and the reset destroys what the peer has not read yet.
+    pub fn advance(
+        &mut self,
+        buffer: &mut RecvBuffer,
+        config: &Config,
+        now: Instant,
+    ) -> (Flushed, Progress) {
+        let mut flushed = Flushed::default();
+        let progress = self
+            .try_advance(buffer, config, now, &mut flushed)
+            .unwrap_or(Progress::Done);
+        match progress {
+            Progress::Done => self.queue = SendQueue::default(),
+            _ => self.queue.settle(now),
+        }
+        flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
+        (flushed, progress)
+    }
+
+    fn try_advance(
+        &mut self,
+        buffer: &mut RecvBuffer,
+        config: &Config,
+        now: Instant,
+        flushed: &mut Flushed,
+    ) -> io::Result<Progress> {
+        if self.is_writable && !self.write_is_shut {
+            let (stream, queue) = (&mut self.stream, &mut self.queue);
+            write_queue(stream, queue, &mut self.is_writable, config, flushed)?;
+        }
+        let is_flushed = self.queue.queued_bytes() == 0;
+        if is_flushed && self.saw_fin {
+            return Ok(Progress::Done);
+        }
+        if is_flushed && !self.write_is_shut {
+            self.stream.shutdown_write()?;
+            self.write_is_shut = true;
+            self.deadline = now + config.linger;
+        }
+        let mut has_more = flushed.has_more;
+        if !self.saw_fin {
+            has_more |= self.discard_input(buffer, config)?;
+        }
+        if self.saw_fin && self.write_is_shut || now >= self.deadline {
+            return Ok(Progress::Done);
+        }
+        Ok(match has_more {
+            true => Progress::Again,
+            false => Progress::Waiting,
+        })
+    }
+
+    /// Returns whether the budget, and not the input, was used up.
+    fn discard_input(&mut self, buffer: &mut RecvBuffer, config: &Config) -> io::Result<bool> {
+        let mut left = config.read_budget_bytes;
+        while left > 0 {
+            match buffer.fill_from(&mut self.stream, left) {
+                Ok([]) => {
+                    self.saw_fin = true;
+                    return Ok(false);
+                }
+                Ok(input) => left -= input.len(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Writes the queue until it is empty, the stream would block, or the budget is used up. A queue
+/// over its limit is written on: it is about to be judged, and must have had its chance.
+fn write_queue(
+    stream: &mut impl Write,
+    queue: &mut SendQueue,
+    is_writable: &mut bool,
+    config: &Config,
+    flushed: &mut Flushed,
+) -> io::Result<()> {
+    while queue.queued_bytes() > 0 {
+        let over_limit = queue.queued_bytes() > config.max_send_queue_bytes;
+        if flushed.bytes >= config.write_budget_bytes && !over_limit {
+            flushed.has_more = true;
+            return Ok(());
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let count = queue.gather(&mut slices);
+        flushed.calls += 1;
+        let written = match &slices[..count] {
+            [single] => stream.write(single),
+            several => stream.write_vectored(several),
+        };
+        match written {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                flushed.bytes += count;
+                flushed.packets += queue.advance(count);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                *is_writable = false;
+                return Ok(());
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn regauge(gauged_bytes: &mut usize, queue: &SendQueue) -> isize {
+    let before = std::mem::replace(gauged_bytes, queue.queued_bytes());
+    *gauged_bytes as isize - before as isize
+}

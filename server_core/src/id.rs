@@ -1,0 +1,106 @@
+//! The name of a session. Knows nothing of sockets or tables.
+
+use std::fmt;
+
+/// Names one session for as long as the process lives, and never a second one.
+///
+/// The value is `generation << 32 | index`, and the index is `worker << 24 | slot`: whoever holds
+/// an id knows which worker to ask. Generations start at 1, so no session has an id below
+/// `1 << 32`; the event loop uses those small numbers for its own sources.
+///
+/// ```text
+///  63                              32 31       24 23                0
+/// +----------------------------------+-----------+-------------------+
+/// |            generation            |  worker   |       slot        |
+/// +----------------------------------+-----------+-------------------+
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct SessionId(u64);
+
+impl SessionId {
+    /// The most workers that an id can tell apart.
+    pub const MAX_WORKERS: usize = 1 << WORKER_BITS;
+    /// The most sessions that one worker can hold at a time.
+    pub const MAX_SLOTS: usize = 1 << SLOT_BITS;
+
+    /// Puts an id together. `slot` is cut to its 24 bits.
+    #[must_use]
+    pub const fn new(generation: u32, worker: u8, slot: u32) -> Self {
+        let index = ((worker as u64) << SLOT_BITS) | (slot as u64 & SLOT_MASK);
+        Self(((generation as u64) << 32) | index)
+    }
+
+    /// Reads an id back from its number, for example one that came in a packet.
+    ///
+    /// Any number is accepted: an id that no session has finds nobody.
+    #[must_use]
+    pub const fn from_u64(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// The number, as it goes on the wire.
+    #[must_use]
+    pub const fn to_u64(self) -> u64 {
+        self.0
+    }
+
+    /// How many sessions have had this slot, this one included.
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The worker that owns the session.
+    #[must_use]
+    pub const fn worker(self) -> usize {
+        ((self.0 >> SLOT_BITS) & WORKER_MASK) as usize
+    }
+
+    /// The place of the session in its worker's table.
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        (self.0 & SLOT_MASK) as usize
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({self})")
+    }
+}
+
+/// `worker.slot#generation`, for logs.
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}#{}", self.worker(), self.slot(), self.generation())
+    }
+}
+
+const WORKER_BITS: u32 = 8;
+const SLOT_BITS: u32 = 24;
+const WORKER_MASK: u64 = (1 << WORKER_BITS) - 1;
+const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
+const _: () = assert!(WORKER_BITS + SLOT_BITS == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_come_back_out() {
+        for (generation, worker, slot) in [(1, 0, 0), (7, 3, 41), (u32::MAX, 255, 0xff_ffff)] {
+            let id = SessionId::new(generation, worker, slot);
+            assert_eq!(id.generation(), generation);
+            assert_eq!(id.worker(), usize::from(worker));
+            assert_eq!(id.slot(), slot as usize);
+            assert_eq!(SessionId::from_u64(id.to_u64()), id);
+        }
+    }
+
+    #[test]
+    fn generation_is_the_upper_half() {
+        let id = SessionId::new(5, 0, 9);
+        assert_eq!(id.to_u64(), 5 << 32 | 9);
+    }
+}

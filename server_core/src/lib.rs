@@ -1,0 +1,109 @@
+//! Event loop, sessions, send-buffer chunk pool and packet framing for TCP game servers.
+//!
+//! # Building your own game on it
+//!
+//! One object per peer, called on its worker's thread; packets in, requests out:
+//!
+//! ```
+//! use bytemuck::{Pod, Zeroable};
+//! use server_core::{Context, Kick, Packet, PacketHead, Server, Session, wire::U64Le};
+//! use std::{io, thread, time::Duration};
+//!
+//! #[derive(Clone, Copy, Pod, Zeroable)]
+//! #[repr(C)]
+//! struct SHello { tick: U64Le }
+//! impl PacketHead for SHello { const ID: u16 = 1; }
+//!
+//! #[derive(Clone, Copy, Pod, Zeroable)]
+//! #[repr(C)]
+//! struct SEcho;
+//! impl PacketHead for SEcho { const ID: u16 = 3; }
+//!
+//! const C_ECHO: u16 = 2;
+//!
+//! struct GameSession;
+//!
+//! impl Session for GameSession {
+//!     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+//!         match packet.id() {
+//!             C_ECHO => ctx.send(&SEcho, packet.payload()),
+//!             _ => return Err(Kick::UnknownId),
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> io::Result<()> {
+//!     let server = Server::builder().workers(2).start("127.0.0.1:0", |_peer| GameSession)?;
+//!     for tick in 1..=4 {
+//!         server.broadcast(&SHello { tick: tick.into() }, "Hello World");
+//!         thread::sleep(Duration::from_millis(25));
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Threads
+//!
+//! ```text
+//!   any thread                listener thread             worker threads (one mio::Poll each)
+//!  +------------+            +----------------+          +-----------------------------------+
+//!  | broadcast  |            | accept, admit  |          | sessions, framing, send queues    |
+//!  | send_to    |            +-------+--------+          | on_packet, on_timer, ...          |
+//!  +-----+------+                    |                   +----------------+------------------+
+//!        |   one command per worker  |  a new connection                  ^
+//!        +---------------------------+------------> mailbox --------------+
+//! ```
+//!
+//! # The way through the modules
+//!
+//! They lie on floors; each imports from lower floors only. `ARCHITECTURE.md` beside this crate
+//! tells why, and walks a byte through them.
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 7 | [`server`] |
+//! | 6 | [`worker`], [`listener`], [`connector`]: the only ones with a `mio::Poll` or a socket |
+//! | 5 | [`shard`] |
+//! | 4 | [`connection`], [`router`] |
+//! | 3 | [`send_queue`], [`session`] |
+//! | 2 | [`framer`], [`send_buffer`] |
+//! | 1 | [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`] |
+//! | 0 | [`id`], [`reason`], [`wire`], [`config`], [`tick`], [`mailbox`], [`admission`], [`recv_buffer`], [`rate_limiter`], [`backoff`] |
+//!
+//! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
+
+pub mod admission;
+pub mod backoff;
+pub mod config;
+pub mod connection;
+pub mod connector;
+pub mod departure_log;
+pub mod framer;
+pub mod id;
+pub mod listener;
+pub mod mailbox;
+pub mod metrics;
+pub mod packet;
+pub mod rate_limiter;
+pub mod reason;
+pub mod recv_buffer;
+pub mod router;
+pub mod send_buffer;
+pub mod send_queue;
+pub mod server;
+pub mod session;
+pub mod session_table;
+pub mod shard;
+pub mod tick;
+pub mod timeout_queue;
+pub mod wire;
+pub mod worker;
+
+pub use config::Config;
+pub use id::SessionId;
+pub use packet::{Packet, PacketHead, PacketTooLarge};
+pub use reason::{DisconnectReason, Kick};
+pub use send_buffer::SendBuffer;
+pub use server::{Server, ServerBuilder, ServerHandle};
+pub use session::{Context, Peer, Session};

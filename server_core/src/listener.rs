@@ -1,0 +1,313 @@
+//! Where connections come in: accept, admit, hand over.
+
+use crate::admission::Admission;
+use crate::backoff::Backoff;
+use crate::config::Config;
+use crate::connection::{Draining, Progress};
+use crate::metrics::Metrics;
+use crate::reason::DisconnectReason;
+use crate::recv_buffer::RecvBuffer;
+use crate::router::{Arrival, Router};
+use crate::send_buffer::SendBufferManager;
+use crate::shard::Farewell;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Accepts connections on a thread of its own and gives each to the least loaded worker.
+pub struct Listener {
+    poll: Poll,
+    socket: TcpListener,
+    local_addr: SocketAddr,
+    stop: Arc<StopSignal>,
+    /// Connections that were told that the server is full, until they have gone.
+    rejected: Slab<Draining<TcpStream>>,
+    /// Accept again then: the edge that would announce it has been used up.
+    retry_at: Option<Instant>,
+    backoff: Backoff,
+    has_said_why: bool,
+}
+
+/// Ends a listener from another thread.
+#[derive(Debug)]
+pub struct StopSignal {
+    is_set: AtomicBool,
+    waker: Waker,
+}
+
+/// What a listener needs to know of its server.
+pub struct Reception {
+    /// The limits.
+    pub config: Config,
+    /// Who may come in.
+    pub admission: Arc<Admission>,
+    /// The way to the workers.
+    pub router: Arc<Router<TcpStream>>,
+    /// For the goodbye to those who may not.
+    pub buffers: SendBufferManager,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The goodbye.
+    pub farewell: Arc<Farewell>,
+}
+
+const WAKER: Token = Token(usize::MAX);
+const SOCKET: Token = Token(usize::MAX - 1);
+/// Rejected connections that may linger at a time: each holds a descriptor. One more, and one of
+/// them is closed at once.
+const MAX_LINGERING: usize = 128;
+/// Waits after a failed accept. Short at the upper end: somebody may be waiting.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+impl Listener {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// Those of the system, for example [`ErrorKind::AddrInUse`].
+    pub fn bind(addr: SocketAddr, config: &Config) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        // A restart must not wait for the last run's connections to leave TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+        let mut socket = TcpListener::from_std(socket.into());
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        poll.registry()
+            .register(&mut socket, SOCKET, Interest::READABLE)?;
+        Ok(Self {
+            local_addr: socket.local_addr()?,
+            poll,
+            socket,
+            stop: Arc::new(StopSignal {
+                is_set: AtomicBool::new(false),
+                waker,
+            }),
+            rejected: Slab::new(),
+            retry_at: None,
+            backoff: Backoff::new(RETRY.0, RETRY.1),
+            has_said_why: false,
+        })
+    }
+
+    /// Where it listens; the port is the real one if port 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The way to end it.
+    #[must_use]
+    pub fn stop_signal(&self) -> Arc<StopSignal> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Accepts until it is told to stop.
+    ///
+    /// # Errors
+    /// If the system's poll fails, which only a bug of ours could cause.
+    pub fn run(mut self, reception: &Reception) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        let mut scratch = RecvBuffer::new(reception.config.recv_buffer_bytes);
+        let mut may_accept = true;
+        while !self.stop.is_set.load(Ordering::Acquire) {
+            let timeout = match may_accept {
+                true => Some(Duration::ZERO),
+                false => self.next_deadline().map(|at| {
+                    at.saturating_duration_since(Instant::now())
+                        .max(Duration::from_millis(1))
+                }),
+            };
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => events.clear(),
+                other => other?,
+            }
+            let now = Instant::now();
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    SOCKET => may_accept |= self.retry_at.is_none(),
+                    Token(key) => {
+                        if let Some(rejected) = self.rejected.get_mut(key) {
+                            rejected.handle_writable();
+                        }
+                        self.advance_rejected(key, &mut scratch, &reception.config, now);
+                    }
+                }
+            }
+            if self.retry_at.is_some_and(|at| at <= now) {
+                self.retry_at = None;
+                may_accept = true;
+            }
+            if may_accept {
+                may_accept = self.accept_batch(reception, &mut scratch, now);
+            }
+            self.close_overdue(&mut scratch, &reception.config, now);
+        }
+        Ok(())
+    }
+
+    /// Accepts up to a batch. Returns whether more may be waiting.
+    fn accept_batch(
+        &mut self,
+        reception: &Reception,
+        scratch: &mut RecvBuffer,
+        now: Instant,
+    ) -> bool {
+        for _ in 0..reception.config.accept_batch {
+            match self.socket.accept() {
+                Ok((stream, peer)) => {
+                    self.backoff.reset();
+                    self.has_said_why = false;
+                    self.receive(stream, peer, reception, scratch, now);
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return false,
+                    // These are of the one connection that was about to be accepted.
+                    ErrorKind::Interrupted
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::ConnectionReset => {}
+                    _ => {
+                        reception.metrics.accept_errors.add(1);
+                        self.pause(&error, now);
+                        return false;
+                    }
+                },
+            }
+        }
+        true
+    }
+
+    /// Out of descriptors, most likely. The connection stays in the backlog and no new edge will
+    /// tell of it, so a timer has to.
+    fn pause(&mut self, error: &io::Error, now: Instant) {
+        self.retry_at = Some(now + self.backoff.next_delay(u32::MAX));
+        if !self.has_said_why {
+            self.has_said_why = true;
+            log::warn!("cannot accept for now: {error}; connected sessions are served on");
+        }
+    }
+
+    fn receive(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        reception: &Reception,
+        scratch: &mut RecvBuffer,
+        now: Instant,
+    ) {
+        if let Err(error) = stream.set_nodelay(true) {
+            log::debug!("no TCP_NODELAY for {peer}: {error}");
+        }
+        match reception.admission.admit(peer) {
+            Some(permit) => reception.router.adopt(Arrival {
+                stream,
+                permit,
+                tag: None,
+                is_connecting: false,
+            }),
+            None => {
+                reception.metrics.rejected.add(1);
+                self.reject(stream, reception, scratch, now);
+            }
+        }
+    }
+
+    fn reject(
+        &mut self,
+        stream: TcpStream,
+        reception: &Reception,
+        scratch: &mut RecvBuffer,
+        now: Instant,
+    ) {
+        if self.rejected.len() >= MAX_LINGERING
+            && let Some((oldest, _)) = self.rejected.iter().min_by_key(|(_, one)| one.deadline())
+        {
+            self.rejected.remove(oldest);
+        }
+        let last_packet = (reception.farewell)(DisconnectReason::ServerFull, &reception.buffers);
+        let mut draining = Draining::rejected(stream, last_packet, now + reception.config.linger);
+        let entry = self.rejected.vacant_entry();
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let token = Token(entry.key());
+        if let Err(error) = (self.poll.registry()).register(draining.stream_mut(), token, both) {
+            log::debug!("could not linger for a rejected connection: {error}");
+            return;
+        }
+        let key = entry.key();
+        entry.insert(draining);
+        self.advance_rejected(key, scratch, &reception.config, now);
+    }
+
+    fn advance_rejected(
+        &mut self,
+        key: usize,
+        scratch: &mut RecvBuffer,
+        config: &Config,
+        now: Instant,
+    ) {
+        let Some(rejected) = self.rejected.get_mut(key) else {
+            return;
+        };
+        // `Again` means that its budget is used up. Nobody is owed more of our time: what is
+        // still to come waits for the deadline.
+        let (_, progress) = rejected.advance(scratch, config, now);
+        if progress == Progress::Done {
+            self.rejected.remove(key);
+        }
+    }
+
+    fn close_overdue(&mut self, scratch: &mut RecvBuffer, config: &Config, now: Instant) {
+        let overdue: Vec<usize> = self
+            .rejected
+            .iter()
+            .filter(|(_, rejected)| rejected.deadline() <= now)
+            .map(|(key, _)| key)
+            .collect();
+        for key in overdue {
+            self.advance_rejected(key, scratch, config, now);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.rejected
+            .iter()
+            .map(|(_, rejected)| rejected.deadline())
+            .chain(self.retry_at)
+            .min()
+    }
+}
+
+impl StopSignal {
+    /// Ends the listener.
+    pub fn set(&self) {
+        self.is_set.store(true, Ordering::Release);
+        if let Err(error) = self.waker.wake() {
+            log::error!("the listener could not be woken: {error}");
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("local_addr", &self.local_addr)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Reception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reception")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

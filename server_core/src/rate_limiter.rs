@@ -1,0 +1,73 @@
+//! A token bucket in sixteen bytes.
+
+use std::time::{Duration, Instant};
+
+/// Allows `rate` events a second on average, and twice that at once.
+///
+/// Kept as the one instant at which the bucket would be full again (the generic cell rate
+/// algorithm), so a session pays for one `Instant` and no timer refills anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RateLimiter {
+    full_at: Option<Instant>,
+}
+
+impl RateLimiter {
+    /// Takes one token of a bucket that refills with `rate_per_sec`, or says that there is none.
+    ///
+    /// A rate of zero has no tokens ever.
+    pub fn take(&mut self, rate_per_sec: u32, now: Instant) -> bool {
+        let Some(cost) = Duration::from_secs(1).checked_div(rate_per_sec) else {
+            return false;
+        };
+        let depth = cost * BURST_FACTOR * rate_per_sec;
+        let full_at = self.full_at.map_or(now, |at| at.max(now));
+        if full_at + cost > now + depth {
+            return false;
+        }
+        self.full_at = Some(full_at + cost);
+        true
+    }
+}
+
+/// A burst may be this many seconds' worth of events.
+const BURST_FACTOR: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_twice_the_rate_then_the_rate() {
+        let start = Instant::now();
+        let mut limiter = RateLimiter::default();
+        let burst = (0..100).filter(|_| limiter.take(10, start)).count();
+        assert_eq!(burst, 20);
+        let mut taken = 0;
+        for millis in 1..=10_000 {
+            taken += usize::from(limiter.take(10, start + Duration::from_millis(millis)));
+        }
+        assert_eq!(taken, 100);
+    }
+
+    #[test]
+    fn a_rest_refills_to_the_burst_and_no_further() {
+        let start = Instant::now();
+        let mut limiter = RateLimiter::default();
+        while limiter.take(5, start) {}
+        let later = start + Duration::from_secs(3600);
+        assert_eq!((0..100).filter(|_| limiter.take(5, later)).count(), 10);
+    }
+
+    #[test]
+    fn odd_rates_do_not_lose_tokens() {
+        for rate in [1, 3, 7, 999, 1_000_003] {
+            let mut limiter = RateLimiter::default();
+            let now = Instant::now();
+            let burst = (0..rate * 2 + 5)
+                .filter(|_| limiter.take(rate, now))
+                .count();
+            assert_eq!(burst, rate as usize * 2);
+        }
+        assert!(!RateLimiter::default().take(0, Instant::now()));
+    }
+}

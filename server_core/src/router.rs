@@ -1,0 +1,151 @@
+//! Who is on which thread, and how a message gets there.
+
+use crate::admission::Permit;
+use crate::id::SessionId;
+use crate::mailbox::Mailbox;
+use crate::reason::DisconnectReason;
+use crate::send_buffer::SendBuffer;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The mailboxes of all workers. A broadcast is one command per worker, not one per session.
+#[derive(Debug)]
+pub struct Router<T> {
+    mailboxes: Box<[Mailbox<Command<T>>]>,
+}
+
+/// What a worker can be told from another thread.
+#[derive(Debug)]
+pub enum Command<T> {
+    /// A new connection is yours.
+    Adopt(Arrival<T>),
+    /// Queue a packet for one of your sessions.
+    Send(SessionId, SendBuffer),
+    /// Queue a packet for all of your sessions.
+    Broadcast(SendBuffer),
+    /// End one of your sessions.
+    Close(SessionId, DisconnectReason),
+    /// End all of them, flushed by then if they can be, and stop.
+    Shutdown(Instant),
+}
+
+/// A connection on its way to its worker.
+#[derive(Debug)]
+pub struct Arrival<T> {
+    /// Its socket.
+    pub stream: T,
+    /// Its place.
+    pub permit: Permit,
+    /// For an outgoing connection, its maker's number.
+    pub tag: Option<u64>,
+    /// For an outgoing connection: it may not stand yet.
+    pub is_connecting: bool,
+}
+
+thread_local! {
+    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Charged for every command besides the bytes that it carries.
+const COMMAND_BYTES: usize = 64;
+
+impl<T> Router<T> {
+    /// A router over the workers' mailboxes, in the order of the workers.
+    #[must_use]
+    pub fn new(mailboxes: impl IntoIterator<Item = Mailbox<Command<T>>>) -> Self {
+        Self {
+            mailboxes: mailboxes.into_iter().collect(),
+        }
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// One worker's mailbox.
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    #[must_use]
+    pub fn mailbox(&self, worker: usize) -> &Mailbox<Command<T>> {
+        &self.mailboxes[worker]
+    }
+
+    /// Says that the calling thread is a worker: it must never wait for another one's mailbox.
+    pub fn enter_worker_thread(&self) {
+        IS_WORKER.with(|is_worker| is_worker.set(true));
+    }
+
+    /// A packet for every session, from any thread. Waits while a worker's mailbox is full,
+    /// except on a worker's own thread.
+    pub fn broadcast(&self, buffer: &SendBuffer) {
+        for worker in 0..self.workers() {
+            self.post(worker, Command::Broadcast(buffer.clone()));
+        }
+    }
+
+    /// A packet for one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
+    pub fn send(&self, to: SessionId, buffer: SendBuffer) {
+        if to.worker() < self.workers() {
+            self.post(to.worker(), Command::Send(to, buffer));
+        }
+    }
+
+    /// Ends one session, from any thread. Never waits.
+    pub fn close(&self, id: SessionId, reason: DisconnectReason) {
+        if id.worker() < self.workers() {
+            self.mailboxes[id.worker()].post(Command::Close(id, reason), COMMAND_BYTES);
+        }
+    }
+
+    /// Hands a connection over to the worker that its permit names. Never waits: permits bound
+    /// how many there can be.
+    pub fn adopt(&self, arrival: Arrival<T>) {
+        let worker = arrival.permit.worker();
+        self.mailboxes[worker].post(Command::Adopt(arrival), COMMAND_BYTES);
+    }
+
+    /// Ends everything. Never waits.
+    pub fn shutdown(&self, flush_by: Instant) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(Command::Shutdown(flush_by), COMMAND_BYTES);
+        }
+    }
+
+    /// From one worker to another: gives the command back if it would have to wait.
+    ///
+    /// # Errors
+    /// The command.
+    pub fn forward(&self, worker: usize, command: Command<T>) -> Result<(), Command<T>> {
+        let bytes = command.bytes();
+        self.mailboxes[worker].try_post(command, bytes)
+    }
+
+    fn post(&self, worker: usize, command: Command<T>) {
+        let bytes = command.bytes();
+        match IS_WORKER.with(Cell::get) {
+            true => self.mailboxes[worker].post(command, bytes),
+            false => self.mailboxes[worker].post_or_wait(command, bytes),
+        }
+    }
+}
+
+impl<T: Send + 'static> Router<T> {
+    /// Wakes worker `to_wake` when worker `full` has room again.
+    pub fn wake_when_room(self: &Arc<Self>, full: usize, to_wake: usize) {
+        let router = Arc::clone(self);
+        self.mailboxes[full].call_when_room(Box::new(move || router.mailboxes[to_wake].wake()));
+    }
+}
+
+impl<T> Command<T> {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Send(_, buffer) | Self::Broadcast(buffer) => COMMAND_BYTES + buffer.len(),
+            Self::Adopt(_) | Self::Close(..) | Self::Shutdown(_) => COMMAND_BYTES,
+        }
+    }
+}

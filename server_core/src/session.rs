@@ -1,0 +1,218 @@
+//! What the user of this library writes: one object per peer, and what it may ask for.
+
+use crate::id::SessionId;
+use crate::packet::{Packet, PacketHead, PacketTooLarge};
+use crate::reason::{DisconnectReason, Kick};
+use crate::send_buffer::{SendBuffer, SendBufferManager};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+/// One peer. Made when it comes, called on its worker's thread only, dropped when it has left.
+///
+/// There is no hook for raw bytes: whoever writes a session cannot bypass the framing, neither by
+/// intent nor by mistake (the lecture seals `OnRecv` for the same reason):
+///
+/// ```compile_fail,E0407
+/// # use server_core::{Context, Kick, Packet, Session};
+/// struct Sneaky;
+/// impl Session for Sneaky {
+///     fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+///         Ok(())
+///     }
+///     fn on_recv(&mut self, bytes: &[u8]) -> usize {
+///         bytes.len()
+///     }
+/// }
+/// ```
+///
+/// Without that method it compiles:
+///
+/// ```
+/// # use server_core::{Context, Kick, Packet, Session};
+/// struct Honest;
+/// impl Session for Honest {
+///     fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait Session: 'static {
+    /// The connection stands. Not called for an outgoing connection that could not be made.
+    fn on_connected(&mut self, ctx: &mut Context<'_>) {
+        let _ = ctx;
+    }
+
+    /// One whole packet has come.
+    ///
+    /// # Errors
+    /// Return the [`Kick`] that says what the peer did wrong, and it is ended: told why, after
+    /// what was queued for it before, and with nothing handled of what it sent behind this
+    /// packet.
+    fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick>;
+
+    /// The instant has come that [`Context::set_timer`] asked for.
+    fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        let _ = ctx;
+    }
+
+    /// The session has left; it is in no list any more, and nothing reaches its peer. Others may
+    /// be told.
+    fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
+        let _ = (ctx, reason);
+    }
+}
+
+/// Whom a session is for, known before the session is made.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Peer {
+    /// The id that the session will have.
+    pub id: SessionId,
+    /// The other end.
+    pub addr: SocketAddr,
+    /// For an outgoing connection, the number that its maker gave to `connect`.
+    pub tag: Option<u64>,
+}
+
+impl Peer {
+    /// Describes a peer.
+    #[must_use]
+    pub const fn new(id: SessionId, addr: SocketAddr, tag: Option<u64>) -> Self {
+        Self { id, addr, tag }
+    }
+}
+
+/// What a session may ask of its worker.
+///
+/// A handler has no road to the other sessions: it asks, and the worker does it when the handler
+/// has returned. So no callback ever runs inside another one, and none runs while a list is
+/// walked.
+#[derive(Debug)]
+pub struct Context<'a> {
+    peer: Peer,
+    now: Instant,
+    buffers: &'a SendBufferManager,
+    effects: &'a mut Vec<Effect>,
+}
+
+/// One thing that a handler asked for.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Queue a packet for one session.
+    Send(SessionId, SendBuffer),
+    /// Queue a packet for every session.
+    Broadcast(SendBuffer),
+    /// End a session.
+    Close(SessionId, DisconnectReason),
+    /// Call this session again at an instant, or not at all.
+    Timer(SessionId, Option<Instant>),
+}
+
+impl<'a> Context<'a> {
+    /// A context for one callback; what the handler asks for is added to `effects`.
+    pub fn new(
+        peer: Peer,
+        now: Instant,
+        buffers: &'a SendBufferManager,
+        effects: &'a mut Vec<Effect>,
+    ) -> Self {
+        Self {
+            peer,
+            now,
+            buffers,
+            effects,
+        }
+    }
+
+    /// The session that is being called.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.peer.id
+    }
+
+    /// Its other end.
+    #[must_use]
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer.addr
+    }
+
+    /// The time at which this turn of the event loop began. One reading serves the whole turn.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Sends a packet to this session's peer.
+    ///
+    /// A packet that would not fit its size field is not sent; an error is logged. Use
+    /// [`encode`](Self::encode) where a handler can do something about it.
+    pub fn send<H: PacketHead>(&mut self, head: &H, tail: impl AsRef<[u8]>) {
+        self.send_to(self.peer.id, head, tail);
+    }
+
+    /// Sends a packet to any session. If it is gone, nothing happens but a count.
+    pub fn send_to<H: PacketHead>(&mut self, to: SessionId, head: &H, tail: impl AsRef<[u8]>) {
+        if let Some(buffer) = self.encode_or_log(head, tail.as_ref()) {
+            self.send_buffer(to, buffer);
+        }
+    }
+
+    /// Sends a packet to every session, this one included.
+    pub fn broadcast<H: PacketHead>(&mut self, head: &H, tail: impl AsRef<[u8]>) {
+        if let Some(buffer) = self.encode_or_log(head, tail.as_ref()) {
+            self.broadcast_buffer(buffer);
+        }
+    }
+
+    /// Encodes a packet once, to be sent to several sessions.
+    ///
+    /// # Errors
+    /// [`PacketTooLarge`] if it does not fit its size field.
+    pub fn encode<H: PacketHead>(
+        &self,
+        head: &H,
+        tail: impl AsRef<[u8]>,
+    ) -> Result<SendBuffer, PacketTooLarge> {
+        self.buffers.encode(head, tail.as_ref())
+    }
+
+    /// Sends an encoded packet to any session.
+    pub fn send_buffer(&mut self, to: SessionId, buffer: SendBuffer) {
+        self.effects.push(Effect::Send(to, buffer));
+    }
+
+    /// Sends an encoded packet to every session.
+    pub fn broadcast_buffer(&mut self, buffer: SendBuffer) {
+        self.effects.push(Effect::Broadcast(buffer));
+    }
+
+    /// Ends this session, after what was queued for it has left.
+    pub fn close(&mut self) {
+        self.close_session(self.peer.id);
+    }
+
+    /// Ends any session.
+    pub fn close_session(&mut self, id: SessionId) {
+        self.effects
+            .push(Effect::Close(id, DisconnectReason::Closed));
+    }
+
+    /// Asks for one call of [`Session::on_timer`] at `at`, in place of an earlier request.
+    pub fn set_timer(&mut self, at: Instant) {
+        self.effects.push(Effect::Timer(self.peer.id, Some(at)));
+    }
+
+    /// Takes back what [`set_timer`](Self::set_timer) asked for.
+    pub fn clear_timer(&mut self) {
+        self.effects.push(Effect::Timer(self.peer.id, None));
+    }
+
+    fn encode_or_log<H: PacketHead>(&self, head: &H, tail: &[u8]) -> Option<SendBuffer> {
+        let encoded = self.buffers.encode(head, tail);
+        if let Err(error) = &encoded {
+            log::error!("packet {} to or from {}: {error}", H::ID, self.peer.id);
+        }
+        encoded.ok()
+    }
+}

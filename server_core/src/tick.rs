@@ -1,0 +1,105 @@
+//! A fixed schedule without drift. Knows no clock: the caller brings the time and does the waiting.
+
+use std::time::{Duration, Instant};
+
+/// Ticks at `start + n * period`, for n = 1, 2, 3 …
+///
+/// A loop that sleeps for one period after each round drifts by the length of the round. Here the
+/// n-th tick is due at a fixed instant whatever happened before. Ticks whose whole period has gone
+/// by unseen (the process was stopped, the machine stalled) are skipped and counted, never sent
+/// late in a burst.
+///
+/// ```
+/// # use {server_core::tick::TickSchedule, std::time::{Duration, Instant}};
+/// let start = Instant::now();
+/// let mut schedule = TickSchedule::new(start, Duration::from_millis(250));
+/// assert_eq!(schedule.next_at(), start + Duration::from_millis(250));
+/// assert!(schedule.poll(start).is_none());
+/// let tick = schedule.poll(start + Duration::from_millis(251)).expect("the first is due");
+/// assert_eq!((tick.number, tick.skipped, tick.lag), (1, 0, Duration::from_millis(1)));
+/// ```
+#[derive(Clone, Debug)]
+pub struct TickSchedule {
+    next_at: Instant,
+    period: Duration,
+    sent: u64,
+}
+
+/// One tick that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tick {
+    /// 1 for the first tick, and one more for each that was handed out; skipped ones have none.
+    pub number: u64,
+    /// How long after its instant the caller came for it.
+    pub lag: Duration,
+    /// Ticks between this one and the one before that were never handed out.
+    pub skipped: u64,
+}
+
+impl TickSchedule {
+    /// The first tick is due one period after `start`. A period below one microsecond counts as
+    /// one microsecond.
+    #[must_use]
+    pub fn new(start: Instant, period: Duration) -> Self {
+        let period = period.max(Duration::from_micros(1));
+        Self {
+            next_at: start + period,
+            period,
+            sent: 0,
+        }
+    }
+
+    /// When to come again.
+    #[must_use]
+    pub fn next_at(&self) -> Instant {
+        self.next_at
+    }
+
+    /// The tick that is due at `now`, if one is.
+    pub fn poll(&mut self, now: Instant) -> Option<Tick> {
+        let late = now.checked_duration_since(self.next_at)?;
+        let skipped = late.as_nanos() / self.period.as_nanos();
+        let lag = Duration::from_nanos((late.as_nanos() % self.period.as_nanos()) as u64);
+        self.next_at = now - lag + self.period;
+        self.sent += 1;
+        Some(Tick {
+            number: self.sent,
+            lag,
+            skipped: skipped as u64,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_millis(250);
+
+    #[test]
+    fn lecture_35_no_drift_however_late_each_round_is() {
+        let start = Instant::now();
+        let mut schedule = TickSchedule::new(start, PERIOD);
+        for n in 1..=10_000_u32 {
+            let due = start + PERIOD * n;
+            assert_eq!(schedule.next_at(), due);
+            assert!(schedule.poll(due - Duration::from_nanos(1)).is_none());
+            let lag = Duration::from_micros(u64::from(n % 200) * 1000);
+            let tick = schedule.poll(due + lag).unwrap();
+            assert_eq!((tick.number, tick.lag, tick.skipped), (n.into(), lag, 0));
+        }
+    }
+
+    #[test]
+    fn a_stall_is_skipped_and_counted_and_the_schedule_stays() {
+        let start = Instant::now();
+        let mut schedule = TickSchedule::new(start, PERIOD);
+        assert_eq!(schedule.poll(start + PERIOD).unwrap().number, 1);
+        let resumed = start + PERIOD * 13 + Duration::from_millis(40);
+        let tick = schedule.poll(resumed).unwrap();
+        assert_eq!((tick.number, tick.skipped), (2, 11));
+        assert_eq!(tick.lag, Duration::from_millis(40));
+        assert!(schedule.poll(resumed).is_none(), "no burst of owed ticks");
+        assert_eq!(schedule.next_at(), start + PERIOD * 14);
+    }
+}

@@ -1,0 +1,111 @@
+//! Numbers and the header as they lie on the wire: little-endian, alignment 1.
+//!
+//! Each type here is plain bytes ([`bytemuck::Pod`]) with alignment 1, so it can be read where it
+//! lies, at any offset of a receive buffer and on any machine.
+
+use bytemuck::{Pod, Zeroable};
+use std::fmt;
+
+macro_rules! little_endian {
+    ($($(#[$doc:meta])* $name:ident: $number:ty;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+        #[repr(transparent)]
+        pub struct $name([u8; size_of::<$number>()]);
+
+        impl $name {
+            /// Wraps a number of this machine.
+            #[must_use]
+            pub const fn new(value: $number) -> Self {
+                Self(value.to_le_bytes())
+            }
+
+            /// The number, as this machine holds it.
+            #[must_use]
+            pub const fn get(self) -> $number {
+                <$number>::from_le_bytes(self.0)
+            }
+        }
+
+        impl From<$number> for $name {
+            fn from(value: $number) -> Self {
+                Self::new(value)
+            }
+        }
+
+        impl From<$name> for $number {
+            fn from(value: $name) -> Self {
+                value.get()
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.get().fmt(f)
+            }
+        }
+    )*};
+}
+
+little_endian! {
+    /// A `u16` on the wire.
+    U16Le: u16;
+    /// A `u32` on the wire.
+    U32Le: u32;
+    /// A `u64` on the wire.
+    U64Le: u64;
+}
+
+/// Bytes of a packet's header, and so the smallest packet.
+pub const HEADER_BYTES: usize = size_of::<PacketHeader>();
+/// The largest packet that a `u16` size can tell of, header included.
+pub const MAX_PACKET_BYTES: usize = u16::MAX as usize;
+/// The largest payload.
+pub const MAX_PAYLOAD_BYTES: usize = MAX_PACKET_BYTES - HEADER_BYTES;
+
+/// What every packet begins with: always size, then id, four bytes, first.
+///
+/// ```text
+///  0       2       4              size
+/// +-------+-------+----- ... -----+
+/// | size  |  id   |    payload    |
+/// +-------+-------+----- ... -----+
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct PacketHeader {
+    /// Bytes of the whole packet, these four included.
+    pub size: U16Le,
+    /// What the payload means.
+    pub id: U16Le,
+}
+
+const _: () = assert!(HEADER_BYTES == 4 && align_of::<PacketHeader>() == 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lecture_16_golden_bytes_of_a_header() {
+        let header = PacketHeader {
+            size: 0x1234.into(),
+            id: 0xabcd.into(),
+        };
+        assert_eq!(bytemuck::bytes_of(&header), [0x34, 0x12, 0xcd, 0xab]);
+    }
+
+    #[test]
+    fn read_at_every_offset() {
+        let bytes = [9, 9, 9, 0x17, 0x00, 0x01, 0x00, 9];
+        let header: &PacketHeader = bytemuck::from_bytes(&bytes[3..7]);
+        assert_eq!((header.size.get(), header.id.get()), (23, 1));
+    }
+
+    #[test]
+    fn numbers_survive() {
+        assert_eq!(U16Le::new(65_535).get(), 65_535);
+        assert_eq!(U32Le::new(0xdead_beef).get(), 0xdead_beef);
+        assert_eq!(U64Le::new(u64::MAX - 1).get(), u64::MAX - 1);
+    }
+}

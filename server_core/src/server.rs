@@ -179,6 +179,13 @@ impl ServerHandle {
         self.inner.buffers.stats()
     }
 
+    /// Whether the server is about to end, or has ended: it was told to, or one of its threads
+    /// failed.
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        self.inner.is_shutting_down.load(Ordering::Acquire)
+    }
+
     /// Ends the server in order: no more accepting, a last packet for every session, flush, close.
     /// What is not flushed after `drain` is given up. Returns at once; [`Server::join`] waits.
     pub fn shutdown(&self, drain: Duration) {

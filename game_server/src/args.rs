@@ -1,0 +1,254 @@
+//! The command line.
+
+use clap::builder::RangedU64ValueParser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, value_parser};
+use game_server::packets::SHello;
+use game_server::process::{parse_addr, parse_seconds};
+use server_core::Config;
+use server_core::wire::MAX_PAYLOAD_BYTES;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A game server: a hello to every session each tick, echo and chat.
+///
+/// 0 switches a timeout, rate or interval off. Every flag can be set by its environment variable.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+pub struct Args {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, env = "GAME_SERVER_ADDR", default_value = "127.0.0.1:7777", value_parser = parse_addr)]
+    #[arg(help_heading = "Network", value_name = "HOST:PORT")]
+    pub addr: SocketAddr,
+
+    /// Event loops, one thread each [default: number of cores]
+    #[arg(long, env = "GAME_SERVER_WORKERS", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
+    #[arg(help_heading = "Network", value_name = "N")]
+    pub workers: Option<usize>,
+
+    /// Period of the hello broadcast, in milliseconds
+    #[arg(long, env = "GAME_SERVER_TICK_MS", default_value_t = 250, value_parser = value_parser!(u64).range(0..=DAY_MS))]
+    #[arg(help_heading = "Game", value_name = "MS")]
+    pub tick_ms: u64,
+
+    /// Text of the hello
+    #[arg(long, env = "GAME_SERVER_MESSAGE", default_value = "Hello World")]
+    #[arg(help_heading = "Game", value_name = "TEXT")]
+    pub message: String,
+
+    /// Zero-pad the hello's payload (tick number included) to this many bytes; at most 65531
+    #[arg(long, env = "GAME_SERVER_PAYLOAD_BYTES", default_value_t = 0)]
+    #[arg(help_heading = "Game", value_name = "BYTES")]
+    pub payload_bytes: usize,
+
+    /// Sessions at a time; 0: as many as the limit of open files allows
+    #[arg(long, env = "GAME_SERVER_MAX_SESSIONS", default_value_t = 0)]
+    #[arg(help_heading = "Limits", value_name = "N")]
+    pub max_sessions: usize,
+
+    /// Sessions at a time from one address; 0: off
+    #[arg(long, env = "GAME_SERVER_MAX_SESSIONS_PER_IP", default_value_t = 0)]
+    #[arg(help_heading = "Limits", value_name = "N")]
+    pub max_sessions_per_ip: usize,
+
+    /// Largest packet that a client may send, header included
+    #[arg(long, env = "GAME_SERVER_MAX_PACKET_BYTES", default_value_t = 65_535, value_parser = RangedU64ValueParser::<usize>::new().range(4..=65_535))]
+    #[arg(help_heading = "Limits", value_name = "BYTES")]
+    pub max_packet_bytes: usize,
+
+    /// Unsent bytes above which a session is a slow consumer
+    #[arg(long, env = "GAME_SERVER_MAX_SEND_QUEUE_BYTES", default_value_t = 1 << 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 40))]
+    #[arg(help_heading = "Limits", value_name = "BYTES")]
+    pub max_send_queue_bytes: usize,
+
+    /// Age of the oldest unsent byte above which a session is a slow consumer, in milliseconds;
+    /// 0: off [default: 10 ticks, at least 5000]
+    #[arg(long, env = "GAME_SERVER_MAX_SEND_LAG_MS", value_parser = value_parser!(u64).range(0..=DAY_MS))]
+    #[arg(help_heading = "Limits", value_name = "MS")]
+    pub max_send_lag_ms: Option<u64>,
+
+    /// From the first byte of a packet to its last, in milliseconds; 0: off
+    #[arg(long, env = "GAME_SERVER_PACKET_TIMEOUT_MS", default_value_t = 10_000, value_parser = value_parser!(u64).range(0..=DAY_MS))]
+    #[arg(help_heading = "Limits", value_name = "MS")]
+    pub packet_timeout_ms: u64,
+
+    /// Silence after which a session ends, in milliseconds; 0: off
+    #[arg(long, env = "GAME_SERVER_IDLE_TIMEOUT_MS", default_value_t = 0, value_parser = value_parser!(u64).range(0..=DAY_MS))]
+    #[arg(help_heading = "Limits", value_name = "MS")]
+    pub idle_timeout_ms: u64,
+
+    /// Packets a second that one session may send, with a burst of twice that; 0: off
+    #[arg(long, env = "GAME_SERVER_MAX_PACKETS_PER_SEC", default_value_t = 0, value_parser = value_parser!(u32).range(0..=100_000_000))]
+    #[arg(help_heading = "Limits", value_name = "N")]
+    pub max_packets_per_sec: u32,
+
+    /// Chats a second that one session may send, with a burst of twice that; 0: off
+    #[arg(long, env = "GAME_SERVER_MAX_CHATS_PER_SEC", default_value_t = 10, value_parser = value_parser!(u32).range(0..=100_000_000))]
+    #[arg(help_heading = "Limits", value_name = "N")]
+    pub max_chats_per_sec: u32,
+
+    /// One summary line in the log each time; 0: off
+    #[arg(long, env = "GAME_SERVER_STATS_INTERVAL_SECS", default_value = "5", value_parser = parse_seconds)]
+    #[arg(help_heading = "Output", value_name = "SECS")]
+    pub stats_interval_secs: Duration,
+
+    /// Longest time that a shutdown may take to flush
+    #[arg(long, env = "GAME_SERVER_DRAIN_SECS", default_value = "2", value_parser = parse_seconds)]
+    #[arg(help_heading = "Network", value_name = "SECS")]
+    pub drain_secs: Duration,
+}
+
+const AFTER_HELP: &str = "\
+Exit status: 0 after SIGINT or SIGTERM, 1 if the server could not run, 2 for bad usage.
+Logs go to standard error, at level info; RUST_LOG changes that (RUST_LOG=trace shows each packet).
+
+Examples:
+  game_server
+  game_server --addr 0.0.0.0:7777 --max-sessions 5000 --max-sessions-per-ip 20
+  game_server --tick-ms 50 --payload-bytes 1000";
+
+impl Args {
+    /// Reads the command line; bad usage ends the process with status 2.
+    pub fn from_command_line() -> Self {
+        let args = Self::parse();
+        if let Err(why) = args.check() {
+            Self::command()
+                .error(ErrorKind::ValueValidation, why)
+                .exit();
+        }
+        args
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let needed = size_of::<SHello>() + self.hello_tail().len();
+        if needed > MAX_PAYLOAD_BYTES {
+            return Err(format!(
+                "the hello's payload would have {needed} bytes, and {MAX_PAYLOAD_BYTES} fit: \
+                 shorten --message or --payload-bytes"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What stands behind the tick number in each hello: text, then zeros.
+    pub fn hello_tail(&self) -> Vec<u8> {
+        let mut tail = self.message.clone().into_bytes();
+        let padded = self.payload_bytes.saturating_sub(size_of::<SHello>());
+        // Above the limit the length alone matters, and only to say that it is too much.
+        tail.resize(tail.len().max(padded.min(MAX_PAYLOAD_BYTES + 1)), 0);
+        tail
+    }
+
+    /// The period of the tick, if there is one.
+    pub fn tick_period(&self) -> Option<Duration> {
+        millis_or_off(self.tick_ms)
+    }
+
+    /// The limits of the library, with the number of sessions that `fd_limit` allows where none
+    /// was asked for.
+    pub fn config(&self, fd_limit: u64) -> Config {
+        let mut config = Config::default();
+        config.workers = self.workers.unwrap_or(config.workers);
+        config.max_sessions = Some(match self.max_sessions {
+            0 => sessions_allowed(fd_limit, config.workers),
+            asked => asked,
+        });
+        config.max_sessions_per_ip =
+            (self.max_sessions_per_ip > 0).then_some(self.max_sessions_per_ip);
+        config.max_packet_bytes = self.max_packet_bytes;
+        config.max_send_queue_bytes = self.max_send_queue_bytes;
+        let ten_ticks = self.tick_ms.saturating_mul(10).max(5000);
+        config.max_send_lag = millis_or_off(self.max_send_lag_ms.unwrap_or(ten_ticks));
+        config.packet_timeout = millis_or_off(self.packet_timeout_ms);
+        config.idle_timeout = millis_or_off(self.idle_timeout_ms);
+        config.max_packets_per_sec =
+            (self.max_packets_per_sec > 0).then_some(self.max_packets_per_sec);
+        config.flush_timeout = self.drain_secs;
+        config
+    }
+
+    /// The budget for chats, if there is one.
+    pub fn max_chats_per_sec(&self) -> Option<u32> {
+        (self.max_chats_per_sec > 0).then_some(self.max_chats_per_sec)
+    }
+}
+
+/// Descriptors that are not sessions: standard streams, the listener, a few per worker, and
+/// connections that are being refused.
+fn sessions_allowed(fd_limit: u64, workers: usize) -> usize {
+    let limit = usize::try_from(fd_limit).unwrap_or(usize::MAX);
+    limit - (160 + 4 * workers).min(limit / 2)
+}
+
+fn millis_or_off(millis: u64) -> Option<Duration> {
+    (millis > 0).then(|| Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(["game_server"].iter().chain(args))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.addr, SocketAddr::from(([127, 0, 0, 1], 7777)));
+        assert_eq!(args.tick_period(), Some(Duration::from_millis(250)));
+        assert_eq!(args.hello_tail(), b"Hello World");
+        assert_eq!(args.max_chats_per_sec(), Some(10));
+        let config = args.config(20_000);
+        assert_eq!(config.max_send_lag, Some(Duration::from_secs(5)));
+        assert_eq!(config.packet_timeout, Some(Duration::from_secs(10)));
+        assert_eq!(config.idle_timeout, None);
+        assert_eq!(config.max_send_queue_bytes, 1 << 20);
+        assert!(config.max_sessions.unwrap() > 19_000);
+    }
+
+    #[test]
+    fn zero_switches_off() {
+        let args = parse(&[
+            "--tick-ms=0",
+            "--max-send-lag-ms=0",
+            "--packet-timeout-ms=0",
+        ])
+        .unwrap();
+        assert_eq!(args.tick_period(), None);
+        assert_eq!(args.config(1000).max_send_lag, None);
+        assert_eq!(args.config(1000).packet_timeout, None);
+        assert!(parse(&["--max-send-queue-bytes=0"]).is_err());
+        let slow = parse(&["--tick-ms=60000"]).unwrap();
+        assert_eq!(
+            slow.config(1000).max_send_lag,
+            Some(Duration::from_secs(600))
+        );
+    }
+
+    #[test]
+    fn a_hello_that_cannot_fit_is_refused() {
+        assert!(parse(&["--payload-bytes=65531"]).unwrap().check().is_ok());
+        assert!(parse(&["--payload-bytes=65532"]).unwrap().check().is_err());
+        let long = "x".repeat(65_524);
+        assert!(parse(&["--message", &long]).unwrap().check().is_err());
+        assert!(parse(&["--message", &long[1..]]).unwrap().check().is_ok());
+        let padded = parse(&["--payload-bytes=64"]).unwrap().hello_tail();
+        assert_eq!((padded.len(), padded[11]), (56, 0));
+    }
+
+    #[test]
+    fn few_descriptors_still_leave_some_for_sessions() {
+        for limit in [0, 1, 16, 64, 1024, u64::MAX] {
+            let allowed = sessions_allowed(limit, 256) as u64;
+            assert!(allowed <= limit && allowed >= limit / 2);
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The game on top of [`server_core`]: its packets, its session, and what its programs share.
+//!
+//! The server program is in `main.rs`; the load client (`dummy_client`) uses the same packets.
+
+pub mod packets;
+pub mod process;
+pub mod session;
+
+pub use session::GameSession;

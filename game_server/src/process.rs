@@ -1,0 +1,120 @@
+//! What both programs do with their process: logs, signals, descriptors, last words.
+
+use crossbeam_channel::Receiver;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+/// Logs to standard error, from level `info` on unless `RUST_LOG` says otherwise.
+pub fn init_logs() {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+}
+
+/// The first SIGINT or SIGTERM arrives in the channel; a second one ends the process at once.
+///
+/// # Errors
+/// If the handlers cannot be installed.
+pub fn stop_signals() -> io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let mut is_first = true;
+            for signal in signals.forever() {
+                if !std::mem::take(&mut is_first) {
+                    std::process::exit(128 + signal);
+                }
+                // Nobody listens any more: then the process is about to end anyway.
+                let _ = sender.send(signal);
+            }
+        })?;
+    Ok(receiver)
+}
+
+/// Raises the soft limit of open files to the hard one, and returns what it is then.
+#[must_use]
+pub fn raise_fd_limit() -> u64 {
+    rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        log::warn!("the limit of open files could not be raised: {error}");
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(soft, _)| soft)
+    })
+}
+
+/// One line on standard error, whatever the log level. A closed standard error is no reason to
+/// panic.
+pub fn complain(program: &str, what: impl Display) {
+    let _ = writeln!(io::stderr(), "{program}: {what}");
+}
+
+/// Reads an address, or a name that has one, from the command line.
+///
+/// # Errors
+/// Why it is none, in the user's words.
+pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
+    text.to_socket_addrs()
+        .map_err(|error| format!("{error}; expected HOST:PORT, for example 127.0.0.1:7777"))?
+        .next()
+        .ok_or_else(|| "the name has no address".into())
+}
+
+/// Reads seconds, whole or with a fraction, from the command line.
+///
+/// # Errors
+/// Why they are none, in the user's words.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| String::from("expected a number of seconds"))?;
+    match seconds {
+        0.0..=MAX_SECONDS => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("expected 0 to {MAX_SECONDS} seconds")),
+    }
+}
+
+/// About three years: far below where clocks overflow.
+const MAX_SECONDS: f64 = 1e8;
+
+/// Bytes (or bytes a second) for people, with decimal units.
+#[must_use]
+pub fn human_bytes(bytes: f64) -> String {
+    match bytes {
+        0.0..1e3 => format!("{bytes:.0} B"),
+        1e3..1e6 => format!("{:.1} kB", bytes / 1e3),
+        1e6..1e9 => format!("{:.1} MB", bytes / 1e6),
+        _ => format!("{:.2} GB", bytes / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds() {
+        assert_eq!(parse_seconds("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(parse_seconds("0.25"), Ok(Duration::from_millis(250)));
+        for bad in ["", "x", "-1", "nan", "inf", "1e9"] {
+            assert!(parse_seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(parse_addr("127.0.0.1:0").map(|addr| addr.port()), Ok(0));
+        assert!(parse_addr("[::1]:7777").is_ok());
+        for bad in ["", "127.0.0.1", "127.0.0.1:70000", "7777"] {
+            assert!(parse_addr(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(human_bytes(0.0), "0 B");
+        assert_eq!(human_bytes(92_000.0), "92.0 kB");
+        assert_eq!(human_bytes(2.5e9), "2.50 GB");
+    }
+}

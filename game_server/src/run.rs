@@ -1,0 +1,103 @@
+//! The tick loop: from the start to the goodbye.
+
+use crate::args::Args;
+use crate::stats::Stats;
+use crossbeam_channel::RecvTimeoutError;
+use game_server::packets::{SBye, SHello};
+use game_server::{GameSession, process};
+use server_core::tick::TickSchedule;
+use server_core::{Server, ServerHandle};
+use std::time::{Duration, Instant};
+
+/// Runs until a signal comes.
+///
+/// # Errors
+/// One line for the user.
+pub fn run(args: &Args) -> Result<(), String> {
+    let fd_limit = process::raise_fd_limit();
+    let signals = process::stop_signals()
+        .map_err(|error| format!("cannot install the signal handlers: {error}"))?;
+    let config = args.config(fd_limit);
+    let max_chats_per_sec = args.max_chats_per_sec();
+    let server = Server::builder()
+        .config(config.clone())
+        .farewell(|reason| {
+            let reason_code = reason.code()?.into();
+            Some((
+                SBye {
+                    reason: reason_code,
+                },
+                reason.to_string(),
+            ))
+        })
+        .start(args.addr, move |_peer| GameSession::new(max_chats_per_sec))
+        .map_err(|error| format!("cannot listen on {}: {error}", args.addr))?;
+    log::info!("listening on {}", server.local_addr());
+    log::info!(
+        "tick {} ms, {} workers, at most {} sessions ({fd_limit} open files)",
+        args.tick_ms,
+        config.workers,
+        config.max_sessions.unwrap_or(usize::MAX),
+    );
+    let asked = args.max_sessions as u64;
+    if asked >= fd_limit {
+        log::warn!(
+            "--max-sessions {asked} is more than the limit of {fd_limit} open files allows: \
+             raise it with `ulimit -n {}`",
+            asked + 256
+        );
+    }
+
+    let handle = server.handle();
+    let signal = tick_until_signal(args, &handle, &signals);
+    if let Some(signal) = signal {
+        log::info!("signal {signal}: shutting down");
+        handle.shutdown(args.drain_secs);
+    }
+    server
+        .join()
+        .map_err(|error| format!("the server failed: {error}"))?;
+    signal.map_or(Err("the server ended by itself".into()), |_| Ok(()))
+}
+
+/// Returns the signal, or `None` if the server has ended without one.
+fn tick_until_signal(
+    args: &Args,
+    server: &ServerHandle,
+    signals: &crossbeam_channel::Receiver<i32>,
+) -> Option<i32> {
+    let start = Instant::now();
+    let hello_tail = args.hello_tail();
+    let mut schedule = args
+        .tick_period()
+        .map(|period| TickSchedule::new(start, period));
+    let mut stats = Stats::new(args.stats_interval_secs, start);
+    while !server.is_shutting_down() {
+        let ends = [
+            schedule.as_ref().map(TickSchedule::next_at),
+            stats.next_at(),
+        ];
+        let wake_at = ends.into_iter().flatten().min();
+        // Not for ever: the server may end by itself.
+        let check_at = Instant::now() + CHECK;
+        let wake_at = wake_at.map_or(check_at, |at| at.min(check_at));
+        match signals.recv_deadline(wake_at) {
+            Ok(signal) => return Some(signal),
+            Err(RecvTimeoutError::Timeout) => {}
+            // The thread of the signals never ends; should it, we go on without it.
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(1)),
+        }
+        if let Some(tick) = schedule
+            .as_mut()
+            .and_then(|schedule| schedule.poll(Instant::now()))
+        {
+            server.broadcast(&SHello::at(tick.number), &hello_tail);
+            stats.count(tick);
+        }
+        stats.log_if_due(server, Instant::now());
+    }
+    None
+}
+
+/// How often the loop looks whether the server still runs.
+const CHECK: Duration = Duration::from_secs(1);

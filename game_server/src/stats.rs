@@ -1,0 +1,76 @@
+//! The summary line of the log.
+
+use game_server::process::human_bytes;
+use server_core::ServerHandle;
+use server_core::metrics::{Histogram, Totals};
+use server_core::tick::Tick;
+use std::time::{Duration, Instant};
+
+/// Counts ticks, and sums up the server's counters once an interval.
+pub struct Stats {
+    interval: Option<Duration>,
+    next_at: Instant,
+    last_at: Instant,
+    last: Totals,
+    ticks: u64,
+    skipped: u64,
+    tick_lag: Histogram,
+}
+
+impl Stats {
+    /// Starts counting. An interval of zero never logs.
+    pub fn new(interval: Duration, now: Instant) -> Self {
+        Self {
+            interval: (!interval.is_zero()).then_some(interval),
+            next_at: now + interval,
+            last_at: now,
+            last: Totals::default(),
+            ticks: 0,
+            skipped: 0,
+            tick_lag: Histogram::default(),
+        }
+    }
+
+    /// When the next line is due.
+    pub fn next_at(&self) -> Option<Instant> {
+        self.interval.map(|_| self.next_at)
+    }
+
+    /// Counts one tick.
+    pub fn count(&mut self, tick: Tick) {
+        self.ticks += 1;
+        self.skipped += tick.skipped;
+        self.tick_lag.record(tick.lag);
+    }
+
+    /// Logs the line if it is due.
+    pub fn log_if_due(&mut self, server: &ServerHandle, now: Instant) {
+        let Some(interval) = self.interval.filter(|_| now >= self.next_at) else {
+            return;
+        };
+        let totals = server.metrics().totals();
+        let pool = server.pool_stats();
+        let seconds = now.duration_since(self.last_at).as_secs_f64();
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        let last = &self.last;
+        log::info!(
+            "stats: sessions {}, sent {:.0} packets/s {}/s, received {:.0} packets/s {}/s, \
+             queued {}, ticks {} skipped {}, tick lag max {:.2} ms, chunks live {} pooled {}",
+            totals.sessions,
+            rate(totals.packets_sent, last.packets_sent),
+            human_bytes(rate(totals.bytes_sent, last.bytes_sent)),
+            rate(totals.packets_received, last.packets_received),
+            human_bytes(rate(totals.bytes_received, last.bytes_received)),
+            human_bytes(totals.send_queue_bytes as f64),
+            self.ticks,
+            self.skipped,
+            self.tick_lag.take_max().as_secs_f64() * 1e3,
+            pool.live,
+            pool.pooled,
+        );
+        self.last = totals;
+        self.last_at = now;
+        // Not `+=`: after a stall one line is enough.
+        self.next_at = now + interval;
+    }
+}

@@ -141,6 +141,12 @@ impl Args {
         tail
     }
 
+    /// Whether more sessions were asked for than this limit of open files has room for.
+    pub fn asks_too_many_sessions(&self, fd_limit: u64) -> bool {
+        let workers = self.config(fd_limit).workers;
+        self.max_sessions > sessions_allowed(fd_limit, workers)
+    }
+
     /// The period of the tick, if there is one.
     pub fn tick_period(&self) -> Option<Duration> {
         millis_or_off(self.tick_ms)

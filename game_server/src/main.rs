@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = Args::from_command_line();
-    process::init_logs();
+    process::init_logs("info");
     match run::run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

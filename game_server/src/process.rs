@@ -8,9 +8,11 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-/// Logs to standard error, from level `info` on unless `RUST_LOG` says otherwise.
-pub fn init_logs() {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+/// Logs to standard error, through `default_filter` (for example `info`) unless `RUST_LOG` says
+/// otherwise.
+pub fn init_logs(default_filter: &str) {
+    let env = env_logger::Env::default().default_filter_or(default_filter);
+    env_logger::Builder::from_env(env).init();
 }
 
 /// The first SIGINT or SIGTERM arrives in the channel; a second one ends the process at once.

@@ -39,12 +39,12 @@ pub fn run(args: &Args) -> Result<(), String> {
         config.workers,
         config.max_sessions.unwrap_or(usize::MAX),
     );
-    let asked = args.max_sessions as u64;
-    if asked >= fd_limit {
+    if args.asks_too_many_sessions(fd_limit) {
+        let asked = args.max_sessions;
         log::warn!(
             "--max-sessions {asked} is more than the limit of {fd_limit} open files allows: \
              raise it with `ulimit -n {}`",
-            asked + 256
+            asked.saturating_add(256)
         );
     }
 

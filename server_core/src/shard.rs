@@ -179,6 +179,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.shutdown_by.is_some() && self.table.is_empty() && self.draining.is_empty()
     }
 
+    /// The last act of a worker: log lines that were still held back.
+    pub fn finish(&self) {
+        self.shared.departures.finish();
+    }
+
     /// Sessions that are here, those on their way out included.
     #[must_use]
     pub fn sessions(&self) -> usize {

@@ -100,6 +100,7 @@ impl<S: Session> Worker<S> {
             }
             shard.run(now);
         }
+        self.shard.finish();
         Ok(())
     }
 }

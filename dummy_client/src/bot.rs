@@ -1,0 +1,197 @@
+//! One session of the load client: checks every packet that it gets.
+
+use crate::board::{Board, Counters, Event};
+use crate::echo::EchoPlan;
+use game_server::packets::{CEcho, SBye, SChat, SEcho, SHello};
+use server_core::{Context, DisconnectReason, Kick, Packet, PacketHead, Peer, Session};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What all bots have in common.
+pub struct BotSettings {
+    /// Where they report.
+    pub board: Arc<Board>,
+    /// How many of them log each packet.
+    pub log_sessions: usize,
+    /// Echo requests, if they send any.
+    pub echo_period: Option<Duration>,
+    /// … of this size.
+    pub payload_bytes: usize,
+    /// For payloads.
+    pub seed: u64,
+}
+
+/// One of the load client's sessions.
+pub struct Bot {
+    settings: Arc<BotSettings>,
+    index: usize,
+    thread: usize,
+    /// 0 before the first one.
+    last_tick: u64,
+    echo: Option<EchoPlan>,
+    is_connected: bool,
+}
+
+impl Bot {
+    /// The bot for this connection; its tag is the bot's index.
+    pub fn new(settings: Arc<BotSettings>, peer: Peer) -> Self {
+        Self {
+            settings,
+            index: peer.tag.unwrap_or_default() as usize,
+            thread: peer.id.worker(),
+            last_tick: 0,
+            echo: None,
+            is_connected: false,
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        self.settings.board.counters(self.thread)
+    }
+
+    fn log_packet(&self, packet: Packet<'_>, text: Option<&[u8]>) {
+        if self.index >= self.settings.log_sessions {
+            return;
+        }
+        // Numbered from 1, as people count.
+        let (number, id, size) = (self.index + 1, packet.id(), packet.size());
+        match text {
+            Some(text) => log::info!("session {number}: id {id} size {size} {}", quoted(text)),
+            None => log::info!("session {number}: id {id} size {size}"),
+        }
+    }
+
+    fn on_hello(&mut self, packet: Packet<'_>) -> Result<(), Kick> {
+        let (hello, tail) = packet.parse::<SHello>()?;
+        self.log_packet(packet, Some(tail));
+        let (tick, last) = (hello.tick.get(), self.last_tick);
+        let counters = self.counters();
+        counters.ticks.add(1);
+        if !self.settings.board.is_expected_tail(tail) {
+            counters.wrong_texts.add(1);
+        }
+        if last != 0 && tick == last {
+            counters.repeats.add(1);
+        } else if tick < last {
+            counters.reordered.add(1);
+        } else if last != 0 && tick > last + 1 {
+            counters.gaps.add(1);
+            counters.missing_ticks.add(tick - last - 1);
+        }
+        self.last_tick = last.max(tick);
+        self.settings
+            .board
+            .set_last_tick(self.index, self.last_tick);
+        Ok(())
+    }
+
+    fn on_bye(&self, packet: Packet<'_>) -> Result<(), Kick> {
+        let (bye, text) = packet.parse::<SBye>()?;
+        self.log_packet(packet, Some(text));
+        let text = String::from_utf8_lossy(text).into_owned();
+        self.settings.board.tell(Event::Bye(bye.reason.get(), text));
+        Ok(())
+    }
+}
+
+impl Session for Bot {
+    fn on_connected(&mut self, ctx: &mut Context<'_>) {
+        let settings = &self.settings;
+        self.is_connected = true;
+        settings.board.set_last_tick(self.index, 0);
+        settings.board.tell(Event::Connected(self.index));
+        if let Some(period) = settings.echo_period {
+            let seed = settings.seed ^ ctx.id().to_u64().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let plan = EchoPlan::new(ctx.now(), period, settings.payload_bytes, seed);
+            ctx.set_timer(plan.next_at());
+            self.echo = Some(plan);
+        }
+    }
+
+    fn on_packet(&mut self, _: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+        self.counters().packets.add(1);
+        self.counters().bytes.add(packet.size() as u64);
+        let checked = match packet.id() {
+            SHello::ID => self.on_hello(packet),
+            SEcho::ID => {
+                self.log_packet(packet, None);
+                let is_right = self
+                    .echo
+                    .as_mut()
+                    .is_some_and(|echo| echo.answer(packet.payload()));
+                let counters = self.counters();
+                counters.echoes_answered.add(1);
+                counters.wrong_echoes.add(u64::from(!is_right));
+                Ok(())
+            }
+            SChat::ID => packet.parse::<SChat>().map(|(_, text)| {
+                self.log_packet(packet, Some(text));
+                self.counters().chats.add(1);
+            }),
+            SBye::ID => self.on_bye(packet),
+            // Only known ids are read as what they are.
+            _ => {
+                self.log_packet(packet, None);
+                self.counters().unknown_ids.add(1);
+                Ok(())
+            }
+        };
+        if checked.is_err() {
+            self.counters().malformed.add(1);
+        }
+        Ok(())
+    }
+
+    fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        let Some(echo) = &mut self.echo else {
+            return;
+        };
+        if self.settings.board.is_stopping() {
+            return;
+        }
+        let mut sent = 0;
+        while let Some(payload) = echo.poll(ctx.now()) {
+            ctx.send(&CEcho {}, payload);
+            sent += 1;
+        }
+        ctx.set_timer(echo.next_at());
+        self.counters().echoes_sent.add(sent);
+    }
+
+    fn on_disconnected(&mut self, _: &mut Context<'_>, reason: DisconnectReason) {
+        let board = &self.settings.board;
+        let outstanding = self.echo.as_ref().map_or(0, EchoPlan::outstanding);
+        self.counters().echoes_lost.add(outstanding);
+        board.tell(match self.is_connected {
+            true => Event::Lost(self.index, reason),
+            false => Event::Failed(self.index, reason.to_string()),
+        });
+    }
+}
+
+/// A server's text for the log: without its padding, without control characters, and not too long.
+fn quoted(text: &[u8]) -> String {
+    let end = text
+        .iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |last| last + 1);
+    let text = String::from_utf8_lossy(&text[..end]);
+    let shown: String = text.chars().take(MAX_LOGGED_CHARS).collect();
+    let more = if shown.len() < text.len() { "…" } else { "" };
+    format!("{shown:?}{more}")
+}
+
+const MAX_LOGGED_CHARS: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_in_the_log_is_short_and_harmless() {
+        assert_eq!(quoted(b"Hello World\0\0\0"), r#""Hello World""#);
+        assert_eq!(quoted(b"\x1b[31m\n"), r#""\u{1b}[31m\n""#);
+        assert_eq!(quoted(&[b'a'; 100]), format!("\"{}\"…", "a".repeat(80)));
+        assert_eq!(quoted(b"\0\0"), r#""""#);
+    }
+}

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Connect, play a little, leave, come back: waves of clients with echoes, some of which end in
+# order and some by SIGKILL, beside a group that stays and must not miss a tick. In the end memory
+# and descriptors must be back where they were.
+#
+#   WAVES=20 COUNT=500 ./scripts/churn.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+waves=${WAVES:-20}
+count=${COUNT:-500}
+
+build
+start_server server --tick-ms 50 --stats-interval-secs 0.2
+say "100 clients that stay, and $waves waves of $count that come and go"
+start_client healthy --count 100 --log-sessions 0 --echo-hz 2
+healthy_pid=$client_pid
+until_true 20 "the healthy group" sessions_are 100
+
+wave() {
+    start_client "wave-$1" --count "$count" --log-sessions 0 --echo-hz 5 --duration-secs 1
+    if (($1 % 2)); then
+        wait "$client_pid" || fail "wave $1 was not served well"
+    else
+        until_true 20 "wave $1" sessions_are $((count + 100))
+        kill_hard "$client_pid"
+    fi
+    until_true 20 "wave $1 to be gone" sessions_are 100
+    rm -f "$work/wave-$1".*
+    printf '\rwave %d of %d' "$1" "$waves"
+}
+
+# The first two waves bring memory to its working size.
+wave 1
+wave 2
+memory=$(kib_of "$server_pid")
+descriptors=$(descriptors_of "$server_pid")
+for ((n = 3; n <= waves; n++)); do
+    wave "$n"
+done
+printf '\nmemory %s KiB after wave 2, %s KiB at the end; descriptors %s and %s\n' \
+    "$memory" "$(kib_of "$server_pid")" "$descriptors" "$(descriptors_of "$server_pid")"
+[ "$(kib_of "$server_pid")" -le $((memory + memory / 10 + 4096)) ] || fail "memory grows"
+[ "$(descriptors_of "$server_pid")" -le "$descriptors" ] || fail "descriptors leak"
+
+kill -INT "$healthy_pid"
+status=0
+wait "$healthy_pid" || status=$?
+cat "$work/healthy.out"
+[ "$status" = 0 ] || fail "the healthy group ended with status $status"
+kill -TERM "$server_pid"
+wait "$server_pid" || fail "the server did not end well"

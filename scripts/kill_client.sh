@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The lecture's crash, on purpose: the process of many clients is killed with SIGKILL in the middle
+# of broadcasts, again and again. After each round the server must be alive, at 0 sessions, and
+# must serve a new client without a missing tick. In the end its memory and descriptors are back.
+#
+#   ROUNDS=50 COUNT=1000 TICK_MS=20 ./scripts/kill_client.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+rounds=${ROUNDS:-50}
+count=${COUNT:-1000}
+tick_ms=${TICK_MS:-20}
+
+build
+start_server server --tick-ms "$tick_ms" --stats-interval-secs 0.2
+say "$rounds rounds: $count clients, a tick every $tick_ms ms, kill -9"
+for ((round = 1; round <= rounds; round++)); do
+    start_client "victims-$round" --count "$count" --log-sessions 0
+    until_true 20 "round $round: $count sessions" sessions_are "$count"
+    # A different moment of the tick in each round.
+    sleep "0.0$((RANDOM % 90 + 10))"
+    kill_hard "$client_pid"
+    until_true 20 "round $round: 0 sessions" sessions_are 0
+    is_running "$server_pid" || fail "round $round: the server has died"
+    start_client "survivor-$round" --count 1 --duration-secs 0.3 --log-sessions 0
+    wait "$client_pid" || fail "round $round: the new client was not served well"
+    if [ "$round" = 3 ]; then
+        memory=$(kib_of "$server_pid")
+        descriptors=$(descriptors_of "$server_pid")
+    fi
+    rm -f "$work"/victims-* "$work"/survivor-*
+    printf '\r%d of %d rounds' "$round" "$rounds"
+done
+printf '\n'
+if [ "$rounds" -gt 3 ]; then
+    printf 'memory %s KiB after round 3, %s KiB at the end; descriptors %s and %s\n' \
+        "$memory" "$(kib_of "$server_pid")" "$descriptors" "$(descriptors_of "$server_pid")"
+    [ "$(kib_of "$server_pid")" -le $((memory + memory / 10 + 4096)) ] || fail "memory grows"
+    [ "$(descriptors_of "$server_pid")" -le "$descriptors" ] || fail "descriptors leak"
+fi
+kill -TERM "$server_pid"
+wait "$server_pid" || fail "the server did not end well"
+printf '%d of %d rounds survived\n' "$rounds" "$rounds"

@@ -1,0 +1,92 @@
+# What the scripts share: start and stop programs, wait for conditions. To be sourced.
+#
+# Every process that a script starts is stopped by its own pid when the script ends, however it
+# ends. Traffic stays on 127.0.0.1; ports are chosen by the system.
+
+set -euo pipefail
+
+repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+work="$(mktemp -d)"
+pids=()
+
+cleanup() {
+    local status=$?
+    local pid
+    for pid in "${pids[@]}"; do
+        kill -KILL "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+    rm -rf "$work"
+    exit "$status"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+say() { printf '\n== %s\n' "$*"; }
+fail() {
+    printf 'FAILED: %s\n' "$*" >&2
+    local log
+    for log in "$work"/*.log; do
+        [ -e "$log" ] || continue
+        printf -- '--- the end of %s\n' "$(basename "$log")" >&2
+        tail -n 20 "$log" >&2
+    done
+    exit 1
+}
+
+# until_true SECONDS WHAT COMMAND...: waits until the command succeeds.
+until_true() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@"; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "waited too long for: $what"
+        sleep 0.05
+    done
+}
+
+# Builds both programs; profile from PROFILE (release by default).
+build() {
+    local profile=${PROFILE:-release}
+    say "building ($profile)"
+    (cd "$repo" && cargo build --quiet --profile "$profile" -p game_server -p dummy_client)
+    local folder=$profile
+    [ "$profile" = dev ] && folder=debug
+    bin="${CARGO_TARGET_DIR:-$repo/target}/$folder"
+}
+
+# start_server NAME ARGS...: sets server_pid, server_log and addr.
+start_server() {
+    local name=$1
+    shift
+    server_log="$work/$name.log"
+    "$bin/game_server" --addr 127.0.0.1:0 "$@" 2>"$server_log" &
+    server_pid=$!
+    pids+=("$server_pid")
+    until_true 10 "the server to listen" grep -q 'listening on' "$server_log"
+    addr=$(sed -n 's/.*listening on //p' "$server_log" | head -n 1)
+}
+
+# start_client NAME ARGS...: sets client_pid and client_log; standard output goes to NAME.out.
+start_client() {
+    local name=$1
+    shift
+    client_log="$work/$name.log"
+    "$bin/dummy_client" --addr "$addr" "$@" >"$work/$name.out" 2>"$client_log" &
+    client_pid=$!
+    pids+=("$client_pid")
+}
+
+# The newest number of sessions that the server has logged.
+sessions() { sed -n 's/.*stats: sessions \([0-9]*\),.*/\1/p' "$server_log" | tail -n 1; }
+sessions_are() { [ "$(sessions)" = "$1" ]; }
+
+# Stops a process of ours the hard way, without the shell's own line about it.
+kill_hard() {
+    kill -KILL "$1"
+    wait "$1" 2>/dev/null || true
+}
+
+is_running() { kill -0 "$1" 2>/dev/null; }
+kib_of() { awk '/^VmRSS/ { print $2 }' "/proc/$1/status"; }
+descriptors_of() { ls "/proc/$1/fd" | wc -l; }

@@ -22,6 +22,7 @@ cat "$work/clients.out"
 
 say "$count clients again, and kill -9 to their process while ticks go out"
 until_true 10 "the first clients to leave" sessions_are 0
+until_true 10 "the server to say so" grep -q ' more peer_closed' "$server_log"
 start_client victims --count "$count" --log-sessions 0
 until_true 20 "$count sessions" sessions_are "$count"
 mark=$(wc -l <"$server_log")
@@ -45,5 +46,5 @@ kill -TERM "$server_pid"
 status=0
 wait "$server_pid" || status=$?
 [ "$status" = 0 ] || fail "the server ended with status $status"
-tail -n 1 "$server_log"
+grep 'shutting down' "$server_log"
 printf '\nAll as promised.\n'

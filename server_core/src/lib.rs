@@ -107,3 +107,9 @@ pub use reason::{DisconnectReason, Kick};
 pub use send_buffer::SendBuffer;
 pub use server::{Server, ServerBuilder, ServerHandle};
 pub use session::{Context, Peer, Session};
+
+/// The README's program has to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[derive(Debug)]
+pub struct Readme;

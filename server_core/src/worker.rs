@@ -1,4 +1,4 @@
-//! The event loop: one thread, one `mio::Poll`, one [`Shard`](crate::shard::Shard).
+//! The event loop: one thread, one `mio::Poll`, one [`Shard`].
 //!
 //! Nobody but this thread ever touches the sockets of its sessions, so there is no send lock, no
 //! `sendRegistered` flag, and no callback that runs while a lock is held: the lecture's two-step

@@ -1,0 +1,223 @@
+//! Does the client find what a server does wrong, and invent nothing? A stub server plants one
+//! fault at a time.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod util;
+
+use util::{Run, Stub, hello, packet};
+
+const TEXT: &str = "Hello World";
+/// Ticks come every 20 ms, so faults planted around tick 15 to 25 are seen by all.
+const ARGS: [&str; 4] = ["--count", "3", "--duration-secs", "0.8"];
+
+/// Runs three sessions against a stub in which session 1 gets something else for some ticks.
+fn with_fault(
+    fault: impl Fn(u64) -> Option<Vec<u8>> + Send + Sync + 'static,
+) -> (Run, serde_json::Value) {
+    let stub = Stub::start(move |session, tick| match session {
+        1 => fault(tick),
+        _ => Some(hello(tick, TEXT)),
+    });
+    Run::json(stub.addr, &ARGS)
+}
+
+#[test]
+fn nothing_is_invented_for_a_good_server() {
+    let (run, json) = with_fault(|tick| Some(hello(tick, TEXT)));
+    assert_eq!(run.status, Some(0), "{run:?}");
+    assert_eq!(json["verdict"], "ok");
+    assert_eq!(json["failures"].as_array().unwrap().len(), 0);
+    assert_eq!(json["sessions"]["connected"], 3);
+    assert!(json["ticks"]["received"].as_u64().unwrap() > 60);
+}
+
+#[test]
+fn a_missing_tick_is_found() {
+    let (run, json) = with_fault(|tick| match tick {
+        20 | 21 => Some(Vec::new()),
+        _ => Some(hello(tick, TEXT)),
+    });
+    assert_eq!(run.status, Some(1));
+    assert_eq!(
+        (&json["ticks"]["gaps"], &json["ticks"]["missing"]),
+        (&1.into(), &2.into())
+    );
+    assert_eq!(json["ticks"]["repeats"], 0);
+}
+
+#[test]
+fn a_repeated_tick_is_found() {
+    let (run, json) = with_fault(|tick| match tick {
+        20 => Some([hello(20, TEXT), hello(20, TEXT)].concat()),
+        _ => Some(hello(tick, TEXT)),
+    });
+    assert_eq!(run.status, Some(1));
+    assert_eq!(
+        (&json["ticks"]["repeats"], &json["ticks"]["missing"]),
+        (&1.into(), &0.into())
+    );
+}
+
+#[test]
+fn ticks_out_of_order_are_found() {
+    let (run, json) = with_fault(|tick| match tick {
+        20 => Some(Vec::new()),
+        21 => Some([hello(21, TEXT), hello(20, TEXT)].concat()),
+        _ => Some(hello(tick, TEXT)),
+    });
+    assert_eq!(run.status, Some(1));
+    assert_eq!(json["ticks"]["reordered"], 1);
+}
+
+#[test]
+fn another_text_is_found() {
+    let (run, json) =
+        with_fault(|tick| Some(hello(tick, if tick == 20 { "Hello W0rld" } else { TEXT })));
+    assert_eq!(run.status, Some(1));
+    assert_eq!(json["ticks"]["wrong_texts"], 1);
+}
+
+#[test]
+fn a_session_that_is_left_behind_at_the_end_is_found() {
+    let (run, json) = with_fault(|tick| {
+        Some(if tick > 25 {
+            Vec::new()
+        } else {
+            hello(tick, TEXT)
+        })
+    });
+    assert_eq!(run.status, Some(1));
+    assert_eq!(
+        (&json["sessions"]["behind"], &json["ticks"]["missing"]),
+        (&1.into(), &0.into())
+    );
+}
+
+#[test]
+fn a_session_that_never_gets_a_tick_is_found() {
+    let stub = Stub::start(|session, tick| {
+        Some(if session == 1 {
+            Vec::new()
+        } else {
+            hello(tick, TEXT)
+        })
+    });
+    let (run, json) = Run::json(stub.addr, &["--count", "3", "--duration-secs", "3"]);
+    assert_eq!(run.status, Some(1));
+    assert_eq!(json["sessions"]["silent"], 1, "{json}");
+}
+
+#[test]
+fn lecture_37_an_unknown_id_is_counted_and_not_read_as_text() {
+    let (run, json) = with_fault(|tick| match tick {
+        20 => Some([packet(77, b"secret text"), hello(20, TEXT)].concat()),
+        _ => Some(hello(tick, TEXT)),
+    });
+    assert_eq!(run.status, Some(1));
+    assert_eq!(json["packets"]["unknown_ids"], 1);
+    assert!(run.stderr.contains("id 77 size 15"), "{}", run.stderr);
+    assert!(!run.stderr.contains("secret"));
+}
+
+#[test]
+fn lecture_37_id_size_and_text_are_logged() {
+    let (run, _) = with_fault(|tick| Some(hello(tick, TEXT)));
+    for session in 1..=3 {
+        let line = format!("session {session}: id 1 size 23 \"Hello World\"");
+        assert!(run.stderr.contains(&line), "{line} in {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_hello_without_a_tick_number_is_found() {
+    let (run, json) = with_fault(|tick| match tick {
+        20 => Some([packet(1, b"short"), hello(20, TEXT)].concat()),
+        _ => Some(hello(tick, TEXT)),
+    });
+    assert_eq!(run.status, Some(1));
+    assert_eq!(json["packets"]["malformed"], 1);
+}
+
+#[test]
+fn a_server_that_breaks_the_framing_loses_that_session() {
+    for (size, label) in [(0, "bad_size"), (3, "bad_size")] {
+        let (run, json) = with_fault(move |tick| match tick {
+            20 => Some(vec![size, 0, 1, 0]),
+            _ => Some(hello(tick, TEXT)),
+        });
+        assert_eq!(run.status, Some(1));
+        assert_eq!(json["losses"][label], 1, "{json}");
+        assert_eq!(json["sessions"]["live"], 2);
+    }
+}
+
+#[test]
+fn a_lost_session_is_found_and_the_goodbye_is_kept() {
+    let (run, json) = with_fault(|tick| match tick {
+        20 => Some(packet(6, b"\x0a\x00the server is shutting down")),
+        21.. => None,
+        _ => Some(hello(tick, TEXT)),
+    });
+    assert_eq!(run.status, Some(1));
+    assert_eq!(json["sessions"]["lost"], 1);
+    assert_eq!(json["byes"][0]["code"], 10);
+    assert_eq!(json["byes"][0]["text"], "the server is shutting down");
+}
+
+#[test]
+fn with_reconnect_a_loss_that_comes_back_is_no_failure() {
+    let stub = Stub::start(|session, tick| (session != 1 || tick < 20).then(|| hello(tick, TEXT)));
+    let args = ["--count", "3", "--duration-secs", "2", "--reconnect"];
+    let (run, json) = Run::json(stub.addr, &args);
+    assert_eq!(run.status, Some(0), "{json}");
+    let sessions = &json["sessions"];
+    assert_eq!(
+        (&sessions["lost"], &sessions["came_back"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(sessions["live"], 3);
+}
+
+const ECHO_ARGS: [&str; 6] = ["--count", "2", "--duration-secs", "0.6", "--echo-hz", "50"];
+
+#[test]
+fn echoes_come_back_byte_for_byte() {
+    for payload_bytes in ["0", "1", "32", "65531"] {
+        let stub = Stub::with_answers(
+            |_, tick| Some(hello(tick, TEXT)),
+            |id, payload| {
+                assert_eq!(id, 2);
+                packet(3, payload)
+            },
+        );
+        let args = [&ECHO_ARGS[..], &["--payload-bytes", payload_bytes]].concat();
+        let (run, json) = Run::json(stub.addr, &args);
+        assert_eq!(run.status, Some(0), "{payload_bytes} bytes: {json}");
+        let echoes = &json["echoes"];
+        assert!(echoes["sent"].as_u64().unwrap() > 20, "{json}");
+        assert_eq!(echoes["sent"], echoes["answered"]);
+    }
+}
+
+#[test]
+fn an_echo_with_one_wrong_byte_is_found() {
+    let stub = Stub::with_answers(
+        |_, tick| Some(hello(tick, TEXT)),
+        |_, payload| {
+            let mut payload = payload.to_vec();
+            payload[31] ^= 1;
+            packet(3, &payload)
+        },
+    );
+    let (run, json) = Run::json(stub.addr, &ECHO_ARGS);
+    assert_eq!(run.status, Some(1));
+    assert_eq!(json["echoes"]["wrong"], json["echoes"]["answered"]);
+}
+
+#[test]
+fn echoes_without_an_answer_are_found() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
+    let (run, json) = Run::json(stub.addr, &ECHO_ARGS);
+    assert_eq!(run.status, Some(1));
+    assert_eq!(json["echoes"]["unanswered"], json["echoes"]["sent"]);
+}

@@ -1,0 +1,197 @@
+//! Does the program behave as one: exit status, output, signals, limits?
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod util;
+
+use game_server::GameSession;
+use game_server::packets::SHello;
+use server_core::Server;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use util::{Run, Stub, client, hello};
+
+fn interrupt(child: &Child) {
+    let pid = child.id().to_string();
+    let status = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(status.unwrap().success());
+}
+
+fn ended(child: Child) -> Run {
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn lecture_36_both_sides_share_the_framing_and_agree_on_the_counts() {
+    let server = Server::builder()
+        .workers(2)
+        .start("127.0.0.1:0", |_| GameSession::new(None))
+        .unwrap();
+    let args = [
+        "--count",
+        "300",
+        "--threads",
+        "2",
+        "--log-sessions",
+        "0",
+        "--json",
+        "-",
+    ];
+    let child = client(server.local_addr(), &args)
+        .args(["--echo-hz", "20", "--payload-bytes", "100"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let handle = server.handle();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while handle.metrics().totals().sessions < 300 {
+        assert!(Instant::now() < deadline, "300 sessions");
+        thread::sleep(Duration::from_millis(5));
+    }
+    for tick in 1..=40 {
+        server.broadcast(&SHello::at(tick), "Hello World");
+        thread::sleep(Duration::from_millis(20));
+    }
+    interrupt(&child);
+    let run = ended(child);
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(run.status, Some(0), "{json}");
+    assert_eq!(json["ticks"]["received"], 300 * 40);
+    let totals = handle.metrics().totals();
+    assert_eq!(json["echoes"]["sent"], totals.packets_received);
+    assert_eq!(json["packets"]["received"], totals.packets_sent);
+    assert_eq!(json["packets"]["bytes"], totals.bytes_sent);
+}
+
+#[test]
+fn a_server_that_is_away_is_one_clear_line_and_status_1() {
+    // Bound and closed again: nobody listens there.
+    let addr = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let run = Run::of(client(addr, &["--count", "50"]).args(["--duration-secs", "5"]));
+    assert_eq!(run.status, Some(1), "{run:?}");
+    let errors: Vec<_> = run
+        .stderr
+        .lines()
+        .filter(|line| line.contains("ERROR"))
+        .collect();
+    assert_eq!(errors.len(), 1, "{}", run.stderr);
+    assert!(errors[0].contains("connection refused"), "{}", errors[0]);
+    assert!(
+        run.stdout.contains("50 sessions never connected"),
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn a_server_that_dies_is_one_clear_line_a_summary_and_status_1() {
+    let stub = Stub::start(|_, tick| (tick < 30).then(|| hello(tick, "x")));
+    let run = Run::of(&mut client(
+        stub.addr,
+        &["--count", "20", "--log-sessions", "0"],
+    ));
+    assert_eq!(run.status, Some(1));
+    let errors = run
+        .stderr
+        .lines()
+        .filter(|line| line.contains("ERROR"))
+        .count();
+    assert_eq!(errors, 1, "{}", run.stderr);
+    assert!(run.stdout.contains("20 lost"), "{}", run.stdout);
+}
+
+#[test]
+fn ctrl_c_prints_the_summary() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
+    let mut child = client(stub.addr, &[]).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("Hello World") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "ended too early");
+    }
+    let rest = thread::spawn(move || {
+        let mut rest = String::new();
+        stderr.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    interrupt(&child);
+    let run = ended(child);
+    assert_eq!(run.status, Some(0), "{run:?}");
+    assert!(run.stdout.contains("5 of 5 connected"), "{}", run.stdout);
+    rest.join().unwrap();
+}
+
+#[test]
+fn too_few_descriptors_are_one_clear_line_with_the_fix_and_status_2() {
+    let script = r#"ulimit -n 64; exec "$0" --count 1000"#;
+    let run = Run::of(
+        Command::new("sh")
+            .args(["-c", script, env!("CARGO_BIN_EXE_dummy_client")])
+            .stdin(Stdio::null()),
+    );
+    assert_eq!(run.status, Some(2), "{run:?}");
+    assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+    assert!(run.stderr.contains("ulimit"), "{}", run.stderr);
+}
+
+#[test]
+fn bad_usage_is_status_2() {
+    let addr = "127.0.0.1:1".parse().unwrap();
+    for bad in [
+        ["--count", "0"],
+        ["--count", "x"],
+        ["--addr", "here"],
+        ["--nonsense", "1"],
+    ] {
+        assert_eq!(Run::of(&mut client(addr, &bad)).status, Some(2), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_summary_that_cannot_be_written_is_a_clear_line_and_status_1() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
+    for place in ["/nonexistent/folder/x.json", "/dev/full"] {
+        let args = ["--duration-secs", "0.2", "--json", place];
+        let run = Run::of(&mut client(stub.addr, &args));
+        assert_eq!(run.status, Some(1), "{run:?}");
+        assert!(
+            run.stderr.contains(&format!("cannot write to {place}")),
+            "{}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_panic() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
+    let mut child = client(stub.addr, &["--duration-secs", "0.3"])
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    drop(child.stderr.take());
+    assert_eq!(ended(child).status, Some(0));
+}
+
+#[test]
+fn the_ramp_is_kept() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
+    let args = [
+        "--count",
+        "1000",
+        "--ramp-per-sec",
+        "40",
+        "--duration-secs",
+        "1",
+    ];
+    let (_, json) = Run::json(stub.addr, &args);
+    let connected = json["sessions"]["connected"].as_u64().unwrap();
+    // 40 in the second, and the one that is due at its beginning; never more.
+    assert!((20..=41).contains(&connected), "{connected}");
+}

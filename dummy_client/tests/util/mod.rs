@@ -1,0 +1,200 @@
+//! A stub server that does what a test wants, and the real client beside it.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// What a stub server sends to a session (0, 1, 2 … in the order of accepting) for one tick (1, 2,
+/// 3 …). `None` closes the connection.
+pub type Script = dyn Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync;
+/// What it answers to a packet of this id and payload.
+pub type Answer = dyn Fn(u16, &[u8]) -> Vec<u8> + Send + Sync;
+
+/// Accepts and sends by a script until it is dropped.
+pub struct Stub {
+    pub addr: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+pub const TICK: Duration = Duration::from_millis(20);
+
+impl Stub {
+    pub fn start(script: impl Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self::with_answers(script, |_, _| Vec::new())
+    }
+
+    pub fn with_answers(
+        script: impl Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync + 'static,
+        answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (script, answer): (Arc<Script>, Arc<Answer>) = (Arc::new(script), Arc::new(answer));
+        let thread = {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || accept(&listener, &script, &answer, &stop))
+        };
+        Self {
+            addr,
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Stub {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// All sessions get the same tick at the same time: one clock for all of them.
+fn accept(
+    listener: &TcpListener,
+    script: &Arc<Script>,
+    answer: &Arc<Answer>,
+    stop: &Arc<AtomicBool>,
+) {
+    // From the first connection on, so that a slow start of the client hides no fault.
+    let mut first_at = None;
+    let count = AtomicUsize::new(0);
+    let mut threads = Vec::new();
+    while !stop.load(Ordering::SeqCst) {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let start = *first_at.get_or_insert_with(Instant::now);
+                let session = count.fetch_add(1, Ordering::SeqCst);
+                let (script, answer, stop) =
+                    (Arc::clone(script), Arc::clone(answer), Arc::clone(stop));
+                threads.push(thread::spawn(move || {
+                    serve(stream, start, session, &*script, &*answer, &stop);
+                }));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+fn serve(
+    mut stream: TcpStream,
+    start: Instant,
+    session: usize,
+    script: &Script,
+    answer: &Answer,
+    stop: &AtomicBool,
+) {
+    stream.set_nonblocking(false).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(1)))
+        .unwrap();
+    let mut tick = (start.elapsed().as_nanos() / TICK.as_nanos()) as u64 + 1;
+    let mut input = Vec::new();
+    let mut buffer = [0; 4096];
+    while !stop.load(Ordering::SeqCst) {
+        match stream.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => input.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return,
+            Err(_) => {}
+        }
+        while let Some((id, payload)) = cut_packet(&mut input) {
+            if stream.write_all(&answer(id, &payload)).is_err() {
+                return;
+            }
+        }
+        if start.elapsed() < TICK * tick as u32 {
+            continue;
+        }
+        let Some(bytes) = script(session, tick) else {
+            return;
+        };
+        if stream.write_all(&bytes).is_err() {
+            return;
+        }
+        tick += 1;
+    }
+}
+
+fn cut_packet(input: &mut Vec<u8>) -> Option<(u16, Vec<u8>)> {
+    let size = usize::from(u16::from_le_bytes([*input.first()?, *input.get(1)?]));
+    if input.len() < size {
+        return None;
+    }
+    let packet: Vec<u8> = input.drain(..size).collect();
+    Some((
+        u16::from_le_bytes([packet[2], packet[3]]),
+        packet[4..].to_vec(),
+    ))
+}
+
+pub fn packet(id: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = ((payload.len() + 4) as u16).to_le_bytes().to_vec();
+    bytes.extend(id.to_le_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+pub fn hello(tick: u64, text: &str) -> Vec<u8> {
+    let mut payload = tick.to_le_bytes().to_vec();
+    payload.extend(text.as_bytes());
+    packet(1, &payload)
+}
+
+pub fn client(addr: SocketAddr, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dummy_client"));
+    command
+        .args(["--addr", &addr.to_string(), "--seed", "1"])
+        .args(args)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// What a finished client has said.
+#[derive(Debug)]
+pub struct Run {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    /// Runs the client to its end, with the summary as JSON on standard output.
+    pub fn json(addr: SocketAddr, args: &[&str]) -> (Self, Value) {
+        let run = Self::of(client(addr, &["--json", "-"]).args(args));
+        let json = serde_json::from_str(&run.stdout).expect(&run.stdout);
+        (run, json)
+    }
+
+    pub fn of(command: &mut Command) -> Self {
+        command.output().unwrap().into()
+    }
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        let run = Self {
+            status: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        };
+        assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+        run
+    }
+}

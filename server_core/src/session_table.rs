@@ -1,6 +1,6 @@
 //! Who is here, and the one door out.
 //!
-//! # The lecture's bug, and why it does not compile here
+//! # The lecture's bug (rows 48 to 54), and why it does not compile here
 //!
 //! A broadcast walks the list of sessions; a send fails; the error handler disconnects; the
 //! disconnect removes the session from the list that is being walked; the server crashes. Here a

@@ -42,6 +42,12 @@ pub struct Config {
     /// Closing while input is unread makes the kernel send a reset, which may overtake and
     /// destroy the last packets on their way to the peer.
     pub linger: Duration,
+    /// Unsent bytes that the kernel takes for one accepted socket before it says that it would
+    /// block, where the system has `TCP_NOTSENT_LOWAT`. Default: 16 KiB.
+    ///
+    /// Without it the kernel takes megabytes for a peer that does not read: at 92 bytes a second
+    /// that is half a day before anybody notices.
+    pub unsent_window_bytes: Option<u32>,
     /// Size of a send-buffer chunk. Larger chunks, fewer visits to the pool. Default: 64 KiB;
     /// between 1 KiB and 16 MiB.
     pub chunk_bytes: usize,
@@ -56,6 +62,13 @@ pub struct Config {
     /// Bytes written to one session in one turn, unless its queue is over the limit.
     /// Default: 64 KiB.
     pub write_budget_bytes: usize,
+    /// What one turn of a worker may queue, each packet counted once for every session that gets
+    /// it, and as 64 bytes at least. Default: 8 MiB.
+    ///
+    /// It bounds how long a turn takes, and what it can put into memory, however much fans out.
+    /// What is asked for beyond it waits for the next turn, and so does all reading. A broadcast
+    /// to 10,000 sessions is a tenth of it.
+    pub turn_output_bytes: usize,
     /// Connections accepted before the listener looks at anything else. Default: 256.
     pub accept_batch: usize,
 }
@@ -76,12 +89,14 @@ impl Default for Config {
             max_packets_per_sec: None,
             flush_timeout: Duration::from_secs(2),
             linger: Duration::from_millis(500),
+            unsent_window_bytes: Some(16 << 10),
             chunk_bytes: 64 << 10,
             pooled_chunks: 64,
             mailbox_bytes: 4 << 20,
             recv_buffer_bytes: 64 << 10,
             read_budget_bytes: 128 << 10,
             write_budget_bytes: 64 << 10,
+            turn_output_bytes: 8 << 20,
             accept_batch: 256,
         }
     }
@@ -99,6 +114,7 @@ impl Config {
         self.recv_buffer_bytes = self.recv_buffer_bytes.clamp(1 << 10, 16 << 20);
         self.read_budget_bytes = self.read_budget_bytes.max(1);
         self.write_budget_bytes = self.write_budget_bytes.max(1);
+        self.turn_output_bytes = self.turn_output_bytes.clamp(1, 1 << 40);
         self.accept_batch = self.accept_batch.max(1);
         self
     }

@@ -50,6 +50,8 @@ pub struct Connection<T, S> {
     pub is_listed_readable: bool,
     /// On the worker's list of sessions to flush.
     pub is_dirty: bool,
+    /// Its end is decided, and waits behind what was asked for before: nobody calls it any more.
+    pub is_leaving: bool,
     stream: T,
     permit: Permit,
     tag: Option<u64>,
@@ -66,7 +68,7 @@ pub struct Connection<T, S> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// An outgoing connection that does not stand yet.
+    /// Not registered yet, or an outgoing connection that does not stand yet.
     Connecting { since: Instant },
     /// Packets flow.
     Open,
@@ -103,8 +105,6 @@ pub struct Flushed {
 pub enum Due {
     /// Nothing yet.
     Nothing,
-    /// The session's own timer.
-    Timer,
     /// The peer should have sent something by now: read once more, then kick.
     Input(DisconnectReason),
     /// The peer should have taken something by now: write once more, then kick.
@@ -114,29 +114,20 @@ pub enum Due {
 }
 
 impl<T: Transport, S> Connection<T, S> {
-    /// A connection that stands, or one that `is_connecting`.
+    /// A connection that does not stand yet: [`open`](Self::open) says that it does.
     #[must_use]
-    pub fn new(
-        session: S,
-        stream: T,
-        permit: Permit,
-        tag: Option<u64>,
-        is_connecting: bool,
-        now: Instant,
-    ) -> Self {
+    pub fn new(session: S, stream: T, permit: Permit, tag: Option<u64>, now: Instant) -> Self {
         Self {
             session,
             alarm: Alarm::default(),
             is_listed_readable: false,
             is_dirty: false,
+            is_leaving: false,
             stream,
             permit,
             tag,
-            phase: match is_connecting {
-                true => Phase::Connecting { since: now },
-                false => Phase::Open,
-            },
-            is_writable: !is_connecting,
+            phase: Phase::Connecting { since: now },
+            is_writable: false,
             framer: Framer::default(),
             queue: SendQueue::default(),
             rate: RateLimiter::default(),
@@ -145,6 +136,13 @@ impl<T: Transport, S> Connection<T, S> {
             timer_at: None,
             gauged_bytes: 0,
         }
+    }
+
+    /// The connection stands: packets flow from now on.
+    pub fn open(&mut self, now: Instant) {
+        self.phase = Phase::Open;
+        self.is_writable = true;
+        self.last_received_at = now;
     }
 
     /// Whether packets flow.
@@ -176,9 +174,7 @@ impl<T: Transport, S> Connection<T, S> {
         match self.stream.poll_connected() {
             Ok(false) => Ok(false),
             Ok(true) => {
-                self.phase = Phase::Open;
-                self.is_writable = true;
-                self.last_received_at = now;
+                self.open(now);
                 Ok(true)
             }
             Err(error) => Err(DisconnectReason::ConnectFailed(error.kind())),
@@ -300,15 +296,29 @@ impl<T: Transport, S> Connection<T, S> {
             ),
             false => Ok(()),
         };
-        self.queue.settle(now);
-        flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
         let over_bytes = self.queue.queued_bytes() > config.max_send_queue_bytes;
         let verdict = match written {
             Err(error) => Err(DisconnectReason::from_io(&error)),
             Ok(()) if over_bytes && !self.is_writable => Err(Kick::SlowConsumer.into()),
             Ok(()) => Ok(()),
         };
+        match verdict {
+            Ok(()) => self.queue.settle(now),
+            // Nothing of it would reach the peer, so it is not worth a copy.
+            Err(_) => self.queue = SendQueue::default(),
+        }
+        flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
         (flushed, verdict)
+    }
+
+    /// Takes the session's timer, if its instant has come.
+    pub fn take_timer(&mut self, now: Instant) -> bool {
+        self.timer_at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Gives back what it still holds of chunks: no flush follows in this turn.
+    pub fn settle(&mut self, now: Instant) {
+        self.queue.settle(now);
     }
 
     /// Calls the session back at `at`, or not at all.
@@ -320,24 +330,23 @@ impl<T: Transport, S> Connection<T, S> {
     #[must_use]
     pub fn next_deadline(&self, config: &Config) -> Option<Instant> {
         let after = |since: Option<Instant>, wait: Option<_>| Some(since? + wait?);
-        let connecting_since = match self.phase {
-            Phase::Connecting { since } => Some(since),
-            Phase::Open => None,
-        };
+        if let Phase::Connecting { since } = self.phase {
+            return after(Some(since), config.connect_timeout);
+        }
         [
             self.timer_at,
             after(self.partial_since, config.packet_timeout),
             after(Some(self.last_received_at), config.idle_timeout),
             after(self.queue.oldest_at(), config.max_send_lag),
-            after(connecting_since, config.connect_timeout),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    /// What the time has brought. A timer is taken by being told.
-    pub fn poll_due(&mut self, config: &Config, now: Instant) -> Due {
+    /// What the time has brought.
+    #[must_use]
+    pub fn due(&self, config: &Config, now: Instant) -> Due {
         let is_over = |since: Option<Instant>, wait: Option<_>| {
             since.zip(wait).is_some_and(|(at, wait)| at + wait <= now)
         };
@@ -348,19 +357,14 @@ impl<T: Transport, S> Connection<T, S> {
             };
         }
         if is_over(self.partial_since, config.packet_timeout) {
-            return Due::Input(Kick::PacketTimeout.into());
+            Due::Input(Kick::PacketTimeout.into())
+        } else if is_over(Some(self.last_received_at), config.idle_timeout) {
+            Due::Input(DisconnectReason::Idle)
+        } else if is_over(self.queue.oldest_at(), config.max_send_lag) {
+            Due::Output(Kick::SlowConsumer.into())
+        } else {
+            Due::Nothing
         }
-        if is_over(Some(self.last_received_at), config.idle_timeout) {
-            return Due::Input(DisconnectReason::Idle);
-        }
-        if is_over(self.queue.oldest_at(), config.max_send_lag) {
-            return Due::Output(Kick::SlowConsumer.into());
-        }
-        if self.timer_at.is_some_and(|at| at <= now) {
-            self.timer_at = None;
-            return Due::Timer;
-        }
-        Due::Nothing
     }
 
     /// Writes even though the socket has not said that it can be written: the last chance of a
@@ -383,11 +387,12 @@ impl<T: Transport, S> Connection<T, S> {
         }
         let draining = Draining {
             alarm: self.alarm,
-            is_listed_readable: self.is_listed_readable,
             stream: self.stream,
             _permit: Some(self.permit),
             queue,
-            is_writable: self.is_writable,
+            // Whoever was closed earlier in this turn has not heard of an edge that came since:
+            // one write that would block is the price of not waiting for it for ever.
+            is_writable: self.phase == Phase::Open,
             saw_fin: reason == DisconnectReason::PeerClosed,
             write_is_shut: false,
             deadline: flush_by,
@@ -402,8 +407,6 @@ impl<T: Transport, S> Connection<T, S> {
 pub struct Draining<T> {
     /// When its owner has to look at it next.
     pub alarm: Alarm,
-    /// On the worker's list of sessions to read from.
-    pub is_listed_readable: bool,
     stream: T,
     _permit: Option<Permit>,
     queue: SendQueue,
@@ -445,7 +448,6 @@ impl<T: Transport> Draining<T> {
         }
         Self {
             alarm: Alarm::default(),
-            is_listed_readable: false,
             stream,
             _permit: None,
             queue,

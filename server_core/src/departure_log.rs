@@ -43,47 +43,57 @@ impl DepartureLog {
     ) -> Option<Instant> {
         let mut windows = self.windows();
         let window = &mut windows[reason.index()];
-        window.close_if_over(reason.label(), now);
+        let summary = window.close_if_over(reason.label(), now);
         let ends_at = *window.ends_at.get_or_insert_with(|| {
             window.lines_left = LINES_PER_WINDOW;
             now + WINDOW
         });
         window.level = Some(level_of(reason));
-        if window.lines_left > 0 {
+        let has_line = window.lines_left > 0;
+        if has_line {
             window.lines_left -= 1;
-            drop(windows);
+        } else {
+            window.suppressed += 1;
+            if window.addresses.len() < MAX_ADDRESSES {
+                window.addresses.insert(peer.ip());
+            }
+        }
+        // A log that blocks must not hold the lock that other workers need.
+        drop(windows);
+        write(summary);
+        if has_line {
             let label = reason.label();
             log::log!(
                 level_of(reason),
                 "session {id} of {peer} left: {label} ({reason})"
             );
-            return None;
         }
-        window.suppressed += 1;
-        if window.addresses.len() < MAX_ADDRESSES {
-            window.addresses.insert(peer.ip());
-        }
-        Some(ends_at)
+        (!has_line).then_some(ends_at)
     }
 
     /// Writes the summaries of windows that are over, and tells when the next one is.
     pub fn flush(&self, now: Instant) -> Option<Instant> {
         let mut windows = self.windows();
-        for (window, label) in windows.iter_mut().zip(DisconnectReason::LABELS) {
-            window.close_if_over(label, now);
-        }
-        windows
-            .iter()
+        let summaries: Vec<Summary> = (windows.iter_mut())
+            .zip(DisconnectReason::LABELS)
+            .filter_map(|(window, label)| window.close_if_over(label, now))
+            .collect();
+        let next_at = (windows.iter())
             .filter(|window| window.suppressed > 0)
             .filter_map(|window| window.ends_at)
-            .min()
+            .min();
+        drop(windows);
+        write(summaries);
+        next_at
     }
 
     /// Writes every summary now: the end of the process.
     pub fn finish(&self) {
-        for (window, label) in self.windows().iter_mut().zip(DisconnectReason::LABELS) {
-            window.summarize(label);
-        }
+        let summaries: Vec<Summary> = (self.windows().iter_mut())
+            .zip(DisconnectReason::LABELS)
+            .filter_map(|(window, label)| window.summarize(label))
+            .collect();
+        write(summaries);
     }
 
     fn windows(&self) -> MutexGuard<'_, [Window; DisconnectReason::COUNT]> {
@@ -92,33 +102,43 @@ impl DepartureLog {
     }
 }
 
+/// A line that is still to be written.
+type Summary = (Level, String);
+
+fn write(summaries: impl IntoIterator<Item = Summary>) {
+    for (level, line) in summaries {
+        log::log!(level, "{line}");
+    }
+}
+
 impl Window {
-    fn close_if_over(&mut self, label: &str, now: Instant) {
+    fn close_if_over(&mut self, label: &str, now: Instant) -> Option<Summary> {
         if self.ends_at.is_none_or(|at| now < at) {
-            return;
+            return None;
         }
-        let flooded = self.summarize(label);
-        self.ends_at = flooded.then(|| now + WINDOW);
+        let summary = self.summarize(label);
+        self.ends_at = summary.as_ref().map(|_| now + WINDOW);
         self.lines_left = 0;
+        summary
     }
 
-    fn summarize(&mut self, label: &str) -> bool {
+    fn summarize(&mut self, label: &str) -> Option<Summary> {
         let count = std::mem::take(&mut self.suppressed);
         let addresses = std::mem::take(&mut self.addresses).len();
-        if count > 0 {
-            let more = if addresses == MAX_ADDRESSES {
-                "or more "
-            } else {
-                ""
-            };
-            let plural = if addresses == 1 { "" } else { "es" };
-            let level = self.level.unwrap_or(Level::Info);
-            log::log!(
-                level,
-                "{count} more {label} from {addresses} {more}address{plural}"
-            );
+        if count == 0 {
+            return None;
         }
-        count > 0
+        let more = if addresses == MAX_ADDRESSES {
+            "or more "
+        } else {
+            ""
+        };
+        let plural = if addresses == 1 { "" } else { "es" };
+        let level = self.level.unwrap_or(Level::Info);
+        Some((
+            level,
+            format!("{count} more {label} from {addresses} {more}address{plural}"),
+        ))
     }
 }
 

@@ -68,8 +68,8 @@
 //! | 4 | [`connection`], [`router`] |
 //! | 3 | [`send_queue`], [`session`] |
 //! | 2 | [`framer`], [`send_buffer`] |
-//! | 1 | [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`] |
-//! | 0 | [`id`], [`reason`], [`wire`], [`config`], [`tick`], [`mailbox`], [`admission`], [`recv_buffer`], [`rate_limiter`], [`backoff`] |
+//! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`] |
+//! | 0 | [`id`], [`reason`], [`wire`], [`tick`], [`mailbox`], [`recv_buffer`], [`rate_limiter`], [`backoff`] |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
 

@@ -9,7 +9,7 @@ use crate::reason::DisconnectReason;
 use crate::recv_buffer::RecvBuffer;
 use crate::router::{Arrival, Router};
 use crate::send_buffer::SendBufferManager;
-use crate::shard::Farewell;
+use crate::shard::{Farewell, guarded};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -32,7 +32,7 @@ pub struct Listener {
     /// Accept again then: the edge that would announce it has been used up.
     retry_at: Option<Instant>,
     backoff: Backoff,
-    has_said_why: bool,
+    may_say_why_at: Option<Instant>,
 }
 
 /// Ends a listener from another thread.
@@ -63,6 +63,8 @@ const SOCKET: Token = Token(usize::MAX - 1);
 /// Rejected connections that may linger at a time: each holds a descriptor. One more, and one of
 /// them is closed at once.
 const MAX_LINGERING: usize = 128;
+/// At the limit a place comes and goes many times a second; that is said once in this time.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Waits after a failed accept. Short at the upper end: somebody may be waiting.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
@@ -94,7 +96,7 @@ impl Listener {
             rejected: Slab::new(),
             retry_at: None,
             backoff: Backoff::new(RETRY.0, RETRY.1),
-            has_said_why: false,
+            may_say_why_at: None,
         })
     }
 
@@ -166,7 +168,6 @@ impl Listener {
             match self.socket.accept() {
                 Ok((stream, peer)) => {
                     self.backoff.reset();
-                    self.has_said_why = false;
                     self.receive(stream, peer, reception, scratch, now);
                 }
                 Err(error) => match error.kind() {
@@ -190,8 +191,8 @@ impl Listener {
     /// tell of it, so a timer has to.
     fn pause(&mut self, error: &io::Error, now: Instant) {
         self.retry_at = Some(now + self.backoff.next_delay(u32::MAX));
-        if !self.has_said_why {
-            self.has_said_why = true;
+        if self.may_say_why_at.is_none_or(|at| at <= now) {
+            self.may_say_why_at = Some(now + SILENCE);
             log::warn!("cannot accept for now: {error}; connected sessions are served on");
         }
     }
@@ -206,6 +207,11 @@ impl Listener {
     ) {
         if let Err(error) = stream.set_nodelay(true) {
             log::debug!("no TCP_NODELAY for {peer}: {error}");
+        }
+        if let Some(bytes) = reception.config.unsent_window_bytes
+            && let Err(error) = limit_unsent(&stream, bytes)
+        {
+            log::debug!("no TCP_NOTSENT_LOWAT for {peer}: {error}");
         }
         match reception.admission.admit(peer) {
             Some(permit) => reception.router.adopt(Arrival {
@@ -233,7 +239,8 @@ impl Listener {
         {
             self.rejected.remove(oldest);
         }
-        let last_packet = (reception.farewell)(DisconnectReason::ServerFull, &reception.buffers);
+        let farewell = || (reception.farewell)(DisconnectReason::ServerFull, &reception.buffers);
+        let last_packet = guarded(farewell).unwrap_or(None);
         let mut draining = Draining::rejected(stream, last_packet, now + reception.config.linger);
         let entry = self.rejected.vacant_entry();
         let both = Interest::READABLE | Interest::WRITABLE;
@@ -284,6 +291,16 @@ impl Listener {
             .chain(self.retry_at)
             .min()
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn limit_unsent(stream: &TcpStream, bytes: u32) -> io::Result<()> {
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(bytes)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn limit_unsent(_: &TcpStream, _: u32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 impl StopSignal {

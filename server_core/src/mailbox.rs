@@ -3,6 +3,7 @@
 //! Knows nothing of what it carries, nor of how its reader sleeps: waking is a closure.
 
 use crossbeam_channel::{Receiver, Sender};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -55,17 +56,17 @@ impl<T> Mailbox<T> {
         self.push(item, bytes);
     }
 
-    /// Posts, or gives the item back if the mailbox is full.
+    /// Posts, or gives the item back if more than `limit_bytes` would wait then.
     ///
     /// An item larger than the whole limit still passes when nothing else waits.
     ///
     /// # Errors
     /// The item itself.
-    pub fn try_post(&self, item: T, bytes: usize) -> Result<(), T> {
+    pub fn try_post(&self, item: T, bytes: usize, limit_bytes: usize) -> Result<(), T> {
         let reserved =
             self.queued_bytes
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |queued| {
-                    (queued == 0 || queued.saturating_add(bytes) <= self.limit_bytes)
+                    (queued == 0 || queued.saturating_add(bytes) <= limit_bytes)
                         .then(|| queued.saturating_add(bytes))
                 });
         match reserved {
@@ -82,13 +83,13 @@ impl<T> Mailbox<T> {
     pub fn post_or_wait(&self, item: T, bytes: usize) {
         let mut item = item;
         while !self.is_closed() {
-            item = match self.try_post(item, bytes) {
+            item = match self.try_post(item, bytes, self.limit_bytes) {
                 Ok(()) => return,
                 Err(item) => item,
             };
             let this_thread = thread::current();
             self.call_when_room(Box::new(move || this_thread.unpark()));
-            item = match self.try_post(item, bytes) {
+            item = match self.try_post(item, bytes, self.limit_bytes) {
                 Ok(()) => return,
                 Err(item) => item,
             };
@@ -111,23 +112,40 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// The reader takes all that waits now; what comes meanwhile is left for the next time.
+    /// The limit.
+    #[must_use]
+    pub fn limit_bytes(&self) -> usize {
+        self.limit_bytes
+    }
+
+    /// The reader takes what waits now, until `take` has enough; what comes meanwhile is left for
+    /// the next time.
     ///
     /// Returns whether more waits already.
-    pub fn take_all(&self, mut take: impl FnMut(T)) -> bool {
+    pub fn take_some(&self, mut take: impl FnMut(T) -> ControlFlow<()>) -> bool {
         self.notified.store(false, Ordering::SeqCst);
         for _ in 0..self.receiver.len() {
             let Ok((bytes, item)) = self.receiver.try_recv() else {
                 break;
             };
             self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            take(item);
+            if take(item).is_break() {
+                break;
+            }
         }
         if self.has_waiters.swap(false, Ordering::SeqCst) {
             let waiters = std::mem::take(&mut *self.waiters());
             waiters.into_iter().for_each(|waiter| waiter());
         }
         !self.receiver.is_empty()
+    }
+
+    /// The reader takes all that waits now. See [`take_some`](Self::take_some).
+    pub fn take_all(&self, mut take: impl FnMut(T)) -> bool {
+        self.take_some(|item| {
+            take(item);
+            ControlFlow::Continue(())
+        })
     }
 
     /// The reader is gone: from now on items are dropped and nobody waits.
@@ -201,23 +219,23 @@ mod tests {
     #[test]
     fn full_gives_the_item_back_and_calls_when_there_is_room() {
         let (mailbox, _) = counted_mailbox(10);
-        assert_eq!(mailbox.try_post(1, 10), Ok(()));
-        assert_eq!(mailbox.try_post(2, 1), Err(2));
+        assert_eq!(mailbox.try_post(1, 10, 10), Ok(()));
+        assert_eq!(mailbox.try_post(2, 1, 10), Err(2));
         let called = Arc::new(AtomicBool::new(false));
         let call = Arc::clone(&called);
         mailbox.call_when_room(Box::new(move || call.store(true, Ordering::SeqCst)));
-        assert_eq!(mailbox.try_post(2, 1), Err(2));
+        assert_eq!(mailbox.try_post(2, 1, 10), Err(2));
         mailbox.take_all(drop);
         assert!(called.load(Ordering::SeqCst));
-        assert_eq!(mailbox.try_post(2, 1), Ok(()));
+        assert_eq!(mailbox.try_post(2, 1, 10), Ok(()));
         assert_eq!(mailbox.queued_bytes(), 1);
     }
 
     #[test]
     fn an_item_above_the_limit_passes_alone() {
         let (mailbox, _) = counted_mailbox(10);
-        assert_eq!(mailbox.try_post(1, 1000), Ok(()));
-        assert_eq!(mailbox.try_post(2, 1), Err(2));
+        assert_eq!(mailbox.try_post(1, 1000, 10), Ok(()));
+        assert_eq!(mailbox.try_post(2, 1, 10), Err(2));
     }
 
     #[test]

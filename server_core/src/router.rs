@@ -6,13 +6,16 @@ use crate::mailbox::Mailbox;
 use crate::reason::DisconnectReason;
 use crate::send_buffer::SendBuffer;
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// The mailboxes of all workers. A broadcast is one command per worker, not one per session.
 #[derive(Debug)]
 pub struct Router<T> {
     mailboxes: Box<[Mailbox<Command<T>>]>,
+    /// Set with the shutdown commands: who is still busy with earlier mail when it passes, leaves
+    /// that mail be.
+    shutdown_by: OnceLock<Instant>,
 }
 
 /// What a worker can be told from another thread.
@@ -47,6 +50,8 @@ thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
 }
 
+/// A worker may fill this part of another one's mailbox.
+const FORWARD_SHARE: usize = 16;
 /// Charged for every command besides the bytes that it carries.
 const COMMAND_BYTES: usize = 64;
 
@@ -56,7 +61,14 @@ impl<T> Router<T> {
     pub fn new(mailboxes: impl IntoIterator<Item = Mailbox<Command<T>>>) -> Self {
         Self {
             mailboxes: mailboxes.into_iter().collect(),
+            shutdown_by: OnceLock::new(),
         }
+    }
+
+    /// By when a shutdown that has begun has to be flushed.
+    #[must_use]
+    pub fn shutdown_by(&self) -> Option<Instant> {
+        self.shutdown_by.get().copied()
     }
 
     /// How many workers there are.
@@ -110,6 +122,8 @@ impl<T> Router<T> {
 
     /// Ends everything. Never waits.
     pub fn shutdown(&self, flush_by: Instant) {
+        // The first one counts.
+        let _ = self.shutdown_by.set(flush_by);
         for mailbox in &self.mailboxes {
             mailbox.post(Command::Shutdown(flush_by), COMMAND_BYTES);
         }
@@ -117,11 +131,15 @@ impl<T> Router<T> {
 
     /// From one worker to another: gives the command back if it would have to wait.
     ///
+    /// Workers share a small part of each mailbox: what a flood of theirs puts in front of a tick
+    /// is bounded by that, and there is always room for a tick.
+    ///
     /// # Errors
     /// The command.
     pub fn forward(&self, worker: usize, command: Command<T>) -> Result<(), Command<T>> {
         let bytes = command.bytes();
-        self.mailboxes[worker].try_post(command, bytes)
+        let mailbox = &self.mailboxes[worker];
+        mailbox.try_post(command, bytes, mailbox.limit_bytes() / FORWARD_SHARE)
     }
 
     fn post(&self, worker: usize, command: Command<T>) {

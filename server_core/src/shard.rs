@@ -72,6 +72,8 @@ pub struct Shard<T, S> {
     recv_buffer: RecvBuffer,
     /// What callbacks asked for, until they have returned.
     effects: Vec<Effect>,
+    /// Those whose budget was used up in this turn. One may stand here twice; that does no harm.
+    draining_next: Vec<SessionId>,
     /// Sessions with input, in the order of their turns.
     readable: VecDeque<SessionId>,
     /// Sessions that something was queued for in this turn.
@@ -81,10 +83,24 @@ pub struct Shard<T, S> {
     /// Commands to workers whose mailboxes were full, in order. While there are any, nothing is
     /// read: the flood waits in the flooder's socket.
     stalled: VecDeque<(usize, Command<T>)>,
+    /// What callbacks asked for beyond the output of one turn, in order. While there is any,
+    /// nothing is read, either.
+    deferred: VecDeque<Effect>,
+    /// What may still be queued in this turn, each packet counted once for every session that
+    /// gets it. Below zero by one packet at most.
+    output_left: isize,
     shutdown_by: Option<Instant>,
+    /// A shutdown that waits for `deferred`.
+    shutdown_next: Option<Instant>,
     departure_summary_at: Option<Instant>,
+    /// After a stall of our own, nobody is too slow before this.
+    lenient_until: Option<Instant>,
 }
 
+/// A small packet costs a turn as much as one of this size.
+const MIN_OUTPUT_BYTES: usize = 64;
+/// A deadline that is noticed this late was missed because the process did not run.
+const STALL: Duration = Duration::from_millis(100);
 /// When a look that could not be taken now is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -97,6 +113,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             worker,
             table: SessionTable::new(worker as u8),
             draining: HashMap::new(),
+            draining_next: Vec::new(),
             timeouts: TimeoutQueue::default(),
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
             effects: Vec::new(),
@@ -104,8 +121,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             dirty: Vec::new(),
             dirty_next: Vec::new(),
             stalled: VecDeque::new(),
+            deferred: VecDeque::new(),
+            output_left: shared.config.turn_output_bytes as isize,
             shutdown_by: None,
+            shutdown_next: None,
             departure_summary_at: None,
+            lenient_until: None,
             shared,
         }
     }
@@ -124,8 +145,18 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::Close(id, reason) => {
                 self.table.close(id, reason);
             }
-            Command::Shutdown(flush_by) => self.begin_shutdown(flush_by),
+            Command::Shutdown(flush_by) if self.deferred.is_empty() => {
+                self.begin_shutdown(flush_by);
+            }
+            // Behind what callbacks have asked for before.
+            Command::Shutdown(flush_by) => self.shutdown_next = Some(flush_by),
         }
+    }
+
+    /// Whether this turn has queued as much as a turn may: then more commands wait for the next.
+    #[must_use]
+    pub fn has_enough_output(&self) -> bool {
+        self.output_left <= 0
     }
 
     /// A socket has become ready.
@@ -136,6 +167,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         writable: bool,
         now: Instant,
     ) {
+        if let Some(draining) = self.draining.get_mut(&id) {
+            if writable {
+                draining.handle_writable();
+            }
+            self.advance_draining(id, now);
+            return;
+        }
         if writable {
             self.handle_writable(id, now);
         }
@@ -146,7 +184,21 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// The rest of the turn.
     pub fn run(&mut self, now: Instant) {
+        let shutdown_by = self.shared.router.shutdown_by();
+        if let Some(at) = shutdown_by.filter(|at| *at <= now && self.shutdown_by.is_none()) {
+            // The command itself is behind mail that would take longer than there is time.
+            self.begin_shutdown(at);
+        }
+        for id in std::mem::take(&mut self.draining_next) {
+            self.advance_draining(id, now);
+        }
         self.retry_stalled();
+        self.apply_effects();
+        if self.deferred.is_empty()
+            && let Some(flush_by) = self.shutdown_next.take()
+        {
+            self.begin_shutdown(flush_by);
+        }
         self.read_all(now);
         self.look_at_deadlines(now);
         loop {
@@ -155,21 +207,35 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 break;
             }
         }
+        // Those wait for the next turn, and may have been sent to since they were flushed.
+        for id in &self.dirty_next {
+            self.table.visit(*id, |connection| connection.settle(now));
+        }
         self.dirty.append(&mut self.dirty_next);
+        self.output_left = self.shared.config.turn_output_bytes as isize;
         self.metrics().turns.add(1);
     }
 
     /// Whether there is work that no event will announce.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        let may_read = self.stalled.is_empty();
-        !self.dirty.is_empty() || may_read && !self.readable.is_empty()
+        let may_read = self.may_read();
+        !self.dirty.is_empty()
+            || !self.draining_next.is_empty()
+            || !self.deferred.is_empty() && self.stalled.is_empty()
+            || may_read && !self.readable.is_empty()
     }
 
     /// When to come again if nothing happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let ends = [self.timeouts.next_at(), self.departure_summary_at];
+        // A shutdown that others have begun must not be slept through.
+        let shutdown_by = (self.shared.router.shutdown_by()).filter(|_| self.shutdown_by.is_none());
+        let ends = [
+            self.timeouts.next_at(),
+            self.departure_summary_at,
+            shutdown_by,
+        ];
         ends.into_iter().flatten().min()
     }
 
@@ -203,30 +269,44 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         register: impl FnOnce(&mut T, SessionId) -> io::Result<()>,
     ) {
         let Arrival {
-            mut stream,
+            stream,
             permit,
             tag,
             is_connecting,
         } = arrival;
         let addr = permit.peer();
+        let shared = Arc::clone(&self.shared);
         let inserted = self.table.insert(|id| {
-            register(&mut stream, id)?;
-            let session = (self.shared.factory)(Peer::new(id, addr, tag));
-            let connection = Connection::new(session, stream, permit, tag, is_connecting, now);
-            Ok::<_, io::Error>(connection)
+            let session = guarded(|| (shared.factory)(Peer::new(id, addr, tag)))?;
+            Ok::<_, DisconnectReason>(Connection::new(session, stream, permit, tag, now))
         });
-        match inserted {
-            Ok(id) if is_connecting => self.rearm(id),
-            Ok(id) => {
-                self.shared.metrics.accepted.add(1);
-                self.connected(id, now);
+        if !is_connecting {
+            shared.metrics.accepted.add(1);
+        }
+        let id = match inserted {
+            Ok(id) => id,
+            Err(reason) => {
+                let reason = reason.unwrap_or(DisconnectReason::ServerFull);
+                self.metrics().disconnects[reason.index()].add(1);
+                log::error!("could not take over the connection of {addr}: {reason}");
+                return;
             }
-            Err(error) => {
-                let why = error.map_or_else(|| "no slot is free".into(), |error| error.to_string());
-                log::error!("could not take over the connection of {addr}: {why}");
-                self.metrics().disconnects[DisconnectReason::IoError(io::ErrorKind::Other).index()]
-                    .add(1);
-            }
+        };
+        let registered = self.table.judge(id, |connection| {
+            register(connection.stream_mut(), id)
+                .map_err(|error| DisconnectReason::IoError(error.kind()))
+        });
+        if registered.is_none() {
+            return;
+        }
+        if is_connecting {
+            self.rearm(id);
+        } else {
+            self.table.visit(id, |connection| connection.open(now));
+            self.connected(id, now);
+        }
+        if self.shutdown_by.is_some() {
+            self.table.close(id, DisconnectReason::Shutdown);
         }
     }
 
@@ -234,9 +314,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.metrics().sessions.add(1);
         self.call(id, now, |session, ctx| session.on_connected(ctx));
         self.rearm(id);
-        if self.shutdown_by.is_some() {
-            self.table.close(id, DisconnectReason::Shutdown);
-        }
     }
 
     /// Runs one callback, then does what it asked for.
@@ -247,42 +324,38 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         callback: impl FnOnce(&mut S, &mut Context<'_>),
     ) {
         let (buffers, effects) = (&self.shared.buffers, &mut self.effects);
-        self.table.judge(id, |connection| {
+        let outcome = self.table.visit(id, |connection| {
             let mut ctx = Context::new(connection.peer(id), now, buffers, effects);
             guarded(|| callback(&mut connection.session, &mut ctx))
         });
         self.apply_effects();
+        if let Some(Err(reason)) = outcome {
+            self.close_in_order(id, reason);
+        }
     }
 
     // ---- effects ------------------------------------------------------------------------------
 
+    /// Whether reading may go on: nothing that was asked for has to wait.
+    fn may_read(&self) -> bool {
+        self.stalled.is_empty() && self.deferred.is_empty()
+    }
+
+    /// Does what callbacks have asked for, in order, as far as the output of this turn goes. The
+    /// rest waits for the next turn, and so does all reading. Timers are no output and never wait.
     fn apply_effects(&mut self) {
+        while self.output_left > 0
+            && let Some(effect) = self.deferred.pop_front()
+        {
+            self.apply(effect);
+        }
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
-            match effect {
-                Effect::Send(to, buffer) if to.worker() == self.worker => {
-                    self.queue_for(to, buffer);
-                }
-                Effect::Send(to, buffer) if to.worker() < self.shared.router.workers() => {
-                    self.forward(to.worker(), Command::Send(to, buffer));
-                }
-                Effect::Send(..) => self.metrics().undeliverable.add(1),
-                Effect::Broadcast(buffer) => {
-                    for worker in 0..self.shared.router.workers() {
-                        if worker != self.worker {
-                            self.forward(worker, Command::Broadcast(buffer.clone()));
-                        }
-                    }
-                    self.queue_for_all(&buffer);
-                }
-                Effect::Close(id, reason) if id.worker() == self.worker => {
-                    self.table.close(id, reason);
-                }
-                Effect::Close(id, reason) => self.shared.router.close(id, reason),
-                Effect::Timer(id, at) => {
-                    self.table.visit(id, |connection| connection.set_timer(at));
-                    self.rearm(id);
-                }
+            let may_wait = !matches!(effect, Effect::Timer(..));
+            if may_wait && (self.output_left <= 0 || !self.deferred.is_empty()) {
+                self.deferred.push_back(effect);
+            } else {
+                self.apply(effect);
             }
         }
         // No callback ran above, so nothing was asked for meanwhile; the memory is used again.
@@ -290,7 +363,55 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.effects = effects;
     }
 
+    fn apply(&mut self, effect: Effect) {
+        let workers = self.shared.router.workers();
+        match effect {
+            Effect::Send(to, buffer) if to.worker() == self.worker => self.queue_for(to, buffer),
+            Effect::Send(to, buffer) if to.worker() < workers => {
+                self.forward(to.worker(), Command::Send(to, buffer));
+            }
+            Effect::Send(..) => self.metrics().undeliverable.add(1),
+            Effect::Broadcast(buffer) => {
+                let own = self.worker;
+                for worker in (0..workers).filter(|worker| *worker != own) {
+                    self.forward(worker, Command::Broadcast(buffer.clone()));
+                }
+                self.queue_for_all(&buffer);
+            }
+            Effect::Close(id, reason) if id.worker() == self.worker => {
+                self.table.close(id, reason);
+            }
+            Effect::Close(id, reason) if id.worker() < workers => {
+                self.forward(id.worker(), Command::Close(id, reason));
+            }
+            Effect::Close(..) => {}
+            Effect::Timer(id, at) => {
+                self.table.visit(id, |connection| connection.set_timer(at));
+                self.rearm(id);
+            }
+        }
+    }
+
+    /// Ends a session behind everything that was asked for before.
+    fn close_in_order(&mut self, id: SessionId, reason: DisconnectReason) {
+        match self.deferred.is_empty() {
+            true => {
+                self.table.close(id, reason);
+            }
+            false => {
+                (self.table).visit(id, |connection| connection.is_leaving = true);
+                self.deferred.push_back(Effect::Close(id, reason));
+            }
+        }
+    }
+
+    fn charge(&mut self, bytes: usize, sessions: usize) {
+        let cost = bytes.max(MIN_OUTPUT_BYTES).saturating_mul(sessions);
+        self.output_left = (self.output_left).saturating_sub_unsigned(cost);
+    }
+
     fn queue_for(&mut self, to: SessionId, buffer: SendBuffer) {
+        self.charge(buffer.len(), 1);
         match self.table.visit(to, |connection| connection.queue(buffer)) {
             Some(true) => self.dirty.push(to),
             Some(false) => {}
@@ -299,6 +420,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     fn queue_for_all(&mut self, buffer: &SendBuffer) {
+        self.charge(buffer.len(), self.table.len());
         let dirty = &mut self.dirty;
         self.table.visit_all(|id, connection| {
             if connection.is_open() && connection.queue(buffer.clone()) {
@@ -336,11 +458,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     // ---- reading ------------------------------------------------------------------------------
 
     fn handle_writable(&mut self, id: SessionId, now: Instant) {
-        if let Some(draining) = self.draining.get_mut(&id) {
-            draining.handle_writable();
-            self.advance_draining(id, now);
-            return;
-        }
         let is_new = self.table.judge(id, |connection| {
             let is_new = connection.handle_writable(now)?;
             if connection.has_output() && !connection.is_dirty {
@@ -351,21 +468,16 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         });
         if is_new == Some(true) {
             self.connected(id, now);
+            // Input may have been announced before the connection was; no edge comes again.
+            self.list_readable(id);
         }
     }
 
     fn list_readable(&mut self, id: SessionId) {
-        let list = |is_listed: &mut bool| std::mem::replace(is_listed, true);
-        let was_listed = match self.draining.get_mut(&id) {
-            Some(draining) => list(&mut draining.is_listed_readable),
-            None => self
-                .table
-                .visit(id, |connection| {
-                    !connection.is_open() || list(&mut connection.is_listed_readable)
-                })
-                .unwrap_or(true),
-        };
-        if !was_listed {
+        let was_listed = self.table.visit(id, |connection| {
+            !connection.is_open() || std::mem::replace(&mut connection.is_listed_readable, true)
+        });
+        if was_listed == Some(false) {
             self.readable.push_back(id);
         }
     }
@@ -373,7 +485,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     /// One turn for each session that has input. Who has more gets the next one behind the others.
     fn read_all(&mut self, now: Instant) {
         for _ in 0..self.readable.len() {
-            if !self.stalled.is_empty() {
+            if !self.may_read() {
                 break;
             }
             if let Some(id) = self.readable.pop_front() {
@@ -383,11 +495,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     fn read(&mut self, id: SessionId, now: Instant) {
-        if let Some(draining) = self.draining.get_mut(&id) {
-            draining.is_listed_readable = false;
-            self.advance_draining(id, now);
-            return;
-        }
         let (shared, buffer) = (&*self.shared, &mut self.recv_buffer);
         let effects = &mut self.effects;
         let received = self.table.visit(id, |connection| {
@@ -421,9 +528,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 }
                 self.rearm(id);
             }
-            Err(reason) => {
-                self.table.close(id, reason);
-            }
+            Err(reason) => self.close_in_order(id, reason),
         }
     }
 
@@ -441,13 +546,19 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     fn look_again_at(&mut self, id: SessionId, at: Instant) {
         let timeouts = &mut self.timeouts;
         self.table.visit(id, |connection| {
-            timeouts.arm(id, &mut connection.alarm, at);
+            timeouts.rearm(id, &mut connection.alarm, at);
         });
     }
 
     fn look_at_deadlines(&mut self, now: Instant) {
         if self.departure_summary_at.is_some_and(|at| at <= now) {
             self.departure_summary_at = self.shared.departures.flush(now);
+        }
+        // A deadline that is long past says that this process did not run meanwhile.
+        let late = (self.timeouts.next_at())
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        if late > STALL && self.lenient_until.is_none_or(|at| at <= now) {
+            self.lenient_until = Some(now + late);
         }
         // Collected first: a timer that is set to "now" again comes up in the next turn.
         let due: Vec<SessionId> = std::iter::from_fn(|| self.timeouts.pop_due(now)).collect();
@@ -465,26 +576,29 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     /// Nobody is kicked for time before a last look: this process may have been stopped or busy,
     /// and what the peer owes us may lie in its socket.
     fn look_at(&mut self, id: SessionId, now: Instant) {
-        match self.poll_due(id, now) {
+        if (self.table).visit(id, |connection| connection.is_leaving) != Some(false) {
+            return;
+        }
+        let is_timer_due = self
+            .table
+            .visit(id, |connection| connection.take_timer(now));
+        if is_timer_due == Some(true) {
+            self.call(id, now, |session, ctx| session.on_timer(ctx));
+        }
+        match self.due(id, now) {
             Due::Nothing => self.rearm(id),
             Due::Over(reason) => {
                 self.table.close(id, reason);
             }
-            Due::Timer => {
-                self.call(id, now, |session, ctx| session.on_timer(ctx));
-                self.rearm(id);
-            }
-            Due::Input(_) if !self.stalled.is_empty() => self.look_again_at(id, now + RETRY),
+            Due::Input(_) if !self.may_read() => self.look_again_at(id, now + RETRY),
             Due::Input(_) => {
                 self.read(id, now);
                 let has_more = self
                     .table
                     .visit(id, |connection| connection.is_listed_readable);
-                match self.poll_due(id, now) {
+                match self.due(id, now) {
                     Due::Input(_) if has_more == Some(true) => self.look_again_at(id, now + RETRY),
-                    Due::Input(reason) => {
-                        self.table.close(id, reason);
-                    }
+                    Due::Input(reason) => self.close_in_order(id, reason),
                     _ => self.rearm(id),
                 }
             }
@@ -493,8 +607,16 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 let mut flushed = Flushed::default();
                 self.flush(id, now, &mut flushed);
                 self.count(&flushed);
-                match self.poll_due(id, now) {
-                    Due::Output(reason) => {
+                // On the list again: the peer takes, only the budget was used up.
+                let has_more = self.table.visit(id, |connection| connection.is_dirty);
+                match (self.due(id, now), self.lenient_until) {
+                    (Due::Output(_), _) if has_more == Some(true) => {
+                        self.look_again_at(id, now + RETRY);
+                    }
+                    // While we did not run, nobody could take anything: who has an old byte
+                    // waiting gets as much time as we took.
+                    (Due::Output(_), Some(at)) if now < at => self.look_again_at(id, at),
+                    (Due::Output(reason), _) => {
                         self.table.close(id, reason);
                     }
                     _ => self.rearm(id),
@@ -503,10 +625,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    fn poll_due(&mut self, id: SessionId, now: Instant) -> Due {
+    /// What the time has brought for one session. Its own timer is another matter.
+    fn due(&mut self, id: SessionId, now: Instant) -> Due {
         let config = &self.shared.config;
         self.table
-            .visit(id, |connection| connection.poll_due(config, now))
+            .visit(id, |connection| connection.due(config, now))
             .unwrap_or(Due::Nothing)
     }
 
@@ -584,9 +707,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.departure_summary_at = ends.into_iter().flatten().min();
 
         let told = was_open && reason.flushes();
-        let last_packet = told
-            .then(|| (shared.farewell)(reason, &shared.buffers))
-            .flatten();
+        let last_packet = match told {
+            true => guarded(|| (shared.farewell)(reason, &shared.buffers)).unwrap_or(None),
+            false => None,
+        };
         let flush_by = self
             .shutdown_by
             .unwrap_or(now + shared.config.flush_timeout);
@@ -616,15 +740,21 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.timeouts.disarm(id, &mut draining.alarm);
             return;
         }
+        if let Some(flush_by) = self.shutdown_by {
+            draining.hurry(flush_by + self.shared.config.linger);
+        }
         let deadline = draining.deadline();
         self.timeouts.arm(id, &mut draining.alarm, deadline);
         self.draining.insert(id, draining);
         if progress == Progress::Again {
-            self.list_readable(id);
+            self.draining_next.push(id);
         }
     }
 
     fn begin_shutdown(&mut self, flush_by: Instant) {
+        if self.shutdown_by.is_some() {
+            return;
+        }
         self.shutdown_by = Some(flush_by);
         self.table.close_all(DisconnectReason::Shutdown);
         for (id, draining) in &mut self.draining {
@@ -634,9 +764,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 }
 
-/// Runs a callback of the user's. A panic is a bug in it, and must not cost the other sessions of
+/// Runs code of the user's. A panic is a bug in it, and must not cost the other sessions of
 /// this worker anything.
-fn guarded<R>(callback: impl FnOnce() -> R) -> Result<R, DisconnectReason> {
+pub(crate) fn guarded<R>(callback: impl FnOnce() -> R) -> Result<R, DisconnectReason> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback))
         .map_err(|_| DisconnectReason::HandlerPanicked)
 }

@@ -30,6 +30,12 @@ impl TimeoutQueue {
         alarm.0 = Some(at);
     }
 
+    /// Makes `id` come up at `at`, whatever it was armed for.
+    pub fn rearm(&mut self, id: SessionId, alarm: &mut Alarm, at: Instant) {
+        self.disarm(id, alarm);
+        self.arm(id, alarm, at);
+    }
+
     /// Forgets `id`.
     pub fn disarm(&mut self, id: SessionId, alarm: &mut Alarm) {
         if let Some(at) = alarm.0.take() {

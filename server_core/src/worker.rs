@@ -14,6 +14,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,8 +89,12 @@ impl<S: Session> Worker<S> {
             }
             let now = Instant::now();
             let (shard, registry) = (&mut self.shard, self.poll.registry());
-            has_mail = mailbox.take_all(|command| {
+            has_mail = mailbox.take_some(|command| {
                 shard.handle_command(command, now, |stream, id| register(registry, stream, id));
+                match shard.has_enough_output() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
             });
             for event in events.iter().filter(|event| event.token() != WAKER) {
                 // An error is found by the read or the write that meets it.

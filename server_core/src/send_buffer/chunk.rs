@@ -139,6 +139,15 @@ impl ChunkWriter {
         })
     }
 
+    /// Whether nobody but this writer's chunk keeps its home alive any more.
+    #[must_use]
+    pub fn is_orphan(&self) -> bool {
+        self.chunk
+            .home
+            .as_ref()
+            .is_some_and(|home| Arc::strong_count(home) == 1)
+    }
+
     /// Whether this writer's chunk goes back to that home.
     #[must_use]
     pub fn belongs_to(&self, home: *const ()) -> bool {

@@ -74,6 +74,8 @@ impl SendBufferManager {
             let home = Arc::as_ptr(&self.pool).cast::<()>();
             let index = chunks.iter().position(|chunk| chunk.belongs_to(home));
             let index = index.unwrap_or_else(|| {
+                // Servers that have ended leave nothing behind on the threads that used them.
+                chunks.retain(|chunk| !chunk.is_orphan());
                 chunks.push(self.pool.pop());
                 chunks.len() - 1
             });
@@ -195,6 +197,14 @@ mod tests {
         drop(kept);
         manager.release();
         assert_eq!(manager.stats().live, 0);
+    }
+
+    #[test]
+    fn a_manager_that_is_gone_leaves_no_chunk_on_the_thread() {
+        for _ in 0..10 {
+            manager(1024).encode(&Bare, b"1").unwrap();
+        }
+        CURRENT.with(|current| assert_eq!(current.borrow().len(), 1));
     }
 
     #[test]

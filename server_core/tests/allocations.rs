@@ -1,0 +1,258 @@
+//! In steady state a broadcast allocates nothing, however many sessions it goes to.
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+#![allow(unsafe_code)] // A global allocator cannot be written without.
+
+use bytemuck::{Pod, Zeroable};
+use server_core::admission::Admission;
+use server_core::connection::Transport;
+use server_core::departure_log::DepartureLog;
+use server_core::mailbox::Mailbox;
+use server_core::metrics::Metrics;
+use server_core::router::{Arrival, Command, Router};
+use server_core::send_buffer::{ChunkPool, SendBufferManager};
+use server_core::shard::{Shard, Shared};
+use server_core::wire::U64Le;
+use server_core::{Config, Context, Kick, Packet, PacketHead, Session};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SESSIONS: u64 = 100;
+const BROADCASTS: u64 = 10_000;
+/// Messages in one block of crossbeam's unbounded channel, which is one allocation.
+const CHANNEL_BLOCK: u64 = 31;
+
+struct CountingAllocator;
+
+thread_local! {
+    /// Each test counts its own thread: they run side by side.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // At the very end of a thread its storage is gone; nobody counts by then.
+    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call goes to the system's allocator as it came; counting touches a plain
+// thread-local number and allocates nothing.
+unsafe impl GlobalAlloc for CountingAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `alloc`, which is the system's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(memory, layout, bytes) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+/// Takes everything, brings nothing.
+#[derive(Debug)]
+struct Sink;
+
+impl Read for Sink {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(slices.iter().map(|slice| slice.len()).sum())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Sink {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn poll_connected(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Hello {
+    tick: U64Le,
+}
+impl PacketHead for Hello {
+    const ID: u16 = 1;
+}
+
+/// One of them broadcasts each time its timer rings.
+struct Ticker {
+    is_first: bool,
+}
+
+impl Session for Ticker {
+    fn on_connected(&mut self, ctx: &mut Context<'_>) {
+        if self.is_first {
+            ctx.set_timer(ctx.now() + Duration::from_secs(1));
+        }
+    }
+
+    fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+        Ok(())
+    }
+
+    fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        ctx.broadcast(&Hello { tick: 1.into() }, "Hello World");
+        ctx.set_timer(ctx.now() + Duration::from_secs(1));
+    }
+}
+
+struct Rig {
+    shard: Shard<Sink, Ticker>,
+    router: Arc<Router<Sink>>,
+    buffers: SendBufferManager,
+    metrics: Arc<Metrics>,
+    now: Instant,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let config = Config::default();
+        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
+        let buffers = SendBufferManager::new(pool);
+        let router = Arc::new(Router::new([Mailbox::new(config.mailbox_bytes, || ())]));
+        let metrics = Arc::new(Metrics::new(1));
+        let shared = Arc::new(Shared {
+            config,
+            router: Arc::clone(&router),
+            buffers: buffers.clone(),
+            metrics: Arc::clone(&metrics),
+            departures: DepartureLog::default(),
+            factory: Box::new(|peer| Ticker {
+                is_first: peer.addr.port() == 0,
+            }),
+            farewell: Arc::new(|_, _| None),
+        });
+        let mut rig = Self {
+            shard: Shard::new(0, shared),
+            router,
+            buffers,
+            metrics,
+            now: Instant::now(),
+        };
+        let admission = Arc::new(Admission::new(1, None, None));
+        for port in 0..SESSIONS {
+            let addr = SocketAddr::from(([127, 0, 0, 1], port as u16));
+            let arrival = Arrival {
+                stream: Sink,
+                permit: admission.admit(addr).unwrap(),
+                tag: None,
+                is_connecting: false,
+            };
+            let adopt = Command::Adopt(arrival);
+            rig.shard.handle_command(adopt, rig.now, |_, _| Ok(()));
+        }
+        rig
+    }
+
+    /// Allocations and replaced chunks over so many rounds, after as many to warm up.
+    fn measure(&mut self, mut round: impl FnMut(&mut Self)) -> (u64, u64) {
+        let mut measured = (0, 0);
+        for _ in 0..2 {
+            let packets_before = self.metrics.totals().packets_sent;
+            let pops_before = self.buffers.stats().pops;
+            let before = ALLOCATIONS.get();
+            for _ in 0..BROADCASTS {
+                round(self);
+            }
+            let allocations = ALLOCATIONS.get() - before;
+            measured = (allocations, self.buffers.stats().pops - pops_before);
+            let packets = self.metrics.totals().packets_sent - packets_before;
+            assert_eq!(packets, BROADCASTS * SESSIONS, "everybody got each of them");
+        }
+        measured
+    }
+}
+
+#[test]
+fn the_counter_counts() {
+    let before = ALLOCATIONS.get();
+    drop(std::hint::black_box(vec![1_u8; 100]));
+    assert_eq!(ALLOCATIONS.get(), before + 1);
+}
+
+#[test]
+fn lecture_34_a_broadcast_allocates_nothing() {
+    let mut rig = Rig::new();
+    let (allocations, chunks) = rig.measure(|rig| {
+        let hello = Hello { tick: 7.into() };
+        let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
+        let broadcast = Command::Broadcast(buffer);
+        rig.shard.handle_command(broadcast, rig.now, |_, _| Ok(()));
+        rig.shard.run(rig.now);
+    });
+    assert!(chunks > 0);
+    // The `Arc` of a chunk is made anew each time one is taken; its block comes from the pool.
+    assert_eq!(allocations, chunks, "one for each replaced chunk");
+}
+
+#[test]
+fn lecture_02_a_broadcast_from_a_callback_allocates_nothing() {
+    let mut rig = Rig::new();
+    let (allocations, chunks) = rig.measure(|rig| {
+        rig.now += Duration::from_secs(1);
+        rig.shard.run(rig.now);
+    });
+    assert!(chunks > 0);
+    // Besides the chunks, per round: the list of those who are due, and the one node of the
+    // timeout queue. Neither depends on how many sessions there are.
+    assert!(
+        allocations <= chunks + 2 * BROADCASTS,
+        "{allocations} for {BROADCASTS} broadcasts to {SESSIONS} sessions"
+    );
+}
+
+#[test]
+fn a_broadcast_through_the_mailbox_costs_a_share_of_a_channel_block() {
+    let mut rig = Rig::new();
+    let (allocations, chunks) = rig.measure(|rig| {
+        let hello = Hello { tick: 7.into() };
+        let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
+        rig.router.broadcast(&buffer);
+        drop(buffer);
+        let router = Arc::clone(&rig.router);
+        router.mailbox(0).take_all(|command| {
+            rig.shard.handle_command(command, rig.now, |_, _| Ok(()));
+        });
+        rig.shard.run(rig.now);
+    });
+    assert!(
+        allocations <= chunks + BROADCASTS / CHANNEL_BLOCK + 1,
+        "{allocations} allocations, {chunks} of them for chunks"
+    );
+}

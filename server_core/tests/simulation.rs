@@ -1,0 +1,1116 @@
+//! Several workers' shards over fake connections and a fake clock, driven by one seed.
+//!
+//! `SIM_SEEDS=100000` runs more seeds than usual, `TEST_SEED=7` that one alone.
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+
+#[path = "simulation/wire.rs"]
+mod wire;
+#[path = "simulation/world.rs"]
+mod world;
+
+use bytemuck::from_bytes;
+use server_core::admission::Admission;
+use server_core::departure_log::DepartureLog;
+use server_core::mailbox::Mailbox;
+use server_core::metrics::Metrics;
+use server_core::router::{Arrival, Command, Router};
+use server_core::send_buffer::{ChunkPool, SendBufferManager};
+use server_core::shard::{Shard, Shared};
+use server_core::{Config, DisconnectReason, Kick, PacketHead, SessionId};
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+use wire::{FakeStream, PeerEnd, Stand};
+use world::{C_BAD_PAYLOAD, C_ECHO, OUTSIDE, SBroadcast, SBye, SDirect, SEcho, SharedWorld};
+use world::{SimSession, Stamp, World, filler_byte};
+
+const DEFAULT_SEEDS: u64 = 2_500;
+const THREADS: u64 = 2;
+const MAX_PACKET_BYTES: usize = 8_192;
+/// Turns within one instant, after which it is said to go round and round.
+const TURNS_TO_REST: usize = 30_000;
+
+/// A look that a full mailbox or a used-up budget put off is taken again a little later, so a
+/// timer that is overdue when a worker rests has until then.
+const TIMER_PATIENCE: Duration = Duration::from_secs(1);
+
+#[test]
+fn any_seed() {
+    if let Ok(seed) = std::env::var("TEST_SEED") {
+        let seed = seed.parse().expect("TEST_SEED is a number");
+        let offences = simulate(seed);
+        assert!(offences.is_empty(), "seed {seed}:\n{}", offences.join("\n"));
+        return;
+    }
+    let seeds = std::env::var("SIM_SEEDS").map_or(DEFAULT_SEEDS, |count| {
+        count.parse().expect("SIM_SEEDS is a number")
+    });
+    let first = fastrand::u64(..1 << 40);
+    println!("seeds {first} to {}", first + seeds);
+    let next = AtomicU64::new(0);
+    let failures = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= seeds {
+                        break;
+                    }
+                    let seed = first + n;
+                    let offences = std::panic::catch_unwind(|| simulate(seed))
+                        .unwrap_or_else(|_| vec!["a panic outside of the handlers".into()]);
+                    if !offences.is_empty() {
+                        failures.lock().unwrap().push((seed, offences));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    let report: Vec<String> = failures
+        .iter()
+        .take(5)
+        .map(|(seed, offences)| {
+            let replay = "cargo test -p server_core --test simulation";
+            format!("TEST_SEED={seed} {replay}\n  {}", offences.join("\n  "))
+        })
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {seeds} seeds failed, among them:\n{}",
+        failures.len(),
+        report.join("\n")
+    );
+}
+
+#[test]
+fn a_seed_gives_the_same_run_twice() {
+    for seed in 0..20 {
+        assert_eq!(trace(seed), trace(seed), "seed {seed}");
+    }
+}
+
+/// What the peers of one run have seen.
+fn trace(seed: u64) -> Vec<Vec<u8>> {
+    let mut sim = Sim::new(seed);
+    sim.run();
+    let outputs = sim.peers.iter().map(|peer| peer.end.pipe().output.clone());
+    outputs.collect()
+}
+
+fn simulate(seed: u64) -> Vec<String> {
+    let mut sim = Sim::new(seed);
+    sim.run();
+    sim.finish()
+}
+
+// ---- peers --------------------------------------------------------------------------------------
+
+/// What is the matter with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Healthy,
+    BadSize,
+    TooLarge,
+    UnknownId,
+    BadPayload,
+    /// Begins a packet and never ends it.
+    Stall,
+    /// Sends nothing at all.
+    Silent,
+    /// Sends, and reads little or nothing.
+    NoRead,
+    /// Ends its write side, reads on.
+    HalfClose,
+    /// Ends its write side, reads no more.
+    Leaver,
+    /// Meets an error.
+    Breaks(ErrorKind),
+    /// Healthy, but never answers a FIN.
+    Ghost,
+}
+
+const TROUBLE: &[Kind] = &[
+    Kind::BadSize,
+    Kind::TooLarge,
+    Kind::UnknownId,
+    Kind::BadPayload,
+    Kind::Stall,
+    Kind::Silent,
+    Kind::NoRead,
+    Kind::HalfClose,
+    Kind::Leaver,
+    Kind::Breaks(ErrorKind::ConnectionReset),
+    Kind::Breaks(ErrorKind::BrokenPipe),
+    Kind::Breaks(ErrorKind::TimedOut),
+    Kind::Ghost,
+];
+
+struct PeerSide {
+    end: PeerEnd,
+    kind: Kind,
+    is_outgoing: bool,
+    /// Will stand, be refused, or stay away for good.
+    fate: Option<Stand>,
+    to_send: Vec<u8>,
+    /// Echoes wholly sent before any offence.
+    echoes: u64,
+    has_offended: bool,
+    /// What does not fit into `to_send` and `echoes` any more: the offence ends it.
+    sent_at: Instant,
+    read_at: Instant,
+    /// Its last bytes may be missing: the clock jumped over its flush deadline.
+    may_be_cut: bool,
+}
+
+impl PeerSide {
+    fn reads(&self) -> bool {
+        match self.kind {
+            Kind::NoRead => false,
+            Kind::Leaver => !self.has_offended,
+            _ => true,
+        }
+    }
+
+    fn is_well_behaved(&self) -> bool {
+        matches!(self.kind, Kind::Healthy | Kind::Ghost)
+    }
+
+    fn put_echo(&mut self, rng: &mut fastrand::Rng) {
+        // A fickle stream gives a few bytes at a time: what is large would really be late.
+        let large = if self.end.pipe().is_fickle {
+            300
+        } else {
+            3_000
+        };
+        let bytes = if rng.u32(..30) == 0 { large } else { 60 };
+        let payload = vec![7_u8; rng.usize(..bytes)];
+        self.put_packet(C_ECHO, &payload);
+        self.echoes += 1;
+    }
+
+    fn put_packet(&mut self, id: u16, payload: &[u8]) {
+        let size = (payload.len() + 4) as u16;
+        self.to_send.extend(size.to_le_bytes());
+        self.to_send.extend(id.to_le_bytes());
+        self.to_send.extend(payload);
+    }
+
+    /// Puts what its kind does wrong behind all that it did right.
+    fn offend(&mut self, rng: &mut fastrand::Rng) {
+        self.has_offended = true;
+        match self.kind {
+            Kind::BadSize => self.to_send.extend([rng.u8(..4), 0, 10, 0]),
+            Kind::TooLarge => {
+                let size = rng.u16(MAX_PACKET_BYTES as u16 + 1..);
+                self.to_send.extend(size.to_le_bytes());
+                self.to_send.extend([10, 0]);
+            }
+            Kind::UnknownId => self.put_packet(*rng.choice(&[0, 1, 9, 12, 65_535]).unwrap(), b"x"),
+            Kind::BadPayload => self.put_packet(C_BAD_PAYLOAD, b"x"),
+            Kind::Stall => self
+                .to_send
+                .extend_from_slice(&[100, 0, 10, 0, 1][..rng.usize(1..=5)]),
+            _ => {}
+        }
+        if matches!(
+            self.kind,
+            Kind::BadSize | Kind::TooLarge | Kind::UnknownId | Kind::BadPayload
+        ) {
+            // Nobody must handle what stands behind an offence.
+            let behind = rng.usize(..3);
+            for _ in 0..behind {
+                self.put_packet(C_ECHO, b"never");
+            }
+        }
+        self.transmit(self.to_send.len());
+        let mut pipe = self.end.pipe();
+        match self.kind {
+            Kind::HalfClose => pipe.peer_sent_fin = true,
+            Kind::Leaver => (pipe.peer_sent_fin, pipe.window) = (true, 0),
+            Kind::Breaks(kind) => pipe.broken = Some(kind),
+            _ => {}
+        }
+    }
+
+    fn transmit(&mut self, count: usize) {
+        let mut pipe = self.end.pipe();
+        if !pipe.peer_sent_fin {
+            pipe.input.extend(self.to_send.drain(..count));
+        }
+    }
+
+    fn step(&mut self, now: Instant, rng: &mut fastrand::Rng) {
+        let (is_dropped, stand) = {
+            let pipe = self.end.pipe();
+            (pipe.is_dropped, pipe.stand)
+        };
+        if is_dropped || stand == Stand::Refused {
+            return;
+        }
+        if stand == Stand::Pending {
+            if rng.u32(..4) == 0 {
+                self.stand_as_fated(now);
+            }
+            return;
+        }
+        let late = Duration::from_millis(300);
+        if self.reads() && (rng.bool() || now >= self.read_at + late) {
+            self.end.pipe().window = if rng.bool() {
+                1 << 20
+            } else {
+                rng.usize(..4_000)
+            };
+            self.read_at = now;
+        }
+        if !self.has_offended && self.kind != Kind::Silent {
+            let due = now >= self.sent_at + late;
+            if due || rng.u32(..3) == 0 {
+                self.put_echo(rng);
+            }
+            if !self.is_well_behaved() && self.kind != Kind::NoRead && rng.u32(..15) == 0 {
+                self.offend(rng);
+            }
+            let count = if due {
+                self.to_send.len()
+            } else {
+                rng.usize(..=self.to_send.len())
+            };
+            if count == self.to_send.len() {
+                self.sent_at = now;
+            }
+            self.transmit(count);
+        }
+        self.answer_fin();
+        if rng.u32(..10) < 7 {
+            self.end.raise_edges();
+        }
+    }
+
+    /// All that a healthy peer would have done in the meantime.
+    fn catch_up(&mut self, now: Instant, rng: &mut fastrand::Rng) {
+        {
+            let mut pipe = self.end.pipe();
+            pipe.is_fickle = false;
+            if self.reads() && pipe.stand == Stand::Standing {
+                pipe.window = 16 << 20;
+                self.read_at = now;
+            }
+        }
+        let stands = self.end.pipe().stand == Stand::Standing;
+        if stands && !self.has_offended && self.kind != Kind::Silent {
+            self.put_echo(rng);
+            self.transmit(self.to_send.len());
+            self.sent_at = now;
+        }
+        self.answer_fin();
+        self.end.raise_edges();
+    }
+
+    fn stand_as_fated(&mut self, now: Instant) {
+        let is_pending = self.end.pipe().stand == Stand::Pending;
+        if let Some(fate) = self.fate.filter(|_| is_pending) {
+            // It may become readable first and writable later: mio promises no order.
+            self.end.pipe().stand = fate;
+            (self.sent_at, self.read_at) = (now, now);
+            self.end.raise_edges();
+        }
+    }
+
+    fn answer_fin(&mut self) {
+        let mut pipe = self.end.pipe();
+        if pipe.server_sent_fin && self.kind != Kind::Ghost && self.reads() {
+            pipe.peer_sent_fin = true;
+        }
+    }
+}
+
+// ---- the simulation -----------------------------------------------------------------------------
+
+type SimShard = Shard<FakeStream, SimSession>;
+
+struct Sim {
+    rng: fastrand::Rng,
+    now: Instant,
+    shards: Vec<Option<SimShard>>,
+    has_mail: Vec<bool>,
+    woken: Vec<Arc<AtomicBool>>,
+    config: Config,
+    router: Arc<Router<FakeStream>>,
+    buffers: SendBufferManager,
+    pool: Arc<ChunkPool>,
+    admission: Arc<Admission>,
+    metrics: Arc<Metrics>,
+    world: SharedWorld,
+    peers: Vec<PeerSide>,
+    flush_by: Option<Instant>,
+    failed_incoming: u64,
+    /// Queue limits so low that healthy peers meet them too.
+    is_tight: bool,
+    is_fickle: bool,
+    is_restless: bool,
+    /// Timers that were due when everything rested, and since when that is known.
+    overdue: HashMap<(SessionId, Instant), Instant>,
+    offences: Vec<String>,
+}
+
+impl Sim {
+    fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let workers = rng.usize(1..=3);
+        let is_tight = rng.u32(..5) == 0;
+        let mut config = Config::default();
+        config.workers = workers;
+        config.max_packet_bytes = MAX_PACKET_BYTES;
+        config.max_send_queue_bytes = if is_tight { 2_000 } else { 4 << 20 };
+        config.max_send_lag = Some(Duration::from_secs(3));
+        config.packet_timeout = Some(Duration::from_secs(2));
+        config.idle_timeout = rng.bool().then_some(Duration::from_secs(3));
+        config.connect_timeout = Some(Duration::from_secs(2));
+        config.flush_timeout = Duration::from_millis(2_500);
+        config.linger = Duration::from_millis(200);
+        config.chunk_bytes = *rng.choice(&[1 << 10, 4 << 10, 64 << 10]).unwrap();
+        config.pooled_chunks = rng.usize(1..8);
+        config.mailbox_bytes = *rng.choice(&[1, 300, 5_000, 1 << 20]).unwrap();
+        config.recv_buffer_bytes = *rng.choice(&[16, 1_000, 64 << 10]).unwrap();
+        config.read_budget_bytes = *rng.choice(&[200, 2_000, 128 << 10]).unwrap();
+        config.write_budget_bytes = *rng.choice(&[500, 4_000, 64 << 10]).unwrap();
+        config.turn_output_bytes = *rng.choice(&[2_000, 20_000, 8 << 20]).unwrap();
+
+        let mut world = World::new(rng.fork());
+        world.panics_one_in = *rng.choice(&[u32::MAX, 300, 40]).unwrap();
+        world.actions_one_in = rng.u32(1..6);
+        world.handlers_close = rng.bool();
+        let world = SharedWorld(Arc::new(Mutex::new(world)));
+
+        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
+        let buffers = SendBufferManager::new(Arc::clone(&pool));
+        let woken: Vec<_> = (0..workers)
+            .map(|_| Arc::new(AtomicBool::new(false)))
+            .collect();
+        let router = Arc::new(Router::new(woken.iter().map(|woken| {
+            let woken = Arc::clone(woken);
+            Mailbox::new(config.mailbox_bytes, move || {
+                woken.store(true, Ordering::SeqCst)
+            })
+        })));
+        // All in here is one thread: it must not wait for a mailbox that it itself empties.
+        router.enter_worker_thread();
+        let metrics = Arc::new(Metrics::new(workers));
+        let shared = Arc::new(Shared {
+            config: config.clone(),
+            router: Arc::clone(&router),
+            buffers: buffers.clone(),
+            metrics: Arc::clone(&metrics),
+            departures: DepartureLog::default(),
+            factory: Box::new({
+                let world = world.clone();
+                move |peer| SimSession::new(peer, &world)
+            }),
+            farewell: Arc::new(|reason, buffers| {
+                buffers.encode(&SBye(reason.code()?.into()), b"bye").ok()
+            }),
+        });
+        let shards = (0..workers).map(|worker| Some(Shard::new(worker, Arc::clone(&shared))));
+        Self {
+            now: Instant::now(),
+            shards: shards.collect(),
+            has_mail: vec![false; workers],
+            woken,
+            admission: Arc::new(Admission::new(workers, None, None)),
+            router,
+            buffers,
+            pool,
+            metrics,
+            world,
+            peers: Vec::new(),
+            flush_by: None,
+            failed_incoming: 0,
+            is_tight,
+            is_fickle: rng.bool(),
+            is_restless: false,
+            overdue: HashMap::new(),
+            offences: Vec::new(),
+            config,
+            rng,
+        }
+    }
+
+    fn run(&mut self) {
+        let steps = self.rng.usize(20..90);
+        let quiesces = self.rng.bool();
+        let shutdown_at = if quiesces {
+            usize::MAX
+        } else {
+            self.rng.usize(..steps)
+        };
+        let jumps = self.rng.bool();
+        for _ in 0..self.rng.usize(1..6) {
+            self.connect();
+        }
+        for step in 0..steps {
+            if step == shutdown_at {
+                self.shut_down();
+            }
+            self.outside();
+            for peer in &mut self.peers {
+                peer.step(self.now, &mut self.rng);
+            }
+            self.now += Duration::from_millis(self.rng.u64(..60));
+            if jumps && self.rng.u32(..25) == 0 {
+                self.jump();
+            } else if step % 5 == 0 {
+                // A worker does not sleep while it has work: nobody is late because of us.
+                self.turn_until_rest();
+            } else {
+                for _ in 0..self.rng.usize(..4) {
+                    let worker = self.rng.usize(..self.shards.len());
+                    // Also without need: a poll may return for nothing.
+                    self.turn(worker);
+                }
+            }
+        }
+        if quiesces {
+            self.quiesce();
+        }
+        if self.flush_by.is_none() {
+            self.shut_down();
+        }
+        self.end();
+    }
+
+    // ---- what happens outside ---------------------------------------------------------------
+
+    fn outside(&mut self) {
+        if self.rng.u32(..6) == 0 && self.peers.len() < 14 {
+            self.connect();
+        }
+        let mut world = self.world.lock();
+        if self.rng.u32(..4) == 0 && world.budget > 0 {
+            let (head, tail) = world.broadcast(OUTSIDE);
+            self.router
+                .broadcast(&self.buffers.encode(&head, &tail).unwrap());
+        }
+        let some_id = world.some_id();
+        if let Some(to) = some_id
+            && self.rng.u32(..4) == 0
+            && world.budget > 0
+        {
+            let (head, tail) = world.direct(OUTSIDE, to);
+            self.router
+                .send(to, self.buffers.encode(&head, &tail).unwrap());
+        }
+        if let Some(id) = some_id
+            && self.rng.u32(..40) == 0
+        {
+            world.sessions.get_mut(&id).unwrap().close_was_asked = true;
+            self.router.close(id, DisconnectReason::Closed);
+        }
+        if self.rng.u32(..20) == 0 {
+            // Ids of nobody.
+            let nobody = SessionId::new(self.rng.u32(..), self.rng.u8(..4), 1_000_000);
+            self.router.close(nobody, DisconnectReason::Closed);
+            self.router
+                .send(nobody, self.buffers.encode(&SEcho(0.into()), b"").unwrap());
+        }
+    }
+
+    fn connect(&mut self) {
+        let is_outgoing = self.rng.u32(..4) == 0;
+        // The listener has ended before the workers are told to.
+        if self.flush_by.is_some() && !is_outgoing {
+            return;
+        }
+        let kind = match self.rng.bool() {
+            true => Kind::Healthy,
+            false => *self.rng.choice(TROUBLE).unwrap(),
+        };
+        let fate = match self.rng.u32(..6) {
+            0 => None,
+            1 => Some(Stand::Refused),
+            _ => Some(Stand::Standing),
+        };
+        let stand = if is_outgoing {
+            Stand::Pending
+        } else {
+            Stand::Standing
+        };
+        let (stream, end) = wire::pair(self.rng.fork(), stand);
+        {
+            let mut pipe = end.pipe();
+            pipe.is_fickle = self.is_fickle;
+            // On top of being fickle that would be a peer that really is slow.
+            if !self.is_fickle && self.rng.bool() {
+                pipe.largest_write = 600;
+            }
+            pipe.window = self.rng.usize(..8_000) * usize::from(self.rng.bool());
+        }
+        let addr = SocketAddr::from(([127, 0, 0, 1], self.peers.len() as u16));
+        self.peers.push(PeerSide {
+            end,
+            kind,
+            is_outgoing,
+            fate,
+            to_send: Vec::new(),
+            echoes: 0,
+            has_offended: false,
+            sent_at: self.now,
+            read_at: self.now,
+            may_be_cut: false,
+        });
+        self.router.adopt(Arrival {
+            stream,
+            permit: match is_outgoing {
+                true => self.admission.admit_outgoing(addr),
+                false => self.admission.admit(addr).unwrap(),
+            },
+            tag: is_outgoing.then_some(u64::from(addr.port())),
+            is_connecting: is_outgoing,
+        });
+    }
+
+    /// The process was stopped, or the machine was, while the peers went on.
+    fn jump(&mut self) {
+        if self.rng.bool() {
+            self.settle_down();
+        }
+        for peer in &mut self.peers {
+            let pipe = peer.end.pipe();
+            let record = pipe
+                .id
+                .map(|id| self.world.lock().sessions[&id].disconnected);
+            peer.may_be_cut |= record == Some(1) && !pipe.is_dropped;
+            drop(pipe);
+            peer.catch_up(self.now, &mut self.rng);
+        }
+        self.now += Duration::from_millis(self.rng.u64(1_000..20_000));
+        self.overdue.clear();
+        // What is over because of the jump itself may be decided now; what leaves in here has
+        // its full time from here on.
+        self.turn_until_rest();
+        for peer in &mut self.peers {
+            peer.end.pipe().is_fickle = self.is_fickle;
+            (peer.sent_at, peer.read_at) = (self.now, self.now);
+        }
+    }
+
+    fn shut_down(&mut self) {
+        let drain = Duration::from_millis(self.rng.u64(..1_000));
+        self.flush_by = Some(self.now + drain);
+        self.router.shutdown(self.now + drain);
+    }
+
+    // ---- turns ------------------------------------------------------------------------------
+
+    /// What the loop of `worker.rs` does once.
+    fn turn(&mut self, worker: usize) {
+        let Some(shard) = &mut self.shards[worker] else {
+            return;
+        };
+        let now = self.now;
+        let mut events = Vec::new();
+        for peer in &self.peers {
+            let mut pipe = peer.end.pipe();
+            let Some(id) = pipe.id.filter(|id| id.worker() == worker) else {
+                continue;
+            };
+            // Some events come with a later poll, some for nothing.
+            if self.rng.u32(..5) == 0 {
+                continue;
+            }
+            let is_spurious = self.rng.u32(..20) == 0;
+            let readable =
+                std::mem::take(&mut pipe.readable_edge) || is_spurious && self.rng.bool();
+            let writable =
+                std::mem::take(&mut pipe.writable_edge) || is_spurious && self.rng.bool();
+            if readable || writable {
+                events.push((id, readable, writable));
+            }
+        }
+        self.rng.shuffle(&mut events);
+        self.woken[worker].store(false, Ordering::SeqCst);
+        let (rng, failed_incoming) = (&mut self.rng, &mut self.failed_incoming);
+        self.has_mail[worker] = self.router.mailbox(worker).take_some(|command| {
+            let is_incoming = matches!(&command, Command::Adopt(new) if !new.is_connecting);
+            shard.handle_command(command, now, |stream, id| {
+                if rng.u32(..100) == 0 {
+                    *failed_incoming += u64::from(is_incoming);
+                    return Err(io::Error::other("no room in the poll"));
+                }
+                stream.register(id);
+                Ok(())
+            });
+            match shard.has_enough_output() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        for (id, readable, writable) in events {
+            shard.handle_readiness(id, readable, writable, now);
+        }
+        shard.run(now);
+        if shard.is_finished() {
+            self.router.mailbox(worker).close();
+            self.shards[worker] = None;
+        }
+        let live = self.world.lock().live() as u64;
+        let gauge = self.metrics.totals().sessions;
+        if gauge != live {
+            self.offences
+                .push(format!("{live} live sessions, the gauge says {gauge}"));
+        }
+    }
+
+    fn needs_turn(&self, worker: usize) -> bool {
+        let Some(shard) = &self.shards[worker] else {
+            return false;
+        };
+        let has_edge = || {
+            self.peers.iter().any(|peer| {
+                let pipe = peer.end.pipe();
+                let is_its = pipe.id.is_some_and(|id| id.worker() == worker);
+                is_its && !pipe.is_dropped && (pipe.readable_edge || pipe.writable_edge)
+            })
+        };
+        self.has_mail[worker]
+            || self.woken[worker].load(Ordering::SeqCst)
+            || shard.has_work()
+            || shard.next_deadline().is_some_and(|at| at <= self.now)
+            || has_edge()
+    }
+
+    fn turn_until_rest(&mut self) {
+        if self.is_restless {
+            return; // Said already, and each time would take long.
+        }
+        for _ in 0..TURNS_TO_REST {
+            let busy: Vec<usize> = (0..self.shards.len())
+                .filter(|worker| self.needs_turn(*worker))
+                .collect();
+            let Some(worker) = self.rng.choice(busy) else {
+                self.check_rest();
+                return;
+            };
+            self.turn(worker);
+        }
+        let state: Vec<_> = self
+            .shards
+            .iter()
+            .flatten()
+            .map(|shard| {
+                (
+                    shard.has_work(),
+                    shard
+                        .next_deadline()
+                        .map(|at| at.saturating_duration_since(self.now)),
+                )
+            })
+            .collect();
+        self.offences
+            .push(format!("it does not come to rest: {state:?}"));
+        self.is_restless = true;
+    }
+
+    /// Nothing is left undone that no event would announce.
+    fn check_rest(&mut self) {
+        for (worker, shard) in self.shards.iter().enumerate() {
+            let waiting = self.router.mailbox(worker).queued_bytes();
+            if shard.is_some() && waiting > 0 {
+                self.offences
+                    .push(format!("worker {worker} sleeps on {waiting} bytes of mail"));
+            }
+        }
+        let mut overdue = HashMap::new();
+        for (id, record) in &self.world.lock().sessions {
+            let is_live = record.connected > record.disconnected;
+            if let Some(at) = record.timer_at.filter(|at| is_live && *at <= self.now) {
+                let noticed = self.overdue.get(&(*id, at)).copied();
+                let noticed = noticed.unwrap_or(self.now);
+                overdue.insert((*id, at), noticed);
+                if noticed + TIMER_PATIENCE <= self.now {
+                    self.offences
+                        .push(format!("{id}: its timer was slept through"));
+                }
+            }
+        }
+        self.overdue = overdue;
+    }
+
+    /// Lets everybody finish what it is at, without any time passing.
+    fn settle_down(&mut self) {
+        for _ in 0..4 {
+            for peer in &mut self.peers {
+                peer.catch_up(self.now, &mut self.rng);
+            }
+            self.turn_until_rest();
+        }
+    }
+
+    // ---- the end ----------------------------------------------------------------------------
+
+    /// Everybody reads, nobody does anything new: all that was sent has to arrive, and all that
+    /// are in the way have to go.
+    fn quiesce(&mut self) {
+        self.world.lock().quiet = true;
+        for peer in &mut self.peers {
+            peer.stand_as_fated(self.now);
+        }
+        self.settle_down();
+        let (head, tail) = self.world.lock().broadcast(OUTSIDE);
+        self.router
+            .broadcast(&self.buffers.encode(&head, &tail).unwrap());
+        for _ in 0..50 {
+            self.now += Duration::from_millis(100);
+            for peer in &mut self.peers {
+                peer.catch_up(self.now, &mut self.rng);
+            }
+            self.turn_until_rest();
+        }
+        let world = self.world.lock();
+        for peer in &self.peers {
+            let pipe = peer.end.pipe();
+            let Some(id) = pipe.id else { continue };
+            let record = &world.sessions[&id];
+            let told = |what: &str| format!("{id} {:?}: {what}; {record:?}", peer.kind);
+            if record.disconnected > 0 {
+                if !pipe.is_dropped {
+                    self.offences
+                        .push(told("has left, and its stream is still here"));
+                }
+                // No shutdown so far: whoever read was told all there was to tell.
+                let output = pipe.output.clone();
+                drop(pipe);
+                if let Ok(seen) = Seen::parse(&output, record.own_seq_at_start, id) {
+                    let judged = self.judge(peer, id, record, &seen);
+                    self.offences.extend(judged);
+                }
+                continue;
+            }
+            if record.connected == 0 {
+                self.offences.push(told("neither connected nor given up"));
+                continue;
+            }
+            if peer.has_offended {
+                self.offences.push(told("has offended, and is still here"));
+            }
+            if peer.kind == Kind::Silent && self.config.idle_timeout.is_some() {
+                self.offences.push(told("was silent, and is still here"));
+            }
+            let Ok(seen) = Seen::parse(&pipe.output, record.own_seq_at_start, id) else {
+                continue; // Said at the end.
+            };
+            if !peer.reads() {
+                continue; // It has some time left until it is kicked for that.
+            }
+            for (source, sent) in &world.broadcasts {
+                let began = if *source == id.worker() {
+                    record.own_seq_at_start
+                } else {
+                    0
+                };
+                let last = seen.broadcasts.get(source).copied();
+                // Whoever saw none of another source's may have come behind them all.
+                let must_have_seen = last.is_some() || *source == OUTSIDE || began > 0;
+                if must_have_seen && last.unwrap_or(began) != *sent {
+                    let text = format!("saw {last:?} of the {sent} broadcasts of {source}");
+                    self.offences.push(told(&text));
+                }
+            }
+            if record.echoes != peer.echoes || seen.echoes != peer.echoes {
+                let text = format!("sent {} echoes, got {}", peer.echoes, seen.echoes);
+                self.offences.push(told(&text));
+            }
+        }
+    }
+
+    /// All shards have to end in time, with peers that go on as they are.
+    fn end(&mut self) {
+        let flush_by = self.flush_by.unwrap();
+        while self.now < flush_by + self.config.linger {
+            self.now += Duration::from_millis(self.rng.u64(1..100));
+            for peer in &mut self.peers {
+                peer.step(self.now, &mut self.rng);
+            }
+            self.turn_until_rest();
+        }
+        // A jump over the deadline gives one more linger to who was flushed only then.
+        self.now += self.config.linger;
+        self.turn_until_rest();
+        for (worker, shard) in self.shards.iter().enumerate() {
+            if let Some(shard) = shard {
+                let late = self.now - flush_by;
+                let here = shard.sessions();
+                let text = format!(
+                    "worker {worker} goes on {late:?} after its flush deadline, with {here} sessions"
+                );
+                self.offences.push(text);
+            }
+        }
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        let mut offences = std::mem::take(&mut self.offences);
+        self.shards.clear();
+        let totals = self.metrics.totals();
+        let world = self.world.lock();
+        offences.extend(world.offences.iter().cloned());
+        let mut expect = |what: &str, is: u64, should_be: u64| {
+            if is != should_be {
+                offences.push(format!("{what}: {is}, and not {should_be}"));
+            }
+        };
+        expect("sessions gauge", totals.sessions, 0);
+        expect("send_queue_bytes gauge", totals.send_queue_bytes, 0);
+        expect("admission", self.admission.total() as u64, 0);
+        expect(
+            "packets_received",
+            totals.packets_received,
+            world.packets_handled,
+        );
+        let left = world
+            .sessions
+            .values()
+            .map(|record| u64::from(record.disconnected))
+            .sum();
+        let disconnects: u64 = totals.disconnects.iter().sum();
+        expect("disconnects", disconnects, left);
+        let live = self.pool.stats().live;
+        expect(
+            "chunks besides this thread's own",
+            live.saturating_sub(1),
+            0,
+        );
+        self.buffers.release();
+        expect("chunks", self.pool.stats().live, 0);
+
+        let (mut bytes, mut packets, mut accepted) = (0, 0, 0);
+        for peer in &self.peers {
+            let pipe = peer.end.pipe();
+            bytes += pipe.output.len() as u64;
+            offences.extend(
+                pipe.offences
+                    .iter()
+                    .map(|offence| format!("{:?}: {offence}", pipe.id)),
+            );
+            if !pipe.is_dropped {
+                offences.push(format!(
+                    "{:?} {:?}: its stream was never dropped",
+                    pipe.id, peer.kind
+                ));
+            }
+            let Some(id) = pipe.id else { continue };
+            let record = &world.sessions[&id];
+            accepted += u64::from(record.connected) * u64::from(!peer.is_outgoing);
+            let seen = Seen::parse(&pipe.output, record.own_seq_at_start, id);
+            drop(pipe);
+            match seen {
+                Ok(seen) => {
+                    packets += seen.packets;
+                    offences.extend(self.judge(peer, id, record, &seen));
+                }
+                Err(offence) => {
+                    offences.push(format!("{id} {:?}: {offence}; {record:?}", peer.kind))
+                }
+            }
+        }
+        let mut expect = |what: &str, is: u64, should_be: u64| {
+            if is != should_be {
+                offences.push(format!("{what}: {is}, and not {should_be}"));
+            }
+        };
+        expect("accepted", totals.accepted, accepted + self.failed_incoming);
+        expect("bytes_sent", totals.bytes_sent, bytes);
+        expect("packets_sent", totals.packets_sent, packets);
+        offences.dedup();
+        offences.truncate(12);
+        offences
+    }
+
+    /// One session's whole life against what its peer did.
+    fn judge(
+        &self,
+        peer: &PeerSide,
+        id: SessionId,
+        record: &world::Record,
+        seen: &Seen,
+    ) -> Vec<String> {
+        let mut offences = Vec::new();
+        let mut offence = |what: &str| {
+            offences.push(format!(
+                "{id} {:?}: {what}; {record:?}; {seen:?}",
+                peer.kind
+            ));
+        };
+        if record.disconnected != 1 || record.connected > 1 {
+            offence("not connected and disconnected once each");
+        }
+        if record.connected == 0 && !peer.is_outgoing {
+            offence("was never connected");
+        }
+        let Some(reason) = record.reason else {
+            return offences;
+        };
+        let pipe = peer.end.pipe();
+        use DisconnectReason as Why;
+        let is_explained = match reason {
+            Why::Closed => record.close_was_asked,
+            Why::HandlerPanicked => record.has_panicked,
+            Why::Shutdown => self.flush_by.is_some(),
+            Why::PeerClosed => pipe.peer_sent_fin,
+            Why::PeerReset => matches!(
+                pipe.broken,
+                Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+            ),
+            Why::IoError(kind) => pipe.broken == Some(kind),
+            Why::Idle => self.config.idle_timeout.is_some() && !peer.is_well_behaved(),
+            Why::ConnectFailed(ErrorKind::TimedOut) => peer.is_outgoing && record.connected == 0,
+            Why::ConnectFailed(_) => pipe.stand == Stand::Refused,
+            Why::Kicked(Kick::SlowConsumer) => self.is_tight || !peer.reads(),
+            Why::Kicked(Kick::PacketTimeout) => peer.kind == Kind::Stall,
+            Why::Kicked(Kick::BadSize) => peer.kind == Kind::BadSize,
+            Why::Kicked(Kick::TooLarge) => peer.kind == Kind::TooLarge,
+            Why::Kicked(Kick::UnknownId) => peer.kind == Kind::UnknownId,
+            Why::Kicked(Kick::BadPayload) => peer.kind == Kind::BadPayload,
+            _ => false,
+        };
+        if !is_explained {
+            offence("left for no reason of its own");
+        }
+        let arrives = reason.flushes() && pipe.broken.is_none() && peer.reads() && !peer.may_be_cut;
+        // At a shutdown, the deadline may have come before the peer has read.
+        let arrives = arrives && self.flush_by.is_none();
+        if arrives && record.connected > 0 && !seen.is_complete() {
+            offence("lost the rest of a packet");
+        }
+        if arrives && record.connected > 0 {
+            if reason.code().is_some() && !seen.has_bye {
+                offence("was not told why");
+            }
+            // What a handler sends after a close of its own is sent to nobody.
+            if seen.echoes != record.echoes && reason != Why::Closed {
+                offence("lost answers");
+            }
+            let is_by_offence = matches!(reason, Why::Kicked(kick) if kick != Kick::PacketTimeout);
+            if (is_by_offence || reason == Why::PeerClosed && peer.has_offended)
+                && record.echoes != peer.echoes
+            {
+                offence(&format!("sent {} good packets first", peer.echoes));
+            }
+        }
+        if seen.has_bye && reason.code().is_none() {
+            offence("was told what is not so");
+        }
+        offences
+    }
+}
+
+// ---- what a peer has seen -----------------------------------------------------------------------
+
+#[derive(Debug, Default)]
+struct Seen {
+    packets: u64,
+    torn_bytes: usize,
+    has_bye: bool,
+    echoes: u64,
+    /// The last number of each source.
+    broadcasts: HashMap<usize, u64>,
+    directs: HashMap<usize, u64>,
+    stamps: HashMap<usize, u64>,
+}
+
+impl Seen {
+    fn is_complete(&self) -> bool {
+        self.torn_bytes == 0
+    }
+
+    /// Reads all that one peer was sent, and finds what is wrong with it.
+    fn parse(mut bytes: &[u8], own_seq_at_start: u64, id: SessionId) -> Result<Self, String> {
+        let mut seen = Self::default();
+        while bytes.len() >= 4 {
+            let size = usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
+            let packet_id = u16::from_le_bytes([bytes[2], bytes[3]]);
+            if size < 4 {
+                return Err(format!("no packet: size {size} after {seen:?}"));
+            }
+            if bytes.len() < size {
+                break;
+            }
+            if seen.has_bye {
+                return Err("something follows the goodbye".into());
+            }
+            let payload = &bytes[4..size];
+            seen.packets += 1;
+            seen.packet(packet_id, payload, own_seq_at_start, id)?;
+            bytes = &bytes[size..];
+        }
+        seen.torn_bytes = bytes.len();
+        Ok(seen)
+    }
+
+    fn packet(
+        &mut self,
+        packet_id: u16,
+        payload: &[u8],
+        own_start: u64,
+        id: SessionId,
+    ) -> Result<(), String> {
+        match packet_id {
+            SBroadcast::ID => {
+                let stamp = self.stamp(payload)?;
+                let (source, seq) = (usize::from(stamp.source.get()), stamp.seq.get());
+                let before = self.broadcasts.insert(source, seq);
+                // What its own worker sent after it came, it gets from the first on; and before
+                // that, what an earlier turn had no room for.
+                let is_first_own = before.is_none() && source == id.worker();
+                let is_next = match before {
+                    Some(before) => seq == before + 1,
+                    None => !is_first_own || seq <= own_start + 1,
+                };
+                if !is_next {
+                    return Err(format!("broadcast {seq} of {source} after {before:?}"));
+                }
+            }
+            SDirect::ID => {
+                let stamp = self.stamp(payload)?;
+                let (source, seq) = (usize::from(stamp.source.get()), stamp.seq.get());
+                let before = self.directs.insert(source, seq).unwrap_or_default();
+                if seq != before + 1 {
+                    return Err(format!(
+                        "packet {seq} of {source} to it alone after {before}"
+                    ));
+                }
+            }
+            SEcho::ID => {
+                let seq = u64::from_le_bytes(payload[..8].try_into().unwrap());
+                self.echoes += 1;
+                if seq != self.echoes {
+                    return Err(format!("echo {seq} in place of {}", self.echoes));
+                }
+            }
+            SBye::ID => self.has_bye = true,
+            _ => return Err(format!("a packet {packet_id} that nobody sent")),
+        }
+        Ok(())
+    }
+
+    fn stamp(&mut self, payload: &[u8]) -> Result<Stamp, String> {
+        let (stamp, filler) = payload.split_at(size_of::<Stamp>());
+        let stamp: Stamp = *from_bytes(stamp);
+        if filler.iter().any(|byte| *byte != filler_byte(stamp)) {
+            return Err(format!("other bytes than were sent in {stamp:?}"));
+        }
+        let before = self
+            .stamps
+            .insert(usize::from(stamp.source.get()), stamp.stamp.get());
+        if before >= Some(stamp.stamp.get()) {
+            return Err(format!("{stamp:?} was overtaken by {before:?}"));
+        }
+        Ok(stamp)
+    }
+}

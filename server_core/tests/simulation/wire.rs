@@ -1,0 +1,221 @@
+//! A fake connection: the server's end is a `Transport`, the peer's end belongs to the driver.
+
+use server_core::SessionId;
+use server_core::connection::Transport;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How far a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stand {
+    Pending,
+    Standing,
+    Refused,
+}
+
+/// Both directions, and what the kernel would know of them.
+#[derive(Debug)]
+pub struct Pipe {
+    pub rng: fastrand::Rng,
+    pub stand: Stand,
+    pub id: Option<SessionId>,
+    /// On its way to the server.
+    pub input: VecDeque<u8>,
+    /// Behind `input`.
+    pub peer_sent_fin: bool,
+    /// What each further call meets.
+    pub broken: Option<ErrorKind>,
+    /// Bytes that the peer's side still takes.
+    pub window: usize,
+    /// What one write takes at most.
+    pub largest_write: usize,
+    /// All that the server has written.
+    pub output: Vec<u8>,
+    pub server_sent_fin: bool,
+    pub is_dropped: bool,
+    /// Calls that meet "would block" or "interrupted" or take little, though more could be done.
+    pub is_fickle: bool,
+    /// The last read, or the last write, met "would block": the next change is an edge.
+    read_is_blocked: bool,
+    write_is_blocked: bool,
+    pub readable_edge: bool,
+    pub writable_edge: bool,
+    pub offences: Vec<String>,
+}
+
+/// The server's end.
+#[derive(Debug)]
+pub struct FakeStream(Arc<Mutex<Pipe>>);
+
+/// The peer's end.
+#[derive(Clone, Debug)]
+pub struct PeerEnd(Arc<Mutex<Pipe>>);
+
+pub fn pair(rng: fastrand::Rng, stand: Stand) -> (FakeStream, PeerEnd) {
+    let pipe = Arc::new(Mutex::new(Pipe {
+        rng,
+        stand,
+        id: None,
+        input: VecDeque::new(),
+        peer_sent_fin: false,
+        broken: None,
+        window: 0,
+        largest_write: usize::MAX,
+        output: Vec::new(),
+        server_sent_fin: false,
+        is_dropped: false,
+        is_fickle: false,
+        read_is_blocked: true,
+        write_is_blocked: true,
+        readable_edge: false,
+        writable_edge: false,
+        offences: Vec::new(),
+    }));
+    (FakeStream(Arc::clone(&pipe)), PeerEnd(pipe))
+}
+
+fn lock(pipe: &Mutex<Pipe>) -> MutexGuard<'_, Pipe> {
+    pipe.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PeerEnd {
+    pub fn pipe(&self) -> MutexGuard<'_, Pipe> {
+        lock(&self.0)
+    }
+
+    /// Gives the edges that the present state is owed: only where something was blocked.
+    pub fn raise_edges(&self) {
+        let mut pipe = self.pipe();
+        if pipe.stand == Stand::Pending || pipe.is_dropped {
+            return;
+        }
+        let failed = pipe.broken.is_some() || pipe.stand == Stand::Refused;
+        if pipe.read_is_blocked && (failed || !pipe.input.is_empty() || pipe.peer_sent_fin) {
+            pipe.read_is_blocked = false;
+            pipe.readable_edge = true;
+        }
+        if pipe.write_is_blocked && (failed || pipe.window > 0) {
+            pipe.write_is_blocked = false;
+            pipe.writable_edge = true;
+        }
+    }
+}
+
+impl FakeStream {
+    /// As `epoll_ctl(ADD)`: what is ready now is an edge.
+    pub fn register(&mut self, id: SessionId) {
+        lock(&self.0).id = Some(id);
+        PeerEnd(Arc::clone(&self.0)).raise_edges();
+    }
+}
+
+impl Pipe {
+    fn fickle(&mut self, one_in: u32) -> bool {
+        self.is_fickle && self.rng.u32(..one_in) == 0
+    }
+
+    /// As Linux does: a socket that does not stand yet would block.
+    fn meet_errors(&self) -> io::Result<()> {
+        match (self.stand, self.broken) {
+            (Stand::Standing, None) => Ok(()),
+            (Stand::Standing, Some(kind)) => Err(kind.into()),
+            (Stand::Pending, _) => Err(ErrorKind::WouldBlock.into()),
+            (Stand::Refused, _) => Err(ErrorKind::ConnectionRefused.into()),
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.server_sent_fin {
+            self.offences.push("a write after the end".into());
+        }
+        if let Err(error) = self.meet_errors() {
+            self.write_is_blocked |= error.kind() == ErrorKind::WouldBlock;
+            return Err(error);
+        }
+        if self.fickle(40) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        if self.window == 0 || self.fickle(8) {
+            self.write_is_blocked = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let mut count = bytes.len().min(self.window).min(self.largest_write);
+        if count > 0 && self.fickle(3) {
+            count = self.rng.usize(1..=count);
+        }
+        self.window -= count;
+        self.output.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+}
+
+impl Read for FakeStream {
+    fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
+        let mut pipe = lock(&self.0);
+        if let Err(error) = pipe.meet_errors() {
+            pipe.read_is_blocked |= error.kind() == ErrorKind::WouldBlock;
+            return Err(error);
+        }
+        if pipe.fickle(40) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        if pipe.input.is_empty() && pipe.peer_sent_fin {
+            return Ok(0);
+        }
+        if pipe.input.is_empty() || pipe.fickle(8) {
+            pipe.read_is_blocked = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let mut count = memory.len().min(pipe.input.len());
+        if pipe.fickle(2) {
+            count = pipe.rng.usize(1..=count);
+        }
+        for (to, from) in memory.iter_mut().zip(pipe.input.drain(..count)) {
+            *to = from;
+        }
+        Ok(count)
+    }
+}
+
+impl Write for FakeStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).take(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        lock(&self.0).take(&bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for FakeStream {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        let mut pipe = lock(&self.0);
+        if std::mem::replace(&mut pipe.server_sent_fin, true) {
+            pipe.offences.push("ended twice".into());
+        }
+        match pipe.broken {
+            Some(kind) => Err(kind.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn poll_connected(&mut self) -> io::Result<bool> {
+        match lock(&self.0).stand {
+            Stand::Pending => Ok(false),
+            Stand::Standing => Ok(true),
+            Stand::Refused => Err(ErrorKind::ConnectionRefused.into()),
+        }
+    }
+}
+
+impl Drop for FakeStream {
+    fn drop(&mut self) {
+        lock(&self.0).is_dropped = true;
+    }
+}

@@ -1,0 +1,316 @@
+//! The sessions of the simulation: what they do at random, and the book that is kept on it.
+
+use bytemuck::{Pod, Zeroable};
+use server_core::wire::{U16Le, U64Le};
+use server_core::{Context, DisconnectReason, Kick, Packet, PacketHead, Peer, Session, SessionId};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub const C_ECHO: u16 = 10;
+pub const C_BAD_PAYLOAD: u16 = 11;
+
+/// Says of each packet from whom it is, and its place among those.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Stamp {
+    /// A worker, or [`OUTSIDE`].
+    pub source: U16Le,
+    /// Rises with each packet of that source.
+    pub stamp: U64Le,
+    /// Rises by one with each packet of that source and kind (and receiver, if it has one).
+    pub seq: U64Le,
+}
+
+macro_rules! packets {
+    ($($name:ident($field:ty) = $id:literal;)*) => {$(
+        #[derive(Clone, Copy, Debug, Pod, Zeroable)]
+        #[repr(transparent)]
+        pub struct $name(pub $field);
+        impl PacketHead for $name {
+            const ID: u16 = $id;
+        }
+    )*};
+}
+
+packets! {
+    SBroadcast(Stamp) = 1;
+    SDirect(Stamp) = 2;
+    SEcho(U64Le) = 3;
+    SBye(U16Le) = 6;
+}
+
+/// The source of what no worker sends.
+pub const OUTSIDE: usize = 999;
+
+/// What is known of one session.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub connected: u32,
+    pub disconnected: u32,
+    pub reason: Option<DisconnectReason>,
+    /// Its worker's broadcasts up to when it came.
+    pub own_seq_at_start: u64,
+    pub close_was_asked: bool,
+    pub has_panicked: bool,
+    pub echoes: u64,
+    pub timer_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub rng: fastrand::Rng,
+    pub sessions: HashMap<SessionId, Record>,
+    pub ids: Vec<SessionId>,
+    pub offences: Vec<String>,
+    pub packets_handled: u64,
+    stamps: HashMap<usize, u64>,
+    pub broadcasts: HashMap<usize, u64>,
+    directs: HashMap<(usize, SessionId), u64>,
+    /// Bytes that may still be broadcast: a bound on how far a healthy reader can be behind.
+    pub budget: usize,
+    pub panics_one_in: u32,
+    pub actions_one_in: u32,
+    pub handlers_close: bool,
+    pub quiet: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct SharedWorld(pub Arc<Mutex<World>>);
+
+/// What a handler decided to do.
+enum Action {
+    Broadcast(SBroadcast, Vec<u8>),
+    Direct(SessionId, SDirect, Vec<u8>),
+    Close(SessionId),
+    Timer(Duration),
+    ClearTimer,
+}
+
+impl SharedWorld {
+    pub fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl World {
+    pub fn new(rng: fastrand::Rng) -> Self {
+        Self {
+            rng,
+            sessions: HashMap::new(),
+            ids: Vec::new(),
+            offences: Vec::new(),
+            packets_handled: 0,
+            stamps: HashMap::new(),
+            broadcasts: HashMap::new(),
+            directs: HashMap::new(),
+            budget: 400 << 10,
+            panics_one_in: u32::MAX,
+            actions_one_in: 3,
+            handlers_close: true,
+            quiet: false,
+        }
+    }
+
+    pub fn live(&self) -> usize {
+        let is_live = |record: &&Record| record.connected > record.disconnected;
+        self.sessions.values().filter(is_live).count()
+    }
+
+    pub fn broadcast(&mut self, source: usize) -> (SBroadcast, Vec<u8>) {
+        let seq = self.broadcasts.entry(source).or_default();
+        *seq += 1;
+        let seq = *seq;
+        let stamp = self.stamp(source, seq);
+        (SBroadcast(stamp), self.filler(stamp))
+    }
+
+    pub fn direct(&mut self, source: usize, to: SessionId) -> (SDirect, Vec<u8>) {
+        let seq = self.directs.entry((source, to)).or_default();
+        *seq += 1;
+        let seq = *seq;
+        let stamp = self.stamp(source, seq);
+        (SDirect(stamp), self.filler(stamp))
+    }
+
+    fn stamp(&mut self, source: usize, seq: u64) -> Stamp {
+        let stamp = self.stamps.entry(source).or_default();
+        *stamp += 1;
+        Stamp {
+            source: (source as u16).into(),
+            stamp: (*stamp).into(),
+            seq: seq.into(),
+        }
+    }
+
+    fn filler(&mut self, stamp: Stamp) -> Vec<u8> {
+        let bytes = match self.rng.u32(..100) {
+            0 => self.rng.usize(..20_000),
+            1..10 => self.rng.usize(..1_500),
+            _ => self.rng.usize(..40),
+        };
+        let bytes = bytes.min(self.budget / 4);
+        self.budget -= bytes.min(self.budget);
+        vec![filler_byte(stamp); bytes]
+    }
+
+    pub fn some_id(&mut self) -> Option<SessionId> {
+        (!self.ids.is_empty()).then(|| self.ids[self.rng.usize(..self.ids.len())])
+    }
+
+    fn act(&mut self, own: SessionId) -> Option<Action> {
+        if self.quiet || self.rng.u32(..self.actions_one_in) > 0 {
+            return None;
+        }
+        let source = own.worker();
+        match self.rng.u32(..20) {
+            0..8 if self.budget > 0 => {
+                let (head, tail) = self.broadcast(source);
+                Some(Action::Broadcast(head, tail))
+            }
+            8..13 if self.budget > 0 => {
+                let to = self.some_id()?;
+                let (head, tail) = self.direct(source, to);
+                Some(Action::Direct(to, head, tail))
+            }
+            13 if self.handlers_close => {
+                let id = match self.rng.bool() {
+                    true => own,
+                    false => self.some_id()?,
+                };
+                if let Some(record) = self.sessions.get_mut(&id) {
+                    record.close_was_asked = true;
+                }
+                Some(Action::Close(id))
+            }
+            14..18 => Some(Action::Timer(Duration::from_millis(self.rng.u64(..1_500)))),
+            18 => Some(Action::ClearTimer),
+            _ => None,
+        }
+    }
+}
+
+pub fn filler_byte(stamp: Stamp) -> u8 {
+    (stamp.stamp.get() as u8).wrapping_mul(17) ^ stamp.source.get() as u8
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct SimSession {
+    world: SharedWorld,
+    id: SessionId,
+}
+
+impl SimSession {
+    pub fn new(peer: Peer, world: &SharedWorld) -> Self {
+        let mut book = world.lock();
+        if book.ids.contains(&peer.id) {
+            book.offences.push(format!("{:?} was used before", peer.id));
+        }
+        book.ids.push(peer.id);
+        book.sessions.insert(peer.id, Record::default());
+        drop(book);
+        Self {
+            world: world.clone(),
+            id: peer.id,
+        }
+    }
+
+    /// Up to three random requests, and perhaps a panic.
+    fn act(&mut self, ctx: &mut Context<'_>) {
+        for _ in 0..3 {
+            let mut book = self.world.lock();
+            let Some(action) = book.act(self.id) else {
+                break;
+            };
+            let mut timer = |at| {
+                if let Some(record) = book.sessions.get_mut(&self.id) {
+                    record.timer_at = at;
+                }
+            };
+            match action {
+                Action::Broadcast(head, tail) => ctx.broadcast(&head, tail),
+                Action::Direct(to, head, tail) => ctx.send_to(to, &head, tail),
+                Action::Close(id) => ctx.close_session(id),
+                Action::Timer(after) => {
+                    timer(Some(ctx.now() + after));
+                    ctx.set_timer(ctx.now() + after);
+                }
+                Action::ClearTimer => {
+                    timer(None);
+                    ctx.clear_timer();
+                }
+            }
+        }
+        let mut book = self.world.lock();
+        let one_in = book.panics_one_in;
+        if !book.quiet && book.rng.u32(..one_in) == 0 {
+            if let Some(record) = book.sessions.get_mut(&self.id) {
+                record.has_panicked = true;
+            }
+            drop(book);
+            // A panic that the hook is not told of: thousands of them would fill the screen.
+            std::panic::resume_unwind(Box::new("a bug in the handler"));
+        }
+    }
+
+    fn note(&self, what: &str, change: impl FnOnce(&mut Record) -> bool) {
+        let mut book = self.world.lock();
+        let fine = book.sessions.get_mut(&self.id).is_some_and(change);
+        if !fine {
+            book.offences.push(format!("{}: {what}", self.id));
+        }
+    }
+}
+
+impl Session for SimSession {
+    fn on_connected(&mut self, ctx: &mut Context<'_>) {
+        let own = self.id.worker();
+        let seq = self.world.lock().broadcasts.get(&own).copied();
+        self.note("connected twice, or late", |record| {
+            record.connected += 1;
+            record.own_seq_at_start = seq.unwrap_or_default();
+            record.connected == 1 && record.disconnected == 0
+        });
+        self.act(ctx);
+    }
+
+    fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+        self.world.lock().packets_handled += 1;
+        self.note("a packet before it came or after it left", |record| {
+            record.connected == 1 && record.disconnected == 0 && !record.has_panicked
+        });
+        match packet.id() {
+            C_ECHO => {
+                let mut seq = 0;
+                self.note("echo", |record| {
+                    record.echoes += 1;
+                    seq = record.echoes;
+                    true
+                });
+                ctx.send(&SEcho(seq.into()), packet.payload());
+                self.act(ctx);
+                Ok(())
+            }
+            C_BAD_PAYLOAD => Err(Kick::BadPayload),
+            _ => Err(Kick::UnknownId),
+        }
+    }
+
+    fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        self.note("a timer that nobody set, or too early", |record| {
+            let due = record.timer_at.take().is_some_and(|at| at <= ctx.now());
+            due && record.connected == 1 && record.disconnected == 0 && !record.has_panicked
+        });
+        self.act(ctx);
+    }
+
+    fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
+        self.note("disconnected twice", |record| {
+            record.disconnected += 1;
+            record.reason = Some(reason);
+            record.disconnected == 1
+        });
+        self.act(ctx);
+    }
+}

@@ -171,7 +171,6 @@ impl Args {
         config.idle_timeout = millis_or_off(self.idle_timeout_ms);
         config.max_packets_per_sec =
             (self.max_packets_per_sec > 0).then_some(self.max_packets_per_sec);
-        config.flush_timeout = self.drain_secs;
         config
     }
 

@@ -1,0 +1,138 @@
+//! Danger: the tick is what everybody is here for. It must have the right bytes, come to all, keep
+//! its pace, and not come in bursts.
+
+// A failed unwrap is a failed test, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::io::Read;
+use std::thread;
+use std::time::{Duration, Instant};
+use util::{Client, S_HELLO, Server, split_number};
+
+#[test]
+fn golden_bytes() {
+    let server = Server::start(&["--tick-ms", "20"]);
+    let mut client = server.connect();
+    let mut bytes = [0; 2 * 23];
+    client.stream.read_exact(&mut bytes).unwrap();
+    let (first, second) = bytes.split_at(23);
+    assert_eq!(first[..4], [23, 0, 1, 0], "size 23, id 1");
+    assert_eq!(&first[12..], b"Hello World");
+    assert_eq!(second[..4], [23, 0, 1, 0]);
+    assert_eq!(&second[12..], b"Hello World");
+    let (first, _) = split_number(&first[4..]);
+    let (second, _) = split_number(&second[4..]);
+    assert!(
+        (1..1000).contains(&first),
+        "ticks start at 1, not at {first}"
+    );
+    assert_eq!(second, first + 1);
+}
+
+#[test]
+fn the_first_tick_is_number_one() {
+    let server = Server::start(&["--tick-ms", "1000"]);
+    assert_eq!(server.connect().next_hello().0, 1);
+}
+
+#[test]
+fn the_number_rises_by_one() {
+    let server = Server::start(&["--tick-ms", "5"]);
+    let mut client = server.connect();
+    let (first, _) = client.next_hello();
+    for tick in first + 1..first + 200 {
+        assert_eq!(client.next_hello().0, tick);
+    }
+}
+
+#[test]
+fn message_and_padding() {
+    let text = "Grüß Gott";
+    let server = Server::start(&["--tick-ms", "20", "--message", text]);
+    assert_eq!(server.connect().next_hello().1, text.as_bytes());
+
+    let server = Server::start(&[
+        "--tick-ms",
+        "20",
+        "--message",
+        "pad",
+        "--payload-bytes",
+        "64",
+    ]);
+    let packet = server.connect().next();
+    assert_eq!((packet.id, packet.payload.len()), (S_HELLO, 64));
+    assert_eq!(&packet.payload[8..11], b"pad");
+    assert!(packet.payload[11..].iter().all(|byte| *byte == 0));
+
+    // Smaller than what is there already: no padding, and nothing is cut.
+    let server = Server::start(&["--tick-ms", "20", "--payload-bytes", "10"]);
+    assert_eq!(server.connect().next_hello().1, b"Hello World");
+}
+
+#[test]
+fn the_largest_hello() {
+    let server = Server::start(&["--tick-ms", "50", "--payload-bytes", "65531"]);
+    let mut client = server.connect();
+    for _ in 0..5 {
+        let packet = client.next();
+        assert_eq!((packet.id, packet.payload.len()), (S_HELLO, 65_531));
+        assert_eq!(&packet.payload[8..19], b"Hello World");
+    }
+}
+
+#[test]
+fn five_clients_get_the_same_ticks() {
+    let server = Server::start(&["--tick-ms", "20"]);
+    let mut clients: Vec<Client> = (0..5).map(|_| server.join()).collect();
+    let firsts: Vec<u64> = clients.iter_mut().map(|one| one.next_hello().0).collect();
+    let last = firsts.iter().max().unwrap() + 30;
+    for (client, first) in clients.iter_mut().zip(firsts) {
+        for tick in first + 1..=last {
+            assert_eq!(client.next_hello(), (tick, b"Hello World".to_vec()));
+        }
+    }
+}
+
+/// The mean, not the jitter: a loop that sleeps a period after each round falls behind.
+#[test]
+fn the_pace_is_the_period() {
+    let server = Server::start(&["--tick-ms", "50"]);
+    let mut client = server.connect();
+    client.next_hello();
+    let (first, _) = client.next_hello();
+    let from = Instant::now();
+    let last = (0..40).map(|_| client.next_hello().0).last().unwrap();
+    let mean = from.elapsed() / 40;
+    assert_eq!(last, first + 40);
+    assert!(
+        (Duration::from_millis(45)..Duration::from_millis(65)).contains(&mean),
+        "a tick each {mean:?}"
+    );
+}
+
+#[test]
+fn a_stopped_process_owes_no_burst() {
+    const PERIOD: Duration = Duration::from_millis(100);
+    let server = Server::start(&["--tick-ms", "100"]);
+    let mut client = server.join();
+    let (before, _) = client.next_hello();
+    server.signal("STOP");
+    // Not luck: the stop has to last, that is what is tested.
+    thread::sleep(Duration::from_millis(1500));
+    server.signal("CONT");
+    let resumed = Instant::now();
+    let mut ticks = Vec::new();
+    while resumed.elapsed() < 5 * PERIOD {
+        ticks.push(client.next_hello().0);
+    }
+    // 15 are owed. Of those one may come late, and one may have been on its way before the stop.
+    assert!(ticks.len() <= 8, "a burst: {ticks:?}");
+    let expected: Vec<u64> = (before + 1..).take(ticks.len()).collect();
+    assert_eq!(
+        ticks, expected,
+        "the number rises by one for each tick that is sent"
+    );
+    client.echo(b"the session has stayed");
+}

@@ -1,0 +1,60 @@
+//! Danger: the id of a packet is the index of a table in most copies of the lecture, and 65,535
+//! lies beyond its end.
+
+// A failed unwrap is a failed test, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::collections::VecDeque;
+use std::thread;
+use util::{C_CHAT, C_ECHO, Client, QUIET, Server, header, packet};
+
+/// Connections that are open at a time, per thread.
+const WINDOW: usize = 64;
+const THREADS: u16 = 4;
+
+/// For all 65,536 ids: two may be sent by clients, each of the others costs its sender its session.
+#[test]
+fn every_id_but_echo_and_chat_is_kicked() {
+    let server = Server::start(&QUIET);
+    let mut witness = server.join();
+    let addr = server.addr;
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            thread::spawn(move || {
+                let mut tried = 0;
+                let mut waiting = VecDeque::new();
+                let ids = (0..=u16::MAX).filter(|id| id % THREADS == thread);
+                for id in ids.filter(|id| ![C_ECHO, C_CHAT].contains(id)) {
+                    let mut client = Client::connect(addr);
+                    client.send(&header(4, id));
+                    waiting.push_back(client);
+                    tried += 1;
+                    if waiting.len() == WINDOW {
+                        waiting.pop_front().unwrap().expect_bye(3);
+                    }
+                }
+                for mut client in waiting {
+                    client.expect_bye(3);
+                }
+                tried
+            })
+        })
+        .collect();
+    let tried: usize = threads.into_iter().map(|one| one.join().unwrap()).sum();
+    assert_eq!(tried, 65_534);
+    witness.echo(b"still here");
+}
+
+/// The id is judged before the payload is looked at.
+#[test]
+fn ids_of_the_server_are_kicked_with_a_payload_too() {
+    let server = Server::start(&QUIET);
+    for id in [0, 1, 3, 5, 6, 7, 255, 256, 1024, 32_767, 32_768, u16::MAX] {
+        let mut client = server.connect();
+        client.echo(b"before");
+        client.send(&packet(id, b"some payload"));
+        client.expect_bye(3);
+    }
+}

@@ -1,0 +1,335 @@
+//! Danger: the end and the start of the process. Sessions that are not told, a port that is not
+//! free again, a peer that holds the exit up, a stack trace where a sentence was due.
+
+// A failed unwrap is a failed test, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::net::TcpStream;
+use std::process::{Output, Stdio};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+use util::{
+    C_CHAT, C_ECHO, Client, DEADLINE, QUIET, Raw, S_BYE, S_CHAT, S_ECHO, S_HELLO, Server,
+    assert_bye, command, header, packet,
+};
+
+// ---- the end ----------------------------------------------------------------------------------
+
+/// Every session hears the goodbye as its last packet; the exit status is 0, in time.
+#[track_caller]
+fn everybody_is_told(signal: &str) {
+    let mut server = Server::start(&["--tick-ms", "10", "--workers", "3"]);
+    let mut clients: Vec<Client> = (0..20).map(|_| server.join()).collect();
+    // In whatever state they are: one is in the middle of a packet.
+    clients[0].send(&header(100, C_ECHO));
+    let from = Instant::now();
+    server.signal(signal);
+    for client in &mut clients {
+        let mut packets = Vec::new();
+        while let Some(packet) = client.try_next().unwrap() {
+            packets.push(packet);
+        }
+        let (last, others) = packets.split_last().unwrap();
+        assert_bye(last, 10);
+        assert!(others.iter().all(|one| one.id == S_HELLO), "{others:?}");
+    }
+    drop(clients);
+    let status = server.wait_for_exit();
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        from.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        from.elapsed()
+    );
+    assert!(
+        TcpStream::connect(server.addr).is_err(),
+        "nobody listens any more"
+    );
+    assert!(!server.lines().iter().any(|line| line.contains("panicked")));
+}
+
+#[test]
+fn sigterm_tells_everybody() {
+    everybody_is_told("TERM");
+}
+
+#[test]
+fn sigint_tells_everybody() {
+    everybody_is_told("INT");
+}
+
+#[test]
+fn an_empty_server_ends_at_once() {
+    let mut server = Server::start(&[&QUIET[..], &["--drain-secs", "60"]].concat());
+    server.signal("TERM");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+/// What was asked before the signal is answered before the goodbye.
+#[test]
+fn what_is_queued_is_flushed_before_the_goodbye() {
+    let mut server = Server::start(&QUIET);
+    let mut witness = server.join();
+    let mut client = server.connect();
+    for n in 0..100_u8 {
+        client.send(&packet(C_ECHO, &[n; 10_000]));
+    }
+    // When the chat is heard, all that came before it has been handled.
+    client.send(&packet(C_CHAT, b"sent"));
+    witness.next_but_hello();
+    server.signal("TERM");
+    for n in 0..100_u8 {
+        client.expect_echo(&[n; 10_000]);
+    }
+    client.next_but_hello();
+    client.expect_bye(10);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+/// As above, with more than the kernel takes, and peers that are reading while the signal comes:
+/// sockets become writable in the very turn in which the shutdown is told to their worker.
+#[test]
+fn sessions_with_a_backlog_that_read_on_are_flushed_to_the_last_byte() {
+    const CLIENTS: usize = 8;
+    const PACKETS: u8 = 150;
+    let limits = ["--max-send-queue-bytes", "1000000000", "--drain-secs", "5"];
+    for round in 0..8 {
+        let flags = [&QUIET[..], &limits, &["--workers", "1"]].concat();
+        let mut server = Server::start(&flags);
+        let mut witness = server.join();
+        let mut clients: Vec<Client> = (0..CLIENTS).map(|_| server.join()).collect();
+        for client in &mut clients {
+            (0..PACKETS).for_each(|n| client.send(&packet(C_ECHO, &[n; 60_000])));
+            // When this is heard, all that came before it has been handled.
+            client.send(&packet(C_CHAT, b"sent"));
+            witness.next_but_hello();
+        }
+        let has_begun = Arc::new(Barrier::new(CLIENTS + 1));
+        let reading: Vec<_> = clients
+            .into_iter()
+            .map(|mut client| {
+                let has_begun = Arc::clone(&has_begun);
+                thread::spawn(move || {
+                    for n in 0..PACKETS {
+                        let packet = next_but_chat(&mut client);
+                        assert!(packet.id == S_ECHO && packet.payload == [n; 60_000]);
+                        if n == round * 8 {
+                            has_begun.wait();
+                        }
+                    }
+                    assert_bye(&next_but_chat(&mut client), 10);
+                    client.expect_eof();
+                })
+            })
+            .collect();
+        has_begun.wait();
+        server.signal("TERM");
+        let lost = reading
+            .into_iter()
+            .filter_map(|one| one.join().err())
+            .count();
+        assert_eq!(lost, 0, "of {CLIENTS} sessions that read on");
+        drop(witness);
+        assert_eq!(server.wait_for_exit().code(), Some(0));
+    }
+}
+
+#[track_caller]
+fn next_but_chat(client: &mut Client) -> Raw {
+    loop {
+        let packet = client.next();
+        if packet.id != S_CHAT {
+            return packet;
+        }
+    }
+}
+
+/// A server that has more for a peer than this peer will ever take.
+fn with_a_deaf_peer(drain_secs: &'static str) -> (Server, TcpStream) {
+    let flags = ["--tick-ms", "10", "--payload-bytes", "60000"];
+    let limits = [
+        "--max-send-queue-bytes",
+        "1000000000",
+        "--max-send-lag-ms",
+        "0",
+    ];
+    let times = ["--stats-interval-secs", "0.1", "--drain-secs", drain_secs];
+    let server = Server::start(&[&flags[..], &limits, &times].concat());
+    let deaf = TcpStream::connect(server.addr).unwrap();
+    server.wait_for_line_where("a queue of megabytes", |line| {
+        let queued = line.split_once("queued ").map(|(_, rest)| rest);
+        let unit = queued.and_then(|rest| rest.split([' ', ',']).nth(1));
+        unit == Some("MB")
+    });
+    (server, deaf)
+}
+
+#[test]
+fn a_peer_that_does_not_read_cannot_hold_the_exit_up() {
+    let (mut server, _deaf) = with_a_deaf_peer("1");
+    let from = Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+    let took = from.elapsed();
+    assert!(
+        took < Duration::from_secs(2),
+        "drain + 1 s, but it was {took:?}"
+    );
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let (mut server, _deaf) = with_a_deaf_peer("60");
+    server.signal("TERM");
+    server.wait_for_line("shutting down");
+    assert!(server.is_running(), "it drains");
+    server.signal("INT");
+    // Within `DEADLINE`, which is shorter than the drain.
+    assert!(DEADLINE < Duration::from_secs(60));
+    server.wait_for_exit();
+}
+
+// ---- the start --------------------------------------------------------------------------------
+
+#[test]
+fn the_port_is_free_again_at_once() {
+    let mut server = Server::start(&QUIET);
+    for signal in ["TERM", "KILL", "INT"] {
+        // The server closes first: its side of these connections stays in TIME_WAIT.
+        let mut clients: Vec<Client> = (0..10).map(|_| server.join()).collect();
+        server.signal(signal);
+        server.wait_for_exit();
+        for client in &mut clients {
+            while let Ok(Some(packet)) = client.try_next() {
+                assert_eq!(packet.id, S_BYE);
+            }
+        }
+        let addr = server.addr.to_string();
+        server = Server::start(&[&QUIET[..], &["--addr", &addr]].concat());
+        assert_eq!(server.addr.to_string(), addr);
+        server.join();
+    }
+}
+
+/// Runs it to its end, which must come by itself.
+fn run(flags: &[&str], env: &[(&str, &str)]) -> Output {
+    command(flags)
+        .envs(env.iter().copied())
+        .stdout(Stdio::piped())
+        .output()
+        .unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn an_address_in_use_is_one_clear_line() {
+    let mut server = Server::start(&QUIET);
+    let addr = server.addr.to_string();
+    for backtrace in ["0", "1", "full"] {
+        let output = run(&["--addr", &addr], &[("RUST_BACKTRACE", backtrace)]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+        assert!(text.contains(&addr), "{text}");
+        assert!(
+            !text.contains("panicked") && !text.contains("backtrace"),
+            "{text}"
+        );
+    }
+    assert!(server.is_running());
+    server.join();
+}
+
+#[test]
+fn bad_usage_is_status_2() {
+    let too_long = "x".repeat(65_524);
+    let bad: [&[&str]; 14] = [
+        &["--no-such-flag"],
+        &["surplus"],
+        &["--addr", "nowhere"],
+        &["--addr", "127.0.0.1:70000"],
+        &["--tick-ms", "-1"],
+        &["--tick-ms", "soon"],
+        &["--workers", "0"],
+        &["--max-send-queue-bytes", "0"],
+        &["--max-packet-bytes", "3"],
+        &["--max-packet-bytes", "65536"],
+        &["--payload-bytes", "65532"],
+        &["--message", &too_long],
+        &["--stats-interval-secs", "-1"],
+        &["--drain-secs", "nan"],
+    ];
+    for flags in bad {
+        // Were one of them good, it would at least not collide with a server that runs.
+        let flags = match flags[0] {
+            "--addr" => flags.to_vec(),
+            _ => [&["--addr", "127.0.0.1:1"], flags].concat(),
+        };
+        let output = run(&flags, &[]);
+        let text = stderr(&output);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{:?}: {text}",
+            flags[flags.len() - 1].get(..20)
+        );
+        assert!(!text.is_empty() && !text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
+fn the_largest_values_that_fit_are_good_usage() {
+    let longest = "x".repeat(65_523);
+    let server = Server::start(&["--tick-ms", "50", "--message", &longest]);
+    assert_eq!(server.connect().next_hello().1.len(), 65_523);
+    Server::start(&[&QUIET[..], &["--max-send-queue-bytes", "1"]].concat()).join();
+    Server::start(&[&QUIET[..], &["--max-packet-bytes", "65535"]].concat()).join();
+}
+
+#[test]
+fn environment_variables_stand_in_for_flags() {
+    let env = [
+        ("GAME_SERVER_TICK_MS", "10"),
+        ("GAME_SERVER_MESSAGE", "from outside"),
+    ];
+    let server = Server::start_with_env(&[], &env);
+    let mut client = server.connect();
+    let from = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(client.next_hello().1, b"from outside");
+    }
+    // At the default of 250 ms this would be 25 s.
+    assert!(from.elapsed() < Duration::from_secs(10));
+
+    // A flag wins over its variable.
+    let server = Server::start_with_env(&["--tick-ms", "10", "--message", "from the flag"], &env);
+    assert_eq!(server.connect().next_hello().1, b"from the flag");
+
+    let output = run(&[], &[("GAME_SERVER_TICK_MS", "often")]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn port_0_takes_a_free_one_and_says_which() {
+    let (first, second) = (Server::start(&QUIET), Server::start(&QUIET));
+    assert_ne!(first.addr.port(), 0);
+    assert_ne!(first.addr.port(), second.addr.port());
+    first.join();
+    second.join();
+}
+
+/// Whoever has read `listening on` may send a signal: the handlers stand by then.
+#[test]
+fn a_signal_right_after_listening_is_orderly() {
+    for _ in 0..10 {
+        let mut server = Server::start(&QUIET);
+        server.signal("TERM");
+        assert_eq!(server.wait_for_exit().code(), Some(0));
+    }
+}

@@ -99,8 +99,9 @@ impl FromStr for LogSessions {
 
 fn parse_hz(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(hz @ 0.0..=100_000.0) => Ok(hz),
-        _ => Err("expected 0 to 100000 a second".into()),
+        Ok(0.0) => Ok(0.0),
+        Ok(hz @ 0.001..=100_000.0) => Ok(hz),
+        _ => Err("expected 0, or 0.001 to 100000 a second".into()),
     }
 }
 
@@ -149,6 +150,7 @@ mod tests {
             "--payload-bytes=65532",
             "--echo-hz=-1",
             "--echo-hz=nan",
+            "--echo-hz=1e-30",
             "--log-sessions=some",
             "--duration-secs=soon",
             "--addr=nowhere",

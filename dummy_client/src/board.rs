@@ -47,6 +47,8 @@ pub enum Event {
     Lost(usize, DisconnectReason),
     /// A connection could not be made.
     Failed(usize, String),
+    /// The server has told a session at once that it is full.
+    Refused(usize),
     /// The server has said why it ends a session.
     Bye(u16, String),
 }

@@ -30,6 +30,8 @@ pub struct Bot {
     last_tick: u64,
     echo: Option<EchoPlan>,
     is_connected: bool,
+    has_received: bool,
+    was_refused: bool,
 }
 
 impl Bot {
@@ -42,6 +44,8 @@ impl Bot {
             last_tick: 0,
             echo: None,
             is_connected: false,
+            has_received: false,
+            was_refused: false,
         }
     }
 
@@ -85,10 +89,12 @@ impl Bot {
         Ok(())
     }
 
-    fn on_bye(&self, packet: Packet<'_>) -> Result<(), Kick> {
+    fn on_bye(&mut self, packet: Packet<'_>) -> Result<(), Kick> {
         let (bye, text) = packet.parse::<SBye>()?;
         self.log_packet(packet, Some(text));
         let text = String::from_utf8_lossy(text).into_owned();
+        let is_full = DisconnectReason::ServerFull.code() == Some(bye.reason.get());
+        self.was_refused = is_full && !self.has_received;
         self.settings.board.tell(Event::Bye(bye.reason.get(), text));
         Ok(())
     }
@@ -136,6 +142,7 @@ impl Session for Bot {
                 Ok(())
             }
         };
+        self.has_received = true;
         if checked.is_err() {
             self.counters().malformed.add(1);
         }
@@ -163,6 +170,7 @@ impl Session for Bot {
         let outstanding = self.echo.as_ref().map_or(0, EchoPlan::outstanding);
         self.counters().echoes_lost.add(outstanding);
         board.tell(match self.is_connected {
+            true if self.was_refused => Event::Refused(self.index),
             true => Event::Lost(self.index, reason),
             false => Event::Failed(self.index, reason.to_string()),
         });

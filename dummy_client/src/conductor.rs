@@ -99,6 +99,11 @@ const MAX_CONNECTING: usize = 256;
 const COMEBACK: Duration = Duration::from_secs(10);
 /// How long the last answers may take at the end.
 const SETTLE: Duration = Duration::from_secs(2);
+/// A session that stood this long begins anew with its backoff.
+const SETTLED: Duration = Duration::from_secs(1);
+/// A server that sends nothing at all for this long is taken for dead, while its period is not
+/// known.
+const MAX_SILENCE: Duration = Duration::from_secs(5);
 const GOODBYE: Duration = Duration::from_secs(1);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -116,6 +121,7 @@ struct Conductor<'a> {
     next_line_at: Instant,
     last_line: Line,
     tally: Sessions,
+    progress: Progress,
     losses: BTreeMap<String, u64>,
     byes: BTreeMap<u16, (String, u64)>,
     has_complained: bool,
@@ -125,7 +131,29 @@ struct Conductor<'a> {
 struct Life {
     state: State,
     backoff: Backoff,
+    /// It stood at least once, and was not refused.
+    has_stood: bool,
+    /// When it was lost, until it is back.
     lost_at: Option<Instant>,
+}
+
+impl Life {
+    /// It has stood, and the server has not refused it: counts that, once, and returns for how
+    /// long it has stood by now.
+    fn stand(&mut self, tally: &mut Sessions, now: Instant) -> Duration {
+        let State::Live { since } = self.state else {
+            return Duration::ZERO;
+        };
+        if !std::mem::replace(&mut self.has_stood, true) {
+            tally.connected += 1;
+        }
+        match self.lost_at.take() {
+            None => {}
+            Some(at) if since.duration_since(at) <= COMEBACK => tally.came_back += 1,
+            Some(_) => tally.came_back_late += 1,
+        }
+        now.duration_since(since)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,6 +168,48 @@ enum State {
     Waiting,
     /// Will not come back.
     Gone,
+}
+
+/// What the server as a whole is doing: a server that hangs repeats and omits nothing, so its
+/// silence is all that can be found.
+struct Progress {
+    packets: u64,
+    first_at: Option<Instant>,
+    latest_at: Instant,
+    /// Times at which something new was found.
+    steps: u32,
+}
+
+impl Progress {
+    fn new(now: Instant) -> Self {
+        Self {
+            packets: 0,
+            first_at: None,
+            latest_at: now,
+            steps: 0,
+        }
+    }
+
+    fn look(&mut self, packets: u64, now: Instant) {
+        if packets > self.packets {
+            self.packets = packets;
+            self.steps += u32::from(self.first_at.is_some());
+            self.first_at.get_or_insert(now);
+            self.latest_at = now;
+        }
+    }
+
+    /// How long the server has been silent, if that is too long: more than four times what lay
+    /// between two signs of life before, and a second for the coarseness of the looks.
+    fn silence(&self, now: Instant) -> Option<Duration> {
+        let usual = match self.first_at {
+            Some(first_at) if self.steps > 0 => {
+                (self.latest_at - first_at) / self.steps * 4 + Duration::from_secs(1)
+            }
+            _ => MAX_SILENCE,
+        };
+        Some(now.duration_since(self.latest_at)).filter(|silence| *silence > usual)
+    }
 }
 
 #[derive(Default)]
@@ -159,6 +229,7 @@ impl<'a> Conductor<'a> {
         let new_life = || Life {
             state: State::New,
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+            has_stood: false,
             lost_at: None,
         };
         Self {
@@ -175,6 +246,7 @@ impl<'a> Conductor<'a> {
             next_line_at: now + Duration::from_secs(1),
             last_line: Line::default(),
             tally: Sessions::default(),
+            progress: Progress::new(now),
             losses: BTreeMap::new(),
             byes: BTreeMap::new(),
             has_complained: false,
@@ -188,6 +260,8 @@ impl<'a> Conductor<'a> {
             .map(|duration| self.started_at + duration);
         loop {
             let now = Instant::now();
+            self.progress
+                .look(self.board.sum(|counters| &counters.packets), now);
             if end_at.is_some_and(|at| at <= now) || self.is_over() {
                 return;
             }
@@ -281,8 +355,20 @@ impl<'a> Conductor<'a> {
                 self.tally.lost += 1;
                 *self.losses.entry(reason.label().into()).or_default() += 1;
                 self.complain_once(&format!("lost a session: {reason}"));
-                self.sessions[index].lost_at = Some(now);
+                let life = &mut self.sessions[index];
+                let stood = life.stand(&mut self.tally, now);
+                if stood >= SETTLED {
+                    life.backoff.reset();
+                }
+                life.lost_at = Some(now);
                 self.retry_or_give_up(index, now);
+            }
+            Event::Refused(index) => {
+                self.tally.live -= 1;
+                self.tally.refused += 1;
+                // It was counted as under way until it stood.
+                self.connecting += 1;
+                self.handle_failed(index, "refused: the server is full", now);
             }
             Event::Bye(code, text) => self.byes.entry(code).or_insert((text, 0)).1 += 1,
         }
@@ -292,14 +378,7 @@ impl<'a> Conductor<'a> {
         self.connecting -= 1;
         self.tally.live += 1;
         self.tally.max_live = self.tally.max_live.max(self.tally.live);
-        let life = &mut self.sessions[index];
-        life.state = State::Live { since: now };
-        life.backoff.reset();
-        match life.lost_at.take() {
-            None => self.tally.connected += 1,
-            Some(at) if now.duration_since(at) <= COMEBACK => self.tally.came_back += 1,
-            Some(_) => self.tally.came_back_late += 1,
-        }
+        self.sessions[index].state = State::Live { since: now };
     }
 
     fn handle_failed(&mut self, index: usize, why: &str, now: Instant) {
@@ -358,6 +437,14 @@ impl<'a> Conductor<'a> {
     /// the newest tick on those sessions that do not have it yet.
     fn settle(&mut self) {
         self.board.stop();
+        let now = Instant::now();
+        self.progress
+            .look(self.board.sum(|counters| &counters.packets), now);
+        if self.tally.live > 0
+            && let Some(silence) = self.progress.silence(now)
+        {
+            self.tally.server_silent_secs = silence.as_secs_f64();
+        }
         let give_up_at = Instant::now() + SETTLE;
         let newest = self.live_ticks().max().unwrap_or(0);
         while Instant::now() < give_up_at {
@@ -407,7 +494,7 @@ impl<'a> Conductor<'a> {
         // The longest that a period can be, if `newest` ticks came since the oldest one stands;
         // with ticks from before that, it is shorter, and the wait here longer than needed.
         let seen =
-            self.board.sum(|counters| &counters.ticks) as f64 / self.tally.connected.max(1) as f64;
+            self.board.sum(|counters| &counters.ticks) as f64 / self.tally.max_live.max(1) as f64;
         let period = oldest.elapsed().div_f64(seen.max(1.0));
         self.live_sessions()
             .filter(|&(index, since)| {
@@ -417,6 +504,10 @@ impl<'a> Conductor<'a> {
     }
 
     fn summarize(&mut self) -> Summary {
+        let now = Instant::now();
+        for life in &mut self.sessions {
+            life.stand(&mut self.tally, now);
+        }
         let lives = self.sessions.iter();
         self.tally.asked = self.args.count;
         self.tally.never_connected = self.args.count - self.tally.connected;

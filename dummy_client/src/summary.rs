@@ -75,6 +75,10 @@ pub struct Sessions {
     pub behind: usize,
     /// Those that had not seen any tick, while others had.
     pub silent: usize,
+    /// Attempts that the server refused because it was full; they count as failed connects.
+    pub refused: u64,
+    /// Seconds for which the whole server had been silent at the end, if that was too long.
+    pub server_silent_secs: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,6 +106,8 @@ struct Echoes {
     answered: u64,
     wrong: u64,
     unanswered: u64,
+    /// Under way when their session was lost; that loss is judged, not they.
+    lost_with_session: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -159,7 +165,8 @@ impl Summary {
                 sent: board.sum(|counters| &counters.echoes_sent),
                 answered: board.sum(|counters| &counters.echoes_answered),
                 wrong: board.sum(|counters| &counters.wrong_echoes),
-                unanswered: board.sum(|counters| &counters.echoes_lost) + echoes_under_way,
+                unanswered: echoes_under_way,
+                lost_with_session: board.sum(|counters| &counters.echoes_lost),
             },
             losses,
             byes: byes
@@ -197,6 +204,12 @@ impl Summary {
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| format!("{count} {what}"))
             .collect();
+        if self.sessions.server_silent_secs > 0.0 {
+            let seconds = self.sessions.server_silent_secs;
+            self.failures.push(format!(
+                "the server sent nothing for the last {seconds:.1} s"
+            ));
+        }
         if !self.failures.is_empty() {
             self.verdict = "failed";
         }
@@ -232,11 +245,7 @@ impl Summary {
             stdout.flush()
         })?;
         if let Some((path, text)) = to_file {
-            write_or_failure(path, || {
-                let mut file = File::create(path)?;
-                file.write_all(text.as_bytes())?;
-                file.sync_all()
-            })?;
+            write_or_failure(path, || File::create(path)?.write_all(text.as_bytes()))?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job in one command: a tick reaches a thousand clients; their process is killed in the
-# middle of it; the server does not mind. Takes about 25 seconds after the build.
+# middle of it; the server does not mind. Takes about 20 seconds after the build.
 #
 #   ./scripts/demo.sh            COUNT=5000 ./scripts/demo.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

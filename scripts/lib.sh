@@ -5,6 +5,12 @@
 
 set -euo pipefail
 
+# The scripts read the logs, so the environment must not change them, nor the flags.
+unset RUST_LOG
+for name in $(compgen -e); do
+    case $name in GAME_SERVER_* | DUMMY_CLIENT_*) unset "$name" ;; esac
+done
+
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 work="$(mktemp -d)"
 pids=()
@@ -49,10 +55,14 @@ until_true() {
 build() {
     local profile=${PROFILE:-release}
     say "building ($profile)"
-    (cd "$repo" && cargo build --quiet --profile "$profile" -p game_server -p dummy_client)
+    local target
+    target="$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")"
+    # Said explicitly, so that what runs is what was built, whatever cargo is configured to do.
+    (cd "$repo" && cargo build --quiet --profile "$profile" --target-dir "$target" \
+        -p game_server -p dummy_client)
     local folder=$profile
     [ "$profile" = dev ] && folder=debug
-    bin="${CARGO_TARGET_DIR:-$repo/target}/$folder"
+    bin="$target/$folder"
 }
 
 # start_server NAME ARGS...: sets server_pid, server_log and addr.

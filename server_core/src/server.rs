@@ -22,7 +22,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-/// Sets a server up. Each setter is one field of [`Config`].
+/// Sets a server up. The limits that most games will want to set have a setter of their own; the
+/// rest come with [`config`](ServerBuilder::config).
 pub struct ServerBuilder {
     config: Config,
     farewell: Arc<Farewell>,

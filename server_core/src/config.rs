@@ -24,6 +24,10 @@ pub struct Config {
     /// The largest packet that a peer may send, header included. Default: 65,535 bytes.
     pub max_packet_bytes: usize,
     /// Unsent bytes of one session above which it is a slow consumer. Default: 1 MiB.
+    ///
+    /// Judged after each write. It has to be larger than all that a session is sent at one moment:
+    /// with a small [`unsent_window_bytes`](Self::unsent_window_bytes) nearly all of that waits
+    /// here, and not in the kernel, until the peer has had the time to read.
     pub max_send_queue_bytes: usize,
     /// Age of the oldest unsent byte above which a session is a slow consumer. Default: 5 s.
     pub max_send_lag: Option<Duration>,

@@ -405,6 +405,35 @@ fn lecture_07_a_session_that_does_not_read_holds_up_no_sender_and_no_reader() {
     drop(stuck);
 }
 
+/// A reader that keeps up must not be taken for a slow one, however much a turn brings: the limits
+/// are judged by what the socket did not take. (A burst above `max_send_queue_bytes` itself, 1 MiB by
+/// default, is over the limit whoever reads.)
+#[test]
+fn a_burst_kicks_no_reader_that_keeps_up() {
+    for (packets, bytes) in [(5_000_u64, 100), (30, 30_000)] {
+        let running = start(builder());
+        let readers: Vec<_> = (0..8)
+            .map(|_| {
+                let (mut client, _) = running.connect();
+                thread::spawn(move || {
+                    for number in 0..packets {
+                        let (_, got, tail) = client.receive_numbered();
+                        assert_eq!((got, tail.len()), (number, bytes));
+                    }
+                    client
+                })
+            })
+            .collect();
+        for number in 0..packets {
+            running
+                .server
+                .broadcast(&numbered(0, number), vec![7; bytes]);
+        }
+        let clients: Vec<Client> = readers.into_iter().map(|one| one.join().unwrap()).collect();
+        assert_eq!(clients.len(), 8);
+    }
+}
+
 #[test]
 fn lecture_08_a_send_after_the_close_is_counted_and_harmless() {
     let running = start(builder());

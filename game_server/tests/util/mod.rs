@@ -206,6 +206,21 @@ impl Server {
         }
     }
 
+    /// The descriptors of a server at rest. Just after the start a file of the system's may be
+    /// open for a moment.
+    pub fn resting_fds(&self) -> usize {
+        let mut counts = vec![self.open_fds()];
+        wait_until("the descriptors to stay the same", DEADLINE, || {
+            std::thread::sleep(Duration::from_millis(5));
+            counts.push(self.open_fds());
+            counts.len() > 10
+                && counts[counts.len() - 10..]
+                    .iter()
+                    .all(|one| one == &counts[counts.len() - 1])
+        });
+        self.open_fds()
+    }
+
     /// Descriptors that it has open.
     pub fn open_fds(&self) -> usize {
         let dir = format!("/proc/{}/fd", self.pid());

@@ -311,6 +311,12 @@ impl<T: Transport, S> Connection<T, S> {
         (flushed, verdict)
     }
 
+    /// When the session wants to be called.
+    #[must_use]
+    pub fn timer_at(&self) -> Option<Instant> {
+        self.timer_at
+    }
+
     /// Takes the session's timer, if its instant has come.
     pub fn take_timer(&mut self, now: Instant) -> bool {
         self.timer_at.take_if(|at| *at <= now).is_some()

@@ -57,8 +57,9 @@ pub struct WorkerMetrics {
     pub write_calls: Counter,
     /// Packets for a session that was no longer there.
     pub undeliverable: Counter,
-    /// Turns of the event loop.
-    pub turns: Counter,
+    /// Turns of the event loop, and how long each took from waking up to the next wait: what came
+    /// in meanwhile had to wait that long.
+    pub turns: Histogram,
     /// Ended sessions, by [`DisconnectReason::index`].
     pub disconnects: [Counter; DisconnectReason::COUNT],
 }
@@ -132,7 +133,7 @@ impl Metrics {
             totals.bytes_received += worker.bytes_received.get();
             totals.write_calls += worker.write_calls.get();
             totals.undeliverable += worker.undeliverable.get();
-            totals.turns += worker.turns.get();
+            totals.turns += worker.turns.count();
             for (total, count) in totals.disconnects.iter_mut().zip(&worker.disconnects) {
                 *total += count.get();
             }

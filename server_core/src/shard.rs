@@ -193,6 +193,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.advance_draining(id, now);
         }
         self.retry_stalled();
+        if !self.deferred.is_empty() {
+            // Mail comes first in a turn, and must not starve what callbacks have asked for.
+            let share = self.shared.config.turn_output_bytes as isize / 2;
+            self.output_left = self.output_left.max(share.max(1));
+        }
         self.apply_effects();
         if self.deferred.is_empty()
             && let Some(flush_by) = self.shutdown_next.take()
@@ -213,7 +218,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         self.dirty.append(&mut self.dirty_next);
         self.output_left = self.shared.config.turn_output_bytes as isize;
-        self.metrics().turns.add(1);
     }
 
     /// Whether there is work that no event will announce.
@@ -256,7 +260,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.table.len()
     }
 
-    fn metrics(&self) -> &WorkerMetrics {
+    /// The counters of this worker.
+    #[must_use]
+    pub fn metrics(&self) -> &WorkerMetrics {
         self.shared.metrics.worker(self.worker)
     }
 
@@ -546,6 +552,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     fn look_again_at(&mut self, id: SessionId, at: Instant) {
         let timeouts = &mut self.timeouts;
         self.table.visit(id, |connection| {
+            // Its own timer must not wait for that.
+            let at = connection.timer_at().map_or(at, |timer| timer.min(at));
             timeouts.rearm(id, &mut connection.alarm, at);
         });
     }

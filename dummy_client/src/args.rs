@@ -70,6 +70,8 @@ pub struct Args {
 }
 
 const AFTER_HELP: &str = "\
+Verdict: ok, failed, or client_limited (nothing failed, but this program was stalled or too busy for
+its figures to say anything about the server).
 Exit status: 0 if all sessions connected and nothing was lost; 1 if one failed or was lost, a tick
 was missing, repeated or out of order, a text or an echo was wrong; 2 for bad usage.
 The result goes to standard output, logs go to standard error (RUST_LOG changes their level).

@@ -5,7 +5,7 @@ use crate::echo::EchoPlan;
 use game_server::packets::{CEcho, SBye, SChat, SEcho, SHello};
 use server_core::{Context, DisconnectReason, Kick, Packet, PacketHead, Peer, Session};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What all bots have in common.
 pub struct BotSettings {
@@ -28,6 +28,7 @@ pub struct Bot {
     thread: usize,
     /// 0 before the first one.
     last_tick: u64,
+    epoch: u64,
     echo: Option<EchoPlan>,
     is_connected: bool,
     has_received: bool,
@@ -42,6 +43,7 @@ impl Bot {
             index: peer.tag.unwrap_or_default() as usize,
             thread: peer.id.worker(),
             last_tick: 0,
+            epoch: 0,
             echo: None,
             is_connected: false,
             has_received: false,
@@ -65,13 +67,19 @@ impl Bot {
         }
     }
 
-    fn on_hello(&mut self, packet: Packet<'_>) -> Result<(), Kick> {
+    fn on_hello(&mut self, packet: Packet<'_>, now: Instant) -> Result<(), Kick> {
         let (hello, tail) = packet.parse::<SHello>()?;
         self.log_packet(packet, Some(tail));
         let (tick, last) = (hello.tick.get(), self.last_tick);
-        let counters = self.counters();
+        let board = &self.settings.board;
+        if last == 0 {
+            self.epoch = board.epoch_of_first_tick(tick);
+        }
+        board.saw_tick(tick);
+        board.recorder(self.thread).tick(self.epoch, tick, now);
+        let counters = board.counters(self.thread);
         counters.ticks.add(1);
-        if !self.settings.board.is_expected_tail(tail) {
+        if !board.is_expected_tail(tail) {
             counters.wrong_texts.add(1);
         }
         if last != 0 && tick == last {
@@ -80,13 +88,31 @@ impl Bot {
             counters.reordered.add(1);
         } else if last != 0 && tick > last + 1 {
             counters.gaps.add(1);
-            counters.missing_ticks.add(tick - last - 1);
+            // A server that sends any number must not be able to overflow the sum.
+            counters
+                .missing_ticks
+                .add((tick - last - 1).min(u64::from(u32::MAX)));
         }
         self.last_tick = last.max(tick);
         self.settings
             .board
             .set_last_tick(self.index, self.last_tick);
         Ok(())
+    }
+
+    fn on_echo(&mut self, packet: Packet<'_>, now: Instant) {
+        self.log_packet(packet, None);
+        let due = self
+            .echo
+            .as_mut()
+            .and_then(|echo| echo.answer(packet.payload()));
+        let counters = self.counters();
+        counters.echoes_answered.add(1);
+        counters.wrong_echoes.add(u64::from(due.is_none()));
+        if let Some(due) = due {
+            let recorder = self.settings.board.recorder(self.thread);
+            recorder.round_trip(now.saturating_duration_since(due));
+        }
     }
 
     fn on_bye(&mut self, packet: Packet<'_>) -> Result<(), Kick> {
@@ -104,6 +130,9 @@ impl Session for Bot {
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
         let settings = &self.settings;
         self.is_connected = true;
+        let began = settings.board.connect_began(self.index);
+        let recorder = settings.board.recorder(self.thread);
+        recorder.connected(ctx.now().saturating_duration_since(began));
         settings.board.set_last_tick(self.index, 0);
         settings.board.tell(Event::Connected(self.index));
         if let Some(period) = settings.echo_period {
@@ -114,20 +143,13 @@ impl Session for Bot {
         }
     }
 
-    fn on_packet(&mut self, _: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+    fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
         self.counters().packets.add(1);
         self.counters().bytes.add(packet.size() as u64);
         let checked = match packet.id() {
-            SHello::ID => self.on_hello(packet),
+            SHello::ID => self.on_hello(packet, ctx.now()),
             SEcho::ID => {
-                self.log_packet(packet, None);
-                let is_right = self
-                    .echo
-                    .as_mut()
-                    .is_some_and(|echo| echo.answer(packet.payload()));
-                let counters = self.counters();
-                counters.echoes_answered.add(1);
-                counters.wrong_echoes.add(u64::from(!is_right));
+                self.on_echo(packet, ctx.now());
                 Ok(())
             }
             SChat::ID => packet.parse::<SChat>().map(|(_, text)| {
@@ -153,16 +175,23 @@ impl Session for Bot {
         let Some(echo) = &mut self.echo else {
             return;
         };
-        if self.settings.board.is_stopping() {
-            return;
-        }
-        let mut sent = 0;
-        while let Some(payload) = echo.poll(ctx.now()) {
-            ctx.send(&CEcho {}, payload);
-            sent += 1;
+        let board = &self.settings.board;
+        let sent = &board.counters(self.thread).echoes_sent;
+        while echo.next_at() <= ctx.now() {
+            // Counted before the look: either this sees that the run is about to end, or the
+            // conductor, which looks the other way round, sees one more echo to wait for.
+            sent.add(1);
+            if board.is_stopping() {
+                sent.sub(1);
+                return;
+            }
+            if let Some((payload, due)) = echo.poll(ctx.now()) {
+                ctx.send(&CEcho {}, payload);
+                let late = ctx.now().saturating_duration_since(due);
+                board.recorder(self.thread).sent_late(late);
+            }
         }
         ctx.set_timer(echo.next_at());
-        self.counters().echoes_sent.add(sent);
     }
 
     fn on_disconnected(&mut self, _: &mut Context<'_>, reason: DisconnectReason) {

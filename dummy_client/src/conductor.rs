@@ -3,11 +3,13 @@
 use crate::args::Args;
 use crate::board::{Board, Event};
 use crate::bot::{Bot, BotSettings};
-use crate::summary::{Sessions, Summary};
+use crate::meter::{Meter, Second, quantile_ms};
+use crate::self_check::SelfCheck;
+use crate::summary::{Outcome, Sessions, Summary};
 use crossbeam_channel::Receiver;
 use game_server::process::{self, human_bytes};
 use server_core::backoff::Backoff;
-use server_core::{Config, Server};
+use server_core::{Config, Server, ServerHandle};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
@@ -53,15 +55,18 @@ pub fn run(args: &Args) -> Result<Summary, Failure> {
         args.addr,
         args.seed()
     );
-    let mut conductor = Conductor::new(args, &server, Arc::clone(&board), events, Instant::now());
+    let self_check =
+        SelfCheck::start(args.threads).map_err(|error| failed("cannot start a thread", error))?;
+    let handle = server.handle();
+    let mut conductor = Conductor::new(args, handle, Arc::clone(&board), events, self_check);
     conductor.conduct(&signals);
     conductor.settle();
-    let summary = conductor.summarize();
     server.handle().shutdown(GOODBYE);
     server
         .join()
         .map_err(|error| failed("a thread failed", error))?;
-    Ok(summary)
+    // Only now: nothing is counted any more while it is summed up.
+    Ok(conductor.summarize())
 }
 
 /// The limits of a load client: the server is on trial, not this side.
@@ -101,15 +106,18 @@ const COMEBACK: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(2);
 /// A session that stood this long begins anew with its backoff.
 const SETTLED: Duration = Duration::from_secs(1);
-/// A server that sends nothing at all for this long is taken for dead, while its period is not
-/// known.
+/// A run in which nothing at all is received for this long proves nothing.
 const MAX_SILENCE: Duration = Duration::from_secs(5);
+/// No tick for this many periods, and no shorter than this, is a server that hangs.
+const MAX_MISSED: (u32, Duration) = (4, Duration::from_secs(1));
 const GOODBYE: Duration = Duration::from_secs(1);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 struct Conductor<'a> {
+    meter: Meter,
+    self_check: SelfCheck,
     args: &'a Args,
-    server: &'a Server,
+    server: ServerHandle,
     board: Arc<Board>,
     events: Receiver<Event>,
     rng: fastrand::Rng,
@@ -121,7 +129,9 @@ struct Conductor<'a> {
     next_line_at: Instant,
     last_line: Line,
     tally: Sessions,
-    progress: Progress,
+    /// Echoes that were not answered when the run was over, and when that was.
+    unanswered: u64,
+    ended_at: Instant,
     losses: BTreeMap<String, u64>,
     byes: BTreeMap<u16, (String, u64)>,
     has_complained: bool,
@@ -170,48 +180,6 @@ enum State {
     Gone,
 }
 
-/// What the server as a whole is doing: a server that hangs repeats and omits nothing, so its
-/// silence is all that can be found.
-struct Progress {
-    packets: u64,
-    first_at: Option<Instant>,
-    latest_at: Instant,
-    /// Times at which something new was found.
-    steps: u32,
-}
-
-impl Progress {
-    fn new(now: Instant) -> Self {
-        Self {
-            packets: 0,
-            first_at: None,
-            latest_at: now,
-            steps: 0,
-        }
-    }
-
-    fn look(&mut self, packets: u64, now: Instant) {
-        if packets > self.packets {
-            self.packets = packets;
-            self.steps += u32::from(self.first_at.is_some());
-            self.first_at.get_or_insert(now);
-            self.latest_at = now;
-        }
-    }
-
-    /// How long the server has been silent, if that is too long: more than four times what lay
-    /// between two signs of life before, and a second for the coarseness of the looks.
-    fn silence(&self, now: Instant) -> Option<Duration> {
-        let usual = match self.first_at {
-            Some(first_at) if self.steps > 0 => {
-                (self.latest_at - first_at) / self.steps * 4 + Duration::from_secs(1)
-            }
-            _ => MAX_SILENCE,
-        };
-        Some(now.duration_since(self.latest_at)).filter(|silence| *silence > usual)
-    }
-}
-
 #[derive(Default)]
 struct Line {
     packets: u64,
@@ -221,11 +189,12 @@ struct Line {
 impl<'a> Conductor<'a> {
     fn new(
         args: &'a Args,
-        server: &'a Server,
+        server: ServerHandle,
         board: Arc<Board>,
         events: Receiver<Event>,
-        now: Instant,
+        self_check: SelfCheck,
     ) -> Self {
+        let now = Instant::now();
         let new_life = || Life {
             state: State::New,
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
@@ -233,6 +202,8 @@ impl<'a> Conductor<'a> {
             lost_at: None,
         };
         Self {
+            meter: Meter::new(now),
+            self_check,
             args,
             server,
             board,
@@ -246,7 +217,8 @@ impl<'a> Conductor<'a> {
             next_line_at: now + Duration::from_secs(1),
             last_line: Line::default(),
             tally: Sessions::default(),
-            progress: Progress::new(now),
+            unanswered: 0,
+            ended_at: now,
             losses: BTreeMap::new(),
             byes: BTreeMap::new(),
             has_complained: false,
@@ -260,8 +232,6 @@ impl<'a> Conductor<'a> {
             .map(|duration| self.started_at + duration);
         loop {
             let now = Instant::now();
-            self.progress
-                .look(self.board.sum(|counters| &counters.packets), now);
             if end_at.is_some_and(|at| at <= now) || self.is_over() {
                 return;
             }
@@ -291,7 +261,7 @@ impl<'a> Conductor<'a> {
             && self.connecting == 0
             && self.tally.live == 0
             && self.retries.is_empty()
-            || self.server.handle().is_shutting_down()
+            || self.server.is_shutting_down()
     }
 
     // ---- connecting ---------------------------------------------------------------------------
@@ -314,7 +284,8 @@ impl<'a> Conductor<'a> {
     fn connect(&mut self, index: usize, now: Instant) {
         self.sessions[index].state = State::Connecting;
         self.connecting += 1;
-        if let Err(error) = self.server.handle().connect(self.args.addr, index as u64) {
+        self.board.begin_connect(index, Instant::now());
+        if let Err(error) = self.server.connect(self.args.addr, index as u64) {
             self.handle_failed(index, &format!("could not connect: {error}"), now);
         }
     }
@@ -416,19 +387,40 @@ impl<'a> Conductor<'a> {
             bytes: self.board.sum(|counters| &counters.bytes),
         };
         let seconds = 1.0 + now.duration_since(self.next_line_at).as_secs_f64();
+        self.measure(now, false);
+        self.meter.end_second(Second {
+            at_secs: now.duration_since(self.started_at).as_secs_f64(),
+            sessions: self.tally.live,
+            packets_per_sec: (line.packets - self.last_line.packets) as f64 / seconds,
+            bytes_per_sec: (line.bytes - self.last_line.bytes) as f64 / seconds,
+            lost: self.tally.lost,
+            ..Second::default()
+        });
         let tally = &self.tally;
         log::info!(
-            "live {} of {}, {:.0} packets/s, {}/s, lost {}, failed {}, missing ticks {}",
+            "live {} of {}, {:.0} packets/s, {}/s, tick delay p50 {:.1} p99 {:.1} ms, lost {}, \
+             failed {}, missing ticks {}",
             tally.live,
             self.args.count,
             (line.packets - self.last_line.packets) as f64 / seconds,
             human_bytes((line.bytes - self.last_line.bytes) as f64 / seconds),
+            quantile_ms(&self.meter.delays, 0.5),
+            quantile_ms(&self.meter.delays, 0.99),
             tally.lost,
             tally.failed_connects,
             self.board.sum(|counters| &counters.missing_ticks),
         );
         self.last_line = line;
         self.next_line_at = now + Duration::from_secs(1);
+    }
+
+    /// Takes what the event loops have measured, and looks at this program itself.
+    fn measure(&mut self, now: Instant, is_end: bool) {
+        for recorder in self.board.recorders() {
+            self.meter.collect(recorder);
+        }
+        self.meter.judge(now, is_end);
+        self.self_check.look(self.server.metrics(), now);
     }
 
     // ---- the end ------------------------------------------------------------------------------
@@ -438,13 +430,9 @@ impl<'a> Conductor<'a> {
     fn settle(&mut self) {
         self.board.stop();
         let now = Instant::now();
-        self.progress
-            .look(self.board.sum(|counters| &counters.packets), now);
-        if self.tally.live > 0
-            && let Some(silence) = self.progress.silence(now)
-        {
-            self.tally.server_silent_secs = silence.as_secs_f64();
-        }
+        self.measure(now, false);
+        self.tally.server_silent_secs =
+            self.silence(now).map_or(0.0, |silent| silent.as_secs_f64());
         let give_up_at = Instant::now() + SETTLE;
         let newest = self.live_ticks().max().unwrap_or(0);
         while Instant::now() < give_up_at {
@@ -462,6 +450,23 @@ impl<'a> Conductor<'a> {
             .filter(|&tick| tick != 0 && tick < newest)
             .count();
         self.tally.silent = self.count_silent(newest);
+        self.unanswered = self.echoes_under_way();
+        self.ended_at = Instant::now();
+    }
+
+    /// For how long the server as a whole has been silent, if that is too long. One that hangs
+    /// repeats and omits nothing: its silence is all that can be found.
+    fn silence(&self, now: Instant) -> Option<Duration> {
+        let oldest_since = self.live_sessions().map(|(_, since)| since).min()?;
+        let (since, limit) = match (self.meter.latest_tick_at(), self.meter.period()) {
+            (Some(at), Some(period)) => (at, (period * MAX_MISSED.0).max(MAX_MISSED.1)),
+            // With one tick the period is not known.
+            (Some(_), None) => return None,
+            _ if self.board.sum(|counters| &counters.packets) > 0 => return None,
+            _ => (oldest_since, MAX_SILENCE),
+        };
+        Some(now.saturating_duration_since(since.max(oldest_since)))
+            .filter(|silence| *silence > limit)
     }
 
     fn live_ticks(&self) -> impl Iterator<Item = u64> + '_ {
@@ -503,8 +508,9 @@ impl<'a> Conductor<'a> {
             .count()
     }
 
-    fn summarize(&mut self) -> Summary {
-        let now = Instant::now();
+    fn summarize(mut self) -> Summary {
+        let now = self.ended_at;
+        self.measure(now, true);
         for life in &mut self.sessions {
             life.stand(&mut self.tally, now);
         }
@@ -514,14 +520,19 @@ impl<'a> Conductor<'a> {
         self.tally.gone = lives
             .filter(|life| matches!(life.state, State::Gone | State::Waiting))
             .count();
+        let worst_late_send_ms = quantile_ms(&self.meter.late_sends, 1.0);
         Summary::new(
             self.args,
-            self.started_at.elapsed(),
             &self.board,
-            self.tally.clone(),
-            self.echoes_under_way(),
-            self.losses.clone(),
-            self.byes.clone(),
+            Outcome {
+                elapsed: self.ended_at - self.started_at,
+                sessions: self.tally,
+                echoes_unanswered: self.unanswered,
+                losses: self.losses,
+                byes: self.byes,
+                client: self.self_check.finish(worst_late_send_ms),
+                meter: self.meter,
+            },
         )
     }
 }

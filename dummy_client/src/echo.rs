@@ -31,30 +31,37 @@ impl EchoPlan {
 
     /// When the next one is due.
     pub fn next_at(&self) -> Instant {
-        self.start + self.period.mul_f64(self.sent as f64)
+        self.due(self.sent)
     }
 
-    /// The payload of the next one, if it is due.
-    pub fn poll(&mut self, now: Instant) -> Option<Vec<u8>> {
-        if self.next_at() > now {
+    /// The payload of the next one, if it is due, and when it was.
+    pub fn poll(&mut self, now: Instant) -> Option<(Vec<u8>, Instant)> {
+        let due = self.next_at();
+        if due > now {
             return None;
         }
         self.sent += 1;
-        Some(self.payload(self.sent))
+        Some((self.payload(self.sent), due))
     }
 
-    /// Takes an answer, and says whether it is the one that has to come next.
-    pub fn answer(&mut self, payload: &[u8]) -> bool {
+    /// Takes an answer. If it is the one that has to come next, returns when that one was due:
+    /// its time counts from there, however late it was sent.
+    pub fn answer(&mut self, payload: &[u8]) -> Option<Instant> {
         if self.answered == self.sent {
-            return false;
+            return None;
         }
+        let due = self.due(self.answered);
         self.answered += 1;
-        self.payload(self.answered) == payload
+        (self.payload(self.answered) == payload).then_some(due)
     }
 
     /// Sent and not answered.
     pub fn outstanding(&self) -> u64 {
         self.sent - self.answered
+    }
+
+    fn due(&self, before: u64) -> Instant {
+        self.start + self.period.mul_f64(before as f64)
     }
 
     fn payload(&self, number: u64) -> Vec<u8> {
@@ -85,21 +92,26 @@ mod tests {
     fn answers_have_to_come_in_order_and_whole() {
         let start = Instant::now();
         let mut plan = EchoPlan::new(start, PERIOD, 8, 7);
-        let sent: Vec<_> = std::iter::from_fn(|| plan.poll(start + PERIOD * 5)).collect();
-        assert!(plan.answer(&sent[0]));
-        assert!(!plan.answer(&sent[2]), "one was left out");
-        assert!(plan.answer(&sent[2]), "counted from there on");
+        let sent: Vec<_> = std::iter::from_fn(|| plan.poll(start + PERIOD * 5))
+            .map(|(payload, _)| payload)
+            .collect();
+        assert_eq!(plan.answer(&sent[0]), Some(plan.start));
+        assert!(plan.answer(&sent[2]).is_none(), "one was left out");
+        assert!(plan.answer(&sent[2]).is_some(), "counted from there on");
         for payload in &sent[3..] {
-            assert!(plan.answer(payload));
+            assert!(plan.answer(payload).is_some());
         }
-        assert!(!plan.answer(&sent[0]), "nothing was asked");
+        assert!(plan.answer(&sent[0]).is_none(), "nothing was asked");
         assert_eq!(plan.outstanding(), 0);
     }
 
     #[test]
     fn two_sessions_send_different_bytes() {
         let now = Instant::now();
-        let payload = |seed| EchoPlan::new(now, PERIOD, 16, seed).poll(now + PERIOD);
+        let payload = |seed| {
+            let first = EchoPlan::new(now, PERIOD, 16, seed).poll(now + PERIOD);
+            first.map(|(payload, _)| payload)
+        };
         assert_eq!(payload(1), payload(1));
         assert_ne!(payload(1), payload(2));
     }

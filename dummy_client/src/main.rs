@@ -5,8 +5,9 @@
 //!       |  connect                    ^ events: connected, lost, told goodbye
 //!       v                             |
 //!   bots (sessions of server_core, on its workers) ---> board: counters, last tick of each session
-//!                                                          |
-//!                                    summary (text, JSON) <+
+//!       | arrivals, round trips                            |
+//!       v                                                  v
+//!   recorder (per loop) ---> meter, phase ---> summary (text, JSON) <--- self check
 //! ```
 
 mod args;
@@ -14,6 +15,10 @@ mod board;
 mod bot;
 mod conductor;
 mod echo;
+mod meter;
+mod phase;
+mod recorder;
+mod self_check;
 mod summary;
 
 use args::Args;

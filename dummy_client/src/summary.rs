@@ -3,6 +3,9 @@
 use crate::args::Args;
 use crate::board::Board;
 use crate::conductor::Failure;
+use crate::meter::{Meter, Second, quantile_ms};
+use crate::recorder::Micros;
+use crate::self_check::Findings;
 use game_server::process::human_bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -19,7 +22,8 @@ const SCHEMA_VERSION: u32 = 1;
 pub struct Summary {
     schema: &'static str,
     schema_version: u32,
-    /// `ok` or `failed`.
+    /// `ok`, `failed`, or `client_limited`: nothing failed, but the figures may be this program's
+    /// own.
     verdict: &'static str,
     /// Why it failed; empty if it did not.
     failures: Vec<String>,
@@ -29,10 +33,65 @@ pub struct Summary {
     packets: Packets,
     ticks: Ticks,
     echoes: Echoes,
+    /// The period of the server's tick, told from the ticks themselves; 0 if it is not known.
+    tick_period_ms: f64,
+    /// How late each tick reached each session, against the server's own schedule.
+    tick_delay_ms: Quantiles,
+    /// For each tick, from the first session that it reached to the last.
+    tick_spread_ms: Quantiles,
+    /// Echoes, from when they were due.
+    rtt_ms: Quantiles,
+    /// From connect to connected.
+    connect_ms: Quantiles,
+    /// This program itself.
+    client: Findings,
     /// Lost sessions and failed connects by reason.
     losses: BTreeMap<String, u64>,
     /// Goodbyes of the server.
     byes: Vec<Bye>,
+    /// One point a second, or fewer in a long run.
+    timeline: Vec<Second>,
+}
+
+/// What a run leaves behind for its summary.
+pub struct Outcome {
+    /// From start to end.
+    pub elapsed: Duration,
+    /// What became of the sessions.
+    pub sessions: Sessions,
+    /// Echoes that were not answered at the end.
+    pub echoes_unanswered: u64,
+    /// Lost sessions and failed connects by reason.
+    pub losses: BTreeMap<String, u64>,
+    /// Goodbyes of the server by code: text and count.
+    pub byes: BTreeMap<u16, (String, u64)>,
+    /// This program itself.
+    pub client: Findings,
+    /// The measurements.
+    pub meter: Meter,
+}
+
+#[derive(Debug, Serialize)]
+struct Quantiles {
+    count: u64,
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+impl From<&Micros> for Quantiles {
+    fn from(histogram: &Micros) -> Self {
+        Self {
+            count: histogram.len(),
+            p50: quantile_ms(histogram, 0.5),
+            p90: quantile_ms(histogram, 0.9),
+            p99: quantile_ms(histogram, 0.99),
+            p999: quantile_ms(histogram, 0.999),
+            max: quantile_ms(histogram, 1.0),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -119,15 +178,16 @@ struct Bye {
 
 impl Summary {
     /// Puts the numbers together and judges them.
-    pub fn new(
-        args: &Args,
-        elapsed: Duration,
-        board: &Board,
-        sessions: Sessions,
-        echoes_under_way: u64,
-        losses: BTreeMap<String, u64>,
-        byes: BTreeMap<u16, (String, u64)>,
-    ) -> Self {
+    pub fn new(args: &Args, board: &Board, outcome: Outcome) -> Self {
+        let Outcome {
+            elapsed,
+            sessions,
+            echoes_unanswered,
+            losses,
+            byes,
+            client,
+            meter,
+        } = outcome;
         let mut summary = Self {
             schema: "dummy_client.summary",
             schema_version: SCHEMA_VERSION,
@@ -165,9 +225,20 @@ impl Summary {
                 sent: board.sum(|counters| &counters.echoes_sent),
                 answered: board.sum(|counters| &counters.echoes_answered),
                 wrong: board.sum(|counters| &counters.wrong_echoes),
-                unanswered: echoes_under_way,
-                lost_with_session: board.sum(|counters| &counters.echoes_lost),
+                unanswered: echoes_unanswered,
+                lost_with_session: board
+                    .sum(|counters| &counters.echoes_lost)
+                    .saturating_sub(echoes_unanswered),
             },
+            tick_period_ms: meter
+                .period()
+                .map_or(0.0, |period| period.as_secs_f64() * 1e3),
+            tick_delay_ms: (&meter.delays).into(),
+            tick_spread_ms: (&meter.spreads).into(),
+            rtt_ms: (&meter.round_trips).into(),
+            connect_ms: (&meter.connects).into(),
+            client,
+            timeline: meter.timeline,
             losses,
             byes: byes
                 .into_iter()
@@ -206,12 +277,13 @@ impl Summary {
             .collect();
         if self.sessions.server_silent_secs > 0.0 {
             let seconds = self.sessions.server_silent_secs;
-            self.failures.push(format!(
-                "the server sent nothing for the last {seconds:.1} s"
-            ));
+            self.failures
+                .push(format!("no tick came for the last {seconds:.1} s"));
         }
         if !self.failures.is_empty() {
             self.verdict = "failed";
+        } else if self.client.client_limited {
+            self.verdict = "client_limited";
         }
     }
 
@@ -282,6 +354,38 @@ impl Summary {
                 "echoes    {} sent, {} answered, {} wrong, {} unanswered\n",
                 echoes.sent, echoes.answered, echoes.wrong, echoes.unanswered
             );
+        }
+        let measured = [
+            (
+                "delay",
+                &self.tick_delay_ms,
+                "of ticks against their schedule",
+            ),
+            (
+                "spread",
+                &self.tick_spread_ms,
+                "of a tick over the sessions",
+            ),
+            ("rtt", &self.rtt_ms, "of echoes, from when they were due"),
+            ("connect", &self.connect_ms, ""),
+        ];
+        for (name, quantiles, what) in measured.into_iter().filter(|(_, q, _)| q.count > 0) {
+            let Quantiles {
+                p50,
+                p90,
+                p99,
+                p999,
+                max,
+                ..
+            } = quantiles;
+            let line = format!(
+                "{name:<9} p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2} ms  {what}"
+            );
+            text += line.trim_end();
+            text.push('\n');
+        }
+        for why in &self.client.reasons {
+            text += &format!("client    {why}\n");
         }
         for (why, count) in &self.losses {
             text += &format!("loss      {count} x {why}\n");

@@ -14,8 +14,12 @@ use std::time::{Duration, Instant};
 use util::{Run, Stub, client, hello};
 
 fn interrupt(child: &Child) {
+    signal(child, "INT");
+}
+
+fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
-    let status = Command::new("kill").args(["-INT", &pid]).status();
+    let status = Command::new("kill").args(["-s", name, &pid]).status();
     assert!(status.unwrap().success());
 }
 
@@ -125,6 +129,32 @@ fn ctrl_c_prints_the_summary() {
     assert_eq!(run.status, Some(0), "{run:?}");
     assert!(run.stdout.contains("5 of 5 connected"), "{}", run.stdout);
     rest.join().unwrap();
+}
+
+/// The client has to convict itself before it blames a server.
+#[test]
+fn a_client_that_was_stopped_says_that_it_is_limited() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
+    let args = ["--duration-secs", "2", "--json", "-"];
+    let mut child = client(stub.addr, &args).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("Hello World") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "ended too early");
+    }
+    let rest = thread::spawn(move || stderr.read_to_string(&mut String::new()));
+    signal(&child, "STOP");
+    // This is what is measured, and no wait for anything.
+    thread::sleep(Duration::from_millis(300));
+    signal(&child, "CONT");
+    let run = ended(child);
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(run.status, Some(0), "{json}");
+    assert_eq!(json["verdict"], "client_limited");
+    let stall = json["client"]["worst_stall_ms"].as_f64().unwrap();
+    assert!(stall >= 250.0, "{stall}");
+    rest.join().unwrap().unwrap();
 }
 
 #[test]

@@ -1,0 +1,114 @@
+//! What one event loop measures, until the conductor takes it.
+
+use hdrhistogram::Histogram;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Microseconds, from one to an hour, with three digits.
+pub type Micros = Histogram<u64>;
+
+/// An empty histogram of microseconds.
+pub fn micros() -> Micros {
+    // These bounds are valid: low at least 1, high at least twice that, at most five digits.
+    Histogram::new_with_bounds(1, MAX_MICROS, 3).expect("the bounds are constants that are valid")
+}
+
+const MAX_MICROS: u64 = 3_600_000_000;
+
+/// Counts a duration, an hour at most.
+pub fn record(histogram: &mut Micros, duration: Duration, count: u64) {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    histogram.saturating_record_n(micros.clamp(1, MAX_MICROS), count);
+}
+
+/// One event loop's measurements since they were last taken.
+#[derive(Debug, Default)]
+pub struct Recorder(Mutex<Batch>);
+
+/// What is taken.
+#[derive(Debug)]
+pub struct Batch {
+    /// Arrivals of ticks.
+    pub ticks: Vec<TickRun>,
+    /// From when an echo was due to its answer.
+    pub round_trips: Micros,
+    /// From the call of connect to the connection.
+    pub connects: Micros,
+    /// By how much this program itself sent echoes too late.
+    pub late_sends: Micros,
+}
+
+/// Sessions that got the same tick in the same turn of the event loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TickRun {
+    /// Rises when the server was replaced by one that counts from 1 again.
+    pub epoch: u64,
+    /// The tick's number.
+    pub tick: u64,
+    /// When the loop woke up to read it.
+    pub at: Instant,
+    /// How many sessions.
+    pub sessions: u64,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            ticks: Vec::new(),
+            round_trips: micros(),
+            connects: micros(),
+            late_sends: micros(),
+        }
+    }
+}
+
+impl Recorder {
+    /// One session got a tick.
+    pub fn tick(&self, epoch: u64, tick: u64, at: Instant) {
+        let mut batch = self.batch();
+        match batch.ticks.last_mut() {
+            Some(run) if (run.epoch, run.tick, run.at) == (epoch, tick, at) => run.sessions += 1,
+            _ => batch.ticks.push(TickRun {
+                epoch,
+                tick,
+                at,
+                sessions: 1,
+            }),
+        }
+    }
+
+    /// One echo was answered.
+    pub fn round_trip(&self, duration: Duration) {
+        record(&mut self.batch().round_trips, duration, 1);
+    }
+
+    /// One connection stands.
+    pub fn connected(&self, duration: Duration) {
+        record(&mut self.batch().connects, duration, 1);
+    }
+
+    /// One echo was sent, so much later than it was due.
+    pub fn sent_late(&self, duration: Duration) {
+        record(&mut self.batch().late_sends, duration, 1);
+    }
+
+    /// Takes what was measured since the last time, in exchange for an empty batch.
+    pub fn take(&self, empty: Batch) -> Batch {
+        std::mem::replace(&mut self.batch(), empty)
+    }
+
+    fn batch(&self) -> MutexGuard<'_, Batch> {
+        // Only numbers that are whole after each call: a panic elsewhere cannot have torn them.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Batch {
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.ticks.clear();
+        self.round_trips.reset();
+        self.connects.reset();
+        self.late_sends.reset();
+    }
+}

@@ -323,7 +323,7 @@ fn lecture_29_id_and_size_of_each_packet_are_in_the_log() {
     server.wait_for_line("id 2 size 4");
 }
 
-/// Row 30: nothing of that by default. A thousand clients that come, talk and go in three ways
+/// Rows 30 and 38: nothing of that by default. A thousand clients that come, talk and go in three ways
 /// are a screen of lines at most.
 #[test]
 fn lecture_30_quiet_by_default_with_many_clients() {

@@ -197,6 +197,33 @@ mod tests {
     }
 
     #[test]
+    fn lecture_24_each_way_out_of_the_loop() {
+        let whole = packet(1, b"abc");
+        let cases: [(&str, &[u8], usize, bool); 4] = [
+            ("all was processed", &whole, 1, false),
+            (
+                "too short for a header",
+                &[whole.as_slice(), &[9]].concat(),
+                1,
+                true,
+            ),
+            (
+                "too short for the body",
+                &[&whole[..], &whole[..6]].concat(),
+                1,
+                true,
+            ),
+            ("nothing at all", &[], 0, false),
+        ];
+        for (exit, bytes, packets, has_rest) in cases {
+            let mut framer = Framer::default();
+            let (seen, kick) = feed(&mut framer, &[bytes]);
+            assert_eq!((seen.len(), kick), (packets, None), "{exit}");
+            assert_eq!(framer.is_mid_packet(), has_rest, "{exit}");
+        }
+    }
+
+    #[test]
     fn lecture_26_size_counts_the_header() {
         for size in 0..4 {
             let bytes = [size, 0, 1, 0, 9, 9, 9, 9];

@@ -26,7 +26,8 @@ impl SendBufferManager {
         Self { pool }
     }
 
-    /// Encodes one packet: header, head and tail, written once.
+    /// Encodes one packet: header, head and tail, written once (the typed writer that row 33 of the
+    /// lecture wishes for: no offset is made by hand).
     ///
     /// # Errors
     /// [`PacketTooLarge`] if the whole would have more than 65,535 bytes.
@@ -165,6 +166,18 @@ mod tests {
         let stats = manager.stats();
         assert_eq!(stats.pops, 1000_u64.div_ceil(32));
         assert_eq!((stats.live, stats.pooled), (1, 1));
+    }
+
+    #[test]
+    fn lecture_3_larger_chunks_are_replaced_less_often() {
+        let pops = |chunk_bytes| {
+            let manager = manager(chunk_bytes);
+            for _ in 0..4096 {
+                manager.encode(&Bare, &[7; 28]).unwrap();
+            }
+            manager.stats().pops
+        };
+        assert_eq!([1, 4, 16, 64].map(|kib| pops(kib << 10)), [128, 32, 8, 2]);
     }
 
     #[test]

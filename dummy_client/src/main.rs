@@ -1,25 +1,21 @@
 //! The load client: opens N connections, logs what it receives, and proves what it got.
 //!
 //! ```text
-//!   conductor (main thread): ramp, reconnects, the end
+//!   load: ramp, reconnects, the end (main thread)
 //!       |  connect                    ^ events: connected, lost, told goodbye
 //!       v                             |
-//!   bots (sessions of server_core, on its workers) ---> board: counters, last tick of each session
-//!       | arrivals, round trips                            |
-//!       v                                                  v
-//!   recorder (per loop) ---> meter, phase ---> summary (text, JSON) <--- self check
+//!   bot: sessions of server_core, on its workers ----> measure: counters, last tick of each session,
+//!                                                      arrivals, round trips, and this program itself
+//!                                                         |
+//!                                                         v
+//!                                                      result: summary (text, JSON), exit status
 //! ```
 
 mod args;
-mod board;
 mod bot;
-mod conductor;
-mod echo;
-mod meter;
-mod phase;
-mod recorder;
-mod self_check;
-mod summary;
+mod load;
+mod measure;
+mod result;
 
 use args::Args;
 use game_server::process;
@@ -29,7 +25,7 @@ fn main() -> ExitCode {
     let args = Args::from_command_line();
     // The conductor tells of losses itself; the library would tell of our own goodbyes too.
     process::init_logs("info,server_core=warn");
-    let outcome = conductor::run(&args).and_then(|summary| {
+    let outcome = load::run(&args).and_then(|summary| {
         summary.publish(args.json.as_deref())?;
         Ok(summary.exit_code())
     });

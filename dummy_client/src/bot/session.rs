@@ -1,7 +1,7 @@
 //! One session of the load client: checks every packet that it gets.
 
-use crate::board::{Board, Counters, Event};
-use crate::echo::EchoPlan;
+use super::echo::EchoPlan;
+use crate::measure::board::{Board, Counters, Event};
 use game_server::packets::{CEcho, SBye, SChat, SEcho, SHello};
 use server_core::{Context, DisconnectReason, Kick, Packet, PacketHead, Peer, Session};
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! The result of a run: for people, for machines, and as an exit status.
 
 use crate::args::Args;
-use crate::board::Board;
-use crate::conductor::Failure;
-use crate::meter::{Meter, Second, quantile_ms};
-use crate::recorder::Micros;
-use crate::self_check::Findings;
+use crate::load::Failure;
+use crate::measure::board::Board;
+use crate::measure::meter::{Meter, Second, quantile_ms};
+use crate::measure::recorder::Micros;
+use crate::measure::self_check::Findings;
 use game_server::process::human_bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Puts together what the event loops have measured: how late, how even, how fast.
 
-use crate::phase::{Arrival, Phase};
-use crate::recorder::{Batch, Micros, Recorder, TickRun, micros, record};
+use super::phase::{Arrival, Phase};
+use crate::measure::recorder::{Batch, Micros, Recorder, TickRun, micros, record};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! What the bots have seen, where the conductor can read it.
 
-use crate::recorder::Recorder;
+use crate::measure::recorder::Recorder;
 use crossbeam_channel::{Receiver, Sender};
 use server_core::DisconnectReason;
 use server_core::metrics::Counter;

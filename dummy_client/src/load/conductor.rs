@@ -1,11 +1,11 @@
 //! Runs a test from the first connection to the summary.
 
 use crate::args::Args;
-use crate::board::{Board, Event};
 use crate::bot::{Bot, BotSettings};
-use crate::meter::{Meter, Second, quantile_ms};
-use crate::self_check::SelfCheck;
-use crate::summary::{Outcome, Sessions, Summary};
+use crate::measure::board::{Board, Event};
+use crate::measure::meter::{Meter, Second, quantile_ms};
+use crate::measure::self_check::SelfCheck;
+use crate::result::summary::{Outcome, Sessions, Summary};
 use crossbeam_channel::Receiver;
 use game_server::process::{self, human_bytes};
 use server_core::backoff::Backoff;

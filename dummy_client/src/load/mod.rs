@@ -1,0 +1,5 @@
+//! How many sessions there are when: from the first connection to the end of the run.
+
+mod conductor;
+
+pub use conductor::{Failure, run};

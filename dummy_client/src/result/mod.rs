@@ -1,0 +1,3 @@
+//! What a run has found out, judged and shown.
+
+pub mod summary;

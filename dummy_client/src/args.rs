@@ -1,9 +1,17 @@
 //! The command line.
 
+use crate::bot::Requests;
+use crate::load::shape::{MAX_SESSIONS, Shape, Stages};
+use crate::result::assertion::Assertion;
+use crate::result::compare::Compare;
+use crate::result::summary::Summary;
 use clap::builder::RangedU64ValueParser;
-use clap::{Parser, value_parser};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand, value_parser};
+use game_server::packets::MAX_CHAT_BYTES;
 use game_server::process::{parse_addr, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
+use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,19 +19,23 @@ use std::time::Duration;
 /// Opens N connections to a game server, logs the packets that it receives, and checks every one:
 /// tick gaps, repeats, order and text on every session, echoes byte for byte.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// Something else than a run
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// The server
     #[arg(long, env = "DUMMY_CLIENT_ADDR", default_value = "127.0.0.1:7777", value_parser = parse_addr)]
     #[arg(help_heading = "Network", value_name = "HOST:PORT")]
     pub addr: SocketAddr,
 
-    /// Connections to open
-    #[arg(long, env = "DUMMY_CLIENT_COUNT", default_value_t = 5, value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000_000))]
+    /// Connections to open; with --find-capacity, the most to try [default: 5, or as many as can be]
+    #[arg(long, env = "DUMMY_CLIENT_COUNT", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_SESSIONS as u64))]
     #[arg(help_heading = "Load", value_name = "N")]
-    pub count: usize,
+    pub count: Option<usize>,
 
-    /// How long to run [default: until Ctrl-C]
+    /// How long to run [default: until Ctrl-C, or until the last stage is over]
     #[arg(long, env = "DUMMY_CLIENT_DURATION_SECS", value_parser = parse_seconds)]
     #[arg(help_heading = "Load", value_name = "SECS")]
     pub duration_secs: Option<Duration>,
@@ -48,15 +60,42 @@ pub struct Args {
     #[arg(help_heading = "Load", value_name = "HZ")]
     pub echo_hz: f64,
 
-    /// Payload of each echo request
+    /// Chats a second that each session sends, on a fixed schedule; 0: none. Each reaches all
+    #[arg(long, env = "DUMMY_CLIENT_CHAT_HZ", default_value_t = 0.0, value_parser = parse_hz)]
+    #[arg(help_heading = "Load", value_name = "HZ")]
+    pub chat_hz: f64,
+
+    /// Payload of each echo request, and of each chat (512 at most)
     #[arg(long, env = "DUMMY_CLIENT_PAYLOAD_BYTES", default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_PAYLOAD_BYTES as u64))]
     #[arg(help_heading = "Load", value_name = "BYTES")]
     pub payload_bytes: usize,
+
+    /// Every session stays for a random time between the two, leaves, and comes back
+    #[arg(long, env = "DUMMY_CLIENT_CHURN_MS")]
+    #[arg(help_heading = "Load", value_name = "MIN..MAX")]
+    pub churn_ms: Option<Churn>,
+
+    /// In place of --count: to so many sessions in so much time, evenly, stage by stage
+    #[arg(long, env = "DUMMY_CLIENT_STAGES", conflicts_with_all = ["count", "ramp_per_sec"])]
+    #[arg(help_heading = "Load", value_name = "N:TIME,...")]
+    pub stages: Option<Stages>,
+
+    /// Step the sessions up until something breaks: an --assert [default: lost==0 and
+    /// tick_delay_p99<50ms], a lost session, a wrong packet; and tell the largest number that held
+    #[arg(long, env = "DUMMY_CLIENT_FIND_CAPACITY", conflicts_with_all = ["stages", "duration_secs", "ramp_per_sec", "churn_ms"])]
+    #[arg(help_heading = "Load")]
+    pub find_capacity: bool,
 
     /// Come back after a loss, with backoff and jitter
     #[arg(long, env = "DUMMY_CLIENT_RECONNECT")]
     #[arg(help_heading = "Load")]
     pub reconnect: bool,
+
+    /// What has to hold at the end, for example 'tick_delay_p99<50ms' or 'lost==0'; may be repeated.
+    /// Any number of the JSON summary can be named
+    #[arg(long = "assert", env = "DUMMY_CLIENT_ASSERT", value_parser = parse_assertion)]
+    #[arg(help_heading = "Output", value_name = "EXPR")]
+    pub assertions: Vec<Assertion>,
 
     /// Write the summary as JSON; `-` writes it to standard output in place of the text
     #[arg(long, env = "DUMMY_CLIENT_JSON")]
@@ -69,17 +108,33 @@ pub struct Args {
     pub seed: Option<u64>,
 }
 
+/// What this program does besides a run.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Compare(Compare),
+    /// Print the JSON schema of the summary
+    Schema,
+}
+
 const AFTER_HELP: &str = "\
-Verdict: ok, failed, or client_limited (nothing failed, but this program was stalled or too busy for
-its figures to say anything about the server).
+Verdict: ok, failed, or client_limited (the server did nothing wrong, but this program was stalled
+or too busy for its figures to say anything about the server).
 Exit status: 0 if all sessions connected and nothing was lost; 1 if one failed or was lost, a tick
-was missing, repeated or out of order, a text or an echo was wrong; 2 for bad usage.
-The result goes to standard output, logs go to standard error (RUST_LOG changes their level).
+was missing, repeated or out of order, a text, an echo or a chat was wrong, or an assertion broke; 2
+for bad usage.
+The result goes to standard output, logs go to standard error (RUST_LOG changes their level,
+NO_COLOR is respected).
 
 Examples:
   dummy_client --count 1000
   dummy_client --count 10000 --threads 2 --duration-secs 30 --json result.json
-  dummy_client --count 200 --echo-hz 20 --payload-bytes 100 --log-sessions 0";
+  dummy_client --count 200 --echo-hz 20 --payload-bytes 100 --log-sessions 0
+  dummy_client --stages 1000:30s,5000:60s,0:10s --assert 'tick_delay_p99<50ms' --assert 'lost==0'
+  dummy_client --find-capacity --assert 'tick_delay_p99<20ms'
+  dummy_client compare before.json after.json";
+
+const DEFAULT_COUNT: usize = 5;
+const CAPACITY_ASSERTIONS: [&str; 2] = ["lost==0", "tick_delay_p99<50ms"];
 
 /// How many sessions log each of their packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +154,48 @@ impl FromStr for LogSessions {
     }
 }
 
+/// How long a session stays before it leaves: `MIN..MAX`, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Churn {
+    min_ms: u64,
+    max_ms: u64,
+}
+
+impl Churn {
+    /// A random time between the two.
+    pub fn draw(&self, rng: &mut fastrand::Rng) -> Duration {
+        Duration::from_millis(rng.u64(self.min_ms..=self.max_ms))
+    }
+}
+
+impl FromStr for Churn {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.trim().parse().ok().filter(|ms| *ms <= MAX_CHURN_MS);
+        let parts = text.split_once("..");
+        let parts = parts.and_then(|(min, max)| Some((number(min)?, number(max)?)));
+        match parts {
+            Some((min_ms, max_ms)) if min_ms <= max_ms => Ok(Self { min_ms, max_ms }),
+            _ => Err(format!(
+                "expected MIN..MAX in milliseconds, 0 to {MAX_CHURN_MS}, for example 500..5000"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Churn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.min_ms, self.max_ms)
+    }
+}
+
+const MAX_CHURN_MS: u64 = 24 * 60 * 60 * 1000;
+
+fn parse_assertion(text: &str) -> Result<Assertion, String> {
+    Assertion::parse(text, &Summary::blank_metrics())
+}
+
 fn parse_hz(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(0.0) => Ok(0.0),
@@ -112,12 +209,65 @@ impl Args {
     pub fn from_command_line() -> Self {
         let mut args = Self::parse();
         args.seed.get_or_insert_with(|| fastrand::u64(..));
+        if args.find_capacity && args.assertions.is_empty() {
+            let defaults = CAPACITY_ASSERTIONS.map(parse_assertion);
+            // They are constants, and a test reads them.
+            args.assertions = defaults.into_iter().flatten().collect();
+        }
+        if args.command.is_none()
+            && let Err(why) = args.check()
+        {
+            Self::command()
+                .error(ErrorKind::ValueValidation, why)
+                .exit();
+        }
         args
     }
 
-    /// The time from one echo of a session to its next.
-    pub fn echo_period(&self) -> Option<Duration> {
-        (self.echo_hz > 0.0).then(|| Duration::from_secs_f64(1.0 / self.echo_hz))
+    fn check(&self) -> Result<(), String> {
+        if self.chat_hz > 0.0 && self.payload_bytes > MAX_CHAT_BYTES && self.echo_hz == 0.0 {
+            return Err(format!(
+                "a chat has at most {MAX_CHAT_BYTES} bytes: lower --payload-bytes"
+            ));
+        }
+        Ok(())
+    }
+
+    /// How many sessions there are when; `None` for a search for the capacity.
+    pub fn shape(&self) -> Option<Shape> {
+        match &self.stages {
+            _ if self.find_capacity => None,
+            Some(stages) => Some(Shape::stages(stages, self.duration_secs)),
+            None => Some(Shape::steady(
+                self.count.unwrap_or(DEFAULT_COUNT),
+                self.ramp_per_sec,
+                self.duration_secs,
+            )),
+        }
+    }
+
+    /// How many sessions there will be at the most; `None` if that is left to this machine.
+    pub fn max_sessions(&self) -> Option<usize> {
+        match self.shape() {
+            Some(shape) => Some(shape.max()),
+            None => self.count,
+        }
+    }
+
+    /// What each session sends.
+    pub fn requests(&self) -> Requests {
+        let period = |hz: f64| (hz > 0.0).then(|| Duration::from_secs_f64(1.0 / hz));
+        Requests {
+            echo_period: period(self.echo_hz),
+            chat_period: period(self.chat_hz),
+            payload_bytes: self.payload_bytes,
+            seed: self.seed(),
+        }
+    }
+
+    /// What has to hold at the end.
+    pub fn assertions(&self) -> &[Assertion] {
+        &self.assertions
     }
 
     /// The seed: given, or drawn at the start.
@@ -129,7 +279,6 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {
         Args::try_parse_from(["dummy_client"].iter().chain(args))
@@ -139,9 +288,11 @@ mod tests {
     fn the_command_line_is_well_formed() {
         Args::command().debug_assert();
         let args = parse(&[]).unwrap();
-        assert_eq!((args.count, args.threads, args.payload_bytes), (5, 1, 32));
+        assert_eq!((args.threads, args.payload_bytes), (1, 32));
+        assert_eq!(args.max_sessions(), Some(5));
         assert_eq!(args.log_sessions, LogSessions(5));
-        assert_eq!(args.echo_period(), None);
+        let requests = args.requests();
+        assert!(requests.echo_period.is_none() && requests.chat_period.is_none());
     }
 
     #[test]
@@ -156,12 +307,47 @@ mod tests {
             "--log-sessions=some",
             "--duration-secs=soon",
             "--addr=nowhere",
+            "--chat-hz=-1",
+            "--churn-ms=5",
+            "--churn-ms=9..5",
+            "--stages=1000",
+            "--stages=0:5s",
+            "--assert=lost",
+            "--assert=lots==0",
+            "--assert=lost==0ms",
         ] {
             assert_eq!(parse(&[bad]).unwrap_err().exit_code(), 2, "{bad}");
+        }
+        for bad in [
+            ["--stages=5:1s", "--count=5"],
+            ["--find-capacity", "--stages=5:1s"],
+            ["--find-capacity", "--duration-secs=5"],
+        ] {
+            assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }
         assert_eq!(
             parse(&["--log-sessions=all"]).unwrap().log_sessions.0,
             usize::MAX
         );
+    }
+    #[test]
+    fn a_search_for_the_capacity_has_assertions_and_no_shape() {
+        for text in CAPACITY_ASSERTIONS {
+            assert!(parse_assertion(text).is_ok(), "{text}");
+        }
+        let args = parse(&["--find-capacity"]).unwrap();
+        assert!(args.shape().is_none() && args.max_sessions().is_none());
+        let args = parse(&["--find-capacity", "--count=300"]).unwrap();
+        assert_eq!(args.max_sessions(), Some(300));
+    }
+
+    #[test]
+    fn churn_is_drawn_from_its_range() {
+        let churn: Churn = "20..30".parse().unwrap();
+        let mut rng = fastrand::Rng::with_seed(1);
+        for _ in 0..100 {
+            assert!((20..=30).contains(&churn.draw(&mut rng).as_millis()));
+        }
+        assert_eq!(churn.to_string(), "20..30");
     }
 }

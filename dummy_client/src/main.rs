@@ -1,14 +1,15 @@
 //! The load client: opens N connections, logs what it receives, and proves what it got.
 //!
 //! ```text
-//!   load: ramp, reconnects, the end (main thread)
+//!   load: how many sessions when, reconnects, the end (main thread)
 //!       |  connect                    ^ events: connected, lost, told goodbye
 //!       v                             |
 //!   bot: sessions of server_core, on its workers ----> measure: counters, last tick of each session,
 //!                                                      arrivals, round trips, and this program itself
 //!                                                         |
 //!                                                         v
-//!                                                      result: summary (text, JSON), exit status
+//!                                                      result: summary (text, JSON), assertions,
+//!                                                      comparison of two runs, exit status
 //! ```
 
 mod args;
@@ -17,20 +18,29 @@ mod load;
 mod measure;
 mod result;
 
-use args::Args;
+use args::{Args, Command};
 use game_server::process;
+use load::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args = Args::from_command_line();
-    // The conductor tells of losses itself; the library would tell of our own goodbyes too.
-    process::init_logs("info,server_core=warn");
-    let outcome = load::run(&args).and_then(|summary| {
-        summary.publish(args.json.as_deref())?;
-        Ok(summary.exit_code())
-    });
+    let mut args = Args::from_command_line();
+    let outcome = match args.command.take() {
+        Some(Command::Compare(compare)) => result::compare::run(&compare),
+        Some(Command::Schema) => result::schema::print(),
+        None => run(&args),
+    };
     outcome.unwrap_or_else(|failure| {
         process::complain("dummy_client", &failure.why);
         ExitCode::from(failure.exit_status)
     })
+}
+
+fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let bar = load::status_bar();
+    // The conductor tells of losses itself; the library would tell of our own goodbyes too.
+    process::init_logs_through("info,server_core=warn", load::LogWriter(bar.clone()));
+    let summary = load::run(args, bar)?;
+    summary.publish(args.json.as_deref())?;
+    Ok(summary.exit_code())
 }

@@ -161,6 +161,19 @@ fn any_tick_number_is_survived() {
     assert!(json["ticks"]["missing"].as_u64().unwrap() > 1_000_000);
 }
 
+/// Long enough for the highest number there is to be judged while the run goes on.
+#[test]
+fn the_highest_tick_number_is_survived_from_the_first_on() {
+    let stub = Stub::start(|session, tick| {
+        let number = if session == 0 { u64::MAX } else { tick };
+        Some(hello(number, TEXT))
+    });
+    let (run, json) = Run::json(stub.addr, &["--count", "2", "--duration-secs", "3"]);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    assert!(json["ticks"]["repeats"].as_u64().unwrap() > 100, "{json}");
+    assert_eq!(json["losses"], serde_json::json!({}));
+}
+
 #[test]
 fn a_session_that_never_gets_a_tick_is_found() {
     let stub = Stub::start(|session, tick| {

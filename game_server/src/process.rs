@@ -4,15 +4,30 @@ use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 /// Logs to standard error, through `default_filter` (for example `info`) unless `RUST_LOG` says
 /// otherwise.
 pub fn init_logs(default_filter: &str) {
+    log_builder(default_filter).init();
+}
+
+/// The same through a writer of one's own, which ends at standard error.
+pub fn init_logs_through(default_filter: &str, writer: impl Write + Send + 'static) {
+    let mut builder = log_builder(default_filter);
+    // Behind a writer the logger cannot see whether there is a terminal.
+    if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()) {
+        builder.write_style(env_logger::WriteStyle::Always);
+    }
+    builder.target(env_logger::Target::Pipe(Box::new(writer)));
+    builder.init();
+}
+
+fn log_builder(default_filter: &str) -> env_logger::Builder {
     let env = env_logger::Env::default().default_filter_or(default_filter);
-    env_logger::Builder::from_env(env).init();
+    env_logger::Builder::from_env(env)
 }
 
 /// The first SIGINT or SIGTERM arrives in the channel; a second one ends the process at once.

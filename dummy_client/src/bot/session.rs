@@ -1,8 +1,9 @@
 //! One session of the load client: checks every packet that it gets.
 
+use super::chat::{ChatPlan, Heard};
 use super::echo::EchoPlan;
 use crate::measure::board::{Board, Counters, Event};
-use game_server::packets::{CEcho, SBye, SChat, SEcho, SHello};
+use game_server::packets::{CChat, CEcho, SBye, SChat, SEcho, SHello};
 use server_core::{Context, DisconnectReason, Kick, Packet, PacketHead, Peer, Session};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,11 +14,20 @@ pub struct BotSettings {
     pub board: Arc<Board>,
     /// How many of them log each packet.
     pub log_sessions: usize,
-    /// Echo requests, if they send any.
+    /// What they send.
+    pub requests: Requests,
+}
+
+/// What each session sends, and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Requests {
+    /// From one echo request to the next.
     pub echo_period: Option<Duration>,
-    /// … of this size.
+    /// From one chat to the next.
+    pub chat_period: Option<Duration>,
+    /// The size of both.
     pub payload_bytes: usize,
-    /// For payloads.
+    /// For what is in them.
     pub seed: u64,
 }
 
@@ -30,6 +40,7 @@ pub struct Bot {
     last_tick: u64,
     epoch: u64,
     echo: Option<EchoPlan>,
+    chat: Option<ChatPlan>,
     is_connected: bool,
     has_received: bool,
     was_refused: bool,
@@ -45,6 +56,7 @@ impl Bot {
             last_tick: 0,
             epoch: 0,
             echo: None,
+            chat: None,
             is_connected: false,
             has_received: false,
             was_refused: false,
@@ -53,6 +65,15 @@ impl Bot {
 
     fn counters(&self) -> &Counters {
         self.settings.board.counters(self.thread)
+    }
+
+    /// Comes back when the next request is due.
+    fn set_timer(&self, ctx: &mut Context<'_>) {
+        let echo_at = self.echo.as_ref().map(EchoPlan::next_at);
+        let chat_at = self.chat.as_ref().map(ChatPlan::next_at);
+        if let Some(at) = echo_at.into_iter().chain(chat_at).min() {
+            ctx.set_timer(at);
+        }
     }
 
     fn log_packet(&self, packet: Packet<'_>, text: Option<&[u8]>) {
@@ -115,6 +136,27 @@ impl Bot {
         }
     }
 
+    fn on_chat(&mut self, packet: Packet<'_>, now: Instant) -> Result<(), Kick> {
+        let (_, text) = packet.parse::<SChat>()?;
+        self.log_packet(packet, Some(text));
+        let heard = self.chat.as_mut().and_then(|chat| chat.hear(text));
+        let counters = self.counters();
+        counters.chats.add(1);
+        match heard {
+            None => {}
+            Some(Heard::Wrong) => {
+                counters.chats_heard.add(1);
+                counters.wrong_chats.add(1);
+            }
+            Some(Heard::InOrder(due)) => {
+                counters.chats_heard.add(1);
+                let recorder = self.settings.board.recorder(self.thread);
+                recorder.chat_heard(now.saturating_duration_since(due));
+            }
+        }
+        Ok(())
+    }
+
     fn on_bye(&mut self, packet: Packet<'_>) -> Result<(), Kick> {
         let (bye, text) = packet.parse::<SBye>()?;
         self.log_packet(packet, Some(text));
@@ -134,13 +176,17 @@ impl Session for Bot {
         let recorder = settings.board.recorder(self.thread);
         recorder.connected(ctx.now().saturating_duration_since(began));
         settings.board.set_last_tick(self.index, 0);
-        settings.board.tell(Event::Connected(self.index));
-        if let Some(period) = settings.echo_period {
-            let seed = settings.seed ^ ctx.id().to_u64().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let plan = EchoPlan::new(ctx.now(), period, settings.payload_bytes, seed);
-            ctx.set_timer(plan.next_at());
-            self.echo = Some(plan);
-        }
+        settings.board.tell(Event::Connected(self.index, ctx.id()));
+        let Requests {
+            echo_period,
+            chat_period,
+            payload_bytes,
+            seed,
+        } = settings.requests;
+        let seed = seed ^ ctx.id().to_u64().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.echo = echo_period.map(|period| EchoPlan::new(ctx.now(), period, payload_bytes, seed));
+        self.chat = chat_period.map(|period| ChatPlan::new(ctx.now(), period, payload_bytes, seed));
+        self.set_timer(ctx);
     }
 
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
@@ -152,10 +198,7 @@ impl Session for Bot {
                 self.on_echo(packet, ctx.now());
                 Ok(())
             }
-            SChat::ID => packet.parse::<SChat>().map(|(_, text)| {
-                self.log_packet(packet, Some(text));
-                self.counters().chats.add(1);
-            }),
+            SChat::ID => self.on_chat(packet, ctx.now()),
             SBye::ID => self.on_bye(packet),
             // Only known ids are read as what they are.
             _ => {
@@ -172,32 +215,40 @@ impl Session for Bot {
     }
 
     fn on_timer(&mut self, ctx: &mut Context<'_>) {
-        let Some(echo) = &mut self.echo else {
-            return;
-        };
-        let board = &self.settings.board;
-        let sent = &board.counters(self.thread).echoes_sent;
-        while echo.next_at() <= ctx.now() {
-            // Counted before the look: either this sees that the run is about to end, or the
-            // conductor, which looks the other way round, sees one more echo to wait for.
-            sent.add(1);
-            if board.is_stopping() {
-                sent.sub(1);
-                return;
-            }
-            if let Some((payload, due)) = echo.poll(ctx.now()) {
-                ctx.send(&CEcho {}, payload);
-                let late = ctx.now().saturating_duration_since(due);
-                board.recorder(self.thread).sent_late(late);
+        let (settings, now) = (Arc::clone(&self.settings), ctx.now());
+        let board = &settings.board;
+        let (counters, recorder) = (board.counters(self.thread), board.recorder(self.thread));
+        if let Some(echo) = &mut self.echo {
+            while echo.next_at() <= now {
+                if !board.may_send(&counters.echoes_sent) {
+                    return;
+                }
+                if let Some((payload, due)) = echo.poll(now) {
+                    ctx.send(&CEcho {}, payload);
+                    recorder.sent_late(now.saturating_duration_since(due));
+                }
             }
         }
-        ctx.set_timer(echo.next_at());
+        if let Some(chat) = &mut self.chat {
+            while chat.next_at() <= now {
+                if !board.may_send(&counters.chats_sent) {
+                    return;
+                }
+                if let Some((text, due)) = chat.poll(now) {
+                    ctx.send(&CChat {}, text);
+                    recorder.sent_late(now.saturating_duration_since(due));
+                }
+            }
+        }
+        self.set_timer(ctx);
     }
 
     fn on_disconnected(&mut self, _: &mut Context<'_>, reason: DisconnectReason) {
         let board = &self.settings.board;
-        let outstanding = self.echo.as_ref().map_or(0, EchoPlan::outstanding);
-        self.counters().echoes_lost.add(outstanding);
+        let echoes = self.echo.as_ref().map_or(0, EchoPlan::outstanding);
+        let chats = self.chat.as_ref().map_or(0, ChatPlan::outstanding);
+        self.counters().echoes_lost.add(echoes);
+        self.counters().chats_lost.add(chats);
         board.tell(match self.is_connected {
             true if self.was_refused => Event::Refused(self.index),
             true => Event::Lost(self.index, reason),

@@ -1,107 +1,26 @@
-//! Runs a test from the first connection to the summary.
+//! Opens and closes sessions as the load wants it, and keeps the books.
 
+use super::capacity::{Need, Search, Step};
+use super::life::{Life, Sessions, State};
+use super::live::{Live, Status};
+use super::shape::Shape;
 use crate::args::Args;
-use crate::bot::{Bot, BotSettings};
-use crate::measure::board::{Board, Event};
+use crate::measure::board::{Board, Counts, Event};
 use crate::measure::meter::{Meter, Second, quantile_ms};
-use crate::measure::self_check::SelfCheck;
-use crate::result::summary::{Outcome, Sessions, Summary};
+use crate::measure::recorder::Samples;
+use crate::measure::self_check::{Findings, SelfCheck};
+use crate::result::summary::{Outcome, Summary};
 use crossbeam_channel::Receiver;
-use game_server::process::{self, human_bytes};
-use server_core::backoff::Backoff;
-use server_core::{Config, Server, ServerHandle};
+use indicatif::ProgressBar;
+use server_core::{DisconnectReason, ServerHandle};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Why there is no summary.
-#[derive(Debug)]
-pub struct Failure {
-    /// One line for the user.
-    pub why: String,
-    /// What the process ends with.
-    pub exit_status: u8,
-}
-
-/// Runs until the time is up, Ctrl-C, or nobody is left.
-///
-/// # Errors
-/// If it could not even begin.
-pub fn run(args: &Args) -> Result<Summary, Failure> {
-    check_fd_limit(args)?;
-    let failed = |what: &str, error: std::io::Error| Failure {
-        why: format!("{what}: {error}"),
-        exit_status: 1,
-    };
-    let signals = process::stop_signals()
-        .map_err(|error| failed("cannot install the signal handlers", error))?;
-    let (board, events) = Board::new(args.count, args.threads);
-    let board = Arc::new(board);
-    let settings = Arc::new(BotSettings {
-        board: Arc::clone(&board),
-        log_sessions: args.log_sessions.0,
-        echo_period: args.echo_period(),
-        payload_bytes: args.payload_bytes,
-        seed: args.seed(),
-    });
-    let server = Server::builder()
-        .config(config(args.threads))
-        .start_without_listener(move |peer| Bot::new(Arc::clone(&settings), peer))
-        .map_err(|error| failed("cannot start", error))?;
-    log::info!(
-        "{} sessions to {}, seed {}",
-        args.count,
-        args.addr,
-        args.seed()
-    );
-    let self_check =
-        SelfCheck::start(args.threads).map_err(|error| failed("cannot start a thread", error))?;
-    let handle = server.handle();
-    let mut conductor = Conductor::new(args, handle, Arc::clone(&board), events, self_check);
-    conductor.conduct(&signals);
-    conductor.settle();
-    server.handle().shutdown(GOODBYE);
-    server
-        .join()
-        .map_err(|error| failed("a thread failed", error))?;
-    // Only now: nothing is counted any more while it is summed up.
-    Ok(conductor.summarize())
-}
-
-/// The limits of a load client: the server is on trial, not this side.
-fn config(threads: usize) -> Config {
-    let mut config = Config::default();
-    config.workers = threads;
-    config.max_send_queue_bytes = 64 << 20;
-    config.max_send_lag = None;
-    config.packet_timeout = None;
-    config.flush_timeout = GOODBYE;
-    config
-}
-
-fn check_fd_limit(args: &Args) -> Result<(), Failure> {
-    let limit = process::raise_fd_limit();
-    // Standard streams, signals, and a poll with its waker for each thread.
-    let needed = (args.count + 16 + 3 * args.threads) as u64;
-    if needed <= limit {
-        return Ok(());
-    }
-    Err(Failure {
-        why: format!(
-            "--count {} needs {needed} open files, and the limit is {limit}: \
-             raise it with `ulimit -Hn {needed} && ulimit -Sn {needed}`, or lower --count",
-            args.count
-        ),
-        exit_status: 2,
-    })
-}
-
 /// Connections under way at a time. More would overflow the server's backlog, and each SYN that
 /// is dropped there is a second of waiting that says nothing about the server.
 const MAX_CONNECTING: usize = 256;
-/// A loss that came back within this time is no failure.
-const COMEBACK: Duration = Duration::from_secs(10);
 /// How long the last answers may take at the end.
 const SETTLE: Duration = Duration::from_secs(2);
 /// A session that stood this long begins anew with its backoff.
@@ -110,136 +29,123 @@ const SETTLED: Duration = Duration::from_secs(1);
 const MAX_SILENCE: Duration = Duration::from_secs(5);
 /// No tick for this many periods, and no shorter than this, is a server that hangs.
 const MAX_MISSED: (u32, Duration) = (4, Duration::from_secs(1));
-const GOODBYE: Duration = Duration::from_secs(1);
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-struct Conductor<'a> {
-    meter: Meter,
-    self_check: SelfCheck,
+pub struct Conductor<'a> {
     args: &'a Args,
     server: ServerHandle,
     board: Arc<Board>,
     events: Receiver<Event>,
     rng: fastrand::Rng,
-    sessions: Vec<Life>,
-    next_new: usize,
+    plan: Plan,
+    lives: Vec<Life>,
+    /// The sessions below this number are wanted.
+    wanted: usize,
     connecting: usize,
-    retries: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// What is planned for single sessions, earliest first.
+    agenda: BinaryHeap<Reverse<(Instant, usize, Deed)>>,
+    meter: Meter,
+    self_check: SelfCheck,
+    findings: Findings,
+    window: Window,
+    live: Live,
     started_at: Instant,
-    next_line_at: Instant,
-    last_line: Line,
+    next_second_at: Instant,
+    last_counts: Counts,
     tally: Sessions,
-    /// Echoes that were not answered when the run was over, and when that was.
-    unanswered: u64,
+    /// Since when at least one session stands.
+    someone_since: Option<Instant>,
+    /// What had not come back when the run was over, and when that was.
+    final_counts: Counts,
     ended_at: Instant,
     losses: BTreeMap<String, u64>,
     byes: BTreeMap<u16, (String, u64)>,
     has_complained: bool,
+    /// Nobody comes any more.
+    is_ending: bool,
 }
 
-/// One session, as the conductor sees it.
-struct Life {
-    state: State,
-    backoff: Backoff,
-    /// It stood at least once, and was not refused.
-    has_stood: bool,
-    /// When it was lost, until it is back.
-    lost_at: Option<Instant>,
+enum Plan {
+    Shape(Shape),
+    Search(Search),
 }
 
-impl Life {
-    /// It has stood, and the server has not refused it: counts that, once, and returns for how
-    /// long it has stood by now.
-    fn stand(&mut self, tally: &mut Sessions, now: Instant) -> Duration {
-        let State::Live { since } = self.state else {
-            return Duration::ZERO;
-        };
-        if !std::mem::replace(&mut self.has_stood, true) {
-            tally.connected += 1;
-        }
-        match self.lost_at.take() {
-            None => {}
-            Some(at) if since.duration_since(at) <= COMEBACK => tally.came_back += 1,
-            Some(_) => tally.came_back_late += 1,
-        }
-        now.duration_since(since)
-    }
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Deed {
+    Connect,
+    /// The connection that was the so-manieth of this session.
+    Leave(u32),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Its first connection has not begun.
-    New,
-    Connecting,
-    Live {
-        since: Instant,
-    },
-    /// Waits for its next try.
-    Waiting,
-    /// Will not come back.
-    Gone,
-}
-
+/// A part of the run that is judged by itself.
 #[derive(Default)]
-struct Line {
-    packets: u64,
-    bytes: u64,
+struct Window {
+    began_at: Option<Instant>,
+    counts: Counts,
+    tally: Sessions,
+    findings: Findings,
 }
 
 impl<'a> Conductor<'a> {
-    fn new(
+    pub fn new(
         args: &'a Args,
+        max_sessions: usize,
         server: ServerHandle,
         board: Arc<Board>,
         events: Receiver<Event>,
         self_check: SelfCheck,
+        bar: ProgressBar,
     ) -> Self {
         let now = Instant::now();
-        let new_life = || Life {
-            state: State::New,
-            backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
-            has_stood: false,
-            lost_at: None,
+        let plan = match args.shape() {
+            Some(shape) => Plan::Shape(shape),
+            None => Plan::Search(Search::new(max_sessions, now)),
+        };
+        let ends_in = match &plan {
+            Plan::Shape(shape) => shape.ends_at(),
+            Plan::Search(_) => None,
         };
         Self {
-            meter: Meter::new(now),
-            self_check,
             args,
             server,
             board,
             events,
             rng: fastrand::Rng::with_seed(args.seed()),
-            sessions: (0..args.count).map(|_| new_life()).collect(),
-            next_new: 0,
+            plan,
+            lives: (0..max_sessions).map(|_| Life::default()).collect(),
+            wanted: 0,
             connecting: 0,
-            retries: BinaryHeap::new(),
+            agenda: BinaryHeap::new(),
+            meter: Meter::new(now),
+            self_check,
+            findings: Findings::default(),
+            window: Window::default(),
+            live: Live::new(bar, ends_in),
             started_at: now,
-            next_line_at: now + Duration::from_secs(1),
-            last_line: Line::default(),
+            next_second_at: now + Duration::from_secs(1),
+            last_counts: Counts::default(),
             tally: Sessions::default(),
-            unanswered: 0,
+            someone_since: None,
+            final_counts: Counts::default(),
             ended_at: now,
             losses: BTreeMap::new(),
             byes: BTreeMap::new(),
             has_complained: false,
+            is_ending: false,
         }
     }
 
-    fn conduct(&mut self, signals: &Receiver<i32>) {
-        let end_at = self
-            .args
-            .duration_secs
-            .map(|duration| self.started_at + duration);
+    /// Until the time is up, a signal comes, or nobody is left.
+    pub fn conduct(&mut self, signals: &Receiver<i32>) {
         loop {
             let now = Instant::now();
-            if end_at.is_some_and(|at| at <= now) || self.is_over() {
+            self.do_what_is_due(now);
+            self.search(now);
+            self.follow_plan(now);
+            if self.is_over(now) {
                 return;
             }
-            self.connect_due(now);
-            self.log_line_if_due(now);
-            let ends = [end_at, Some(self.next_line_at), self.next_connect_at(now)];
-            let wake_at = ends.into_iter().flatten().min().unwrap_or(now);
-            let timeout = wake_at.saturating_duration_since(Instant::now());
+            self.end_second_if_due(now);
+            let timeout = self.next_at(now).saturating_duration_since(Instant::now());
             crossbeam_channel::select! {
                 recv(self.events) -> event => {
                     if let Ok(event) = event {
@@ -255,63 +161,174 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Nobody is here and nobody will come.
-    fn is_over(&self) -> bool {
-        self.next_new == self.args.count
-            && self.connecting == 0
-            && self.tally.live == 0
-            && self.retries.is_empty()
-            || self.server.is_shutting_down()
+    /// The time is up, or nobody is here and nobody will come.
+    fn is_over(&self, now: Instant) -> bool {
+        let elapsed = now.duration_since(self.started_at);
+        let (is_done, may_want_more) = match &self.plan {
+            Plan::Search(search) => (search.is_over(), false),
+            Plan::Shape(shape) => (
+                shape.ends_at().is_some_and(|at| at <= elapsed),
+                shape.next_change(elapsed).is_some(),
+            ),
+        };
+        is_done || !may_want_more && self.all_are_gone() || self.server.is_shutting_down()
     }
 
-    // ---- connecting ---------------------------------------------------------------------------
+    fn all_are_gone(&self) -> bool {
+        let mut wanted = self.lives[..self.wanted].iter();
+        let nobody = self.connecting == 0 && self.tally.live == 0;
+        nobody && self.wanted > 0 && wanted.all(|life| life.state == State::Gone)
+    }
 
-    fn connect_due(&mut self, now: Instant) {
-        while self.connecting < MAX_CONNECTING {
-            let retry = self.retries.peek().filter(|Reverse((at, _))| *at <= now);
-            if let Some(&Reverse((_, index))) = retry {
-                self.retries.pop();
-                self.connect(index, now);
-            } else if self.next_new < self.args.count && self.new_connect_at() <= now {
-                self.next_new += 1;
-                self.connect(self.next_new - 1, now);
-            } else {
-                break;
-            }
+    fn next_at(&self, now: Instant) -> Instant {
+        let elapsed = now.duration_since(self.started_at);
+        let (change, end) = match &self.plan {
+            Plan::Search(search) => (search.next_at(), None),
+            Plan::Shape(shape) => (
+                shape.next_change(elapsed).map(|at| self.started_at + at),
+                shape.ends_at().map(|at| self.started_at + at),
+            ),
+        };
+        // A full house waits for the events that empty it.
+        let may_connect = self.connecting < MAX_CONNECTING;
+        let change = change.filter(|_| may_connect);
+        let deed = self.agenda.peek().map(|Reverse((at, ..))| *at);
+        let deed = deed.filter(|at| may_connect || *at > now);
+        [change, end, deed, Some(self.next_second_at)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(now)
+    }
+
+    // ---- how many -----------------------------------------------------------------------------
+
+    fn follow_plan(&mut self, now: Instant) {
+        let elapsed = now.duration_since(self.started_at);
+        let target = match &self.plan {
+            Plan::Shape(shape) => shape.wanted(elapsed),
+            Plan::Search(search) => search.wanted(),
+        };
+        while self.wanted < target && self.connecting < MAX_CONNECTING {
+            self.wanted += 1;
+            self.begin(self.wanted - 1);
+        }
+        while self.wanted > target {
+            self.wanted -= 1;
+            self.dismiss(self.wanted);
+        }
+        // A peak that lasts for no time at all may be passed unseen, and asks for nothing.
+        self.tally.asked = match &self.plan {
+            Plan::Shape(shape) if shape.is_asked_at_once() => shape.max(),
+            _ => self.tally.asked.max(self.wanted),
+        };
+    }
+
+    fn begin(&mut self, index: usize) {
+        // One that is on its way, or on its way out and will come back, is here already.
+        if self.lives[index].state == State::Away {
+            self.connect(index);
         }
     }
 
-    fn connect(&mut self, index: usize, now: Instant) {
-        self.sessions[index].state = State::Connecting;
+    /// It is not wanted any more. One that does not stand yet will be sent away when it does.
+    fn dismiss(&mut self, index: usize) {
+        match self.lives[index].state {
+            State::Live { since, id } => {
+                self.lives[index].state = State::Leaving { since };
+                self.server.close(id);
+            }
+            State::Waiting | State::Gone => self.lives[index].state = State::Away,
+            State::Away | State::Connecting | State::Leaving { .. } => {}
+        }
+    }
+
+    fn connect(&mut self, index: usize) {
+        self.lives[index].state = State::Connecting;
         self.connecting += 1;
-        self.board.begin_connect(index, Instant::now());
+        let now = Instant::now();
+        self.board.begin_connect(index, now);
         if let Err(error) = self.server.connect(self.args.addr, index as u64) {
             self.handle_failed(index, &format!("could not connect: {error}"), now);
         }
     }
 
-    /// When the next new session is due on its ramp.
-    fn new_connect_at(&self) -> Instant {
-        match self.args.ramp_per_sec {
-            0 => self.started_at,
-            rate => {
-                self.started_at
-                    + Duration::from_secs(1).mul_f64(self.next_new as f64 / f64::from(rate))
+    fn do_what_is_due(&mut self, now: Instant) {
+        while let Some(&Reverse((at, index, deed))) = self.agenda.peek() {
+            if at > now || deed == Deed::Connect && self.connecting >= MAX_CONNECTING {
+                break;
+            }
+            self.agenda.pop();
+            let life = &mut self.lives[index];
+            match (deed, life.state) {
+                (Deed::Connect, State::Waiting) => self.connect(index),
+                (Deed::Leave(stands), State::Live { since, id }) if stands == life.stands => {
+                    life.state = State::Leaving { since };
+                    self.server.close(id);
+                }
+                // It was planned for a connection that is no more.
+                _ => {}
             }
         }
     }
 
-    fn next_connect_at(&self, now: Instant) -> Option<Instant> {
-        if self.connecting >= MAX_CONNECTING {
-            return None;
+    // ---- the search for the capacity ----------------------------------------------------------
+
+    fn search(&mut self, now: Instant) {
+        let Plan::Search(search) = &mut self.plan else {
+            return;
+        };
+        match search.poll(self.tally.live, now) {
+            Need::Nothing => {}
+            Need::BeginWindow => {
+                self.measure(now, false);
+                self.meter.begin_window();
+                self.window = Window {
+                    began_at: Some(now),
+                    counts: self.board.counts(),
+                    tally: self.tally,
+                    findings: Findings::default(),
+                };
+            }
+            Need::Judgement => {
+                self.measure(now, false);
+                let step = self.judge_step(now);
+                self.live.say(&step);
+                if let Plan::Search(search) = &mut self.plan {
+                    search.judge(step, now);
+                }
+            }
         }
-        let new = (self.next_new < self.args.count).then(|| self.new_connect_at());
-        let retry = self.retries.peek().map(|Reverse((at, _))| *at);
-        [new, retry]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| at.max(now))
+    }
+
+    /// Judges the window that ends now, as if it were a run of its own.
+    fn judge_step(&mut self, now: Instant) -> Step {
+        let window = std::mem::take(&mut self.window);
+        let counts = self.board.counts().since(&window.counts);
+        let mut sessions = self.tally.since(&window.tally);
+        sessions.asked = self.wanted;
+        sessions.connected = self.tally.live;
+        sessions.never_connected = self.wanted.saturating_sub(self.tally.live);
+        sessions.server_silent_secs = self.silence(now).map_or(0.0, |silent| silent.as_secs_f64());
+        let elapsed = now.duration_since(window.began_at.unwrap_or(self.started_at));
+        let summary = Summary::new(
+            self.args,
+            Outcome {
+                elapsed,
+                sessions,
+                counts,
+                // What is under way at the end of a step belongs to the next one.
+                unanswered: Counts::default(),
+                losses: BTreeMap::new(),
+                byes: BTreeMap::new(),
+                findings: window.findings,
+                samples: &self.meter.window,
+                period: self.meter.period(),
+                timeline: Vec::new(),
+                capacity: None,
+            },
+        );
+        summary.as_step(self.wanted)
     }
 
     // ---- events -------------------------------------------------------------------------------
@@ -319,23 +336,26 @@ impl<'a> Conductor<'a> {
     fn handle(&mut self, event: Event) {
         let now = Instant::now();
         match event {
-            Event::Connected(index) => self.handle_connected(index, now),
-            Event::Failed(index, why) => self.handle_failed(index, &why, now),
-            Event::Lost(index, reason) => {
-                self.tally.live -= 1;
-                self.tally.lost += 1;
-                *self.losses.entry(reason.label().into()).or_default() += 1;
-                self.complain_once(&format!("lost a session: {reason}"));
-                let life = &mut self.sessions[index];
-                let stood = life.stand(&mut self.tally, now);
-                if stood >= SETTLED {
-                    life.backoff.reset();
+            Event::Connected(index, id) => {
+                self.connecting -= 1;
+                self.tally.live += 1;
+                self.tally.max_live = self.tally.max_live.max(self.tally.live);
+                self.someone_since.get_or_insert(now);
+                let life = &mut self.lives[index];
+                life.state = State::Live { since: now, id };
+                life.stands = life.stands.wrapping_add(1);
+                if index >= self.wanted {
+                    self.dismiss(index);
+                } else if let Some(churn) = &self.args.churn_ms {
+                    let leave_at = now + churn.draw(&mut self.rng);
+                    let deed = Deed::Leave(self.lives[index].stands);
+                    self.agenda.push(Reverse((leave_at, index, deed)));
                 }
-                life.lost_at = Some(now);
-                self.retry_or_give_up(index, now);
             }
+            Event::Failed(index, why) => self.handle_failed(index, &why, now),
+            Event::Lost(index, reason) => self.handle_lost(index, reason, now),
             Event::Refused(index) => {
-                self.tally.live -= 1;
+                self.stands_no_more();
                 self.tally.refused += 1;
                 // It was counted as under way until it stood.
                 self.connecting += 1;
@@ -345,11 +365,26 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn handle_connected(&mut self, index: usize, now: Instant) {
-        self.connecting -= 1;
-        self.tally.live += 1;
-        self.tally.max_live = self.tally.max_live.max(self.tally.live);
-        self.sessions[index].state = State::Live { since: now };
+    fn handle_lost(&mut self, index: usize, reason: DisconnectReason, now: Instant) {
+        self.stands_no_more();
+        let life = &mut self.lives[index];
+        let stood = life.stand(&mut self.tally, now);
+        if matches!(life.state, State::Leaving { .. }) && reason == DisconnectReason::Closed {
+            self.tally.left += 1;
+            life.state = State::Away;
+            if index < self.wanted && !self.is_ending {
+                self.connect(index);
+            }
+            return;
+        }
+        self.tally.lost += 1;
+        *self.losses.entry(reason.label().into()).or_default() += 1;
+        if stood >= SETTLED {
+            life.backoff.reset();
+        }
+        life.lose(now);
+        self.complain_once(&format!("lost a session: {reason}"));
+        self.retry_or_give_up(index, now);
     }
 
     fn handle_failed(&mut self, index: usize, why: &str, now: Instant) {
@@ -361,13 +396,23 @@ impl<'a> Conductor<'a> {
     }
 
     fn retry_or_give_up(&mut self, index: usize, now: Instant) {
-        let life = &mut self.sessions[index];
-        if self.args.reconnect {
+        let life = &mut self.lives[index];
+        if index >= self.wanted {
+            life.state = State::Away;
+        } else if self.args.reconnect && !self.is_ending {
             life.state = State::Waiting;
             let delay = life.backoff.next_delay(self.rng.u32(..));
-            self.retries.push(Reverse((now + delay, index)));
+            self.agenda
+                .push(Reverse((now + delay, index, Deed::Connect)));
         } else {
             life.state = State::Gone;
+        }
+    }
+
+    fn stands_no_more(&mut self) {
+        self.tally.live -= 1;
+        if self.tally.live == 0 {
+            self.someone_since = None;
         }
     }
 
@@ -378,40 +423,35 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn log_line_if_due(&mut self, now: Instant) {
-        if now < self.next_line_at {
+    // ---- every second -------------------------------------------------------------------------
+
+    fn end_second_if_due(&mut self, now: Instant) {
+        if now < self.next_second_at {
             return;
         }
-        let line = Line {
-            packets: self.board.sum(|counters| &counters.packets),
-            bytes: self.board.sum(|counters| &counters.bytes),
-        };
-        let seconds = 1.0 + now.duration_since(self.next_line_at).as_secs_f64();
+        let counts = self.board.counts();
+        let seconds = 1.0 + now.duration_since(self.next_second_at).as_secs_f64();
+        let fresh = counts.since(&self.last_counts);
         self.measure(now, false);
-        self.meter.end_second(Second {
+        let second = self.meter.end_second(Second {
             at_secs: now.duration_since(self.started_at).as_secs_f64(),
             sessions: self.tally.live,
-            packets_per_sec: (line.packets - self.last_line.packets) as f64 / seconds,
-            bytes_per_sec: (line.bytes - self.last_line.bytes) as f64 / seconds,
+            packets_per_sec: fresh.packets as f64 / seconds,
+            bytes_per_sec: fresh.bytes as f64 / seconds,
             lost: self.tally.lost,
             ..Second::default()
         });
-        let tally = &self.tally;
-        log::info!(
-            "live {} of {}, {:.0} packets/s, {}/s, tick delay p50 {:.1} p99 {:.1} ms, lost {}, \
-             failed {}, missing ticks {}",
-            tally.live,
-            self.args.count,
-            (line.packets - self.last_line.packets) as f64 / seconds,
-            human_bytes((line.bytes - self.last_line.bytes) as f64 / seconds),
-            quantile_ms(&self.meter.delays, 0.5),
-            quantile_ms(&self.meter.delays, 0.99),
-            tally.lost,
-            tally.failed_connects,
-            self.board.sum(|counters| &counters.missing_ticks),
-        );
-        self.last_line = line;
-        self.next_line_at = now + Duration::from_secs(1);
+        self.live.show(&Status {
+            wanted: self.wanted,
+            failed_connects: self.tally.failed_connects,
+            missing_ticks: counts.missing_ticks,
+            tick_delay_p50_ms: quantile_ms(&self.meter.run.tick_delays, 0.5),
+            tick_delay_p99_ms: quantile_ms(&self.meter.run.tick_delays, 0.99),
+            elapsed: now.duration_since(self.started_at),
+            second,
+        });
+        self.last_counts = counts;
+        self.next_second_at = now + Duration::from_secs(1);
     }
 
     /// Takes what the event loops have measured, and looks at this program itself.
@@ -420,14 +460,18 @@ impl<'a> Conductor<'a> {
             self.meter.collect(recorder);
         }
         self.meter.judge(now, is_end);
-        self.self_check.look(self.server.metrics(), now);
+        let glance = self.self_check.look(self.server.metrics(), now);
+        self.findings.absorb(&glance);
+        self.window.findings.absorb(&glance);
     }
 
     // ---- the end ------------------------------------------------------------------------------
 
     /// Sends nothing new, and gives what is under way a last chance: the answers to echoes, and
     /// the newest tick on those sessions that do not have it yet.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
+        self.live.end();
+        self.is_ending = true;
         self.board.stop();
         let now = Instant::now();
         self.measure(now, false);
@@ -440,7 +484,8 @@ impl<'a> Conductor<'a> {
                 self.handle(event);
             }
             let is_behind = self.live_ticks().any(|tick| tick != 0 && tick < newest);
-            if self.tally.live == 0 || !is_behind && self.echoes_under_way() == 0 {
+            let under_way = self.board.counts().under_way();
+            if self.tally.live == 0 || !is_behind && under_way == 0 {
                 break;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -450,22 +495,22 @@ impl<'a> Conductor<'a> {
             .filter(|&tick| tick != 0 && tick < newest)
             .count();
         self.tally.silent = self.count_silent(newest);
-        self.unanswered = self.echoes_under_way();
+        self.final_counts = self.board.counts();
         self.ended_at = Instant::now();
     }
 
     /// For how long the server as a whole has been silent, if that is too long. One that hangs
     /// repeats and omits nothing: its silence is all that can be found.
     fn silence(&self, now: Instant) -> Option<Duration> {
-        let oldest_since = self.live_sessions().map(|(_, since)| since).min()?;
+        let someone_since = self.someone_since?;
         let (since, limit) = match (self.meter.latest_tick_at(), self.meter.period()) {
             (Some(at), Some(period)) => (at, (period * MAX_MISSED.0).max(MAX_MISSED.1)),
             // With one tick the period is not known.
             (Some(_), None) => return None,
-            _ if self.board.sum(|counters| &counters.packets) > 0 => return None,
-            _ => (oldest_since, MAX_SILENCE),
+            _ if self.board.counts().packets > 0 => return None,
+            _ => (someone_since, MAX_SILENCE),
         };
-        Some(now.saturating_duration_since(since.max(oldest_since)))
+        Some(now.saturating_duration_since(since.max(someone_since)))
             .filter(|silence| *silence > limit)
     }
 
@@ -475,22 +520,15 @@ impl<'a> Conductor<'a> {
     }
 
     fn live_sessions(&self) -> impl Iterator<Item = (usize, Instant)> + '_ {
-        let lives = self.sessions.iter().enumerate();
+        let lives = self.lives.iter().enumerate();
         lives.filter_map(|(index, life)| match life.state {
-            State::Live { since } => Some((index, since)),
+            State::Live { since, .. } => Some((index, since)),
             _ => None,
         })
     }
 
-    fn echoes_under_way(&self) -> u64 {
-        let sent = self.board.sum(|counters| &counters.echoes_sent);
-        let answered = self.board.sum(|counters| &counters.echoes_answered);
-        let lost = self.board.sum(|counters| &counters.echoes_lost);
-        sent.saturating_sub(answered + lost)
-    }
-
     /// Sessions that stand for more than two periods of the tick and have not seen one, while
-    /// others have. The period is estimated from what the others saw.
+    /// others have.
     fn count_silent(&self, newest: u64) -> usize {
         let oldest_since = self.live_sessions().map(|(_, since)| since).min();
         let (Some(oldest), true) = (oldest_since, newest > 0) else {
@@ -498,8 +536,7 @@ impl<'a> Conductor<'a> {
         };
         // The longest that a period can be, if `newest` ticks came since the oldest one stands;
         // with ticks from before that, it is shorter, and the wait here longer than needed.
-        let seen =
-            self.board.sum(|counters| &counters.ticks) as f64 / self.tally.max_live.max(1) as f64;
+        let seen = self.board.counts().ticks as f64 / self.tally.max_live.max(1) as f64;
         let period = oldest.elapsed().div_f64(seen.max(1.0));
         self.live_sessions()
             .filter(|&(index, since)| {
@@ -508,30 +545,36 @@ impl<'a> Conductor<'a> {
             .count()
     }
 
-    fn summarize(mut self) -> Summary {
+    /// Puts everything together. Nothing may be counted any more.
+    pub fn summarize(mut self) -> Summary {
         let now = self.ended_at;
         self.measure(now, true);
-        for life in &mut self.sessions {
+        for life in &mut self.lives {
             life.stand(&mut self.tally, now);
         }
-        let lives = self.sessions.iter();
-        self.tally.asked = self.args.count;
-        self.tally.never_connected = self.args.count - self.tally.connected;
+        let lives = self.lives.iter();
+        self.tally.never_connected = self.tally.asked.saturating_sub(self.tally.connected);
         self.tally.gone = lives
             .filter(|life| matches!(life.state, State::Gone | State::Waiting))
             .count();
-        let worst_late_send_ms = quantile_ms(&self.meter.late_sends, 1.0);
+        let samples: &Samples = &self.meter.run;
         Summary::new(
             self.args,
-            &self.board,
             Outcome {
                 elapsed: self.ended_at - self.started_at,
                 sessions: self.tally,
-                echoes_unanswered: self.unanswered,
+                counts: self.board.counts(),
+                unanswered: self.final_counts,
                 losses: self.losses,
                 byes: self.byes,
-                client: self.self_check.finish(worst_late_send_ms),
-                meter: self.meter,
+                findings: self.findings,
+                samples,
+                period: self.meter.period(),
+                timeline: self.meter.timeline.clone(),
+                capacity: match self.plan {
+                    Plan::Search(search) => Some(search.into_capacity()),
+                    Plan::Shape(_) => None,
+                },
             },
         )
     }

@@ -1,5 +1,108 @@
 //! How many sessions there are when: from the first connection to the end of the run.
 
+pub mod capacity;
 mod conductor;
+pub mod life;
+mod live;
+pub mod shape;
 
-pub use conductor::{Failure, run};
+use crate::args::Args;
+use crate::bot::{Bot, BotSettings};
+use crate::measure::board::Board;
+use crate::measure::self_check::SelfCheck;
+use crate::result::summary::Summary;
+use conductor::Conductor;
+use game_server::process;
+use indicatif::ProgressBar;
+use server_core::{Config, Server};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use live::{LogWriter, status_bar};
+
+/// Why there is no summary.
+#[derive(Debug)]
+pub struct Failure {
+    /// One line for the user.
+    pub why: String,
+    /// What the process ends with.
+    pub exit_status: u8,
+}
+
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Runs until the time is up, Ctrl-C, or nobody is left.
+///
+/// # Errors
+/// If it could not even begin.
+pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
+    let max_sessions = max_sessions(args)?;
+    let failed = |what: &str, error: std::io::Error| Failure {
+        why: format!("{what}: {error}"),
+        exit_status: 1,
+    };
+    let signals = process::stop_signals()
+        .map_err(|error| failed("cannot install the signal handlers", error))?;
+    let (board, events) = Board::new(max_sessions, args.threads);
+    let board = Arc::new(board);
+    let settings = Arc::new(BotSettings {
+        board: Arc::clone(&board),
+        log_sessions: args.log_sessions.0,
+        requests: args.requests(),
+    });
+    let server = Server::builder()
+        .config(config(args.threads))
+        .start_without_listener(move |peer| Bot::new(Arc::clone(&settings), peer))
+        .map_err(|error| failed("cannot start", error))?;
+    log::info!(
+        "{max_sessions} sessions to {}, seed {}",
+        args.addr,
+        args.seed()
+    );
+    let self_check =
+        SelfCheck::start(args.threads).map_err(|error| failed("cannot start a thread", error))?;
+    let handle = server.handle();
+    let mut conductor = Conductor::new(args, max_sessions, handle, board, events, self_check, bar);
+    conductor.conduct(&signals);
+    conductor.settle();
+    server.handle().shutdown(GOODBYE);
+    server
+        .join()
+        .map_err(|error| failed("a thread failed", error))?;
+    // Only now: nothing is counted any more while it is summed up.
+    Ok(conductor.summarize())
+}
+
+/// The limits of a load client: the server is on trial, not this side.
+fn config(threads: usize) -> Config {
+    let mut config = Config::default();
+    config.workers = threads;
+    config.max_send_queue_bytes = 64 << 20;
+    config.max_send_lag = None;
+    config.packet_timeout = None;
+    config.flush_timeout = GOODBYE;
+    config
+}
+
+/// How many sessions there will be at the most. More than the limit of open files allows are bad
+/// usage; a search for the capacity that names no limit takes what there is.
+fn max_sessions(args: &Args) -> Result<usize, Failure> {
+    let limit = process::raise_fd_limit();
+    // Standard streams, signals, and a poll with its waker for each thread.
+    let own = 16 + 3 * args.threads;
+    let room = usize::try_from(limit)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(own);
+    let asked = args.max_sessions().unwrap_or(room.max(1));
+    if asked <= room {
+        return Ok(asked);
+    }
+    let needed = asked + own;
+    Err(Failure {
+        why: format!(
+            "{asked} sessions need {needed} open files, and the limit is {limit}: \
+             raise it with `ulimit -Hn {needed} && ulimit -Sn {needed}`, or ask for fewer"
+        ),
+        exit_status: 2,
+    })
+}

@@ -2,8 +2,8 @@
 
 use crate::measure::recorder::Recorder;
 use crossbeam_channel::{Receiver, Sender};
-use server_core::DisconnectReason;
 use server_core::metrics::Counter;
+use server_core::{DisconnectReason, SessionId};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
@@ -27,34 +27,90 @@ pub struct Board {
     events: Sender<Event>,
 }
 
-/// The counters of one event loop, on cache lines of their own.
-#[derive(Default)]
-#[repr(align(128))]
-pub struct Counters {
-    pub packets: Counter,
-    pub bytes: Counter,
-    pub ticks: Counter,
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The counters of one event loop, on cache lines of their own.
+        #[derive(Default)]
+        #[repr(align(128))]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: Counter,)*
+        }
+
+        /// The same, summed over the event loops at one moment.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Counts {
+            $(pub $name: u64,)*
+        }
+
+        impl Board {
+            /// All counters, summed over the event loops.
+            pub fn counts(&self) -> Counts {
+                let mut counts = Counts::default();
+                for counters in &self.counters {
+                    $(counts.$name = counts.$name.saturating_add(counters.$name.get());)*
+                }
+                counts
+            }
+        }
+
+        impl Counts {
+            /// What has come since an earlier moment.
+            pub fn since(&self, earlier: &Self) -> Self {
+                Self { $($name: self.$name.saturating_sub(earlier.$name),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    packets,
+    bytes,
+    ticks,
     /// Ticks that never came although a later one did.
-    pub missing_ticks: Counter,
-    pub gaps: Counter,
-    pub repeats: Counter,
-    pub reordered: Counter,
-    pub wrong_texts: Counter,
+    missing_ticks,
+    gaps,
+    repeats,
+    reordered,
+    wrong_texts,
     /// Packets that no server of this game sends like that.
-    pub malformed: Counter,
-    pub unknown_ids: Counter,
-    pub chats: Counter,
-    pub echoes_sent: Counter,
-    pub echoes_answered: Counter,
-    pub wrong_echoes: Counter,
+    malformed,
+    unknown_ids,
+    /// Chats of anybody.
+    chats,
+    echoes_sent,
+    echoes_answered,
+    wrong_echoes,
     /// Echoes that were not answered when their session ended.
-    pub echoes_lost: Counter,
+    echoes_lost,
+    chats_sent,
+    /// Chats that came back to the session that sent them.
+    chats_heard,
+    wrong_chats,
+    /// Chats that had not come back when their session ended.
+    chats_lost,
+}
+
+impl Counts {
+    /// Echoes and chats that may still come back.
+    pub fn under_way(&self) -> u64 {
+        self.echoes_under_way() + self.chats_under_way()
+    }
+
+    /// Echoes that may still be answered.
+    pub fn echoes_under_way(&self) -> u64 {
+        (self.echoes_sent).saturating_sub(self.echoes_answered + self.echoes_lost)
+    }
+
+    /// Chats that their senders may still hear.
+    pub fn chats_under_way(&self) -> u64 {
+        (self.chats_sent).saturating_sub(self.chats_heard + self.chats_lost)
+    }
 }
 
 /// What the conductor has to know at once.
 pub enum Event {
     /// A session stands.
-    Connected(usize),
+    Connected(usize, SessionId),
     /// A session that stood has ended.
     Lost(usize, DisconnectReason),
     /// A connection could not be made.
@@ -103,7 +159,7 @@ impl Board {
     /// before if this tick is far behind what others have seen, as the server has started anew.
     pub fn epoch_of_first_tick(&self, tick: u64) -> u64 {
         let newest = self.newest_tick.load(Ordering::SeqCst);
-        if tick + ANEW < newest
+        if tick.saturating_add(ANEW) < newest
             && (self.newest_tick)
                 .compare_exchange(newest, tick, Ordering::SeqCst, Ordering::SeqCst)
                 .is_ok()
@@ -132,14 +188,6 @@ impl Board {
         self.started_at + Duration::from_nanos(nanos)
     }
 
-    /// One counter, summed over the event loops.
-    pub fn sum(&self, of: impl Fn(&Counters) -> &Counter) -> u64 {
-        self.counters
-            .iter()
-            .map(|counters| of(counters).get())
-            .fold(0, u64::saturating_add)
-    }
-
     /// The newest tick that a session has seen; 0 before its first.
     pub fn last_tick(&self, session: usize) -> u64 {
         self.last_ticks[session].load(Ordering::Relaxed)
@@ -162,10 +210,17 @@ impl Board {
         fence(Ordering::SeqCst);
     }
 
-    /// Whether the run is about to end.
-    pub fn is_stopping(&self) -> bool {
+    /// Counts a request that is about to be sent, unless the run is about to end. Counted before
+    /// the look: either this sees that the run is about to end, or the conductor, which looks the
+    /// other way round, sees one more answer to wait for.
+    pub fn may_send(&self, sent: &Counter) -> bool {
+        sent.add(1);
         fence(Ordering::SeqCst);
-        self.is_stopping.load(Ordering::SeqCst)
+        let may_send = !self.is_stopping.load(Ordering::SeqCst);
+        if !may_send {
+            sent.sub(1);
+        }
+        may_send
     }
 
     /// Tells the conductor.

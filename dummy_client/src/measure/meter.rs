@@ -1,26 +1,24 @@
 //! Puts together what the event loops have measured: how late, how even, how fast.
 
 use super::phase::{Arrival, Phase};
-use crate::measure::recorder::{Batch, Micros, Recorder, TickRun, micros, record};
+use super::recorder::{Batch, Micros, Recorder, Samples, TickRun, record};
+use schemars::JsonSchema;
+use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 /// The measurements of a whole run.
 pub struct Meter {
     started_at: Instant,
-    /// How late each tick reached each session, against the server's own schedule.
-    pub delays: Micros,
-    /// For each tick, from its first session to its last.
-    pub spreads: Micros,
-    /// Echoes, from when they were due.
-    pub round_trips: Micros,
-    /// From connect to connected.
-    pub connects: Micros,
-    /// How late this program itself sent.
-    pub late_sends: Micros,
+    /// Of the whole run.
+    pub run: Samples,
+    /// Since [`begin_window`](Self::begin_window): a part of the run that is judged by itself.
+    pub window: Samples,
+    /// Since the last point of the timeline.
+    second: Samples,
     /// One point a second.
     pub timeline: Vec<Second>,
-    second: SecondMeter,
     epoch: u64,
     phase: Phase,
     /// Ticks that are not judged yet, by number.
@@ -33,7 +31,7 @@ pub struct Meter {
 }
 
 /// What one second brought.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
 pub struct Second {
     /// Seconds since the start.
     pub at_secs: f64,
@@ -48,11 +46,6 @@ pub struct Second {
     pub rtt_p50_ms: f64,
     pub rtt_p99_ms: f64,
     pub rtt_max_ms: f64,
-}
-
-struct SecondMeter {
-    delays: Micros,
-    round_trips: Micros,
 }
 
 struct TickRecord {
@@ -75,16 +68,10 @@ impl Meter {
     pub fn new(started_at: Instant) -> Self {
         Self {
             started_at,
-            delays: micros(),
-            spreads: micros(),
-            round_trips: micros(),
-            connects: micros(),
-            late_sends: micros(),
+            run: Samples::default(),
+            window: Samples::default(),
+            second: Samples::default(),
             timeline: Vec::new(),
-            second: SecondMeter {
-                delays: micros(),
-                round_trips: micros(),
-            },
             epoch: 0,
             phase: Phase::default(),
             open: BTreeMap::new(),
@@ -101,11 +88,9 @@ impl Meter {
         for run in &batch.ticks {
             self.take_run(*run);
         }
-        // Same bounds on both sides, so these cannot fail.
-        let _ = self.round_trips.add(&batch.round_trips);
-        let _ = self.second.round_trips.add(&batch.round_trips);
-        let _ = self.connects.add(&batch.connects);
-        let _ = self.late_sends.add(&batch.late_sends);
+        for samples in [&mut self.run, &mut self.window, &mut self.second] {
+            samples.absorb(&batch.samples);
+        }
         batch.clear();
         self.spare = batch;
     }
@@ -113,7 +98,8 @@ impl Meter {
     /// Judges the ticks that can be judged by now; at the end of a run, all of them can.
     pub fn judge(&mut self, now: Instant, is_end: bool) {
         let since_start = |at: Instant| at.saturating_duration_since(self.started_at).as_secs_f64();
-        for (&tick, record) in self.open.range_mut(self.pushed_up_to + 1..) {
+        let not_pushed = (Bound::Excluded(self.pushed_up_to), Bound::Unbounded);
+        for (&tick, record) in self.open.range_mut(not_pushed) {
             if !is_end && now.saturating_duration_since(record.first_at) < FIRST_KNOWN {
                 break;
             }
@@ -131,7 +117,9 @@ impl Meter {
             }
             self.dues.push_back((judged.tick, due));
             if let Some(tick) = self.open.remove(&judged.tick) {
-                record(&mut self.spreads, tick.last_at - tick.first_at, 1);
+                for samples in [&mut self.run, &mut self.window, &mut self.second] {
+                    record(&mut samples.tick_spreads, tick.last_at - tick.first_at, 1);
+                }
                 for (at, sessions) in tick.runs {
                     self.count_delay(at.saturating_duration_since(due), sessions);
                 }
@@ -139,10 +127,14 @@ impl Meter {
         }
     }
 
+    /// From now on, a part of the run that is judged by itself.
+    pub fn begin_window(&mut self) {
+        self.window.clear();
+    }
+
     /// The period of the server's tick, as far as it is known.
     pub fn period(&self) -> Option<Duration> {
-        let seconds = self.phase.period().filter(|seconds| *seconds > 0.0)?;
-        Duration::try_from_secs_f64(seconds).ok()
+        Duration::try_from_secs_f64(self.phase.period()?).ok()
     }
 
     /// When the latest tick came, of the server that runs now.
@@ -150,20 +142,20 @@ impl Meter {
         self.latest_at
     }
 
-    /// Ends a second: its point in the timeline.
-    pub fn end_second(&mut self, mut point: Second) {
-        point.tick_delay_p50_ms = quantile_ms(&self.second.delays, 0.5);
-        point.tick_delay_p99_ms = quantile_ms(&self.second.delays, 0.99);
-        point.tick_delay_max_ms = quantile_ms(&self.second.delays, 1.0);
+    /// Ends a second, and returns its point in the timeline.
+    pub fn end_second(&mut self, mut point: Second) -> Second {
+        point.tick_delay_p50_ms = quantile_ms(&self.second.tick_delays, 0.5);
+        point.tick_delay_p99_ms = quantile_ms(&self.second.tick_delays, 0.99);
+        point.tick_delay_max_ms = quantile_ms(&self.second.tick_delays, 1.0);
         point.rtt_p50_ms = quantile_ms(&self.second.round_trips, 0.5);
         point.rtt_p99_ms = quantile_ms(&self.second.round_trips, 0.99);
         point.rtt_max_ms = quantile_ms(&self.second.round_trips, 1.0);
-        self.second.delays.reset();
-        self.second.round_trips.reset();
+        self.second.clear();
         self.timeline.push(point);
         if self.timeline.len() > MAX_POINTS {
             self.timeline = self.timeline.chunks(2).map(Second::merge).collect();
         }
+        point
     }
 
     fn take_run(&mut self, run: TickRun) {
@@ -205,8 +197,9 @@ impl Meter {
     }
 
     fn count_delay(&mut self, delay: Duration, sessions: u64) {
-        record(&mut self.delays, delay, sessions);
-        record(&mut self.second.delays, delay, sessions);
+        for samples in [&mut self.run, &mut self.window, &mut self.second] {
+            record(&mut samples.tick_delays, delay, sessions);
+        }
     }
 }
 

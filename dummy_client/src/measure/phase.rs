@@ -17,8 +17,8 @@ pub struct Phase {
     hull: Vec<Point>,
     count: u64,
     sum_x: f64,
-    /// Periods that the server has skipped so far.
-    skipped: u64,
+    /// Periods that the server has skipped so far: a whole number.
+    skipped: f64,
     /// Arrivals that wait for those behind them, oldest first.
     pending: std::collections::VecDeque<Arrival>,
 }
@@ -63,7 +63,7 @@ impl Phase {
         }
         self.count_skipped();
         let arrival = self.pending.pop_front()?;
-        let x = (arrival.tick + self.skipped) as f64;
+        let x = self.slot(arrival.tick);
         self.add(Point { x, y: arrival.at });
         let (slope, base) = self.line();
         Some(Judged {
@@ -74,7 +74,15 @@ impl Phase {
 
     /// The period, once it is known.
     pub fn period(&self) -> Option<f64> {
-        (self.hull.len() > 1).then(|| self.line().0)
+        // Ticks that all came in one moment tell of none.
+        let slope = (self.hull.len() > 1).then(|| self.line().0);
+        slope.filter(|slope| *slope > 0.0)
+    }
+
+    /// The place of a tick in the schedule. A server may send any number, so this is no place for
+    /// whole numbers, which would overflow.
+    fn slot(&self, tick: u64) -> f64 {
+        tick as f64 + self.skipped
     }
 
     /// If even the most punctual of the arrivals that wait is whole periods late, ticks were
@@ -84,8 +92,7 @@ impl Phase {
             return;
         };
         let (slope, base) = self.line();
-        let lateness =
-            |arrival: &Arrival| arrival.at - (base + slope * (arrival.tick + self.skipped) as f64);
+        let lateness = |arrival: &Arrival| arrival.at - (base + slope * self.slot(arrival.tick));
         let least = self
             .pending
             .iter()
@@ -97,7 +104,7 @@ impl Phase {
         };
         let is_paced = last.at - first.at > period * (WINDOW as f64 - 1.0) * 0.75;
         if self.pending.len() > WINDOW && is_paced && least > period * 0.75 {
-            self.skipped += (least / period + 0.25) as u64;
+            self.skipped += (least / period + 0.25).floor();
         }
     }
 
@@ -210,6 +217,25 @@ mod tests {
         let delays = delays_ms((1..=200).map(|n| (n, n as f64 * 0.25 + late(n))));
         assert!((delays[100] - 3000.0).abs() < 1.0, "{}", delays[100]);
         assert!(delays[112..].iter().all(|delay| delay.abs() < 1.0));
+    }
+
+    #[test]
+    fn a_client_that_was_stopped_at_the_start_finds_many_ticks_in_one_moment() {
+        let delays = delays_ms((1..=200).map(|n| (n, f64::max(n as f64 * 0.02, 0.4))));
+        assert_eq!(delays.len(), 200);
+        let late = delays[100..].iter().filter(|delay| **delay > 1.0).count();
+        assert_eq!(late, 0, "{delays:?}");
+    }
+
+    #[test]
+    fn any_tick_number_is_survived() {
+        let numbers = [1, 2, 3, 4, 5, 6, u64::MAX - 1, u64::MAX];
+        let arrivals = numbers.into_iter().enumerate();
+        let arrivals = arrivals.map(|(n, tick)| (tick, 5.0 * n as f64));
+        for delay in delays_ms((1..=6).map(|n| (n, n as f64 * 0.25)).chain(arrivals)) {
+            assert!(delay.is_finite());
+        }
+        assert_eq!(delays_ms([(u64::MAX, 1.0)]), [0.0]);
     }
 
     #[test]

@@ -26,15 +26,28 @@ pub fn record(histogram: &mut Micros, duration: Duration, count: u64) {
 pub struct Recorder(Mutex<Batch>);
 
 /// What is taken.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Batch {
     /// Arrivals of ticks.
     pub ticks: Vec<TickRun>,
+    /// Durations; those of ticks are not among them, as their schedule is not known here.
+    pub samples: Samples,
+}
+
+/// Durations of every kind that is measured.
+#[derive(Clone, Debug)]
+pub struct Samples {
+    /// How late each tick reached each session, against the server's own schedule.
+    pub tick_delays: Micros,
+    /// For each tick, from its first session to its last.
+    pub tick_spreads: Micros,
     /// From when an echo was due to its answer.
     pub round_trips: Micros,
+    /// From when a chat was due until its sender heard it.
+    pub chat_trips: Micros,
     /// From the call of connect to the connection.
     pub connects: Micros,
-    /// By how much this program itself sent echoes too late.
+    /// By how much this program itself sent too late.
     pub late_sends: Micros,
 }
 
@@ -51,13 +64,49 @@ pub struct TickRun {
     pub sessions: u64,
 }
 
-impl Default for Batch {
+impl Default for Samples {
     fn default() -> Self {
         Self {
-            ticks: Vec::new(),
+            tick_delays: micros(),
+            tick_spreads: micros(),
             round_trips: micros(),
+            chat_trips: micros(),
             connects: micros(),
             late_sends: micros(),
+        }
+    }
+}
+
+impl Samples {
+    /// Adds what others have measured.
+    pub fn absorb(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.tick_delays, &other.tick_delays),
+            (&mut self.tick_spreads, &other.tick_spreads),
+            (&mut self.round_trips, &other.round_trips),
+            (&mut self.chat_trips, &other.chat_trips),
+            (&mut self.connects, &other.connects),
+            (&mut self.late_sends, &other.late_sends),
+        ];
+        for (sum, part) in pairs.into_iter().filter(|(_, part)| !part.is_empty()) {
+            // Same bounds on both sides, so this cannot fail.
+            let _ = sum.add(part);
+        }
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        for histogram in [
+            &mut self.tick_delays,
+            &mut self.tick_spreads,
+            &mut self.round_trips,
+            &mut self.chat_trips,
+            &mut self.connects,
+            &mut self.late_sends,
+        ] {
+            if !histogram.is_empty() {
+                histogram.reset();
+            }
         }
     }
 }
@@ -79,17 +128,22 @@ impl Recorder {
 
     /// One echo was answered.
     pub fn round_trip(&self, duration: Duration) {
-        record(&mut self.batch().round_trips, duration, 1);
+        record(&mut self.batch().samples.round_trips, duration, 1);
+    }
+
+    /// One chat has come back to its sender.
+    pub fn chat_heard(&self, duration: Duration) {
+        record(&mut self.batch().samples.chat_trips, duration, 1);
     }
 
     /// One connection stands.
     pub fn connected(&self, duration: Duration) {
-        record(&mut self.batch().connects, duration, 1);
+        record(&mut self.batch().samples.connects, duration, 1);
     }
 
-    /// One echo was sent, so much later than it was due.
+    /// One request was sent, so much later than it was due.
     pub fn sent_late(&self, duration: Duration) {
-        record(&mut self.batch().late_sends, duration, 1);
+        record(&mut self.batch().samples.late_sends, duration, 1);
     }
 
     /// Takes what was measured since the last time, in exchange for an empty batch.
@@ -107,8 +161,6 @@ impl Batch {
     /// Forgets everything and keeps the memory.
     pub fn clear(&mut self) {
         self.ticks.clear();
-        self.round_trips.reset();
-        self.connects.reset();
-        self.late_sends.reset();
+        self.samples.clear();
     }
 }

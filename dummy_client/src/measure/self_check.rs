@@ -1,5 +1,6 @@
 //! Is this program itself the bottleneck? It has to convict itself before it blames a server.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use server_core::metrics::{Histogram, Metrics};
 use std::io;
@@ -17,9 +18,9 @@ pub struct SelfCheck {
     heartbeat: Arc<Heartbeat>,
     thread: Option<JoinHandle<()>>,
     busy_before: Vec<Duration>,
+    busy_since: Instant,
+    cpu_before: Duration,
     last_at: Instant,
-    started_at: Instant,
-    findings: Findings,
 }
 
 #[derive(Default)]
@@ -28,8 +29,18 @@ struct Heartbeat {
     is_over: AtomicBool,
 }
 
-/// What the watch has found.
-#[derive(Clone, Debug, Default, Serialize)]
+/// What the watch has seen since it was last asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Glance {
+    elapsed: Duration,
+    cpu_time: Duration,
+    stall_ms: f64,
+    loop_lag_ms: f64,
+    busiest_loop: f64,
+}
+
+/// What the watch has found over a run, or a part of one.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Findings {
     /// Whether the figures of this run may be this program's own.
     pub client_limited: bool,
@@ -39,18 +50,26 @@ pub struct Findings {
     pub worst_stall_ms: f64,
     /// The longest that a packet can have waited to be read.
     pub worst_loop_lag_ms: f64,
-    /// The latest that an echo was sent after it was due.
+    /// The latest that an echo or a chat was sent after it was due.
     pub worst_late_send_ms: f64,
     /// The busiest event loop in its busiest second, of 1.
     pub busiest_loop: f64,
     /// CPU time of this process over the wall time; 1 is one core.
     pub cpu_cores: f64,
+    /// CPU time of this process for each packet that it received, in microseconds.
+    pub cpu_us_per_packet: f64,
+    #[serde(skip)]
+    elapsed: Duration,
+    #[serde(skip)]
+    cpu_time: Duration,
 }
 
 const BEAT: Duration = Duration::from_millis(10);
 /// More than this and the delays that were measured cannot be told from our own.
 pub const MAX_LAG: Duration = Duration::from_millis(100);
 const MAX_BUSY: f64 = 0.9;
+/// A share of less time than this says nothing.
+const MIN_SHARE_TIME: Duration = Duration::from_millis(500);
 
 impl SelfCheck {
     /// Starts the watch.
@@ -68,60 +87,38 @@ impl SelfCheck {
             heartbeat,
             thread: Some(thread),
             busy_before: vec![Duration::ZERO; threads],
+            busy_since: now,
+            cpu_before: cpu_time(),
             last_at: now,
-            started_at: now,
-            findings: Findings::default(),
         })
     }
 
     /// Looks at what has happened since the last time; at least once a second.
-    pub fn look(&mut self, metrics: &Metrics, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.last_at).as_secs_f64();
+    pub fn look(&mut self, metrics: &Metrics, now: Instant) -> Glance {
+        let cpu = cpu_time();
+        let mut glance = Glance {
+            elapsed: now.saturating_duration_since(self.last_at),
+            cpu_time: cpu.saturating_sub(self.cpu_before),
+            stall_ms: millis(self.heartbeat.late.take_max()),
+            ..Glance::default()
+        };
         self.last_at = now;
-        let findings = &mut self.findings;
-        let stall = self.heartbeat.late.take_max().as_secs_f64() * 1e3;
-        findings.worst_stall_ms = findings.worst_stall_ms.max(stall);
+        self.cpu_before = cpu;
+        let busy_time = now.saturating_duration_since(self.busy_since);
         for (worker, before) in self.busy_before.iter_mut().enumerate() {
             let turns = &metrics.worker(worker).turns;
-            let lag = turns.take_max().as_secs_f64() * 1e3;
-            findings.worst_loop_lag_ms = findings.worst_loop_lag_ms.max(lag);
-            let busy = turns.sum();
-            // Too short a time says nothing.
-            if elapsed > 0.5 {
-                let share = (busy - *before).as_secs_f64() / elapsed;
-                findings.busiest_loop = findings.busiest_loop.max(share);
+            glance.loop_lag_ms = glance.loop_lag_ms.max(millis(turns.take_max()));
+            if busy_time >= MIN_SHARE_TIME {
+                let busy = turns.sum();
+                let share = (busy - *before).as_secs_f64() / busy_time.as_secs_f64();
+                glance.busiest_loop = glance.busiest_loop.max(share);
                 *before = busy;
             }
         }
-    }
-
-    /// Ends the watch, and judges.
-    #[must_use]
-    pub fn finish(mut self, worst_late_send_ms: f64) -> Findings {
-        self.stop();
-        let mut findings = std::mem::take(&mut self.findings);
-        findings.worst_late_send_ms = worst_late_send_ms;
-        findings.cpu_cores = cpu_time().as_secs_f64() / self.started_at.elapsed().as_secs_f64();
-        let limit = MAX_LAG.as_secs_f64() * 1e3;
-        let lags = [
-            (findings.worst_stall_ms, "this process was not run for"),
-            (
-                findings.worst_loop_lag_ms,
-                "packets waited to be read for up to",
-            ),
-            (worst_late_send_ms, "echoes were sent late by up to"),
-        ];
-        for (lag, what) in lags.into_iter().filter(|(lag, _)| *lag > limit) {
-            findings.reasons.push(format!("{what} {lag:.0} ms"));
+        if busy_time >= MIN_SHARE_TIME {
+            self.busy_since = now;
         }
-        if findings.busiest_loop > MAX_BUSY {
-            let percent = findings.busiest_loop * 100.0;
-            findings.reasons.push(format!(
-                "an event loop was busy for {percent:.0} % of a second"
-            ));
-        }
-        findings.client_limited = !findings.reasons.is_empty();
-        findings
+        glance
     }
 
     fn stop(&mut self) {
@@ -130,6 +127,46 @@ impl SelfCheck {
             // It cannot panic; should it, there is nothing to be done about it here.
             let _ = thread.join();
         }
+    }
+}
+
+impl Findings {
+    /// Adds what one glance has seen.
+    pub fn absorb(&mut self, glance: &Glance) {
+        self.elapsed += glance.elapsed;
+        self.cpu_time += glance.cpu_time;
+        self.worst_stall_ms = self.worst_stall_ms.max(glance.stall_ms);
+        self.worst_loop_lag_ms = self.worst_loop_lag_ms.max(glance.loop_lag_ms);
+        self.busiest_loop = self.busiest_loop.max(glance.busiest_loop);
+    }
+
+    /// Judges, once everything is seen.
+    #[must_use]
+    pub fn judged(mut self, worst_late_send_ms: f64, packets: u64) -> Self {
+        self.worst_late_send_ms = worst_late_send_ms;
+        let cpu_secs = self.cpu_time.as_secs_f64();
+        self.cpu_cores = cpu_secs / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+        self.cpu_us_per_packet = cpu_secs * 1e6 / packets.max(1) as f64;
+        let limit = millis(MAX_LAG);
+        let lags = [
+            (self.worst_stall_ms, "this process was not run for"),
+            (
+                self.worst_loop_lag_ms,
+                "packets waited to be read for up to",
+            ),
+            (worst_late_send_ms, "requests were sent late by up to"),
+        ];
+        for (lag, what) in lags.into_iter().filter(|(lag, _)| *lag > limit) {
+            self.reasons.push(format!("{what} {lag:.0} ms"));
+        }
+        if self.busiest_loop > MAX_BUSY {
+            let percent = self.busiest_loop * 100.0;
+            self.reasons.push(format!(
+                "an event loop was busy for {percent:.0} % of a second"
+            ));
+        }
+        self.client_limited = !self.reasons.is_empty();
+        self
     }
 }
 
@@ -149,6 +186,10 @@ impl Heartbeat {
     }
 }
 
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
 /// CPU time of this process so far; zero where the system does not tell.
 fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -165,4 +206,44 @@ fn cpu_time() -> Duration {
         .zip(ticks(12))
         .map_or(0, |(user, system)| user + system);
     Duration::from_millis(total * 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_run_is_not_limited_and_a_stall_is_named() {
+        let quiet = Glance {
+            elapsed: Duration::from_secs(1),
+            cpu_time: Duration::from_millis(50),
+            ..Glance::default()
+        };
+        let mut findings = Findings::default();
+        findings.absorb(&quiet);
+        let judged = findings.clone().judged(0.0, 1000);
+        assert!(!judged.client_limited);
+        assert!((judged.cpu_cores - 0.05).abs() < 1e-9);
+        assert!((judged.cpu_us_per_packet - 50.0).abs() < 1e-9);
+        findings.absorb(&Glance {
+            stall_ms: 300.0,
+            ..quiet
+        });
+        let judged = findings.judged(0.0, 0);
+        assert!(judged.client_limited);
+        assert_eq!(judged.reasons, ["this process was not run for 300 ms"]);
+    }
+
+    #[test]
+    fn the_share_of_a_loop_is_never_taken_over_too_short_a_time() {
+        let mut check = SelfCheck::start(1).unwrap();
+        let metrics = Metrics::new(1);
+        let start = check.busy_since;
+        let at = |millis| start + Duration::from_millis(millis);
+        metrics.worker(0).turns.record(Duration::from_millis(300));
+        assert_eq!(check.look(&metrics, at(400)).busiest_loop, 0.0);
+        let share = check.look(&metrics, at(1000)).busiest_loop;
+        assert!((share - 0.3).abs() < 1e-6, "{share}");
+        assert_eq!(check.look(&metrics, at(2000)).busiest_loop, 0.0);
+    }
 }

@@ -1,3 +1,7 @@
 //! What a run has found out, judged and shown.
 
+pub mod assertion;
+pub mod compare;
+mod metric;
+pub mod schema;
 pub mod summary;

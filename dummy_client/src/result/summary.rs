@@ -1,12 +1,17 @@
 //! The result of a run: for people, for machines, and as an exit status.
 
+use super::assertion::Asserted;
+use super::metric::Metrics;
 use crate::args::Args;
 use crate::load::Failure;
-use crate::measure::board::Board;
-use crate::measure::meter::{Meter, Second, quantile_ms};
-use crate::measure::recorder::Micros;
+use crate::load::capacity::{Answer, Capacity, Step};
+use crate::load::life::Sessions;
+use crate::measure::board::Counts;
+use crate::measure::meter::{Second, quantile_ms};
+use crate::measure::recorder::{Micros, Samples};
 use crate::measure::self_check::Findings;
 use game_server::process::human_bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,24 +20,30 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// Rises when a field changes its meaning or goes; new fields may come without that.
-const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 1;
 
 /// Everything that a run has found out.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Summary {
+    /// `dummy_client.summary`
     schema: &'static str,
     schema_version: u32,
-    /// `ok`, `failed`, or `client_limited`: nothing failed, but the figures may be this program's
-    /// own.
-    verdict: &'static str,
-    /// Why it failed; empty if it did not.
+    verdict: Verdict,
+    /// What was wrong with what the server did; empty if nothing was.
     failures: Vec<String>,
+    /// What became of each `--assert`.
+    assertions: Vec<Asserted>,
     settings: Settings,
     elapsed_secs: f64,
+    /// All that was lost, added up: sessions that were not back in time, ticks that were missing,
+    /// sessions that had not seen the newest tick at the end or none at all, echoes and chats that
+    /// did not come back.
+    lost: u64,
     sessions: Sessions,
     packets: Packets,
     ticks: Ticks,
     echoes: Echoes,
+    chats: Chats,
     /// The period of the server's tick, told from the ticks themselves; 0 if it is not known.
     tick_period_ms: f64,
     /// How late each tick reached each session, against the server's own schedule.
@@ -41,6 +52,8 @@ pub struct Summary {
     tick_spread_ms: Quantiles,
     /// Echoes, from when they were due.
     rtt_ms: Quantiles,
+    /// Chats, from when they were due until their senders heard them.
+    chat_ms: Quantiles,
     /// From connect to connected.
     connect_ms: Quantiles,
     /// This program itself.
@@ -51,27 +64,51 @@ pub struct Summary {
     byes: Vec<Bye>,
     /// One point a second, or fewer in a long run.
     timeline: Vec<Second>,
+    /// The outcome of `--find-capacity`.
+    capacity: Option<Capacity>,
 }
 
-/// What a run leaves behind for its summary.
-pub struct Outcome {
+/// What is to be thought of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Everything was as it should be.
+    #[default]
+    Ok,
+    /// The server did something wrong, or an assertion broke.
+    Failed,
+    /// The server did nothing wrong, but the figures may be this program's own: they are not held
+    /// against the server.
+    ClientLimited,
+}
+
+/// What a run, or a part of one, leaves behind for its summary.
+pub struct Outcome<'a> {
     /// From start to end.
     pub elapsed: Duration,
     /// What became of the sessions.
     pub sessions: Sessions,
-    /// Echoes that were not answered at the end.
-    pub echoes_unanswered: u64,
+    /// What they have counted.
+    pub counts: Counts,
+    /// The counts at the end of the wait for what was under way.
+    pub unanswered: Counts,
     /// Lost sessions and failed connects by reason.
     pub losses: BTreeMap<String, u64>,
     /// Goodbyes of the server by code: text and count.
     pub byes: BTreeMap<u16, (String, u64)>,
     /// This program itself.
-    pub client: Findings,
+    pub findings: Findings,
     /// The measurements.
-    pub meter: Meter,
+    pub samples: &'a Samples,
+    /// The period of the server's tick, if it is known.
+    pub period: Option<Duration>,
+    /// One point a second.
+    pub timeline: Vec<Second>,
+    /// How a search for the capacity has ended.
+    pub capacity: Option<Capacity>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 struct Quantiles {
     count: u64,
     p50: f64,
@@ -94,7 +131,7 @@ impl From<&Micros> for Quantiles {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 struct Settings {
     addr: String,
     count: usize,
@@ -102,54 +139,25 @@ struct Settings {
     ramp_per_sec: u32,
     threads: usize,
     echo_hz: f64,
+    chat_hz: f64,
     payload_bytes: usize,
+    /// `MIN..MAX`, in milliseconds.
+    churn_ms: Option<String>,
+    /// As they were given.
+    stages: Option<String>,
     reconnect: bool,
     seed: u64,
 }
 
-/// What became of the sessions.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Sessions {
-    /// What the command line asked for.
-    pub asked: usize,
-    /// Those that stood at least once.
-    pub connected: usize,
-    /// Those that never did.
-    pub never_connected: usize,
-    /// Attempts that failed.
-    pub failed_connects: u64,
-    /// Times that one was lost.
-    pub lost: u64,
-    /// … and was back within ten seconds.
-    pub came_back: u64,
-    /// … or later.
-    pub came_back_late: u64,
-    /// Those that stood at the end.
-    pub live: usize,
-    /// The most at a time.
-    pub max_live: usize,
-    /// Those that were gone at the end.
-    pub gone: usize,
-    /// Those that had not seen the newest tick at the end, although it was waited for.
-    pub behind: usize,
-    /// Those that had not seen any tick, while others had.
-    pub silent: usize,
-    /// Attempts that the server refused because it was full; they count as failed connects.
-    pub refused: u64,
-    /// Seconds for which the whole server had been silent at the end, if that was too long.
-    pub server_silent_secs: f64,
-}
-
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 struct Packets {
     received: u64,
     bytes: u64,
     malformed: u64,
     unknown_ids: u64,
-    chats: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 struct Ticks {
     received: u64,
     gaps: u64,
@@ -159,7 +167,7 @@ struct Ticks {
     wrong_texts: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 struct Echoes {
     sent: u64,
     answered: u64,
@@ -169,7 +177,20 @@ struct Echoes {
     lost_with_session: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
+struct Chats {
+    sent: u64,
+    /// Those of all sessions, received by all sessions.
+    received: u64,
+    /// Those that came back to the session that sent them.
+    heard: u64,
+    wrong: u64,
+    unheard: u64,
+    /// Under way when their session was lost; that loss is judged, not they.
+    lost_with_session: u64,
+}
+
+#[derive(Debug, Default, Serialize, JsonSchema)]
 struct Bye {
     code: u16,
     text: String,
@@ -178,89 +199,117 @@ struct Bye {
 
 impl Summary {
     /// Puts the numbers together and judges them.
-    pub fn new(args: &Args, board: &Board, outcome: Outcome) -> Self {
+    pub fn new(args: &Args, outcome: Outcome<'_>) -> Self {
         let Outcome {
             elapsed,
             sessions,
-            echoes_unanswered,
+            counts,
+            unanswered,
             losses,
             byes,
-            client,
-            meter,
+            findings,
+            samples,
+            period,
+            timeline,
+            capacity,
         } = outcome;
+        let (unanswered_echoes, unheard_chats) =
+            (unanswered.echoes_under_way(), unanswered.chats_under_way());
         let mut summary = Self {
             schema: "dummy_client.summary",
             schema_version: SCHEMA_VERSION,
-            verdict: "ok",
-            failures: Vec::new(),
-            settings: Settings {
-                addr: args.addr.to_string(),
-                count: args.count,
-                duration_secs: args.duration_secs.map(|duration| duration.as_secs_f64()),
-                ramp_per_sec: args.ramp_per_sec,
-                threads: args.threads,
-                echo_hz: args.echo_hz,
-                payload_bytes: args.payload_bytes,
-                reconnect: args.reconnect,
-                seed: args.seed(),
-            },
+            settings: Settings::of(args),
             elapsed_secs: elapsed.as_secs_f64(),
             sessions,
             packets: Packets {
-                received: board.sum(|counters| &counters.packets),
-                bytes: board.sum(|counters| &counters.bytes),
-                malformed: board.sum(|counters| &counters.malformed),
-                unknown_ids: board.sum(|counters| &counters.unknown_ids),
-                chats: board.sum(|counters| &counters.chats),
+                received: counts.packets,
+                bytes: counts.bytes,
+                malformed: counts.malformed,
+                unknown_ids: counts.unknown_ids,
             },
             ticks: Ticks {
-                received: board.sum(|counters| &counters.ticks),
-                gaps: board.sum(|counters| &counters.gaps),
-                missing: board.sum(|counters| &counters.missing_ticks),
-                repeats: board.sum(|counters| &counters.repeats),
-                reordered: board.sum(|counters| &counters.reordered),
-                wrong_texts: board.sum(|counters| &counters.wrong_texts),
+                received: counts.ticks,
+                gaps: counts.gaps,
+                missing: counts.missing_ticks,
+                repeats: counts.repeats,
+                reordered: counts.reordered,
+                wrong_texts: counts.wrong_texts,
             },
             echoes: Echoes {
-                sent: board.sum(|counters| &counters.echoes_sent),
-                answered: board.sum(|counters| &counters.echoes_answered),
-                wrong: board.sum(|counters| &counters.wrong_echoes),
-                unanswered: echoes_unanswered,
-                lost_with_session: board
-                    .sum(|counters| &counters.echoes_lost)
-                    .saturating_sub(echoes_unanswered),
+                sent: counts.echoes_sent,
+                answered: counts.echoes_answered,
+                wrong: counts.wrong_echoes,
+                unanswered: unanswered_echoes,
+                lost_with_session: counts.echoes_lost.saturating_sub(unanswered_echoes),
             },
-            tick_period_ms: meter
-                .period()
-                .map_or(0.0, |period| period.as_secs_f64() * 1e3),
-            tick_delay_ms: (&meter.delays).into(),
-            tick_spread_ms: (&meter.spreads).into(),
-            rtt_ms: (&meter.round_trips).into(),
-            connect_ms: (&meter.connects).into(),
-            client,
-            timeline: meter.timeline,
+            chats: Chats {
+                sent: counts.chats_sent,
+                received: counts.chats,
+                heard: counts.chats_heard,
+                wrong: counts.wrong_chats,
+                unheard: unheard_chats,
+                lost_with_session: counts.chats_lost.saturating_sub(unheard_chats),
+            },
+            tick_period_ms: period.map_or(0.0, |period| period.as_secs_f64() * 1e3),
+            tick_delay_ms: (&samples.tick_delays).into(),
+            tick_spread_ms: (&samples.tick_spreads).into(),
+            rtt_ms: (&samples.round_trips).into(),
+            chat_ms: (&samples.chat_trips).into(),
+            connect_ms: (&samples.connects).into(),
+            client: findings.judged(quantile_ms(&samples.late_sends, 1.0), counts.packets),
+            timeline,
+            capacity,
             losses,
             byes: byes
                 .into_iter()
                 .map(|(code, (text, count))| Bye { code, text, count })
                 .collect(),
+            ..Self::default()
         };
-        summary.judge();
+        summary.judge(args);
         summary
     }
 
-    fn judge(&mut self) {
+    /// One with nothing in it: what there is to be measured.
+    pub fn blank_metrics() -> Metrics {
+        Metrics::of(&serde_json::to_value(Self::default()).unwrap_or_default())
+    }
+
+    /// As a step of the search for the capacity.
+    pub fn as_step(&self, sessions: usize) -> Step {
+        let broken = self.assertions.iter().filter(|asserted| !asserted.holds);
+        let broken = broken.map(ToString::to_string);
+        Step {
+            sessions,
+            holds: self.verdict == Verdict::Ok,
+            client_limited: self.client.client_limited,
+            broken: self.failures.iter().cloned().chain(broken).collect(),
+            tick_delay_p50_ms: self.tick_delay_ms.p50,
+            tick_delay_p99_ms: self.tick_delay_ms.p99,
+            tick_delay_max_ms: self.tick_delay_ms.max,
+            rtt_p99_ms: self.rtt_ms.p99,
+            packets_per_sec: self.packets.received as f64 / self.elapsed_secs,
+            bytes_per_sec: self.packets.bytes as f64 / self.elapsed_secs,
+            cpu_cores: self.client.cpu_cores,
+        }
+    }
+
+    fn judge(&mut self, args: &Args) {
         let sessions = &self.sessions;
         // With --reconnect a loss that came back in time is no failure; without, none comes back.
         let lost_for_good = sessions.lost - sessions.came_back.min(sessions.lost);
+        let (behind, silent) = (sessions.behind as u64, sessions.silent as u64);
+        self.lost = lost_for_good
+            + self.ticks.missing
+            + behind
+            + silent
+            + self.echoes.unanswered
+            + self.chats.unheard;
         let faults = [
             (sessions.never_connected as u64, "sessions never connected"),
             (lost_for_good, "sessions were lost and not back within 10 s"),
-            (
-                sessions.behind as u64,
-                "sessions had not seen the newest tick",
-            ),
-            (sessions.silent as u64, "sessions had not seen any tick"),
+            (behind, "sessions had not seen the newest tick"),
+            (silent, "sessions had not seen any tick"),
             (self.ticks.missing, "ticks were missing"),
             (self.ticks.repeats, "ticks were repeated"),
             (self.ticks.reordered, "ticks were out of order"),
@@ -269,6 +318,8 @@ impl Summary {
             (self.packets.unknown_ids, "packets had an unknown id"),
             (self.echoes.wrong, "echoes were not what was sent"),
             (self.echoes.unanswered, "echoes were not answered"),
+            (self.chats.wrong, "chats were not what was sent"),
+            (self.chats.unheard, "chats did not come back"),
         ];
         self.failures = faults
             .into_iter()
@@ -280,16 +331,37 @@ impl Summary {
             self.failures
                 .push(format!("no tick came for the last {seconds:.1} s"));
         }
-        if !self.failures.is_empty() {
-            self.verdict = "failed";
-        } else if self.client.client_limited {
-            self.verdict = "client_limited";
+        let searched = self.capacity.as_ref().map(|capacity| capacity.answer);
+        if searched.is_none() {
+            let metrics = Metrics::of(&serde_json::to_value(&*self).unwrap_or_default());
+            let assertions = args.assertions().iter();
+            self.assertions = assertions.map(|one| one.judge(&metrics)).collect();
         }
+        self.verdict = match searched {
+            // What broke in its steps is what was searched for.
+            Some(Answer::Found | Answer::AtLeast) => Verdict::Ok,
+            Some(Answer::ClientLimited) => Verdict::ClientLimited,
+            Some(Answer::None | Answer::Interrupted) => Verdict::Failed,
+            None if !self.failures.is_empty() => Verdict::Failed,
+            None if self.client.client_limited => Verdict::ClientLimited,
+            None if self.holds_all() => Verdict::Ok,
+            None => Verdict::Failed,
+        };
     }
 
-    /// 0 or 1.
+    fn holds_all(&self) -> bool {
+        self.assertions.iter().all(|asserted| asserted.holds)
+    }
+
+    /// 0 or 1. An assertion that broke is 1 whoever is to blame; a search that was refused an
+    /// answer, too.
     pub fn exit_code(&self) -> ExitCode {
-        match self.failures.is_empty() {
+        let is_good = match (self.verdict, &self.capacity) {
+            (Verdict::Ok, _) => true,
+            (Verdict::ClientLimited, None) => self.holds_all(),
+            _ => false,
+        };
+        match is_good {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         }
@@ -328,6 +400,7 @@ impl Summary {
             packets,
             ticks,
             echoes,
+            chats,
             ..
         } = self;
         let mut text = format!(
@@ -355,6 +428,12 @@ impl Summary {
                 echoes.sent, echoes.answered, echoes.wrong, echoes.unanswered
             );
         }
+        if chats.sent > 0 {
+            text += &format!(
+                "chats     {} sent, {} heard by their senders, {} wrong, {} unheard\n",
+                chats.sent, chats.heard, chats.wrong, chats.unheard
+            );
+        }
         let measured = [
             (
                 "delay",
@@ -367,6 +446,7 @@ impl Summary {
                 "of a tick over the sessions",
             ),
             ("rtt", &self.rtt_ms, "of echoes, from when they were due"),
+            ("chat", &self.chat_ms, "from due until heard"),
             ("connect", &self.connect_ms, ""),
         ];
         for (name, quantiles, what) in measured.into_iter().filter(|(_, q, _)| q.count > 0) {
@@ -398,15 +478,91 @@ impl Summary {
         {
             text += &format!("goodbye   {count} x code {code} ({why:?})\n");
         }
-        for failure in &self.failures {
-            text += &format!("failed    {failure}\n");
+        if let Some(capacity) = &self.capacity {
+            text += &capacity_text(capacity);
+        } else {
+            for failure in &self.failures {
+                text += &format!("failed    {failure}\n");
+            }
+        }
+        for asserted in &self.assertions {
+            let outcome = if asserted.holds { "holds " } else { "BROKEN" };
+            text += &format!("assert    {outcome}  {asserted}\n");
         }
         text += &format!(
             "verdict   {} after {:.1} s\n",
-            self.verdict, self.elapsed_secs
+            self.verdict.label(),
+            self.elapsed_secs
         );
         text
     }
+}
+
+impl Verdict {
+    /// As in the JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::ClientLimited => "client_limited",
+        }
+    }
+}
+
+impl Settings {
+    fn of(args: &Args) -> Self {
+        Self {
+            addr: args.addr.to_string(),
+            count: args.max_sessions().unwrap_or(0),
+            duration_secs: args.duration_secs.map(|duration| duration.as_secs_f64()),
+            ramp_per_sec: args.ramp_per_sec,
+            threads: args.threads,
+            echo_hz: args.echo_hz,
+            chat_hz: args.chat_hz,
+            payload_bytes: args.payload_bytes,
+            churn_ms: args.churn_ms.map(|churn| churn.to_string()),
+            stages: args.stages.as_ref().map(ToString::to_string),
+            reconnect: args.reconnect,
+            seed: args.seed(),
+        }
+    }
+}
+
+/// A step a line, with a bar as long as its sessions are many, and the answer.
+fn capacity_text(capacity: &Capacity) -> String {
+    let most = capacity.steps.iter().map(|step| step.sessions).max();
+    let most = most.unwrap_or(1).max(1);
+    let mut text = String::new();
+    for step in &capacity.steps {
+        let outcome = match (step.client_limited, step.holds) {
+            (true, _) => "limited",
+            (false, true) => "holds",
+            (false, false) => "breaks",
+        };
+        let bar = "#".repeat((step.sessions * 30).div_ceil(most));
+        text += &format!(
+            "step      {:>8} sessions  {outcome:<8} p99 {:>8.2} ms  {:>9.0} packets/s  {:>9}/s  {bar}\n",
+            step.sessions,
+            step.tick_delay_p99_ms,
+            step.packets_per_sec,
+            human_bytes(step.bytes_per_sec),
+        );
+    }
+    let largest = match capacity.largest {
+        Some(sessions) => format!("{sessions} sessions"),
+        None => "nothing".into(),
+    };
+    text += &match capacity.answer {
+        Answer::Found => format!("capacity  {largest}\n"),
+        Answer::AtLeast => format!("capacity  at least {largest}: no more were to be tried\n"),
+        Answer::None => "capacity  none: not even one session was served as it should be\n".into(),
+        Answer::ClientLimited => format!(
+            "capacity  unknown: this program was the bottleneck ({largest} held before); \
+             give it more --threads, or a machine of its own\n"
+        ),
+        Answer::Interrupted => format!("capacity  unknown: ended too early ({largest} held)\n"),
+    };
+    text
 }
 
 fn write_or_failure(place: &str, write: impl FnOnce() -> io::Result<()>) -> Result<(), Failure> {

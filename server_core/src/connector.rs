@@ -3,8 +3,10 @@
 use crate::admission::Admission;
 use crate::router::{Arrival, Router};
 use mio::net::TcpStream;
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Begins connections and hands them over to workers, which finish them.
@@ -21,13 +23,35 @@ impl Connector {
         Self { admission, router }
     }
 
-    /// Begins one connection. `tag` comes back in [`Peer::tag`](crate::session::Peer::tag).
+    /// Begins one connection, from the address that the system chooses. See
+    /// [`connect_from`](Self::connect_from).
     ///
     /// # Errors
-    /// What the system says at once: no descriptor left, no port, no route. A refusal comes later,
-    /// as [`DisconnectReason::ConnectFailed`](crate::reason::DisconnectReason::ConnectFailed).
+    /// As there.
     pub fn connect(&self, addr: SocketAddr, tag: u64) -> io::Result<()> {
-        let stream = TcpStream::connect(addr)?;
+        self.connect_from(None, addr, tag)
+    }
+
+    /// Begins one connection from an address of this machine. `tag` comes back in
+    /// [`Peer::tag`](crate::session::Peer::tag).
+    ///
+    /// One source address has as many connections to one target as there are ephemeral ports;
+    /// another source address has as many again.
+    ///
+    /// # Errors
+    /// What the system says at once: no descriptor left, no port, no route, a source address that
+    /// this machine does not have. A refusal comes later, as
+    /// [`DisconnectReason::ConnectFailed`](crate::reason::DisconnectReason::ConnectFailed).
+    pub fn connect_from(
+        &self,
+        source: Option<IpAddr>,
+        addr: SocketAddr,
+        tag: u64,
+    ) -> io::Result<()> {
+        let stream = match source {
+            None => TcpStream::connect(addr)?,
+            Some(source) => begin_from(source, addr)?,
+        };
         if let Err(error) = stream.set_nodelay(true) {
             log::debug!("no TCP_NODELAY towards {addr}: {error}");
         }
@@ -39,4 +63,33 @@ impl Connector {
         });
         Ok(())
     }
+}
+
+fn begin_from(source: IpAddr, addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if let Err(error) = choose_port_at_connect(&socket) {
+        log::debug!("no IP_BIND_ADDRESS_NO_PORT from {source}: {error}");
+    }
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    match socket.connect(&addr.into()) {
+        // The worker hears of the outcome.
+        Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {}
+        other => other?,
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+/// A port that is taken at `bind` is taken from everybody, whatever their addresses: connections
+/// whose port is chosen at `connect` pass it by. Chosen at `connect`, it has to be new together
+/// with both addresses only, and one that waits in TIME_WAIT may be used again.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn choose_port_at_connect(socket: &Socket) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+    Ok(setsockopt(socket, IpBindAddressNoPort, &true)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn choose_port_at_connect(_: &Socket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }

@@ -74,11 +74,7 @@ impl Listener {
     /// # Errors
     /// Those of the system, for example [`ErrorKind::AddrInUse`].
     pub fn bind(addr: SocketAddr, config: &Config) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        // A restart must not wait for the last run's connections to leave TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        socket.bind(&addr.into())?;
+        let socket = bound_socket(addr)?;
         socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
         let mut socket = TcpListener::from_std(socket.into());
         let poll = Poll::new()?;
@@ -98,6 +94,14 @@ impl Listener {
             backoff: Backoff::new(RETRY.0, RETRY.1),
             may_say_why_at: None,
         })
+    }
+
+    /// Whether [`bind`](Self::bind) would find the address free, without listening there.
+    ///
+    /// # Errors
+    /// Those of the system, for example [`ErrorKind::AddrInUse`].
+    pub fn try_bind(addr: SocketAddr) -> io::Result<()> {
+        bound_socket(addr).map(drop)
     }
 
     /// Where it listens; the port is the real one if port 0 was asked for.
@@ -291,6 +295,15 @@ impl Listener {
             .chain(self.retry_at)
             .min()
     }
+}
+
+fn bound_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // A restart must not wait for the last run's connections to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

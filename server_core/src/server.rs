@@ -15,7 +15,7 @@ use crate::session::{Peer, Session};
 use crate::shard::{Farewell, Shared};
 use crate::worker::{Worker, poll_with_mailbox};
 use mio::net::TcpStream;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -166,6 +166,20 @@ impl ServerHandle {
     /// See [`Connector::connect`].
     pub fn connect(&self, addr: SocketAddr, tag: u64) -> io::Result<()> {
         self.inner.connector.connect(addr, tag)
+    }
+
+    /// As [`connect`](Self::connect), from an address of this machine: where one has not enough
+    /// ports for all connections, several have.
+    ///
+    /// # Errors
+    /// See [`Connector::connect_from`].
+    pub fn connect_from(
+        &self,
+        source: Option<IpAddr>,
+        addr: SocketAddr,
+        tag: u64,
+    ) -> io::Result<()> {
+        self.inner.connector.connect_from(source, addr, tag)
     }
 
     /// The counters.

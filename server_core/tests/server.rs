@@ -4,6 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 use server_core::connector::Connector;
+use server_core::listener::Listener;
 use server_core::wire::{U16Le, U64Le};
 use server_core::{
     Context, DisconnectReason, Kick, Packet, PacketHead, Peer, Server, ServerBuilder,
@@ -11,7 +12,7 @@ use server_core::{
 use server_core::{ServerHandle, Session, SessionId};
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
@@ -337,6 +338,59 @@ fn a_refused_connection_is_told_of_once_and_was_never_connected() {
     client.handle().shutdown(Duration::ZERO);
     client.join().unwrap();
     assert!(events.recv().is_err(), "and nothing else");
+}
+
+/// All of 127.0.0.0/8 is this machine on Linux; elsewhere 127.0.0.1 alone may be.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_connection_comes_from_the_address_that_was_asked_for() {
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = there.local_addr().unwrap();
+    let (factory, events, _) = factory();
+    let client = builder().start_without_listener(factory).unwrap();
+    for (tag, source) in [(1, "127.0.0.2"), (2, "127.0.0.3"), (3, "127.0.0.1")] {
+        let source: IpAddr = source.parse().unwrap();
+        (client.handle().connect_from(Some(source), addr, tag)).unwrap();
+        let (stream, peer) = there.accept().unwrap();
+        assert_eq!(peer.ip(), source);
+        let connected = events.recv_timeout(PATIENCE).unwrap();
+        assert!(
+            matches!(connected, Event::Connected(_, told, _) if told == Some(tag)),
+            "{connected:?}"
+        );
+        drop(stream);
+        let left = events.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(left, Event::Disconnected(..)), "{left:?}");
+    }
+}
+
+#[test]
+fn a_source_that_cannot_be_is_an_error_at_once() {
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = there.local_addr().unwrap();
+    let (factory, events, _) = factory();
+    let client = builder().start_without_listener(factory).unwrap();
+    // One is set aside for documentation, so nobody has it; the other is of another family.
+    for source in ["192.0.2.1", "::1"] {
+        let source: IpAddr = source.parse().unwrap();
+        assert!(client.handle().connect_from(Some(source), addr, 1).is_err());
+    }
+    client.handle().shutdown(Duration::ZERO);
+    client.join().unwrap();
+    assert!(events.recv().is_err(), "no session came of it");
+}
+
+/// On an address that no other test uses, so that none can take the port in between.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_address_is_tried_without_being_taken() {
+    let taken = TcpListener::bind("127.0.0.77:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let refused = Listener::try_bind(addr).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+    drop(taken);
+    Listener::try_bind(addr).unwrap();
+    TcpListener::bind(addr).expect("the try has left it free");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
 use game_server::packets::SHello;
+use game_server::preflight::judge::sessions_allowed;
 use game_server::process::{parse_addr, parse_seconds};
 use server_core::Config;
 use server_core::wire::MAX_PAYLOAD_BYTES;
@@ -98,16 +99,23 @@ pub struct Args {
     #[arg(long, env = "GAME_SERVER_DRAIN_SECS", default_value = "2", value_parser = parse_seconds)]
     #[arg(help_heading = "Network", value_name = "SECS")]
     pub drain_secs: Duration,
+
+    /// Only look whether this machine can do what the other flags ask for, print a table, and end
+    #[arg(long, env = "GAME_SERVER_CHECK")]
+    #[arg(help_heading = "Output")]
+    pub check: bool,
 }
 
 const AFTER_HELP: &str = "\
-Exit status: 0 after SIGINT or SIGTERM, 1 if the server could not run, 2 for bad usage.
+Exit status: 0 after SIGINT or SIGTERM, 1 if the server could not run, 2 for bad usage. With --check:
+0 if the server can run as asked, 2 if it cannot.
 Logs go to standard error, at level info; RUST_LOG changes that (RUST_LOG=trace shows each packet).
 
 Examples:
   game_server
   game_server --addr 0.0.0.0:7777 --max-sessions 5000 --max-sessions-per-ip 20
-  game_server --tick-ms 50 --payload-bytes 1000";
+  game_server --tick-ms 50 --payload-bytes 1000
+  game_server --check --max-sessions 10000";
 
 impl Args {
     /// Reads the command line; bad usage ends the process with status 2.
@@ -141,10 +149,27 @@ impl Args {
         tail
     }
 
-    /// Whether more sessions were asked for than this limit of open files has room for.
-    pub fn asks_too_many_sessions(&self, fd_limit: u64) -> bool {
-        let workers = self.config(fd_limit).workers;
-        self.max_sessions > sessions_allowed(fd_limit, workers)
+    /// How many sessions were asked for; `None`: as many as there are descriptors for.
+    pub fn sessions_asked(&self) -> Option<u64> {
+        (self.max_sessions > 0).then_some(self.max_sessions as u64)
+    }
+
+    /// How many sessions this limit of open files has room for.
+    pub fn sessions_allowed(&self, fd_limit: Option<u64>) -> u64 {
+        sessions_allowed(fd_limit.unwrap_or(0), self.descriptors_aside())
+    }
+
+    /// Descriptors beside those of the sessions that were asked for.
+    pub fn other_files(&self) -> u64 {
+        // No more than the sessions have, as where their number follows from the limit.
+        let most = self.sessions_asked().map_or(u64::MAX, |asked| asked - 1);
+        self.descriptors_aside().min(most)
+    }
+
+    /// Standard streams, the listener, a few per worker, and connections that are being refused.
+    fn descriptors_aside(&self) -> u64 {
+        let workers = self.workers.unwrap_or(Config::default().workers);
+        160 + 4 * workers as u64
     }
 
     /// The period of the tick, if there is one.
@@ -158,7 +183,7 @@ impl Args {
         let mut config = Config::default();
         config.workers = self.workers.unwrap_or(config.workers);
         config.max_sessions = Some(match self.max_sessions {
-            0 => sessions_allowed(fd_limit, config.workers),
+            0 => usize::try_from(self.sessions_allowed(Some(fd_limit))).unwrap_or(usize::MAX),
             asked => asked,
         });
         config.max_sessions_per_ip =
@@ -180,13 +205,6 @@ impl Args {
     }
 }
 
-/// Descriptors that are not sessions: standard streams, the listener, a few per worker, and
-/// connections that are being refused.
-fn sessions_allowed(fd_limit: u64, workers: usize) -> usize {
-    let limit = usize::try_from(fd_limit).unwrap_or(usize::MAX);
-    limit - (160 + 4 * workers).min(limit / 2)
-}
-
 fn millis_or_off(millis: u64) -> Option<Duration> {
     (millis > 0).then(|| Duration::from_millis(millis))
 }
@@ -194,6 +212,8 @@ fn millis_or_off(millis: u64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use game_server::preflight::judge::open_files;
+    use game_server::preflight::{Grade, Machine};
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {
         Args::try_parse_from(["game_server"].iter().chain(args))
@@ -249,11 +269,20 @@ mod tests {
         assert_eq!((padded.len(), padded[11]), (56, 0));
     }
 
+    /// Asking for what would be allowed anyway is never too much, and one more always is.
     #[test]
-    fn few_descriptors_still_leave_some_for_sessions() {
-        for limit in [0, 1, 16, 64, 1024, u64::MAX] {
-            let allowed = sessions_allowed(limit, 256) as u64;
-            assert!(allowed <= limit && allowed >= limit / 2);
+    fn the_check_agrees_with_the_number_of_sessions_that_are_taken() {
+        for limit in [16, 64, 400, 1024, 20_000] {
+            let machine = Machine {
+                fd_soft_limit: Some(limit),
+                ..Machine::default()
+            };
+            let allowed = parse(&[]).unwrap().sessions_allowed(Some(limit));
+            for (asked, grade) in [(allowed, Grade::Ok), (allowed + 1, Grade::Fail)] {
+                let args = parse(&["--max-sessions", &asked.to_string()]).unwrap();
+                let finding = open_files(&machine, args.sessions_asked(), args.other_files());
+                assert_eq!(finding.grade, grade, "{asked} of {limit}: {finding}");
+            }
         }
     }
 }

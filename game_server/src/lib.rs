@@ -3,6 +3,7 @@
 //! The server program is in `main.rs`; the load client (`dummy_client`) uses the same packets.
 
 pub mod packets;
+pub mod preflight;
 pub mod process;
 pub mod session;
 

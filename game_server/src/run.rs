@@ -1,9 +1,11 @@
 //! The tick loop: from the start to the goodbye.
 
 use crate::args::Args;
+use crate::check;
 use crate::stats::Stats;
 use crossbeam_channel::RecvTimeoutError;
 use game_server::packets::{SBye, SHello};
+use game_server::preflight::Machine;
 use game_server::{GameSession, process};
 use server_core::tick::TickSchedule;
 use server_core::{Server, ServerHandle};
@@ -39,13 +41,9 @@ pub fn run(args: &Args) -> Result<(), String> {
         config.workers,
         config.max_sessions.unwrap_or(usize::MAX),
     );
-    if args.asks_too_many_sessions(fd_limit) {
-        let asked = args.max_sessions;
-        log::warn!(
-            "--max-sessions {asked} is more than the limit of {fd_limit} open files allows: \
-             raise it with `ulimit -n {}`",
-            asked.saturating_add(256)
-        );
+    let limits = check::limits(args, &Machine::look());
+    for finding in limits.iter().filter(|finding| finding.grade.is_bad()) {
+        log::warn!("{finding}");
     }
 
     let handle = server.handle();

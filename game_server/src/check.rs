@@ -1,0 +1,34 @@
+//! `--check`: can the server run as asked on this machine? A start asks the same and logs what is
+//! bad.
+
+use crate::args::Args;
+use game_server::preflight::judge::{self, Finding};
+use game_server::preflight::{self, Machine};
+use game_server::process;
+use server_core::Config;
+use server_core::listener::Listener;
+use std::process::ExitCode;
+
+/// Looks, prints a table, and starts nothing.
+pub fn check(args: &Args) -> ExitCode {
+    let _ = process::raise_fd_limit();
+    let machine = Machine::look();
+    let mut findings = limits(args, &machine);
+    let sessions = args.sessions_asked();
+    findings.push(judge::memory(&machine, sessions));
+    let most = sessions.unwrap_or_else(|| args.sessions_allowed(machine.fd_soft_limit));
+    findings.extend(judge::conntrack(&machine, most));
+    findings.push(judge::clock(&machine));
+    findings.push(judge::address(args.addr, &Listener::try_bind(args.addr)));
+    preflight::publish("game_server", &findings)
+}
+
+/// The limits that a start warns of as well.
+pub fn limits(args: &Args, machine: &Machine) -> Vec<Finding> {
+    let backlog = u64::from(Config::default().backlog);
+    vec![
+        judge::open_files(machine, args.sessions_asked(), args.other_files()),
+        judge::backlog(machine, backlog),
+        judge::handshakes(machine, backlog),
+    ]
+}

@@ -1,0 +1,175 @@
+//! What this machine allows, as far as it can be read. Knows nothing of what anybody needs.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Facts about this machine and this process. `None` is what this system does not tell.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// The operating system and, where it is known, its release.
+    pub system: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// All memory.
+    pub memory_total_bytes: Option<u64>,
+    /// Memory that could be taken now without swapping.
+    pub memory_available_bytes: Option<u64>,
+    /// Files that this process may have open.
+    pub fd_soft_limit: Option<u64>,
+    /// To which it may raise that by itself.
+    pub fd_hard_limit: Option<u64>,
+    /// To which anybody may raise that (`fs.nr_open`).
+    pub fd_ceiling: Option<u64>,
+    /// Ports that one address has for outgoing connections, the reserved ones not counted.
+    pub ephemeral_ports: Option<u64>,
+    /// To which a listener's backlog is cut (`net.core.somaxconn`).
+    pub somaxconn: Option<u64>,
+    /// Connections in the middle of their handshake (`net.ipv4.tcp_max_syn_backlog`).
+    pub max_syn_backlog: Option<u64>,
+    /// Whether handshakes beyond that go on without memory (`net.ipv4.tcp_syncookies`).
+    pub has_syncookies: Option<bool>,
+    /// Connections that the firewall can follow. `None` also where it follows none.
+    pub conntrack_max: Option<u64>,
+    /// Connections that it follows now.
+    pub conntrack_count: Option<u64>,
+    /// Where the kernel takes its time from.
+    pub clock_source: Option<String>,
+    /// The other places that it could take it from.
+    pub clock_sources: Vec<String>,
+    /// The smallest step of the monotonic clock that was seen: its resolution, or the cost of
+    /// reading it if that is more.
+    pub clock_step: Option<Duration>,
+}
+
+impl Machine {
+    /// Looks at this machine. What a limit was raised to before counts as the limit.
+    #[must_use]
+    pub fn look() -> Self {
+        let (fd_soft_limit, fd_hard_limit) = rlimit::Resource::NOFILE.get().ok().unzip();
+        Self {
+            fd_soft_limit,
+            fd_hard_limit,
+            clock_step: measured_clock_step(),
+            ..Self::read(Path::new("/"))
+        }
+    }
+
+    /// What files tell, below `root`.
+    fn read(root: &Path) -> Self {
+        let text = |path: &str| {
+            let text = fs::read_to_string(root.join(path)).ok()?;
+            Some(text.trim().to_owned())
+        };
+        let number = |path: &str| text(path)?.parse::<u64>().ok();
+        let memory = text("proc/meminfo").unwrap_or_default();
+        let clock = "sys/devices/system/clocksource/clocksource0";
+        let reserved = text("proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
+        Self {
+            system: match (
+                text("proc/sys/kernel/ostype"),
+                text("proc/sys/kernel/osrelease"),
+            ) {
+                (Some(name), Some(release)) => format!("{name} {release}"),
+                _ => std::env::consts::OS.into(),
+            },
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_total_bytes: meminfo_bytes(&memory, "MemTotal:"),
+            memory_available_bytes: meminfo_bytes(&memory, "MemAvailable:"),
+            fd_ceiling: number("proc/sys/fs/nr_open"),
+            ephemeral_ports: text("proc/sys/net/ipv4/ip_local_port_range")
+                .and_then(|range| count_ports(&range, &reserved)),
+            somaxconn: number("proc/sys/net/core/somaxconn"),
+            max_syn_backlog: number("proc/sys/net/ipv4/tcp_max_syn_backlog"),
+            has_syncookies: number("proc/sys/net/ipv4/tcp_syncookies").map(|value| value > 0),
+            conntrack_max: number("proc/sys/net/netfilter/nf_conntrack_max"),
+            conntrack_count: number("proc/sys/net/netfilter/nf_conntrack_count"),
+            clock_source: text(&format!("{clock}/current_clocksource")),
+            clock_sources: text(&format!("{clock}/available_clocksource"))
+                .map(|names| names.split_whitespace().map(str::to_owned).collect())
+                .unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+}
+
+/// The value of one line of `/proc/meminfo`, which counts in KiB.
+fn meminfo_bytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// The ports of a range (`32768 60999`) without those in a list of reserved ones
+/// (`8080,9000-9010`).
+fn count_ports(range: &str, reserved: &str) -> Option<u64> {
+    let mut ends = range.split_whitespace().map(str::parse::<u16>);
+    let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else {
+        return None;
+    };
+    let is_reserved = |port: u16| {
+        reserved.split(',').any(|part| {
+            let (from, to) = part.split_once('-').unwrap_or((part, part));
+            match (from.trim().parse::<u16>(), to.trim().parse::<u16>()) {
+                (Ok(from), Ok(to)) => (from..=to).contains(&port),
+                _ => false,
+            }
+        })
+    };
+    let free = (first..=last).filter(|port| reserved.is_empty() || !is_reserved(*port));
+    Some(free.count() as u64)
+}
+
+fn measured_clock_step() -> Option<Duration> {
+    // A clock that has not moved after so many readings is as good as unknown.
+    let mut last = Instant::now();
+    let steps = (0..1_000_000).filter_map(|_| {
+        let now = Instant::now();
+        let step = now - std::mem::replace(&mut last, now);
+        (!step.is_zero()).then_some(step)
+    });
+    steps.take(100).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_those_of_the_range_without_the_reserved_ones() {
+        assert_eq!(count_ports("32768\t60999", ""), Some(28_232));
+        assert_eq!(count_ports("1024 65535", "1024,2000-2009,80"), Some(64_501));
+        assert_eq!(count_ports("5 5", "5"), Some(0));
+        assert_eq!(count_ports("9 5", ""), Some(0));
+        assert_eq!(count_ports("1024 65535", "x,-,5-,,"), Some(64_512));
+        for bad in ["", "x y", "1", "1 70000", "-1 5"] {
+            assert_eq!(count_ports(bad, ""), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn memory_is_in_bytes() {
+        let text = "MemTotal:       24684092 kB\nMemFree: x kB\nMemAvailable:\n";
+        assert_eq!(meminfo_bytes(text, "MemTotal:"), Some(24_684_092 * 1024));
+        for bad in ["MemFree:", "MemAvailable:", "Swap:"] {
+            assert_eq!(meminfo_bytes(text, bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_unknown() {
+        let machine = Machine::read(Path::new("/nonexistent"));
+        assert!(machine.cores >= 1 && !machine.system.is_empty());
+        assert_eq!(machine.memory_total_bytes, None);
+        assert_eq!(machine.ephemeral_ports, None);
+        assert_eq!(machine.somaxconn, None);
+        assert_eq!(machine.clock_source, None);
+    }
+
+    #[test]
+    fn this_machine_has_a_clock_and_a_limit_of_files() {
+        let machine = Machine::look();
+        assert!(machine.fd_soft_limit <= machine.fd_hard_limit);
+        assert!(machine.clock_step.unwrap() > Duration::ZERO);
+    }
+}

@@ -1,0 +1,129 @@
+//! From which local addresses the connections to one target come.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Spreads connections over as many source addresses as their ports take.
+///
+/// A connection is known by both addresses and both ports, so one source address has one
+/// connection to one target for each ephemeral port. All of 127.0.0.0/8 is the loopback
+/// interface: towards a target in there, 127.0.0.2, 127.0.0.3 and so on have as many each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sources {
+    target: IpAddr,
+    connections: usize,
+    addresses: u32,
+}
+
+/// 127.0.0.1 to 127.255.255.254.
+const LOOPBACK_ADDRESSES: u64 = (1 << 24) - 2;
+
+impl Sources {
+    /// For so many connections at a time, where one address has so many ports.
+    #[must_use]
+    pub fn plan(target: IpAddr, connections: usize, ports: Option<u64>) -> Self {
+        let addresses = match (target, ports) {
+            (IpAddr::V4(ip), Some(ports)) if ip.is_loopback() => {
+                (connections as u64).div_ceil(comfortable(ports).max(1))
+            }
+            _ => 1,
+        };
+        Self {
+            target,
+            connections,
+            addresses: addresses.clamp(1, LOOPBACK_ADDRESSES) as u32,
+        }
+    }
+
+    /// What the connection of this number has to be bound to; `None` leaves it to the system.
+    #[must_use]
+    pub fn source(&self, index: usize) -> Option<IpAddr> {
+        let offset = (index % self.addresses as usize) as u32;
+        (offset > 0).then(|| nth_loopback(offset).into())
+    }
+
+    /// Where the connections go.
+    #[must_use]
+    pub fn target(&self) -> IpAddr {
+        self.target
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections
+    }
+
+    /// How many addresses they come from.
+    #[must_use]
+    pub fn addresses(&self) -> u32 {
+        self.addresses
+    }
+
+    /// The last of these addresses, where there are several.
+    #[must_use]
+    pub fn last_address(&self) -> Option<Ipv4Addr> {
+        (self.addresses > 1).then(|| nth_loopback(self.addresses - 1))
+    }
+}
+
+/// How many of these ports to count on. The rest is for other programs, for listeners within the
+/// range, and for connections that wait in TIME_WAIT.
+#[must_use]
+pub fn comfortable(ports: u64) -> u64 {
+    ports - ports / 10
+}
+
+fn nth_loopback(offset: u32) -> Ipv4Addr {
+    (u32::from(Ipv4Addr::LOCALHOST) + offset).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use std::net::Ipv6Addr;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn few_connections_are_left_to_the_system() {
+        let sources = Sources::plan(HERE, 450, Some(500));
+        assert_eq!((sources.addresses(), sources.last_address()), (1, None));
+        assert!((0..450).all(|index| sources.source(index).is_none()));
+    }
+
+    #[test]
+    fn many_are_spread_and_no_address_has_more_than_its_ports() {
+        for (connections, ports) in [(451, 500), (2000, 500), (100_000, 28_232), (1000, 1)] {
+            let sources = Sources::plan(HERE, connections, Some(ports));
+            let mut loads = HashMap::new();
+            for index in 0..connections {
+                *loads.entry(sources.source(index)).or_insert(0) += 1;
+            }
+            assert_eq!(loads.len(), sources.addresses() as usize);
+            assert!(loads.values().all(|load| *load <= comfortable(ports)));
+        }
+        let sources = Sources::plan(HERE, 2000, Some(500));
+        assert_eq!(sources.source(0), None);
+        assert_eq!(sources.source(1), Some([127, 0, 0, 2].into()));
+        assert_eq!(sources.source(4), Some([127, 0, 0, 5].into()));
+        assert_eq!(sources.source(5), None);
+        assert_eq!(sources.last_address(), Some([127, 0, 0, 5].into()));
+    }
+
+    #[test]
+    fn others_have_one_address() {
+        for target in [IpAddr::V6(Ipv6Addr::LOCALHOST), [10, 0, 0, 1].into()] {
+            assert_eq!(Sources::plan(target, 2000, Some(500)).addresses(), 1);
+        }
+        assert_eq!(Sources::plan(HERE, 2000, None).addresses(), 1);
+    }
+
+    #[test]
+    fn every_address_lies_in_the_loopback_net() {
+        let sources = Sources::plan(HERE, usize::MAX, Some(0));
+        let last = sources.last_address().unwrap();
+        assert_eq!(last, Ipv4Addr::new(127, 255, 255, 254));
+        assert!(sources.source(usize::MAX).is_none_or(|ip| ip.is_loopback()));
+    }
+}

@@ -1,0 +1,80 @@
+//! Findings as a table for people.
+
+use super::judge::{Finding, Grade};
+
+/// One line for each finding, the command that changes it below, and a verdict.
+pub fn render(findings: &[Finding]) -> String {
+    let width = |cell: fn(&Finding) -> &str, title: &str| {
+        let cells = findings.iter().map(|finding| cell(finding).chars().count());
+        cells.max().unwrap_or(0).max(title.len())
+    };
+    let first = width(|finding| finding.grade.label(), "");
+    let second = width(|finding| finding.subject, "");
+    let third = width(|finding| &finding.found, "found");
+    let mut text = format!(
+        "{:first$}  {:second$}  {:third$}  needed\n",
+        "", "", "found"
+    );
+    for Finding {
+        grade,
+        subject,
+        found,
+        needed,
+        fix,
+    } in findings
+    {
+        let label = grade.label();
+        text += &format!("{label:first$}  {subject:second$}  {found:third$}  {needed}\n");
+        if let Some(fix) = fix {
+            text += &format!("{:first$}  fix: {fix}\n", "");
+        }
+    }
+    let failures = findings
+        .iter()
+        .filter(|finding| finding.grade == Grade::Fail)
+        .count();
+    text += &match failures {
+        0 => "this run can work\n".into(),
+        1 => String::from("this run cannot work: 1 thing has to change\n"),
+        more => format!("this run cannot work: {more} things have to change\n"),
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(grade: Grade, found: &str, fix: Option<&str>) -> Finding {
+        Finding {
+            grade,
+            subject: "open files",
+            found: found.into(),
+            needed: "1019".into(),
+            fix: fix.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let findings = [
+            finding(Grade::Ok, "20000", None),
+            finding(Grade::Fail, "64", Some("ulimit -n 1019")),
+        ];
+        let expected = "                  found  needed\n\
+                        ok    open files  20000  1019\n\
+                        FAIL  open files  64     1019\n      \
+                        fix: ulimit -n 1019\n\
+                        this run cannot work: 1 thing has to change\n";
+        assert_eq!(render(&findings), expected);
+    }
+
+    #[test]
+    fn warnings_and_unknowns_do_not_stop_a_run() {
+        let findings = [
+            finding(Grade::Warn, "1", None),
+            finding(Grade::Unknown, "not told", None),
+        ];
+        assert!(render(&findings).ends_with("this run can work\n"));
+    }
+}

@@ -106,6 +106,11 @@ pub struct Args {
     #[arg(long, env = "DUMMY_CLIENT_SEED")]
     #[arg(help_heading = "Load", value_name = "N")]
     pub seed: Option<u64>,
+
+    /// Only look whether this machine can do what the other flags ask for, print a table, and end
+    #[arg(long, env = "DUMMY_CLIENT_CHECK")]
+    #[arg(help_heading = "Output")]
+    pub check: bool,
 }
 
 /// What this program does besides a run.
@@ -121,7 +126,8 @@ Verdict: ok, failed, or client_limited (the server did nothing wrong, but this p
 or too busy for its figures to say anything about the server).
 Exit status: 0 if all sessions connected and nothing was lost; 1 if one failed or was lost, a tick
 was missing, repeated or out of order, a text, an echo or a chat was wrong, or an assertion broke; 2
-for bad usage.
+for bad usage, or if a limit of this machine is too low. With --check: 0 if the run can work as
+asked, 2 if it cannot.
 The result goes to standard output, logs go to standard error (RUST_LOG changes their level,
 NO_COLOR is respected).
 
@@ -131,6 +137,7 @@ Examples:
   dummy_client --count 200 --echo-hz 20 --payload-bytes 100 --log-sessions 0
   dummy_client --stages 1000:30s,5000:60s,0:10s --assert 'tick_delay_p99<50ms' --assert 'lost==0'
   dummy_client --find-capacity --assert 'tick_delay_p99<20ms'
+  dummy_client --check --count 30000
   dummy_client compare before.json after.json";
 
 const DEFAULT_COUNT: usize = 5;

@@ -16,6 +16,7 @@ mod args;
 mod bot;
 mod load;
 mod measure;
+mod preflight;
 mod result;
 
 use args::{Args, Command};
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let outcome = match args.command.take() {
         Some(Command::Compare(compare)) => result::compare::run(&compare),
         Some(Command::Schema) => result::schema::print(),
+        None if args.check => Ok(preflight::check(&args)),
         None => run(&args),
     };
     outcome.unwrap_or_else(|failure| {

@@ -9,18 +9,21 @@ use crate::measure::board::{Board, Counts, Event};
 use crate::measure::meter::{Meter, Second, quantile_ms};
 use crate::measure::recorder::Samples;
 use crate::measure::self_check::{Findings, SelfCheck};
+use crate::preflight;
 use crate::result::summary::{Outcome, Summary};
 use crossbeam_channel::Receiver;
+use game_server::preflight::{Machine, Sources};
 use indicatif::ProgressBar;
 use server_core::{DisconnectReason, ServerHandle};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Connections under way at a time. More would overflow the server's backlog, and each SYN that
 /// is dropped there is a second of waiting that says nothing about the server.
-const MAX_CONNECTING: usize = 256;
+pub const MAX_CONNECTING: usize = 256;
 /// How long the last answers may take at the end.
 const SETTLE: Duration = Duration::from_secs(2);
 /// A session that stood this long begins anew with its backoff.
@@ -32,6 +35,8 @@ const MAX_MISSED: (u32, Duration) = (4, Duration::from_secs(1));
 
 pub struct Conductor<'a> {
     args: &'a Args,
+    machine: Machine,
+    sources: Sources,
     server: ServerHandle,
     board: Arc<Board>,
     events: Receiver<Event>,
@@ -88,7 +93,7 @@ struct Window {
 impl<'a> Conductor<'a> {
     pub fn new(
         args: &'a Args,
-        max_sessions: usize,
+        machine: Machine,
         server: ServerHandle,
         board: Arc<Board>,
         events: Receiver<Event>,
@@ -96,6 +101,7 @@ impl<'a> Conductor<'a> {
         bar: ProgressBar,
     ) -> Self {
         let now = Instant::now();
+        let max_sessions = preflight::max_sessions(args, &machine);
         let plan = match args.shape() {
             Some(shape) => Plan::Shape(shape),
             None => Plan::Search(Search::new(max_sessions, now)),
@@ -106,6 +112,8 @@ impl<'a> Conductor<'a> {
         };
         Self {
             args,
+            sources: preflight::sources(args, &machine),
+            machine,
             server,
             board,
             events,
@@ -248,8 +256,25 @@ impl<'a> Conductor<'a> {
         self.connecting += 1;
         let now = Instant::now();
         self.board.begin_connect(index, now);
-        if let Err(error) = self.server.connect(self.args.addr, index as u64) {
+        if let Err(error) = self.begin_connection(index) {
             self.handle_failed(index, &format!("could not connect: {error}"), now);
+        }
+    }
+
+    /// From an address that has a port for it. One that should have may not: ports of earlier
+    /// connections wait in TIME_WAIT, others belong to other programs.
+    fn begin_connection(&mut self, index: usize) -> io::Result<()> {
+        let mut tries = 0;
+        loop {
+            let source = self.sources.source(index);
+            let begun = (self.server).connect_from(source, self.args.addr, index as u64);
+            match begun.as_ref().map_err(io::Error::kind) {
+                Err(ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse) => tries += 1,
+                _ => return begun,
+            }
+            if self.sources.move_on() <= tries {
+                return begun;
+            }
         }
     }
 
@@ -322,6 +347,7 @@ impl<'a> Conductor<'a> {
                 losses: BTreeMap::new(),
                 byes: BTreeMap::new(),
                 findings: window.findings,
+                machine: (&self.machine).into(),
                 samples: &self.meter.window,
                 period: self.meter.period(),
                 timeline: Vec::new(),
@@ -568,6 +594,7 @@ impl<'a> Conductor<'a> {
                 losses: self.losses,
                 byes: self.byes,
                 findings: self.findings,
+                machine: (&self.machine).into(),
                 samples,
                 period: self.meter.period(),
                 timeline: self.meter.timeline.clone(),

@@ -10,6 +10,7 @@ use crate::args::Args;
 use crate::bot::{Bot, BotSettings};
 use crate::measure::board::Board;
 use crate::measure::self_check::SelfCheck;
+use crate::preflight;
 use crate::result::summary::Summary;
 use conductor::Conductor;
 use game_server::process;
@@ -18,6 +19,7 @@ use server_core::{Config, Server};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use conductor::MAX_CONNECTING;
 pub use live::{LogWriter, status_bar};
 
 /// Why there is no summary.
@@ -36,7 +38,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// # Errors
 /// If it could not even begin.
 pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
-    let max_sessions = max_sessions(args)?;
+    let machine = preflight::require(args)?;
+    let max_sessions = preflight::max_sessions(args, &machine);
     let failed = |what: &str, error: std::io::Error| Failure {
         why: format!("{what}: {error}"),
         exit_status: 1,
@@ -62,7 +65,7 @@ pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
     let self_check =
         SelfCheck::start(args.threads).map_err(|error| failed("cannot start a thread", error))?;
     let handle = server.handle();
-    let mut conductor = Conductor::new(args, max_sessions, handle, board, events, self_check, bar);
+    let mut conductor = Conductor::new(args, machine, handle, board, events, self_check, bar);
     conductor.conduct(&signals);
     conductor.settle();
     server.handle().shutdown(GOODBYE);
@@ -82,27 +85,4 @@ fn config(threads: usize) -> Config {
     config.packet_timeout = None;
     config.flush_timeout = GOODBYE;
     config
-}
-
-/// How many sessions there will be at the most. More than the limit of open files allows are bad
-/// usage; a search for the capacity that names no limit takes what there is.
-fn max_sessions(args: &Args) -> Result<usize, Failure> {
-    let limit = process::raise_fd_limit();
-    // Standard streams, signals, and a poll with its waker for each thread.
-    let own = 16 + 3 * args.threads;
-    let room = usize::try_from(limit)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(own);
-    let asked = args.max_sessions().unwrap_or(room.max(1));
-    if asked <= room {
-        return Ok(asked);
-    }
-    let needed = asked + own;
-    Err(Failure {
-        why: format!(
-            "{asked} sessions need {needed} open files, and the limit is {limit}: \
-             raise it with `ulimit -Hn {needed} && ulimit -Sn {needed}`, or ask for fewer"
-        ),
-        exit_status: 2,
-    })
 }

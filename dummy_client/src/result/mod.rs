@@ -2,6 +2,7 @@
 
 pub mod assertion;
 pub mod compare;
+pub mod machine;
 mod metric;
 pub mod schema;
 pub mod summary;

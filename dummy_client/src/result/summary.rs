@@ -1,6 +1,7 @@
 //! The result of a run: for people, for machines, and as an exit status.
 
 use super::assertion::Asserted;
+use super::machine::MachineFacts;
 use super::metric::Metrics;
 use crate::args::Args;
 use crate::load::Failure;
@@ -58,6 +59,8 @@ pub struct Summary {
     connect_ms: Quantiles,
     /// This program itself.
     client: Findings,
+    /// The machine that this program ran on.
+    machine: MachineFacts,
     /// Lost sessions and failed connects by reason.
     losses: BTreeMap<String, u64>,
     /// Goodbyes of the server.
@@ -98,6 +101,8 @@ pub struct Outcome<'a> {
     pub byes: BTreeMap<u16, (String, u64)>,
     /// This program itself.
     pub findings: Findings,
+    /// The machine that this program ran on.
+    pub machine: MachineFacts,
     /// The measurements.
     pub samples: &'a Samples,
     /// The period of the server's tick, if it is known.
@@ -208,6 +213,7 @@ impl Summary {
             losses,
             byes,
             findings,
+            machine,
             samples,
             period,
             timeline,
@@ -257,6 +263,7 @@ impl Summary {
             chat_ms: (&samples.chat_trips).into(),
             connect_ms: (&samples.connects).into(),
             client: findings.judged(quantile_ms(&samples.late_sends, 1.0), counts.packets),
+            machine,
             timeline,
             capacity,
             losses,

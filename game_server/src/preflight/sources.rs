@@ -11,34 +11,53 @@ use std::net::{IpAddr, Ipv4Addr};
 pub struct Sources {
     target: IpAddr,
     connections: usize,
+    /// How many are in use at a time.
     addresses: u32,
+    /// How often it has moved on to as many others, modulo `rounds`.
+    round: u32,
+    rounds: u32,
 }
 
 /// 127.0.0.1 to 127.255.255.254.
-const LOOPBACK_ADDRESSES: u64 = (1 << 24) - 2;
+const LOOPBACK_ADDRESSES: u32 = (1 << 24) - 2;
+/// Ports wait in TIME_WAIT for a minute at the most, so what was left behind is good again when
+/// its turn comes.
+const ROUNDS: u32 = 16;
 
 impl Sources {
     /// For so many connections at a time, where one address has so many ports.
     #[must_use]
     pub fn plan(target: IpAddr, connections: usize, ports: Option<u64>) -> Self {
-        let addresses = match (target, ports) {
+        let (addresses, rounds) = match (target, ports) {
             (IpAddr::V4(ip), Some(ports)) if ip.is_loopback() => {
-                (connections as u64).div_ceil(comfortable(ports).max(1))
+                let addresses = (connections as u64).div_ceil(comfortable(ports).max(1));
+                let most = u64::from(LOOPBACK_ADDRESSES / ROUNDS);
+                (addresses.clamp(1, most) as u32, ROUNDS)
             }
-            _ => 1,
+            // Where the ports are not known, neither is whether there are siblings.
+            _ => (1, 1),
         };
         Self {
             target,
             connections,
-            addresses: addresses.clamp(1, LOOPBACK_ADDRESSES) as u32,
+            addresses,
+            round: 0,
+            rounds,
         }
     }
 
     /// What the connection of this number has to be bound to; `None` leaves it to the system.
     #[must_use]
     pub fn source(&self, index: usize) -> Option<IpAddr> {
-        let offset = (index % self.addresses as usize) as u32;
+        let offset = (index % self.addresses as usize) as u32 + self.round * self.addresses;
         (offset > 0).then(|| nth_loopback(offset).into())
+    }
+
+    /// One of the addresses has no port left, whoever has them: takes others from now on. Returns
+    /// in how many rounds the same ones come again.
+    pub fn move_on(&mut self) -> u32 {
+        self.round = (self.round + 1) % self.rounds;
+        self.rounds
     }
 
     /// Where the connections go.
@@ -80,7 +99,7 @@ fn nth_loopback(offset: u32) -> Ipv4Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
+    use std::collections::{HashMap, HashSet};
     use std::net::Ipv6Addr;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -112,6 +131,22 @@ mod tests {
     }
 
     #[test]
+    fn addresses_without_ports_are_left_for_others_and_come_again() {
+        let mut sources = Sources::plan(HERE, 2000, Some(500));
+        let planned: Vec<_> = (0..2000).map(|index| sources.source(index)).collect();
+        let mut seen: HashSet<_> = planned.iter().copied().collect();
+        for _ in 1..sources.move_on() {
+            let others: HashSet<_> = (0..2000).map(|index| sources.source(index)).collect();
+            assert!(seen.is_disjoint(&others));
+            seen.extend(others);
+            sources.move_on();
+        }
+        assert!((0..2000).map(|index| sources.source(index)).eq(planned));
+        let mut alone = Sources::plan([10, 0, 0, 1].into(), 2000, Some(500));
+        assert_eq!((alone.move_on(), alone.source(7)), (1, None));
+    }
+
+    #[test]
     fn others_have_one_address() {
         for target in [IpAddr::V6(Ipv6Addr::LOCALHOST), [10, 0, 0, 1].into()] {
             assert_eq!(Sources::plan(target, 2000, Some(500)).addresses(), 1);
@@ -121,9 +156,12 @@ mod tests {
 
     #[test]
     fn every_address_lies_in_the_loopback_net() {
-        let sources = Sources::plan(HERE, usize::MAX, Some(0));
-        let last = sources.last_address().unwrap();
-        assert_eq!(last, Ipv4Addr::new(127, 255, 255, 254));
-        assert!(sources.source(usize::MAX).is_none_or(|ip| ip.is_loopback()));
+        let mut sources = Sources::plan(HERE, usize::MAX, Some(0));
+        for _ in 0..sources.move_on() {
+            let last = sources.addresses() as usize - 1;
+            assert!(sources.source(last).is_none_or(|ip| ip.is_loopback()));
+            assert!(sources.source(usize::MAX).is_none_or(|ip| ip.is_loopback()));
+            sources.move_on();
+        }
     }
 }

@@ -1,0 +1,33 @@
+//! The machine of a run, as the summary has it: without it, two results cannot be compared.
+
+use game_server::preflight::Machine;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// Limits that a load client runs into. `null` is what the system does not tell.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct MachineFacts {
+    system: String,
+    cores: usize,
+    memory_total_bytes: Option<u64>,
+    /// As raised at the start.
+    fd_soft_limit: Option<u64>,
+    fd_hard_limit: Option<u64>,
+    /// Of one address; reserved ports are not counted.
+    ephemeral_ports: Option<u64>,
+    somaxconn: Option<u64>,
+}
+
+impl From<&Machine> for MachineFacts {
+    fn from(machine: &Machine) -> Self {
+        Self {
+            system: machine.system.clone(),
+            cores: machine.cores,
+            memory_total_bytes: machine.memory_total_bytes,
+            fd_soft_limit: machine.fd_soft_limit,
+            fd_hard_limit: machine.fd_hard_limit,
+            ephemeral_ports: machine.ephemeral_ports,
+            somaxconn: machine.somaxconn,
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Does the client know beforehand what it can do here, and does it come from enough addresses?
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod util;
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use util::{Run, Stub, client, hello};
+
+/// Nobody listens there, and nobody has to.
+fn nowhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 1))
+}
+
+fn limited(limit: &str, args: &[&str]) -> Run {
+    let script = format!(r#"ulimit {limit} && exec "$0" "$@""#);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &script, env!("CARGO_BIN_EXE_dummy_client")])
+        .args(args)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
+    Run::of(&mut command)
+}
+
+fn line<'a>(run: &'a Run, subject: &str) -> &'a str {
+    let line = run.stdout.lines().find(|line| line.contains(subject));
+    line.unwrap_or_else(|| panic!("nothing of {subject} in\n{}", run.stdout))
+}
+
+#[test]
+fn a_machine_that_can_is_status_0_and_nothing_is_started() {
+    let run = Run::of(&mut client(nowhere(), &["--check", "--count", "20"]));
+    assert_eq!(run.status, Some(0), "{run:?}");
+    assert!(line(&run, "open files").starts_with("ok"), "{run:?}");
+    assert!(run.stdout.ends_with("this run can work\n"), "{run:?}");
+    assert!(run.stderr.is_empty(), "{run:?}");
+}
+
+#[test]
+fn too_few_descriptors_are_status_2_with_the_command_that_helps() {
+    let args = ["--check", "--count", "100"];
+    let run = limited("-n 64", &args);
+    assert_eq!(run.status, Some(2), "{run:?}");
+    assert!(line(&run, "open files").starts_with("FAIL"), "{run:?}");
+    assert!(line(&run, "fix:").ends_with("ulimit -n 119"), "{run:?}");
+    assert!(run.stderr.is_empty(), "{run:?}");
+    let run = limited("-n 119", &args);
+    assert_eq!(run.status, Some(0), "{run:?}");
+}
+
+/// A start gives the same judgement, as one line.
+#[test]
+fn the_start_and_the_check_agree() {
+    for limit in [118, 119] {
+        let limit = format!("-n {limit}");
+        let addr = nowhere().to_string();
+        let args = ["--count", "100", "--duration-secs", "1", "--addr", &addr];
+        let start = limited(&limit, &args);
+        let check = limited(&limit, &[&args[..], &["--check"]].concat());
+        let refused = start.status == Some(2);
+        assert_eq!(refused, check.status == Some(2), "{start:?} {check:?}");
+        assert_eq!(refused, limit == "-n 118");
+    }
+}
+
+/// More than a million loopback connections are a matter of addresses; ::1 has one alone, and no
+/// range of ports is that wide.
+#[cfg(target_os = "linux")]
+#[test]
+fn ports_are_counted_for_each_source_address() {
+    let args = ["--check", "--count", "1000000"];
+    let v4 = Run::of(&mut client(nowhere(), &args));
+    assert!(line(&v4, "ports").starts_with("ok"), "{v4:?}");
+    assert!(line(&v4, "ports").contains("127.0.0.1 to 127."), "{v4:?}");
+    let v6 = Run::of(&mut client("[::1]:1".parse().unwrap(), &args));
+    assert_eq!(v6.status, Some(2), "{v6:?}");
+    assert!(line(&v6, "ports").starts_with("FAIL"), "{v6:?}");
+    assert!(line(&v6, "ports").contains("no siblings"), "{v6:?}");
+}
+
+#[test]
+fn a_table_that_cannot_be_written_is_status_1() {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = client(nowhere(), &["--check"]);
+    let output = command.stdout(full.unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn the_summary_tells_of_the_machine() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
+    let (_, json) = Run::json(stub.addr, &["--duration-secs", "0.2"]);
+    let machine = &json["machine"];
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(machine["cores"], cores, "{machine}");
+    assert_eq!(machine["fd_soft_limit"], machine["fd_hard_limit"]);
+    #[cfg(target_os = "linux")]
+    for fact in ["memory_total_bytes", "ephemeral_ports", "somaxconn"] {
+        assert!(machine[fact].as_u64().unwrap() > 0, "{fact}: {machine}");
+    }
+}

@@ -89,5 +89,14 @@ cat "$work/clients.out"
 grep -q "^sessions  $count of $count connected, $count live at the end, 0 lost" "$work/clients.out" ||
     fail "not all clients were connected to the end"
 grep -q "\"ephemeral_ports\": $ports" "$work/clients.json" || fail "the summary does not tell of the ports"
+
+say "and $count more at once: the ports of the first ones wait in TIME_WAIT"
+grep 'TCP:' /proc/net/sockstat
+start_client again --count "$count" --log-sessions 0
+until_true 20 "all clients to be in again" grep -q "live $count of" "$client_log"
+kill -INT "$client_pid"
+wait "$client_pid" || fail "the clients ended with status $?"
+cat "$work/again.out"
+grep -q "^sessions  $count of $count connected" "$work/again.out" || fail "not all clients came in again"
 kill -TERM "$server_pid"
 wait "$server_pid" || fail "the server did not end well"

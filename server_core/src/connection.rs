@@ -20,6 +20,7 @@ use crate::recv_buffer::RecvBuffer;
 use crate::send_buffer::SendBuffer;
 use crate::send_queue::{MAX_SLICES, SendQueue};
 use crate::session::Peer;
+use crate::snapshot::SessionInfo;
 use crate::timeout_queue::Alarm;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::time::Instant;
@@ -64,6 +65,9 @@ pub struct Connection<T, S> {
     last_received_at: Instant,
     timer_at: Option<Instant>,
     gauged_bytes: usize,
+    opened_at: Instant,
+    packets_received: u64,
+    packets_sent: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +139,9 @@ impl<T: Transport, S> Connection<T, S> {
             last_received_at: now,
             timer_at: None,
             gauged_bytes: 0,
+            opened_at: now,
+            packets_received: 0,
+            packets_sent: 0,
         }
     }
 
@@ -143,6 +150,7 @@ impl<T: Transport, S> Connection<T, S> {
         self.phase = Phase::Open;
         self.is_writable = true;
         self.last_received_at = now;
+        self.opened_at = now;
     }
 
     /// Whether packets flow.
@@ -155,6 +163,20 @@ impl<T: Transport, S> Connection<T, S> {
     #[must_use]
     pub fn peer(&self, id: SessionId) -> Peer {
         Peer::new(id, self.permit.peer(), self.tag)
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn info(&self, id: SessionId) -> SessionInfo {
+        SessionInfo {
+            id,
+            addr: self.permit.peer(),
+            opened_at: self.opened_at,
+            packets_received: self.packets_received,
+            packets_sent: self.packets_sent,
+            queued_bytes: self.queue.queued_bytes(),
+            oldest_unsent_at: self.queue.oldest_at(),
+        }
     }
 
     /// The stream, for registering it.
@@ -234,6 +256,7 @@ impl<T: Transport, S> Connection<T, S> {
                 break;
             }
         }
+        self.packets_received += received.packets as u64;
         received
     }
 
@@ -307,6 +330,7 @@ impl<T: Transport, S> Connection<T, S> {
             // Nothing of it would reach the peer, so it is not worth a copy.
             Err(_) => self.queue = SendQueue::default(),
         }
+        self.packets_sent += flushed.packets as u64;
         flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
         (flushed, verdict)
     }
@@ -423,6 +447,17 @@ pub struct Draining<T> {
     gauged_bytes: usize,
 }
 
+/// What one step of draining did.
+#[derive(Debug)]
+pub struct Drained {
+    /// What went out.
+    pub flushed: Flushed,
+    /// Bytes that came in and were thrown away.
+    pub discarded_bytes: usize,
+    /// What comes next.
+    pub progress: Progress,
+}
+
 /// What a draining stream needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -499,22 +534,21 @@ impl<T: Transport> Draining<T> {
     ///
     /// Input is read and thrown away meanwhile: closing a socket with unread input resets the
     /// connection, and the reset destroys what the peer has not read yet.
-    pub fn advance(
-        &mut self,
-        buffer: &mut RecvBuffer,
-        config: &Config,
-        now: Instant,
-    ) -> (Flushed, Progress) {
-        let mut flushed = Flushed::default();
-        let progress = self
-            .try_advance(buffer, config, now, &mut flushed)
-            .unwrap_or(Progress::Done);
-        match progress {
+    pub fn advance(&mut self, buffer: &mut RecvBuffer, config: &Config, now: Instant) -> Drained {
+        let mut drained = Drained {
+            flushed: Flushed::default(),
+            discarded_bytes: 0,
+            progress: Progress::Done,
+        };
+        if let Ok(progress) = self.try_advance(buffer, config, now, &mut drained) {
+            drained.progress = progress;
+        }
+        match drained.progress {
             Progress::Done => self.queue = SendQueue::default(),
             _ => self.queue.settle(now),
         }
-        flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
-        (flushed, progress)
+        drained.flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
+        drained
     }
 
     fn try_advance(
@@ -522,8 +556,9 @@ impl<T: Transport> Draining<T> {
         buffer: &mut RecvBuffer,
         config: &Config,
         now: Instant,
-        flushed: &mut Flushed,
+        drained: &mut Drained,
     ) -> io::Result<Progress> {
+        let flushed = &mut drained.flushed;
         if self.is_writable && !self.write_is_shut {
             let (stream, queue) = (&mut self.stream, &mut self.queue);
             write_queue(stream, queue, &mut self.is_writable, config, flushed)?;
@@ -539,7 +574,7 @@ impl<T: Transport> Draining<T> {
         }
         let mut has_more = flushed.has_more;
         if !self.saw_fin {
-            has_more |= self.discard_input(buffer, config)?;
+            has_more |= self.discard_input(buffer, config, &mut drained.discarded_bytes)?;
         }
         if self.saw_fin && self.write_is_shut || now >= self.deadline {
             return Ok(Progress::Done);
@@ -551,15 +586,20 @@ impl<T: Transport> Draining<T> {
     }
 
     /// Returns whether the budget, and not the input, was used up.
-    fn discard_input(&mut self, buffer: &mut RecvBuffer, config: &Config) -> io::Result<bool> {
-        let mut left = config.read_budget_bytes;
-        while left > 0 {
-            match buffer.fill_from(&mut self.stream, left) {
+    fn discard_input(
+        &mut self,
+        buffer: &mut RecvBuffer,
+        config: &Config,
+        discarded_bytes: &mut usize,
+    ) -> io::Result<bool> {
+        while *discarded_bytes < config.read_budget_bytes {
+            let budget = config.read_budget_bytes - *discarded_bytes;
+            match buffer.fill_from(&mut self.stream, budget) {
                 Ok([]) => {
                     self.saw_fin = true;
                     return Ok(false);
                 }
-                Ok(input) => left -= input.len(),
+                Ok(input) => *discarded_bytes += input.len(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }

@@ -68,8 +68,8 @@
 //! | 4 | [`connection`], [`router`] |
 //! | 3 | [`send_queue`], [`session`] |
 //! | 2 | [`framer`], [`send_buffer`] |
-//! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`] |
-//! | 0 | [`id`], [`reason`], [`wire`], [`tick`], [`mailbox`], [`recv_buffer`], [`rate_limiter`], [`backoff`] |
+//! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`], [`snapshot`] |
+//! | 0 | [`id`], [`reason`], [`wire`], [`tick`], [`mailbox`], [`recv_buffer`], [`rate_limiter`], [`backoff`], [`stopwatch`] |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
 
@@ -95,6 +95,8 @@ pub mod server;
 pub mod session;
 pub mod session_table;
 pub mod shard;
+pub mod snapshot;
+pub mod stopwatch;
 pub mod tick;
 pub mod timeout_queue;
 pub mod wire;

@@ -270,8 +270,9 @@ impl Listener {
         };
         // `Again` means that its budget is used up. Nobody is owed more of our time: what is
         // still to come waits for the deadline.
-        let (_, progress) = rejected.advance(scratch, config, now);
-        if progress == Progress::Done {
+        // Nor is it counted, in or out: it is no session.
+        let drained = rejected.advance(scratch, config, now);
+        if drained.progress == Progress::Done {
             self.rejected.remove(key);
         }
     }

@@ -45,13 +45,15 @@ pub struct WorkerMetrics {
     pub sessions: Counter,
     /// Bytes that wait in send queues now.
     pub send_queue_bytes: Counter,
-    /// Whole packets that sockets took.
+    /// Whole packets that sockets took, goodbyes included.
     pub packets_sent: Counter,
     /// Bytes that sockets took.
     pub bytes_sent: Counter,
-    /// Whole packets that came.
+    /// Whole packets that came, one that a session was kicked for included. A header that breaks
+    /// the framing is no packet, and what stands behind an offence is not looked at.
     pub packets_received: Counter,
-    /// Bytes that came.
+    /// Bytes that were read from sockets, those included that were thrown away behind an offence
+    /// or while a session was on its way out.
     pub bytes_received: Counter,
     /// Calls of `write` and `writev`.
     pub write_calls: Counter,
@@ -74,6 +76,12 @@ pub struct Metrics {
     pub rejected: Counter,
     /// Times that accept failed, for example for want of descriptors.
     pub accept_errors: Counter,
+    /// How long broadcasts took that were measured: from their origin until the last worker has
+    /// ended the turn in which it queued the packet for its sessions and flushed them.
+    ///
+    /// What a socket did not take in that turn is not waited for: a peer that is behind is behind
+    /// by its own doing, and is judged by its queue. A worker without sessions ends its turn, too.
+    pub broadcasts: Histogram,
 }
 
 /// The sums over all workers at one moment.
@@ -104,6 +112,7 @@ impl Metrics {
             accepted: Counter::default(),
             rejected: Counter::default(),
             accept_errors: Counter::default(),
+            broadcasts: Histogram::default(),
         }
     }
 
@@ -157,7 +166,7 @@ impl Totals {
     }
 }
 
-/// Durations by size: bucket n counts those below `2^n` microseconds that no smaller one counts.
+/// Durations by size: bucket n counts those of up to `2^n` microseconds that no smaller one counts.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [Counter; BUCKETS],
@@ -171,7 +180,9 @@ impl Histogram {
     /// Counts one duration.
     pub fn record(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
+        // Rounded up, for a bound is exact: a nanosecond above it is above it.
+        let above = u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let bucket = (u64::BITS - above.saturating_sub(1).leading_zeros()) as usize;
         self.buckets[bucket.min(BUCKETS - 1)].add(1);
         self.sum_micros.add(micros);
         self.max_micros.fetch_max(micros, Ordering::Relaxed);
@@ -189,15 +200,13 @@ impl Histogram {
         Duration::from_micros(self.sum_micros.get())
     }
 
-    /// Upper bounds and how many were below each, in rising order; the last bound is open.
-    pub fn cumulative(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
-        self.buckets
-            .iter()
-            .enumerate()
-            .scan(0, |below, (power, count)| {
-                *below += count.get();
-                Some((Duration::from_micros(1 << power), *below))
-            })
+    /// Upper bounds in rising order, and how many were within each but not within the one before.
+    /// The last bound is open: `None`.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
+        self.buckets.iter().enumerate().map(|(power, count)| {
+            let bound = (power < BUCKETS - 1).then(|| Duration::from_micros(1 << power));
+            (bound, count.get())
+        })
     }
 
     /// The longest since this was last asked.
@@ -227,17 +236,23 @@ mod tests {
     }
 
     #[test]
-    fn histogram_counts_below_each_bound() {
+    fn histogram_counts_within_each_bound() {
         let histogram = Histogram::default();
-        for micros in [0, 1, 3, 900, 70_000_000_000_000] {
+        for micros in [0, 1, 3, 4, 900, 1024, 70_000_000_000_000] {
             histogram.record(Duration::from_micros(micros));
         }
-        let below: Vec<_> = histogram.cumulative().collect();
-        assert_eq!(below[0], (Duration::from_micros(1), 1));
-        assert_eq!(below[1], (Duration::from_micros(2), 2));
-        assert_eq!(below[2], (Duration::from_micros(4), 3));
-        assert_eq!(below[10], (Duration::from_micros(1024), 4));
-        assert_eq!(histogram.count(), 5);
+        histogram.record(Duration::from_nanos(4_001));
+        let buckets: Vec<_> = histogram.buckets().collect();
+        let within = |micros| {
+            let bound = Some(Duration::from_micros(micros));
+            buckets.iter().find(|bucket| bucket.0 == bound).unwrap().1
+        };
+        assert_eq!((within(1), within(2), within(4)), (2, 0, 2));
+        assert_eq!(within(8), 1, "a nanosecond above a bound is above it");
+        assert_eq!((within(1024), within(2048)), (2, 0));
+        assert_eq!(buckets.last(), Some(&(None, 1)), "the last bound is open");
+        assert!(buckets.is_sorted_by_key(|bucket| bucket.0.unwrap_or(Duration::MAX)));
+        assert_eq!(histogram.count(), 8);
         assert_eq!(
             histogram.take_max(),
             Duration::from_micros(70_000_000_000_000)

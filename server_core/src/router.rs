@@ -5,6 +5,8 @@ use crate::id::SessionId;
 use crate::mailbox::Mailbox;
 use crate::reason::DisconnectReason;
 use crate::send_buffer::SendBuffer;
+use crate::snapshot::SnapshotRequest;
+use crate::stopwatch::Lap;
 use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -27,6 +29,10 @@ pub enum Command<T> {
     Send(SessionId, SendBuffer),
     /// Queue a packet for all of your sessions.
     Broadcast(SendBuffer),
+    /// As `Broadcast`, and say when the turn has ended in which that was done.
+    TimedBroadcast(SendBuffer, Lap),
+    /// Say at the end of the turn how your sessions are doing.
+    Snapshot(SnapshotRequest),
     /// End one of your sessions.
     Close(SessionId, DisconnectReason),
     /// End all of them, flushed by then if they can be, and stop.
@@ -99,6 +105,28 @@ impl<T> Router<T> {
         }
     }
 
+    /// As [`broadcast`](Self::broadcast), with a lap of a stopwatch for each worker, as far as there
+    /// are any.
+    pub fn broadcast_timed(&self, buffer: &SendBuffer, mut laps: impl Iterator<Item = Lap>) {
+        for worker in 0..self.workers() {
+            let buffer = buffer.clone();
+            self.post(
+                worker,
+                match laps.next() {
+                    Some(lap) => Command::TimedBroadcast(buffer, lap),
+                    None => Command::Broadcast(buffer),
+                },
+            );
+        }
+    }
+
+    /// Asks each worker about its sessions. Never waits: whoever made the requests bounds them.
+    pub fn request_snapshot(&self, requests: impl IntoIterator<Item = SnapshotRequest>) {
+        for (mailbox, request) in self.mailboxes.iter().zip(requests) {
+            mailbox.post(Command::Snapshot(request), COMMAND_BYTES);
+        }
+    }
+
     /// A packet for one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
     pub fn send(&self, to: SessionId, buffer: SendBuffer) {
         if to.worker() < self.workers() {
@@ -162,8 +190,12 @@ impl<T: Send + 'static> Router<T> {
 impl<T> Command<T> {
     fn bytes(&self) -> usize {
         match self {
-            Self::Send(_, buffer) | Self::Broadcast(buffer) => COMMAND_BYTES + buffer.len(),
-            Self::Adopt(_) | Self::Close(..) | Self::Shutdown(_) => COMMAND_BYTES,
+            Self::Send(_, buffer) | Self::Broadcast(buffer) | Self::TimedBroadcast(buffer, _) => {
+                COMMAND_BYTES + buffer.len()
+            }
+            Self::Adopt(_) | Self::Snapshot(_) | Self::Close(..) | Self::Shutdown(_) => {
+                COMMAND_BYTES
+            }
         }
     }
 }

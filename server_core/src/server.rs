@@ -13,6 +13,8 @@ use crate::router::Router;
 use crate::send_buffer::{ChunkPool, SendBuffer, SendBufferManager, pool::PoolStats};
 use crate::session::{Peer, Session};
 use crate::shard::{Farewell, Shared};
+use crate::snapshot::{Snapshot, SnapshotGate};
+use crate::stopwatch::Stopwatch;
 use crate::worker::{Worker, poll_with_mailbox};
 use mio::net::TcpStream;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -50,11 +52,17 @@ struct Inner {
     connector: Connector,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
+    stopwatch: Arc<Stopwatch>,
+    snapshots: SnapshotGate,
     listener: Option<Arc<StopSignal>>,
     /// By when a shutdown has to be flushed; set once, before the listener is told to stop.
     flush_by: Mutex<Option<Instant>>,
     is_shutting_down: AtomicBool,
 }
+
+/// Measured broadcasts that may be under way at a time. A server that is behind by more measures
+/// the others only; that they took long is then plain to see.
+const MEASURED_BROADCASTS: usize = 1024;
 
 impl Server {
     /// Sets up a server with the default [`Config`].
@@ -130,6 +138,24 @@ impl ServerHandle {
         }
     }
 
+    /// As [`broadcast`](Self::broadcast), and measures how long it takes from `origin`, for example
+    /// a tick, until the last worker has flushed it to its sessions: see [`Metrics::broadcasts`].
+    pub fn broadcast_measured<H: PacketHead>(
+        &self,
+        origin: Instant,
+        head: &H,
+        tail: impl AsRef<[u8]>,
+    ) {
+        match self.encode(head, tail) {
+            Ok(buffer) => {
+                let router = &self.inner.router;
+                let laps = self.inner.stopwatch.start(origin, router.workers());
+                router.broadcast_timed(&buffer, laps);
+            }
+            Err(error) => log::error!("packet {} to all: {error}", H::ID),
+        }
+    }
+
     /// Sends a packet to one session; if it is gone, nothing happens but a count.
     pub fn send_to<H: PacketHead>(&self, to: SessionId, head: &H, tail: impl AsRef<[u8]>) {
         match self.encode(head, tail) {
@@ -186,6 +212,15 @@ impl ServerHandle {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// Begins to look at all sessions: each worker answers at the end of a turn, and
+    /// [`Snapshot::poll`] says when all have. `None` while an earlier look is under way.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let (requests, snapshot) = self.inner.snapshots.begin(self.inner.router.workers())?;
+        self.inner.router.request_snapshot(requests);
+        Some(snapshot)
     }
 
     /// The chunk pool's counters.
@@ -347,6 +382,8 @@ impl ServerBuilder {
                 connector: Connector::new(Arc::clone(&admission), Arc::clone(&router)),
                 buffers: buffers.clone(),
                 metrics: Arc::clone(&metrics),
+                stopwatch: Arc::new(Stopwatch::new(MEASURED_BROADCASTS)),
+                snapshots: SnapshotGate::default(),
                 listener: listener.as_ref().map(Listener::stop_signal),
                 flush_by: Mutex::new(None),
                 is_shutting_down: AtomicBool::new(false),

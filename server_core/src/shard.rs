@@ -12,7 +12,9 @@
 //!   [`worker`](crate::worker) brings both; tests bring fakes.
 
 use crate::config::Config;
-use crate::connection::{Connection, Draining, Due, Flushed, Progress, Received, Transport};
+use crate::connection::{
+    Connection, Drained, Draining, Due, Flushed, Progress, Received, Transport,
+};
 use crate::departure_log::DepartureLog;
 use crate::id::SessionId;
 use crate::metrics::{Metrics, WorkerMetrics};
@@ -22,6 +24,8 @@ use crate::router::{Arrival, Command, Router};
 use crate::send_buffer::{SendBuffer, SendBufferManager};
 use crate::session::{Context, Effect, Peer, Session};
 use crate::session_table::SessionTable;
+use crate::snapshot::SnapshotRequest;
+use crate::stopwatch::Lap;
 use crate::timeout_queue::TimeoutQueue;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -89,6 +93,10 @@ pub struct Shard<T, S> {
     /// What may still be queued in this turn, each packet counted once for every session that
     /// gets it. Below zero by one packet at most.
     output_left: isize,
+    /// The measured broadcasts that were queued in this turn.
+    laps: Vec<Lap>,
+    /// Who wants to know at the end of this turn how the sessions are doing.
+    snapshots: Vec<SnapshotRequest>,
     shutdown_by: Option<Instant>,
     /// A shutdown that waits for `deferred`.
     shutdown_next: Option<Instant>,
@@ -123,6 +131,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             stalled: VecDeque::new(),
             deferred: VecDeque::new(),
             output_left: shared.config.turn_output_bytes as isize,
+            laps: Vec::new(),
+            snapshots: Vec::new(),
             shutdown_by: None,
             shutdown_next: None,
             departure_summary_at: None,
@@ -142,6 +152,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::Adopt(arrival) => self.adopt(arrival, now, register),
             Command::Send(to, buffer) => self.queue_for(to, buffer),
             Command::Broadcast(buffer) => self.queue_for_all(&buffer),
+            Command::TimedBroadcast(buffer, lap) => {
+                self.queue_for_all(&buffer);
+                self.laps.push(lap);
+            }
+            Command::Snapshot(request) => self.snapshots.push(request),
             Command::Close(id, reason) => {
                 self.table.close(id, reason);
             }
@@ -218,6 +233,20 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         self.dirty.append(&mut self.dirty_next);
         self.output_left = self.shared.config.turn_output_bytes as isize;
+        while let Some(request) = self.snapshots.pop() {
+            self.answer(request);
+        }
+    }
+
+    /// The turn that began at `began` is over: it counts how long that took, and the measured
+    /// broadcasts that went out in it. One reading of the clock serves them all.
+    pub fn end_turn(&mut self, began: Instant, now: Instant) {
+        let metrics = &self.shared.metrics;
+        let turns = &metrics.worker(self.worker).turns;
+        turns.record(now.saturating_duration_since(began));
+        for duration in self.laps.drain(..).filter_map(|lap| lap.end(now)) {
+            metrics.broadcasts.record(duration);
+        }
     }
 
     /// Whether there is work that no event will announce.
@@ -538,6 +567,17 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
+    /// After the flush, so that what waits for a session is what its socket did not take.
+    fn answer(&mut self, request: SnapshotRequest) {
+        let mut sessions = Vec::with_capacity(self.table.len());
+        self.table.visit_all(|id, connection| {
+            if connection.is_open() {
+                sessions.push(connection.info(id));
+            }
+        });
+        request.answer(sessions);
+    }
+
     // ---- timeouts -----------------------------------------------------------------------------
 
     fn rearm(&mut self, id: SessionId) {
@@ -742,8 +782,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     fn drain(&mut self, id: SessionId, mut draining: Draining<T>, now: Instant) {
-        let (flushed, progress) = draining.advance(&mut self.recv_buffer, &self.shared.config, now);
+        let Drained {
+            flushed,
+            discarded_bytes,
+            progress,
+        } = draining.advance(&mut self.recv_buffer, &self.shared.config, now);
         self.count(&flushed);
+        self.metrics().bytes_received.add(discarded_bytes as u64);
         if progress == Progress::Done {
             self.timeouts.disarm(id, &mut draining.alarm);
             return;

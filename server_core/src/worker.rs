@@ -104,7 +104,7 @@ impl<S: Session> Worker<S> {
                 shard.handle_readiness(id, readable, writable, now);
             }
             shard.run(now);
-            shard.metrics().turns.record(now.elapsed());
+            shard.end_turn(now, Instant::now());
         }
         self.shard.finish();
         Ok(())

@@ -11,6 +11,7 @@ use server_core::metrics::Metrics;
 use server_core::router::{Arrival, Command, Router};
 use server_core::send_buffer::{ChunkPool, SendBufferManager};
 use server_core::shard::{Shard, Shared};
+use server_core::stopwatch::Stopwatch;
 use server_core::wire::U64Le;
 use server_core::{Config, Context, Kick, Packet, PacketHead, Session};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -255,4 +256,25 @@ fn a_broadcast_through_the_mailbox_costs_a_share_of_a_channel_block() {
         allocations <= chunks + BROADCASTS / CHANNEL_BLOCK + 1,
         "{allocations} allocations, {chunks} of them for chunks"
     );
+}
+
+#[test]
+fn measuring_a_broadcast_costs_no_allocation() {
+    let mut rig = Rig::new();
+    let stopwatch = Arc::new(Stopwatch::new(2));
+    let (allocations, chunks) = rig.measure(|rig| {
+        let hello = Hello { tick: 7.into() };
+        let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
+        let lap = stopwatch.start(rig.now, 1).next().unwrap();
+        let broadcast = Command::TimedBroadcast(buffer, lap);
+        rig.shard.handle_command(broadcast, rig.now, |_, _| Ok(()));
+        rig.shard.run(rig.now);
+        rig.shard
+            .end_turn(rig.now, rig.now + Duration::from_micros(3));
+    });
+    assert_eq!(allocations, chunks, "one for each replaced chunk");
+    let durations = &rig.metrics.broadcasts;
+    assert_eq!(durations.count(), 2 * BROADCASTS, "each was measured");
+    let sum = Duration::from_micros(3 * 2 * BROADCASTS);
+    assert_eq!(durations.sum(), sum);
 }

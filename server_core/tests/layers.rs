@@ -24,6 +24,7 @@ const FLOORS: &[(usize, &[&str])] = &[
             "departure_log",
             "config",
             "admission",
+            "snapshot",
         ],
     ),
     (
@@ -37,6 +38,7 @@ const FLOORS: &[(usize, &[&str])] = &[
             "recv_buffer",
             "rate_limiter",
             "backoff",
+            "stopwatch",
         ],
     ),
 ];

@@ -735,3 +735,101 @@ fn a_full_server_tells_so_and_counts_it_apart() {
     assert_eq!((totals.accepted, totals.rejected), (1, 1));
     assert_eq!(totals.disconnects.iter().sum::<u64>(), 0);
 }
+
+#[test]
+fn every_measured_broadcast_is_counted_once_however_many_workers_there_are() {
+    const BROADCASTS: u64 = 50;
+    let running = start(builder().workers(3));
+    let mut clients: Vec<Client> = (0..5).map(|_| running.connect().0).collect();
+    let handle = running.server.handle();
+    let began = Instant::now();
+    for number in 0..BROADCASTS {
+        handle.broadcast_measured(began, &numbered(0, number), b"");
+        handle.broadcast(&numbered(1, number), b"not measured");
+    }
+    for client in &mut clients {
+        for _ in 0..2 * BROADCASTS {
+            client.receive_numbered();
+        }
+    }
+    running.wait_for("all are measured", |handle| {
+        handle.metrics().broadcasts.count() >= BROADCASTS
+    });
+    let durations = &handle.metrics().broadcasts;
+    assert_eq!(durations.count(), BROADCASTS);
+    assert!(durations.take_max() <= began.elapsed());
+    assert!(durations.sum() > Duration::ZERO);
+}
+
+#[test]
+fn a_snapshot_shows_every_session_of_every_worker() {
+    let running = start(builder());
+    let mut clients: Vec<(Client, SessionId)> = (0..6).map(|_| running.connect()).collect();
+    for (count, (client, _)) in clients.iter_mut().enumerate() {
+        for _ in 0..count {
+            client.echo(b"one more");
+        }
+    }
+    // One that does not read: what its socket did not take is shown.
+    let stuck = clients[5].1;
+    let handle = running.server.handle();
+    let (number, tail) = (numbered(0, 0), [7; 60_000]);
+    for _ in 0..16 {
+        handle.send_to(stuck, &number, tail);
+    }
+    running.wait_for("something waits for it", |handle| {
+        handle.metrics().totals().send_queue_bytes > 0
+    });
+    let mut snapshot = handle.snapshot().expect("no other one is under way");
+    let mut sessions = Vec::new();
+    wait_for("every worker has answered", || {
+        snapshot.poll().unwrap().is_some_and(|all| {
+            sessions = all;
+            true
+        })
+    });
+    assert_eq!(sessions.len(), clients.len());
+    for (count, (client, id)) in clients.iter().enumerate() {
+        let session = sessions.iter().find(|one| one.id == *id).unwrap();
+        assert_eq!(session.addr, client.stream.local_addr().unwrap());
+        assert_eq!(session.packets_received, count as u64);
+        assert!(session.packets_sent >= count as u64);
+        assert!(session.opened_at <= Instant::now());
+        assert_eq!(session.queued_bytes > 0, *id == stuck);
+        assert_eq!(session.oldest_unsent_at.is_some(), *id == stuck);
+    }
+    running.wait_for("the next one may begin", |handle| {
+        handle.snapshot().is_some()
+    });
+}
+
+#[test]
+fn bytes_that_are_thrown_away_behind_an_offence_have_come_all_the_same() {
+    const BEHIND: usize = 300_000;
+    let running = start(builder());
+    let (mut client, _) = running.connect();
+    client.echo(b"before");
+    client.send(999, b"of no known kind");
+    let behind = thread::spawn({
+        let mut stream = client.stream.try_clone().unwrap();
+        move || {
+            // More than one read takes, so that most of it comes while the session leaves.
+            stream.write_all(&[0xa5; BEHIND]).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+    });
+    let (id, payload) = client.receive().expect("the goodbye");
+    assert_eq!((id, payload), (6, vec![3, 0]));
+    assert_eq!(client.receive(), None, "then the end, in order");
+    behind.join().unwrap();
+    let sent = 10 + 20 + BEHIND as u64;
+    running.wait_for("all that was sent has come", |handle| {
+        handle.metrics().totals().bytes_received == sent
+    });
+    let totals = running.server.handle().metrics().totals();
+    assert_eq!(
+        totals.packets_received, 2,
+        "the offence, and nothing behind"
+    );
+    assert_eq!((totals.packets_sent, totals.bytes_sent), (2, 10 + 6));
+}

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::metrics_port;
 use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
@@ -90,6 +91,11 @@ pub struct Args {
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_chats_per_sec: u32,
 
+    /// HTTP with /metrics, /healthz and /sessions there; port 0 takes a free one [default: off]
+    #[arg(long, env = "GAME_SERVER_METRICS_ADDR", value_parser = parse_addr)]
+    #[arg(help_heading = "Output", value_name = "HOST:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
+
     /// One summary line in the log each time; 0: off
     #[arg(long, env = "GAME_SERVER_STATS_INTERVAL_SECS", default_value = "5", value_parser = parse_seconds)]
     #[arg(help_heading = "Output", value_name = "SECS")]
@@ -115,7 +121,8 @@ Examples:
   game_server
   game_server --addr 0.0.0.0:7777 --max-sessions 5000 --max-sessions-per-ip 20
   game_server --tick-ms 50 --payload-bytes 1000
-  game_server --check --max-sessions 10000";
+  game_server --check --max-sessions 10000
+  game_server --metrics-addr 127.0.0.1:9100      (then: curl 127.0.0.1:9100/metrics)";
 
 impl Args {
     /// Reads the command line; bad usage ends the process with status 2.
@@ -166,10 +173,12 @@ impl Args {
         self.descriptors_aside().min(most)
     }
 
-    /// Standard streams, the listener, a few per worker, and connections that are being refused.
+    /// Standard streams, the listener, a few per worker, connections that are being refused, and the
+    /// metrics port.
     fn descriptors_aside(&self) -> u64 {
         let workers = self.workers.unwrap_or(Config::default().workers);
-        160 + 4 * workers as u64
+        let metrics = self.metrics_addr.map_or(0, |_| metrics_port::DESCRIPTORS);
+        (160 + 4 * workers + metrics) as u64
     }
 
     /// The period of the tick, if there is one.
@@ -231,6 +240,7 @@ mod tests {
         assert_eq!(args.tick_period(), Some(Duration::from_millis(250)));
         assert_eq!(args.hello_tail(), b"Hello World");
         assert_eq!(args.max_chats_per_sec(), Some(10));
+        assert_eq!(args.metrics_addr, None);
         let config = args.config(20_000);
         assert_eq!(config.max_send_lag, Some(Duration::from_secs(5)));
         assert_eq!(config.packet_timeout, Some(Duration::from_secs(10)));
@@ -273,6 +283,10 @@ mod tests {
     #[test]
     fn the_check_agrees_with_the_number_of_sessions_that_are_taken() {
         for limit in [16, 64, 400, 1024, 20_000] {
+            for flags in [&[][..], &["--metrics-addr=127.0.0.1:0"]] {
+                let allowed = parse(flags).unwrap().sessions_allowed(Some(limit));
+                assert!(allowed <= limit && allowed >= limit / 2);
+            }
             let machine = Machine {
                 fd_soft_limit: Some(limit),
                 ..Machine::default()

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod metrics_port;
 mod run;
 mod stats;
 

@@ -2,13 +2,15 @@
 
 use crate::args::Args;
 use crate::check;
-use crate::stats::Stats;
+use crate::metrics_port::MetricsPort;
+use crate::stats::{Stats, TickMetrics};
 use crossbeam_channel::RecvTimeoutError;
 use game_server::packets::{SBye, SHello};
 use game_server::preflight::Machine;
 use game_server::{GameSession, process};
 use server_core::tick::TickSchedule;
 use server_core::{Server, ServerHandle};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Runs until a signal comes.
@@ -21,6 +23,13 @@ pub fn run(args: &Args) -> Result<(), String> {
         .map_err(|error| format!("cannot install the signal handlers: {error}"))?;
     let config = args.config(fd_limit);
     let max_chats_per_sec = args.max_chats_per_sec();
+    // Before the server: a start that fails must not have let anybody in.
+    let metrics_port = (args.metrics_addr)
+        .map(|addr| {
+            MetricsPort::bind(addr)
+                .map_err(|error| format!("cannot serve metrics on {addr}: {error}"))
+        })
+        .transpose()?;
     let server = Server::builder()
         .config(config.clone())
         .farewell(|reason| {
@@ -34,6 +43,16 @@ pub fn run(args: &Args) -> Result<(), String> {
         })
         .start(args.addr, move |_peer| GameSession::new(max_chats_per_sec))
         .map_err(|error| format!("cannot listen on {}: {error}", args.addr))?;
+    let handle = server.handle();
+    let ticks = Arc::new(TickMetrics::default());
+    // Ends with this function, when the sessions have gone.
+    let _metrics_thread = metrics_port
+        .map(|port| {
+            log::info!("metrics on {}", port.local_addr());
+            port.start(handle.clone(), Arc::clone(&ticks))
+                .map_err(|error| format!("cannot start the metrics thread: {error}"))
+        })
+        .transpose()?;
     log::info!("listening on {}", server.local_addr());
     log::info!(
         "tick {} ms, {} workers, at most {} sessions ({fd_limit} open files)",
@@ -46,8 +65,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         log::warn!("{finding}");
     }
 
-    let handle = server.handle();
-    let signal = tick_until_signal(args, &handle, &signals);
+    let signal = tick_until_signal(args, &handle, &ticks, &signals);
     if let Some(signal) = signal {
         log::info!("signal {signal}: shutting down");
         handle.shutdown(args.drain_secs);
@@ -62,6 +80,7 @@ pub fn run(args: &Args) -> Result<(), String> {
 fn tick_until_signal(
     args: &Args,
     server: &ServerHandle,
+    ticks: &Arc<TickMetrics>,
     signals: &crossbeam_channel::Receiver<i32>,
 ) -> Option<i32> {
     let start = Instant::now();
@@ -69,7 +88,7 @@ fn tick_until_signal(
     let mut schedule = args
         .tick_period()
         .map(|period| TickSchedule::new(start, period));
-    let mut stats = Stats::new(args.stats_interval_secs, start);
+    let mut stats = Stats::new(args.stats_interval_secs, Arc::clone(ticks), start);
     while !server.is_shutting_down() {
         let ends = [
             schedule.as_ref().map(TickSchedule::next_at),
@@ -85,12 +104,11 @@ fn tick_until_signal(
             // The thread of the signals never ends; should it, we go on without it.
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(1)),
         }
-        if let Some(tick) = schedule
-            .as_mut()
-            .and_then(|schedule| schedule.poll(Instant::now()))
-        {
-            server.broadcast(&SHello::at(tick.number), &hello_tail);
-            stats.count(tick);
+        let now = Instant::now();
+        if let Some(tick) = schedule.as_mut().and_then(|schedule| schedule.poll(now)) {
+            // Counted first: who has seen a tick finds it in the metrics.
+            ticks.count(tick);
+            server.broadcast_measured(now, &SHello::at(tick.number), &hello_tail);
         }
         stats.log_if_due(server, Instant::now());
     }

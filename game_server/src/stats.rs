@@ -1,46 +1,56 @@
-//! The summary line of the log.
+//! What the tick loop counts, and the summary line of the log.
 
 use game_server::process::human_bytes;
 use server_core::ServerHandle;
-use server_core::metrics::{Histogram, Totals};
+use server_core::metrics::{Counter, Histogram, Totals};
 use server_core::tick::Tick;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Counts ticks, and sums up the server's counters once an interval.
+/// What has become of the ticks so far.
+#[derive(Debug, Default)]
+pub struct TickMetrics {
+    /// Those that were sent.
+    pub ticks: Counter,
+    /// Those whose whole period has gone by unseen.
+    pub skipped: Counter,
+    /// How long after its instant the loop came for each that was sent.
+    pub lag: Histogram,
+}
+
+impl TickMetrics {
+    /// Counts one tick.
+    pub fn count(&self, tick: Tick) {
+        self.ticks.add(1);
+        self.skipped.add(tick.skipped);
+        self.lag.record(tick.lag);
+    }
+}
+
+/// Sums up the counters once an interval.
 pub struct Stats {
     interval: Option<Duration>,
     next_at: Instant,
     last_at: Instant,
     last: Totals,
-    ticks: u64,
-    skipped: u64,
-    tick_lag: Histogram,
+    ticks: Arc<TickMetrics>,
 }
 
 impl Stats {
-    /// Starts counting. An interval of zero never logs.
-    pub fn new(interval: Duration, now: Instant) -> Self {
+    /// Begins an interval. One of zero never ends.
+    pub fn new(interval: Duration, ticks: Arc<TickMetrics>, now: Instant) -> Self {
         Self {
             interval: (!interval.is_zero()).then_some(interval),
             next_at: now + interval,
             last_at: now,
             last: Totals::default(),
-            ticks: 0,
-            skipped: 0,
-            tick_lag: Histogram::default(),
+            ticks,
         }
     }
 
     /// When the next line is due.
     pub fn next_at(&self) -> Option<Instant> {
         self.interval.map(|_| self.next_at)
-    }
-
-    /// Counts one tick.
-    pub fn count(&mut self, tick: Tick) {
-        self.ticks += 1;
-        self.skipped += tick.skipped;
-        self.tick_lag.record(tick.lag);
     }
 
     /// Logs the line if it is due.
@@ -62,9 +72,9 @@ impl Stats {
             rate(totals.packets_received, last.packets_received),
             human_bytes(rate(totals.bytes_received, last.bytes_received)),
             human_bytes(totals.send_queue_bytes as f64),
-            self.ticks,
-            self.skipped,
-            self.tick_lag.take_max().as_secs_f64() * 1e3,
+            self.ticks.ticks.get(),
+            self.ticks.skipped.get(),
+            self.ticks.lag.take_max().as_secs_f64() * 1e3,
             pool.live,
             pool.pooled,
         );

@@ -806,7 +806,11 @@ fn a_snapshot_shows_every_session_of_every_worker() {
 #[test]
 fn bytes_that_are_thrown_away_behind_an_offence_have_come_all_the_same() {
     const BEHIND: usize = 300_000;
-    let running = start(builder());
+    let mut config = server_core::Config::default();
+    // However slow this machine is, nothing is cut off.
+    config.linger = PATIENCE;
+    config.flush_timeout = PATIENCE;
+    let running = start(builder().config(config));
     let (mut client, _) = running.connect();
     client.echo(b"before");
     client.send(999, b"of no known kind");

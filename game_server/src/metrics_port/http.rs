@@ -1,0 +1,204 @@
+//! As much of HTTP/1.1 as a scrape needs: the head of a request, the head of an answer.
+//!
+//! No keep-alive: each answer says so and is followed by the end of the stream. Bodies of requests
+//! are not looked at. Knows no socket.
+
+use std::fmt::Write;
+
+/// The longest head of a request.
+pub const MAX_HEAD_BYTES: usize = 8 << 10;
+/// More header lines than that are as bad as more bytes.
+const MAX_HEADERS: usize = 64;
+
+/// What may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// The counters.
+    Metrics,
+    /// Whether the server is up.
+    Health,
+    /// Who is here.
+    Sessions,
+}
+
+/// A request that will be answered with what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What it asks for.
+    pub route: Route,
+    /// It wants the head of the answer alone (`HEAD`).
+    pub is_head: bool,
+}
+
+/// How a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// With what it asked for.
+    Ok,
+    /// It is no HTTP/1.
+    BadRequest,
+    /// Nothing is at this path.
+    NotFound,
+    /// The path is right, what to do with it is not.
+    MethodNotAllowed,
+    /// Its head was not complete in time.
+    Timeout,
+    /// Its head is too long.
+    HeadTooLarge,
+    /// Ask again later.
+    Unavailable,
+}
+
+impl Request {
+    /// Reads the head of a request. `None` while its end has not come.
+    ///
+    /// # Errors
+    /// How to refuse it.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, Status> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(bytes) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) if bytes.len() >= MAX_HEAD_BYTES => {
+                return Err(Status::HeadTooLarge);
+            }
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err(Status::HeadTooLarge),
+            Err(_) => return Err(Status::BadRequest),
+        }
+        let (Some(method), Some(target)) = (request.method, request.path) else {
+            return Err(Status::BadRequest);
+        };
+        let route = match path_of(target) {
+            "/metrics" => Route::Metrics,
+            "/healthz" => Route::Health,
+            "/sessions" => Route::Sessions,
+            _ => return Err(Status::NotFound),
+        };
+        let is_head = match method {
+            "GET" => false,
+            "HEAD" => true,
+            _ => return Err(Status::MethodNotAllowed),
+        };
+        Ok(Some(Self { route, is_head }))
+    }
+}
+
+/// The path of a request's target, which may be a whole URL: without host and query.
+fn path_of(target: &str) -> &str {
+    let path = match target.strip_prefix("http://") {
+        Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
+        None => target,
+    };
+    path.split(['?', '#']).next().unwrap_or(path)
+}
+
+impl Status {
+    /// Its number and name, for example `404 Not Found`.
+    pub const fn line(self) -> &'static str {
+        match self {
+            Self::Ok => "200 OK",
+            Self::BadRequest => "400 Bad Request",
+            Self::NotFound => "404 Not Found",
+            Self::MethodNotAllowed => "405 Method Not Allowed",
+            Self::Timeout => "408 Request Timeout",
+            Self::HeadTooLarge => "431 Request Header Fields Too Large",
+            Self::Unavailable => "503 Service Unavailable",
+        }
+    }
+
+    /// The head of an answer whose body has this type and length.
+    pub fn head(self, content_type: &str, body_bytes: usize) -> String {
+        let mut head = format!(
+            "HTTP/1.1 {}\r\n\
+             Content-Type: {content_type}\r\n\
+             Content-Length: {body_bytes}\r\n\
+             Cache-Control: no-store\r\n\
+             Connection: close\r\n",
+            self.line()
+        );
+        // Writing to a string does not fail.
+        let _ = match self {
+            Self::MethodNotAllowed => head.write_str("Allow: GET, HEAD\r\n"),
+            Self::Unavailable => head.write_str("Retry-After: 1\r\n"),
+            _ => Ok(()),
+        };
+        head.push_str("\r\n");
+        head
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Option<Request>, Status> {
+        Request::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn what_is_asked_for() {
+        let get = |route| {
+            Ok(Some(Request {
+                route,
+                is_head: false,
+            }))
+        };
+        assert_eq!(parse("GET /metrics HTTP/1.1\r\n\r\n"), get(Route::Metrics));
+        assert_eq!(
+            parse("GET /healthz?from=here HTTP/1.0\r\nHost: x\r\n\r\n"),
+            get(Route::Health)
+        );
+        assert_eq!(
+            parse("GET http://host:1/sessions HTTP/1.1\nHost: host\n\n"),
+            get(Route::Sessions)
+        );
+        let head = parse("HEAD /metrics HTTP/1.1\r\n\r\n").unwrap().unwrap();
+        assert!(head.is_head);
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (status, text) in [
+            (Status::NotFound, "GET / HTTP/1.1\r\n\r\n"),
+            (Status::NotFound, "GET http://host HTTP/1.1\r\n\r\n"),
+            (Status::NotFound, "POST /metrics/ HTTP/1.1\r\n\r\n"),
+            (Status::MethodNotAllowed, "POST /metrics HTTP/1.1\r\n\r\n"),
+            (Status::MethodNotAllowed, "BREW /sessions HTTP/1.1\r\n\r\n"),
+            (Status::BadRequest, "GET /metrics\r\n\r\n"),
+            (Status::BadRequest, "PRI * HTTP/2.0\r\n\r\n"),
+            (Status::BadRequest, "\x16\x03\x01\x02\0\x01\0"),
+            (
+                Status::BadRequest,
+                "GET /metrics HTTP/1.1\r\nno colon\r\n\r\n",
+            ),
+        ] {
+            assert_eq!(parse(text), Err(status), "{text:?}");
+        }
+        let many = "a: b\r\n".repeat(MAX_HEADERS + 1);
+        let many = format!("GET /metrics HTTP/1.1\r\n{many}\r\n");
+        assert_eq!(parse(&many), Err(Status::HeadTooLarge));
+        let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(MAX_HEAD_BYTES));
+        assert_eq!(parse(&long), Err(Status::HeadTooLarge));
+    }
+
+    #[test]
+    fn every_split_waits_for_the_end() {
+        let text = "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n\r\n";
+        for end in 0..text.len() {
+            assert_eq!(parse(&text[..end]), Ok(None), "{:?}", &text[..end]);
+        }
+        assert!(parse(text).unwrap().is_some());
+    }
+
+    #[test]
+    fn heads_of_answers() {
+        assert_eq!(
+            Status::Ok.head("text/plain", 3),
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\
+             Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+        );
+        let refused = Status::MethodNotAllowed.head("text/plain", 0);
+        assert!(refused.ends_with("\r\nAllow: GET, HEAD\r\n\r\n"));
+    }
+}

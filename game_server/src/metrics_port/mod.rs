@@ -1,0 +1,385 @@
+//! The metrics port: `/metrics`, `/healthz` and `/sessions` over HTTP, on a thread of its own.
+//!
+//! It shares nothing with the event loops but atomics that it reads, and one question at a time in
+//! their mailboxes for `/sessions`. Whatever its peers do costs this thread, not a tick: few
+//! connections, short heads, deadlines that nothing extends, and the oldest one that asks for
+//! nothing gives way to a new one.
+
+mod client;
+mod exposition;
+mod http;
+mod sessions;
+
+use crate::stats::TickMetrics;
+use client::{Claim, Client, Step};
+use exposition::Exposition;
+use http::{Request, Route, Status};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use server_core::ServerHandle;
+use server_core::backoff::Backoff;
+use server_core::snapshot::Snapshot;
+use slab::Slab;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Connections at a time.
+const MAX_CLIENTS: usize = 64;
+/// Descriptors that the port may need: its clients, one that comes while they are as many as may
+/// be, its socket, its poll and its waker.
+pub const DESCRIPTORS: usize = MAX_CLIENTS + 4;
+/// Connections accepted before those who are here get a turn.
+const ACCEPT_BATCH: usize = 16;
+/// How long the workers may take to answer about their sessions.
+const SNAPSHOT_TIME: Duration = Duration::from_secs(1);
+/// How often to look whether they have.
+const SNAPSHOT_CHECK: Duration = Duration::from_millis(2);
+/// Lists of sessions that slow readers may keep in memory; over it, nobody gets a new one.
+const MAX_LIST_BYTES: usize = 8 << 20;
+/// Waits after a failed accept: no new edge will tell of the connection that still waits.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// That accept fails is said once in this time.
+const SILENCE: Duration = Duration::from_secs(30);
+
+const WAKER: Token = Token(usize::MAX);
+const SOCKET: Token = Token(usize::MAX - 1);
+
+/// A port that is bound and serves nobody yet.
+#[derive(Debug)]
+pub struct MetricsPort {
+    poll: Poll,
+    socket: TcpListener,
+    local_addr: SocketAddr,
+    stop: Arc<Stop>,
+}
+
+/// The thread that serves. Dropping it ends it.
+#[derive(Debug)]
+pub struct MetricsThread {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Stop {
+    is_set: AtomicBool,
+    waker: Waker,
+}
+
+impl MetricsPort {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// Those of the system, for example [`ErrorKind::AddrInUse`].
+    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let mut socket = TcpListener::bind(addr)?;
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        poll.registry()
+            .register(&mut socket, SOCKET, Interest::READABLE)?;
+        let is_set = AtomicBool::new(false);
+        Ok(Self {
+            local_addr: socket.local_addr()?,
+            poll,
+            socket,
+            stop: Arc::new(Stop { is_set, waker }),
+        })
+    }
+
+    /// Where it listens; the port is the real one if port 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves this server's counters.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(self, server: ServerHandle, ticks: Arc<TickMetrics>) -> io::Result<MetricsThread> {
+        let stop = Arc::clone(&self.stop);
+        let thread = thread::Builder::new()
+            .name("metrics".into())
+            .spawn(move || {
+                if let Err(error) = Service::new(self, server, ticks).run() {
+                    log::error!("the metrics port has ended: {error}");
+                }
+            })?;
+        Ok(MetricsThread {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for MetricsThread {
+    fn drop(&mut self) {
+        self.stop.is_set.store(true, Ordering::Release);
+        if let Err(error) = self.stop.waker.wake() {
+            log::error!("the metrics thread could not be woken: {error}");
+            return;
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the metrics thread has panicked");
+        }
+    }
+}
+
+/// What lives on the thread.
+struct Service {
+    port: MetricsPort,
+    server: ServerHandle,
+    exposition: Exposition,
+    clients: Slab<Client>,
+    scratch: Box<[u8]>,
+    may_accept: bool,
+    /// Accept again then.
+    retry_at: Option<Instant>,
+    backoff: Backoff,
+    may_say_why_at: Option<Instant>,
+    look: Option<Look>,
+    /// The lists of sessions that somebody still reads.
+    lists: Vec<Weak<[u8]>>,
+}
+
+/// A look at all sessions that is under way.
+struct Look {
+    snapshot: Snapshot,
+    give_up_at: Instant,
+    /// Who had asked when it began. Others may know of sessions that it does not.
+    askers: Vec<Asker>,
+}
+
+/// A client's key, and when it came: keys are used again.
+type Asker = (usize, Instant);
+
+impl Service {
+    fn new(port: MetricsPort, server: ServerHandle, ticks: Arc<TickMetrics>) -> Self {
+        Self {
+            port,
+            exposition: Exposition::new(server.clone(), ticks),
+            server,
+            clients: Slab::with_capacity(MAX_CLIENTS),
+            scratch: vec![0; 16 << 10].into(),
+            may_accept: true,
+            retry_at: None,
+            backoff: Backoff::new(RETRY.0, RETRY.1),
+            may_say_why_at: None,
+            look: None,
+            lists: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(2 * MAX_CLIENTS);
+        while !self.port.stop.is_set.load(Ordering::Acquire) {
+            let timeout = self.timeout(Instant::now());
+            match self.port.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => events.clear(),
+                other => other?,
+            }
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    SOCKET => self.may_accept |= self.retry_at.is_none(),
+                    Token(key) => {
+                        if let Some(client) = self.clients.get_mut(key) {
+                            client.is_ready = true;
+                        }
+                    }
+                }
+            }
+            let now = Instant::now();
+            if self.retry_at.is_some_and(|at| at <= now) {
+                self.retry_at = None;
+                self.may_accept = true;
+            }
+            if self.may_accept {
+                self.may_accept = self.accept_batch(now);
+            }
+            self.advance_clients(now);
+            self.look_at_sessions(now);
+        }
+        Ok(())
+    }
+
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        let has_work = self.may_accept || self.clients.iter().any(|(_, one)| one.is_ready);
+        if has_work {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = self.clients.iter().map(|(_, client)| client.deadline());
+        let check_at = self.look.as_ref().map(|_| now + SNAPSHOT_CHECK);
+        let wake_at = deadlines.chain(self.retry_at).chain(check_at).min()?;
+        // The kernel's clock for this counts milliseconds; rounded down, the loop would spin
+        // through the last one.
+        Some((wake_at.saturating_duration_since(now)).max(Duration::from_millis(1)))
+    }
+
+    // ---- coming and going ---------------------------------------------------------------------
+
+    /// Accepts up to a batch. Returns whether more may be waiting.
+    fn accept_batch(&mut self, now: Instant) -> bool {
+        for _ in 0..ACCEPT_BATCH {
+            if self.clients.len() >= MAX_CLIENTS && !self.make_room(Claim::Answer) {
+                // All have something to do: after that there will be one to send away.
+                return true;
+            }
+            match self.port.socket.accept() {
+                Ok((stream, _)) => {
+                    self.backoff.reset();
+                    self.receive(stream, now);
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return false,
+                    // These are of the one connection that was about to be accepted.
+                    ErrorKind::Interrupted
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::ConnectionReset => {}
+                    // Out of descriptors, most likely: those that idle here hold some.
+                    _ if self.make_room(Claim::Question) => {}
+                    _ if self.clients.iter().any(|(_, client)| client.is_ready) => return true,
+                    _ => {
+                        self.pause(&error, now);
+                        return false;
+                    }
+                },
+            }
+        }
+        true
+    }
+
+    /// Sends the oldest of those away who have the weakest claim to stay, but nobody with a
+    /// stronger one than this, and nobody whose request may be lying in the socket unread.
+    fn make_room(&mut self, strongest: Claim) -> bool {
+        let oldest = (self.clients.iter())
+            .filter(|(_, client)| !client.is_ready && client.claim() <= strongest)
+            .min_by_key(|(_, client)| (client.claim(), client.since))
+            .map(|(key, _)| key);
+        oldest.map(|key| self.clients.remove(key)).is_some()
+    }
+
+    fn receive(&mut self, stream: TcpStream, now: Instant) {
+        let mut client = Client::new(stream, now);
+        let entry = self.clients.vacant_entry();
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let (registry, token) = (self.port.poll.registry(), Token(entry.key()));
+        match registry.register(client.stream_mut(), token, both) {
+            Ok(()) => {
+                entry.insert(client);
+            }
+            Err(error) => log::debug!("could not serve a client of the metrics port: {error}"),
+        }
+    }
+
+    fn pause(&mut self, error: &io::Error, now: Instant) {
+        self.retry_at = Some(now + self.backoff.next_delay(u32::MAX));
+        if self.may_say_why_at.is_none_or(|at| at <= now) {
+            self.may_say_why_at = Some(now + SILENCE);
+            log::warn!("the metrics port cannot accept for now: {error}");
+        }
+    }
+
+    fn advance_clients(&mut self, now: Instant) {
+        for key in 0..self.clients.capacity() {
+            let Some(client) = self.clients.get_mut(key) else {
+                continue;
+            };
+            if !client.is_ready && now < client.deadline() {
+                continue;
+            }
+            match client.advance(&mut self.scratch, now) {
+                Step::Wait => {}
+                Step::Again => client.is_ready = true,
+                Step::Asks(request) => self.answer(key, request, now),
+                Step::Over => {
+                    self.clients.remove(key);
+                }
+            }
+        }
+    }
+
+    // ---- answers ------------------------------------------------------------------------------
+
+    fn answer(&mut self, key: usize, request: Request, now: Instant) {
+        let (status, content_type, body) = match request.route {
+            Route::Metrics => match self.exposition.text() {
+                text if text.is_empty() => (Status::Unavailable, "text/plain", text),
+                text => (Status::Ok, exposition::CONTENT_TYPE, text),
+            },
+            Route::Health => match self.server.is_shutting_down() {
+                true => (Status::Unavailable, "text/plain", "shutting down\n".into()),
+                false => (Status::Ok, "text/plain", "ok\n".into()),
+            },
+            // It is found by `look_at_sessions`.
+            Route::Sessions => return,
+        };
+        if let Some(client) = self.clients.get_mut(key) {
+            client.answer(status, content_type, body.into_bytes().into(), now);
+        }
+    }
+
+    /// Begins a look at the sessions if somebody has asked for one, and ends the one under way if
+    /// the workers have answered.
+    fn look_at_sessions(&mut self, now: Instant) {
+        if let Some(look) = &mut self.look {
+            let body = match look.snapshot.poll() {
+                Ok(Some(sessions)) => sessions::to_json(&sessions, now)
+                    .inspect_err(|error| log::error!("the sessions could not be written: {error}"))
+                    .ok(),
+                Ok(None) if now < look.give_up_at => return,
+                Ok(None) | Err(_) => None,
+            };
+            let askers = std::mem::take(&mut look.askers);
+            self.look = None;
+            self.answer_with_sessions(&askers, body, now);
+        }
+        let askers: Vec<Asker> = (self.clients.iter())
+            .filter(|(_, client)| client.waits_for().is_some())
+            .map(|(key, client)| (key, client.since))
+            .collect();
+        if askers.is_empty() {
+            return;
+        }
+        self.lists.retain(|list| list.strong_count() > 0);
+        let list_bytes: usize = (self.lists.iter())
+            .filter_map(|list| list.upgrade().map(|list| list.len()))
+            .sum();
+        // None, too, while the workers still owe an answer that was given up.
+        let snapshot = (list_bytes < MAX_LIST_BYTES)
+            .then(|| self.server.snapshot())
+            .flatten();
+        match snapshot {
+            Some(snapshot) => {
+                self.look = Some(Look {
+                    snapshot,
+                    give_up_at: now + SNAPSHOT_TIME,
+                    askers,
+                });
+            }
+            None => self.answer_with_sessions(&askers, None, now),
+        }
+    }
+
+    fn answer_with_sessions(&mut self, askers: &[Asker], body: Option<Vec<u8>>, now: Instant) {
+        let body: Option<Rc<[u8]>> = body.map(Into::into);
+        self.lists.extend(body.as_ref().map(Rc::downgrade));
+        for (key, since) in askers {
+            let waiting = (self.clients.get_mut(*key))
+                .filter(|client| client.since == *since && client.waits_for().is_some());
+            match (waiting, &body) {
+                (None, _) => {}
+                (Some(client), Some(body)) => {
+                    client.answer(Status::Ok, sessions::CONTENT_TYPE, Rc::clone(body), now);
+                }
+                (Some(client), None) => client.refuse(Status::Unavailable, now),
+            }
+        }
+    }
+}

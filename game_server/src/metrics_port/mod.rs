@@ -3,7 +3,8 @@
 //! It shares nothing with the event loops but atomics that it reads, and one question at a time in
 //! their mailboxes for `/sessions`. Whatever its peers do costs this thread, not a tick: few
 //! connections, short heads, deadlines that nothing extends, and the oldest one that asks for
-//! nothing gives way to a new one.
+//! nothing gives way to a new one. Where all cores are busy, a flood of scrapes would still take
+//! the event loops' share of them; so the thread rests three times as long as it works.
 
 mod client;
 mod exposition;
@@ -45,6 +46,13 @@ const MAX_LIST_BYTES: usize = 8 << 20;
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// That accept fails is said once in this time.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// For each moment of work so many of rest: at most a quarter of one core goes into this port.
+const REST_SHARE: u32 = 3;
+/// What is owed of it is slept off when it is worth the call.
+const MIN_REST: Duration = Duration::from_millis(1);
+/// A round that took long because this thread was not run says nothing of its work.
+const MAX_REST: Duration = Duration::from_millis(50);
 
 const WAKER: Token = Token(usize::MAX);
 const SOCKET: Token = Token(usize::MAX - 1);
@@ -178,12 +186,18 @@ impl Service {
 
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(2 * MAX_CLIENTS);
+        let mut rest_owed = Duration::ZERO;
         while !self.port.stop.is_set.load(Ordering::Acquire) {
+            let idle_since = Instant::now();
+            if rest_owed >= MIN_REST {
+                thread::sleep(rest_owed);
+            }
             let timeout = self.timeout(Instant::now());
             match self.port.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => events.clear(),
                 other => other?,
             }
+            rest_owed = rest_owed.saturating_sub(idle_since.elapsed());
             for event in &events {
                 match event.token() {
                     WAKER => {}
@@ -205,6 +219,7 @@ impl Service {
             }
             self.advance_clients(now);
             self.look_at_sessions(now);
+            rest_owed = (rest_owed + now.elapsed() * REST_SHARE).min(MAX_REST);
         }
         Ok(())
     }

@@ -757,12 +757,13 @@ fn out_of_descriptors_it_waits_and_does_not_spin() {
     let mut scraper = connect_and_send(addr, b"GET /healthz HTTP/1.1\r\n\r\n");
     server.wait_for_line("the metrics port cannot accept");
     let (since, before) = (Instant::now(), server.cpu_ticks());
-    while since.elapsed() < Duration::from_secs(1) {
+    while since.elapsed() < Duration::from_secs(2) {
         player.echo(b"served all the same");
         thread::sleep(Duration::from_millis(20));
     }
     let used = server.cpu_ticks() - before;
-    assert!(used < 30, "{used} of 100 clock ticks in a second at rest");
+    println!("{used} of 200 clock ticks");
+    assert!(used < 20, "{used} of 200 clock ticks, nearly at rest");
     // Accepted with no new event, when there is a descriptor again.
     others.clear();
     assert_eq!(Response::read(&mut scraper).unwrap().status, 200);

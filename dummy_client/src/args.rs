@@ -102,6 +102,11 @@ pub struct Args {
     #[arg(help_heading = "Output", value_name = "FILE|-")]
     pub json: Option<String>,
 
+    /// Write a page with plots that needs no network
+    #[arg(long, env = "DUMMY_CLIENT_REPORT", value_parser = parse_report)]
+    #[arg(help_heading = "Output", value_name = "FILE.html")]
+    pub report: Option<String>,
+
     /// For payloads and jitter [default: random; it is printed]
     #[arg(long, env = "DUMMY_CLIENT_SEED")]
     #[arg(help_heading = "Load", value_name = "N")]
@@ -137,6 +142,7 @@ Examples:
   dummy_client --count 200 --echo-hz 20 --payload-bytes 100 --log-sessions 0
   dummy_client --stages 1000:30s,5000:60s,0:10s --assert 'tick_delay_p99<50ms' --assert 'lost==0'
   dummy_client --find-capacity --assert 'tick_delay_p99<20ms'
+  dummy_client --count 1000 --duration-secs 60 --echo-hz 1 --report report.html
   dummy_client --check --count 30000
   dummy_client compare before.json after.json";
 
@@ -208,6 +214,13 @@ fn parse_hz(text: &str) -> Result<f64, String> {
         Ok(0.0) => Ok(0.0),
         Ok(hz @ 0.001..=100_000.0) => Ok(hz),
         _ => Err("expected 0, or 0.001 to 100000 a second".into()),
+    }
+}
+
+fn parse_report(text: &str) -> Result<String, String> {
+    match text {
+        "" | "-" => Err("expected a file, for example report.html".into()),
+        file => Ok(file.into()),
     }
 }
 
@@ -322,6 +335,7 @@ mod tests {
             "--assert=lost",
             "--assert=lots==0",
             "--assert=lost==0ms",
+            "--report=-",
         ] {
             assert_eq!(parse(&[bad]).unwrap_err().exit_code(), 2, "{bad}");
         }

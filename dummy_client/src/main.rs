@@ -8,7 +8,7 @@
 //!                                                      arrivals, round trips, and this program itself
 //!                                                         |
 //!                                                         v
-//!                                                      result: summary (text, JSON), assertions,
+//!                                                      result: summary (text, JSON, report), assertions,
 //!                                                      comparison of two runs, exit status
 //! ```
 
@@ -22,6 +22,7 @@ mod result;
 use args::{Args, Command};
 use game_server::process;
 use load::Failure;
+use result::output::Outputs;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -42,7 +43,8 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
     let bar = load::status_bar();
     // The conductor tells of losses itself; the library would tell of our own goodbyes too.
     process::init_logs_through("info,server_core=warn", load::LogWriter(bar.clone()));
+    let outputs = Outputs::open(args.json.as_deref(), args.report.as_deref())?;
     let summary = load::run(args, bar)?;
-    summary.publish(args.json.as_deref())?;
+    outputs.publish(&summary)?;
     Ok(summary.exit_code())
 }

@@ -4,7 +4,7 @@
 
 mod util;
 
-use util::{Run, Stub, hello, packet};
+use util::{Run, Stub, hello, packet, scratch};
 
 const TEXT: &str = "Hello World";
 /// Ticks come every 20 ms, so faults planted around tick 15 to 25 are seen by all.
@@ -243,6 +243,58 @@ fn a_lost_session_is_found_and_the_goodbye_is_kept() {
     assert_eq!(json["sessions"]["lost"], 1);
     assert_eq!(json["byes"][0]["code"], 10);
     assert_eq!(json["byes"][0]["text"], "the server is shutting down");
+}
+
+/// A peer can make up goodbyes without end; the summary stays small, and the sum is right.
+#[test]
+fn sixty_thousand_different_goodbyes_are_a_short_list() {
+    let stub = Stub::start(|_, tick| match tick {
+        1..=60 => {
+            let bye = |n| packet(6, format!("\x07\x00reason {n} </script>").as_bytes());
+            Some((0..1000).flat_map(|n| bye(tick * 1000 + n)).collect())
+        }
+        // The run is over when this, its only session, is.
+        _ => None,
+    });
+    let report = scratch("goodbyes.html");
+    let args = ["--count", "1", "--log-sessions", "0", "--report", &report];
+    let (run, json) = Run::json(stub.addr, &args);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    assert_eq!(json["packets"]["received"], 60_000);
+    let byes = json["byes"].as_array().unwrap();
+    assert_eq!(byes.len(), 50);
+    assert_eq!(json["byes_more"]["count"], 60_000 - 50);
+    assert_eq!(json["byes_more"]["groups_at_least"], 951);
+    assert!(run.stdout.len() < 20_000, "{} bytes", run.stdout.len());
+    let html = std::fs::read_to_string(&report).unwrap();
+    assert!(html.contains("and at least 951 more groups"), "{html}");
+    assert!(html.len() < 100_000, "{} bytes", html.len());
+    assert_eq!(html.matches("</script>").count(), 1);
+}
+
+#[test]
+fn a_long_goodbye_is_cut() {
+    let (_, json) = with_fault(|tick| match tick {
+        20 => Some([packet(6, &[b'x'; 60_000]), hello(20, TEXT)].concat()),
+        _ => Some(hello(tick, TEXT)),
+    });
+    assert_eq!(json["byes"][0]["text"], "x".repeat(200));
+}
+
+#[test]
+fn distributions_hold_every_measurement() {
+    let (_, json) = with_fault(|tick| Some(hello(tick, TEXT)));
+    for (name, quantiles) in [
+        ("tick_delay", "tick_delay_ms"),
+        ("tick_spread", "tick_spread_ms"),
+    ] {
+        let buckets = json["distributions"][name].as_array().unwrap();
+        assert!((1..=60).contains(&buckets.len()), "{json}");
+        let counts = buckets.iter().map(|bucket| &bucket["count"]);
+        let sum: u64 = counts.map(|count| count.as_u64().unwrap()).sum();
+        assert_eq!(sum, json[quantiles]["count"], "{name}");
+    }
+    assert_eq!(json["distributions"]["rtt"].as_array().unwrap().len(), 0);
 }
 
 #[test]

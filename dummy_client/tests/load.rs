@@ -8,13 +8,12 @@ use game_server::GameSession;
 use game_server::packets::SHello;
 use serde_json::Value;
 use server_core::{Server, ServerHandle};
-use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use util::{Run, Stub, client, hello, packet};
+use util::{Run, Stub, client, hello, packet, scratch};
 
 const TEXT: &str = "Hello World";
 
@@ -340,26 +339,6 @@ fn the_largest_number_that_holds_is_found() {
 
 // ---- comparison and schema --------------------------------------------------------------------
 
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("dummy_client-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().into()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 fn compare(before: &str, after: &str) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dummy_client"));
     Run::of(command.args(["compare", before, after]))
@@ -367,9 +346,8 @@ fn compare(before: &str, after: &str) -> Run {
 
 #[test]
 fn two_runs_are_compared() {
-    let folder = Folder::new("compare");
     let record = |name: &str, stub: &Stub| {
-        let path = folder.file(name);
+        let path = scratch(name);
         let args = ["--count", "3", "--duration-secs", "1", "--json", &path];
         Run::of(&mut client(stub.addr, &args));
         path
@@ -388,7 +366,7 @@ fn two_runs_are_compared() {
     let worse = compare(&good, &bad);
     assert_eq!(worse.status, Some(1), "{worse:?}");
     assert!(worse.stdout.contains("ticks.missing"), "{}", worse.stdout);
-    let nonsense = folder.file("nonsense.json");
+    let nonsense = scratch("nonsense.json");
     for text in [
         "",
         "{}",
@@ -400,7 +378,7 @@ fn two_runs_are_compared() {
         assert_eq!(run.status, Some(2), "{text}: {run:?}");
         assert!(run.stderr.contains("nonsense.json"), "{}", run.stderr);
     }
-    assert_eq!(compare(&good, &folder.file("away.json")).status, Some(2));
+    assert_eq!(compare(&good, &scratch("away.json")).status, Some(2));
 }
 
 #[test]

@@ -5,13 +5,17 @@ mod util;
 
 use game_server::GameSession;
 use game_server::packets::SHello;
+use serde_json::Value;
 use server_core::Server;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{Run, Stub, client, hello};
+use util::{Run, Stub, client, hello, packet, scratch};
 
 fn interrupt(child: &Child) {
     signal(child, "INT");
@@ -184,18 +188,108 @@ fn bad_usage_is_status_2() {
 }
 
 #[test]
-fn a_summary_that_cannot_be_written_is_a_clear_line_and_status_1() {
+fn the_report_has_the_verdict_the_plots_and_the_summary() {
+    let stub = Stub::with_answers(
+        |_, tick| Some(hello(tick, "Hello World")),
+        |_, payload| packet(3, payload),
+    );
+    let (report, json) = (scratch("report.html"), scratch("report.json"));
+    let args = ["--duration-secs", "2.5", "--echo-hz", "20"];
+    let mut command = client(stub.addr, &args);
+    let run = Run::of(command.args(["--report", &report, "--json", &json]));
+    assert_eq!(run.status, Some(0), "{run:?}");
+    // The text is there, too.
+    assert!(run.stdout.contains("verdict   "), "{}", run.stdout);
+    let html = fs::read_to_string(&report).unwrap();
+    let json: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let verdict = json["verdict"].as_str().unwrap();
+    assert!(
+        html.contains(&format!("class=\"verdict {verdict}\"")),
+        "{html}"
+    );
+    assert_eq!(html.matches("<svg class=\"plot\"").count(), 7);
+    let (_, embedded) = html.split_once("id=\"summary\">").unwrap();
+    let (embedded, _) = embedded.split_once("</script>").unwrap();
+    assert_eq!(serde_json::from_str::<Value>(embedded).unwrap(), json);
+}
+
+/// A long run must not be lost because of a place that can be judged at its start.
+#[test]
+fn a_place_that_cannot_be_written_is_a_clear_line_before_the_run() {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&accepted);
+    let stub = Stub::start(move |_, tick| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Some(hello(tick, "x"))
+    });
+    let place = "/nonexistent/folder/x";
+    for flag in ["--json", "--report"] {
+        let run = Run::of(&mut client(
+            stub.addr,
+            &[flag, place, "--duration-secs", "1"],
+        ));
+        assert_eq!(run.status, Some(1), "{run:?}");
+        assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+        let line = format!("cannot write to {place}: ");
+        assert!(run.stderr.contains(&line), "{}", run.stderr);
+        assert_eq!(run.stdout, "");
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_full_disk_is_a_clear_line_and_status_1_and_the_text_is_printed() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
-    for place in ["/nonexistent/folder/x.json", "/dev/full"] {
-        let args = ["--duration-secs", "0.2", "--json", place];
-        let run = Run::of(&mut client(stub.addr, &args));
+    for flag in ["--json", "--report"] {
+        let other = scratch("full_disk_other");
+        let mut command = client(stub.addr, &["--duration-secs", "0.2", flag, "/dev/full"]);
+        let other_flag = if flag == "--json" {
+            "--report"
+        } else {
+            "--json"
+        };
+        let run = Run::of(command.args([other_flag, &other]));
         assert_eq!(run.status, Some(1), "{run:?}");
         assert!(
-            run.stderr.contains(&format!("cannot write to {place}")),
+            run.stderr.contains("cannot write to /dev/full: "),
             "{}",
             run.stderr
         );
+        assert!(run.stdout.contains("verdict   "), "{}", run.stdout);
+        assert!(fs::metadata(&other).unwrap().len() > 1_000);
     }
+}
+
+#[test]
+fn without_a_result_an_old_file_stays_and_a_new_one_goes() {
+    let (old, new) = (scratch("old.json"), scratch("new.html"));
+    fs::write(&old, "of yesterday").unwrap();
+    let script = r#"ulimit -n 64; exec "$0" --count 1000 --json "$1" --report "$2""#;
+    let program = env!("CARGO_BIN_EXE_dummy_client");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, program, &old, &new])
+        .stdin(Stdio::null());
+    assert_eq!(Run::of(&mut command).status, Some(2));
+    assert_eq!(fs::read_to_string(&old).unwrap(), "of yesterday");
+    assert!(!fs::exists(&new).unwrap());
+    // With one, nothing of the old one is left behind it.
+    fs::write(&old, "x".repeat(1_000_000)).unwrap();
+    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
+    let args = ["--duration-secs", "0.2", "--json", &old];
+    assert_eq!(Run::of(&mut client(stub.addr, &args)).status, Some(0));
+    let text = fs::read_to_string(&old).unwrap();
+    assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
+}
+
+#[test]
+fn json_and_report_in_one_file_is_bad_usage() {
+    let file = scratch("both");
+    let addr = "127.0.0.1:1".parse().unwrap();
+    let run = Run::of(&mut client(addr, &["--json", &file, "--report", &file]));
+    assert_eq!(run.status, Some(2), "{run:?}");
+    assert!(run.stderr.contains("the same file"), "{}", run.stderr);
+    assert!(!fs::exists(&file).unwrap());
 }
 
 #[test]

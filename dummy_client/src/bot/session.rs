@@ -160,7 +160,9 @@ impl Bot {
     fn on_bye(&mut self, packet: Packet<'_>) -> Result<(), Kick> {
         let (bye, text) = packet.parse::<SBye>()?;
         self.log_packet(packet, Some(text));
-        let text = String::from_utf8_lossy(text).into_owned();
+        // The text is the peer's: the summary keeps so much of it, and no more.
+        let text = String::from_utf8_lossy(text);
+        let text = text.chars().take(MAX_KEPT_CHARS).collect();
         let is_full = DisconnectReason::ServerFull.code() == Some(bye.reason.get());
         self.was_refused = is_full && !self.has_received;
         self.settings.board.tell(Event::Bye(bye.reason.get(), text));
@@ -270,6 +272,7 @@ fn quoted(text: &[u8]) -> String {
 }
 
 const MAX_LOGGED_CHARS: usize = 80;
+const MAX_KEPT_CHARS: usize = 200;
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@ use super::live::{Live, Status};
 use super::shape::Shape;
 use crate::args::Args;
 use crate::measure::board::{Board, Counts, Event};
+use crate::measure::groups::Groups;
 use crate::measure::meter::{Meter, Second, quantile_ms};
 use crate::measure::recorder::Samples;
 use crate::measure::self_check::{Findings, SelfCheck};
@@ -16,7 +17,7 @@ use game_server::preflight::{Machine, Sources};
 use indicatif::ProgressBar;
 use server_core::{DisconnectReason, ServerHandle};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ use std::time::{Duration, Instant};
 /// Connections under way at a time. More would overflow the server's backlog, and each SYN that
 /// is dropped there is a second of waiting that says nothing about the server.
 pub const MAX_CONNECTING: usize = 256;
+const SECOND: Duration = Duration::from_secs(1);
+/// A rest of the last second that is shorter than this is no point of the timeline.
+const MIN_POINT: Duration = Duration::from_millis(200);
 /// How long the last answers may take at the end.
 const SETTLE: Duration = Duration::from_secs(2);
 /// A session that stood this long begins anew with its backoff.
@@ -62,8 +66,8 @@ pub struct Conductor<'a> {
     /// What had not come back when the run was over, and when that was.
     final_counts: Counts,
     ended_at: Instant,
-    losses: BTreeMap<String, u64>,
-    byes: BTreeMap<u16, (String, u64)>,
+    losses: Groups<String>,
+    byes: Groups<(u16, String)>,
     has_complained: bool,
     /// Nobody comes any more.
     is_ending: bool,
@@ -129,14 +133,14 @@ impl<'a> Conductor<'a> {
             window: Window::default(),
             live: Live::new(bar, ends_in),
             started_at: now,
-            next_second_at: now + Duration::from_secs(1),
+            next_second_at: now + SECOND,
             last_counts: Counts::default(),
             tally: Sessions::default(),
             someone_since: None,
             final_counts: Counts::default(),
             ended_at: now,
-            losses: BTreeMap::new(),
-            byes: BTreeMap::new(),
+            losses: Groups::default(),
+            byes: Groups::default(),
             has_complained: false,
             is_ending: false,
         }
@@ -344,8 +348,8 @@ impl<'a> Conductor<'a> {
                 counts,
                 // What is under way at the end of a step belongs to the next one.
                 unanswered: Counts::default(),
-                losses: BTreeMap::new(),
-                byes: BTreeMap::new(),
+                losses: Groups::default(),
+                byes: Groups::default(),
                 findings: window.findings,
                 machine: (&self.machine).into(),
                 samples: &self.meter.window,
@@ -387,7 +391,7 @@ impl<'a> Conductor<'a> {
                 self.connecting += 1;
                 self.handle_failed(index, "refused: the server is full", now);
             }
-            Event::Bye(code, text) => self.byes.entry(code).or_insert((text, 0)).1 += 1,
+            Event::Bye(code, text) => self.byes.add((code, text)),
         }
     }
 
@@ -404,7 +408,7 @@ impl<'a> Conductor<'a> {
             return;
         }
         self.tally.lost += 1;
-        *self.losses.entry(reason.label().into()).or_default() += 1;
+        self.losses.add(reason.label().into());
         if stood >= SETTLED {
             life.backoff.reset();
         }
@@ -416,7 +420,7 @@ impl<'a> Conductor<'a> {
     fn handle_failed(&mut self, index: usize, why: &str, now: Instant) {
         self.connecting -= 1;
         self.tally.failed_connects += 1;
-        *self.losses.entry(why.into()).or_default() += 1;
+        self.losses.add(why.into());
         self.complain_once(&format!("{}: {why}", self.args.addr));
         self.retry_or_give_up(index, now);
     }
@@ -455,29 +459,35 @@ impl<'a> Conductor<'a> {
         if now < self.next_second_at {
             return;
         }
-        let counts = self.board.counts();
-        let seconds = 1.0 + now.duration_since(self.next_second_at).as_secs_f64();
-        let fresh = counts.since(&self.last_counts);
         self.measure(now, false);
-        let second = self.meter.end_second(Second {
+        let second = self.end_second(now);
+        self.live.show(&Status {
+            wanted: self.wanted,
+            failed_connects: self.tally.failed_connects,
+            missing_ticks: self.last_counts.missing_ticks,
+            tick_delay_p50_ms: quantile_ms(&self.meter.run.tick_delays, 0.5),
+            tick_delay_p99_ms: quantile_ms(&self.meter.run.tick_delays, 0.99),
+            elapsed: now.duration_since(self.started_at),
+            second,
+        });
+        self.next_second_at = now + SECOND;
+    }
+
+    /// One more point of the timeline, of the time since the last one.
+    fn end_second(&mut self, now: Instant) -> Second {
+        let counts = self.board.counts();
+        let fresh = counts.since(&self.last_counts);
+        let since = (self.next_second_at - SECOND).max(self.started_at);
+        let seconds = now.saturating_duration_since(since).as_secs_f64().max(1e-3);
+        self.last_counts = counts;
+        self.meter.end_second(Second {
             at_secs: now.duration_since(self.started_at).as_secs_f64(),
             sessions: self.tally.live,
             packets_per_sec: fresh.packets as f64 / seconds,
             bytes_per_sec: fresh.bytes as f64 / seconds,
             lost: self.tally.lost,
             ..Second::default()
-        });
-        self.live.show(&Status {
-            wanted: self.wanted,
-            failed_connects: self.tally.failed_connects,
-            missing_ticks: counts.missing_ticks,
-            tick_delay_p50_ms: quantile_ms(&self.meter.run.tick_delays, 0.5),
-            tick_delay_p99_ms: quantile_ms(&self.meter.run.tick_delays, 0.99),
-            elapsed: now.duration_since(self.started_at),
-            second,
-        });
-        self.last_counts = counts;
-        self.next_second_at = now + Duration::from_secs(1);
+        })
     }
 
     /// Takes what the event loops have measured, and looks at this program itself.
@@ -575,6 +585,9 @@ impl<'a> Conductor<'a> {
     pub fn summarize(mut self) -> Summary {
         let now = self.ended_at;
         self.measure(now, true);
+        if now + SECOND > self.next_second_at + MIN_POINT {
+            self.end_second(now);
+        }
         for life in &mut self.lives {
             life.stand(&mut self.tally, now);
         }

@@ -7,15 +7,15 @@ use serde::Serialize;
 /// Limits that a load client runs into. `null` is what the system does not tell.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct MachineFacts {
-    system: String,
-    cores: usize,
-    memory_total_bytes: Option<u64>,
+    pub system: String,
+    pub cores: usize,
+    pub memory_total_bytes: Option<u64>,
     /// As raised at the start.
-    fd_soft_limit: Option<u64>,
-    fd_hard_limit: Option<u64>,
+    pub fd_soft_limit: Option<u64>,
+    pub fd_hard_limit: Option<u64>,
     /// Of one address; reserved ports are not counted.
-    ephemeral_ports: Option<u64>,
-    somaxconn: Option<u64>,
+    pub ephemeral_ports: Option<u64>,
+    pub somaxconn: Option<u64>,
 }
 
 impl From<&Machine> for MachineFacts {

@@ -4,5 +4,7 @@ pub mod assertion;
 pub mod compare;
 pub mod machine;
 mod metric;
+pub mod output;
+mod report;
 pub mod schema;
 pub mod summary;

@@ -4,10 +4,11 @@ use super::assertion::Asserted;
 use super::machine::MachineFacts;
 use super::metric::Metrics;
 use crate::args::Args;
-use crate::load::Failure;
 use crate::load::capacity::{Answer, Capacity, Step};
 use crate::load::life::Sessions;
 use crate::measure::board::Counts;
+use crate::measure::distribution::{Bucket, distribution};
+use crate::measure::groups::{Groups, More};
 use crate::measure::meter::{Second, quantile_ms};
 use crate::measure::recorder::{Micros, Samples};
 use crate::measure::self_check::Findings;
@@ -15,60 +16,63 @@ use game_server::process::human_bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// Rises when a field changes its meaning or goes; new fields may come without that.
 pub const SCHEMA_VERSION: u32 = 1;
+/// So many reasons and goodbyes are listed; a server that makes up more makes nothing longer.
+const MAX_GROUPS: usize = 50;
 
 /// Everything that a run has found out.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Summary {
     /// `dummy_client.summary`
-    schema: &'static str,
-    schema_version: u32,
-    verdict: Verdict,
+    pub schema: &'static str,
+    pub schema_version: u32,
+    pub verdict: Verdict,
     /// What was wrong with what the server did; empty if nothing was.
-    failures: Vec<String>,
+    pub failures: Vec<String>,
     /// What became of each `--assert`.
-    assertions: Vec<Asserted>,
-    settings: Settings,
-    elapsed_secs: f64,
+    pub assertions: Vec<Asserted>,
+    pub settings: Settings,
+    pub elapsed_secs: f64,
     /// All that was lost, added up: sessions that were not back in time, ticks that were missing,
     /// sessions that had not seen the newest tick at the end or none at all, echoes and chats that
     /// did not come back.
-    lost: u64,
-    sessions: Sessions,
-    packets: Packets,
-    ticks: Ticks,
-    echoes: Echoes,
-    chats: Chats,
+    pub lost: u64,
+    pub sessions: Sessions,
+    pub packets: Packets,
+    pub ticks: Ticks,
+    pub echoes: Echoes,
+    pub chats: Chats,
     /// The period of the server's tick, told from the ticks themselves; 0 if it is not known.
-    tick_period_ms: f64,
+    pub tick_period_ms: f64,
     /// How late each tick reached each session, against the server's own schedule.
-    tick_delay_ms: Quantiles,
+    pub tick_delay_ms: Quantiles,
     /// For each tick, from the first session that it reached to the last.
-    tick_spread_ms: Quantiles,
+    pub tick_spread_ms: Quantiles,
     /// Echoes, from when they were due.
-    rtt_ms: Quantiles,
+    pub rtt_ms: Quantiles,
     /// Chats, from when they were due until their senders heard them.
-    chat_ms: Quantiles,
+    pub chat_ms: Quantiles,
     /// From connect to connected.
-    connect_ms: Quantiles,
+    pub connect_ms: Quantiles,
+    pub distributions: Distributions,
     /// This program itself.
-    client: Findings,
+    pub client: Findings,
     /// The machine that this program ran on.
-    machine: MachineFacts,
+    pub machine: MachineFacts,
     /// Lost sessions and failed connects by reason.
-    losses: BTreeMap<String, u64>,
-    /// Goodbyes of the server.
-    byes: Vec<Bye>,
+    pub losses: BTreeMap<String, u64>,
+    pub losses_more: More,
+    /// Goodbyes of the server by code and text, the most frequent first.
+    pub byes: Vec<Bye>,
+    pub byes_more: More,
     /// One point a second, or fewer in a long run.
-    timeline: Vec<Second>,
+    pub timeline: Vec<Second>,
     /// The outcome of `--find-capacity`.
-    capacity: Option<Capacity>,
+    pub capacity: Option<Capacity>,
 }
 
 /// What is to be thought of a run.
@@ -96,9 +100,9 @@ pub struct Outcome<'a> {
     /// The counts at the end of the wait for what was under way.
     pub unanswered: Counts,
     /// Lost sessions and failed connects by reason.
-    pub losses: BTreeMap<String, u64>,
-    /// Goodbyes of the server by code: text and count.
-    pub byes: BTreeMap<u16, (String, u64)>,
+    pub losses: Groups<String>,
+    /// Goodbyes of the server by code and text.
+    pub byes: Groups<(u16, String)>,
     /// This program itself.
     pub findings: Findings,
     /// The machine that this program ran on.
@@ -114,13 +118,13 @@ pub struct Outcome<'a> {
 }
 
 #[derive(Debug, Default, Serialize, JsonSchema)]
-struct Quantiles {
-    count: u64,
-    p50: f64,
-    p90: f64,
-    p99: f64,
-    p999: f64,
-    max: f64,
+pub struct Quantiles {
+    pub count: u64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
 }
 
 impl From<&Micros> for Quantiles {
@@ -136,70 +140,78 @@ impl From<&Micros> for Quantiles {
     }
 }
 
+/// How the measured values spread, in at most 60 buckets each.
 #[derive(Debug, Default, Serialize, JsonSchema)]
-struct Settings {
-    addr: String,
-    count: usize,
-    duration_secs: Option<f64>,
-    ramp_per_sec: u32,
-    threads: usize,
-    echo_hz: f64,
-    chat_hz: f64,
-    payload_bytes: usize,
+pub struct Distributions {
+    pub tick_delay: Vec<Bucket>,
+    pub tick_spread: Vec<Bucket>,
+    pub rtt: Vec<Bucket>,
+}
+
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub struct Settings {
+    pub addr: String,
+    pub count: usize,
+    pub duration_secs: Option<f64>,
+    pub ramp_per_sec: u32,
+    pub threads: usize,
+    pub echo_hz: f64,
+    pub chat_hz: f64,
+    pub payload_bytes: usize,
     /// `MIN..MAX`, in milliseconds.
-    churn_ms: Option<String>,
+    pub churn_ms: Option<String>,
     /// As they were given.
-    stages: Option<String>,
-    reconnect: bool,
-    seed: u64,
+    pub stages: Option<String>,
+    pub reconnect: bool,
+    pub seed: u64,
 }
 
 #[derive(Debug, Default, Serialize, JsonSchema)]
-struct Packets {
-    received: u64,
-    bytes: u64,
-    malformed: u64,
-    unknown_ids: u64,
+pub struct Packets {
+    pub received: u64,
+    pub bytes: u64,
+    pub malformed: u64,
+    pub unknown_ids: u64,
 }
 
 #[derive(Debug, Default, Serialize, JsonSchema)]
-struct Ticks {
-    received: u64,
-    gaps: u64,
-    missing: u64,
-    repeats: u64,
-    reordered: u64,
-    wrong_texts: u64,
+pub struct Ticks {
+    pub received: u64,
+    pub gaps: u64,
+    pub missing: u64,
+    pub repeats: u64,
+    pub reordered: u64,
+    pub wrong_texts: u64,
 }
 
 #[derive(Debug, Default, Serialize, JsonSchema)]
-struct Echoes {
-    sent: u64,
-    answered: u64,
-    wrong: u64,
-    unanswered: u64,
+pub struct Echoes {
+    pub sent: u64,
+    pub answered: u64,
+    pub wrong: u64,
+    pub unanswered: u64,
     /// Under way when their session was lost; that loss is judged, not they.
-    lost_with_session: u64,
+    pub lost_with_session: u64,
 }
 
 #[derive(Debug, Default, Serialize, JsonSchema)]
-struct Chats {
-    sent: u64,
+pub struct Chats {
+    pub sent: u64,
     /// Those of all sessions, received by all sessions.
-    received: u64,
+    pub received: u64,
     /// Those that came back to the session that sent them.
-    heard: u64,
-    wrong: u64,
-    unheard: u64,
+    pub heard: u64,
+    pub wrong: u64,
+    pub unheard: u64,
     /// Under way when their session was lost; that loss is judged, not they.
-    lost_with_session: u64,
+    pub lost_with_session: u64,
 }
 
 #[derive(Debug, Default, Serialize, JsonSchema)]
-struct Bye {
-    code: u16,
-    text: String,
-    count: u64,
+pub struct Bye {
+    pub code: u16,
+    pub text: String,
+    pub count: u64,
 }
 
 impl Summary {
@@ -221,6 +233,8 @@ impl Summary {
         } = outcome;
         let (unanswered_echoes, unheard_chats) =
             (unanswered.echoes_under_way(), unanswered.chats_under_way());
+        let (losses, losses_more) = losses.into_largest(MAX_GROUPS);
+        let (byes, byes_more) = byes.into_largest(MAX_GROUPS);
         let mut summary = Self {
             schema: "dummy_client.summary",
             schema_version: SCHEMA_VERSION,
@@ -262,15 +276,22 @@ impl Summary {
             rtt_ms: (&samples.round_trips).into(),
             chat_ms: (&samples.chat_trips).into(),
             connect_ms: (&samples.connects).into(),
+            distributions: Distributions {
+                tick_delay: distribution(&samples.tick_delays),
+                tick_spread: distribution(&samples.tick_spreads),
+                rtt: distribution(&samples.round_trips),
+            },
             client: findings.judged(quantile_ms(&samples.late_sends, 1.0), counts.packets),
             machine,
             timeline,
             capacity,
-            losses,
+            losses: losses.into_iter().collect(),
+            losses_more,
             byes: byes
                 .into_iter()
-                .map(|(code, (text, count))| Bye { code, text, count })
+                .map(|((code, text), count)| Bye { code, text, count })
                 .collect(),
+            byes_more,
             ..Self::default()
         };
         summary.judge(args);
@@ -374,34 +395,18 @@ impl Summary {
         }
     }
 
-    /// Writes the text to standard output, and the JSON where it was asked for; `-` is standard
-    /// output, in place of the text.
+    /// For machines.
     ///
     /// # Errors
-    /// If the file cannot be written. A reader of standard output that has gone is no error.
-    pub fn publish(&self, json: Option<&str>) -> Result<(), Failure> {
-        let mut json_text = serde_json::to_string_pretty(self).map_err(|error| Failure {
-            why: format!("the summary cannot be written as JSON: {error}"),
-            exit_status: 1,
-        })?;
-        json_text.push('\n');
-        let (to_stdout, to_file) = match json {
-            Some("-") => (json_text, None),
-            Some(path) => (self.to_text(), Some((path, json_text))),
-            None => (self.to_text(), None),
-        };
-        write_or_failure("standard output", || {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(to_stdout.as_bytes())?;
-            stdout.flush()
-        })?;
-        if let Some((path, text)) = to_file {
-            write_or_failure(path, || File::create(path)?.write_all(text.as_bytes()))?;
-        }
-        Ok(())
+    /// One line for the user.
+    pub fn to_json(&self) -> Result<String, String> {
+        serde_json::to_string_pretty(self)
+            .map(|text| text + "\n")
+            .map_err(|error| format!("the summary cannot be written as JSON: {error}"))
     }
 
-    fn to_text(&self) -> String {
+    /// For people.
+    pub fn to_text(&self) -> String {
         let Self {
             sessions,
             packets,
@@ -477,6 +482,7 @@ impl Summary {
         for (why, count) in &self.losses {
             text += &format!("loss      {count} x {why}\n");
         }
+        text += &more_line("loss", self.losses_more);
         for Bye {
             code,
             text: why,
@@ -485,6 +491,7 @@ impl Summary {
         {
             text += &format!("goodbye   {count} x code {code} ({why:?})\n");
         }
+        text += &more_line("goodbye", self.byes_more);
         if let Some(capacity) = &self.capacity {
             text += &capacity_text(capacity);
         } else {
@@ -572,12 +579,12 @@ fn capacity_text(capacity: &Capacity) -> String {
     text
 }
 
-fn write_or_failure(place: &str, write: impl FnOnce() -> io::Result<()>) -> Result<(), Failure> {
-    match write() {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure {
-            why: format!("cannot write to {place}: {error}"),
-            exit_status: 1,
-        }),
-        _ => Ok(()),
+fn more_line(name: &str, more: More) -> String {
+    match more {
+        More { count: 0, .. } => String::new(),
+        More {
+            groups_at_least,
+            count,
+        } => format!("{name:<9} {count} x others, of at least {groups_at_least} more kinds\n"),
     }
 }

@@ -1,8 +1,10 @@
 //! A stub server that does what a test wants, and the real client beside it.
+#![allow(dead_code)] // Each test file uses a part of it.
 
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -164,6 +166,13 @@ pub fn client(addr: SocketAddr, args: &[&str]) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// A file that is not there yet.
+pub fn scratch(name: &str) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_file(&path);
+    path.into_os_string().into_string().unwrap()
 }
 
 /// What a finished client has said.

@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# The report in a real browser: two real runs, one that is ok and one whose server ends in the
+# middle, rendered by headless Chromium. It has to render without a word on the console and without
+# a request, with all its plots, in light and in dark, and on a phone without scrolling sideways.
+#
+#   ./scripts/report_browser.sh            SHOTS=folder ./scripts/report_browser.sh
+#
+# SHOTS keeps the screenshots. Needs Chromium (Debian: apt-get install chromium), or CHROMIUM=path.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+shots=${SHOTS:-$work/shots}
+mkdir -p "$shots"
+chromium=${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}
+[ -n "$chromium" ] || fail "no Chromium: install it, or set CHROMIUM"
+
+# browse NAME ARGS...: one start with a profile of its own; what it says goes to NAME.browser.
+browse() {
+    local name=$1
+    shift
+    # The browser's own calls home find no host; nothing leaves this machine.
+    timeout 60 "$chromium" --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
+        --disable-background-networking --disable-component-update --disable-sync \
+        --hide-scrollbars --host-resolver-rules='MAP * ~NOTFOUND, EXCLUDE 127.0.0.1' \
+        --enable-logging=stderr --v=0 --user-data-dir="$(mktemp -d "$work/profile.XXXXXX")" \
+        "$@" 2>"$work/$name.browser" || fail "$chromium could not render $name"
+}
+
+# render NAME FILE: the page as the browser has it afterwards in NAME.dom, its requests in NAME.net.
+render() { browse "$1" --log-net-log="$work/$1.net" --dump-dom "file://$2" >"$work/$1.dom"; }
+console() { grep CONSOLE "$work/$1.browser" || true; }
+# Requests that a page began, not the browser of its own accord.
+requests() {
+    { grep -o '"initiator":"[^"]*"' "$work/$1.net" || true; } | { grep -v 'not an origin' || true; }
+}
+
+# shoot NAME WIDTH HEIGHT FILE ARGS...
+shoot() {
+    local name=$1 width=$2 height=$3 file=$4
+    shift 4
+    browse "$name" --window-size="$width,$height" --screenshot="$shots/$name.png" "$@" "file://$file"
+    [ -s "$shots/$name.png" ] || fail "no screenshot $name.png"
+}
+dark=--blink-settings=preferredColorScheme=0
+
+# framed WIDTH HEIGHT REPORT: a frame of that size with the report in it, as on a phone. In a frame,
+# because a window of Chromium cannot be narrower than 500 px.
+framed() {
+    printf '<iframe style="border:0;width:%spx;height:%spx" srcdoc="' "$1" "$2"
+    sed -e 's/&/\&amp;/g' -e 's/"/\&quot;/g' "$3"
+    printf '"></iframe>'
+}
+
+# measured NAME WIDTH REPORT: "fits", or what does not, and how many plots have how many marks.
+measured() {
+    {
+        printf '<!doctype html><meta charset="utf-8">'
+        framed "$2" 800 "$3"
+        cat <<'HTML'
+<pre id="measured"></pre>
+<script>
+onload = () => {
+  const page = document.querySelector("iframe").contentDocument;
+  const root = page.documentElement;
+  const found = [];
+  if (root.scrollWidth > root.clientWidth) found.push(`the page is ${root.scrollWidth} px wide`);
+  for (const element of page.querySelectorAll("main *:not(.unseen)")) {
+    const box = element.getBoundingClientRect();
+    if (box.left < -0.5 || box.right > root.clientWidth + 0.5)
+      found.push(`${element.tagName} ${element.textContent.trim().slice(0, 20)} ${box.left} ${box.right}`);
+  }
+  const seen = [...page.querySelectorAll("svg.plot")].filter(plot => {
+    const box = plot.getBoundingClientRect();
+    const drawn = plot.querySelectorAll("polyline, polygon, rect, circle").length;
+    const styled = [...plot.querySelectorAll("polyline")].every(line => {
+      const width = parseFloat(page.defaultView.getComputedStyle(line).strokeWidth);
+      return width >= 4;
+    });
+    return box.width > 200 && box.height > 100 && drawn > 1 && styled;
+  });
+  document.querySelector("#measured").textContent =
+    `${found.length ? found.join("; ") : "fits"}, ${seen.length} plots`;
+};
+</script>
+HTML
+    } >"$work/$1.html"
+    render "$1" "$work/$1.html"
+    sed -n 's/.*<pre id="measured">\(.*\)<\/pre>.*/\1/p' "$work/$1.dom"
+}
+
+build
+say "an ok run, with echoes"
+start_server server --tick-ms 100 --stats-interval-secs 0
+start_client ok --seed 1 --count 500 --ramp-per-sec 100 --echo-hz 1 --duration-secs "${SECONDS_OK:-10}" \
+    --log-sessions 0 --report "$work/ok.html"
+status=0
+wait "$client_pid" || status=$?
+[ "$status" = 0 ] || fail "the client ended with status $status"
+tail -n 1 "$work/ok.out"
+
+say "a run whose server says goodbye in the middle"
+start_client failed --count 200 --log-sessions 0 --report "$work/failed.html"
+two_seconds() { [ "$(grep -c 'live 200' "$client_log")" -ge 2 ]; }
+until_true 20 "two seconds of the run" two_seconds
+kill -TERM "$server_pid"
+status=0
+wait "$client_pid" || status=$?
+[ "$status" = 1 ] || fail "the client ended with status $status"
+tail -n 1 "$work/failed.out"
+
+say "the checks find what they look for"
+# A script and an image from elsewhere: the page's own policy stops both, and the console says so.
+sed 's#<main>#<main><script>1</script><img src="http://127.0.0.1:9/x.png">#' "$work/ok.html" \
+    >"$work/bad.html"
+render bad "$work/bad.html"
+[ "$(console bad | wc -l)" -ge 2 ] || fail "two violations are not on the console"
+[ -z "$(requests bad)" ] || fail "the policy lets an image load"
+# Without the policy the request is made.
+sed '/Content-Security-Policy/d' "$work/bad.html" >"$work/worse.html"
+render worse "$work/worse.html"
+[ -n "$(requests worse)" ] || fail "a request is not found"
+sed 's#<main>#<main><p style="width:500px">wide</p>#' "$work/ok.html" >"$work/wide.html"
+case $(measured wide_390 390 "$work/wide.html") in
+    fits*) fail "a page that is too wide is not found" ;;
+esac
+
+verdict_of() { sed -n 's/^verdict *\([a-z_]*\) .*/\1/p' "$work/$1.out"; }
+# check NAME PLOTS
+check() {
+    local name=$1 plots=$2 verdict
+    verdict=$(verdict_of "$name")
+    render "$name" "$work/$name.html"
+    [ -z "$(console "$name")" ] || fail "$name: on the console: $(console "$name")"
+    [ -z "$(requests "$name")" ] || fail "$name: it asks for something: $(requests "$name")"
+    grep -q "<header class=\"verdict $verdict\">" "$work/$name.dom" || fail "$name: no verdict"
+    grep -q '<script type="application/json" id="summary">{' "$work/$name.dom" || fail "$name: no summary"
+    local width found
+    for width in 320 390 1200; do
+        found=$(measured "${name}_$width" "$width" "$work/$name.html")
+        [ "$found" = "fits, $plots plots" ] || fail "$name at $width px: $found"
+    done
+    printf '%s: %s, %s plots, %s bytes, no request, nothing on the console, fits 320 to 1200 px\n' \
+        "$name" "$verdict" "$plots" "$(stat -c %s "$work/$name.html")"
+}
+say "the reports"
+check ok 7
+check failed 5
+grep -q '10 shutdown: ' "$work/failed.dom" || fail "the server's goodbye is not in the report"
+
+say "screenshots in $shots"
+shoot report_light 1000 1480 "$work/ok.html"
+shoot report_dark 1000 1480 "$work/ok.html" "$dark"
+shoot report_failed 1000 1480 "$work/failed.html"
+{
+    printf '<!doctype html><meta charset="utf-8"><body style="margin:0;display:flex;gap:20px">'
+    framed 390 844 "$work/ok.html"
+    framed 390 844 "$work/ok.html"
+    cat <<'HTML'
+<script>
+onload = () =>
+  document.querySelectorAll("iframe")[1].contentDocument.querySelector(".plots").scrollIntoView();
+</script>
+HTML
+} >"$work/phone.html"
+shoot report_phone 800 844 "$work/phone.html"
+# Equal pictures would mean that the dark one is not dark.
+cmp -s "$shots/report_light.png" "$shots/report_dark.png" && fail "dark looks like light"
+ls -l "$shots" | awk 'NR > 1 { print $5, $9 }'
+printf '\nAll as promised.\n'

@@ -623,8 +623,13 @@ fn write_queue(
             flushed.has_more = true;
             return Ok(());
         }
+        // One gathered write could take 64 times 16 KiB: the budget bounds what it is offered.
+        let limit_bytes = match over_limit {
+            true => usize::MAX,
+            false => config.write_budget_bytes - flushed.bytes,
+        };
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = queue.gather(&mut slices);
+        let count = queue.gather(&mut slices, limit_bytes);
         flushed.calls += 1;
         let written = match &slices[..count] {
             [single] => stream.write(single),

@@ -92,15 +92,20 @@ impl SendQueue {
         backlog.segments.push_back(Segment::Shared(buffer));
     }
 
-    /// The unsent bytes, oldest first, as slices for one gathered write. Returns how many of
-    /// `slices` were set.
-    pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    /// Up to `limit_bytes` of the unsent bytes, oldest first, as slices for one gathered write.
+    /// Returns how many of `slices` were set.
+    pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>], limit_bytes: usize) -> usize {
         let backlog = self.backlog.iter().flat_map(|backlog| &backlog.segments);
         let unsent = (self.first.iter().map(|first| &first[..]))
             .chain(backlog.map(Segment::unsent))
             .zip(slices.iter_mut());
-        let mut count = 0;
+        let (mut count, mut left) = (0, limit_bytes);
         for (bytes, slice) in unsent {
+            if left == 0 {
+                break;
+            }
+            let bytes = &bytes[..bytes.len().min(left)];
+            left -= bytes.len();
             *slice = IoSlice::new(bytes);
             count += 1;
         }
@@ -339,7 +344,7 @@ mod tests {
 
     fn unsent(queue: &SendQueue) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = queue.gather(&mut slices);
+        let count = queue.gather(&mut slices, usize::MAX);
         slices[..count]
             .iter()
             .flat_map(|slice| slice.to_vec())
@@ -353,7 +358,7 @@ mod tests {
             queue.push(packet(&manager, 20, n));
         }
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        assert_eq!(queue.gather(&mut slices), 1);
+        assert_eq!(queue.gather(&mut slices, usize::MAX), 1);
         assert_eq!(slices[0].len(), 200);
         assert_eq!(queue.advance(200), 10);
         assert!(queue.backlog.is_none() && queue.first.is_none());

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Fuzzes every small machine of server_core, and a whole connection, under libFuzzer: each target
+# for a bounded time, beginning with the seeds in server_core/fuzz/seeds and with whatever earlier
+# runs have found (server_core/fuzz/corpus, which is not committed).
+#
+#   ./scripts/fuzz.sh [SECONDS per target, 60]
+#   TARGETS="framer connection" ./scripts/fuzz.sh 600
+#
+# cargo-fuzz is installed if it is missing. A stable toolchain is enough.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../server_core"
+
+seconds=${1:-60}
+targets=${TARGETS:-framer send_queue session_table chunk_pool connection}
+
+# libFuzzer and the sanitizers need unstable flags of the compiler, and nothing else that is
+# unstable: so the toolchain that builds the server builds this too.
+export RUSTC_BOOTSTRAP=1
+
+if ! cargo fuzz --version >/dev/null 2>&1; then
+    echo "installing cargo-fuzz"
+    if ! cargo install cargo-fuzz --locked --quiet; then
+        echo "NOT FUZZED: cargo-fuzz could not be installed" >&2
+        exit 69 # EX_UNAVAILABLE: nothing was tried, so nothing was found.
+    fi
+fi
+
+sanitizer=address
+if ! cargo fuzz build --sanitizer "$sanitizer"; then
+    echo "AddressSanitizer does not work here: fuzzing without it" >&2
+    sanitizer=none
+    cargo fuzz build --sanitizer "$sanitizer"
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+for target in $targets; do
+    mkdir -p "fuzz/corpus/$target"
+    printf '\n== %s for %s s\n' "$target" "$seconds"
+    if ! cargo fuzz run --sanitizer "$sanitizer" "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1; then
+        cat "$log" >&2
+        input=$(sed -n 's/^artifact_prefix=.*Test unit written to //p; s/.*Test unit written to //p' "$log" | tail -n 1)
+        printf 'FAILED: %s\n' "$target" >&2
+        printf 'again with: (cd server_core && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer %s %s %s)\n' \
+            "$sanitizer" "$target" "${input:-fuzz/artifacts/$target/...}" >&2
+        exit 1
+    fi
+    grep -E '^(Done|stat::(number_of_executed_units|average_exec_per_sec|peak_rss_mb)|#[0-9]+.DONE)' "$log"
+done
+printf '\nno target found a fault (%s s each, sanitizer %s)\n' "$seconds" "$sanitizer"

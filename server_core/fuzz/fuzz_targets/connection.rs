@@ -1,0 +1,42 @@
+//! A whole connection over a stream that reads and writes in parts, blocks and fails as the input
+//! says: whole packets in order, both ways.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use server_core_fuzz::models::connection::{Machine, Meeting, Step};
+use server_core_fuzz::{Result, Unstructured, bytes, each_step, number};
+use std::io::ErrorKind;
+
+fuzz_target!(|data: &[u8]| {
+    let _ = run(&mut Unstructured::new(data));
+});
+
+fn run(input: &mut Unstructured<'_>) -> Result<()> {
+    let mut machine = Machine::default();
+    each_step(input, |which, input| {
+        machine.step(match which % 16 {
+            0 => Step::Bytes(bytes(input)?),
+            1 | 2 => Step::Packet(u16::from(which / 16), bytes(input)?),
+            3 => Step::Fin,
+            4 | 5 => Step::Meets(Meeting::AtMost(number(input)?)),
+            6 => Step::Meets(Meeting::WouldBlock),
+            7 => Step::Meets(Meeting::Interrupted),
+            8 => Step::Meets(Meeting::Fails(match which / 16 % 3 {
+                0 => ErrorKind::ConnectionReset,
+                1 => ErrorKind::BrokenPipe,
+                _ => ErrorKind::TimedOut,
+            })),
+            9 | 10 => Step::Queue(number(input)? % 7_000),
+            11 => Step::Receive,
+            12 => Step::Flush,
+            13 => Step::Writable,
+            14 => Step::Pass {
+                millis: number(input)? as u64,
+            },
+            _ => Step::Close,
+        });
+        Ok(())
+    })?;
+    machine.finish();
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! What the small machines should do, told by other means than theirs.
+//!
+//! Each file drives one machine and a simple model of it side by side, step by step, and panics
+//! where they differ. The steps come from the property tests (`tests/properties.rs`), and from the
+//! fuzz targets (`fuzz/`), which share these files.
+
+pub mod chunk_pool;
+pub mod connection;
+pub mod framer;
+pub mod send_queue;
+pub mod session_table;

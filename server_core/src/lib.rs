@@ -68,8 +68,8 @@
 //! | 4 | [`connection`], [`router`] |
 //! | 3 | [`send_queue`], [`session`] |
 //! | 2 | [`framer`], [`send_buffer`] |
-//! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`], [`snapshot`] |
-//! | 0 | [`id`], [`reason`], [`wire`], [`tick`], [`mailbox`], [`recv_buffer`], [`rate_limiter`], [`backoff`], [`stopwatch`] |
+//! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`], [`snapshot`], [`mailbox`] |
+//! | 0 | [`id`], [`reason`], [`wire`], [`tick`], [`recv_buffer`], [`rate_limiter`], [`backoff`], [`stopwatch`], [`sync`] |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
 
@@ -97,6 +97,7 @@ pub mod session_table;
 pub mod shard;
 pub mod snapshot;
 pub mod stopwatch;
+pub mod sync;
 pub mod tick;
 pub mod timeout_queue;
 pub mod wire;

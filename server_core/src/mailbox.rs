@@ -2,12 +2,13 @@
 //!
 //! Knows nothing of what it carries, nor of how its reader sleeps: waking is a closure.
 
-use crossbeam_channel::{Receiver, Sender};
+use crate::sync::channel::{self, Receiver, Sender};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, fence, thread};
+use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use std::{fmt, thread};
 
 /// Many threads post, one takes.
 ///
@@ -36,7 +37,7 @@ impl<T> Mailbox<T> {
     /// A mailbox that holds up to `limit_bytes` and calls `wake_reader` when a burst begins.
     #[must_use]
     pub fn new(limit_bytes: usize, wake_reader: impl Fn() + Send + Sync + 'static) -> Self {
-        let (sender, receiver) = crossbeam_channel::unbounded();
+        let (sender, receiver) = channel::unbounded();
         Self {
             sender,
             receiver,
@@ -103,6 +104,8 @@ impl<T> Mailbox<T> {
     pub fn call_when_room(&self, waiter: Waiter) {
         self.waiters().push(waiter);
         self.has_waiters.store(true, Ordering::SeqCst);
+        // Pairs with the fence of the reader: either it sees the waiter, or we see its room.
+        fence(Ordering::SeqCst);
     }
 
     /// Wakes the reader though nothing was posted.
@@ -133,6 +136,8 @@ impl<T> Mailbox<T> {
                 break;
             }
         }
+        // What was taken must be gone from `queued_bytes` for everybody whose waiter we do not see.
+        fence(Ordering::SeqCst);
         if self.has_waiters.swap(false, Ordering::SeqCst) {
             let waiters = std::mem::take(&mut *self.waiters());
             waiters.into_iter().for_each(|waiter| waiter());
@@ -174,7 +179,7 @@ impl<T> Mailbox<T> {
         self.closed.load(Ordering::SeqCst)
     }
 
-    fn waiters(&self) -> std::sync::MutexGuard<'_, Vec<Waiter>> {
+    fn waiters(&self) -> MutexGuard<'_, Vec<Waiter>> {
         // A Vec of closures is whole at every step: a panic elsewhere cannot have torn it.
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }

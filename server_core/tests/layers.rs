@@ -25,6 +25,7 @@ const FLOORS: &[(usize, &[&str])] = &[
             "config",
             "admission",
             "snapshot",
+            "mailbox",
         ],
     ),
     (
@@ -34,11 +35,11 @@ const FLOORS: &[(usize, &[&str])] = &[
             "reason",
             "wire",
             "tick",
-            "mailbox",
             "recv_buffer",
             "rate_limiter",
             "backoff",
             "stopwatch",
+            "sync",
         ],
     ),
 ];

@@ -7,14 +7,15 @@
 
 #![allow(unsafe_code)]
 
+use crate::sync::{Arc, ByteWatch};
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::ptr::NonNull;
-use std::sync::Arc;
 
 /// Zeroed memory that can be written in one part while it is read in another.
 pub struct Block {
     memory: NonNull<[u8]>,
+    watch: ByteWatch,
 }
 
 // SAFETY: a Block owns its memory, as a Box does. That no two threads touch the same byte at a
@@ -32,6 +33,7 @@ impl Block {
             // Box::into_raw never gives null, so the other arm is a zero-sized dangling block.
             memory: NonNull::new(memory)
                 .unwrap_or_else(|| NonNull::slice_from_raw_parts(NonNull::dangling(), 0)),
+            watch: ByteWatch::new(bytes),
         }
     }
 
@@ -44,9 +46,11 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from Box::into_raw in `new`, and is given up here, once. Boxing
-        // an empty slice frees nothing, so the dangling case is sound too.
-        drop(unsafe { Box::from_raw(self.memory.as_ptr()) });
+        self.watch.write(0..self.capacity(), || {
+            // SAFETY: the pointer came from Box::into_raw in `new`, and is given up here, once.
+            // Boxing an empty slice frees nothing, so the dangling case is sound too.
+            drop(unsafe { Box::from_raw(self.memory.as_ptr()) });
+        });
     }
 }
 
@@ -60,8 +64,12 @@ pub trait Home: Send + Sync {
 /// go sends the block home.
 pub struct Chunk {
     block: Option<Block>,
-    home: Option<Arc<dyn Home>>,
+    home: Option<SharedHome>,
 }
+
+/// The standard library's `Arc` in every build: loom's cannot hold a trait object, and it is the
+/// chunk whose count the invariant rests on.
+pub type SharedHome = std::sync::Arc<dyn Home>;
 
 impl Chunk {
     fn memory(&self) -> NonNull<u8> {
@@ -72,6 +80,19 @@ impl Chunk {
 
     fn capacity(&self) -> usize {
         self.block.as_ref().map_or(0, Block::capacity)
+    }
+
+    fn while_writing<R>(&self, range: Range<usize>, write: impl FnOnce() -> R) -> R {
+        match &self.block {
+            Some(block) => block.watch.write(range, write),
+            None => write(),
+        }
+    }
+
+    fn note_read(&self, range: Range<usize>) {
+        if let Some(block) = &self.block {
+            block.watch.read(range);
+        }
     }
 }
 
@@ -93,7 +114,7 @@ impl ChunkWriter {
     /// Starts a chunk on this block. It goes `home` in the end, or to the allocator if it has
     /// none.
     #[must_use]
-    pub fn new(block: Block, home: Option<Arc<dyn Home>>) -> Self {
+    pub fn new(block: Block, home: Option<SharedHome>) -> Self {
         let block = Some(block);
         Self {
             chunk: Arc::new(Chunk { block, home }),
@@ -128,8 +149,9 @@ impl ChunkWriter {
         let free = unsafe {
             std::slice::from_raw_parts_mut(self.chunk.memory().add(self.used).as_ptr(), capacity)
         };
-        let len = fill(free).min(capacity);
         let start = self.used;
+        let open = start..start + capacity;
+        let len = self.chunk.while_writing(open, || fill(free)).min(capacity);
         self.used += len;
         debug_assert!(self.used <= self.chunk.capacity());
         Some(SendBuffer {
@@ -145,7 +167,7 @@ impl ChunkWriter {
         self.chunk
             .home
             .as_ref()
-            .is_some_and(|home| Arc::strong_count(home) == 1)
+            .is_some_and(|home| SharedHome::strong_count(home) == 1)
     }
 
     /// Whether this writer's chunk goes back to that home.
@@ -154,7 +176,7 @@ impl ChunkWriter {
         self.chunk
             .home
             .as_ref()
-            .is_some_and(|own| std::ptr::addr_eq(Arc::as_ptr(own), home))
+            .is_some_and(|own| std::ptr::addr_eq(SharedHome::as_ptr(own), home))
     }
 }
 
@@ -211,15 +233,12 @@ impl Deref for SendBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
+        let (start, len) = (self.start as usize, self.len as usize);
+        self.chunk.note_read(start..start + len);
         // SAFETY: by the invariant the range is below `used` of its chunk: inside the block,
         // written before this buffer was made, and never written again. The chunk, and with it
         // the block, lives as long as `self.chunk`.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.chunk.memory().add(self.start as usize).as_ptr(),
-                self.len as usize,
-            )
-        }
+        unsafe { std::slice::from_raw_parts(self.chunk.memory().add(start).as_ptr(), len) }
     }
 }
 

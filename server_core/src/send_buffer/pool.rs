@@ -2,7 +2,7 @@
 
 use super::chunk::{Block, ChunkWriter, Home};
 use crate::metrics::Counter;
-use crossbeam_channel::{Receiver, Sender};
+use crate::sync::channel::{self, Receiver, Sender};
 use std::sync::Arc;
 
 /// A bounded store of equal blocks: a bounded channel, with counters.
@@ -35,7 +35,7 @@ impl ChunkPool {
     /// A pool of blocks of `chunk_bytes`, of which it keeps up to `max_pooled`.
     #[must_use]
     pub fn new(chunk_bytes: usize, max_pooled: usize) -> Arc<Self> {
-        let (give, take) = crossbeam_channel::bounded(max_pooled);
+        let (give, take) = channel::bounded(max_pooled);
         Arc::new(Self {
             give,
             take,

@@ -3,7 +3,7 @@
 use super::framer::{Packets, are_same, by_the_book};
 use super::send_queue::{a_packet, join};
 use server_core::admission::Admission;
-use server_core::connection::{Connection, Draining, Due, Progress, Transport};
+use server_core::connection::{Connection, Drained, Draining, Due, Progress, Transport};
 use server_core::recv_buffer::RecvBuffer;
 use server_core::send_buffer::{ChunkPool, SendBufferManager};
 use server_core::{Config, DisconnectReason, Kick};
@@ -274,7 +274,9 @@ impl Machine {
         let State::Draining(draining) = &mut self.state else {
             return;
         };
-        let (flushed, progress) = draining.advance(&mut self.recv_buffer, &self.config, self.now);
+        let Drained {
+            flushed, progress, ..
+        } = draining.advance(&mut self.recv_buffer, &self.config, self.now);
         self.bytes_sent += flushed.bytes;
         self.packets_sent += flushed.packets;
         self.queued_bytes += flushed.queue_growth;

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Watches the memory: loom explores every order in which threads can meet in the chunk pool and the
+# mailbox; AddressSanitizer runs along with the send buffer's tests and the simulation; Miri with
+# the send buffer's tests, where the toolchain has it.
+#
+#   ./scripts/sanitize.sh [loom|address|miri ...]     all of them by default
+#   SIM_SEEDS=2000 ./scripts/sanitize.sh address
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+target=$(rustc -vV | sed -n 's/^host: //p')
+[ $# -gt 0 ] || set -- loom address miri
+
+loom() {
+    RUSTFLAGS="--cfg loom" cargo test --locked -p server_core --test loom --target-dir target/loom
+}
+
+# The sanitizers are unstable flags of a stable compiler.
+address() {
+    export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address
+    local cargo_test=(cargo test --locked -p server_core --target "$target" --target-dir target/address)
+    "${cargo_test[@]}" --lib send_
+    "${cargo_test[@]}" --test properties -- chunk_pool send_queue connection
+    SIM_SEEDS=${SIM_SEEDS:-500} "${cargo_test[@]}" --test simulation
+}
+
+miri() {
+    if ! cargo miri --version >/dev/null 2>&1; then
+        echo "this toolchain has no Miri: skipped"
+        return
+    fi
+    RUSTC_BOOTSTRAP=1 cargo miri test -p server_core --lib send_buffer
+}
+
+for check in "$@"; do
+    printf '\n== %s\n' "$check"
+    # In a process of its own, so that its flags are nobody else's.
+    (case $check in
+        loom | address | miri) "$check" ;;
+        *) echo "no such check: $check" >&2 && exit 2 ;;
+    esac)
+done

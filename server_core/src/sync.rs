@@ -1,0 +1,159 @@
+//! What threads meet in. Real builds get the real things; built with `--cfg loom`, the chunk pool
+//! and the mailbox get loom's, which explores every order in which threads can meet.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test -p server_core --test loom --release
+//! ```
+
+#[cfg(loom)]
+pub use explored::*;
+#[cfg(not(loom))]
+pub use real::*;
+
+#[cfg(not(loom))]
+mod real {
+    pub use crossbeam_channel as channel;
+    pub use std::sync::atomic::{AtomicBool, AtomicUsize, fence};
+    pub use std::sync::{Arc, Mutex, MutexGuard};
+    pub use std::thread;
+
+    use std::ops::Range;
+
+    /// Tells loom which bytes are read and written, as it cannot see through a raw pointer. In a
+    /// real build it is nothing at all.
+    #[derive(Debug)]
+    pub struct ByteWatch;
+
+    impl ByteWatch {
+        /// Watches a block of that many bytes.
+        #[must_use]
+        pub fn new(_bytes: usize) -> Self {
+            Self
+        }
+
+        /// These bytes are read.
+        #[inline]
+        pub fn read(&self, _range: Range<usize>) {}
+
+        /// These bytes are written as long as `write` runs.
+        #[inline]
+        pub fn write<R>(&self, _range: Range<usize>, write: impl FnOnce() -> R) -> R {
+            write()
+        }
+    }
+}
+
+#[cfg(loom)]
+mod explored {
+    pub use loom::sync::atomic::{AtomicBool, AtomicUsize, fence};
+    pub use loom::sync::{Arc, Mutex, MutexGuard};
+
+    use loom::cell::UnsafeCell;
+    use std::ops::Range;
+
+    /// A cell for each byte: loom fails the test if one is touched while, or not surely after, it
+    /// is written.
+    #[derive(Debug)]
+    pub struct ByteWatch(Vec<UnsafeCell<()>>);
+
+    impl ByteWatch {
+        /// Watches a block of that many bytes.
+        #[must_use]
+        pub fn new(bytes: usize) -> Self {
+            Self((0..bytes).map(|_| UnsafeCell::new(())).collect())
+        }
+
+        /// These bytes are read.
+        pub fn read(&self, range: Range<usize>) {
+            self.0[range].iter().for_each(|byte| drop(byte.get()));
+        }
+
+        /// These bytes are written as long as `write` runs.
+        pub fn write<R>(&self, range: Range<usize>, write: impl FnOnce() -> R) -> R {
+            let _watched: Vec<_> = self.0[range].iter().map(UnsafeCell::get_mut).collect();
+            write()
+        }
+    }
+
+    /// Threads as far as the mailbox needs them.
+    pub mod thread {
+        pub use loom::thread::current;
+
+        /// Loom knows no time: the others go on first.
+        pub fn park_timeout(_: std::time::Duration) {
+            loom::thread::yield_now();
+        }
+    }
+
+    /// The part of crossbeam-channel that is used here, over a lock that loom knows. What the
+    /// real one does inside is its own tests' business; what we do around it is ours.
+    #[allow(missing_docs)] // As in crossbeam-channel.
+    pub mod channel {
+        use loom::sync::{Arc, Mutex};
+        use std::collections::VecDeque;
+
+        #[derive(Debug)]
+        struct Queue<T>(Mutex<VecDeque<T>>, usize);
+        #[derive(Debug)]
+        pub struct Sender<T>(Arc<Queue<T>>);
+        #[derive(Debug)]
+        pub struct Receiver<T>(Arc<Queue<T>>);
+
+        #[must_use]
+        pub fn bounded<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
+            let queue = Arc::new(Queue(Mutex::new(VecDeque::new()), limit));
+            (Sender(Arc::clone(&queue)), Receiver(queue))
+        }
+
+        #[must_use]
+        pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
+            bounded(usize::MAX)
+        }
+
+        impl<T> Queue<T> {
+            fn with<R>(&self, act: impl FnOnce(&mut VecDeque<T>) -> R) -> R {
+                // Loom stops at the first panic: nothing is seen torn.
+                act(&mut self.0.lock().unwrap_or_else(|error| error.into_inner()))
+            }
+        }
+
+        impl<T> Sender<T> {
+            /// # Errors
+            /// The item, if the channel is full.
+            pub fn try_send(&self, item: T) -> Result<(), T> {
+                let limit = self.0.1;
+                self.0.with(|queue| match queue.len() < limit {
+                    true => {
+                        queue.push_back(item);
+                        Ok(())
+                    }
+                    false => Err(item),
+                })
+            }
+
+            /// # Errors
+            /// None: only unbounded channels are sent to without `try`.
+            pub fn send(&self, item: T) -> Result<(), T> {
+                self.try_send(item)
+            }
+        }
+
+        impl<T> Receiver<T> {
+            /// # Errors
+            /// If nothing waits.
+            pub fn try_recv(&self) -> Result<T, ()> {
+                self.0.with(VecDeque::pop_front).ok_or(())
+            }
+
+            #[must_use]
+            pub fn len(&self) -> usize {
+                self.0.with(|queue| queue.len())
+            }
+
+            #[must_use]
+            pub fn is_empty(&self) -> bool {
+                self.len() == 0
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Every order in which threads can meet, in the chunk pool and in the mailbox, explored by loom.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test -p server_core --test loom --release
+//! ```
+#![cfg(loom)]
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use loom::thread;
+use server_core::mailbox::Mailbox;
+use server_core::send_buffer::chunk::{Block, ChunkWriter};
+use server_core::send_buffer::{ChunkPool, SendBuffer};
+
+const CHUNK_BYTES: usize = 6;
+
+fn write(writer: &mut ChunkWriter, byte: u8) -> SendBuffer {
+    let buffer = writer.write(2, |free| {
+        free.fill(byte);
+        2
+    });
+    buffer.unwrap()
+}
+
+fn is_all(buffer: &SendBuffer, byte: u8) -> bool {
+    buffer.iter().all(|is| *is == byte)
+}
+
+// ---- chunks -------------------------------------------------------------------------------------
+
+#[test]
+fn the_writer_goes_on_while_others_read_what_was_written() {
+    loom::model(|| {
+        let mut writer = ChunkWriter::new(Block::new(CHUNK_BYTES), None);
+        let first = write(&mut writer, 1);
+        let copy = first.clone();
+        let one = thread::spawn(move || assert!(is_all(&first, 1)));
+        let second = write(&mut writer, 2);
+        let other = thread::spawn(move || assert!(is_all(&copy, 1) && is_all(&second, 2)));
+        let third = write(&mut writer, 3);
+        drop(writer);
+        assert!(is_all(&third, 3));
+        one.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn neighbours_merge_on_one_thread_and_are_read_on_another() {
+    loom::model(|| {
+        let mut writer = ChunkWriter::new(Block::new(CHUNK_BYTES), None);
+        let mut first = write(&mut writer, 1);
+        let second = write(&mut writer, 2);
+        let copy = second.clone();
+        let reader = thread::spawn(move || assert!(is_all(&copy, 2)));
+        assert!(first.merge(&second));
+        let third = write(&mut writer, 3);
+        assert!(first.merge(&third));
+        assert_eq!(&*first, [1, 1, 2, 2, 3, 3]);
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn the_last_reader_gives_the_block_back_and_the_next_writer_may_have_it() {
+    loom::model(|| {
+        let pool = ChunkPool::new(CHUNK_BYTES, 1);
+        let mut writer = pool.pop();
+        let buffer = write(&mut writer, 1);
+        let copy = buffer.clone();
+        let readers = [buffer, copy].map(|buffer| {
+            thread::spawn(move || {
+                assert!(is_all(&buffer, 1));
+                drop(buffer);
+            })
+        });
+        drop(writer);
+        // In some orders this is the same block: then all that was read of it was read before.
+        let mut next = pool.pop();
+        let buffer = write(&mut next, 2);
+        assert!(is_all(&buffer, 2));
+        drop((next, buffer));
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        let stats = pool.stats();
+        assert_eq!((stats.pops, stats.pushes), (2, 2));
+        assert_eq!(
+            stats.pooled, 1,
+            "one is kept, and what comes back above that is freed"
+        );
+    });
+}
+
+#[test]
+fn two_threads_take_from_the_pool_and_give_back() {
+    loom::model(|| {
+        let pool = ChunkPool::new(CHUNK_BYTES, 1);
+        drop(pool.pop());
+        let there = std::sync::Arc::clone(&pool);
+        let other = thread::spawn(move || {
+            let mut writer = there.pop();
+            let buffer = write(&mut writer, 7);
+            drop(writer);
+            assert!(is_all(&buffer, 7));
+        });
+        let mut writer = pool.pop();
+        let buffer = write(&mut writer, 8);
+        drop(writer);
+        assert!(is_all(&buffer, 8));
+        drop(buffer);
+        other.join().unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.live, stats.pooled), (0, 1));
+    });
+}
+
+// ---- the mailbox --------------------------------------------------------------------------------
+
+/// A mailbox whose reader sleeps until the flag is set.
+fn mailbox(limit_bytes: usize) -> (Arc<Mailbox<u32>>, Arc<AtomicBool>) {
+    let is_woken = Arc::new(AtomicBool::new(false));
+    let wake = Arc::clone(&is_woken);
+    // A swap, because loom does not know the order of a store and a swap that race.
+    let mailbox = Mailbox::new(limit_bytes, move || {
+        wake.swap(true, Ordering::SeqCst);
+    });
+    (Arc::new(mailbox), is_woken)
+}
+
+#[test]
+fn what_is_posted_is_taken_or_a_wake_is_on_its_way() {
+    loom::model(|| {
+        let (mailbox, is_woken) = mailbox(1_000);
+        let posters = [1, 2].map(|item| {
+            let mailbox = Arc::clone(&mailbox);
+            thread::spawn(move || mailbox.post(item, 1))
+        });
+        let mut taken = 0;
+        let mut has_more = false;
+        for _ in 0..2 {
+            // As the worker does: it looks when it was woken, or knows of more.
+            if is_woken.swap(false, Ordering::SeqCst) || has_more {
+                has_more = mailbox.take_all(|_| taken += 1);
+            }
+        }
+        for poster in posters {
+            poster.join().unwrap();
+        }
+        let sleeps = !has_more && !is_woken.load(Ordering::SeqCst);
+        assert!(
+            taken == 2 || !sleeps,
+            "the reader sleeps on {} items",
+            2 - taken
+        );
+    });
+}
+
+#[test]
+fn who_asks_for_room_gets_it_or_is_called() {
+    loom::model(|| {
+        let (mailbox, _) = mailbox(1);
+        mailbox.post(1, 1);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let poster = {
+            let (mailbox, calls) = (Arc::clone(&mailbox), Arc::clone(&calls));
+            thread::spawn(move || {
+                if mailbox.try_post(2, 1, 1).is_ok() {
+                    return true;
+                }
+                mailbox.call_when_room(Box::new(move || {
+                    calls.fetch_add(1, Ordering::SeqCst);
+                }));
+                mailbox.try_post(2, 1, 1).is_ok()
+            })
+        };
+        mailbox.take_all(drop);
+        let is_posted = poster.join().unwrap();
+        let is_called = calls.load(Ordering::SeqCst) > 0;
+        assert!(is_posted || is_called, "it waits for room that is there");
+    });
+}

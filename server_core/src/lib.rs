@@ -68,11 +68,12 @@
 //! | 4 | [`connection`], [`router`] |
 //! | 3 | [`send_queue`], [`session`] |
 //! | 2 | [`framer`], [`send_buffer`] |
-//! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`], [`snapshot`], [`mailbox`] |
+//! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`], [`snapshot`], [`mailbox`], [`accept_gate`] |
 //! | 0 | [`id`], [`reason`], [`wire`], [`tick`], [`recv_buffer`], [`rate_limiter`], [`backoff`], [`stopwatch`], [`sync`] |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
 
+pub mod accept_gate;
 pub mod admission;
 pub mod backoff;
 pub mod config;

@@ -1,7 +1,7 @@
 //! Where connections come in: accept, admit, hand over.
 
+use crate::accept_gate::{AcceptGate, Answer};
 use crate::admission::Admission;
-use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::connection::{Draining, Progress};
 use crate::metrics::Metrics;
@@ -29,10 +29,7 @@ pub struct Listener {
     stop: Arc<StopSignal>,
     /// Connections that were told that the server is full, until they have gone.
     rejected: Slab<Draining<TcpStream>>,
-    /// Accept again then: the edge that would announce it has been used up.
-    retry_at: Option<Instant>,
-    backoff: Backoff,
-    may_say_why_at: Option<Instant>,
+    gate: AcceptGate,
 }
 
 /// Ends a listener from another thread.
@@ -63,10 +60,6 @@ const SOCKET: Token = Token(usize::MAX - 1);
 /// Rejected connections that may linger at a time: each holds a descriptor. One more, and one of
 /// them is closed at once.
 const MAX_LINGERING: usize = 128;
-/// At the limit a place comes and goes many times a second; that is said once in this time.
-const SILENCE: Duration = Duration::from_secs(30);
-/// Waits after a failed accept. Short at the upper end: somebody may be waiting.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 impl Listener {
     /// Binds and listens.
@@ -90,9 +83,7 @@ impl Listener {
                 waker,
             }),
             rejected: Slab::new(),
-            retry_at: None,
-            backoff: Backoff::new(RETRY.0, RETRY.1),
-            may_say_why_at: None,
+            gate: AcceptGate::default(),
         })
     }
 
@@ -123,9 +114,8 @@ impl Listener {
     pub fn run(mut self, reception: &Reception) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         let mut scratch = RecvBuffer::new(reception.config.recv_buffer_bytes);
-        let mut may_accept = true;
         while !self.stop.is_set.load(Ordering::Acquire) {
-            let timeout = match may_accept {
+            let timeout = match self.gate.is_open() {
                 true => Some(Duration::ZERO),
                 false => self.next_deadline().map(|at| {
                     at.saturating_duration_since(Instant::now())
@@ -140,7 +130,7 @@ impl Listener {
             for event in &events {
                 match event.token() {
                     WAKER => {}
-                    SOCKET => may_accept |= self.retry_at.is_none(),
+                    SOCKET => self.gate.handle_readable(),
                     Token(key) => {
                         if let Some(rejected) = self.rejected.get_mut(key) {
                             rejected.handle_writable();
@@ -149,55 +139,32 @@ impl Listener {
                     }
                 }
             }
-            if self.retry_at.is_some_and(|at| at <= now) {
-                self.retry_at = None;
-                may_accept = true;
-            }
-            if may_accept {
-                may_accept = self.accept_batch(reception, &mut scratch, now);
+            if self.gate.may_accept(now) {
+                self.accept_batch(reception, &mut scratch, now);
             }
             self.close_overdue(&mut scratch, &reception.config, now);
         }
         Ok(())
     }
 
-    /// Accepts up to a batch. Returns whether more may be waiting.
-    fn accept_batch(
-        &mut self,
-        reception: &Reception,
-        scratch: &mut RecvBuffer,
-        now: Instant,
-    ) -> bool {
+    fn accept_batch(&mut self, reception: &Reception, scratch: &mut RecvBuffer, now: Instant) {
         for _ in 0..reception.config.accept_batch {
-            match self.socket.accept() {
-                Ok((stream, peer)) => {
-                    self.backoff.reset();
+            match self.gate.judge(self.socket.accept(), now) {
+                Answer::Connection((stream, peer)) => {
                     self.receive(stream, peer, reception, scratch, now);
                 }
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return false,
-                    // These are of the one connection that was about to be accepted.
-                    ErrorKind::Interrupted
-                    | ErrorKind::ConnectionAborted
-                    | ErrorKind::ConnectionReset => {}
-                    _ => {
-                        reception.metrics.accept_errors.add(1);
-                        self.pause(&error, now);
-                        return false;
+                Answer::Again => {}
+                Answer::Empty => return,
+                Answer::Paused { error, is_news } => {
+                    reception.metrics.accept_errors.add(1);
+                    if is_news {
+                        log::warn!(
+                            "cannot accept for now: {error}; connected sessions are served on"
+                        );
                     }
-                },
+                    return;
+                }
             }
-        }
-        true
-    }
-
-    /// Out of descriptors, most likely. The connection stays in the backlog and no new edge will
-    /// tell of it, so a timer has to.
-    fn pause(&mut self, error: &io::Error, now: Instant) {
-        self.retry_at = Some(now + self.backoff.next_delay(u32::MAX));
-        if self.may_say_why_at.is_none_or(|at| at <= now) {
-            self.may_say_why_at = Some(now + SILENCE);
-            log::warn!("cannot accept for now: {error}; connected sessions are served on");
         }
     }
 
@@ -293,7 +260,7 @@ impl Listener {
         self.rejected
             .iter()
             .map(|(_, rejected)| rejected.deadline())
-            .chain(self.retry_at)
+            .chain(self.gate.retry_at())
             .min()
     }
 }

@@ -26,6 +26,7 @@ const FLOORS: &[(usize, &[&str])] = &[
             "admission",
             "snapshot",
             "mailbox",
+            "accept_gate",
         ],
     ),
     (

@@ -3,12 +3,16 @@
 //! `SIM_SEEDS=100000` runs more seeds than usual, `TEST_SEED=7` that one alone.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
+#[path = "simulation/listener.rs"]
+mod listener;
 #[path = "simulation/wire.rs"]
 mod wire;
 #[path = "simulation/world.rs"]
 mod world;
 
 use bytemuck::from_bytes;
+use listener::FakeListener;
+use server_core::accept_gate::RETRY;
 use server_core::admission::Admission;
 use server_core::departure_log::DepartureLog;
 use server_core::mailbox::Mailbox;
@@ -17,7 +21,8 @@ use server_core::router::{Arrival, Command, Router};
 use server_core::send_buffer::{ChunkPool, SendBufferManager};
 use server_core::shard::{Shard, Shared};
 use server_core::{Config, DisconnectReason, Kick, PacketHead, SessionId};
-use std::collections::HashMap;
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -43,7 +48,8 @@ const TIMER_PATIENCE: Duration = Duration::from_secs(1);
 fn any_seed() {
     if let Ok(seed) = std::env::var("TEST_SEED") {
         let seed = seed.parse().expect("TEST_SEED is a number");
-        let offences = simulate(seed);
+        let (offences, tally) = simulate(seed);
+        println!("{tally:?}");
         assert!(offences.is_empty(), "seed {seed}:\n{}", offences.join("\n"));
         return;
     }
@@ -54,6 +60,7 @@ fn any_seed() {
     println!("seeds {first} to {}", first + seeds);
     let next = AtomicU64::new(0);
     let failures = Mutex::new(Vec::new());
+    let total = Mutex::new(Tally::default());
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
@@ -63,8 +70,9 @@ fn any_seed() {
                         break;
                     }
                     let seed = first + n;
-                    let offences = std::panic::catch_unwind(|| simulate(seed))
-                        .unwrap_or_else(|_| vec!["a panic outside of the handlers".into()]);
+                    let (offences, tally) = std::panic::catch_unwind(|| simulate(seed))
+                        .unwrap_or_else(|panic| (vec![name_panic(&*panic)], Tally::default()));
+                    total.lock().unwrap().absorb(tally);
                     if !offences.is_empty() {
                         failures.lock().unwrap().push((seed, offences));
                     }
@@ -72,6 +80,8 @@ fn any_seed() {
             });
         }
     });
+    let mut total = total.into_inner().unwrap();
+    println!("{total:?}");
     let failures = failures.into_inner().unwrap();
     let report: Vec<String> = failures
         .iter()
@@ -87,6 +97,10 @@ fn any_seed() {
         failures.len(),
         report.join("\n")
     );
+    assert!(
+        seeds < 1_000 || total.has_everything(),
+        "something never happens any more: {total:?}"
+    );
 }
 
 #[test]
@@ -94,6 +108,12 @@ fn a_seed_gives_the_same_run_twice() {
     for seed in 0..20 {
         assert_eq!(trace(seed), trace(seed), "seed {seed}");
     }
+}
+
+fn name_panic(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or(panic.downcast_ref::<String>().map(String::as_str));
+    format!("a panic outside of the handlers: {}", text.unwrap_or("?"))
 }
 
 /// What the peers of one run have seen.
@@ -104,10 +124,57 @@ fn trace(seed: u64) -> Vec<Vec<u8>> {
     outputs.collect()
 }
 
-fn simulate(seed: u64) -> Vec<String> {
+fn simulate(seed: u64) -> (Vec<String>, Tally) {
     let mut sim = Sim::new(seed);
     sim.run();
     sim.finish()
+}
+
+/// How often things happened: a simulation in which they do not would find nothing either.
+#[derive(Debug, Default)]
+struct Tally {
+    turns: u64,
+    sessions: u64,
+    packets_to_peers: u64,
+    packets_from_peers: u64,
+    /// A call of the server met a reset in the middle of a turn.
+    resets: u64,
+    lost_edges: u64,
+    /// Accepts without a descriptor.
+    failed_accepts: u64,
+    clock_jumps: u64,
+    /// Shutdowns in the middle of everything.
+    early_shutdowns: u64,
+    handler_panics: u64,
+    slow_consumers: u64,
+}
+
+impl Tally {
+    fn fields(&mut self) -> [&mut u64; 11] {
+        [
+            &mut self.turns,
+            &mut self.sessions,
+            &mut self.packets_to_peers,
+            &mut self.packets_from_peers,
+            &mut self.resets,
+            &mut self.lost_edges,
+            &mut self.failed_accepts,
+            &mut self.clock_jumps,
+            &mut self.early_shutdowns,
+            &mut self.handler_panics,
+            &mut self.slow_consumers,
+        ]
+    }
+
+    fn absorb(&mut self, mut other: Self) {
+        for (sum, part) in self.fields().into_iter().zip(other.fields()) {
+            *sum += *part;
+        }
+    }
+
+    fn has_everything(&mut self) -> bool {
+        self.fields().iter().all(|count| **count > 0)
+    }
 }
 
 // ---- peers --------------------------------------------------------------------------------------
@@ -132,6 +199,8 @@ enum Kind {
     Leaver,
     /// Meets an error.
     Breaks(ErrorKind),
+    /// Healthy, until one of the server's calls meets an error: any call, in any step of a turn.
+    Resets,
     /// Healthy, but never answers a FIN.
     Ghost,
 }
@@ -150,6 +219,8 @@ const TROUBLE: &[Kind] = &[
     Kind::Breaks(ErrorKind::BrokenPipe),
     Kind::Breaks(ErrorKind::TimedOut),
     Kind::Ghost,
+    Kind::Resets,
+    Kind::Resets,
 ];
 
 struct PeerSide {
@@ -167,6 +238,8 @@ struct PeerSide {
     read_at: Instant,
     /// Its last bytes may be missing: the clock jumped over its flush deadline.
     may_be_cut: bool,
+    /// What it has read so far.
+    seen: Seen,
 }
 
 impl PeerSide {
@@ -179,7 +252,7 @@ impl PeerSide {
     }
 
     fn is_well_behaved(&self) -> bool {
-        matches!(self.kind, Kind::Healthy | Kind::Ghost)
+        matches!(self.kind, Kind::Healthy | Kind::Ghost | Kind::Resets)
     }
 
     fn put_echo(&mut self, rng: &mut fastrand::Rng) {
@@ -340,6 +413,14 @@ struct Sim {
     now: Instant,
     shards: Vec<Option<SimShard>>,
     has_mail: Vec<bool>,
+    listener: FakeListener,
+    /// Connections that the process may have at a time.
+    descriptors: usize,
+    /// When all rested since the last accept, somebody waited and there was room, from then on.
+    may_accept_since: Option<Instant>,
+    tally: Tally,
+    /// Events may be lost for good in this turn.
+    may_lose_edges: bool,
     woken: Vec<Arc<AtomicBool>>,
     config: Config,
     router: Arc<Router<FakeStream>>,
@@ -422,6 +503,11 @@ impl Sim {
             now: Instant::now(),
             shards: shards.collect(),
             has_mail: vec![false; workers],
+            listener: FakeListener::default(),
+            descriptors: *rng.choice(&[2, 3, 6, 1_000, 1_000]).unwrap(),
+            may_accept_since: None,
+            tally: Tally::default(),
+            may_lose_edges: false,
             woken,
             admission: Arc::new(Admission::new(workers, None, None)),
             router,
@@ -456,6 +542,7 @@ impl Sim {
         }
         for step in 0..steps {
             if step == shutdown_at {
+                self.tally.early_shutdowns += 1;
                 self.shut_down();
             }
             self.outside();
@@ -469,11 +556,15 @@ impl Sim {
                 // A worker does not sleep while it has work: nobody is late because of us.
                 self.turn_until_rest();
             } else {
+                self.may_lose_edges = true;
                 for _ in 0..self.rng.usize(..4) {
-                    let worker = self.rng.usize(..self.shards.len());
                     // Also without need: a poll may return for nothing.
-                    self.turn(worker);
+                    match self.rng.usize(..=self.shards.len()) {
+                        0 => self.listener_turn(),
+                        worker => self.turn(worker - 1),
+                    }
                 }
+                self.may_lose_edges = false;
             }
         }
         if quiesces {
@@ -491,12 +582,10 @@ impl Sim {
         if self.rng.u32(..6) == 0 && self.peers.len() < 14 {
             self.connect();
         }
-        let mut world = self.world.lock();
-        if self.rng.u32(..4) == 0 && world.budget > 0 {
-            let (head, tail) = world.broadcast(OUTSIDE);
-            self.router
-                .broadcast(&self.buffers.encode(&head, &tail).unwrap());
+        if self.rng.u32(..4) == 0 {
+            broadcast_from_outside(&self.world, &self.buffers, &self.router);
         }
+        let mut world = self.world.lock();
         let some_id = world.some_id();
         if let Some(to) = some_id
             && self.rng.u32(..4) == 0
@@ -550,6 +639,15 @@ impl Sim {
                 pipe.largest_write = 600;
             }
             pipe.window = self.rng.usize(..8_000) * usize::from(self.rng.bool());
+            if kind == Kind::Resets {
+                let how = [
+                    ErrorKind::ConnectionReset,
+                    ErrorKind::BrokenPipe,
+                    ErrorKind::TimedOut,
+                ];
+                let call = self.rng.u32(..40);
+                pipe.breaks_at_call = self.rng.choice(how).map(|kind| (call, kind));
+            }
         }
         let addr = SocketAddr::from(([127, 0, 0, 1], self.peers.len() as u16));
         self.peers.push(PeerSide {
@@ -563,20 +661,47 @@ impl Sim {
             sent_at: self.now,
             read_at: self.now,
             may_be_cut: false,
+            seen: Seen::default(),
         });
-        self.router.adopt(Arrival {
-            stream,
-            permit: match is_outgoing {
-                true => self.admission.admit_outgoing(addr),
-                false => self.admission.admit(addr).unwrap(),
-            },
-            tag: is_outgoing.then_some(u64::from(addr.port())),
-            is_connecting: is_outgoing,
-        });
+        if is_outgoing {
+            self.router.adopt(Arrival {
+                stream,
+                permit: self.admission.admit_outgoing(addr),
+                tag: Some(u64::from(addr.port())),
+                is_connecting: true,
+            });
+        } else {
+            self.listener.arrive(stream, addr);
+        }
+    }
+
+    /// What the loop of `listener.rs` does once.
+    fn listener_turn(&mut self) {
+        let free = self.free_descriptors();
+        let batch = self.rng.usize(1..4);
+        let failures = self.listener.failures;
+        let accepted = (self.listener).turn(batch, free, &mut self.rng, self.now);
+        if !accepted.is_empty() || self.listener.failures > failures {
+            self.may_accept_since = None;
+        }
+        for (stream, addr) in accepted {
+            self.router.adopt(Arrival {
+                stream,
+                permit: self.admission.admit(addr).unwrap(),
+                tag: None,
+                is_connecting: false,
+            });
+        }
+    }
+
+    /// Each permit that is out is a connection that has a descriptor.
+    fn free_descriptors(&self) -> usize {
+        self.descriptors.saturating_sub(self.admission.total())
     }
 
     /// The process was stopped, or the machine was, while the peers went on.
     fn jump(&mut self) {
+        self.tally.clock_jumps += 1;
         if self.rng.bool() {
             self.settle_down();
         }
@@ -603,6 +728,7 @@ impl Sim {
     fn shut_down(&mut self) {
         let drain = Duration::from_millis(self.rng.u64(..1_000));
         self.flush_by = Some(self.now + drain);
+        self.listener.close();
         self.router.shutdown(self.now + drain);
     }
 
@@ -621,8 +747,13 @@ impl Sim {
                 continue;
             };
             // Some events come with a later poll, some for nothing.
-            if self.rng.u32(..5) == 0 {
-                continue;
+            match self.rng.u32(..10) {
+                0 => continue,
+                1 if self.may_lose_edges => {
+                    self.tally.lost_edges += u64::from(pipe.lose_edges());
+                    continue;
+                }
+                _ => {}
             }
             let is_spurious = self.rng.u32(..20) == 0;
             let readable =
@@ -636,6 +767,7 @@ impl Sim {
         self.rng.shuffle(&mut events);
         self.woken[worker].store(false, Ordering::SeqCst);
         let (rng, failed_incoming) = (&mut self.rng, &mut self.failed_incoming);
+        let (router, buffers, world) = (&self.router, &self.buffers, &self.world);
         self.has_mail[worker] = self.router.mailbox(worker).take_some(|command| {
             let is_incoming = matches!(&command, Command::Adopt(new) if !new.is_connecting);
             shard.handle_command(command, now, |stream, id| {
@@ -646,6 +778,10 @@ impl Sim {
                 stream.register(id);
                 Ok(())
             });
+            // Another thread posts just while this one takes.
+            if rng.u32(..10) == 0 {
+                broadcast_from_outside(world, buffers, router);
+            }
             match shard.has_enough_output() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
@@ -659,7 +795,27 @@ impl Sim {
             self.router.mailbox(worker).close();
             self.shards[worker] = None;
         }
-        let live = self.world.lock().live() as u64;
+        self.tally.turns += 1;
+        self.check_turn();
+    }
+
+    /// What holds after each turn: every peer has whole packets so far, each once and in order,
+    /// and the counts are right.
+    fn check_turn(&mut self) {
+        let world = self.world.lock();
+        for peer in &mut self.peers {
+            let pipe = peer.end.pipe();
+            let Some(id) = pipe.id else { continue };
+            let read = (peer.seen).read_on(&pipe.output, world.sessions[&id].own_seq_at_start, id);
+            if let Err(offence) = read {
+                self.offences.push(format!(
+                    "after turn {}: {id} {:?}: {offence}; {:?}",
+                    self.tally.turns, peer.kind, world.sessions[&id]
+                ));
+            }
+        }
+        let live = world.live() as u64;
+        drop(world);
         let gauge = self.metrics.totals().sessions;
         if gauge != live {
             self.offences
@@ -690,14 +846,19 @@ impl Sim {
             return; // Said already, and each time would take long.
         }
         for _ in 0..TURNS_TO_REST {
-            let busy: Vec<usize> = (0..self.shards.len())
+            let mut busy: Vec<Option<usize>> = (0..self.shards.len())
                 .filter(|worker| self.needs_turn(*worker))
+                .map(Some)
                 .collect();
-            let Some(worker) = self.rng.choice(busy) else {
-                self.check_rest();
-                return;
-            };
-            self.turn(worker);
+            busy.extend(self.listener.needs_turn(self.now).then_some(None));
+            match self.rng.choice(busy) {
+                Some(Some(worker)) => self.turn(worker),
+                Some(None) => self.listener_turn(),
+                None => {
+                    self.check_rest();
+                    return;
+                }
+            }
         }
         let state: Vec<_> = self
             .shards
@@ -725,6 +886,18 @@ impl Sim {
                 self.offences
                     .push(format!("worker {worker} sleeps on {waiting} bytes of mail"));
             }
+        }
+        // One is what this thread writes into.
+        let live = self.pool.stats().live;
+        if live > 1 {
+            self.offences
+                .push(format!("{live} chunks are held while everybody rests"));
+        }
+        if self.listener.waiting() == 0 || self.free_descriptors() == 0 {
+            self.may_accept_since = None;
+        } else if *self.may_accept_since.get_or_insert(self.now) + RETRY.1 <= self.now {
+            self.offences
+                .push("the listener sleeps on waiting connections and free descriptors".into());
         }
         let mut overdue = HashMap::new();
         for (id, record) in &self.world.lock().sessions {
@@ -762,6 +935,9 @@ impl Sim {
             peer.stand_as_fated(self.now);
         }
         self.settle_down();
+        let here: HashSet<SessionId> = (self.peers.iter())
+            .filter_map(|peer| peer.end.pipe().id)
+            .collect();
         let (head, tail) = self.world.lock().broadcast(OUTSIDE);
         self.router
             .broadcast(&self.buffers.encode(&head, &tail).unwrap());
@@ -778,33 +954,33 @@ impl Sim {
             let Some(id) = pipe.id else { continue };
             let record = &world.sessions[&id];
             let told = |what: &str| format!("{id} {:?}: {what}; {record:?}", peer.kind);
+            // Who was accepted later than that may have some time left.
+            let is_overdue = here.contains(&id);
             if record.disconnected > 0 {
-                if !pipe.is_dropped {
+                if is_overdue && !pipe.is_dropped {
                     self.offences
                         .push(told("has left, and its stream is still here"));
                 }
                 // No shutdown so far: whoever read was told all there was to tell.
-                let output = pipe.output.clone();
                 drop(pipe);
-                if let Ok(seen) = Seen::parse(&output, record.own_seq_at_start, id) {
-                    let judged = self.judge(peer, id, record, &seen);
-                    self.offences.extend(judged);
-                }
+                let judged = self.judge(peer, id, record);
+                self.offences.extend(judged);
                 continue;
             }
             if record.connected == 0 {
                 self.offences.push(told("neither connected nor given up"));
                 continue;
             }
-            if peer.has_offended {
+            if is_overdue && peer.has_offended {
                 self.offences.push(told("has offended, and is still here"));
             }
-            if peer.kind == Kind::Silent && self.config.idle_timeout.is_some() {
+            if is_overdue && peer.kind == Kind::Silent && self.config.idle_timeout.is_some() {
                 self.offences.push(told("was silent, and is still here"));
             }
-            let Ok(seen) = Seen::parse(&pipe.output, record.own_seq_at_start, id) else {
-                continue; // Said at the end.
-            };
+            let seen = &peer.seen;
+            if seen.is_wrong {
+                continue; // Said already.
+            }
             if !peer.reads() {
                 continue; // It has some time left until it is kicked for that.
             }
@@ -816,7 +992,8 @@ impl Sim {
                 };
                 let last = seen.broadcasts.get(source).copied();
                 // Whoever saw none of another source's may have come behind them all.
-                let must_have_seen = last.is_some() || *source == OUTSIDE || began > 0;
+                let from_outside = *source == OUTSIDE && is_overdue;
+                let must_have_seen = last.is_some() || from_outside || began > 0;
                 if must_have_seen && last.unwrap_or(began) != *sent {
                     let text = format!("saw {last:?} of the {sent} broadcasts of {source}");
                     self.offences.push(told(&text));
@@ -854,8 +1031,9 @@ impl Sim {
         }
     }
 
-    fn finish(mut self) -> Vec<String> {
+    fn finish(mut self) -> (Vec<String>, Tally) {
         let mut offences = std::mem::take(&mut self.offences);
+        offences.append(&mut self.listener.offences);
         self.shards.clear();
         let totals = self.metrics.totals();
         let world = self.world.lock();
@@ -907,17 +1085,9 @@ impl Sim {
             let Some(id) = pipe.id else { continue };
             let record = &world.sessions[&id];
             accepted += u64::from(record.connected) * u64::from(!peer.is_outgoing);
-            let seen = Seen::parse(&pipe.output, record.own_seq_at_start, id);
             drop(pipe);
-            match seen {
-                Ok(seen) => {
-                    packets += seen.packets;
-                    offences.extend(self.judge(peer, id, record, &seen));
-                }
-                Err(offence) => {
-                    offences.push(format!("{id} {:?}: {offence}; {record:?}", peer.kind))
-                }
-            }
+            packets += peer.seen.packets;
+            offences.extend(self.judge(peer, id, record));
         }
         let mut expect = |what: &str, is: u64, should_be: u64| {
             if is != should_be {
@@ -929,18 +1099,27 @@ impl Sim {
         expect("packets_sent", totals.packets_sent, packets);
         offences.dedup();
         offences.truncate(12);
-        offences
+        let resets =
+            |peer: &&PeerSide| peer.kind == Kind::Resets && peer.end.pipe().broken.is_some();
+        let tally = Tally {
+            sessions: world.sessions.len() as u64,
+            packets_to_peers: packets,
+            packets_from_peers: world.packets_handled,
+            resets: self.peers.iter().filter(resets).count() as u64,
+            failed_accepts: self.listener.failures,
+            handler_panics: totals.disconnects_for(DisconnectReason::HandlerPanicked),
+            slow_consumers: totals.disconnects_for(Kick::SlowConsumer),
+            ..self.tally
+        };
+        (offences, tally)
     }
 
     /// One session's whole life against what its peer did.
-    fn judge(
-        &self,
-        peer: &PeerSide,
-        id: SessionId,
-        record: &world::Record,
-        seen: &Seen,
-    ) -> Vec<String> {
-        let mut offences = Vec::new();
+    fn judge(&self, peer: &PeerSide, id: SessionId, record: &world::Record) -> Vec<String> {
+        let (seen, mut offences) = (&peer.seen, Vec::new());
+        if seen.is_wrong {
+            return offences; // Said already.
+        }
         let mut offence = |what: &str| {
             offences.push(format!(
                 "{id} {:?}: {what}; {record:?}; {seen:?}",
@@ -1010,12 +1189,29 @@ impl Sim {
     }
 }
 
+/// Any other thread, at any time.
+fn broadcast_from_outside(
+    world: &SharedWorld,
+    buffers: &SendBufferManager,
+    router: &Router<FakeStream>,
+) {
+    let mut world = world.lock();
+    if !world.quiet && world.budget > 0 {
+        let (head, tail) = world.broadcast(OUTSIDE);
+        router.broadcast(&buffers.encode(&head, &tail).unwrap());
+    }
+}
+
 // ---- what a peer has seen -----------------------------------------------------------------------
 
 #[derive(Debug, Default)]
 struct Seen {
     packets: u64,
+    /// Bytes of whole packets, and what came behind them.
+    read_bytes: usize,
     torn_bytes: usize,
+    /// Something was wrong with what came, and was said.
+    is_wrong: bool,
     has_bye: bool,
     echoes: u64,
     /// The last number of each source.
@@ -1029,28 +1225,42 @@ impl Seen {
         self.torn_bytes == 0
     }
 
-    /// Reads all that one peer was sent, and finds what is wrong with it.
-    fn parse(mut bytes: &[u8], own_seq_at_start: u64, id: SessionId) -> Result<Self, String> {
-        let mut seen = Self::default();
-        while bytes.len() >= 4 {
-            let size = usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
-            let packet_id = u16::from_le_bytes([bytes[2], bytes[3]]);
-            if size < 4 {
-                return Err(format!("no packet: size {size} after {seen:?}"));
-            }
-            if bytes.len() < size {
-                break;
-            }
-            if seen.has_bye {
-                return Err("something follows the goodbye".into());
-            }
-            let payload = &bytes[4..size];
-            seen.packets += 1;
-            seen.packet(packet_id, payload, own_seq_at_start, id)?;
-            bytes = &bytes[size..];
+    /// Reads on in all that one peer was sent, and finds what is wrong with it, once.
+    fn read_on(
+        &mut self,
+        output: &[u8],
+        own_seq_at_start: u64,
+        id: SessionId,
+    ) -> Result<(), String> {
+        if self.is_wrong || output.len() == self.read_bytes + self.torn_bytes {
+            return Ok(());
         }
-        seen.torn_bytes = bytes.len();
-        Ok(seen)
+        let mut bytes = &output[self.read_bytes..];
+        let outcome = loop {
+            let [low, high, id_low, id_high, ..] = *bytes else {
+                break Ok(());
+            };
+            let size = usize::from(u16::from_le_bytes([low, high]));
+            if size < 4 {
+                break Err(format!("no packet: size {size} after {self:?}"));
+            }
+            let Some((packet, after)) = bytes.split_at_checked(size) else {
+                break Ok(());
+            };
+            if self.has_bye {
+                break Err("something follows the goodbye".into());
+            }
+            self.packets += 1;
+            let packet_id = u16::from_le_bytes([id_low, id_high]);
+            if let Err(offence) = self.packet(packet_id, &packet[4..], own_seq_at_start, id) {
+                break Err(offence);
+            }
+            bytes = after;
+        };
+        self.is_wrong = outcome.is_err();
+        self.read_bytes = output.len() - bytes.len();
+        self.torn_bytes = bytes.len();
+        outcome
     }
 
     fn packet(

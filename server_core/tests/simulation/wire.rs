@@ -26,6 +26,8 @@ pub struct Pipe {
     pub peer_sent_fin: bool,
     /// What each further call meets.
     pub broken: Option<ErrorKind>,
+    /// It breaks in the middle of a turn: at this call from now on, and in this way.
+    pub breaks_at_call: Option<(u32, ErrorKind)>,
     /// Bytes that the peer's side still takes.
     pub window: usize,
     /// What one write takes at most.
@@ -60,6 +62,7 @@ pub fn pair(rng: fastrand::Rng, stand: Stand) -> (FakeStream, PeerEnd) {
         input: VecDeque::new(),
         peer_sent_fin: false,
         broken: None,
+        breaks_at_call: None,
         window: 0,
         largest_write: usize::MAX,
         output: Vec::new(),
@@ -102,6 +105,17 @@ impl PeerEnd {
     }
 }
 
+impl Pipe {
+    /// Edges that are never delivered. What they would have told is still owed, so the next
+    /// change of the same direction is an edge again. Returns whether there were any.
+    pub fn lose_edges(&mut self) -> bool {
+        let lost = [&mut self.readable_edge, &mut self.writable_edge].map(std::mem::take);
+        self.read_is_blocked |= lost[0];
+        self.write_is_blocked |= lost[1];
+        lost.contains(&true)
+    }
+}
+
 impl FakeStream {
     /// As `epoll_ctl(ADD)`: what is ready now is an edge.
     pub fn register(&mut self, id: SessionId) {
@@ -116,12 +130,21 @@ impl Pipe {
     }
 
     /// As Linux does: a socket that does not stand yet would block.
-    fn meet_errors(&self) -> io::Result<()> {
+    fn meet_errors(&mut self) -> io::Result<()> {
+        self.break_if_due();
         match (self.stand, self.broken) {
             (Stand::Standing, None) => Ok(()),
             (Stand::Standing, Some(kind)) => Err(kind.into()),
             (Stand::Pending, _) => Err(ErrorKind::WouldBlock.into()),
             (Stand::Refused, _) => Err(ErrorKind::ConnectionRefused.into()),
+        }
+    }
+
+    fn break_if_due(&mut self) {
+        match &mut self.breaks_at_call {
+            Some((0, kind)) => self.broken = Some(*kind),
+            Some((calls, _)) => *calls -= 1,
+            None => {}
         }
     }
 
@@ -199,6 +222,7 @@ impl Transport for FakeStream {
         if std::mem::replace(&mut pipe.server_sent_fin, true) {
             pipe.offences.push("ended twice".into());
         }
+        pipe.break_if_due();
         match pipe.broken {
             Some(kind) => Err(kind.into()),
             None => Ok(()),

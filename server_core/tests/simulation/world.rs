@@ -40,6 +40,8 @@ packets! {
     SBye(U16Le) = 6;
 }
 
+/// More than any peer sends in its life.
+const MOST_PACKETS: u64 = 5_000;
 /// The source of what no worker sends.
 pub const OUTSIDE: usize = 999;
 
@@ -54,6 +56,7 @@ pub struct Record {
     pub close_was_asked: bool,
     pub has_panicked: bool,
     pub echoes: u64,
+    pub packets: u64,
     pub timer_at: Option<Instant>,
 }
 
@@ -277,9 +280,16 @@ impl Session for SimSession {
 
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
         self.world.lock().packets_handled += 1;
+        let mut goes_round = false;
         self.note("a packet before it came or after it left", |record| {
+            record.packets += 1;
+            goes_round = record.packets > MOST_PACKETS;
             record.connected == 1 && record.disconnected == 0 && !record.has_panicked
         });
+        if goes_round {
+            self.note("the same packet round and round", |_| false);
+            return Err(Kick::BadPayload);
+        }
         match packet.id() {
             C_ECHO => {
                 let mut seq = 0;

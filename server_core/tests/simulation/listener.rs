@@ -1,0 +1,144 @@
+//! A fake listening socket: a backlog, edges, and descriptors that can run out.
+
+use crate::wire::FakeStream;
+
+use server_core::accept_gate::{AcceptGate, Answer, RETRY, SILENCE};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+/// What `listener.rs` is around the gate, without a socket.
+#[derive(Debug)]
+pub struct FakeListener {
+    gate: AcceptGate,
+    backlog: VecDeque<(FakeStream, SocketAddr)>,
+    edge: bool,
+    /// The last accept met "would block": only then is the next connection an edge.
+    is_blocked: bool,
+    is_closed: bool,
+    /// The last accept failed, and when.
+    failed_at: Option<Instant>,
+    said_at: Option<Instant>,
+    pub failures: u64,
+    pub offences: Vec<String>,
+}
+
+impl Default for FakeListener {
+    fn default() -> Self {
+        Self {
+            gate: AcceptGate::default(),
+            backlog: VecDeque::new(),
+            edge: false,
+            is_blocked: true,
+            is_closed: false,
+            failed_at: None,
+            said_at: None,
+            failures: 0,
+            offences: Vec::new(),
+        }
+    }
+}
+
+impl FakeListener {
+    /// The kernel has made a connection.
+    pub fn arrive(&mut self, stream: FakeStream, addr: SocketAddr) {
+        if !self.is_closed {
+            self.backlog.push_back((stream, addr));
+            self.edge |= std::mem::take(&mut self.is_blocked);
+        }
+    }
+
+    /// Those who were still waiting are turned away.
+    pub fn close(&mut self) {
+        self.is_closed = true;
+        self.backlog.clear();
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.backlog.len()
+    }
+
+    pub fn needs_turn(&self, now: Instant) -> bool {
+        let is_due = self.gate.retry_at().is_some_and(|at| at <= now);
+        !self.is_closed && (self.edge || self.gate.is_open() || is_due)
+    }
+
+    /// One turn of its loop: what it accepted, a batch at most.
+    pub fn turn(
+        &mut self,
+        batch: usize,
+        mut descriptors: usize,
+        rng: &mut fastrand::Rng,
+        now: Instant,
+    ) -> Vec<(FakeStream, SocketAddr)> {
+        let mut accepted = Vec::new();
+        if self.is_closed {
+            return accepted;
+        }
+        if std::mem::take(&mut self.edge) || rng.u32(..20) == 0 {
+            self.gate.handle_readable();
+        }
+        if !self.gate.may_accept(now) {
+            return accepted;
+        }
+        for _ in 0..batch {
+            let answer = self.accept(descriptors, rng, now);
+            match self.gate.judge(answer, now) {
+                Answer::Connection(connection) => {
+                    descriptors -= 1;
+                    self.failed_at = None;
+                    accepted.push(connection);
+                }
+                Answer::Again => {}
+                Answer::Empty => break,
+                Answer::Paused { is_news, .. } => {
+                    self.note_said(is_news, now);
+                    break;
+                }
+            }
+        }
+        accepted
+    }
+
+    fn accept(
+        &mut self,
+        descriptors: usize,
+        rng: &mut fastrand::Rng,
+        now: Instant,
+    ) -> io::Result<(FakeStream, SocketAddr)> {
+        if rng.u32(..40) == 0 {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        if self.backlog.is_empty() {
+            self.is_blocked = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if rng.u32(..40) == 0 {
+            // It was reset while it waited; dropped here, it is gone.
+            self.backlog.pop_front();
+            return Err(ErrorKind::ConnectionAborted.into());
+        }
+        if descriptors == 0 {
+            self.failures += 1;
+            let before = self.failed_at.replace(now);
+            if before.is_some_and(|at| now < at + RETRY.0) {
+                (self.offences).push("it spins on an accept that has just failed".into());
+            }
+            return Err(io::Error::other("too many open files"));
+        }
+        // It is not empty, as was seen above.
+        Ok(self.backlog.pop_front().unwrap())
+    }
+
+    fn note_said(&mut self, is_news: bool, now: Instant) {
+        if is_news
+            && self
+                .said_at
+                .replace(now)
+                .is_some_and(|at| now < at + SILENCE)
+        {
+            (self.offences).push("it says twice that it cannot accept".into());
+        }
+    }
+}

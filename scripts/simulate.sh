@@ -8,4 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export SIM_SEEDS=${1:-100000}
-cargo test --release --locked -p server_core --test simulation any_seed -- --nocapture
+# As fast as a release, with the assertions of a debug build: so in a folder of its own.
+export CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true
+cargo test --release --locked --target-dir target/simulation \
+    -p server_core --test simulation any_seed -- --nocapture

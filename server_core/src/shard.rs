@@ -690,7 +690,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.flush(id, now, &mut total);
         }
         // A flush calls nobody, so nothing became dirty meanwhile; the memory is used again.
-        debug_assert!(self.dirty.is_empty());
+        debug_assert!(
+            self.dirty.is_empty(),
+            "somebody was called, and so perhaps removed, while a list was walked"
+        );
         self.dirty = dirty;
         self.count(&total);
     }

@@ -25,6 +25,9 @@ if ! cargo fuzz --version >/dev/null 2>&1; then
     fi
 fi
 
+# A lock file that is behind is a failure here; cargo-fuzz would mend it without a word.
+cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml
+
 sanitizer=address
 if ! cargo fuzz build --sanitizer "$sanitizer"; then
     echo "AddressSanitizer does not work here: fuzzing without it" >&2
@@ -40,7 +43,8 @@ for target in $targets; do
     if ! cargo fuzz run --sanitizer "$sanitizer" "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1; then
         cat "$log" >&2
-        input=$(sed -n 's/^artifact_prefix=.*Test unit written to //p; s/.*Test unit written to //p' "$log" | tail -n 1)
+        input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
+        input=${input#"$PWD/"}
         printf 'FAILED: %s\n' "$target" >&2
         printf 'again with: (cd server_core && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer %s %s %s)\n' \
             "$sanitizer" "$target" "${input:-fuzz/artifacts/$target/...}" >&2

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::attack::Attack;
 use crate::bot::Requests;
 use crate::load::shape::{MAX_SESSIONS, Shape, Stages};
 use crate::result::assertion::Assertion;
@@ -91,6 +92,23 @@ pub struct Args {
     #[arg(help_heading = "Load")]
     pub reconnect: bool,
 
+    /// Run attackers beside the healthy sessions, which are measured alone before: fails if a healthy
+    /// one lost, repeated or waited for a tick, or if an attacker was not kicked that should be
+    #[arg(
+        long,
+        env = "DUMMY_CLIENT_ATTACK",
+        value_enum,
+        hide_possible_values = true
+    )]
+    #[arg(conflicts_with_all = ["find_capacity", "stages"])]
+    #[arg(help_heading = "Attack", value_name = "NAME")]
+    pub attack: Option<Attack>,
+
+    /// How many attackers
+    #[arg(long, env = "DUMMY_CLIENT_ATTACKERS", default_value_t = 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    #[arg(help_heading = "Attack", value_name = "N")]
+    pub attackers: usize,
+
     /// What has to hold at the end, for example 'tick_delay_p99<50ms' or 'lost==0'; may be repeated.
     /// Any number of the JSON summary can be named
     #[arg(long = "assert", env = "DUMMY_CLIENT_ASSERT", value_parser = parse_assertion)]
@@ -136,11 +154,15 @@ asked, 2 if it cannot.
 The result goes to standard output, logs go to standard error (RUST_LOG changes their level,
 NO_COLOR is respected).
 
+Attacks: zero-size, short-size, huge-size, unknown-id, server-id, id-sweep, bad-utf8, slowloris,
+no-read, echo-flood, chat-flood, rst-storm, half-close, connect-flood, garbage.
+
 Examples:
   dummy_client --count 1000
   dummy_client --count 10000 --threads 2 --duration-secs 30 --json result.json
   dummy_client --count 200 --echo-hz 20 --payload-bytes 100 --log-sessions 0
   dummy_client --stages 1000:30s,5000:60s,0:10s --assert 'tick_delay_p99<50ms' --assert 'lost==0'
+  dummy_client --count 200 --duration-secs 60 --attack slowloris --attackers 50
   dummy_client --find-capacity --assert 'tick_delay_p99<20ms'
   dummy_client --count 1000 --duration-secs 60 --echo-hz 1 --report report.html
   dummy_client --check --count 30000

@@ -6,13 +6,14 @@
 //!       v                             |
 //!   bot: sessions of server_core, on its workers ----> measure: counters, last tick of each session,
 //!                                                      arrivals, round trips, and this program itself
-//!                                                         |
+//!   attack: attackers beside them, in raw bytes              |
 //!                                                         v
 //!                                                      result: summary (text, JSON, report), assertions,
 //!                                                      comparison of two runs, exit status
 //! ```
 
 mod args;
+mod attack;
 mod bot;
 mod load;
 mod measure;

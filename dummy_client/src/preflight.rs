@@ -59,7 +59,11 @@ const DEFAULT_FILES: u64 = 1024;
 fn other_files(args: &Args) -> u64 {
     let may_leave = args.churn_ms.is_some() || args.stages.is_some() || args.find_capacity;
     let leaving = if may_leave { MAX_CONNECTING as u64 } else { 0 };
-    16 + 3 * args.threads as u64 + leaving
+    let attacking = args.attack.map_or(0, |attack| {
+        // Those that are being closed, and the poll of their thread, come on top.
+        2 * attack.connections() * args.attackers + 2
+    });
+    16 + 3 * args.threads as u64 + leaving + attacking as u64
 }
 
 fn look(args: &Args) -> (Machine, Vec<Finding>) {

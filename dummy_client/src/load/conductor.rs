@@ -5,6 +5,7 @@ use super::life::{Life, Sessions, State};
 use super::live::{Live, Status};
 use super::shape::Shape;
 use crate::args::Args;
+use crate::attack::{Besieged, Siege, Want};
 use crate::measure::board::{Board, Counts, Event};
 use crate::measure::groups::Groups;
 use crate::measure::meter::{Meter, Second, quantile_ms};
@@ -56,6 +57,8 @@ pub struct Conductor<'a> {
     self_check: SelfCheck,
     findings: Findings,
     window: Window,
+    siege: Option<Siege>,
+    besieged: Option<Besieged>,
     live: Live,
     started_at: Instant,
     next_second_at: Instant,
@@ -131,6 +134,8 @@ impl<'a> Conductor<'a> {
             self_check,
             findings: Findings::default(),
             window: Window::default(),
+            siege: (args.attack).map(|attack| Siege::new(attack, args.attackers, ends_in, now)),
+            besieged: None,
             live: Live::new(bar, ends_in),
             started_at: now,
             next_second_at: now + SECOND,
@@ -152,6 +157,7 @@ impl<'a> Conductor<'a> {
             let now = Instant::now();
             self.do_what_is_due(now);
             self.search(now);
+            self.besiege(now);
             self.follow_plan(now);
             if self.is_over(now) {
                 return;
@@ -206,7 +212,8 @@ impl<'a> Conductor<'a> {
         let change = change.filter(|_| may_connect);
         let deed = self.agenda.peek().map(|Reverse((at, ..))| *at);
         let deed = deed.filter(|at| may_connect || *at > now);
-        [change, end, deed, Some(self.next_second_at)]
+        let siege = self.siege.as_ref().and_then(Siege::next_at);
+        [change, end, deed, siege, Some(self.next_second_at)]
             .into_iter()
             .flatten()
             .min()
@@ -356,9 +363,38 @@ impl<'a> Conductor<'a> {
                 period: self.meter.period(),
                 timeline: Vec::new(),
                 capacity: None,
+                attack: None,
             },
         );
         summary.as_step(self.wanted)
+    }
+
+    // ---- attackers -----------------------------------------------------------------------------
+
+    fn besiege(&mut self, now: Instant) {
+        let is_full = self.tally.live == self.tally.asked;
+        let want = (self.siege.as_mut()).map_or(Want::Nothing, |siege| siege.poll(is_full, now));
+        if want == Want::Nothing {
+            return;
+        }
+        self.measure(now, false);
+        if let (Want::Attack, Some(siege)) = (want, &mut self.siege) {
+            let delays = &self.meter.window.tick_delays;
+            let begun = siege.begin(delays, self.args.addr, self.args.seed(), now);
+            if let Err(error) = begun {
+                log::error!("the attack could not begin: {error}");
+            }
+        }
+        self.meter.begin_window();
+    }
+
+    fn end_siege(&mut self, now: Instant) {
+        self.besieged = self.siege.take().map(|mut siege| {
+            siege.end(now).unwrap_or_else(|error| {
+                log::error!("the attack failed: {error}");
+                Besieged::default()
+            })
+        });
     }
 
     // ---- events -------------------------------------------------------------------------------
@@ -508,6 +544,7 @@ impl<'a> Conductor<'a> {
     pub fn settle(&mut self) {
         self.live.end();
         self.is_ending = true;
+        self.end_siege(Instant::now());
         self.board.stop();
         let now = Instant::now();
         self.measure(now, false);
@@ -615,6 +652,9 @@ impl<'a> Conductor<'a> {
                     Plan::Search(search) => Some(search.into_capacity()),
                     Plan::Shape(_) => None,
                 },
+                attack: self
+                    .besieged
+                    .map(|besieged| besieged.with_delays(&self.meter.window.tick_delays)),
             },
         )
     }

@@ -4,6 +4,7 @@ use super::assertion::Asserted;
 use super::machine::MachineFacts;
 use super::metric::Metrics;
 use crate::args::Args;
+use crate::attack::Besieged;
 use crate::load::capacity::{Answer, Capacity, Step};
 use crate::load::life::Sessions;
 use crate::measure::board::Counts;
@@ -23,6 +24,8 @@ use std::time::Duration;
 pub const SCHEMA_VERSION: u32 = 1;
 /// So many reasons and goodbyes are listed; a server that makes up more makes nothing longer.
 const MAX_GROUPS: usize = 50;
+/// By how much the 99th percentile of the healthy sessions' tick delay may rise under an attack.
+const MAX_RISE_MS: f64 = 20.0;
 
 /// Everything that a run has found out.
 #[derive(Debug, Default, Serialize, JsonSchema)]
@@ -71,6 +74,8 @@ pub struct Summary {
     pub byes_more: More,
     /// One point a second, or fewer in a long run.
     pub timeline: Vec<Second>,
+    /// What `--attack` has done.
+    pub attack: Option<Besieged>,
     /// The outcome of `--find-capacity`.
     pub capacity: Option<Capacity>,
 }
@@ -115,6 +120,8 @@ pub struct Outcome<'a> {
     pub timeline: Vec<Second>,
     /// How a search for the capacity has ended.
     pub capacity: Option<Capacity>,
+    /// What an attack has done.
+    pub attack: Option<Besieged>,
 }
 
 #[derive(Debug, Default, Serialize, JsonSchema)]
@@ -230,6 +237,7 @@ impl Summary {
             period,
             timeline,
             capacity,
+            attack,
         } = outcome;
         let (unanswered_echoes, unheard_chats) =
             (unanswered.echoes_under_way(), unanswered.chats_under_way());
@@ -285,6 +293,7 @@ impl Summary {
             machine,
             timeline,
             capacity,
+            attack,
             losses: losses.into_iter().collect(),
             losses_more,
             byes: byes
@@ -300,7 +309,14 @@ impl Summary {
 
     /// One with nothing in it: what there is to be measured.
     pub fn blank_metrics() -> Metrics {
-        Metrics::of(&serde_json::to_value(Self::default()).unwrap_or_default())
+        let blank = Self {
+            attack: Some(Besieged {
+                tick_delay_p99_rise_ms: Some(0.0),
+                ..Besieged::default()
+            }),
+            ..Self::default()
+        };
+        Metrics::of(&serde_json::to_value(blank).unwrap_or_default())
     }
 
     /// As a step of the search for the capacity.
@@ -358,6 +374,10 @@ impl Summary {
             let seconds = self.sessions.server_silent_secs;
             self.failures
                 .push(format!("no tick came for the last {seconds:.1} s"));
+        }
+        if let Some(attack) = &self.attack {
+            self.failures
+                .extend(attack_failures(attack, self.client.client_limited));
         }
         let searched = self.capacity.as_ref().map(|capacity| capacity.answer);
         if searched.is_none() {
@@ -492,6 +512,9 @@ impl Summary {
             text += &format!("goodbye   {count} x code {code} ({why:?})\n");
         }
         text += &more_line("goodbye", self.byes_more);
+        if let Some(attack) = &self.attack {
+            text += &attack_text(attack);
+        }
         if let Some(capacity) = &self.capacity {
             text += &capacity_text(capacity);
         } else {
@@ -540,6 +563,63 @@ impl Settings {
             seed: args.seed(),
         }
     }
+}
+
+/// What an attack must not do. A rise that may be this program's own is none of the server's.
+fn attack_failures(attack: &Besieged, client_limited: bool) -> Vec<String> {
+    let tally = &attack.tally;
+    let mut failures = Vec::new();
+    if attack.elapsed_secs == 0.0 {
+        failures.push("the run was over before the attack began".into());
+    }
+    let needed = attack.patience_secs;
+    if needed > 0.0 && !tally.is_telling() {
+        failures.push(format!(
+            "the attack was too short to tell whether attackers are kicked: it needs {needed} s"
+        ));
+    }
+    if tally.not_kicked > 0 {
+        let count = tally.not_kicked;
+        failures.push(format!(
+            "{count} attackers should have been kicked and were not"
+        ));
+    }
+    if tally.wrong_reason > 0 {
+        let count = tally.wrong_reason;
+        failures.push(format!("{count} attackers were kicked for another reason"));
+    }
+    let rise = attack.tick_delay_p99_rise_ms.unwrap_or(0.0);
+    if rise > MAX_RISE_MS && !client_limited {
+        failures.push(format!(
+            "the p99 tick delay rose by {rise:.1} ms under the attack, and {MAX_RISE_MS} are allowed"
+        ));
+    }
+    failures
+}
+
+fn attack_text(attack: &Besieged) -> String {
+    let tally = &attack.tally;
+    let kicked: Vec<String> = (tally.kicked.iter())
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
+    let kicked = match kicked.is_empty() {
+        true => "none".into(),
+        false => kicked.join(", "),
+    };
+    format!(
+        "attack    {} by {} attackers for {:.1} s: {} connections, kicked {kicked}, {} ended without a \
+         reason, {} turned away, {} not kicked in time\n\
+         healthy   tick delay p99 {:.2} ms before, {:.2} ms under the attack\n",
+        attack.name,
+        attack.attackers,
+        attack.elapsed_secs,
+        tally.connections,
+        tally.ended_without_reason,
+        tally.turned_away,
+        tally.not_kicked,
+        attack.before.p99_ms,
+        attack.during.p99_ms,
+    )
 }
 
 /// A step a line, with a bar as long as its sessions are many, and the answer.

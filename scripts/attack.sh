@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# The promise, executed: 200 healthy sessions beside 20 attackers, one attack after the other, each
+# with a server of its own. No healthy session may lose a tick, no p99 tick delay may rise by more
+# than 20 ms, and every attacker that should be kicked has to be.
+#
+#   ./scripts/attack.sh                      all fifteen, about nine minutes
+#   ./scripts/attack.sh zero-size no-read    these two
+#   HEALTHY=200 ATTACKERS=20 SECS=30 ./scripts/attack.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+healthy=${HEALTHY:-200}
+attackers=${ATTACKERS:-20}
+secs=${SECS:-30}
+attacks=("$@")
+if [ ${#attacks[@]} = 0 ]; then
+    attacks=(zero-size short-size huge-size unknown-id server-id id-sweep bad-utf8 slowloris no-read
+        echo-flood chat-flood rst-storm half-close connect-flood garbage)
+fi
+
+build
+say "$healthy healthy sessions beside $attackers attackers, $secs s each"
+printf '%-14s %-9s %5s %12s %12s  %s\n' attack verdict lost 'p99 without' 'p99 with' 'attackers'
+failed=()
+for attack in "${attacks[@]}"; do
+    start_server "server-$attack" --stats-interval-secs 0
+    status=0
+    start_client "$attack" --count "$healthy" --attack "$attack" --attackers "$attackers" \
+        --duration-secs "$secs" --log-sessions 0 --json "$work/$attack.json"
+    wait "$client_pid" || status=$?
+    out="$work/$attack.out"
+    verdict=$(sed -n 's/^verdict *\([a-z_]*\).*/\1/p' "$out")
+    missing=$(sed -n 's/^ticks .* received, \([0-9]*\) missing.*/\1/p' "$out")
+    before=$(sed -n 's/^healthy .* p99 \([0-9.]* ms\) before.*/\1/p' "$out")
+    during=$(sed -n 's/^healthy .* before, \([0-9.]* ms\) under.*/\1/p' "$out")
+    kicked=$(sed -n 's/^attack .* connections, \(.*\)/\1/p' "$out")
+    printf '%-14s %-9s %5s %12s %12s  %s\n' \
+        "$attack" "$verdict" "$missing" "$before" "$during" "$kicked"
+    if [ "$status" != 0 ]; then
+        failed+=("$attack")
+        sed -n 's/^\(failed .*\)/               \1/p' "$out"
+    fi
+    is_running "$server_pid" || fail "$attack: the server has died"
+    kill -TERM "$server_pid"
+    wait "$server_pid" || fail "$attack: the server did not end well"
+    rm -f "$work/$attack".* "$work/server-$attack.log"
+done
+[ ${#failed[@]} = 0 ] || fail "not as promised: ${failed[*]}"
+printf '\nAll as promised.\n'

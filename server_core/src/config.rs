@@ -35,6 +35,14 @@ pub struct Config {
     pub packet_timeout: Option<Duration>,
     /// Silence after which a session ends. Default: `None`.
     pub idle_timeout: Option<Duration>,
+    /// How long the peer's system may leave unacknowledged what it was sent, or refuse to take more,
+    /// before the connection is given up; raised to `max_send_lag` if that is longer. Default: 30 s.
+    ///
+    /// A machine that loses its network says nothing, and without this the kernel goes on asking for
+    /// a quarter of an hour (`TCP_USER_TIMEOUT`); one that has nothing to acknowledge is asked after
+    /// this time (`SO_KEEPALIVE`). With `max_send_lag` switched off, peers may stop reading for as
+    /// long as they like, so only silent machines are asked.
+    pub unacknowledged_timeout: Option<Duration>,
     /// How long an outgoing connection may take to be made. Default: 10 s.
     pub connect_timeout: Option<Duration>,
     /// Packets a second that one session may send, with a burst of twice that. Default: `None`.
@@ -89,6 +97,7 @@ impl Default for Config {
             max_send_lag: Some(Duration::from_secs(5)),
             packet_timeout: Some(Duration::from_secs(10)),
             idle_timeout: None,
+            unacknowledged_timeout: Some(Duration::from_secs(30)),
             connect_timeout: Some(Duration::from_secs(10)),
             max_packets_per_sec: None,
             flush_timeout: Duration::from_secs(2),

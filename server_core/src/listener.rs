@@ -4,6 +4,7 @@ use crate::accept_gate::{AcceptGate, Answer};
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::connection::{Draining, Progress};
+use crate::departure_log::DepartureLog;
 use crate::metrics::Metrics;
 use crate::reason::DisconnectReason;
 use crate::recv_buffer::RecvBuffer;
@@ -13,7 +14,7 @@ use crate::shard::{Farewell, guarded};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -30,6 +31,8 @@ pub struct Listener {
     /// Connections that were told that the server is full, until they have gone.
     rejected: Slab<Draining<TcpStream>>,
     gate: AcceptGate,
+    /// When the line about those who were turned away is due.
+    summary_at: Option<Instant>,
 }
 
 /// Ends a listener from another thread.
@@ -53,6 +56,8 @@ pub struct Reception {
     pub metrics: Arc<Metrics>,
     /// The goodbye.
     pub farewell: Arc<Farewell>,
+    /// The lines about who was turned away.
+    pub departures: DepartureLog,
 }
 
 const WAKER: Token = Token(usize::MAX);
@@ -60,6 +65,8 @@ const SOCKET: Token = Token(usize::MAX - 1);
 /// Rejected connections that may linger at a time: each holds a descriptor. One more, and one of
 /// them is closed at once.
 const MAX_LINGERING: usize = 128;
+/// Questions without an answer after which a silent peer has vanished.
+const KEEPALIVE_RETRIES: u32 = 3;
 
 impl Listener {
     /// Binds and listens.
@@ -84,6 +91,7 @@ impl Listener {
             }),
             rejected: Slab::new(),
             gate: AcceptGate::default(),
+            summary_at: None,
         })
     }
 
@@ -143,6 +151,9 @@ impl Listener {
                 self.accept_batch(reception, &mut scratch, now);
             }
             self.close_overdue(&mut scratch, &reception.config, now);
+            if self.summary_at.is_some_and(|at| at <= now) {
+                self.summary_at = reception.departures.flush(now);
+            }
         }
         Ok(())
     }
@@ -176,13 +187,17 @@ impl Listener {
         scratch: &mut RecvBuffer,
         now: Instant,
     ) {
-        if let Err(error) = stream.set_nodelay(true) {
-            log::debug!("no TCP_NODELAY for {peer}: {error}");
-        }
-        if let Some(bytes) = reception.config.unsent_window_bytes
-            && let Err(error) = limit_unsent(&stream, bytes)
-        {
-            log::debug!("no TCP_NOTSENT_LOWAT for {peer}: {error}");
+        let config = &reception.config;
+        let settings = [
+            ("TCP_NODELAY", stream.set_nodelay(true)),
+            ("TCP_NOTSENT_LOWAT", limit_unsent(&stream, config)),
+            ("SO_KEEPALIVE", ask_the_silent(&stream, config)),
+            ("TCP_USER_TIMEOUT", limit_unacknowledged(&stream, config)),
+        ];
+        for (name, outcome) in settings {
+            if let Err(error) = outcome {
+                log::debug!("no {name} for {peer}: {error}");
+            }
         }
         match reception.admission.admit(peer) {
             Some(permit) => reception.router.adopt(Arrival {
@@ -193,6 +208,9 @@ impl Listener {
             }),
             None => {
                 reception.metrics.rejected.add(1);
+                let reason = DisconnectReason::ServerFull;
+                let summary_at = reception.departures.note(None, peer, reason, now);
+                self.summary_at = self.summary_at.or(summary_at);
                 self.reject(stream, reception, scratch, now);
             }
         }
@@ -261,6 +279,7 @@ impl Listener {
             .iter()
             .map(|(_, rejected)| rejected.deadline())
             .chain(self.gate.retry_at())
+            .chain(self.summary_at)
             .min()
     }
 }
@@ -275,13 +294,47 @@ fn bound_socket(addr: SocketAddr) -> io::Result<Socket> {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn limit_unsent(stream: &TcpStream, bytes: u32) -> io::Result<()> {
-    socket2::SockRef::from(stream).set_tcp_notsent_lowat(bytes)
+fn limit_unsent(stream: &TcpStream, config: &Config) -> io::Result<()> {
+    match config.unsent_window_bytes {
+        Some(bytes) => SockRef::from(stream).set_tcp_notsent_lowat(bytes),
+        None => Ok(()),
+    }
+}
+
+/// The kernel counts a peer that is there and takes nothing as well, so this must not be shorter
+/// than the time that such a peer is given.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn limit_unacknowledged(stream: &TcpStream, config: &Config) -> io::Result<()> {
+    match (config.unacknowledged_timeout, config.max_send_lag) {
+        (Some(timeout), Some(lag)) => {
+            SockRef::from(stream).set_tcp_user_timeout(Some(timeout.max(lag)))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn limit_unsent(_: &TcpStream, _: u32) -> io::Result<()> {
+fn limit_unsent(_: &TcpStream, _: &Config) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn limit_unacknowledged(_: &TcpStream, _: &Config) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Where nothing is under way, nothing can stay unacknowledged: the kernel asks by itself.
+fn ask_the_silent(stream: &TcpStream, config: &Config) -> io::Result<()> {
+    let Some(timeout) = config.unacknowledged_timeout else {
+        return Ok(());
+    };
+    // The system counts whole seconds, at least one.
+    let whole = |time: Duration| time.max(Duration::from_secs(1));
+    let questions = TcpKeepalive::new()
+        .with_time(whole(timeout))
+        .with_interval(whole(timeout / KEEPALIVE_RETRIES))
+        .with_retries(KEEPALIVE_RETRIES);
+    SockRef::from(stream).set_tcp_keepalive(&questions)
 }
 
 impl StopSignal {

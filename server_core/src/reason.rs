@@ -16,7 +16,7 @@ pub enum Kick {
     BadPayload,
     /// A packet begun, but not complete within `Config::packet_timeout`.
     PacketTimeout,
-    /// A peer that takes its packets too slowly, by bytes or by age.
+    /// A peer that takes its packets too slowly, by bytes or by age, or not at all any more.
     SlowConsumer,
     /// More packets than `Config::max_packets_per_sec`.
     RateLimit,
@@ -179,6 +179,9 @@ impl DisconnectReason {
             io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe => Self::PeerReset,
+            // The kernel has given up a peer that took nothing, or acknowledged nothing, of what
+            // it was sent: see `Config::unacknowledged_timeout`.
+            io::ErrorKind::TimedOut => Kick::SlowConsumer.into(),
             kind => Self::IoError(kind),
         }
     }

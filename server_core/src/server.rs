@@ -389,12 +389,13 @@ impl ServerBuilder {
                 is_shutting_down: AtomicBool::new(false),
             }),
         };
+        let departures = DepartureLog::default();
         let shared = Arc::new(Shared {
             config: config.clone(),
             router: Arc::clone(&router),
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
-            departures: DepartureLog::default(),
+            departures: departures.clone(),
             factory: Box::new(factory),
             farewell: Arc::clone(&self.farewell),
         });
@@ -417,6 +418,7 @@ impl ServerBuilder {
                 buffers,
                 metrics,
                 farewell: self.farewell,
+                departures,
             };
             let inner = Arc::clone(&handle.inner);
             server.spawn("listener".into(), move || {

@@ -753,7 +753,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.timeouts.disarm(id, &mut connection.alarm);
         self.metrics().sessions.sub(u64::from(was_open));
         self.metrics().disconnects[reason.index()].add(1);
-        let summary_at = shared.departures.note(id, peer.addr, reason, now);
+        let summary_at = shared.departures.note(Some(id), peer.addr, reason, now);
         let ends = [self.departure_summary_at, summary_at];
         self.departure_summary_at = ends.into_iter().flatten().min();
 

@@ -218,6 +218,7 @@ const TROUBLE: &[Kind] = &[
     Kind::Breaks(ErrorKind::ConnectionReset),
     Kind::Breaks(ErrorKind::BrokenPipe),
     Kind::Breaks(ErrorKind::TimedOut),
+    Kind::Breaks(ErrorKind::HostUnreachable),
     Kind::Ghost,
     Kind::Resets,
     Kind::Resets,
@@ -1150,7 +1151,9 @@ impl Sim {
             Why::Idle => self.config.idle_timeout.is_some() && !peer.is_well_behaved(),
             Why::ConnectFailed(ErrorKind::TimedOut) => peer.is_outgoing && record.connected == 0,
             Why::ConnectFailed(_) => pipe.stand == Stand::Refused,
-            Why::Kicked(Kick::SlowConsumer) => self.is_tight || !peer.reads(),
+            Why::Kicked(Kick::SlowConsumer) => {
+                self.is_tight || !peer.reads() || pipe.broken == Some(ErrorKind::TimedOut)
+            }
             Why::Kicked(Kick::PacketTimeout) => peer.kind == Kind::Stall,
             Why::Kicked(Kick::BadSize) => peer.kind == Kind::BadSize,
             Why::Kicked(Kick::TooLarge) => peer.kind == Kind::TooLarge,

@@ -485,7 +485,7 @@ fn lecture_41_the_attack_matrix_is_kicked_and_counted() {
         };
         assert_bye(&last, code);
         attacker.expect_eof();
-        // Not more than three of a kind: each has a line of its own.
+        // Few enough for each to have a line of its own.
         let line = server.wait_for_line(&addr.to_string());
         assert!(line.contains(&format!("left: {label}")), "{line}");
     }

@@ -71,6 +71,14 @@ pub struct Config {
     pub recv_buffer_bytes: usize,
     /// Bytes read from one session in one turn. Default: 128 KiB.
     pub read_budget_bytes: usize,
+    /// How long nothing is read from a session while more than half of its `max_send_queue_bytes`
+    /// waits for it. Default: 1 s; zero never pauses.
+    ///
+    /// Who asks faster than it takes the answers then waits in its own socket. Without that, a
+    /// peer that sends a few megabytes of requests and reads as fast as it can is over the limit
+    /// within the milliseconds in which the scheduler lets it wait. After the pause it is read on,
+    /// and judged by the limit like everybody.
+    pub read_pause: Duration,
     /// Bytes written to one session in one turn, unless its queue is over the limit.
     /// Default: 64 KiB.
     pub write_budget_bytes: usize,
@@ -108,6 +116,7 @@ impl Default for Config {
             mailbox_bytes: 4 << 20,
             recv_buffer_bytes: 64 << 10,
             read_budget_bytes: 128 << 10,
+            read_pause: Duration::from_secs(1),
             write_budget_bytes: 64 << 10,
             turn_output_bytes: 8 << 20,
             accept_batch: 256,

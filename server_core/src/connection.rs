@@ -60,6 +60,7 @@ pub struct Connection<T, S> {
     is_writable: bool,
     framer: Framer,
     queue: SendQueue,
+    intake: Intake,
     rate: RateLimiter,
     partial_since: Option<Instant>,
     last_received_at: Instant,
@@ -76,6 +77,17 @@ enum Phase {
     Connecting { since: Instant },
     /// Packets flow.
     Open,
+}
+
+/// Whether the input of a peer waits in its socket until it has taken more of its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Intake {
+    /// It is read as it comes.
+    Free,
+    /// Not before the queue is shorter, or this instant.
+    Paused { until: Instant },
+    /// It has had its pause, and the queue is still long: read on, for the limit to judge.
+    Resumed,
 }
 
 /// What one look at the input brought.
@@ -134,6 +146,7 @@ impl<T: Transport, S> Connection<T, S> {
             is_writable: false,
             framer: Framer::default(),
             queue: SendQueue::default(),
+            intake: Intake::Free,
             rate: RateLimiter::default(),
             partial_since: None,
             last_received_at: now,
@@ -214,6 +227,31 @@ impl<T: Transport, S> Connection<T, S> {
     #[must_use]
     pub fn has_output(&self) -> bool {
         self.queue.queued_bytes() > 0
+    }
+
+    /// Whether to read from it now. If not, [`resume`](Self::resume) says when.
+    pub fn may_receive(&mut self, config: &Config, now: Instant) -> bool {
+        if self.intake == Intake::Free && self.is_crowded(config) && !config.read_pause.is_zero() {
+            let until = now + config.read_pause;
+            self.intake = Intake::Paused { until };
+        }
+        !matches!(self.intake, Intake::Paused { .. })
+    }
+
+    /// Whether a pause of its input is over: then it has to be read, as no edge will tell.
+    pub fn resume(&mut self, config: &Config, now: Instant) -> bool {
+        let was_paused = matches!(self.intake, Intake::Paused { .. });
+        let is_over = matches!(self.intake, Intake::Paused { until } if until <= now);
+        if !self.is_crowded(config) {
+            self.intake = Intake::Free;
+        } else if is_over {
+            self.intake = Intake::Resumed;
+        }
+        was_paused && !matches!(self.intake, Intake::Paused { .. })
+    }
+
+    fn is_crowded(&self, config: &Config) -> bool {
+        self.queue.queued_bytes() > config.max_send_queue_bytes / 2
     }
 
     /// Reads until the stream would block, the budget is used up or somebody is wrong, and shows
@@ -363,8 +401,13 @@ impl<T: Transport, S> Connection<T, S> {
         if let Phase::Connecting { since } = self.phase {
             return after(Some(since), config.connect_timeout);
         }
+        let paused_until = match self.intake {
+            Intake::Paused { until } => Some(until),
+            Intake::Free | Intake::Resumed => None,
+        };
         [
             self.timer_at,
+            paused_until,
             after(self.partial_since, config.packet_timeout),
             after(Some(self.last_received_at), config.idle_timeout),
             after(self.queue.oldest_at(), config.max_send_lag),

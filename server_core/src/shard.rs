@@ -523,10 +523,28 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             if !self.may_read() {
                 break;
             }
-            if let Some(id) = self.readable.pop_front() {
+            if let Some(id) = self.readable.pop_front()
+                && self.may_receive(id, now)
+            {
                 self.read(id, now);
             }
         }
+    }
+
+    /// Who is behind with what it asked for asks no more for a while.
+    fn may_receive(&mut self, id: SessionId, now: Instant) -> bool {
+        let (timeouts, config) = (&mut self.timeouts, &self.shared.config);
+        let may_receive = self.table.visit(id, |connection| {
+            let may_receive = connection.may_receive(config, now);
+            if !may_receive {
+                connection.is_listed_readable = false;
+                if let Some(at) = connection.next_deadline(config) {
+                    timeouts.arm(id, &mut connection.alarm, at);
+                }
+            }
+            may_receive
+        });
+        may_receive == Some(true)
     }
 
     fn read(&mut self, id: SessionId, now: Instant) {
@@ -633,6 +651,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if is_timer_due == Some(true) {
             self.call(id, now, |session, ctx| session.on_timer(ctx));
         }
+        let config = &self.shared.config;
+        let resumes = (self.table).visit(id, |connection| connection.resume(config, now));
+        if resumes == Some(true) {
+            self.list_readable(id);
+        }
         match self.due(id, now) {
             Due::Nothing => self.rearm(id),
             Due::Over(reason) => {
@@ -701,6 +724,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     fn flush(&mut self, id: SessionId, now: Instant, total: &mut Flushed) {
         let config = &self.shared.config;
         let (timeouts, dirty_next) = (&mut self.timeouts, &mut self.dirty_next);
+        let readable = &mut self.readable;
         self.table.judge(id, |connection| {
             let (flushed, verdict) = connection.flush(config, now);
             total.absorb(&flushed);
@@ -711,6 +735,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 && let Some(at) = connection.next_deadline(config)
             {
                 timeouts.arm(id, &mut connection.alarm, at);
+            }
+            if connection.resume(config, now)
+                && !std::mem::replace(&mut connection.is_listed_readable, true)
+            {
+                readable.push_back(id);
             }
             verdict
         });

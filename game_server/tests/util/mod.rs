@@ -6,6 +6,7 @@
 // Each test file is a crate of its own, and none of them uses every helper.
 #![allow(dead_code)]
 
+use socket2::{Domain, Socket, Type};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -306,6 +307,38 @@ pub fn stat(line: &str, name: &str) -> Option<u64> {
     rest[..digits.unwrap_or(rest.len())].parse().ok()
 }
 
+/// How many have left for a reason, as the log tells: lines of their own, and summaries.
+pub fn departures(lines: &[String], label: &str) -> u64 {
+    let (left, away) = (format!("left: {label} "), format!("turned away: {label} "));
+    let more = format!(" more {label} from ");
+    lines
+        .iter()
+        .map(|line| {
+            let own = line.contains(&left) || line.contains(&away);
+            let summed = line.split_once(&more).map_or(0, |(before, _)| {
+                let digits = before.rsplit(|c: char| !c.is_ascii_digit()).next();
+                digits.unwrap().parse::<u64>().unwrap()
+            });
+            u64::from(own) + summed
+        })
+        .sum()
+}
+
+/// The bytes that wait in all send queues, of a `stats:` line. It is rounded to three digits or so.
+pub fn queued_bytes(line: &str) -> Option<f64> {
+    let (_, rest) = line.split_once("stats: ")?.1.split_once("queued ")?;
+    let mut words = rest.split([' ', ',']);
+    let number: f64 = words.next()?.parse().ok()?;
+    let unit = match words.next()? {
+        "B" => 1.0,
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        _ => return None,
+    };
+    Some(number * unit)
+}
+
 // ---- the client -------------------------------------------------------------------------------
 
 /// One packet as it came.
@@ -325,6 +358,15 @@ pub struct Client {
 impl Client {
     pub fn connect(addr: SocketAddr) -> Self {
         Self::from_stream(TcpStream::connect(addr).unwrap())
+    }
+
+    /// One whose system takes about that much and no more while nothing is read. By default it
+    /// takes what the system's settings allow, which may be tens of megabytes.
+    pub fn connect_with_recv_buffer(addr: SocketAddr, bytes: usize) -> Self {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(bytes).unwrap();
+        socket.connect(&addr.into()).unwrap();
+        Self::from_stream(socket.into())
     }
 
     pub fn from_stream(stream: TcpStream) -> Self {

@@ -1,0 +1,145 @@
+//! Danger: an edge is told once. Whoever stops reading, writing or accepting before the end has to
+//! come back by himself; here no tick and no other client would bring him back.
+
+// A failed unwrap is a failed test, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+use util::{C_CHAT, C_ECHO, Client, QUIET, S_CHAT, Server, header, packet};
+
+/// One worker, no ticks, no statistics: between two things that a test does, nothing happens.
+fn silent_server(more: &[&'static str]) -> Server {
+    let flags = ["--workers", "1", "--stats-interval-secs", "0"];
+    Server::start(&[&QUIET[..], &flags, more].concat())
+}
+
+/// More than a turn reads, many times over, and then silence.
+#[test]
+fn a_read_that_the_budget_cut_short_goes_on() {
+    let server = silent_server(&["--max-chats-per-sec", "0"]);
+    let mut client = server.join();
+    // The bodies are large and the answers small: it is the reading alone that is cut.
+    let mut sender = client.sender();
+    let sending = thread::spawn(move || {
+        let burst = packet(C_CHAT, &[b'a'; 512]).repeat(4_000);
+        sender.write_all(&burst).unwrap();
+    });
+    for _ in 0..4_000 {
+        assert_eq!(client.next().id, S_CHAT);
+    }
+    sending.join().unwrap();
+}
+
+#[test]
+fn two_megabytes_and_silence() {
+    let server = silent_server(&[]);
+    for bytes in [60, 1_000, 60_000] {
+        let count = 2_000_000 / bytes;
+        let mut client = server.join();
+        client.send(&packet(C_ECHO, &vec![9; bytes]).repeat(count));
+        for _ in 0..count {
+            client.expect_echo(&vec![9; bytes]);
+        }
+    }
+}
+
+/// The last packet is complete with the last byte of the burst, wherever the budget cuts.
+#[test]
+fn a_burst_that_ends_at_any_distance_from_the_budget() {
+    let server = silent_server(&[]);
+    for surplus in 0..40_usize {
+        let mut client = server.join();
+        let bytes = 64 * 1024 * (1 + surplus % 3) + surplus * 7 - 140;
+        let count = bytes / 1000;
+        client.send(&packet(C_ECHO, &[3; 996]).repeat(count));
+        client.send(&packet(C_ECHO, &vec![4; bytes % 1000]));
+        for _ in 0..count {
+            client.expect_echo(&[3; 996]);
+        }
+        client.expect_echo(&vec![4; bytes % 1000]);
+    }
+}
+
+/// The answers do not fit into the socket; when the peer has read, there is room, and that is told
+/// once.
+#[test]
+fn a_write_that_blocked_goes_on() {
+    let server = silent_server(&["--max-send-queue-bytes", "100000000"]);
+    let mut client = Client::connect_with_recv_buffer(server.addr, 8 << 10);
+    let mut sender = client.sender();
+    let sending = thread::spawn(move || {
+        sender
+            .write_all(&packet(C_ECHO, &[6; 10_000]).repeat(1_000))
+            .unwrap();
+    });
+    sending.join().unwrap();
+    for _ in 0..1_000 {
+        client.expect_echo(&[6; 10_000]);
+    }
+}
+
+/// Eight of them at once, all behind, with a single event loop.
+#[test]
+fn blocked_writes_of_several_peers_go_on() {
+    let server = silent_server(&[]);
+    let mut clients: Vec<Client> = (0..8).map(|_| server.join()).collect();
+    for client in &mut clients {
+        client.send(&packet(C_ECHO, &[1; 50_000]).repeat(20));
+    }
+    for client in clients.iter_mut().rev() {
+        (0..20).for_each(|_| client.expect_echo(&[1; 50_000]));
+    }
+}
+
+/// More than one round of accepting takes, while nobody says anything.
+#[test]
+fn three_hundred_connects_in_one_moment_are_all_accepted() {
+    const THREADS: usize = 6;
+    let server = silent_server(&[]);
+    let start = Arc::new(Barrier::new(THREADS));
+    let threads: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let (start, addr) = (Arc::clone(&start), server.addr);
+            thread::spawn(move || {
+                start.wait();
+                let streams = (0..50).map(|_| TcpStream::connect(addr).unwrap());
+                let mut clients: Vec<Client> = streams.map(Client::from_stream).collect();
+                for client in &mut clients {
+                    client.echo(b"here");
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+/// A kicked peer's goodbye, a half-closed peer's answers and the end itself need no other event
+/// either.
+#[test]
+fn the_ends_need_no_help() {
+    let server = silent_server(&["--packet-timeout-ms", "300"]);
+    let mut late = server.join();
+    late.send(&header(50, C_ECHO));
+    let from = Instant::now();
+    late.expect_bye(5);
+    assert!(from.elapsed() >= Duration::from_millis(300));
+
+    let mut half_closed = server.join();
+    half_closed.send(&packet(C_ECHO, &[2; 30_000]).repeat(20));
+    half_closed.finish_writing();
+    (0..20).for_each(|_| half_closed.expect_echo(&[2; 30_000]));
+    half_closed.expect_eof();
+
+    let mut bad = server.join();
+    bad.send(&[packet(C_ECHO, &[2; 30_000]).repeat(20), vec![0; 4]].concat());
+    (0..20).for_each(|_| bad.expect_echo(&[2; 30_000]));
+    bad.expect_bye(1);
+}

@@ -9,7 +9,7 @@ mod util;
 use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{Client, S_HELLO, Server, split_number};
+use util::{C_ECHO, Client, S_HELLO, Server, packet, split_number};
 
 #[test]
 fn golden_bytes() {
@@ -110,6 +110,69 @@ fn the_pace_is_the_period() {
         (Duration::from_millis(45)..Duration::from_millis(65)).contains(&mean),
         "a tick each {mean:?}"
     );
+}
+
+/// Three seconds are longer than each limit on time: nobody is kicked for what this process has
+/// missed, what is owed does not come in a burst, and the schedule is the one from the start.
+#[test]
+fn a_process_that_was_stopped_for_three_seconds_goes_on_as_before() {
+    const PERIOD: Duration = Duration::from_millis(250);
+    let server = Server::start(&[
+        "--packet-timeout-ms",
+        "1000",
+        "--idle-timeout-ms",
+        "2000",
+        "--max-send-lag-ms",
+        "1000",
+    ]);
+    let mut client = server.join();
+    let mut begun = server.join();
+    let bytes = packet(C_ECHO, b"begun before, ended meanwhile");
+    begun.send(&bytes[..9]);
+    let (first, _) = client.next_hello();
+    let arrived = Instant::now();
+    client.echo(b"the stop comes between two ticks");
+    server.signal("STOP");
+    begun.send(&bytes[9..]);
+    client.send(&packet(C_ECHO, b"during the stop"));
+    // Not luck: the stop has to last, that is what is tested.
+    thread::sleep(Duration::from_secs(3));
+    server.signal("CONT");
+    client.expect_echo(b"during the stop");
+    begun.expect_echo(b"begun before, ended meanwhile");
+    let resumed = Instant::now();
+    let mut ticks = Vec::new();
+    while resumed.elapsed() < 6 * PERIOD {
+        let (tick, _) = client.next_hello();
+        ticks.push((tick, arrived.elapsed()));
+    }
+    let numbers: Vec<u64> = ticks.iter().map(|(tick, _)| *tick).collect();
+    // Twelve are owed. One may come late, at once; the others keep their distance.
+    assert!(numbers.len() <= 8, "a burst: {ticks:?}");
+    // The echo above may have skipped one or two that came before it.
+    assert!(numbers[0] - first <= 3, "{ticks:?} after {first}");
+    assert!(numbers.windows(2).all(|two| two[1] == two[0] + 1));
+    // On the schedule again: whole periods after the first one. How near, is a matter of the
+    // machine; a schedule that began anew at the resume would be anywhere.
+    let on_time = ticks.iter().skip(1).filter(|(_, at)| {
+        let off = at.as_millis() % PERIOD.as_millis();
+        !(60..=190).contains(&off)
+    });
+    assert!(on_time.count() * 2 > ticks.len(), "{ticks:?}");
+    assert!(!server.lines().iter().any(|line| line.contains("left: ")));
+}
+
+/// The clock on the wall may be set while the server runs. Nobody here asks it.
+#[test]
+fn no_source_file_asks_the_wall_clock() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        assert!(!source.contains("SystemTime"));
+        files += 1;
+    }
+    assert!(files > 5);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod util;
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Barrier};
@@ -145,6 +146,76 @@ fn next_but_chat(client: &mut Client) -> Raw {
             return packet;
         }
     }
+}
+
+/// In the middle of everything: floods of echoes and chats, peers that come and go, and some that
+/// do not read. Who reads gets whole packets, in order, and the goodbye as the last one.
+#[test]
+fn a_shutdown_under_load_loses_and_tears_nothing() {
+    let flags = ["--tick-ms", "5", "--workers", "2", "--drain-secs", "3"];
+    let mut server = Server::start(&[&flags[..], &["--max-chats-per-sec", "0"]].concat());
+    let deaf: Vec<Client> = (0..5)
+        .map(|_| Client::connect_with_recv_buffer(server.addr, 4096))
+        .collect();
+    let has_begun = Arc::new(Barrier::new(13));
+    let clients: Vec<Client> = (0..12).map(|_| server.join()).collect();
+    let busy: Vec<_> = (clients.into_iter().enumerate())
+        .map(|(n, mut client)| {
+            let mut sender = client.sender();
+            let has_begun = Arc::clone(&has_begun);
+            thread::spawn(move || {
+                let sending = thread::spawn(move || {
+                    for number in 0_u32.. {
+                        let bytes =
+                            packet(C_ECHO, &[&number.to_le_bytes()[..], &[7; 300]].concat());
+                        // Ends when the server has closed.
+                        if sender.write_all(&bytes).is_err() {
+                            return;
+                        }
+                        if n == 0 && number % 50 == 0 {
+                            let _ = sender.write_all(&packet(C_CHAT, b"in between"));
+                        }
+                    }
+                });
+                let mut next = 0_u32;
+                let last = loop {
+                    let packet = client.next();
+                    match packet.id {
+                        S_ECHO => {
+                            assert_eq!(packet.payload[..4], next.to_le_bytes());
+                            assert_eq!(packet.payload.len(), 304);
+                            next += 1;
+                        }
+                        S_HELLO | S_CHAT => {}
+                        _ => break packet,
+                    }
+                    if packet.id == S_ECHO && next == 200 {
+                        has_begun.wait();
+                    }
+                };
+                assert_bye(&last, 10);
+                client.expect_eof();
+                drop(client);
+                sending.join().unwrap();
+            })
+        })
+        .collect();
+    has_begun.wait();
+    let from = Instant::now();
+    server.signal("TERM");
+    let lost = busy.into_iter().filter_map(|one| one.join().err()).count();
+    assert_eq!(lost, 0, "of 12 that read");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+    assert!(
+        from.elapsed() < Duration::from_secs(4),
+        "drain + 1 s, but it was {:?}",
+        from.elapsed()
+    );
+    drop(deaf);
+    // The same port, at once.
+    let addr = server.addr.to_string();
+    let again = Server::start(&[&QUIET[..], &["--addr", &addr]].concat());
+    again.join();
 }
 
 /// A server that has more for a peer than this peer will ever take.

@@ -1,0 +1,139 @@
+//! Danger: the process has no descriptor left. It must not spin, not fill the log, not drop who is
+//! there, and not forget those who wait: the edge that told of them is used up.
+
+// A failed unwrap is a failed test, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+use util::{C_ECHO, Client, QUIET, Server, packet};
+
+/// The soft limit of a running process, as an operator would change it.
+fn limit_descriptors(server: &Server, limit: usize) {
+    let status = Command::new("prlimit")
+        .args(["--pid", &server.pid().to_string()])
+        .arg(format!("--nofile={limit}:"))
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// With a limit of `limit`, all taken, and `waiting` clients in the backlog.
+fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {
+    let flags = [&QUIET[..], &["--max-sessions", "1000", "--workers", "1"]].concat();
+    let server = Server::start(&flags);
+    limit_descriptors(&server, limit);
+    let mut served = Vec::new();
+    while !server
+        .lines()
+        .iter()
+        .any(|line| line.contains("cannot accept"))
+    {
+        assert!(served.len() < 1000, "never out of descriptors");
+        let client = server.connect();
+        served.push(client);
+        thread::sleep(Duration::from_millis(2));
+    }
+    // The last ones of these are in the backlog already.
+    let open = server.open_fds();
+    let mut sessions = 0;
+    for client in &mut served {
+        client
+            .stream
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        client.send(&packet(C_ECHO, b"here"));
+        match client.try_next() {
+            Ok(Some(_)) => sessions += 1,
+            _ => break,
+        }
+        client
+            .stream
+            .set_read_timeout(Some(util::DEADLINE))
+            .unwrap();
+    }
+    let mut backlog = served.split_off(sessions);
+    assert!(sessions > 10 && open >= sessions, "{sessions} of {open}");
+    backlog.extend((0..waiting).map(|_| server.connect()));
+    for client in &backlog {
+        client
+            .stream
+            .set_read_timeout(Some(util::DEADLINE))
+            .unwrap();
+    }
+    (server, served, backlog)
+}
+
+#[test]
+fn who_is_there_is_served_and_nothing_spins_or_floods_the_log() {
+    let (server, mut served, _waiting) = full(60, 30);
+    let (lines, cpu, from) = (server.lines().len(), server.cpu_ticks(), Instant::now());
+    while from.elapsed() < Duration::from_secs(2) {
+        for client in &mut served {
+            client.echo(b"still here");
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    let used = server.cpu_ticks() - cpu;
+    // A spin is 200 clock ticks. The figure to hold is 5 %; echoes are in this one, too, and the
+    // machine may be busy with other tests.
+    assert!(used < 60, "{used} of 200 clock ticks");
+    let said = server.lines().len() - lines;
+    assert!(said <= 10, "{said} lines in two seconds");
+}
+
+/// Descriptors become free and no event tells the listener: neither is there a new connection.
+#[test]
+fn who_waits_is_accepted_when_there_is_room_and_no_new_event() {
+    let (server, served, mut waiting) = full(60, 10);
+    let first = &mut waiting[0];
+    let from = Instant::now();
+    drop(served);
+    first.echo(b"here");
+    let took = from.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for client in waiting.iter_mut().skip(1) {
+        client.echo(b"at last");
+    }
+    assert!(server.open_fds() < 60);
+}
+
+/// The room comes from outside: nobody has left, nobody has come.
+#[test]
+fn a_limit_that_is_raised_is_enough() {
+    let (server, mut served, mut waiting) = full(60, 10);
+    limit_descriptors(&server, 500);
+    for client in &mut waiting {
+        client.echo(b"at last");
+    }
+    for client in &mut served {
+        client.echo(b"still here");
+    }
+}
+
+/// Again and again: each time all who wait come in, and the log says it once.
+#[test]
+fn several_times_over() {
+    let (server, mut served, mut waiting) = full(60, 0);
+    for round in 0..4 {
+        let room = served.len();
+        served.clear();
+        served = waiting;
+        for client in &mut served {
+            client.echo(b"in");
+        }
+        waiting = Vec::new();
+        while served.len() < room {
+            served.push(server.join());
+        }
+        waiting.extend((0..20).map(|_| server.connect()));
+        served[round].echo(b"still here");
+    }
+    let said = (server.lines().iter())
+        .filter(|line| line.contains("cannot accept"))
+        .count();
+    assert_eq!(said, 1);
+}

@@ -275,17 +275,29 @@ impl Backlog {
     }
 
     fn append_owned(&mut self, mut bytes: &[u8]) {
+        // Behind a block that is full, the next one will be filled, too, most likely.
+        let mut capacity = 0;
         if let Some(Segment::Owned { bytes: block, .. }) = self.segments.back_mut() {
             let room = OWNED_BLOCK_BYTES.saturating_sub(block.len());
             let (fits, rest) = bytes.split_at(room.min(bytes.len()));
+            let needed = block.len() + fits.len();
+            if needed > block.capacity() {
+                // Doubled by itself, it would end with twice the size of a block.
+                let doubled = (block.capacity() * 2).clamp(needed, OWNED_BLOCK_BYTES);
+                block.reserve_exact(doubled - block.len());
+            }
             block.extend_from_slice(fits);
             bytes = rest;
+            capacity = OWNED_BLOCK_BYTES;
         }
         for part in bytes.chunks(OWNED_BLOCK_BYTES) {
+            let mut block = Vec::with_capacity(capacity.max(part.len()));
+            block.extend_from_slice(part);
             self.segments.push_back(Segment::Owned {
-                bytes: part.to_vec(),
+                bytes: block,
                 sent: 0,
             });
+            capacity = OWNED_BLOCK_BYTES;
         }
     }
 

@@ -699,3 +699,133 @@ fn regauge(gauged_bytes: &mut usize, queue: &SendQueue) -> isize {
     let before = std::mem::replace(gauged_bytes, queue.queued_bytes());
     *gauged_bytes as isize - before as isize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Admission;
+    use crate::send_buffer::{ChunkPool, SendBufferManager};
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// A peer that never stops sending, and takes whatever it is given.
+    #[derive(Default)]
+    struct Endless {
+        taken_bytes: usize,
+    }
+
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            // Empty packets of id 2.
+            for (n, byte) in buffer.iter_mut().enumerate() {
+                *byte = [4, 0, 2, 0][n % 4];
+            }
+            Ok(buffer.len())
+        }
+    }
+
+    impl Write for Endless {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.taken_bytes += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            let count = slices.iter().map(|slice| slice.len()).sum();
+            self.taken_bytes += count;
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Transport for Endless {
+        fn shutdown_write(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn poll_connected(&mut self) -> io::Result<bool> {
+            Ok(true)
+        }
+    }
+
+    fn open(now: Instant) -> Connection<Endless, ()> {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let admission = Arc::new(Admission::new(1, None, None));
+        let permit = admission.admit(peer).unwrap();
+        let mut connection = Connection::new((), Endless::default(), permit, None, now);
+        connection.open(now);
+        connection
+    }
+
+    fn queue(connection: &mut Connection<Endless, ()>, packets: usize) {
+        let buffers = SendBufferManager::new(ChunkPool::new(64 << 10, 8));
+        for _ in 0..packets {
+            let packet = buffers.write(1000, |memory| {
+                // Sizes, so that the queue can count what a cut write has finished.
+                memory[..2].copy_from_slice(&1000_u16.to_le_bytes());
+                1000
+            });
+            connection.queue(packet);
+        }
+    }
+
+    #[test]
+    fn a_turn_reads_and_writes_no_more_than_its_budgets() {
+        let (config, now) = (Config::default(), Instant::now());
+        let mut connection = open(now);
+        let mut buffer = RecvBuffer::new(config.recv_buffer_bytes);
+        let received = connection.receive(&mut buffer, &config, now, |(), _| Ok(()));
+        assert_eq!(received.bytes, config.read_budget_bytes);
+        assert_eq!(received.packets, config.read_budget_bytes / 4);
+        assert!(matches!(received.outcome, Ok(true)), "there is more");
+
+        queue(&mut connection, 500);
+        for turn in 1..=7 {
+            let (flushed, verdict) = connection.flush(&config, now);
+            assert!(verdict.is_ok() && flushed.has_more);
+            assert_eq!(
+                connection.stream.taken_bytes,
+                turn * config.write_budget_bytes
+            );
+        }
+        let (flushed, _) = connection.flush(&config, now);
+        assert!(!flushed.has_more && !connection.has_output());
+        assert_eq!(connection.stream.taken_bytes, 500_000);
+    }
+
+    /// Who is behind is not read, until it has taken more or its pause is over.
+    #[test]
+    fn a_pause_ends_with_the_queue_or_the_time() {
+        let (config, now) = (Config::default(), Instant::now());
+        let mut connection = open(now);
+        assert!(connection.may_receive(&config, now));
+        queue(&mut connection, 600);
+        connection.settle(now);
+        assert!(!connection.may_receive(&config, now));
+        assert!(!connection.resume(&config, now));
+        assert_eq!(
+            connection.next_deadline(&config),
+            Some(now + config.read_pause)
+        );
+        for _ in 0..2 {
+            assert!(connection.flush(&config, now).1.is_ok());
+        }
+        assert!(connection.resume(&config, now), "half of the limit is free");
+        assert!(connection.may_receive(&config, now));
+
+        queue(&mut connection, 600);
+        connection.settle(now);
+        assert!(!connection.may_receive(&config, now));
+        let later = now + config.read_pause;
+        assert!(!connection.resume(&config, later - Duration::from_nanos(1)));
+        assert!(connection.resume(&config, later));
+        assert!(
+            connection.may_receive(&config, later),
+            "for the limit to judge"
+        );
+    }
+}

@@ -66,7 +66,7 @@ pub struct Args {
     #[arg(help_heading = "Load", value_name = "HZ")]
     pub chat_hz: f64,
 
-    /// Payload of each echo request, and of each chat (512 at most)
+    /// Payload of each echo request, and of each chat (18 at least, for its mark; 512 at most)
     #[arg(long, env = "DUMMY_CLIENT_PAYLOAD_BYTES", default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_PAYLOAD_BYTES as u64))]
     #[arg(help_heading = "Load", value_name = "BYTES")]
     pub payload_bytes: usize,
@@ -110,7 +110,7 @@ pub struct Args {
     pub attackers: usize,
 
     /// What has to hold at the end, for example 'tick_delay_p99<50ms' or 'lost==0'; may be repeated.
-    /// Any number of the JSON summary can be named
+    /// Every number of the JSON summary but those of settings, machine, capacity and lists can be named
     #[arg(long = "assert", env = "DUMMY_CLIENT_ASSERT", value_parser = parse_assertion)]
     #[arg(help_heading = "Output", value_name = "EXPR")]
     pub assertions: Vec<Assertion>,
@@ -125,7 +125,7 @@ pub struct Args {
     #[arg(help_heading = "Output", value_name = "FILE.html")]
     pub report: Option<String>,
 
-    /// For payloads and jitter [default: random; it is printed]
+    /// For payloads, churn, jitter and attacks [default: random; it is printed]
     #[arg(long, env = "DUMMY_CLIENT_SEED")]
     #[arg(help_heading = "Load", value_name = "N")]
     pub seed: Option<u64>,
@@ -267,9 +267,21 @@ impl Args {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.chat_hz > 0.0 && self.payload_bytes > MAX_CHAT_BYTES && self.echo_hz == 0.0 {
+        if self.chat_hz > 0.0 && self.payload_bytes > MAX_CHAT_BYTES {
             return Err(format!(
                 "a chat has at most {MAX_CHAT_BYTES} bytes: lower --payload-bytes"
+            ));
+        }
+        let (count, rate) = (self.count.unwrap_or(DEFAULT_COUNT), self.ramp_per_sec);
+        let needed_secs = (count - 1) as f64 / f64::from(rate.max(1));
+        if rate > 0
+            && self
+                .duration_secs
+                .is_some_and(|all| all.as_secs_f64() < needed_secs)
+        {
+            return Err(format!(
+                "{count} sessions at {rate} a second take {needed_secs:.1} s, which is longer than \
+                 --duration-secs"
             ));
         }
         Ok(())

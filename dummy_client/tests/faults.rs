@@ -4,7 +4,7 @@
 
 mod util;
 
-use util::{Run, Stub, hello, packet, scratch};
+use util::{Run, Stub, client, hello, packet, scratch};
 
 const TEXT: &str = "Hello World";
 /// Ticks come every 20 ms, so faults planted around tick 15 to 25 are seen by all.
@@ -353,4 +353,132 @@ fn echoes_without_an_answer_are_found() {
     let (run, json) = Run::json(stub.addr, &ECHO_ARGS);
     assert_eq!(run.status, Some(1));
     assert_eq!(json["echoes"]["unanswered"], json["echoes"]["sent"]);
+}
+
+// ---- faults of a whole server ------------------------------------------------------------------
+
+/// A server that says goodbye without end must not be able to keep the client, nor fill its memory.
+#[test]
+fn a_flood_of_goodbyes_ends_when_the_run_does() {
+    let stub = Stub::start(|_, _| Some(packet(6, b"\x07\x00").repeat(50_000)));
+    let started = std::time::Instant::now();
+    let (run, json) = Run::json(stub.addr, &["--count", "1", "--duration-secs", "1"]);
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    assert_eq!(run.status, Some(0), "{json}");
+    assert!(
+        json["byes"][0]["count"].as_u64().unwrap() > 50_000,
+        "{json}"
+    );
+}
+
+/// It accepts, and nothing else: whatever the shape of the load, that is no success.
+#[test]
+fn a_server_that_says_nothing_is_found_in_every_shape() {
+    let shapes: [&[&str]; 4] = [
+        &["--count", "3", "--duration-secs", "1"],
+        &[
+            "--count",
+            "2",
+            "--churn-ms",
+            "100..300",
+            "--duration-secs",
+            "2",
+        ],
+        &["--stages", "5:300ms,5:500ms,0:200ms"],
+        &["--count", "2", "--duration-secs", "1", "--reconnect"],
+    ];
+    for shape in shapes {
+        let stub = Stub::start(|_, _| Some(Vec::new()));
+        let (run, json) = Run::json(stub.addr, shape);
+        assert_eq!(run.status, Some(1), "{shape:?}: {json}");
+        let failures = json["failures"].to_string();
+        assert!(
+            failures.contains("nothing at all was received"),
+            "{shape:?}: {failures}"
+        );
+    }
+}
+
+#[test]
+fn sessions_that_are_forgotten_are_found_though_they_leave() {
+    // Every second connection gets no tick while it stands.
+    let stub = Stub::start(|session, tick| {
+        Some(if session % 2 == 1 {
+            Vec::new()
+        } else {
+            hello(tick, TEXT)
+        })
+    });
+    let args = [
+        "--count",
+        "4",
+        "--churn-ms",
+        "700..900",
+        "--duration-secs",
+        "3",
+    ];
+    let (run, json) = Run::json(stub.addr, &args);
+    assert_eq!(run.status, Some(1), "{json}");
+    assert!(json["sessions"]["silent"].as_u64().unwrap() > 1, "{json}");
+}
+
+#[test]
+fn echoes_that_are_never_answered_are_found_though_their_sessions_leave() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
+    let args = [
+        "--stages",
+        "3:100ms,3:3s,0:100ms,0:200ms",
+        "--echo-hz",
+        "10",
+    ];
+    let (run, json) = Run::json(stub.addr, &args);
+    assert_eq!(run.status, Some(1), "{json}");
+    assert!(json["echoes"]["unanswered"].as_u64().unwrap() > 5, "{json}");
+}
+
+/// The listener goes away: who has left cannot come back.
+#[test]
+fn a_server_that_takes_nobody_any_more_is_found() {
+    let stub = Stub::closing_after(4);
+    let args = [
+        "--count",
+        "4",
+        "--churn-ms",
+        "200..600",
+        "--duration-secs",
+        "3",
+    ];
+    let (run, json) = Run::json(stub.addr, &args);
+    assert_eq!(run.status, Some(1), "{json}");
+    assert!(json["sessions"]["missing"].as_u64().unwrap() > 0, "{json}");
+}
+
+#[test]
+fn a_server_that_answers_nothing_does_not_fill_our_memory() {
+    let stub = Stub::deaf();
+    let rates = ["--echo-hz", "20000", "--payload-bytes", "60000"];
+    let args = [
+        "--count",
+        "4",
+        "--duration-secs",
+        "3",
+        "--log-sessions",
+        "0",
+    ];
+    let child = client(stub.addr, &[&args[..], &rates].concat())
+        .spawn()
+        .unwrap();
+    let mut most_kib = 0;
+    let status = format!("/proc/{}/status", child.id());
+    for _ in 0..250 {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("VmHWM"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        most_kib = most_kib.max(kib.unwrap_or(0));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let run: Run = child.wait_with_output().unwrap().into();
+    assert_eq!(run.status, Some(1), "{run:?}");
+    // 16 MiB of requests, in flight and queued, and what a client has anyway.
+    assert!(most_kib < 120_000, "{most_kib} KiB");
 }

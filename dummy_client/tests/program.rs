@@ -306,16 +306,17 @@ fn a_reader_that_has_gone_is_no_panic() {
 #[test]
 fn the_ramp_is_kept() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
-    let args = [
-        "--count",
-        "1000",
-        "--ramp-per-sec",
-        "40",
-        "--duration-secs",
-        "1",
-    ];
-    let (_, json) = Run::json(stub.addr, &args);
-    let connected = json["sessions"]["connected"].as_u64().unwrap();
-    // 40 in the second, and the one that is due at its beginning; never more.
-    assert!((20..=41).contains(&connected), "{connected}");
+    let args = ["--count", "100", "--ramp-per-sec", "40"];
+    let (run, json) = Run::json(
+        stub.addr,
+        &[&args[..], &["--duration-secs", "2.7"]].concat(),
+    );
+    assert_eq!(run.status, Some(0), "{json}");
+    // 40 in the first second, and the one that is due at its beginning; never more.
+    let first = &json["timeline"][0];
+    let (sessions, seconds) = (first["sessions"].as_f64(), first["at_secs"].as_f64());
+    let most = 40.0 * seconds.unwrap() + 1.0;
+    assert!((most * 0.5..=most).contains(&sessions.unwrap()), "{first}");
+    let short = [&args[..], &["--duration-secs", "1"]].concat();
+    assert_eq!(Run::of(&mut client(stub.addr, &short)).status, Some(2));
 }

@@ -19,7 +19,9 @@ pub fn check(args: &Args) -> ExitCode {
     let most = sessions.unwrap_or_else(|| args.sessions_allowed(machine.fd_soft_limit));
     findings.extend(judge::conntrack(&machine, most));
     findings.push(judge::clock(&machine));
-    findings.push(judge::address(args.addr, &Listener::try_bind(args.addr)));
+    for addr in [Some(args.addr), args.metrics_addr].into_iter().flatten() {
+        findings.push(judge::address(addr, &Listener::try_bind(addr)));
+    }
     preflight::publish("game_server", &findings)
 }
 

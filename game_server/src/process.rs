@@ -18,7 +18,10 @@ pub fn init_logs(default_filter: &str) {
 pub fn init_logs_through(default_filter: &str, writer: impl Write + Send + 'static) {
     let mut builder = log_builder(default_filter);
     // Behind a writer the logger cannot see whether there is a terminal.
-    if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()) {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let is_forbidden = is_set("NO_COLOR") || is_set("RUST_LOG_STYLE") || is_dumb;
+    if io::stderr().is_terminal() && !is_forbidden {
         builder.write_style(env_logger::WriteStyle::Always);
     }
     builder.target(env_logger::Target::Pipe(Box::new(writer)));

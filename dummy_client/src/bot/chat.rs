@@ -69,6 +69,11 @@ impl ChatPlan {
         self.schedule.sent() - self.heard
     }
 
+    /// Not heard, and due by then.
+    pub fn outstanding_since(&self, at: Instant) -> u64 {
+        self.schedule.due_by(self.heard, at)
+    }
+
     fn text(&self, number: u64) -> String {
         let mut text = self.mark.clone();
         // Writing to a string cannot fail.

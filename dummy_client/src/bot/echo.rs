@@ -51,6 +51,11 @@ impl EchoPlan {
         self.schedule.sent() - self.answered
     }
 
+    /// Not answered, and due by then.
+    pub fn outstanding_since(&self, at: Instant) -> u64 {
+        self.schedule.due_by(self.answered, at)
+    }
+
     fn payload(&self, number: u64) -> Vec<u8> {
         let mut payload = vec![0; self.payload_bytes];
         fastrand::Rng::with_seed(self.seed ^ (number + 1).rotate_left(32)).fill(&mut payload);

@@ -36,6 +36,12 @@ impl OpenLoop {
         Some(self.sent - 1)
     }
 
+    /// How many of those from `first` on were handed out and due by `at`.
+    pub fn due_by(&self, first: u64, at: Instant) -> u64 {
+        let waiting = (first..self.sent).take_while(|number| self.due(*number) <= at);
+        waiting.count() as u64
+    }
+
     /// How many were handed out.
     pub fn sent(&self) -> u64 {
         self.sent

@@ -31,6 +31,21 @@ pub struct Requests {
     pub seed: u64,
 }
 
+impl Requests {
+    /// So many may wait for their answers; more wait here, and are charged from when they were due.
+    /// A server that answers nothing must not fill our memory with what it is asked.
+    fn most_outstanding(&self) -> u64 {
+        (MAX_OUTSTANDING_BYTES / (self.payload_bytes + 64)).max(16) as u64
+    }
+}
+
+const MAX_OUTSTANDING_BYTES: usize = 4 << 20;
+/// Requests of one callback; then the other sessions have their turn.
+const AT_A_TIME: usize = 256;
+const MIN_WAIT: Duration = Duration::from_micros(100);
+/// An answer that is not there after this is not there.
+const OVERDUE: Duration = Duration::from_secs(2);
+
 /// One of the load client's sessions.
 pub struct Bot {
     settings: Arc<BotSettings>,
@@ -41,6 +56,8 @@ pub struct Bot {
     epoch: u64,
     echo: Option<EchoPlan>,
     chat: Option<ChatPlan>,
+    /// Requests are late because the server owes too many answers: that is not our lateness.
+    is_held_back: bool,
     is_connected: bool,
     has_received: bool,
     was_refused: bool,
@@ -57,6 +74,7 @@ impl Bot {
             epoch: 0,
             echo: None,
             chat: None,
+            is_held_back: false,
             is_connected: false,
             has_received: false,
             was_refused: false,
@@ -67,12 +85,14 @@ impl Bot {
         self.settings.board.counters(self.thread)
     }
 
-    /// Comes back when the next request is due.
-    fn set_timer(&self, ctx: &mut Context<'_>) {
+    /// Comes back when the next request is due. What is due already and may not be sent yet comes a
+    /// little later: it waits for answers, or for its turn.
+    fn set_timer(&mut self, ctx: &mut Context<'_>) {
         let echo_at = self.echo.as_ref().map(EchoPlan::next_at);
         let chat_at = self.chat.as_ref().map(ChatPlan::next_at);
         if let Some(at) = echo_at.into_iter().chain(chat_at).min() {
-            ctx.set_timer(at);
+            self.is_held_back &= at <= ctx.now();
+            ctx.set_timer(at.max(ctx.now() + MIN_WAIT));
         }
     }
 
@@ -165,7 +185,7 @@ impl Bot {
         let text = text.chars().take(MAX_KEPT_CHARS).collect();
         let is_full = DisconnectReason::ServerFull.code() == Some(bye.reason.get());
         self.was_refused = is_full && !self.has_received;
-        self.settings.board.tell(Event::Bye(bye.reason.get(), text));
+        self.settings.board.count_bye(bye.reason.get(), text);
         Ok(())
     }
 }
@@ -220,37 +240,66 @@ impl Session for Bot {
         let (settings, now) = (Arc::clone(&self.settings), ctx.now());
         let board = &settings.board;
         let (counters, recorder) = (board.counters(self.thread), board.recorder(self.thread));
+        let most = settings.requests.most_outstanding();
+        let mut left = AT_A_TIME;
         if let Some(echo) = &mut self.echo {
-            while echo.next_at() <= now {
+            while echo.next_at() <= now && left > 0 {
+                if echo.outstanding() >= most {
+                    self.is_held_back = true;
+                    break;
+                }
                 if !board.may_send(&counters.echoes_sent) {
                     return;
                 }
+                left -= 1;
                 if let Some((payload, due)) = echo.poll(now) {
                     ctx.send(&CEcho {}, payload);
-                    recorder.sent_late(now.saturating_duration_since(due));
+                    if !self.is_held_back {
+                        recorder.sent_late(now.saturating_duration_since(due));
+                    }
                 }
             }
         }
         if let Some(chat) = &mut self.chat {
-            while chat.next_at() <= now {
+            while chat.next_at() <= now && left > 0 {
+                if chat.outstanding() >= most {
+                    self.is_held_back = true;
+                    break;
+                }
                 if !board.may_send(&counters.chats_sent) {
                     return;
                 }
+                left -= 1;
                 if let Some((text, due)) = chat.poll(now) {
                     ctx.send(&CChat {}, text);
-                    recorder.sent_late(now.saturating_duration_since(due));
+                    if !self.is_held_back {
+                        recorder.sent_late(now.saturating_duration_since(due));
+                    }
                 }
             }
         }
         self.set_timer(ctx);
     }
 
-    fn on_disconnected(&mut self, _: &mut Context<'_>, reason: DisconnectReason) {
+    fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
         let board = &self.settings.board;
         let echoes = self.echo.as_ref().map_or(0, EchoPlan::outstanding);
         let chats = self.chat.as_ref().map_or(0, ChatPlan::outstanding);
-        self.counters().echoes_lost.add(echoes);
-        self.counters().chats_lost.add(chats);
+        let counters = self.counters();
+        counters.echoes_lost.add(echoes);
+        counters.chats_lost.add(chats);
+        if let Some(long_ago) = ctx.now().checked_sub(OVERDUE) {
+            let echoes = self
+                .echo
+                .as_ref()
+                .map(|echo| echo.outstanding_since(long_ago));
+            let chats = self
+                .chat
+                .as_ref()
+                .map(|chat| chat.outstanding_since(long_ago));
+            counters.echoes_overdue.add(echoes.unwrap_or(0));
+            counters.chats_overdue.add(chats.unwrap_or(0));
+        }
         board.tell(match self.is_connected {
             true if self.was_refused => Event::Refused(self.index),
             true => Event::Lost(self.index, reason),

@@ -46,6 +46,15 @@ pub enum Need {
     Judgement,
 }
 
+/// How many of the wanted sessions stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crowd {
+    Full,
+    Partly,
+    /// None, and none can.
+    Gone,
+}
+
 /// One step of the search.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Step {
@@ -96,8 +105,8 @@ const FIRST: usize = 100;
 /// The gap that is halved no further is this part of what holds.
 const RESOLUTION: usize = 20;
 const FILL: Duration = Duration::from_secs(20);
-/// Longer than a tick needs to be judged at the usual pace, so that a window does not measure what
-/// came while the sessions were being opened.
+/// At least; as long as a tick needs to be judged, so that a window does not measure what came while
+/// the sessions were being opened.
 const SETTLE: Duration = Duration::from_millis(2500);
 const MEASURE: Duration = Duration::from_secs(4);
 
@@ -136,13 +145,19 @@ impl Search {
         }
     }
 
-    /// Goes on as far as the time and the sessions that are live allow.
-    pub fn poll(&mut self, live: usize, now: Instant) -> Need {
+    /// Goes on as far as the time and the sessions that are live allow. `lag` is how long it takes
+    /// until a tick is judged.
+    pub fn poll(&mut self, crowd: Crowd, lag: Duration, now: Instant) -> Need {
         match self.phase {
+            // Nobody is here, and nobody will come.
+            Phase::Filling { .. } if crowd == Crowd::Gone => {
+                self.phase = Phase::Judging;
+                Need::Judgement
+            }
             // Too few in all that time: it is measured all the same, and judged by that.
-            Phase::Filling { until } if live == self.step || now >= until => {
+            Phase::Filling { until } if crowd == Crowd::Full || now >= until => {
                 self.phase = Phase::Settling {
-                    until: now + SETTLE,
+                    until: now + SETTLE.max(lag),
                 };
                 Need::Nothing
             }
@@ -220,7 +235,7 @@ mod tests {
         let mut search = Search::new(largest_to_try, now);
         let mut windows = 0;
         while !search.is_over() {
-            match search.poll(search.wanted(), now) {
+            match search.poll(Crowd::Full, Duration::ZERO, now) {
                 Need::Nothing => now = search.next_at().unwrap(),
                 Need::BeginWindow => windows += 1,
                 Need::Judgement => {
@@ -279,11 +294,30 @@ mod tests {
     fn a_step_that_does_not_fill_up_is_measured_all_the_same() {
         let start = Instant::now();
         let mut search = Search::new(500, start);
-        assert_eq!(search.poll(7, start), Need::Nothing);
-        search.poll(7, start + FILL);
-        let settled = start + FILL + SETTLE;
-        assert_eq!(search.poll(7, settled), Need::BeginWindow);
-        assert_eq!(search.poll(7, settled + MEASURE), Need::Judgement);
-        assert_eq!(search.poll(7, settled + MEASURE), Need::Nothing);
+        let lag = SETTLE * 2;
+        let mut poll = |at| search.poll(Crowd::Partly, lag, at);
+        assert_eq!(poll(start), Need::Nothing);
+        assert_eq!(poll(start + FILL), Need::Nothing);
+        assert_eq!(poll(start + FILL + SETTLE), Need::Nothing);
+        let settled = start + FILL + lag;
+        assert_eq!(poll(settled), Need::BeginWindow);
+        assert_eq!(poll(settled + MEASURE), Need::Judgement);
+        assert_eq!(poll(settled + MEASURE), Need::Nothing);
+    }
+
+    #[test]
+    fn a_server_that_is_away_is_no_long_wait() {
+        let now = Instant::now();
+        let mut search = Search::new(100, now);
+        let mut steps = 0;
+        while !search.is_over() {
+            assert_eq!(
+                search.poll(Crowd::Gone, Duration::ZERO, now),
+                Need::Judgement
+            );
+            search.judge(Step::default(), now);
+            steps += 1;
+        }
+        assert_eq!((search.into_capacity().answer, steps), (Answer::None, 7));
     }
 }

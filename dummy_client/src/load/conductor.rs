@@ -1,6 +1,6 @@
 //! Opens and closes sessions as the load wants it, and keeps the books.
 
-use super::capacity::{Need, Search, Step};
+use super::capacity::{Crowd, Need, Search};
 use super::life::{Life, Sessions, State};
 use super::live::{Live, Status};
 use super::shape::Shape;
@@ -8,11 +8,9 @@ use crate::args::Args;
 use crate::attack::{Besieged, Siege, Want};
 use crate::measure::board::{Board, Counts, Event};
 use crate::measure::groups::Groups;
-use crate::measure::meter::{Meter, Second, quantile_ms};
-use crate::measure::recorder::Samples;
+use crate::measure::meter::{Meter, Second};
 use crate::measure::self_check::{Findings, SelfCheck};
 use crate::preflight;
-use crate::result::summary::{Outcome, Summary};
 use crossbeam_channel::Receiver;
 use game_server::preflight::{Machine, Sources};
 use indicatif::ProgressBar;
@@ -26,63 +24,56 @@ use std::time::{Duration, Instant};
 /// Connections under way at a time. More would overflow the server's backlog, and each SYN that
 /// is dropped there is a second of waiting that says nothing about the server.
 pub const MAX_CONNECTING: usize = 256;
-const SECOND: Duration = Duration::from_secs(1);
-/// A rest of the last second that is shorter than this is no point of the timeline.
-const MIN_POINT: Duration = Duration::from_millis(200);
-/// How long the last answers may take at the end.
-const SETTLE: Duration = Duration::from_secs(2);
+/// So many events, and then a look at the clock.
+const EVENTS_AT_A_TIME: usize = 1024;
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// A session that stood this long begins anew with its backoff.
 const SETTLED: Duration = Duration::from_secs(1);
-/// A run in which nothing at all is received for this long proves nothing.
-const MAX_SILENCE: Duration = Duration::from_secs(5);
-/// No tick for this many periods, and no shorter than this, is a server that hangs.
-const MAX_MISSED: (u32, Duration) = (4, Duration::from_secs(1));
 
 pub struct Conductor<'a> {
-    args: &'a Args,
-    machine: Machine,
-    sources: Sources,
-    server: ServerHandle,
-    board: Arc<Board>,
-    events: Receiver<Event>,
-    rng: fastrand::Rng,
-    plan: Plan,
-    lives: Vec<Life>,
+    pub(super) args: &'a Args,
+    pub(super) machine: Machine,
+    pub(super) sources: Sources,
+    pub(super) server: ServerHandle,
+    pub(super) board: Arc<Board>,
+    pub(super) events: Receiver<Event>,
+    pub(super) rng: fastrand::Rng,
+    pub(super) plan: Plan,
+    pub(super) lives: Vec<Life>,
     /// The sessions below this number are wanted.
-    wanted: usize,
-    connecting: usize,
+    pub(super) wanted: usize,
+    pub(super) connecting: usize,
     /// What is planned for single sessions, earliest first.
-    agenda: BinaryHeap<Reverse<(Instant, usize, Deed)>>,
-    meter: Meter,
-    self_check: SelfCheck,
-    findings: Findings,
-    window: Window,
-    siege: Option<Siege>,
-    besieged: Option<Besieged>,
-    live: Live,
-    started_at: Instant,
-    next_second_at: Instant,
-    last_counts: Counts,
-    tally: Sessions,
+    pub(super) agenda: BinaryHeap<Reverse<(Instant, usize, Deed)>>,
+    pub(super) meter: Meter,
+    pub(super) self_check: SelfCheck,
+    pub(super) findings: Findings,
+    pub(super) window: Window,
+    pub(super) siege: Option<Siege>,
+    pub(super) besieged: Option<Besieged>,
+    pub(super) live: Live,
+    pub(super) started_at: Instant,
+    pub(super) next_second_at: Instant,
+    pub(super) last_counts: Counts,
+    pub(super) tally: Sessions,
     /// Since when at least one session stands.
-    someone_since: Option<Instant>,
+    pub(super) someone_since: Option<Instant>,
     /// What had not come back when the run was over, and when that was.
-    final_counts: Counts,
-    ended_at: Instant,
-    losses: Groups<String>,
-    byes: Groups<(u16, String)>,
-    has_complained: bool,
+    pub(super) final_counts: Counts,
+    pub(super) ended_at: Instant,
+    pub(super) losses: Groups<String>,
+    pub(super) has_complained: bool,
     /// Nobody comes any more.
-    is_ending: bool,
+    pub(super) is_ending: bool,
 }
 
-enum Plan {
+pub(super) enum Plan {
     Shape(Shape),
     Search(Search),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Deed {
+pub(super) enum Deed {
     Connect,
     /// The connection that was the so-manieth of this session.
     Leave(u32),
@@ -90,11 +81,11 @@ enum Deed {
 
 /// A part of the run that is judged by itself.
 #[derive(Default)]
-struct Window {
-    began_at: Option<Instant>,
-    counts: Counts,
-    tally: Sessions,
-    findings: Findings,
+pub(super) struct Window {
+    pub(super) began_at: Option<Instant>,
+    pub(super) counts: Counts,
+    pub(super) tally: Sessions,
+    pub(super) findings: Findings,
 }
 
 impl<'a> Conductor<'a> {
@@ -145,7 +136,6 @@ impl<'a> Conductor<'a> {
             final_counts: Counts::default(),
             ended_at: now,
             losses: Groups::default(),
-            byes: Groups::default(),
             has_complained: false,
             is_ending: false,
         }
@@ -169,9 +159,7 @@ impl<'a> Conductor<'a> {
                     if let Ok(event) = event {
                         self.handle(event);
                     }
-                    while let Ok(event) = self.events.try_recv() {
-                        self.handle(event);
-                    }
+                    self.handle_some();
                 }
                 recv(signals) -> _ => return,
                 default(timeout) => {}
@@ -183,7 +171,7 @@ impl<'a> Conductor<'a> {
     fn is_over(&self, now: Instant) -> bool {
         let elapsed = now.duration_since(self.started_at);
         let (is_done, may_want_more) = match &self.plan {
-            Plan::Search(search) => (search.is_over(), false),
+            Plan::Search(search) => (search.is_over(), true),
             Plan::Shape(shape) => (
                 shape.ends_at().is_some_and(|at| at <= elapsed),
                 shape.next_change(elapsed).is_some(),
@@ -235,6 +223,11 @@ impl<'a> Conductor<'a> {
         while self.wanted > target {
             self.wanted -= 1;
             self.dismiss(self.wanted);
+        }
+        if self.wanted == 0 && self.someone_since.is_some() {
+            // Nobody waits for a tick from now on.
+            self.note_silence(now);
+            self.someone_since = None;
         }
         // A peak that lasts for no time at all may be passed unseen, and asks for nothing.
         self.tally.asked = match &self.plan {
@@ -290,13 +283,17 @@ impl<'a> Conductor<'a> {
     }
 
     fn do_what_is_due(&mut self, now: Instant) {
-        while let Some(&Reverse((at, index, deed))) = self.agenda.peek() {
-            if at > now || deed == Deed::Connect && self.connecting >= MAX_CONNECTING {
+        let mut put_off = Vec::new();
+        while let Some(&Reverse(entry @ (at, index, deed))) = self.agenda.peek() {
+            if at > now {
                 break;
             }
             self.agenda.pop();
             let life = &mut self.lives[index];
             match (deed, life.state) {
+                (Deed::Connect, State::Waiting) if self.connecting >= MAX_CONNECTING => {
+                    put_off.push(Reverse(entry));
+                }
                 (Deed::Connect, State::Waiting) => self.connect(index),
                 (Deed::Leave(stands), State::Live { since, id }) if stands == life.stands => {
                     life.state = State::Leaving { since };
@@ -306,15 +303,22 @@ impl<'a> Conductor<'a> {
                 _ => {}
             }
         }
+        self.agenda.extend(put_off);
     }
 
     // ---- the search for the capacity ----------------------------------------------------------
 
     fn search(&mut self, now: Instant) {
+        let crowd = match self.all_are_gone() {
+            true => Crowd::Gone,
+            false if self.tally.live == self.wanted => Crowd::Full,
+            false => Crowd::Partly,
+        };
+        let lag = self.meter.lag();
         let Plan::Search(search) = &mut self.plan else {
             return;
         };
-        match search.poll(self.tally.live, now) {
+        match search.poll(crowd, lag, now) {
             Need::Nothing => {}
             Need::BeginWindow => {
                 self.measure(now, false);
@@ -333,40 +337,19 @@ impl<'a> Conductor<'a> {
                 if let Plan::Search(search) = &mut self.plan {
                     search.judge(step, now);
                 }
+                self.revive(now);
             }
         }
     }
 
-    /// Judges the window that ends now, as if it were a run of its own.
-    fn judge_step(&mut self, now: Instant) -> Step {
-        let window = std::mem::take(&mut self.window);
-        let counts = self.board.counts().since(&window.counts);
-        let mut sessions = self.tally.since(&window.tally);
-        sessions.asked = self.wanted;
-        sessions.connected = self.tally.live;
-        sessions.never_connected = self.wanted.saturating_sub(self.tally.live);
-        sessions.server_silent_secs = self.silence(now).map_or(0.0, |silent| silent.as_secs_f64());
-        let elapsed = now.duration_since(window.began_at.unwrap_or(self.started_at));
-        let summary = Summary::new(
-            self.args,
-            Outcome {
-                elapsed,
-                sessions,
-                counts,
-                // What is under way at the end of a step belongs to the next one.
-                unanswered: Counts::default(),
-                losses: Groups::default(),
-                byes: Groups::default(),
-                findings: window.findings,
-                machine: (&self.machine).into(),
-                samples: &self.meter.window,
-                period: self.meter.period(),
-                timeline: Vec::new(),
-                capacity: None,
-                attack: None,
-            },
-        );
-        summary.as_step(self.wanted)
+    /// Who was lost in one step is wanted again in the next.
+    fn revive(&mut self, now: Instant) {
+        for (index, life) in self.lives[..self.wanted].iter_mut().enumerate() {
+            if matches!(life.state, State::Gone | State::Waiting) {
+                life.state = State::Waiting;
+                self.agenda.push(Reverse((now, index, Deed::Connect)));
+            }
+        }
     }
 
     // ---- attackers -----------------------------------------------------------------------------
@@ -388,7 +371,7 @@ impl<'a> Conductor<'a> {
         self.meter.begin_window();
     }
 
-    fn end_siege(&mut self, now: Instant) {
+    pub(super) fn end_siege(&mut self, now: Instant) {
         self.besieged = self.siege.take().map(|mut siege| {
             siege.end(now).unwrap_or_else(|error| {
                 log::error!("the attack failed: {error}");
@@ -399,17 +382,23 @@ impl<'a> Conductor<'a> {
 
     // ---- events -------------------------------------------------------------------------------
 
+    /// Handles what has come, but not without end: time goes on meanwhile, and signals come.
+    pub(super) fn handle_some(&mut self) {
+        for _ in 0..EVENTS_AT_A_TIME {
+            match self.events.try_recv() {
+                Ok(event) => self.handle(event),
+                Err(_) => return,
+            }
+        }
+    }
+
     fn handle(&mut self, event: Event) {
         let now = Instant::now();
         match event {
             Event::Connected(index, id) => {
                 self.connecting -= 1;
-                self.tally.live += 1;
-                self.tally.max_live = self.tally.max_live.max(self.tally.live);
                 self.someone_since.get_or_insert(now);
-                let life = &mut self.lives[index];
-                life.state = State::Live { since: now, id };
-                life.stands = life.stands.wrapping_add(1);
+                self.lives[index].arrive(&mut self.tally, now, id);
                 if index >= self.wanted {
                     self.dismiss(index);
                 } else if let Some(churn) = &self.args.churn_ms {
@@ -421,23 +410,26 @@ impl<'a> Conductor<'a> {
             Event::Failed(index, why) => self.handle_failed(index, &why, now),
             Event::Lost(index, reason) => self.handle_lost(index, reason, now),
             Event::Refused(index) => {
-                self.stands_no_more();
+                self.tally.live -= 1;
                 self.tally.refused += 1;
+                self.lives[index].take_back(&mut self.tally);
                 // It was counted as under way until it stood.
                 self.connecting += 1;
                 self.handle_failed(index, "refused: the server is full", now);
             }
-            Event::Bye(code, text) => self.byes.add((code, text)),
         }
     }
 
     fn handle_lost(&mut self, index: usize, reason: DisconnectReason, now: Instant) {
-        self.stands_no_more();
+        self.tally.live -= 1;
         let life = &mut self.lives[index];
-        let stood = life.stand(&mut self.tally, now);
+        let since = life.stands_since().unwrap_or(now);
         if matches!(life.state, State::Leaving { .. }) && reason == DisconnectReason::Closed {
             self.tally.left += 1;
             life.state = State::Away;
+            if self.has_missed_ticks(index, since, now) {
+                self.tally.silent += 1;
+            }
             if index < self.wanted && !self.is_ending {
                 self.connect(index);
             }
@@ -445,7 +437,7 @@ impl<'a> Conductor<'a> {
         }
         self.tally.lost += 1;
         self.losses.add(reason.label().into());
-        if stood >= SETTLED {
+        if now.duration_since(since) >= SETTLED {
             life.backoff.reset();
         }
         life.lose(now);
@@ -475,13 +467,6 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn stands_no_more(&mut self) {
-        self.tally.live -= 1;
-        if self.tally.live == 0 {
-            self.someone_since = None;
-        }
-    }
-
     /// The first trouble gets a line; the summary has the numbers.
     fn complain_once(&mut self, what: &str) {
         if !std::mem::replace(&mut self.has_complained, true) {
@@ -501,8 +486,6 @@ impl<'a> Conductor<'a> {
             wanted: self.wanted,
             failed_connects: self.tally.failed_connects,
             missing_ticks: self.last_counts.missing_ticks,
-            tick_delay_p50_ms: quantile_ms(&self.meter.run.tick_delays, 0.5),
-            tick_delay_p99_ms: quantile_ms(&self.meter.run.tick_delays, 0.99),
             elapsed: now.duration_since(self.started_at),
             second,
         });
@@ -510,7 +493,7 @@ impl<'a> Conductor<'a> {
     }
 
     /// One more point of the timeline, of the time since the last one.
-    fn end_second(&mut self, now: Instant) -> Second {
+    pub(super) fn end_second(&mut self, now: Instant) -> Second {
         let counts = self.board.counts();
         let fresh = counts.since(&self.last_counts);
         let since = (self.next_second_at - SECOND).max(self.started_at);
@@ -527,7 +510,7 @@ impl<'a> Conductor<'a> {
     }
 
     /// Takes what the event loops have measured, and looks at this program itself.
-    fn measure(&mut self, now: Instant, is_end: bool) {
+    pub(super) fn measure(&mut self, now: Instant, is_end: bool) {
         for recorder in self.board.recorders() {
             self.meter.collect(recorder);
         }
@@ -535,127 +518,5 @@ impl<'a> Conductor<'a> {
         let glance = self.self_check.look(self.server.metrics(), now);
         self.findings.absorb(&glance);
         self.window.findings.absorb(&glance);
-    }
-
-    // ---- the end ------------------------------------------------------------------------------
-
-    /// Sends nothing new, and gives what is under way a last chance: the answers to echoes, and
-    /// the newest tick on those sessions that do not have it yet.
-    pub fn settle(&mut self) {
-        self.live.end();
-        self.is_ending = true;
-        self.end_siege(Instant::now());
-        self.board.stop();
-        let now = Instant::now();
-        self.measure(now, false);
-        self.tally.server_silent_secs =
-            self.silence(now).map_or(0.0, |silent| silent.as_secs_f64());
-        let give_up_at = Instant::now() + SETTLE;
-        let newest = self.live_ticks().max().unwrap_or(0);
-        while Instant::now() < give_up_at {
-            while let Ok(event) = self.events.try_recv() {
-                self.handle(event);
-            }
-            let is_behind = self.live_ticks().any(|tick| tick != 0 && tick < newest);
-            let under_way = self.board.counts().under_way();
-            if self.tally.live == 0 || !is_behind && under_way == 0 {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        self.tally.behind = self
-            .live_ticks()
-            .filter(|&tick| tick != 0 && tick < newest)
-            .count();
-        self.tally.silent = self.count_silent(newest);
-        self.final_counts = self.board.counts();
-        self.ended_at = Instant::now();
-    }
-
-    /// For how long the server as a whole has been silent, if that is too long. One that hangs
-    /// repeats and omits nothing: its silence is all that can be found.
-    fn silence(&self, now: Instant) -> Option<Duration> {
-        let someone_since = self.someone_since?;
-        let (since, limit) = match (self.meter.latest_tick_at(), self.meter.period()) {
-            (Some(at), Some(period)) => (at, (period * MAX_MISSED.0).max(MAX_MISSED.1)),
-            // With one tick the period is not known.
-            (Some(_), None) => return None,
-            _ if self.board.counts().packets > 0 => return None,
-            _ => (someone_since, MAX_SILENCE),
-        };
-        Some(now.saturating_duration_since(since.max(someone_since)))
-            .filter(|silence| *silence > limit)
-    }
-
-    fn live_ticks(&self) -> impl Iterator<Item = u64> + '_ {
-        self.live_sessions()
-            .map(|(index, _)| self.board.last_tick(index))
-    }
-
-    fn live_sessions(&self) -> impl Iterator<Item = (usize, Instant)> + '_ {
-        let lives = self.lives.iter().enumerate();
-        lives.filter_map(|(index, life)| match life.state {
-            State::Live { since, .. } => Some((index, since)),
-            _ => None,
-        })
-    }
-
-    /// Sessions that stand for more than two periods of the tick and have not seen one, while
-    /// others have.
-    fn count_silent(&self, newest: u64) -> usize {
-        let oldest_since = self.live_sessions().map(|(_, since)| since).min();
-        let (Some(oldest), true) = (oldest_since, newest > 0) else {
-            return 0;
-        };
-        // The longest that a period can be, if `newest` ticks came since the oldest one stands;
-        // with ticks from before that, it is shorter, and the wait here longer than needed.
-        let seen = self.board.counts().ticks as f64 / self.tally.max_live.max(1) as f64;
-        let period = oldest.elapsed().div_f64(seen.max(1.0));
-        self.live_sessions()
-            .filter(|&(index, since)| {
-                self.board.last_tick(index) == 0 && since.elapsed() > period * 2 + SETTLE
-            })
-            .count()
-    }
-
-    /// Puts everything together. Nothing may be counted any more.
-    pub fn summarize(mut self) -> Summary {
-        let now = self.ended_at;
-        self.measure(now, true);
-        if now + SECOND > self.next_second_at + MIN_POINT {
-            self.end_second(now);
-        }
-        for life in &mut self.lives {
-            life.stand(&mut self.tally, now);
-        }
-        let lives = self.lives.iter();
-        self.tally.never_connected = self.tally.asked.saturating_sub(self.tally.connected);
-        self.tally.gone = lives
-            .filter(|life| matches!(life.state, State::Gone | State::Waiting))
-            .count();
-        let samples: &Samples = &self.meter.run;
-        Summary::new(
-            self.args,
-            Outcome {
-                elapsed: self.ended_at - self.started_at,
-                sessions: self.tally,
-                counts: self.board.counts(),
-                unanswered: self.final_counts,
-                losses: self.losses,
-                byes: self.byes,
-                findings: self.findings,
-                machine: (&self.machine).into(),
-                samples,
-                period: self.meter.period(),
-                timeline: self.meter.timeline.clone(),
-                capacity: match self.plan {
-                    Plan::Search(search) => Some(search.into_capacity()),
-                    Plan::Shape(_) => None,
-                },
-                attack: self
-                    .besieged
-                    .map(|besieged| besieged.with_delays(&self.meter.window.tick_delays)),
-            },
-        )
     }
 }

@@ -18,9 +18,6 @@ pub struct Status {
     pub wanted: usize,
     pub failed_connects: u64,
     pub missing_ticks: u64,
-    /// Of the whole run so far.
-    pub tick_delay_p50_ms: f64,
-    pub tick_delay_p99_ms: f64,
     pub elapsed: Duration,
     /// What the last second brought.
     pub second: Second,
@@ -30,20 +27,18 @@ pub struct Status {
 #[derive(Debug)]
 pub struct LogWriter(pub ProgressBar);
 
-/// The status line: on standard error, and only if that is a terminal.
+/// The status line, not to be seen yet: log lines before the run must not draw an empty one.
 pub fn status_bar() -> ProgressBar {
-    match io::stderr().is_terminal() {
-        true => ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(4)),
-        false => ProgressBar::hidden(),
-    }
+    ProgressBar::hidden()
 }
 
 impl Live {
-    /// Starts the line; with a bar if it is known when the run ends.
+    /// Shows the line on standard error, and only if that is a terminal; with a bar if it is known
+    /// when the run ends.
     pub fn new(bar: ProgressBar, ends_in: Option<Duration>) -> Self {
         let template = match ends_in {
-            Some(_) => "[{bar:24}] {elapsed} of {prefix} | {msg}",
-            None => "{spinner} {elapsed} | {msg}",
+            Some(_) => "[{bar:20}] {elapsed} of {prefix} | {wide_msg}",
+            None => "{spinner} {elapsed} | {wide_msg}",
         };
         // A constant that indicatif takes; should it ever not, its own style will do.
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -51,10 +46,13 @@ impl Live {
         }
         if let Some(end) = ends_in {
             bar.set_length(end.as_millis() as u64);
-            let whole_secs = Duration::from_secs(end.as_secs_f64().ceil() as u64);
-            bar.set_prefix(humantime::format_duration(whole_secs).to_string());
+            let whole_millis = Duration::from_millis(end.as_millis() as u64);
+            bar.set_prefix(humantime::format_duration(whole_millis).to_string());
         }
         bar.set_message("connecting");
+        if io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(4));
+        }
         Self { bar }
     }
 
@@ -68,8 +66,8 @@ impl Live {
             status.wanted,
             second.packets_per_sec,
             human_bytes(second.bytes_per_sec),
-            status.tick_delay_p50_ms,
-            status.tick_delay_p99_ms,
+            second.tick_delay_p50_ms,
+            second.tick_delay_p99_ms,
             second.lost,
             status.failed_connects,
             status.missing_ticks,

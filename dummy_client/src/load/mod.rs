@@ -2,6 +2,7 @@
 
 pub mod capacity;
 mod conductor;
+mod ending;
 pub mod life;
 mod live;
 pub mod shape;

@@ -1,11 +1,12 @@
 //! What the bots have seen, where the conductor can read it.
 
-use crate::measure::recorder::Recorder;
+use super::groups::Groups;
+use super::recorder::Recorder;
 use crossbeam_channel::{Receiver, Sender};
 use server_core::metrics::Counter;
 use server_core::{DisconnectReason, SessionId};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A first tick so far behind the newest is that of another server.
@@ -24,6 +25,9 @@ pub struct Board {
     started_at: Instant,
     hello_tail: OnceLock<Box<[u8]>>,
     is_stopping: AtomicBool,
+    /// What the server has said to sessions that it ended, by code and text. Not an event each: a
+    /// server may say it a million times.
+    byes: Mutex<Groups<(u16, String)>>,
     events: Sender<Event>,
 }
 
@@ -82,12 +86,16 @@ counters! {
     wrong_echoes,
     /// Echoes that were not answered when their session ended.
     echoes_lost,
+    /// Those among them that had been waiting for so long that no end excuses it.
+    echoes_overdue,
     chats_sent,
     /// Chats that came back to the session that sent them.
     chats_heard,
     wrong_chats,
     /// Chats that had not come back when their session ended.
     chats_lost,
+    /// Those among them that had been waiting for so long that no end excuses it.
+    chats_overdue,
 }
 
 impl Counts {
@@ -117,8 +125,6 @@ pub enum Event {
     Failed(usize, String),
     /// The server has told a session at once that it is full.
     Refused(usize),
-    /// The server has said why it ends a session.
-    Bye(u16, String),
 }
 
 impl Board {
@@ -135,6 +141,7 @@ impl Board {
             started_at: Instant::now(),
             hello_tail: OnceLock::new(),
             is_stopping: AtomicBool::new(false),
+            byes: Mutex::default(),
             events,
         };
         (board, receiver)
@@ -221,6 +228,21 @@ impl Board {
             sent.sub(1);
         }
         may_send
+    }
+
+    /// The server has said why it ends a session.
+    pub fn count_bye(&self, code: u16, text: String) {
+        self.byes().add((code, text));
+    }
+
+    /// Takes all goodbyes that were counted.
+    pub fn take_byes(&self) -> Groups<(u16, String)> {
+        std::mem::take(&mut *self.byes())
+    }
+
+    fn byes(&self) -> MutexGuard<'_, Groups<(u16, String)>> {
+        // Counts alone, whole after each call: a panic elsewhere cannot have torn them.
+        self.byes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the conductor.

@@ -1,6 +1,6 @@
 //! Puts together what the event loops have measured: how late, how even, how fast.
 
-use super::phase::{Arrival, Phase};
+use super::phase::{Arrival, Phase, WINDOW};
 use super::recorder::{Batch, Micros, Recorder, Samples, TickRun, record};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -135,6 +135,12 @@ impl Meter {
     /// The period of the server's tick, as far as it is known.
     pub fn period(&self) -> Option<Duration> {
         Duration::try_from_secs_f64(self.phase.period()?).ok()
+    }
+
+    /// How long it takes at the most until a tick that has come is judged.
+    pub fn lag(&self) -> Duration {
+        let period = self.period().unwrap_or_default();
+        FIRST_KNOWN + period.saturating_mul(WINDOW as u32 + 2)
     }
 
     /// When the latest tick came, of the server that runs now.

@@ -140,6 +140,11 @@ impl Findings {
         self.busiest_loop = self.busiest_loop.max(glance.busiest_loop);
     }
 
+    /// The longest for which what came may have had to wait for this program.
+    pub fn worst_lag_ms(&self) -> f64 {
+        self.worst_stall_ms.max(self.worst_loop_lag_ms)
+    }
+
     /// Judges, once everything is seen.
     #[must_use]
     pub fn judged(mut self, worst_late_send_ms: f64, packets: u64) -> Self {

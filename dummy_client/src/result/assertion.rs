@@ -27,6 +27,9 @@ pub struct Asserted {
     /// What was measured; nothing if there was nothing to measure, which holds no assertion.
     pub value: Option<f64>,
     pub holds: bool,
+    /// It breaks, but would not without the longest lag of this program itself: nothing is known of
+    /// the server then.
+    pub may_be_own_lag: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,17 @@ enum Comparison {
     Equal,
     Different,
 }
+
+/// Times that a lag of this program makes longer.
+const MEASURED_HERE: [&str; 7] = [
+    "tick_delay_ms.",
+    "tick_spread_ms.",
+    "rtt_ms.",
+    "chat_ms.",
+    "connect_ms.",
+    "attack.during.",
+    "attack.tick_delay_p99_rise_ms",
+];
 
 /// The longer ones first: `<=` begins as `<` does.
 const COMPARISONS: [(&str, Comparison); 6] = [
@@ -81,16 +95,21 @@ impl Assertion {
         })
     }
 
-    /// Judges a run by it.
-    pub fn judge(&self, metrics: &Metrics) -> Asserted {
+    /// Judges a run by it, in which this program lagged by so much at the most.
+    pub fn judge(&self, metrics: &Metrics, own_lag_ms: f64) -> Asserted {
         let value = metrics.value(&self.path);
         let (limit, comparison) = (self.limit, self.comparison);
+        let holds = value.is_some_and(|value| comparison.holds(value, limit));
+        let is_measured_here = MEASURED_HERE.iter().any(|name| self.path.starts_with(name));
         Asserted {
+            may_be_own_lag: is_measured_here
+                && !holds
+                && value.is_some_and(|value| comparison.holds(value - own_lag_ms, limit)),
             expr: self.text.clone(),
             metric: self.path.clone(),
             limit,
             value,
-            holds: value.is_some_and(|value| comparison.holds(value, limit)),
+            holds,
         }
     }
 }
@@ -127,7 +146,7 @@ impl fmt::Display for Asserted {
 }
 
 fn parse_limit(text: &str, unit: Unit) -> Result<f64, String> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic() && c != 'e' || c == '%');
+    let split = text.find(|c: char| c.is_alphabetic() && c != 'e' || c == '%');
     let (number, suffix) = text.split_at(split.unwrap_or(text.len()));
     let number: f64 = (number.trim().parse().ok())
         .filter(|number: &f64| number.is_finite())
@@ -135,7 +154,7 @@ fn parse_limit(text: &str, unit: Unit) -> Result<f64, String> {
     let (measures, factor) = match suffix.trim() {
         "" => return Ok(number),
         "%" => (Unit::One, 0.01),
-        "us" => (Unit::Microseconds, 1.0),
+        "us" | "µs" => (Unit::Microseconds, 1.0),
         "ms" => (Unit::Microseconds, 1e3),
         "s" => (Unit::Microseconds, 1e6),
         "B" => (Unit::Bytes, 1.0),
@@ -190,11 +209,12 @@ mod tests {
             ("packets.bytes<2000kB", false),
             ("elapsed_secs>9999ms", true),
             ("client_busiest_loop<30%", true),
+            ("tick_delay_p99<50000µs", true),
             ("losses.peer_reset==0", true),
         ];
         for (text, holds) in cases {
             let assertion = Assertion::parse(text, &metrics()).unwrap();
-            assert_eq!(assertion.judge(&metrics()).holds, holds, "{text}");
+            assert_eq!(assertion.judge(&metrics(), 0.0).holds, holds, "{text}");
         }
     }
 
@@ -203,7 +223,7 @@ mod tests {
         for text in ["rtt_p999<20ms", "rtt_p999>=0"] {
             let asserted = Assertion::parse(text, &metrics())
                 .unwrap()
-                .judge(&metrics());
+                .judge(&metrics(), 0.0);
             assert!(!asserted.holds);
             assert_eq!(
                 asserted.to_string(),
@@ -213,10 +233,29 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_our_own_lag_is_not_the_servers() {
+        let judge = |text, lag| {
+            let asserted = Assertion::parse(text, &metrics())
+                .unwrap()
+                .judge(&metrics(), lag);
+            (asserted.holds, asserted.may_be_own_lag)
+        };
+        assert_eq!(judge("tick_delay_p99<40ms", 5.0), (false, false));
+        assert_eq!(judge("tick_delay_p99<40ms", 20.0), (false, true));
+        assert_eq!(judge("tick_delay_p99<50ms", 20.0), (true, false));
+        assert_eq!(judge("lost>5", 20.0), (false, false), "a count is no time");
+        assert_eq!(
+            judge("rtt_p999<5ms", 20.0),
+            (false, false),
+            "nothing measured"
+        );
+    }
+
+    #[test]
     fn the_measured_value_is_shown_with_its_unit() {
         let show = |text| {
             let assertion = Assertion::parse(text, &metrics()).unwrap();
-            assertion.judge(&metrics()).to_string()
+            assertion.judge(&metrics(), 0.0).to_string()
         };
         assert_eq!(
             show("tick_delay_p99<50ms"),

@@ -31,11 +31,13 @@ pub struct Compare {
 const NOISE_MS: f64 = 1.0;
 
 /// What is compared: more of it is worse, and by how much it may rise.
-const WATCHED: [(&str, Slack); 22] = [
+const WATCHED: [(&str, Slack); 24] = [
     ("lost", Slack::None),
     ("sessions.never_connected", Slack::None),
     ("sessions.failed_connects", Slack::None),
     ("sessions.lost", Slack::None),
+    ("sessions.missing", Slack::None),
+    ("sessions.server_silent_secs", Slack::None),
     ("ticks.missing", Slack::None),
     ("ticks.repeats", Slack::None),
     ("ticks.reordered", Slack::None),
@@ -101,7 +103,14 @@ fn read(path: &Path) -> Result<Value, Failure> {
             "its schema has version {version}, and this program knows {SCHEMA_VERSION}"
         )));
     }
-    Ok(value)
+    let metrics = Metrics::of(&value);
+    match WATCHED
+        .iter()
+        .find(|(path, _)| metrics.resolve(path).is_err())
+    {
+        Some((path, _)) => Err(bad(format!("{path} is not in it"))),
+        None => Ok(value),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +152,23 @@ impl Comparison {
                 let _ = writeln!(text, "{row}{mark}");
             }
         }
+        if let Some(change) = capacity_change(before, after) {
+            let is_less = change.1 < change.0 * (1.0 - tolerance / 100.0);
+            if is_less {
+                worse.push("capacity.largest");
+            }
+            let row = Row {
+                path: "capacity.largest",
+                from: change.0,
+                to: change.1,
+            };
+            let mark = if is_less { "  worse" } else { "" };
+            let _ = writeln!(text, "{row}{mark}");
+        }
+        if before["verdict"] == "ok" && after["verdict"] == "failed" {
+            worse.push("verdict");
+            text += "the verdict was ok, and then failed\n";
+        }
         let doubts = doubts(before, after);
         for doubt in &doubts {
             let _ = writeln!(text, "not comparable: {doubt}");
@@ -159,6 +185,15 @@ impl Comparison {
         };
         Self { text, verdict }
     }
+}
+
+/// How many sessions held, if both runs have searched for that.
+fn capacity_change(before: &Value, after: &Value) -> Option<(f64, f64)> {
+    let largest = |run: &Value| match &run["capacity"] {
+        Value::Null => None,
+        capacity => Some(capacity["largest"].as_f64().unwrap_or(0.0)),
+    };
+    Some((largest(before)?, largest(after)?))
 }
 
 struct Row<'a> {
@@ -194,6 +229,9 @@ fn doubts(before: &Value, after: &Value) -> Vec<String> {
         }
     }
     let same = [
+        "ramp_per_sec",
+        "threads",
+        "reconnect",
         "count",
         "echo_hz",
         "chat_hz",
@@ -206,6 +244,15 @@ fn doubts(before: &Value, after: &Value) -> Vec<String> {
         if from != to {
             doubts.push(format!("{setting} was {from}, and then {to}"));
         }
+    }
+    let seconds = |run: &Value| run["elapsed_secs"].as_f64().unwrap_or(0.0);
+    let (from, to) = (seconds(before), seconds(after));
+    if (from - to).abs() > from.max(to) * 0.2 && before["capacity"].is_null() {
+        doubts.push(format!("one ran for {from:.1} s, and one for {to:.1} s"));
+    }
+    let is_search = |run: &Value| !run["capacity"].is_null();
+    if is_search(before) != is_search(after) {
+        doubts.push("one of them is a search for the capacity".into());
     }
     let period = |run: &Value| run["tick_period_ms"].as_f64().unwrap_or(0.0);
     let (from, to) = (period(before), period(after));
@@ -239,6 +286,8 @@ mod tests {
 
     fn run(missing: u64, p99: f64) -> Value {
         json!({
+            "verdict": "ok",
+            "elapsed_secs": 10.0,
             "settings": { "count": 100 },
             "tick_period_ms": 250.0,
             "lost": missing,
@@ -271,9 +320,27 @@ mod tests {
         let mut limited = run(0, 20.0);
         limited["client"]["client_limited"] = true.into();
         assert_eq!(verdict(&limited, &run(0, 20.0)), Outcome::CannotTell);
+        let mut longer = run(0, 20.0);
+        longer["elapsed_secs"] = 30.0.into();
+        assert_eq!(verdict(&run(0, 20.0), &longer), Outcome::CannotTell);
         let mut slower = run(0, 20.0);
         slower["tick_period_ms"] = 20.0.into();
         assert_eq!(verdict(&run(0, 20.0), &slower), Outcome::CannotTell);
+    }
+
+    #[test]
+    fn less_capacity_is_worse_and_so_is_a_verdict_that_failed() {
+        let searched = |largest: u64| {
+            let mut run = run(0, 20.0);
+            run["capacity"] = json!({ "answer": "found", "largest": largest });
+            run
+        };
+        assert_eq!(verdict(&searched(1600), &searched(1500)), Outcome::NoWorse);
+        assert_eq!(verdict(&searched(1600), &searched(100)), Outcome::Worse);
+        assert_eq!(verdict(&searched(1600), &run(0, 20.0)), Outcome::CannotTell);
+        let mut failed = run(0, 20.0);
+        failed["verdict"] = "failed".into();
+        assert_eq!(verdict(&run(0, 20.0), &failed), Outcome::Worse);
     }
 
     #[test]

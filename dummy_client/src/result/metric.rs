@@ -1,6 +1,7 @@
 //! The numbers of a summary by name, and their units.
 
 use serde_json::Value;
+use server_core::DisconnectReason;
 use std::collections::BTreeMap;
 
 /// Every number of a summary under its path, `tick_delay_ms.p99` for example. Lists have none, and
@@ -76,7 +77,8 @@ impl Metrics {
     /// # Errors
     /// The names that are most like it.
     pub fn resolve(&self, name: &str) -> Result<String, Vec<String>> {
-        if self.0.contains_key(name) || name.starts_with(BY_REASON) {
+        let is_reason = |label: &str| DisconnectReason::LABELS.contains(&label);
+        if self.0.contains_key(name) || name.strip_prefix(BY_REASON).is_some_and(is_reason) {
             return Ok(name.into());
         }
         let found = self.0.keys().find(|path| short_name(path) == name);
@@ -158,6 +160,8 @@ mod tests {
         assert_eq!(resolved("tick_delay_ms.p99"), "tick_delay_ms.p99");
         assert_eq!(resolved("ticks_missing"), "ticks.missing");
         assert_eq!(resolved("lost"), "lost");
+        assert_eq!(resolved("losses.peer_reset"), "losses.peer_reset");
+        assert!(metrics.resolve("losses.peer_rest").is_err());
         assert!(metrics.resolve("settings.count").is_err());
         assert!(metrics.resolve("timeline").is_err());
         let like = metrics.resolve("tick_delay_99").unwrap_err();

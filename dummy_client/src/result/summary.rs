@@ -26,6 +26,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 const MAX_GROUPS: usize = 50;
 /// By how much the 99th percentile of the healthy sessions' tick delay may rise under an attack.
 const MAX_RISE_MS: f64 = 20.0;
+/// Who was away for longer than this cannot hold it against the server that something did not come,
+/// or that it was thrown out.
+const MAX_EXCUSED_LAG_MS: f64 = 1_000.0;
 
 /// Everything that a run has found out.
 #[derive(Debug, Default, Serialize, JsonSchema)]
@@ -34,7 +37,7 @@ pub struct Summary {
     pub schema: &'static str,
     pub schema_version: u32,
     pub verdict: Verdict,
-    /// What was wrong with what the server did; empty if nothing was.
+    /// What was wrong with what the sessions got; empty if nothing was.
     pub failures: Vec<String>,
     /// What became of each `--assert`.
     pub assertions: Vec<Asserted>,
@@ -239,8 +242,9 @@ impl Summary {
             capacity,
             attack,
         } = outcome;
-        let (unanswered_echoes, unheard_chats) =
-            (unanswered.echoes_under_way(), unanswered.chats_under_way());
+        // Those at the end, and those that sessions which left had waited for far too long.
+        let unanswered_echoes = unanswered.echoes_under_way() + unanswered.echoes_overdue;
+        let unheard_chats = unanswered.chats_under_way() + unanswered.chats_overdue;
         let (losses, losses_more) = losses.into_largest(MAX_GROUPS);
         let (byes, byes_more) = byes.into_largest(MAX_GROUPS);
         let mut summary = Self {
@@ -349,11 +353,9 @@ impl Summary {
             + silent
             + self.echoes.unanswered
             + self.chats.unheard;
-        let faults = [
-            (sessions.never_connected as u64, "sessions never connected"),
-            (lost_for_good, "sessions were lost and not back within 10 s"),
-            (behind, "sessions had not seen the newest tick"),
-            (silent, "sessions had not seen any tick"),
+        let packets_were_due = sessions.connected > 0 && self.packets.received == 0;
+        // What was sent is wrong whoever had to wait for it.
+        let wrong = [
             (self.ticks.missing, "ticks were missing"),
             (self.ticks.repeats, "ticks were repeated"),
             (self.ticks.reordered, "ticks were out of order"),
@@ -361,39 +363,60 @@ impl Summary {
             (self.packets.malformed, "packets were malformed"),
             (self.packets.unknown_ids, "packets had an unknown id"),
             (self.echoes.wrong, "echoes were not what was sent"),
-            (self.echoes.unanswered, "echoes were not answered"),
             (self.chats.wrong, "chats were not what was sent"),
+        ];
+        let late = [
+            (sessions.never_connected as u64, "sessions never connected"),
+            (lost_for_good, "sessions were lost and not back within 10 s"),
+            (sessions.missing as u64, "sessions could not come back"),
+            (behind, "sessions had not seen the newest tick"),
+            (silent, "sessions had not seen any tick"),
+            (self.echoes.unanswered, "echoes were not answered"),
             (self.chats.unheard, "chats did not come back"),
         ];
-        self.failures = faults
-            .into_iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{count} {what}"))
-            .collect();
-        if self.sessions.server_silent_secs > 0.0 {
-            let seconds = self.sessions.server_silent_secs;
-            self.failures
-                .push(format!("no tick came for the last {seconds:.1} s"));
+        let told = |faults: &[(u64, &str)]| -> Vec<String> {
+            let faults = faults.iter().filter(|(count, _)| *count > 0);
+            faults
+                .map(|(count, what)| format!("{count} {what}"))
+                .collect()
+        };
+        let (wrong, mut late) = (told(&wrong), told(&late));
+        let silent_secs = sessions.server_silent_secs;
+        if silent_secs > 0.0 {
+            late.push(format!("no tick came for the last {silent_secs:.1} s"));
+        }
+        if packets_were_due {
+            late.push("nothing at all was received".into());
         }
         if let Some(attack) = &self.attack {
-            self.failures
-                .extend(attack_failures(attack, self.client.client_limited));
+            late.extend(attack_failures(attack, self.client.client_limited));
         }
-        let searched = self.capacity.as_ref().map(|capacity| capacity.answer);
-        if searched.is_none() {
-            let metrics = Metrics::of(&serde_json::to_value(&*self).unwrap_or_default());
-            let assertions = args.assertions().iter();
-            self.assertions = assertions.map(|one| one.judge(&metrics)).collect();
-        }
-        self.verdict = match searched {
-            // What broke in its steps is what was searched for.
-            Some(Answer::Found | Answer::AtLeast) => Verdict::Ok,
-            Some(Answer::ClientLimited) => Verdict::ClientLimited,
-            Some(Answer::None | Answer::Interrupted) => Verdict::Failed,
-            None if !self.failures.is_empty() => Verdict::Failed,
-            None if self.client.client_limited => Verdict::ClientLimited,
-            None if self.holds_all() => Verdict::Ok,
-            None => Verdict::Failed,
+        // Whoever was not there to read cannot say that nothing came.
+        let was_away = self.client.worst_lag_ms() > MAX_EXCUSED_LAG_MS;
+        let is_wrong = !wrong.is_empty();
+        let is_late = !late.is_empty();
+        self.failures = [wrong, late].concat();
+        self.verdict = match self.capacity.as_ref().map(|capacity| capacity.answer) {
+            Some(answer) => {
+                // What broke in its steps is what was searched for.
+                self.failures.clear();
+                Verdict::of_search(answer)
+            }
+            None => {
+                let metrics = Metrics::of(&serde_json::to_value(&*self).unwrap_or_default());
+                let assertions = args.assertions().iter();
+                let own_lag_ms = self.client.worst_lag_ms();
+                self.assertions = (assertions.map(|one| one.judge(&metrics, own_lag_ms))).collect();
+                let mut broken = self.assertions.iter().filter(|asserted| !asserted.holds);
+                let is_broken = broken.any(|asserted| !asserted.may_be_own_lag);
+                let is_limited = self.client.client_limited;
+                match () {
+                    () if is_wrong || is_late && !was_away => Verdict::Failed,
+                    () if is_broken && !is_limited => Verdict::Failed,
+                    () if is_limited || is_late || !self.holds_all() => Verdict::ClientLimited,
+                    () => Verdict::Ok,
+                }
+            }
         };
     }
 
@@ -401,12 +424,12 @@ impl Summary {
         self.assertions.iter().all(|asserted| asserted.holds)
     }
 
-    /// 0 or 1. An assertion that broke is 1 whoever is to blame; a search that was refused an
-    /// answer, too.
+    /// 0 or 1. What was lost, or an assertion that broke, is 1 whoever is to blame; a search that
+    /// was refused an answer, too.
     pub fn exit_code(&self) -> ExitCode {
         let is_good = match (self.verdict, &self.capacity) {
             (Verdict::Ok, _) => true,
-            (Verdict::ClientLimited, None) => self.holds_all(),
+            (Verdict::ClientLimited, None) => self.failures.is_empty() && self.holds_all(),
             _ => false,
         };
         match is_good {
@@ -536,6 +559,14 @@ impl Summary {
 }
 
 impl Verdict {
+    const fn of_search(answer: Answer) -> Self {
+        match answer {
+            Answer::Found | Answer::AtLeast => Self::Ok,
+            Answer::ClientLimited => Self::ClientLimited,
+            Answer::None | Answer::Interrupted => Self::Failed,
+        }
+    }
+
     /// As in the JSON.
     pub const fn label(self) -> &'static str {
         match self {

@@ -31,9 +31,30 @@ impl Stub {
         Self::with_answers(script, |_, _| Vec::new())
     }
 
+    /// Sends good ticks, and takes no more connections after so many.
+    pub fn closing_after(connections: usize) -> Self {
+        let script = |_, tick| Some(hello(tick, "Hello World"));
+        Self::launch(script, |_, _| Vec::new(), connections, true)
+    }
+
+    /// Sends good ticks, and reads nothing.
+    pub fn deaf() -> Self {
+        let script = |_, tick| Some(hello(tick, "Hello World"));
+        Self::launch(script, |_, _| Vec::new(), usize::MAX, false)
+    }
+
     pub fn with_answers(
         script: impl Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync + 'static,
         answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        Self::launch(script, answer, usize::MAX, true)
+    }
+
+    fn launch(
+        script: impl Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync + 'static,
+        answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
+        connections: usize,
+        reads: bool,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -42,7 +63,13 @@ impl Stub {
         let (script, answer): (Arc<Script>, Arc<Answer>) = (Arc::new(script), Arc::new(answer));
         let thread = {
             let stop = Arc::clone(&stop);
-            thread::spawn(move || accept(&listener, &script, &answer, &stop))
+            let habits = Habits {
+                script,
+                answer,
+                connections,
+                reads,
+            };
+            thread::spawn(move || accept(listener, &Arc::new(habits), &stop))
         };
         Self {
             addr,
@@ -61,29 +88,35 @@ impl Drop for Stub {
     }
 }
 
+/// What a stub does.
+struct Habits {
+    script: Arc<Script>,
+    answer: Arc<Answer>,
+    connections: usize,
+    reads: bool,
+}
+
 /// All sessions get the same tick at the same time: one clock for all of them.
-fn accept(
-    listener: &TcpListener,
-    script: &Arc<Script>,
-    answer: &Arc<Answer>,
-    stop: &Arc<AtomicBool>,
-) {
+fn accept(listener: TcpListener, habits: &Arc<Habits>, stop: &Arc<AtomicBool>) {
+    let mut listener = Some(listener);
     // From the first connection on, so that a slow start of the client hides no fault.
     let mut first_at = None;
     let count = AtomicUsize::new(0);
     let mut threads = Vec::new();
     while !stop.load(Ordering::SeqCst) {
-        match listener.accept() {
-            Ok((stream, _)) => {
+        if count.load(Ordering::SeqCst) >= habits.connections {
+            listener = None;
+        }
+        match listener.as_ref().map(TcpListener::accept) {
+            Some(Ok((stream, _))) => {
                 let start = *first_at.get_or_insert_with(Instant::now);
                 let session = count.fetch_add(1, Ordering::SeqCst);
-                let (script, answer, stop) =
-                    (Arc::clone(script), Arc::clone(answer), Arc::clone(stop));
+                let (habits, stop) = (Arc::clone(habits), Arc::clone(stop));
                 threads.push(thread::spawn(move || {
-                    serve(stream, start, session, &*script, &*answer, &stop);
+                    serve(stream, start, session, &habits, &stop);
                 }));
             }
-            Err(_) => thread::sleep(Duration::from_millis(1)),
+            _ => thread::sleep(Duration::from_millis(1)),
         }
     }
     for thread in threads {
@@ -95,8 +128,7 @@ fn serve(
     mut stream: TcpStream,
     start: Instant,
     session: usize,
-    script: &Script,
-    answer: &Answer,
+    habits: &Habits,
     stop: &AtomicBool,
 ) {
     stream.set_nonblocking(false).unwrap();
@@ -107,21 +139,28 @@ fn serve(
     let mut input = Vec::new();
     let mut buffer = [0; 4096];
     while !stop.load(Ordering::SeqCst) {
-        match stream.read(&mut buffer) {
+        let read = match habits.reads {
+            true => stream.read(&mut buffer),
+            false => {
+                thread::sleep(Duration::from_millis(1));
+                Err(std::io::ErrorKind::WouldBlock.into())
+            }
+        };
+        match read {
             Ok(0) => return,
             Ok(count) => input.extend_from_slice(&buffer[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return,
             Err(_) => {}
         }
         while let Some((id, payload)) = cut_packet(&mut input) {
-            if stream.write_all(&answer(id, &payload)).is_err() {
+            if stream.write_all(&(habits.answer)(id, &payload)).is_err() {
                 return;
             }
         }
         if start.elapsed() < TICK * tick as u32 {
             continue;
         }
-        let Some(bytes) = script(session, tick) else {
+        let Some(bytes) = (habits.script)(session, tick) else {
             return;
         };
         if stream.write_all(&bytes).is_err() {

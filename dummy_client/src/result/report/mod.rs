@@ -430,6 +430,7 @@ fn checks(summary: &Summary) -> Vec<Check> {
             "sessions lost for good",
             sessions.lost.saturating_sub(sessions.came_back),
         ),
+        ("sessions that could not come back", sessions.missing as u64),
         ("sessions without the newest tick", sessions.behind as u64),
         ("sessions that saw no tick", sessions.silent as u64),
         ("ticks missing", ticks.missing),
@@ -689,6 +690,7 @@ mod tests {
             limit: 50.0,
             value: Some(60.25),
             holds: false,
+            may_be_own_lag: false,
         });
         summary.machine.cores = 2;
         summary.verdict = summary::Verdict::Failed;

@@ -60,17 +60,17 @@ impl Live {
     pub fn show(&self, status: &Status) {
         let second = &status.second;
         let line = format!(
-            "live {} of {}, {:.0} packets/s, {}/s, tick delay p50 {:.1} p99 {:.1} ms, lost {}, \
-             failed {}, missing ticks {}",
+            "live {} of {}, lost {}, failed {}, missing ticks {}, tick delay p50 {:.1} p99 {:.1} ms, \
+             {:.0} packets/s, {}/s",
             second.sessions,
             status.wanted,
-            second.packets_per_sec,
-            human_bytes(second.bytes_per_sec),
-            second.tick_delay_p50_ms,
-            second.tick_delay_p99_ms,
             second.lost,
             status.failed_connects,
             status.missing_ticks,
+            second.tick_delay_p50_ms,
+            second.tick_delay_p99_ms,
+            second.packets_per_sec,
+            human_bytes(second.bytes_per_sec),
         );
         match self.bar.is_hidden() {
             true => log::info!("{line}"),

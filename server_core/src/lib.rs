@@ -66,10 +66,10 @@
 //! | 6 | [`worker`], [`listener`], [`connector`]: the only ones with a `mio::Poll` or a socket |
 //! | 5 | [`shard`] |
 //! | 4 | [`connection`], [`router`] |
-//! | 3 | [`send_queue`], [`session`] |
-//! | 2 | [`framer`], [`send_buffer`] |
-//! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`], [`snapshot`], [`mailbox`], [`accept_gate`] |
-//! | 0 | [`id`], [`reason`], [`wire`], [`tick`], [`recv_buffer`], [`rate_limiter`], [`backoff`], [`stopwatch`], [`sync`] |
+//! | 3 | [`send_queue`], [`session`], [`list`] |
+//! | 2 | [`framer`], [`send_buffer`], [`packet_writer`] |
+//! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`], [`snapshot`], [`mailbox`], [`accept_gate`], [`packet_reader`] |
+//! | 0 | [`id`], [`reason`], [`wire`], [`tick`], [`recv_buffer`], [`rate_limiter`], [`backoff`], [`stopwatch`], [`sync`], [`mailbox`] |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
 
@@ -82,10 +82,13 @@ pub mod connector;
 pub mod departure_log;
 pub mod framer;
 pub mod id;
+pub mod list;
 pub mod listener;
 pub mod mailbox;
 pub mod metrics;
 pub mod packet;
+pub mod packet_reader;
+pub mod packet_writer;
 pub mod rate_limiter;
 pub mod reason;
 pub mod recv_buffer;
@@ -106,7 +109,10 @@ pub mod worker;
 
 pub use config::Config;
 pub use id::SessionId;
+pub use list::List;
 pub use packet::{Packet, PacketHead, PacketTooLarge};
+pub use packet_reader::{PacketReader, ReadPart};
+pub use packet_writer::{OutgoingPacket, PacketWriter, WritePart};
 pub use reason::{DisconnectReason, Kick};
 pub use send_buffer::SendBuffer;
 pub use server::{Server, ServerBuilder, ServerHandle};

@@ -9,7 +9,7 @@ use std::fmt;
 macro_rules! little_endian {
     ($($(#[$doc:meta])* $name:ident: $number:ty;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+        #[derive(Clone, Copy, Default, Pod, Zeroable)]
         #[repr(transparent)]
         pub struct $name([u8; size_of::<$number>()]);
 
@@ -49,11 +49,40 @@ macro_rules! little_endian {
 
 little_endian! {
     /// A `u16` on the wire.
+    #[derive(PartialEq, Eq, Hash)]
     U16Le: u16;
     /// A `u32` on the wire.
+    #[derive(PartialEq, Eq, Hash)]
     U32Le: u32;
     /// A `u64` on the wire.
+    #[derive(PartialEq, Eq, Hash)]
     U64Le: u64;
+    /// An `i16` on the wire.
+    #[derive(PartialEq, Eq, Hash)]
+    I16Le: i16;
+    /// An `i32` on the wire.
+    #[derive(PartialEq, Eq, Hash)]
+    I32Le: i32;
+    /// An `i64` on the wire.
+    #[derive(PartialEq, Eq, Hash)]
+    I64Le: i64;
+    /// An `f32` on the wire. A peer may send any bits: infinities and NaN, too.
+    F32Le: f32;
+    /// An `f64` on the wire. A peer may send any bits: infinities and NaN, too.
+    F64Le: f64;
+}
+
+// Compared as numbers, not as bytes: 0 equals -0, and NaN nothing.
+impl PartialEq for F32Le {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl PartialEq for F64Le {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
 }
 
 /// Bytes of a packet's header, and so the smallest packet.
@@ -107,5 +136,25 @@ mod tests {
         assert_eq!(U16Le::new(65_535).get(), 65_535);
         assert_eq!(U32Le::new(0xdead_beef).get(), 0xdead_beef);
         assert_eq!(U64Le::new(u64::MAX - 1).get(), u64::MAX - 1);
+        assert_eq!(I16Le::new(-2).get(), -2);
+        assert_eq!(I32Le::new(i32::MIN).get(), i32::MIN);
+        assert_eq!(I64Le::new(-1).get(), -1);
+        assert_eq!(F32Le::new(1.5).get(), 1.5);
+        assert_eq!(F64Le::new(-0.1).get(), -0.1);
+    }
+
+    #[test]
+    fn golden_bytes_of_signed_numbers_and_fractions() {
+        assert_eq!(
+            bytemuck::bytes_of(&I32Le::new(-2)),
+            [0xfe, 0xff, 0xff, 0xff]
+        );
+        assert_eq!(bytemuck::bytes_of(&F32Le::new(1.5)), [0, 0, 0xc0, 0x3f]);
+    }
+
+    #[test]
+    fn fractions_are_compared_as_numbers() {
+        assert_eq!(F32Le::new(0.0), F32Le::new(-0.0));
+        assert_ne!(F64Le::new(f64::NAN), F64Le::new(f64::NAN));
     }
 }

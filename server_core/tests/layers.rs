@@ -12,12 +12,13 @@ const FLOORS: &[(usize, &[&str])] = &[
     (6, &["worker", "listener", "connector"]),
     (5, &["shard"]),
     (4, &["connection", "router"]),
-    (3, &["send_queue", "session"]),
-    (2, &["framer", "send_buffer"]),
+    (3, &["send_queue", "session", "list"]),
+    (2, &["framer", "send_buffer", "packet_writer"]),
     (
         1,
         &[
             "packet",
+            "packet_reader",
             "metrics",
             "session_table",
             "timeout_queue",

@@ -66,7 +66,7 @@
 //! | 6 | [`worker`], [`listener`], [`connector`]: the only ones with a `mio::Poll` or a socket |
 //! | 5 | [`shard`] |
 //! | 4 | [`connection`], [`router`] |
-//! | 3 | [`send_queue`], [`session`], [`list`] |
+//! | 3 | [`send_queue`], [`session`], [`list`], [`packets`](packets!) |
 //! | 2 | [`framer`], [`send_buffer`], [`packet_writer`] |
 //! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`], [`snapshot`], [`mailbox`], [`accept_gate`], [`packet_reader`] |
 //! | 0 | [`id`], [`reason`], [`wire`], [`tick`], [`recv_buffer`], [`rate_limiter`], [`backoff`], [`stopwatch`], [`sync`], [`mailbox`] |
@@ -89,6 +89,7 @@ pub mod metrics;
 pub mod packet;
 pub mod packet_reader;
 pub mod packet_writer;
+mod packets;
 pub mod rate_limiter;
 pub mod reason;
 pub mod recv_buffer;
@@ -110,7 +111,7 @@ pub mod worker;
 pub use config::Config;
 pub use id::SessionId;
 pub use list::List;
-pub use packet::{Packet, PacketHead, PacketTooLarge};
+pub use packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};
 pub use packet_reader::{PacketReader, ReadPart};
 pub use packet_writer::{OutgoingPacket, PacketWriter, WritePart};
 pub use reason::{DisconnectReason, Kick};

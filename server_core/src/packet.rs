@@ -40,6 +40,40 @@ pub trait PacketHead: Pod {
     const ID: u16;
 }
 
+/// One kind of packet, as its receiver reads it. [`packets!`](crate::packets!) implements it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no packet that can be received",
+    note = "define it in `packets!`"
+)]
+pub trait IncomingPacket {
+    /// The packet id.
+    const ID: u16;
+
+    /// What is read: borrowed from the payload wherever it can be.
+    type Body<'a>;
+
+    /// Reads the whole payload.
+    ///
+    /// # Errors
+    /// [`Kick::BadPayload`] if it is not exactly what this kind of packet allows.
+    fn decode(packet: Packet<'_>) -> Result<Self::Body<'_>, Kick>;
+}
+
+/// A packet may travel this way: [`FromClient`] or [`FromServer`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a packet that comes `{Way}`",
+    note = "a server handles what clients send, `client` or `both` in `packets!`; a client handles `server` or `both`"
+)]
+pub trait Travels<Way> {}
+
+/// From a client to the server.
+#[derive(Clone, Copy, Debug)]
+pub enum FromClient {}
+
+/// From the server to a client.
+#[derive(Clone, Copy, Debug)]
+pub enum FromServer {}
+
 /// A packet that its sender composed does not fit the `u16` of the size field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketTooLarge {
@@ -97,6 +131,18 @@ impl<'a> Packet<'a> {
             (head, []) => Ok(head),
             _ => Err(Kick::BadPayload),
         }
+    }
+
+    /// Reads it as one kind of packet.
+    ///
+    /// # Errors
+    /// [`Kick::UnknownId`] if it is of another kind, [`Kick::BadPayload`] if its payload is not exactly
+    /// what this kind allows.
+    pub fn decode<P: IncomingPacket>(self) -> Result<P::Body<'a>, Kick> {
+        if self.id != P::ID {
+            return Err(Kick::UnknownId);
+        }
+        P::decode(self)
     }
 
     /// The whole payload as text.

@@ -3,6 +3,7 @@
 use crate::reason::Kick;
 use crate::wire::{F32Le, F64Le, I16Le, I32Le, I64Le, MAX_PAYLOAD_BYTES, U16Le, U32Le, U64Le};
 use bytemuck::Pod;
+use std::ops::RangeBounds;
 
 /// Takes one part after the other off the front of a payload.
 ///
@@ -164,6 +165,18 @@ impl<'a> PacketReader<'a> {
 /// [`Kick::BadPayload`] if they are not UTF-8.
 pub fn text_of(bytes: &[u8]) -> Result<&str, Kick> {
     std::str::from_utf8(bytes).map_err(|_| Kick::BadPayload)
+}
+
+/// Checks a length against the limits that a game sets.
+///
+/// # Errors
+/// [`Kick::BadPayload`] if it is outside of them.
+pub fn limited(len: usize, limits: impl RangeBounds<usize>) -> Result<(), Kick> {
+    if limits.contains(&len) {
+        Ok(())
+    } else {
+        Err(Kick::BadPayload)
+    }
 }
 
 macro_rules! readable_numbers {

@@ -84,18 +84,20 @@ pub trait OutgoingPacket: WritePart {
         }
     }
 
-    /// Writes header and payload over all of `to`, which has [`packet_bytes`](Self::packet_bytes).
+    /// Writes header and payload over all of `to`, which has [`packet_bytes`](Self::packet_bytes), and
+    /// returns how many these are.
     ///
     /// A value that writes fewer bytes now than when it was measured leaves zeros, one that writes
     /// more is cut off: that is a bug of ours, and no reason to break a stream.
-    fn write_packet(&self, to: &mut [u8]) {
-        debug_assert!((HEADER_BYTES..=MAX_PACKET_BYTES).contains(&to.len()));
+    fn write_packet(&self, to: &mut [u8]) -> usize {
+        let bytes = to.len();
+        debug_assert!((HEADER_BYTES..=MAX_PACKET_BYTES).contains(&bytes));
         let header = PacketHeader {
-            size: (to.len() as u16).into(),
+            size: (bytes as u16).into(),
             id: Self::ID.into(),
         };
         let Some((to_header, to_payload)) = to.split_at_mut_checked(HEADER_BYTES) else {
-            return;
+            return 0;
         };
         to_header.copy_from_slice(bytemuck::bytes_of(&header));
         let mut writer = PacketWriter::new(to_payload);
@@ -105,6 +107,7 @@ pub trait OutgoingPacket: WritePart {
         if let Some(unwritten) = to_payload.get_mut(written..) {
             unwritten.fill(0);
         }
+        bytes
     }
 }
 

@@ -8,6 +8,7 @@ use crate::id::SessionId;
 use crate::listener::{Listener, Reception, StopSignal};
 use crate::metrics::Metrics;
 use crate::packet::{PacketHead, PacketTooLarge};
+use crate::packet_writer::OutgoingPacket;
 use crate::reason::DisconnectReason;
 use crate::router::Router;
 use crate::send_buffer::{ChunkPool, SendBuffer, SendBufferManager, pool::PoolStats};
@@ -174,6 +175,35 @@ impl ServerHandle {
         tail: impl AsRef<[u8]>,
     ) -> Result<SendBuffer, PacketTooLarge> {
         self.inner.buffers.encode(head, tail.as_ref())
+    }
+
+    /// Sends a packet without a separate tail to every session. See [`broadcast`](Self::broadcast).
+    pub fn broadcast_packet<P: OutgoingPacket>(&self, packet: &P) {
+        match self.encode_packet(packet) {
+            Ok(buffer) => self.broadcast_buffer(&buffer),
+            Err(error) => log::error!("packet {} to all: {error}", P::ID),
+        }
+    }
+
+    /// Sends a packet without a separate tail to one session. See [`send_to`](Self::send_to).
+    pub fn send_packet_to<P: OutgoingPacket>(&self, to: SessionId, packet: &P) {
+        match self.encode_packet(packet) {
+            Ok(buffer) => self.inner.router.send(to, buffer),
+            Err(error) => log::error!("packet {} to {to}: {error}", P::ID),
+        }
+    }
+
+    /// Encodes a packet without a separate tail into the calling thread's chunk.
+    ///
+    /// # Errors
+    /// [`PacketTooLarge`] if it does not fit its size field.
+    pub fn encode_packet<P: OutgoingPacket>(
+        &self,
+        packet: &P,
+    ) -> Result<SendBuffer, PacketTooLarge> {
+        let bytes = packet.packet_bytes()?;
+        let write = |free: &mut [u8]| packet.write_packet(free);
+        Ok(self.inner.buffers.write(bytes, write))
     }
 
     /// Sends an encoded packet to every session.

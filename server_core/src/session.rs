@@ -2,6 +2,7 @@
 
 use crate::id::SessionId;
 use crate::packet::{Packet, PacketHead, PacketTooLarge};
+use crate::packet_writer::OutgoingPacket;
 use crate::reason::{DisconnectReason, Kick};
 use crate::send_buffer::{SendBuffer, SendBufferManager};
 use std::net::SocketAddr;
@@ -154,14 +155,14 @@ impl<'a> Context<'a> {
 
     /// Sends a packet to any session. If it is gone, nothing happens but a count.
     pub fn send_to<H: PacketHead>(&mut self, to: SessionId, head: &H, tail: impl AsRef<[u8]>) {
-        if let Some(buffer) = self.encode_or_log(head, tail.as_ref()) {
+        if let Some(buffer) = self.logged(H::ID, self.encode(head, tail)) {
             self.send_buffer(to, buffer);
         }
     }
 
     /// Sends a packet to every session, this one included.
     pub fn broadcast<H: PacketHead>(&mut self, head: &H, tail: impl AsRef<[u8]>) {
-        if let Some(buffer) = self.encode_or_log(head, tail.as_ref()) {
+        if let Some(buffer) = self.logged(H::ID, self.encode(head, tail)) {
             self.broadcast_buffer(buffer);
         }
     }
@@ -176,6 +177,39 @@ impl<'a> Context<'a> {
         tail: impl AsRef<[u8]>,
     ) -> Result<SendBuffer, PacketTooLarge> {
         self.buffers.encode(head, tail.as_ref())
+    }
+
+    /// Sends a packet without a separate tail to this session's peer. As with [`send`](Self::send),
+    /// one that is too large is not sent; an error is logged.
+    pub fn send_packet<P: OutgoingPacket>(&mut self, packet: &P) {
+        self.send_packet_to(self.peer.id, packet);
+    }
+
+    /// Sends a packet without a separate tail to any session. If it is gone, nothing happens but a
+    /// count.
+    pub fn send_packet_to<P: OutgoingPacket>(&mut self, to: SessionId, packet: &P) {
+        if let Some(buffer) = self.logged(P::ID, self.encode_packet(packet)) {
+            self.send_buffer(to, buffer);
+        }
+    }
+
+    /// Sends a packet without a separate tail to every session, this one included.
+    pub fn broadcast_packet<P: OutgoingPacket>(&mut self, packet: &P) {
+        if let Some(buffer) = self.logged(P::ID, self.encode_packet(packet)) {
+            self.broadcast_buffer(buffer);
+        }
+    }
+
+    /// Encodes a packet without a separate tail once, to be sent to several sessions.
+    ///
+    /// # Errors
+    /// [`PacketTooLarge`] if it does not fit its size field.
+    pub fn encode_packet<P: OutgoingPacket>(
+        &self,
+        packet: &P,
+    ) -> Result<SendBuffer, PacketTooLarge> {
+        let bytes = packet.packet_bytes()?;
+        Ok(self.buffers.write(bytes, |free| packet.write_packet(free)))
     }
 
     /// Sends an encoded packet to any session.
@@ -209,10 +243,9 @@ impl<'a> Context<'a> {
         self.effects.push(Effect::Timer(self.peer.id, None));
     }
 
-    fn encode_or_log<H: PacketHead>(&self, head: &H, tail: &[u8]) -> Option<SendBuffer> {
-        let encoded = self.buffers.encode(head, tail);
+    fn logged(&self, id: u16, encoded: Result<SendBuffer, PacketTooLarge>) -> Option<SendBuffer> {
         if let Err(error) = &encoded {
-            log::error!("packet {} to or from {}: {error}", H::ID, self.peer.id);
+            log::error!("packet {id} to or from {}: {error}", self.peer.id);
         }
         encoded.ok()
     }

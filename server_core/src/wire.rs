@@ -6,6 +6,10 @@
 use bytemuck::{Pod, Zeroable};
 use std::fmt;
 
+/// For `packets!`, so that whoever uses it need not depend on the crate.
+#[doc(hidden)]
+pub use bytemuck;
+
 macro_rules! little_endian {
     ($($(#[$doc:meta])* $name:ident: $number:ty;)*) => {$(
         $(#[$doc])*

@@ -1,0 +1,459 @@
+//! What `packets!` makes: its bytes, what it refuses, and that any value comes back.
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+
+mod util;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
+use server_core::packet::{FromClient, FromServer, Travels};
+use server_core::wire::{MAX_PACKET_BYTES, U16Le};
+use server_core::{IncomingPacket, Kick, List, OutgoingPacket, Packet, PacketHead};
+
+server_core::packets! {
+    /// Fixed fields and text.
+    server 1 => SHello { tick: u64 } + text;
+    /// Any bytes.
+    client 2 => CEcho + bytes;
+    /// Text with limits.
+    client 4 => CChat + text(1..=512);
+    /// One of each number, arrays and a part.
+    both 0x0102 => Numbers {
+        a: u8,
+        b: u16,
+        c: u32,
+        d: u64,
+        e: i8,
+        f: i16,
+        g: i32,
+        h: i64,
+        i: f32,
+        j: f64,
+        k: [u16; 2],
+        l: Position,
+        m: [Position; 1],
+    };
+    /// Nothing.
+    client 6 => CPing;
+    /// Fixed fields and bytes with limits.
+    client 7 => CBlob { kind: u8 } + bytes(..=3);
+    /// Parts of any size.
+    both 65535 => Room<'a> {
+        room: u32,
+        is_open: bool,
+        name: &'a str where 1..=16,
+        walls: &'a [Position],
+        raw: &'a [u8],
+        host: Player<'a>,
+        players: List<'a, Player<'a>> where ..=100,
+        rows: List<'a, List<'a, i16>>,
+        spawn: Position,
+    };
+    /// Fixed.
+    part Position { x: i32, y: i16 };
+    /// Of any size.
+    part Player<'a> { id: u64, name: &'a str, items: List<'a, u16>, speed: f32 };
+}
+
+fn encoded(packet: &impl OutgoingPacket) -> Vec<u8> {
+    let mut bytes = vec![0xaa; packet.packet_bytes().unwrap()];
+    packet.write_packet(&mut bytes);
+    bytes
+}
+
+fn decoded<P: IncomingPacket>(bytes: &[u8]) -> Result<P::Body<'_>, Kick> {
+    let size = usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
+    assert_eq!(size, bytes.len(), "always size, then id, four bytes, first");
+    Packet::new(u16::from_le_bytes([bytes[2], bytes[3]]), &bytes[4..]).decode::<P>()
+}
+
+fn at(x: i32, y: i16) -> Position {
+    Position {
+        x: x.into(),
+        y: y.into(),
+    }
+}
+
+// ---- golden bytes -------------------------------------------------------------------------------
+
+#[test]
+fn golden_bytes_of_a_fixed_head() {
+    let numbers = Numbers {
+        a: 1,
+        b: 0x0203.into(),
+        c: 0x0405_0607.into(),
+        d: 0x0809_0a0b_0c0d_0e0f.into(),
+        e: -1,
+        f: (-2).into(),
+        g: (-3).into(),
+        h: (-4).into(),
+        i: 1.5.into(),
+        j: (-0.25).into(),
+        k: [1.into(), 2.into()],
+        l: at(5, 6),
+        m: [at(-1, -1)],
+    };
+    #[rustfmt::skip]
+    let golden = [
+        62, 0, 2, 1,
+        1,
+        3, 2,
+        7, 6, 5, 4,
+        15, 14, 13, 12, 11, 10, 9, 8,
+        255,
+        254, 255,
+        253, 255, 255, 255,
+        252, 255, 255, 255, 255, 255, 255, 255,
+        0, 0, 0xc0, 0x3f,
+        0, 0, 0, 0, 0, 0, 0xd0, 0xbf,
+        1, 0, 2, 0,
+        5, 0, 0, 0, 6, 0,
+        255, 255, 255, 255, 255, 255,
+    ];
+    assert_eq!(encoded(&numbers), golden);
+    assert_eq!(decoded::<Numbers>(&golden), Ok(&numbers));
+    assert_eq!((size_of::<Numbers>(), align_of::<Numbers>()), (58, 1));
+}
+
+#[test]
+fn golden_bytes_of_variable_parts() {
+    let (items, names) = ([7_u16, 8], ["ab", ""]);
+    let player = |name| Player {
+        id: 1,
+        name,
+        items: List::of(&items),
+        speed: 1.5,
+    };
+    let (row, players) = ([-1_i16], names.map(player));
+    let rows = [List::default(), List::of(&row)];
+    let room = Room {
+        room: 9,
+        is_open: true,
+        name: "안",
+        walls: &[at(1, 2)],
+        raw: &[0xff],
+        host: player("h"),
+        players: List::of(&players),
+        rows: List::of(&rows),
+        spawn: at(3, 4),
+    };
+    #[rustfmt::skip]
+    let golden = [
+        104, 0, 255, 255,
+        9, 0, 0, 0,
+        1,
+        3, 0, 0xec, 0x95, 0x88,
+        1, 0, 1, 0, 0, 0, 2, 0,
+        1, 0, 0xff,
+        1, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'h', 2, 0, 7, 0, 8, 0, 0, 0, 0xc0, 0x3f,
+        2, 0,
+            1, 0, 0, 0, 0, 0, 0, 0, 2, 0, b'a', b'b', 2, 0, 7, 0, 8, 0, 0, 0, 0xc0, 0x3f,
+            1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 7, 0, 8, 0, 0, 0, 0xc0, 0x3f,
+        2, 0, 0, 0, 1, 0, 255, 255,
+        3, 0, 0, 0, 4, 0,
+    ];
+    assert_eq!(encoded(&room), golden);
+    assert_eq!(decoded::<Room<'_>>(&golden), Ok(room));
+}
+
+#[test]
+fn ids_and_ways_are_those_of_the_table() {
+    fn id_of<P: IncomingPacket + Travels<Way>, Way>() -> u16 {
+        P::ID
+    }
+    let ids = [
+        id_of::<SHello, FromServer>(),
+        id_of::<CEcho, FromClient>(),
+        id_of::<CPing, FromClient>(),
+        id_of::<Numbers, FromClient>(),
+        id_of::<Numbers, FromServer>(),
+        id_of::<Room<'_>, FromServer>(),
+        id_of::<Room<'_>, FromClient>(),
+    ];
+    assert_eq!(ids, [1, 2, 6, 0x0102, 0x0102, 65_535, 65_535]);
+    assert_eq!((SHello::ID, Room::ID), (1, 65_535));
+    assert_eq!(<SHello as PacketHead>::ID, 1);
+    assert_eq!(<Room<'_> as OutgoingPacket>::ID, 65_535);
+}
+
+// ---- what a peer sends wrong --------------------------------------------------------------------
+
+fn body<P: IncomingPacket>(payload: &[u8]) -> Result<P::Body<'_>, Kick> {
+    Packet::new(P::ID, payload).decode::<P>()
+}
+
+#[test]
+fn a_fixed_packet_has_one_length() {
+    let payload = [0; 70];
+    for len in 0..payload.len() {
+        let is_ok = body::<Numbers>(&payload[..len]).is_ok();
+        assert_eq!(is_ok, len == 58, "{len} bytes");
+        assert_eq!(body::<CPing>(&payload[..len]).is_ok(), len == 0);
+    }
+}
+
+#[test]
+fn a_tail_is_the_rest_within_its_limits() {
+    let (hello, text) = body::<SHello>(b"\x07\0\0\0\0\0\0\0hi").unwrap();
+    assert_eq!((hello.tick.get(), text), (7, "hi"));
+    assert_eq!(body::<SHello>(&[0; 7]), Err(Kick::BadPayload));
+    assert_eq!(body::<SHello>(&[0; 8]).unwrap().1, "");
+    assert_eq!(
+        body::<SHello>(b"\x07\0\0\0\0\0\0\0\xc3\x28"),
+        Err(Kick::BadPayload)
+    );
+
+    assert_eq!(body::<CEcho>(b""), Ok(&b""[..]));
+    assert_eq!(body::<CEcho>(&[0xff]), Ok(&[0xff][..]));
+
+    assert_eq!(body::<CChat>(b""), Err(Kick::BadPayload));
+    assert_eq!(body::<CChat>(b"a"), Ok("a"));
+    assert_eq!(body::<CChat>(&[b'a'; 512]).map(str::len), Ok(512));
+    assert_eq!(body::<CChat>(&[b'a'; 513]), Err(Kick::BadPayload));
+    assert_eq!(body::<CChat>(&[0xc3, 0x28]), Err(Kick::BadPayload));
+
+    assert_eq!(body::<CBlob>(&[1, 2, 3, 4]).unwrap().1, [2, 3, 4]);
+    assert_eq!(body::<CBlob>(&[1, 2, 3, 4, 5]), Err(Kick::BadPayload));
+}
+
+#[test]
+fn another_id_is_not_read_as_this_one() {
+    let packet = Packet::new(SHello::ID, b"text");
+    assert_eq!(packet.decode::<CChat>(), Err(Kick::UnknownId));
+}
+
+#[test]
+fn a_head_is_read_where_it_lies() {
+    let payload = [0; 58];
+    let numbers: &Numbers = body::<Numbers>(&payload).unwrap();
+    assert!(std::ptr::eq(
+        std::ptr::from_ref(numbers).cast(),
+        payload.as_ptr()
+    ));
+}
+
+#[test]
+fn limits_of_a_field_are_checked() {
+    let room = |name, players: &[Player<'_>]| {
+        let room = Room {
+            name,
+            players: List::of(players),
+            ..an_empty_room()
+        };
+        let bytes = encoded(&room);
+        decoded::<Room<'_>>(&bytes).map(drop)
+    };
+    let player = Player {
+        id: 1,
+        name: "",
+        items: List::default(),
+        speed: 0.0,
+    };
+    assert_eq!(room("", &[]), Err(Kick::BadPayload));
+    assert_eq!(room("0123456789abcdef", &[]), Ok(()));
+    assert_eq!(room("0123456789abcdef0", &[]), Err(Kick::BadPayload));
+    assert_eq!(room("r", &vec![player.clone(); 100]), Ok(()));
+    assert_eq!(room("r", &vec![player; 101]), Err(Kick::BadPayload));
+}
+
+fn an_empty_room() -> Room<'static> {
+    Room {
+        room: 0,
+        is_open: false,
+        name: "r",
+        walls: &[],
+        raw: &[],
+        host: Player {
+            id: 0,
+            name: "",
+            items: List::default(),
+            speed: 0.0,
+        },
+        players: List::default(),
+        rows: List::default(),
+        spawn: at(0, 0),
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_of_ours_and_never_on_the_wire() {
+    let rest = MAX_PACKET_BYTES - encoded(&an_empty_room()).len();
+    let with = |raw: &[u8]| {
+        let room = Room {
+            raw,
+            ..an_empty_room()
+        };
+        room.packet_bytes()
+    };
+    assert_eq!(with(&vec![0; rest]), Ok(MAX_PACKET_BYTES));
+    assert_eq!(with(&vec![0; rest + 1]).unwrap_err().bytes, 65_536);
+    assert!(with(&vec![0; 70_000]).unwrap_err().bytes > 70_000);
+}
+
+// ---- any value, any bytes -----------------------------------------------------------------------
+
+/// A room in memory of its own.
+#[derive(Clone, Debug)]
+struct OwnRoom {
+    numbers: (u32, bool, i32, i16),
+    name: String,
+    walls: Vec<(i32, i16)>,
+    raw: Vec<u8>,
+    players: Vec<(u64, String, Vec<u16>, i32)>,
+    rows: Vec<Vec<i16>>,
+}
+
+fn a_room() -> impl Strategy<Value = OwnRoom> {
+    let player = (
+        any::<u64>(),
+        ".{0,8}",
+        prop::collection::vec(any::<u16>(), 0..5),
+        any::<i32>(),
+    );
+    let rows = prop::collection::vec(prop::collection::vec(any::<i16>(), 0..4), 0..4);
+    (
+        any::<(u32, bool, i32, i16)>(),
+        "[a-z]{1,16}",
+        prop::collection::vec(any::<(i32, i16)>(), 0..5),
+        prop::collection::vec(any::<u8>(), 0..20),
+        prop::collection::vec(player, 1..6),
+        rows,
+    )
+        .prop_map(|(numbers, name, walls, raw, players, rows)| OwnRoom {
+            numbers,
+            name,
+            walls,
+            raw,
+            players,
+            rows,
+        })
+}
+
+impl OwnRoom {
+    fn encoded(&self) -> Vec<u8> {
+        self.show(|room| encoded(room))
+    }
+
+    fn show<T>(&self, look: impl FnOnce(&Room<'_>) -> T) -> T {
+        let walls: Vec<_> = self.walls.iter().map(|&(x, y)| at(x, y)).collect();
+        let players: Vec<_> = (self.players.iter())
+            .map(|(id, name, items, speed)| Player {
+                id: *id,
+                name,
+                items: List::of(items),
+                speed: *speed as f32,
+            })
+            .collect();
+        let rows: Vec<_> = self.rows.iter().map(|row| List::of(row)).collect();
+        look(&Room {
+            room: self.numbers.0,
+            is_open: self.numbers.1,
+            name: &self.name,
+            walls: &walls,
+            raw: &self.raw,
+            host: players[0].clone(),
+            players: List::of(&players),
+            rows: List::of(&rows),
+            spawn: at(self.numbers.2, self.numbers.3),
+        })
+    }
+}
+
+fn check<S: Strategy>(
+    test: &str,
+    strategy: &S,
+    property: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) {
+    let seed = util::seed(test);
+    let config = RunnerConfig {
+        cases: 1_000,
+        rng_seed: RngSeed::Fixed(seed),
+        failure_persistence: None,
+        ..RunnerConfig::default()
+    };
+    if let Err(error) = TestRunner::new(config).run(strategy, property) {
+        panic!("{error}\nreplay with TEST_SEED={seed}");
+    }
+}
+
+#[test]
+fn any_value_comes_back() {
+    check("any_value_comes_back", &a_room(), |own| {
+        let bytes = own.encoded();
+        let came = decoded::<Room<'_>>(&bytes);
+        let came = came.map_err(|kick| TestCaseError::fail(kick.to_string()))?;
+        own.show(|room| {
+            prop_assert_eq!(&came, room);
+            Ok(())
+        })?;
+        prop_assert_eq!(encoded(&came), bytes, "passed on as it came");
+        Ok(())
+    });
+}
+
+#[test]
+fn cut_anywhere_or_longer_by_one_it_is_a_kick() {
+    check("cut_anywhere", &a_room(), |own| {
+        let bytes = own.encoded();
+        let payload = &bytes[4..];
+        for len in 0..payload.len() {
+            prop_assert_eq!(body::<Room<'_>>(&payload[..len]), Err(Kick::BadPayload));
+        }
+        let longer = [payload, &[0]].concat();
+        prop_assert_eq!(body::<Room<'_>>(&longer), Err(Kick::BadPayload));
+        Ok(())
+    });
+}
+
+/// Any bytes, and packets of ours with some bytes changed, which get further.
+fn some_bytes() -> impl Strategy<Value = Vec<u8>> {
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4);
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..200),
+        prop::collection::vec(0_u8..3, 0..200),
+        (a_room(), changes).prop_map(|(own, changes)| {
+            let mut payload = own.encoded().split_off(4);
+            for (place, byte) in changes {
+                let place = place.index(payload.len());
+                payload[place] = byte;
+            }
+            payload
+        }),
+    ]
+}
+
+#[test]
+fn any_bytes_are_a_packet_or_a_kick() {
+    check("any_bytes", &some_bytes(), |payload| {
+        match body::<Room<'_>>(&payload) {
+            Err(kick) => prop_assert_eq!(kick, Kick::BadPayload),
+            Ok(room) => {
+                // What was read is all of it: it writes the same bytes again, and its lists have as
+                // many items as they say.
+                prop_assert_eq!(&encoded(&room)[4..], payload.as_slice());
+                prop_assert_eq!(room.players.iter().count(), room.players.len());
+                for (row, len) in room.rows.iter().map(|row| (row, row.len())) {
+                    prop_assert_eq!(row.iter().count(), len);
+                }
+            }
+        }
+        for kick in [
+            body::<SHello>(&payload).err(),
+            body::<CChat>(&payload).err(),
+            body::<Numbers>(&payload).err(),
+        ] {
+            prop_assert!(matches!(kick, None | Some(Kick::BadPayload)));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_slice_of_numbers_is_the_same_on_the_wire_as_a_list() {
+    let numbers = [1_u16, 2, 3];
+    let in_bytes = numbers.map(U16Le::new);
+    let mut buffers = [[0; 8]; 2];
+    let [one, two] = &mut buffers;
+    server_core::PacketWriter::new(one).write(&List::of(&numbers));
+    server_core::PacketWriter::new(two).write(&in_bytes[..]);
+    assert_eq!(buffers[0], buffers[1]);
+}

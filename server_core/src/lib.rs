@@ -65,7 +65,7 @@
 //! | 7 | [`server`] |
 //! | 6 | [`worker`], [`listener`], [`connector`]: the only ones with a `mio::Poll` or a socket |
 //! | 5 | [`shard`] |
-//! | 4 | [`connection`], [`router`] |
+//! | 4 | [`connection`], [`router`], [`handlers`] |
 //! | 3 | [`send_queue`], [`session`], [`list`], [`packets`](packets!) |
 //! | 2 | [`framer`], [`send_buffer`], [`packet_writer`] |
 //! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`], [`snapshot`], [`mailbox`], [`accept_gate`], [`packet_reader`] |
@@ -81,6 +81,7 @@ pub mod connection;
 pub mod connector;
 pub mod departure_log;
 pub mod framer;
+pub mod handlers;
 pub mod id;
 pub mod list;
 pub mod listener;
@@ -109,6 +110,7 @@ pub mod wire;
 pub mod worker;
 
 pub use config::Config;
+pub use handlers::Handlers;
 pub use id::SessionId;
 pub use list::List;
 pub use packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};

@@ -78,7 +78,7 @@
 /// # What comes of it
 ///
 /// Each packet has a `const ID`, is an [`IncomingPacket`](crate::IncomingPacket) for
-/// [`Packet::decode`](crate::Packet::decode), and is sent:
+/// [`Packet::decode`](crate::Packet::decode) and [`Handlers`](crate::Handlers), and is sent:
 ///
 /// | defined as | read as | sent by |
 /// |---|---|---|

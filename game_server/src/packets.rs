@@ -3,59 +3,45 @@
 //! | id | name | way | payload |
 //! |---|---|---|---|
 //! | 1 | [`SHello`] | S→C, every tick, to all | `u64` tick, then UTF-8 text, zero-padded |
-//! | 2 | [`C_ECHO`] | C→S | any bytes |
+//! | 2 | [`CEcho`] | C→S | any bytes |
 //! | 3 | [`SEcho`] | S→C | the same bytes back |
-//! | 4 | [`C_CHAT`] | C→S | UTF-8 text, 1 to 512 bytes |
+//! | 4 | [`CChat`] | C→S | UTF-8 text, 1 to 512 bytes |
 //! | 5 | [`SChat`] | S→C, to all | `u64` session id of the sender, then the text |
 //! | 6 | [`SBye`] | S→C, the last one | `u16` reason code, then UTF-8 text |
 
-use bytemuck::{Pod, Zeroable};
-use server_core::wire::{U16Le, U64Le};
-use server_core::{Kick, Packet, PacketHead, SessionId};
+use server_core::SessionId;
+use server_core::wire::U64Le;
 
-/// Client to server: any bytes, to be sent back.
-pub const C_ECHO: u16 = 2;
-/// Client to server: a line of text for everybody.
-pub const C_CHAT: u16 = 4;
+server_core::packets! {
+    /// Every tick. The text is followed by zeros where it is padded.
+    server 1 => pub SHello {
+        /// 1 for the first tick, and one more for each.
+        tick: u64,
+    } + text;
+    /// To be sent back.
+    client 2 => pub CEcho + bytes;
+    /// What [`CEcho`] brought.
+    server 3 => pub SEcho + bytes;
+    /// A line of text for everybody.
+    client 4 => pub CChat + text(1..=MAX_CHAT_BYTES);
+    /// What somebody said.
+    server 5 => pub SChat {
+        /// The session that said it.
+        sender: u64,
+    } + text;
+    /// The last packet of a session that the server ends. The text says why.
+    server 6 => pub SBye {
+        /// The code of the reason; see [`server_core::DisconnectReason::code`].
+        reason: u16,
+    } + text;
+}
+
+/// The id of [`CEcho`].
+pub const C_ECHO: u16 = CEcho::ID;
+/// The id of [`CChat`].
+pub const C_CHAT: u16 = CChat::ID;
 /// The longest chat text, in bytes.
 pub const MAX_CHAT_BYTES: usize = 512;
-
-macro_rules! heads {
-    ($($(#[$doc:meta])* $id:literal => $name:ident $({ $($(#[$field_doc:meta])* $field:ident: $type:ty),* })?;)*) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-        #[repr(C)]
-        pub struct $name $({ $($(#[$field_doc])* pub $field: $type),* })?
-
-        impl PacketHead for $name {
-            const ID: u16 = $id;
-        }
-    )*};
-}
-
-heads! {
-    /// Server to client, every tick. The tail is the text, then zeros.
-    1 => SHello {
-        /// 1 for the first tick, and one more for each.
-        tick: U64Le
-    };
-    /// Client to server, by the load client. The tail is what comes back.
-    2 => CEcho {};
-    /// Server to client: what [`C_ECHO`] brought.
-    3 => SEcho {};
-    /// Client to server, by the load client. The tail is the text.
-    4 => CChat {};
-    /// Server to client: what somebody said. The tail is the text.
-    5 => SChat {
-        /// The session that said it.
-        sender: U64Le
-    };
-    /// Server to client, the last packet of a session that the server ends. The tail says why.
-    6 => SBye {
-        /// The code of the reason; see [`server_core::DisconnectReason::code`].
-        reason: U16Le
-    };
-}
 
 impl SHello {
     /// The hello of this tick.
@@ -75,49 +61,41 @@ impl From<SessionId> for SChat {
     }
 }
 
-/// The text of a chat packet.
-///
-/// # Errors
-/// [`Kick::BadPayload`] if it is empty, above [`MAX_CHAT_BYTES`], or not UTF-8.
-pub fn chat_text(packet: Packet<'_>) -> Result<&str, Kick> {
-    match packet.payload().len() {
-        1..=MAX_CHAT_BYTES => packet.text(),
-        _ => Err(Kick::BadPayload),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use server_core::send_buffer::{ChunkPool, SendBufferManager};
+    use server_core::{Kick, Packet, PacketHead};
+
+    fn encoded(head: &impl PacketHead, tail: &str) -> Vec<u8> {
+        let buffers = SendBufferManager::new(ChunkPool::new(4096, 1));
+        buffers.encode(head, tail.as_bytes()).unwrap().to_vec()
+    }
 
     #[test]
-    fn heads_have_the_bytes_of_the_wire() {
+    fn packets_have_the_bytes_of_the_wire() {
         assert_eq!(
-            bytemuck::bytes_of(&SHello::at(0x0102)),
-            [2, 1, 0, 0, 0, 0, 0, 0]
+            encoded(&SHello::at(0x0102), "Hello"),
+            b"\x11\0\x01\0\x02\x01\0\0\0\0\0\0Hello"
         );
+        assert_eq!(encoded(&CEcho, "e"), b"\x05\0\x02\0e");
+        assert_eq!(encoded(&SEcho, "e"), b"\x05\0\x03\0e");
+        assert_eq!(encoded(&CChat, "hi"), b"\x06\0\x04\0hi");
         let sender = SessionId::new(1, 0, 5);
         assert_eq!(
-            bytemuck::bytes_of(&SChat::from(sender)),
-            [5, 0, 0, 0, 1, 0, 0, 0]
+            encoded(&SChat::from(sender), "hi"),
+            b"\x0e\0\x05\0\x05\0\0\0\x01\0\0\0hi"
         );
-        assert_eq!(bytemuck::bytes_of(&SBye { reason: 10.into() }), [10, 0]);
-        assert_eq!(size_of::<SEcho>(), 0);
-        let ids = [
-            SHello::ID,
-            CEcho::ID,
-            SEcho::ID,
-            CChat::ID,
-            SChat::ID,
-            SBye::ID,
-        ];
-        assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
-        assert_eq!((C_ECHO, C_CHAT), (CEcho::ID, CChat::ID));
+        assert_eq!(
+            encoded(&SBye { reason: 10.into() }, "over"),
+            b"\x0a\0\x06\0\x0a\0over"
+        );
+        assert_eq!((C_ECHO, C_CHAT), (2, 4));
     }
 
     #[test]
     fn chat_is_1_to_512_bytes_of_utf8() {
-        let check = |payload: &[u8]| chat_text(Packet::new(C_CHAT, payload)).map(str::len);
+        let check = |text: &[u8]| Packet::new(C_CHAT, text).decode::<CChat>().map(str::len);
         assert_eq!(check(b""), Err(Kick::BadPayload));
         assert_eq!(check(b"a"), Ok(1));
         assert_eq!(check(&[b'a'; 512]), Ok(512));

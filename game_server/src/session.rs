@@ -1,8 +1,16 @@
 //! What this game does with a peer's packets.
 
-use crate::packets::{C_CHAT, C_ECHO, SChat, SEcho, chat_text};
+use crate::packets::{CChat, CEcho, SChat, SEcho};
 use server_core::rate_limiter::RateLimiter;
-use server_core::{Context, Kick, Packet, Session};
+use server_core::{Context, Handlers, Kick, Packet, Session};
+use std::sync::LazyLock;
+
+/// Every packet that a player may send.
+static HANDLERS: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
+    Handlers::new()
+        .on::<CEcho>(GameSession::on_echo)
+        .on::<CChat>(GameSession::on_chat)
+});
 
 /// One player: echoes to it alone, chat to everybody.
 #[derive(Debug)]
@@ -21,6 +29,22 @@ impl GameSession {
             chats: RateLimiter::default(),
         }
     }
+
+    fn on_echo(&mut self, ctx: &mut Context<'_>, bytes: &[u8]) -> Result<(), Kick> {
+        ctx.send(&SEcho, bytes);
+        Ok(())
+    }
+
+    fn on_chat(&mut self, ctx: &mut Context<'_>, text: &str) -> Result<(), Kick> {
+        let allowed = self
+            .max_chats_per_sec
+            .is_none_or(|rate| self.chats.take(rate, ctx.now()));
+        if !allowed {
+            return Err(Kick::ChatFlood);
+        }
+        ctx.broadcast(&SChat::from(ctx.id()), text);
+        Ok(())
+    }
 }
 
 impl Session for GameSession {
@@ -31,20 +55,16 @@ impl Session for GameSession {
             packet.id(),
             packet.size()
         );
-        match packet.id() {
-            C_ECHO => ctx.send(&SEcho {}, packet.payload()),
-            C_CHAT => {
-                let text = chat_text(packet)?;
-                let allowed = self
-                    .max_chats_per_sec
-                    .is_none_or(|rate| self.chats.take(rate, ctx.now()));
-                if !allowed {
-                    return Err(Kick::ChatFlood);
-                }
-                ctx.broadcast(&SChat::from(ctx.id()), text);
-            }
-            _ => return Err(Kick::UnknownId),
-        }
-        Ok(())
+        HANDLERS.dispatch(self, ctx, packet)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn players_may_send_two_packets() {
+        assert!(HANDLERS.ids().eq([CEcho::ID, CChat::ID]));
     }
 }

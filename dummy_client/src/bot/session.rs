@@ -4,7 +4,7 @@ use super::chat::{ChatPlan, Heard};
 use super::echo::EchoPlan;
 use crate::measure::board::{Board, Counters, Event};
 use game_server::packets::{CChat, CEcho, SBye, SChat, SEcho, SHello};
-use server_core::{Context, DisconnectReason, Kick, Packet, PacketHead, Peer, Session};
+use server_core::{Context, DisconnectReason, Kick, Packet, Peer, Session};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -1,31 +1,11 @@
-//! What the tick loop counts, and the summary line of the log.
+//! The summary line of the log.
 
 use game_server::process::human_bytes;
 use server_core::ServerHandle;
-use server_core::metrics::{Counter, Histogram, Totals};
-use server_core::tick::Tick;
+use server_core::metrics::Totals;
+pub use server_core::ticker::TickMetrics;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// What has become of the ticks so far.
-#[derive(Debug, Default)]
-pub struct TickMetrics {
-    /// Those that were sent.
-    pub ticks: Counter,
-    /// Those whose whole period has gone by unseen.
-    pub skipped: Counter,
-    /// How long after its instant the loop came for each that was sent.
-    pub lag: Histogram,
-}
-
-impl TickMetrics {
-    /// Counts one tick.
-    pub fn count(&self, tick: Tick) {
-        self.ticks.add(1);
-        self.skipped.add(tick.skipped);
-        self.lag.record(tick.lag);
-    }
-}
 
 /// Sums up the counters once an interval.
 pub struct Stats {

@@ -62,6 +62,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
+//! | 8 | [`ticker`] |
 //! | 7 | [`server`] |
 //! | 6 | [`worker`], [`listener`], [`connector`]: the only ones with a `mio::Poll` or a socket |
 //! | 5 | [`shard`] |
@@ -105,6 +106,7 @@ pub mod snapshot;
 pub mod stopwatch;
 pub mod sync;
 pub mod tick;
+pub mod ticker;
 pub mod timeout_queue;
 pub mod wire;
 pub mod worker;
@@ -120,6 +122,7 @@ pub use reason::{DisconnectReason, Kick};
 pub use send_buffer::SendBuffer;
 pub use server::{Server, ServerBuilder, ServerHandle};
 pub use session::{Context, Peer, Session};
+pub use ticker::Ticker;
 
 /// The README's program has to compile.
 #[cfg(doctest)]

@@ -36,12 +36,15 @@ pub struct Tick {
     pub skipped: u64,
 }
 
+/// Far beyond any game, and far below where instants overflow.
+const LONGEST_PERIOD: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 impl TickSchedule {
     /// The first tick is due one period after `start`. A period below one microsecond counts as
-    /// one microsecond.
+    /// one microsecond, one above a hundred years as that.
     #[must_use]
     pub fn new(start: Instant, period: Duration) -> Self {
-        let period = period.max(Duration::from_micros(1));
+        let period = period.clamp(Duration::from_micros(1), LONGEST_PERIOD);
         Self {
             next_at: start + period,
             period,

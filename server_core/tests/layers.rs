@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Module and floor. The table in the doc of `lib.rs` must say the same.
 const FLOORS: &[(usize, &[&str])] = &[
+    (8, &["ticker"]),
     (7, &["server"]),
     (6, &["worker", "listener", "connector"]),
     (5, &["shard"]),

@@ -5,43 +5,83 @@
 //! One object per peer, called on its worker's thread; packets in, requests out:
 //!
 //! ```
-//! use bytemuck::{Pod, Zeroable};
-//! use server_core::{Context, Kick, Packet, PacketHead, Server, Session, wire::U64Le};
-//! use std::{io, thread, time::Duration};
+//! use server_core::{Context, Handlers, Kick, Packet, Server, Session, Ticker};
+//! use std::{io, sync::LazyLock, time::Duration};
 //!
-//! #[derive(Clone, Copy, Pod, Zeroable)]
-//! #[repr(C)]
-//! struct SHello { tick: U64Le }
-//! impl PacketHead for SHello { const ID: u16 = 1; }
-//!
-//! #[derive(Clone, Copy, Pod, Zeroable)]
-//! #[repr(C)]
-//! struct SEcho;
-//! impl PacketHead for SEcho { const ID: u16 = 3; }
-//!
-//! const C_ECHO: u16 = 2;
+//! server_core::packets! {
+//!     /// Every tick, to all.
+//!     server 1 => pub SHello { tick: u64 } + text;
+//!     /// Any bytes, to be sent back.
+//!     client 2 => pub CEcho + bytes;
+//!     /// The same bytes.
+//!     server 3 => pub SEcho + bytes;
+//! }
 //!
 //! struct GameSession;
 //!
+//! static HANDLERS: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
+//!     Handlers::<GameSession>::new().on::<CEcho>(|_session, ctx, bytes| {
+//!         ctx.send(&SEcho, bytes);
+//!         Ok(())
+//!     })
+//! });
+//!
 //! impl Session for GameSession {
 //!     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
-//!         match packet.id() {
-//!             C_ECHO => ctx.send(&SEcho, packet.payload()),
-//!             _ => return Err(Kick::UnknownId),
-//!         }
-//!         Ok(())
+//!         HANDLERS.dispatch(self, ctx, packet)
 //!     }
 //! }
 //!
 //! fn main() -> io::Result<()> {
 //!     let server = Server::builder().workers(2).start("127.0.0.1:0", |_peer| GameSession)?;
-//!     for tick in 1..=4 {
-//!         server.broadcast(&SHello { tick: tick.into() }, "Hello World");
-//!         thread::sleep(Duration::from_millis(25));
-//!     }
+//!     let ticker = Ticker::new(Duration::from_millis(25)).for_server(&server.handle());
+//! #   let stopper = ticker.stopper();
+//!     ticker.run(|tick| {
+//!         server.broadcast(&SHello { tick: tick.number.into() }, "Hello World");
+//! #       stopper.stop();
+//!     });
 //!     Ok(())
 //! }
 //! ```
+//!
+//! # Typed packets
+//!
+//! [`packets!`] is the table of a game's packets: way, id, name and payload, each once. The same
+//! id twice does not compile; what a peer sends wrong is a [`Kick`] before any code of yours sees it.
+//! Fixed fields are read where they lie. A lifetime on the name makes a packet of variable size, with
+//! strings, lists, and lists in lists, all of it borrowed from what came:
+//!
+//! ```
+//! use server_core::{Kick, List, OutgoingPacket, Packet};
+//!
+//! server_core::packets! {
+//!     /// Who is in a room.
+//!     server 8 => pub SRoom<'a> {
+//!         room: u32,
+//!         name: &'a str where 1..=32,
+//!         players: List<'a, Player<'a>>,
+//!     };
+//!     /// One of them, and what it carries.
+//!     part pub Player<'a> { id: u64, items: List<'a, u16> };
+//! }
+//!
+//! let players = [Player { id: 1, items: List::of(&[500, 501]) }];
+//! let room = SRoom { room: 7, name: "inn", players: List::of(&players) };
+//! // `ctx.send_packet(&room)` writes this once, into the chunk that all sessions share:
+//! let mut bytes = vec![0; room.packet_bytes().expect("it is small")];
+//! room.write_packet(&mut bytes);
+//!
+//! let came: SRoom<'_> = Packet::new(SRoom::ID, &bytes[4..]).decode::<SRoom<'_>>()?;
+//! assert_eq!(came.players.iter().next().map(|player| player.items.len()), Some(2));
+//! // A byte too few, or one too many, or a count beyond the bytes:
+//! let cut = Packet::new(SRoom::ID, &bytes[4..bytes.len() - 1]);
+//! assert_eq!(cut.decode::<SRoom<'_>>(), Err(Kick::BadPayload));
+//! # Ok::<(), Kick>(())
+//! ```
+//!
+//! [`Handlers`] calls a typed function for each id, and kicks for an id without one. What the table
+//! cannot say is written by hand with [`PacketReader`] and [`PacketWriter`], which no bytes and no
+//! value can lead out of their buffer.
 //!
 //! # Threads
 //!

@@ -14,8 +14,9 @@ pub struct Packet<'a> {
 
 /// The fixed head of one kind of packet: what lies between the header and the variable tail.
 ///
-/// Use `#[repr(C)]`, derive [`Pod`] and [`Zeroable`](bytemuck::Zeroable), and build it of the
-/// numbers of [`wire`](crate::wire), so that it has alignment 1 and no padding.
+/// [`packets!`](crate::packets!) makes them. By hand, use `#[repr(C)]`, derive [`Pod`] and
+/// [`Zeroable`](bytemuck::Zeroable), and build it of the numbers of [`wire`](crate::wire), so that it
+/// has alignment 1 and no padding.
 ///
 /// ```
 /// use bytemuck::{Pod, Zeroable};

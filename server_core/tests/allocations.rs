@@ -13,7 +13,9 @@ use server_core::send_buffer::{ChunkPool, SendBufferManager};
 use server_core::shard::{Shard, Shared};
 use server_core::stopwatch::Stopwatch;
 use server_core::wire::U64Le;
-use server_core::{Config, Context, Kick, Packet, PacketHead, Session};
+use server_core::{
+    Config, Context, Handlers, Kick, List, Packet, PacketHead, Peer, Session, SessionId,
+};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{self, IoSlice, Read, Write};
@@ -277,4 +279,58 @@ fn measuring_a_broadcast_costs_no_allocation() {
     assert_eq!(durations.count(), 2 * BROADCASTS, "each was measured");
     let sum = Duration::from_micros(3 * 2 * BROADCASTS);
     assert_eq!(durations.sum(), sum);
+}
+
+server_core::packets! {
+    /// Variable parts in variable parts, both ways.
+    both 2 => Room<'a> {
+        name: &'a str where 1..=16,
+        players: List<'a, Player<'a>>,
+    };
+    part Player<'a> {
+        name: &'a str,
+        items: List<'a, u16>,
+    };
+}
+
+/// A room with two players of two items each.
+const ROOM: &[u8] = b"\x05\0lobby\x02\0\x01\0a\x02\0\x01\0\x02\0\x02\0bc\x02\0\x03\0\x04\0";
+
+#[test]
+fn reading_handling_and_writing_typed_packets_allocates_nothing() {
+    let config = Config::default();
+    let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
+    let buffers = SendBufferManager::new(pool);
+    let handlers = Handlers::<u64>::new().on::<Room<'_>>(|items, ctx, room| {
+        for player in room.players.iter() {
+            *items += player.items.iter().map(u64::from).sum::<u64>();
+        }
+        ctx.broadcast_packet(&room);
+        Ok(())
+    });
+    let peer = Peer::new(
+        SessionId::new(1, 0, 0),
+        SocketAddr::from(([127, 0, 0, 1], 1)),
+        None,
+    );
+    let (mut items, mut effects) = (0, Vec::with_capacity(1));
+    let mut measured = (0, 0);
+    for _ in 0..2 {
+        let (allocations, pops) = (ALLOCATIONS.get(), buffers.stats().pops);
+        for _ in 0..BROADCASTS {
+            let mut ctx = Context::new(peer, Instant::now(), &buffers, &mut effects);
+            let room = Packet::new(Room::ID, ROOM);
+            assert_eq!(handlers.dispatch(&mut items, &mut ctx, room), Ok(()));
+            // A count that claims the most that there is, and three bytes behind it.
+            let claim = Packet::new(Room::ID, b"\x01\0a\xff\xff\x01\0a");
+            let answer = handlers.dispatch(&mut items, &mut ctx, claim);
+            assert_eq!(answer, Err(Kick::BadPayload));
+            effects.clear();
+        }
+        measured = (ALLOCATIONS.get() - allocations, buffers.stats().pops - pops);
+    }
+    assert_eq!(items, 2 * BROADCASTS * (1 + 2 + 3 + 4));
+    let (allocations, chunks) = measured;
+    assert!(chunks > 0);
+    assert_eq!(allocations, chunks, "one for each replaced chunk");
 }

@@ -158,12 +158,50 @@
 /// }
 /// ```
 ///
+/// A tail that there is not:
+///
+/// ```compile_fail
+/// server_core::packets! {
+///     /// One.
+///     server 1 => pub SOne + json;
+/// }
+/// ```
+///
+/// A packet with a lifetime and a tail:
+///
+/// ```compile_fail
+/// server_core::packets! {
+///     /// One.
+///     server 1 => pub SOne<'a> {
+///         /// The last field says it all.
+///         name: &'a str,
+///     } + text;
+/// }
+/// ```
+///
+/// A list of what has no bytes, which could be of any length:
+///
+/// ```compile_fail,E0080
+/// server_core::packets! {
+///     /// One.
+///     client 1 => pub COne<'a> {
+///         /// 65,535 of them in two bytes.
+///         twos: server_core::List<'a, CTwo>,
+///     };
+///     /// Two.
+///     client 2 => pub CTwo;
+/// }
+/// let _ = server_core::Packet::new(1, &[0, 0]).decode::<COne<'_>>();
+/// ```
+///
 /// Each of them, put right:
 ///
 /// ```
 /// server_core::packets! {
 ///     /// One.
 ///     client 1 => pub COne<'a> {
+///         /// One byte each.
+///         threes: server_core::List<'a, Three>,
 ///         /// Checked.
 ///         is_new: bool,
 ///         /// Borrowed.
@@ -171,7 +209,14 @@
 ///     };
 ///     /// Two.
 ///     both 65535 => pub Two + text;
+///     /// Part of one.
+///     part pub Three {
+///         /// One byte.
+///         three: u8,
+///     };
 /// }
+/// let one = server_core::Packet::new(1, &[1, 0, 3, 0, 0, 0]).decode::<COne<'_>>();
+/// assert!(one.is_ok_and(|one| one.threes.len() == 1 && one.names.is_empty()));
 /// fn send(ctx: &mut server_core::Context<'_>) {
 ///     ctx.send(&Two, "text");
 /// }

@@ -6,7 +6,6 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use schemars::JsonSchema;
 use serde::Serialize;
-use server_core::PacketHead;
 use server_core::framer::Framer;
 use server_core::wire::MAX_PACKET_BYTES;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};

@@ -82,6 +82,12 @@ pub struct Config {
     /// Bytes written to one session in one turn, unless its queue is over the limit.
     /// Default: 64 KiB.
     pub write_budget_bytes: usize,
+    /// Bytes that one turn of a worker reads from all its sessions, each packet counted as 64 bytes at
+    /// least. Default: 256 KiB.
+    ///
+    /// What a hundred flooders have sent must not keep a tick waiting: the rest is read in the next
+    /// turn, behind what has come to the mailbox meanwhile.
+    pub turn_input_bytes: usize,
     /// What one turn of a worker may queue, each packet counted once for every session that gets
     /// it, and as 64 bytes at least. Default: 8 MiB.
     ///
@@ -118,6 +124,7 @@ impl Default for Config {
             read_budget_bytes: 128 << 10,
             read_pause: Duration::from_secs(1),
             write_budget_bytes: 64 << 10,
+            turn_input_bytes: 256 << 10,
             turn_output_bytes: 8 << 20,
             accept_batch: 256,
         }
@@ -136,6 +143,7 @@ impl Config {
         self.recv_buffer_bytes = self.recv_buffer_bytes.clamp(1 << 10, 16 << 20);
         self.read_budget_bytes = self.read_budget_bytes.max(1);
         self.write_budget_bytes = self.write_budget_bytes.max(1);
+        self.turn_input_bytes = self.turn_input_bytes.max(1);
         self.turn_output_bytes = self.turn_output_bytes.clamp(1, 1 << 40);
         self.accept_batch = self.accept_batch.max(1);
         self

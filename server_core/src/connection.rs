@@ -417,6 +417,16 @@ impl<T: Transport, S> Connection<T, S> {
         .min()
     }
 
+    /// What was read in the turn that began then counts from the end of that turn.
+    pub fn postdate(&mut self, began: Instant, ended: Instant) {
+        if self.last_received_at == began {
+            self.last_received_at = ended;
+        }
+        if self.partial_since == Some(began) {
+            self.partial_since = Some(ended);
+        }
+    }
+
     /// What the time has brought.
     #[must_use]
     pub fn due(&self, config: &Config, now: Instant) -> Due {

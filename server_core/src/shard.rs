@@ -106,7 +106,7 @@ pub struct Shard<T, S> {
 }
 
 /// A small packet costs a turn as much as one of this size.
-const MIN_OUTPUT_BYTES: usize = 64;
+const MIN_PACKET_COST: usize = 64;
 /// A deadline that is noticed this late was missed because the process did not run.
 const STALL: Duration = Duration::from_millis(100);
 /// When a look that could not be taken now is tried again.
@@ -243,7 +243,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub fn end_turn(&mut self, began: Instant, now: Instant) {
         let metrics = &self.shared.metrics;
         let turns = &metrics.worker(self.worker).turns;
-        turns.record(now.saturating_duration_since(began));
+        let took = now.saturating_duration_since(began);
+        turns.record(took);
+        if took > STALL {
+            // This process was stopped in the middle of the turn. What was read in the rest of it
+            // may have come just now, and bears the time of the beginning.
+            self.table
+                .visit_all(|_, connection| connection.postdate(began, now));
+        }
         for duration in self.laps.drain(..).filter_map(|lap| lap.end(now)) {
             metrics.broadcasts.record(duration);
         }
@@ -441,7 +448,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     fn charge(&mut self, bytes: usize, sessions: usize) {
-        let cost = bytes.max(MIN_OUTPUT_BYTES).saturating_mul(sessions);
+        let cost = bytes.max(MIN_PACKET_COST).saturating_mul(sessions);
         self.output_left = (self.output_left).saturating_sub_unsigned(cost);
     }
 
@@ -517,16 +524,18 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// One turn for each session that has input. Who has more gets the next one behind the others.
+    /// One turn for each session that has input, as far as the input of this turn goes. Who has more
+    /// gets the next one behind the others.
     fn read_all(&mut self, now: Instant) {
+        let mut left = self.shared.config.turn_input_bytes;
         for _ in 0..self.readable.len() {
-            if !self.may_read() {
+            if !self.may_read() || left == 0 {
                 break;
             }
             if let Some(id) = self.readable.pop_front()
                 && self.may_receive(id, now)
             {
-                self.read(id, now);
+                left = left.saturating_sub(self.read(id, now));
             }
         }
     }
@@ -547,7 +556,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         may_receive == Some(true)
     }
 
-    fn read(&mut self, id: SessionId, now: Instant) {
+    /// Reads from one session, and returns what that costs of the turn's input.
+    fn read(&mut self, id: SessionId, now: Instant) -> usize {
         let (shared, buffer) = (&*self.shared, &mut self.recv_buffer);
         let effects = &mut self.effects;
         let received = self.table.visit(id, |connection| {
@@ -567,7 +577,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             outcome,
         }) = received
         else {
-            return;
+            return 0;
         };
         self.metrics().bytes_received.add(bytes as u64);
         self.metrics().packets_received.add(packets as u64);
@@ -583,6 +593,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             Err(reason) => self.close_in_order(id, reason),
         }
+        bytes.max(packets.saturating_mul(MIN_PACKET_COST))
     }
 
     /// After the flush, so that what waits for a session is what its socket did not take.

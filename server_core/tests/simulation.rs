@@ -432,6 +432,8 @@ struct Sim {
     world: SharedWorld,
     peers: Vec<PeerSide>,
     flush_by: Option<Instant>,
+    /// Longer than no time at all: the process is stopped in the middle of each turn.
+    turn_takes: Duration,
     failed_incoming: u64,
     /// Queue limits so low that healthy peers meet them too.
     is_tight: bool,
@@ -463,6 +465,7 @@ impl Sim {
         config.recv_buffer_bytes = *rng.choice(&[16, 1_000, 64 << 10]).unwrap();
         config.read_budget_bytes = *rng.choice(&[200, 2_000, 128 << 10]).unwrap();
         config.write_budget_bytes = *rng.choice(&[500, 4_000, 64 << 10]).unwrap();
+        config.turn_input_bytes = *rng.choice(&[200, 20_000, 256 << 10]).unwrap();
         config.turn_output_bytes = *rng.choice(&[2_000, 20_000, 8 << 20]).unwrap();
 
         let mut world = World::new(rng.fork());
@@ -518,6 +521,7 @@ impl Sim {
             world,
             peers: Vec::new(),
             flush_by: None,
+            turn_takes: Duration::ZERO,
             failed_incoming: 0,
             is_tight,
             is_fickle: rng.bool(),
@@ -707,15 +711,23 @@ impl Sim {
             self.settle_down();
         }
         for peer in &mut self.peers {
+            peer.catch_up(self.now, &mut self.rng);
+        }
+        let stop = Duration::from_millis(self.rng.u64(1_000..20_000));
+        if self.rng.bool() {
+            // It is stopped in the middle of a turn: what that reads bears the time of its beginning.
+            self.turn_takes = stop;
+            (0..self.shards.len()).for_each(|worker| self.turn(worker));
+            self.turn_takes = Duration::ZERO;
+        }
+        for peer in &mut self.peers {
             let pipe = peer.end.pipe();
             let record = pipe
                 .id
                 .map(|id| self.world.lock().sessions[&id].disconnected);
             peer.may_be_cut |= record == Some(1) && !pipe.is_dropped;
-            drop(pipe);
-            peer.catch_up(self.now, &mut self.rng);
         }
-        self.now += Duration::from_millis(self.rng.u64(1_000..20_000));
+        self.now += stop;
         self.overdue.clear();
         // What is over because of the jump itself may be decided now; what leaves in here has
         // its full time from here on.
@@ -792,6 +804,7 @@ impl Sim {
             shard.handle_readiness(id, readable, writable, now);
         }
         shard.run(now);
+        shard.end_turn(now, now + self.turn_takes);
         if shard.is_finished() {
             self.router.mailbox(worker).close();
             self.shards[worker] = None;

@@ -178,11 +178,26 @@ impl Server {
         self.log.state().lines.clone()
     }
 
-    /// Sends a signal by name, for example `TERM`.
+    /// Sends a signal by name, for example `TERM`. After a `STOP` every thread has stopped: one that is
+    /// just running goes on for a moment, and would still see what is sent to it.
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.pid());
         let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
         assert!(status.success(), "{kill}");
+        if name == "STOP" {
+            wait_until("every thread to stop", DEADLINE, || self.is_stopped());
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let mut states = tasks.map(|task| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            // Behind the name, which may hold anything.
+            let (_, rest) = stat.rsplit_once(") ").unwrap();
+            rest.starts_with('T')
+        });
+        states.all(|is_stopped| is_stopped)
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Everything at once, for a bounded time: a healthy group with echoes and chats that must lose
+# nothing, churn beside it, and one attack after the other. In the second half memory, descriptors
+# and live chunks must be flat, and in the end all of it back where it was.
+#
+#   ./scripts/soak.sh            ten minutes
+#   SECS=60 ./scripts/soak.sh    a short turn
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+secs=${SECS:-600}
+attacks=(zero-size short-size huge-size unknown-id server-id id-sweep bad-utf8 slowloris no-read
+    echo-flood chat-flood rst-storm half-close connect-flood garbage)
+
+build
+start_server server --stats-interval-secs 0.5 --tick-ms 100
+chunks() { sed -n 's/.* chunks live \([0-9]*\) .*/\1/p' "$server_log" | tail -n 1; }
+
+# Bring memory to its working size before anything is compared.
+start_client warm-up --count 300 --echo-hz 5 --duration-secs 3 --log-sessions 0
+wait "$client_pid" || fail "the warm-up was not served well"
+until_true 20 "the warm-up to be gone" sessions_are 0
+resting_descriptors=$(descriptors_of "$server_pid")
+
+say "100 healthy sessions, 100 that come and go, and attacks in turn, for $secs s"
+start_client healthy --count 100 --echo-hz 5 --chat-hz 0.1 --log-sessions 0 --duration-secs "$secs" \
+    --assert 'lost==0'
+healthy_pid=$client_pid
+start_client churning --count 100 --echo-hz 5 --churn-ms 100..3000 --log-sessions 0 \
+    --duration-secs "$secs"
+churning_pid=$client_pid
+started=$SECONDS
+first_half_kib=0 second_half_kib=0 most_chunks=0 turn=0
+while ((SECONDS - started < secs - 8)); do
+    attack=${attacks[$((turn++ % ${#attacks[@]}))]}
+    # Its verdict is scripts/attack.sh's business; here it is noise.
+    start_client "attack" --count 1 --attack "$attack" --duration-secs 8 --log-sessions 0
+    attack_pid=$client_pid
+    while is_running "$attack_pid"; do
+        sleep 0.5
+        is_running "$server_pid" || fail "the server has died under $attack"
+        kib=$(kib_of "$server_pid")
+        elapsed=$((SECONDS - started))
+        if ((elapsed < secs / 2)); then
+            ((kib > first_half_kib)) && first_half_kib=$kib
+        else
+            ((kib > second_half_kib)) && second_half_kib=$kib
+            live=$(chunks)
+            ((live > most_chunks)) && most_chunks=$live
+        fi
+    done
+    printf '\r%4d of %d s, %s MB, %s chunks live, %-14s' "$((SECONDS - started))" "$secs" \
+        "$(($(kib_of "$server_pid") / 1024))" "$(chunks)" "$attack"
+done
+printf '\n'
+for group in healthy churning; do
+    pid_name="${group}_pid"
+    status=0
+    wait "${!pid_name}" || status=$?
+    say "$group"
+    cat "$work/$group.out"
+    [ "$status" = 0 ] || fail "the $group group ended with status $status"
+done
+until_true 30 "everybody to be gone" sessions_are 0
+printf '\nmost memory: %s KiB in the first half, %s in the second; most chunks live: %s, %s now; descriptors %s, %s before\n' \
+    "$first_half_kib" "$second_half_kib" "$most_chunks" "$(chunks)" \
+    "$(descriptors_of "$server_pid")" "$resting_descriptors"
+[ "$second_half_kib" -le $((first_half_kib + first_half_kib / 10 + 4096)) ] || fail "memory grows"
+back() { [ "$(descriptors_of "$server_pid")" -le "$resting_descriptors" ]; }
+until_true 10 "the descriptors to be back" back
+[ "$(chunks)" -le 4 ] || fail "chunks stay out"
+kill -TERM "$server_pid"
+wait "$server_pid" || fail "the server did not end well"
+printf '\nAll as promised.\n'

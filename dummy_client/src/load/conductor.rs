@@ -321,7 +321,7 @@ impl<'a> Conductor<'a> {
         match search.poll(crowd, lag, now) {
             Need::Nothing => {}
             Need::BeginWindow => {
-                self.measure(now, false);
+                self.measure(now);
                 self.meter.begin_window();
                 self.window = Window {
                     began_at: Some(now),
@@ -331,7 +331,7 @@ impl<'a> Conductor<'a> {
                 };
             }
             Need::Judgement => {
-                self.measure(now, false);
+                self.measure(now);
                 let step = self.judge_step(now);
                 self.live.say(&step);
                 if let Plan::Search(search) = &mut self.plan {
@@ -360,7 +360,7 @@ impl<'a> Conductor<'a> {
         if want == Want::Nothing {
             return;
         }
-        self.measure(now, false);
+        self.measure(now);
         if let (Want::Attack, Some(siege)) = (want, &mut self.siege) {
             let delays = &self.meter.window.tick_delays;
             let begun = siege.begin(delays, self.args.addr, self.args.seed(), now);
@@ -480,7 +480,7 @@ impl<'a> Conductor<'a> {
         if now < self.next_second_at {
             return;
         }
-        self.measure(now, false);
+        self.measure(now);
         let second = self.end_second(now);
         self.live.show(&Status {
             wanted: self.wanted,
@@ -510,11 +510,21 @@ impl<'a> Conductor<'a> {
     }
 
     /// Takes what the event loops have measured, and looks at this program itself.
-    pub(super) fn measure(&mut self, now: Instant, is_end: bool) {
+    pub(super) fn measure(&mut self, now: Instant) {
+        self.collect(now, false);
+        self.look(now);
+    }
+
+    /// Takes what the event loops have measured; at the end of a run, all of it can be judged.
+    pub(super) fn collect(&mut self, now: Instant, is_end: bool) {
         for recorder in self.board.recorders() {
             self.meter.collect(recorder);
         }
         self.meter.judge(now, is_end);
+    }
+
+    /// Looks at this program itself.
+    pub(super) fn look(&mut self, now: Instant) {
         let glance = self.self_check.look(self.server.metrics(), now);
         self.findings.absorb(&glance);
         self.window.findings.absorb(&glance);

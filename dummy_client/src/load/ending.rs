@@ -60,7 +60,7 @@ impl Conductor<'_> {
         self.end_siege(Instant::now());
         self.board.stop();
         let now = Instant::now();
-        self.measure(now, false);
+        self.measure(now);
         self.note_silence(now);
         // Judged by now: who came later than this has waited for less.
         self.tally.silent += self.count_silent(now);
@@ -82,6 +82,8 @@ impl Conductor<'_> {
             .count();
         self.final_counts = self.board.counts();
         self.ended_at = Instant::now();
+        // What comes now is the goodbye to all sessions: no packet waits for that.
+        self.look(self.ended_at);
     }
 
     /// Remembers for how long the server has been silent, if that is too long.
@@ -141,7 +143,7 @@ impl Conductor<'_> {
     /// Puts everything together. Nothing may be counted any more.
     pub fn summarize(mut self) -> Summary {
         let now = self.ended_at;
-        self.measure(now, true);
+        self.collect(now, true);
         if now + SECOND > self.next_second_at + MIN_POINT {
             self.end_second(now);
         }

@@ -55,7 +55,7 @@ until_true() {
 build() {
     local profile=${PROFILE:-release}
     say "building ($profile)"
-    local target
+    # Not local: scripts build other things beside it.
     target="$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")"
     # Said explicitly, so that what runs is what was built, whatever cargo is configured to do.
     (cd "$repo" && cargo build --quiet --profile "$profile" --target-dir "$target" \

@@ -1,0 +1,215 @@
+//! What is measured, and with which load.
+
+use clap::ValueEnum;
+use std::time::Duration;
+
+/// One line of the tables: the same load for several servers.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// For people, and to choose by.
+    pub name: String,
+    /// The load.
+    pub load: Load,
+    /// Threads that serve connections.
+    pub workers: usize,
+    /// Who takes part. The first is what the others are compared with.
+    pub servers: Vec<Server>,
+    /// How long it is measured.
+    pub window: Duration,
+}
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// `dummy_client` listens to the ticks.
+    Broadcast {
+        sessions: usize,
+        packet_bytes: usize,
+        packets_per_tick: usize,
+        tick_ms: u64,
+    },
+    /// `closed_loop --mode echo`.
+    Echo { sessions: usize },
+    /// `closed_loop --mode saturate`.
+    Saturate { sessions: usize },
+    /// `closed_loop --mode connect`.
+    Connect { sessions: usize },
+}
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// The limit.
+    Bare,
+    /// `game_server`; with several packets a tick, `server_core` in the program `ours`.
+    Ours,
+    /// A queue of vectors for each session.
+    PlainMio,
+    /// The idiomatic one.
+    TokioBroadcast,
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Set {
+    /// Whether all of it works: a few sessions, half a second each; its figures mean nothing
+    Smoke,
+    /// The main cases up to 1,000 sessions, in about three minutes
+    Quick,
+    /// Every case, in about an hour
+    Full,
+}
+
+const ALL: [Server; 4] = [
+    Server::Bare,
+    Server::Ours,
+    Server::PlainMio,
+    Server::TokioBroadcast,
+];
+/// The plain mio server has one thread.
+const THREADED: [Server; 3] = [Server::Bare, Server::Ours, Server::TokioBroadcast];
+
+impl Server {
+    /// The head of its column.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Bare => "bare loop",
+            Self::Ours => "ours",
+            Self::PlainMio => "plain mio",
+            Self::TokioBroadcast => "tokio broadcast",
+        }
+    }
+}
+
+impl Set {
+    /// Rounds, if nobody says otherwise.
+    pub fn rounds(self) -> u32 {
+        match self {
+            Self::Smoke => 1,
+            Self::Quick => 2,
+            Self::Full => 3,
+        }
+    }
+
+    /// Its cases.
+    pub fn cases(self) -> Vec<Case> {
+        match self {
+            Self::Smoke => smoke(),
+            Self::Quick => quick(),
+            Self::Full => full(),
+        }
+    }
+}
+
+fn smoke() -> Vec<Case> {
+    let mut cases = vec![
+        broadcast(20, 64, 1, 1),
+        broadcast(20, 1000, 10, 1),
+        broadcast(20, 64, 10, 2),
+        echo(20),
+        saturate(20, 1),
+        saturate(20, 2),
+        connect(50),
+    ];
+    for case in &mut cases {
+        case.window = Duration::from_millis(500);
+    }
+    cases
+}
+
+fn quick() -> Vec<Case> {
+    let mut cases = vec![
+        broadcast(100, 64, 1, 1),
+        broadcast(1000, 64, 1, 1),
+        broadcast(1000, 64, 10, 1),
+        echo(100),
+        saturate(1000, 1),
+    ];
+    for case in &mut cases {
+        case.window = Duration::from_secs(2);
+    }
+    cases
+}
+
+fn full() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for packet_bytes in [64, 1000] {
+        for sessions in [100, 1000, 10_000] {
+            for packets in [1, 10] {
+                cases.push(broadcast(sessions, packet_bytes, packets, 1));
+            }
+        }
+    }
+    cases.extend([1, 10].map(|packets| broadcast(1000, 64, packets, 2)));
+    cases.extend([100, 1000].map(echo));
+    cases.extend([1, 2].map(|workers| saturate(1000, workers)));
+    cases.push(connect(10_000));
+    cases
+}
+
+/// The tick is such that even the slowest server is busy for a part of the time only, and that the
+/// window has enough ticks.
+fn broadcast(
+    sessions: usize,
+    packet_bytes: usize,
+    packets_per_tick: usize,
+    workers: usize,
+) -> Case {
+    let (tick_ms, window_secs) = match (sessions, packets_per_tick) {
+        (0..500, 1) => (5, 4),
+        (0..500, _) => (25, 4),
+        (500..5000, 1) => (40, 4),
+        (500..5000, _) => (200, 5),
+        (_, 1) => (500, 8),
+        _ => (2000, 12),
+    };
+    Case {
+        name: format!("broadcast {sessions} x {packet_bytes} B x {packets_per_tick}, {workers} w"),
+        load: Load::Broadcast {
+            sessions,
+            packet_bytes,
+            packets_per_tick,
+            tick_ms,
+        },
+        workers,
+        servers: servers(workers),
+        window: Duration::from_secs(window_secs),
+    }
+}
+
+fn echo(sessions: usize) -> Case {
+    Case {
+        name: format!("echo {sessions} x 64 B"),
+        load: Load::Echo { sessions },
+        workers: 1,
+        servers: servers(1),
+        window: Duration::from_secs(3),
+    }
+}
+
+fn saturate(sessions: usize, workers: usize) -> Case {
+    Case {
+        name: format!("saturate {sessions} x 64 B, {workers} w"),
+        load: Load::Saturate { sessions },
+        workers,
+        servers: servers(workers),
+        window: Duration::from_secs(4),
+    }
+}
+
+fn connect(sessions: usize) -> Case {
+    Case {
+        name: format!("connect {sessions}"),
+        load: Load::Connect { sessions },
+        workers: 1,
+        servers: servers(1),
+        window: Duration::ZERO,
+    }
+}
+
+fn servers(workers: usize) -> Vec<Server> {
+    match workers {
+        1 => ALL.to_vec(),
+        _ => THREADED.to_vec(),
+    }
+}

@@ -3,7 +3,7 @@
 # Builds everything, runs the cases in turn (A B A B), prints Markdown.
 #
 #   ./scripts/bench.sh                  the main cases, about three minutes
-#   ./scripts/bench.sh full             every case, about an hour, for a quiet machine
+#   ./scripts/bench.sh full             every case, about half an hour, for a quiet machine
 #   ./scripts/bench.sh smoke            only whether it works
 #   ./scripts/bench.sh full --list      the names of the cases
 #   BENCH_CASES="echo;saturate" ROUNDS=5 BENCH_JSON=bench.json ./scripts/bench.sh full

@@ -323,6 +323,16 @@ impl Outcome {
             Self::Limited { .. } | Self::Failed { .. } => None,
         }
     }
+
+    /// Whether it was measured, to be believed or not.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Measured { figures } | Self::Limited { figures, .. } => {
+                figures.contains_key(name)
+            }
+            Self::Failed { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Outcome {

@@ -203,7 +203,11 @@ impl Report<'_> {
             false => Spread::of(outcomes.iter().filter_map(|one| one.figure(table.figure)))
                 .map(|spread| spread.show(table.decimals)),
         };
-        spread.unwrap_or_else(|| self.why_not(table.figure, outcomes, self.outcomes(case, first)))
+        let to = match table.has_ratios {
+            true => self.outcomes(case, first),
+            false => outcomes,
+        };
+        spread.unwrap_or_else(|| self.why_not(table.figure, outcomes, to))
     }
 
     fn why_not(&self, figure: &str, outcomes: &[Outcome], to: &[Outcome]) -> String {
@@ -214,6 +218,8 @@ impl Report<'_> {
         };
         if is(outcomes, |one| matches!(one, Outcome::Failed { .. })) {
             "failed".into()
+        } else if !outcomes.iter().any(|one| one.has(figure)) {
+            NOT_MEASURED.into()
         } else if is(outcomes, |one| matches!(one, Outcome::Limited { .. })) || has_no_use(outcomes)
         {
             "limited".into()

@@ -681,12 +681,10 @@ fn write_queue(
             true => usize::MAX,
             false => config.write_budget_bytes - flushed.bytes,
         };
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = queue.gather(&mut slices, limit_bytes);
         flushed.calls += 1;
-        let written = match &slices[..count] {
-            [single] => stream.write(single),
-            several => stream.write_vectored(several),
+        let written = match queue.only_slice() {
+            Some(bytes) => stream.write(&bytes[..bytes.len().min(limit_bytes)]),
+            None => write_gathered(stream, queue, limit_bytes),
         };
         match written {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -703,6 +701,21 @@ fn write_queue(
         }
     }
     Ok(())
+}
+
+/// Not inlined: its thousand bytes of slices need not be laid out for a peer that has one.
+#[inline(never)]
+fn write_gathered(
+    stream: &mut impl Write,
+    queue: &SendQueue,
+    limit_bytes: usize,
+) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    let count = queue.gather(&mut slices, limit_bytes);
+    match &slices[..count] {
+        [single] => stream.write(single),
+        several => stream.write_vectored(several),
+    }
 }
 
 fn regauge(gauged_bytes: &mut usize, queue: &SendQueue) -> isize {

@@ -92,6 +92,16 @@ impl SendQueue {
         backlog.segments.push_back(Segment::Shared(buffer));
     }
 
+    /// All unsent bytes, if they lie side by side and nothing was left over from an earlier turn: for a
+    /// peer that keeps up, they always do.
+    #[must_use]
+    pub fn only_slice(&self) -> Option<&[u8]> {
+        match self.backlog {
+            None => self.first.as_deref(),
+            Some(_) => None,
+        }
+    }
+
     /// Up to `limit_bytes` of the unsent bytes, oldest first, as slices for one gathered write.
     /// Returns how many of `slices` were set.
     pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>], limit_bytes: usize) -> usize {

@@ -4,6 +4,7 @@
 
 mod util;
 
+use std::time::{Duration, Instant};
 use util::{Run, Stub, client, hello, packet, scratch};
 
 const TEXT: &str = "Hello World";
@@ -25,6 +26,7 @@ fn with_fault(
 fn nothing_is_invented_for_a_good_server() {
     let (run, json) = with_fault(|tick| Some(hello(tick, TEXT)));
     assert_eq!(run.status, Some(0), "{run:?}");
+    check_counts(&json);
     assert_ne!(json["verdict"], "failed");
     assert_eq!(json["failures"].as_array().unwrap().len(), 0);
     assert_eq!(json["sessions"]["connected"], 3);
@@ -79,15 +81,172 @@ fn a_late_tick_is_late_against_the_schedule() {
         Some(hello(tick, TEXT))
     });
     assert_eq!(run.status, Some(0), "{run:?}");
-    let number = |value: &serde_json::Value| value.as_f64().unwrap();
     let (delay, spread) = (&json["tick_delay_ms"], &json["tick_spread_ms"]);
-    assert_eq!(delay["count"], json["ticks"]["received"]);
+    check_counts(&json);
     assert!(number(&delay["max"]) >= 190.0, "{delay}");
     assert!(number(&spread["max"]) >= 190.0, "{spread}");
     assert!(number(&delay["p50"]) < 100.0, "{delay}");
     let period = number(&json["tick_period_ms"]);
     // 20 ms; the stub, which waits in reads, is itself some milliseconds off at each tick.
     assert!((18.0..22.0).contains(&period), "{period}");
+}
+
+/// From one slot to the next of a server that a whole fault is planted in: long enough that the
+/// stub's own milliseconds are little against it.
+const SLOT_MS: u64 = 100;
+
+/// A run against a server that does in each of its slots (1, 2, 3 …) what `plan` says: the number
+/// to send to this session, and how many milliseconds late. `None` leaves the slot empty.
+fn with_schedule(
+    secs: &str,
+    more_args: &[&str],
+    plan: impl Fn(usize, u64) -> Option<(u64, u64)> + Send + Sync + 'static,
+) -> serde_json::Value {
+    let ticks = SLOT_MS / util::TICK.as_millis() as u64;
+    let script = move |session, tick: u64, due: Instant| {
+        let planned = match tick.is_multiple_of(ticks) {
+            true => plan(session, tick / ticks),
+            false => None,
+        };
+        let Some((number, late_ms)) = planned else {
+            return Some(Vec::new());
+        };
+        let at = due + Duration::from_millis(late_ms);
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        Some(hello(number, TEXT))
+    };
+    let stub = Stub::with_dues(script, |_, _| Vec::new());
+    let args = [&["--count", "3", "--duration-secs", secs], more_args].concat();
+    let (run, json) = Run::json(stub.addr, &args);
+    assert_eq!(run.status, Some(0), "{json}");
+    check_counts(&json);
+    eprintln!(
+        "DBG {} {} {} p {} gap {} el {}",
+        json["ticks"],
+        json["tick_delay_ms"],
+        json["tick_spread_ms"],
+        json["tick_period_ms"],
+        json["longest_tick_gap_ms"],
+        json["elapsed_secs"]
+    );
+    json
+}
+
+/// Every tick that came is measured, and so is every slot that somebody waited for in vain.
+fn check_counts(json: &serde_json::Value) {
+    let count = |value: &serde_json::Value| value.as_u64().unwrap();
+    let ticks = &json["ticks"];
+    assert_eq!(
+        count(&json["tick_delay_ms"]["count"]),
+        count(&ticks["received"]) + count(&ticks["charged"]),
+        "{json}"
+    );
+}
+
+fn number(value: &serde_json::Value) -> f64 {
+    value.as_f64().unwrap()
+}
+
+#[test]
+fn a_freeze_of_the_whole_server_is_counted_and_charged() {
+    // Nothing from 2 s to 4 s; the numbers go on as if nothing had been.
+    let json = with_schedule("6", &[], |_, slot| match slot {
+        ..=20 => Some((slot, 0)),
+        21..40 => None,
+        _ => Some((slot - 19, 0)),
+    });
+    let (ticks, delay) = (&json["ticks"], &json["tick_delay_ms"]);
+    assert_eq!(
+        (&ticks["skipped"], &ticks["charged"]),
+        (&19.into(), &57.into()),
+        "{json}"
+    );
+    assert!((1880.0..2100.0).contains(&number(&delay["max"])), "{delay}");
+    assert!((1300.0..1700.0).contains(&number(&delay["p90"])), "{delay}");
+    assert!(number(&delay["p50"]) < 20.0, "{delay}");
+    let gap = number(&json["longest_tick_gap_ms"]);
+    assert!((1950.0..2150.0).contains(&gap), "{gap}");
+    // Where it was, and not where it was found out.
+    let seconds = json["timeline"].as_array().unwrap();
+    assert!(number(&seconds[1]["tick_delay_max_ms"]) < 100.0, "{json}");
+    assert!(number(&seconds[2]["tick_delay_p50_ms"]) > 1000.0, "{json}");
+    assert!(number(&seconds[4]["tick_delay_p50_ms"]) < 20.0, "{json}");
+}
+
+#[test]
+fn a_server_that_falls_to_half_its_rate_is_found() {
+    let json = with_schedule("9", &[], |_, slot| match slot {
+        ..=30 => Some((slot, 0)),
+        _ if slot.is_multiple_of(2) => Some((15 + slot / 2, 0)),
+        _ => None,
+    });
+    let (skipped, delay) = (number(&json["ticks"]["skipped"]), &json["tick_delay_ms"]);
+    assert!((27.0..=31.0).contains(&skipped), "{json}");
+    assert!((85.0..125.0).contains(&number(&delay["p90"])), "{delay}");
+    let period = number(&json["tick_period_ms"]);
+    assert!((98.0..102.0).contains(&period), "{period}");
+}
+
+/// Whatever part of a period it is, and however long it lasts.
+#[test]
+fn a_lateness_that_stays_is_neither_forgiven_nor_taken_for_a_skip() {
+    for late_ms in [30, 60, 90] {
+        let late = move |slot| if slot <= 20 { 0 } else { late_ms };
+        let json = with_schedule("7", &[], move |_, slot| Some((slot, late(slot))));
+        let p50 = number(&json["tick_delay_ms"]["p50"]);
+        let least = late_ms as f64 - 6.0;
+        assert!((least..least + 20.0).contains(&p50), "{late_ms}: {json}");
+        assert_eq!(json["ticks"]["skipped"], 0, "{json}");
+    }
+}
+
+#[test]
+fn a_session_that_is_behind_throughout_hides_neither_itself_nor_the_others() {
+    // 400 ms behind, and by more than one tick from its first on.
+    let json = with_schedule("5", &[], |session, slot| match session {
+        2 => slot.checked_sub(4).filter(|n| *n > 0).map(|n| (n, 0)),
+        _ => Some((slot, 0)),
+    });
+    let (delay, spread) = (&json["tick_delay_ms"], &json["tick_spread_ms"]);
+    assert!(number(&delay["p50"]) < 20.0, "{delay}");
+    assert!((390.0..450.0).contains(&number(&delay["p90"])), "{delay}");
+    assert!((390.0..450.0).contains(&number(&spread["p50"])), "{spread}");
+}
+
+#[test]
+fn the_first_ticks_are_not_measured_against_themselves() {
+    // Spread evenly from 0 to 60 ms.
+    let json = with_schedule("2.2", &[], |_, slot| Some((slot, slot * 37 % 61)));
+    let p50 = number(&json["tick_delay_ms"]["p50"]);
+    assert!((15.0..45.0).contains(&p50), "{json}");
+}
+
+#[test]
+fn a_server_that_begins_anew_is_measured_by_its_own_schedule() {
+    for threads in ["1", "2"] {
+        // All are lost after ten ticks; the next server counts from 1, a third of a slot off.
+        let stub = Stub::start(|session, tick| match session {
+            0..3 if tick > 51 => None,
+            0..3 if tick.is_multiple_of(5) => Some(hello(tick / 5, TEXT)),
+            3.. if tick > 55 && tick % 5 == 2 => Some(hello(tick / 5 - 10, TEXT)),
+            _ => Some(Vec::new()),
+        });
+        let args = [
+            "--count",
+            "3",
+            "--duration-secs",
+            "5",
+            "--reconnect",
+            "--threads",
+            threads,
+        ];
+        let (run, json) = Run::json(stub.addr, &args);
+        assert_eq!(run.status, Some(0), "{json}");
+        assert_eq!(json["sessions"]["came_back"], 3, "{json}");
+        check_counts(&json);
+        assert_eq!(json["ticks"]["skipped"], 0, "{json}");
+        assert!(number(&json["tick_delay_ms"]["max"]) < 50.0, "{json}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::chat::{ChatPlan, Heard};
 use super::echo::EchoPlan;
 use crate::measure::board::{Board, Counters, Event};
+use crate::measure::recorder::Arrived;
 use game_server::packets::{CChat, CEcho, SBye, SChat, SEcho, SHello};
 use server_core::{Context, DisconnectReason, Kick, Packet, Peer, Session};
 use std::sync::Arc;
@@ -53,7 +54,8 @@ pub struct Bot {
     thread: usize,
     /// 0 before the first one.
     last_tick: u64,
-    epoch: u64,
+    /// Of the ticks; `None` before the first one.
+    epoch: Option<u64>,
     echo: Option<EchoPlan>,
     chat: Option<ChatPlan>,
     /// Requests are late because the server owes too many answers: that is not our lateness.
@@ -71,7 +73,7 @@ impl Bot {
             index: peer.tag.unwrap_or_default() as usize,
             thread: peer.id.worker(),
             last_tick: 0,
-            epoch: 0,
+            epoch: None,
             echo: None,
             chat: None,
             is_held_back: false,
@@ -113,11 +115,13 @@ impl Bot {
         self.log_packet(packet, Some(tail));
         let (tick, last) = (hello.tick.get(), self.last_tick);
         let board = &self.settings.board;
-        if last == 0 {
-            self.epoch = board.epoch_of_first_tick(tick);
-        }
-        board.saw_tick(tick);
-        board.recorder(self.thread).tick(self.epoch, tick, now);
+        let (epoch, arrived) = match self.epoch {
+            None => (board.epoch_of_first_tick(self.index, tick), Arrived::First),
+            Some(epoch) if tick > last => (epoch, Arrived::Next),
+            Some(epoch) => (epoch, Arrived::Again),
+        };
+        self.epoch = Some(epoch);
+        board.recorder(self.thread).tick(epoch, tick, now, arrived);
         let counters = board.counters(self.thread);
         counters.ticks.add(1);
         if !board.is_expected_tail(tail) {
@@ -197,7 +201,7 @@ impl Session for Bot {
         let began = settings.board.connect_began(self.index);
         let recorder = settings.board.recorder(self.thread);
         recorder.connected(ctx.now().saturating_duration_since(began));
-        settings.board.set_last_tick(self.index, 0);
+        settings.board.join(self.index);
         settings.board.tell(Event::Connected(self.index, ctx.id()));
         let Requests {
             echo_period,
@@ -283,6 +287,13 @@ impl Session for Bot {
 
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
         let board = &self.settings.board;
+        if self.is_connected {
+            let was_lost = reason != DisconnectReason::Closed && !self.was_refused;
+            board.leave(self.index, was_lost);
+        }
+        if let Some(epoch) = self.epoch {
+            board.recorder(self.thread).left(epoch);
+        }
         let echoes = self.echo.as_ref().map_or(0, EchoPlan::outstanding);
         let chats = self.chat.as_ref().map_or(0, ChatPlan::outstanding);
         let counters = self.counters();

@@ -331,7 +331,7 @@ impl<'a> Conductor<'a> {
                 };
             }
             Need::Judgement => {
-                self.measure(now);
+                self.end_window(now);
                 let step = self.judge_step(now);
                 self.live.say(&step);
                 if let Plan::Search(search) = &mut self.plan {
@@ -360,7 +360,7 @@ impl<'a> Conductor<'a> {
         if want == Want::Nothing {
             return;
         }
-        self.measure(now);
+        self.end_window(now);
         if let (Want::Attack, Some(siege)) = (want, &mut self.siege) {
             let delays = &self.meter.window.tick_delays;
             let begun = siege.begin(delays, self.args.addr, self.args.seed(), now);
@@ -504,7 +504,7 @@ impl<'a> Conductor<'a> {
             sessions: self.tally.live,
             packets_per_sec: fresh.packets as f64 / seconds,
             bytes_per_sec: fresh.bytes as f64 / seconds,
-            lost: self.tally.lost,
+            sessions_lost: self.tally.lost,
             ..Second::default()
         })
     }
@@ -528,5 +528,13 @@ impl<'a> Conductor<'a> {
         let glance = self.self_check.look(self.server.metrics(), now);
         self.findings.absorb(&glance);
         self.window.findings.absorb(&glance);
+    }
+
+    /// What was due in the window and is known by now is in it, and nothing else comes in.
+    fn end_window(&mut self, now: Instant) {
+        self.measure(now);
+        self.meter.end_window(now);
+        self.meter.judge_all(now);
+        self.meter.settle_window(now);
     }
 }

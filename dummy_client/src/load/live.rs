@@ -64,7 +64,7 @@ impl Live {
              {:.0} packets/s, {}/s",
             second.sessions,
             status.wanted,
-            second.lost,
+            second.sessions_lost,
             status.failed_connects,
             status.missing_ticks,
             second.tick_delay_p50_ms,

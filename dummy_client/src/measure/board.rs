@@ -1,5 +1,6 @@
 //! What the bots have seen, where the conductor can read it.
 
+use super::epochs::Epochs;
 use super::groups::Groups;
 use super::recorder::Recorder;
 use crossbeam_channel::{Receiver, Sender};
@@ -9,17 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A first tick so far behind the newest is that of another server.
-const ANEW: u64 = 16;
-
 /// Shared by all bots of a run.
 pub struct Board {
     counters: Box<[Counters]>,
     last_ticks: Box<[AtomicU64]>,
     recorders: Box<[Recorder]>,
-    /// The newest tick that anybody has seen, of the server that runs now.
-    newest_tick: AtomicU64,
-    epoch: AtomicU64,
+    epochs: Mutex<Epochs>,
     /// When the connection of each session was begun, in nanoseconds since `started_at`.
     connects_began: Box<[AtomicU64]>,
     started_at: Instant,
@@ -135,8 +131,7 @@ impl Board {
             counters: (0..threads).map(|_| Counters::default()).collect(),
             last_ticks: (0..sessions).map(|_| AtomicU64::new(0)).collect(),
             recorders: (0..threads).map(|_| Recorder::default()).collect(),
-            newest_tick: AtomicU64::new(0),
-            epoch: AtomicU64::new(0),
+            epochs: Mutex::new(Epochs::new(sessions)),
             connects_began: (0..sessions).map(|_| AtomicU64::new(0)).collect(),
             started_at: Instant::now(),
             hello_tail: OnceLock::new(),
@@ -162,25 +157,27 @@ impl Board {
         &self.recorders
     }
 
-    /// A session has seen its first tick. Returns the epoch that it belongs to: one more than
-    /// before if this tick is far behind what others have seen, as the server has started anew.
-    pub fn epoch_of_first_tick(&self, tick: u64) -> u64 {
-        let newest = self.newest_tick.load(Ordering::SeqCst);
-        if tick.saturating_add(ANEW) < newest
-            && (self.newest_tick)
-                .compare_exchange(newest, tick, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok()
-        {
-            self.epoch.fetch_add(1, Ordering::SeqCst);
-        }
-        self.epoch.load(Ordering::SeqCst)
+    /// A session stands, and has seen no tick yet.
+    pub fn join(&self, session: usize) {
+        self.set_last_tick(session, 0);
+        self.epochs().join(session);
     }
 
-    /// A session has seen this tick.
-    pub fn saw_tick(&self, tick: u64) {
-        if self.newest_tick.load(Ordering::Relaxed) < tick {
-            self.newest_tick.fetch_max(tick, Ordering::Relaxed);
-        }
+    /// A session has seen the first tick of its connection. Returns the epoch that it belongs to:
+    /// one more than before if the server has begun anew.
+    pub fn epoch_of_first_tick(&self, session: usize, tick: u64) -> u64 {
+        self.epochs().first_tick(session, tick)
+    }
+
+    /// A session that stood has ended.
+    pub fn leave(&self, session: usize, was_lost: bool) {
+        let newest_tick = self.last_tick(session);
+        self.epochs().leave(session, newest_tick, was_lost);
+    }
+
+    fn epochs(&self) -> MutexGuard<'_, Epochs> {
+        // Only numbers that are whole after each call: a panic elsewhere cannot have torn them.
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection of a session begins.

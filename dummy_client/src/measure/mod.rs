@@ -2,8 +2,12 @@
 
 pub mod board;
 pub mod distribution;
+mod epochs;
 pub mod groups;
+mod line;
 pub mod meter;
 mod phase;
 pub mod recorder;
+mod schedule;
 pub mod self_check;
+mod timeline;

@@ -21,6 +21,14 @@ pub fn record(histogram: &mut Micros, duration: Duration, count: u64) {
     histogram.saturating_record_n(micros.clamp(1, MAX_MICROS), count);
 }
 
+/// A quantile in milliseconds; 0 if nothing was counted.
+pub fn quantile_ms(histogram: &Micros, quantile: f64) -> f64 {
+    match histogram.is_empty() {
+        true => 0.0,
+        false => histogram.value_at_quantile(quantile) as f64 / 1e3,
+    }
+}
+
 /// One event loop's measurements since they were last taken.
 #[derive(Debug, Default)]
 pub struct Recorder(Mutex<Batch>);
@@ -30,6 +38,8 @@ pub struct Recorder(Mutex<Batch>);
 pub struct Batch {
     /// Arrivals of ticks.
     pub ticks: Vec<TickRun>,
+    /// Sessions that had seen a tick and stand no more.
+    pub leaves: Vec<LeaveRun>,
     /// Durations; those of ticks are not among them, as their schedule is not known here.
     pub samples: Samples,
 }
@@ -49,17 +59,48 @@ pub struct Samples {
     pub connects: Micros,
     /// By how much this program itself sent too late.
     pub late_sends: Micros,
+    /// Slots of the server's schedule that it left empty.
+    pub ticks_skipped: u64,
+    /// Delays among `tick_delays` that stand for empty slots: one for each slot and each session
+    /// that waited. All others are ticks that came.
+    pub delays_charged: u64,
+    /// The longest time from the first arrival of a tick to that of the next one, or to the end.
+    pub longest_tick_gap: Duration,
 }
 
 /// Sessions that got the same tick in the same turn of the event loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TickRun {
-    /// Rises when the server was replaced by one that counts from 1 again.
+    /// Rises when the server was replaced by another one.
     pub epoch: u64,
     /// The tick's number.
     pub tick: u64,
     /// When the loop woke up to read it.
     pub at: Instant,
+    /// How many sessions.
+    pub sessions: u64,
+    /// Those of them that had not seen a tick on this connection.
+    pub first: u64,
+    /// Those of them that had seen an earlier one, and have waited for this one since.
+    pub waited: u64,
+}
+
+/// What a tick is to the session that got it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// Its first one on this connection.
+    First,
+    /// Newer than all that it had.
+    Next,
+    /// Not newer than what it had.
+    Again,
+}
+
+/// Sessions that ended, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaveRun {
+    /// Of the ticks that they had.
+    pub epoch: u64,
     /// How many sessions.
     pub sessions: u64,
 }
@@ -73,6 +114,9 @@ impl Default for Samples {
             chat_trips: micros(),
             connects: micros(),
             late_sends: micros(),
+            ticks_skipped: 0,
+            delays_charged: 0,
+            longest_tick_gap: Duration::ZERO,
         }
     }
 }
@@ -92,6 +136,9 @@ impl Samples {
             // Same bounds on both sides, so this cannot fail.
             let _ = sum.add(part);
         }
+        self.ticks_skipped = self.ticks_skipped.saturating_add(other.ticks_skipped);
+        self.delays_charged = self.delays_charged.saturating_add(other.delays_charged);
+        self.longest_tick_gap = self.longest_tick_gap.max(other.longest_tick_gap);
     }
 
     /// Forgets everything and keeps the memory.
@@ -108,21 +155,40 @@ impl Samples {
                 histogram.reset();
             }
         }
+        self.ticks_skipped = 0;
+        self.delays_charged = 0;
+        self.longest_tick_gap = Duration::ZERO;
     }
 }
 
 impl Recorder {
     /// One session got a tick.
-    pub fn tick(&self, epoch: u64, tick: u64, at: Instant) {
+    pub fn tick(&self, epoch: u64, tick: u64, at: Instant, arrived: Arrived) {
         let mut batch = self.batch();
-        match batch.ticks.last_mut() {
-            Some(run) if (run.epoch, run.tick, run.at) == (epoch, tick, at) => run.sessions += 1,
-            _ => batch.ticks.push(TickRun {
+        let is_same = |run: &TickRun| (run.epoch, run.tick, run.at) == (epoch, tick, at);
+        if !batch.ticks.last().is_some_and(is_same) {
+            batch.ticks.push(TickRun {
                 epoch,
                 tick,
                 at,
-                sessions: 1,
-            }),
+                sessions: 0,
+                first: 0,
+                waited: 0,
+            });
+        }
+        if let Some(run) = batch.ticks.last_mut() {
+            run.sessions += 1;
+            run.first += u64::from(arrived == Arrived::First);
+            run.waited += u64::from(arrived == Arrived::Next);
+        }
+    }
+
+    /// One session that had seen a tick of this epoch has ended.
+    pub fn left(&self, epoch: u64) {
+        let mut batch = self.batch();
+        match batch.leaves.last_mut() {
+            Some(run) if run.epoch == epoch => run.sessions += 1,
+            _ => batch.leaves.push(LeaveRun { epoch, sessions: 1 }),
         }
     }
 
@@ -161,6 +227,7 @@ impl Batch {
     /// Forgets everything and keeps the memory.
     pub fn clear(&mut self) {
         self.ticks.clear();
+        self.leaves.clear();
         self.samples.clear();
     }
 }

@@ -54,8 +54,11 @@ pub struct Summary {
     pub chats: Chats,
     /// The period of the server's tick, told from the ticks themselves; 0 if it is not known.
     pub tick_period_ms: f64,
-    /// How late each tick reached each session, against the server's own schedule.
+    /// How late each tick reached each session, against the server's own schedule; a slot that
+    /// stayed empty counts as late until the next tick.
     pub tick_delay_ms: Quantiles,
+    /// The longest time from the first arrival of a tick to that of the next one, or to the end.
+    pub longest_tick_gap_ms: f64,
     /// For each tick, from the first session that it reached to the last.
     pub tick_spread_ms: Quantiles,
     /// Echoes, from when they were due.
@@ -192,6 +195,12 @@ pub struct Ticks {
     pub repeats: u64,
     pub reordered: u64,
     pub wrong_texts: u64,
+    /// Slots of the server's schedule that it left empty, as a server does that was stopped or has
+    /// no time: its numbers go on as if nothing had been.
+    pub skipped: u64,
+    /// What was charged for them: for each session that waited, one delay for each slot. These are
+    /// the delays that no tick belongs to: `tick_delay_ms.count` is `received` and these.
+    pub charged: u64,
 }
 
 #[derive(Debug, Default, Serialize, JsonSchema)]
@@ -266,6 +275,8 @@ impl Summary {
                 repeats: counts.repeats,
                 reordered: counts.reordered,
                 wrong_texts: counts.wrong_texts,
+                skipped: samples.ticks_skipped,
+                charged: samples.delays_charged,
             },
             echoes: Echoes {
                 sent: counts.echoes_sent,
@@ -284,6 +295,7 @@ impl Summary {
             },
             tick_period_ms: period.map_or(0.0, |period| period.as_secs_f64() * 1e3),
             tick_delay_ms: (&samples.tick_delays).into(),
+            longest_tick_gap_ms: samples.longest_tick_gap.as_secs_f64() * 1e3,
             tick_spread_ms: (&samples.tick_spreads).into(),
             rtt_ms: (&samples.round_trips).into(),
             chat_ms: (&samples.chat_trips).into(),
@@ -477,6 +489,12 @@ impl Summary {
             ticks.reordered,
             ticks.wrong_texts,
         );
+        if ticks.skipped > 0 {
+            text += &format!(
+                "skipped   {} ticks that were due and never came; the longest gap was {:.0} ms\n",
+                ticks.skipped, self.longest_tick_gap_ms
+            );
+        }
         if echoes.sent > 0 {
             text += &format!(
                 "echoes    {} sent, {} answered, {} wrong, {} unanswered\n",

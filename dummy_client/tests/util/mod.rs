@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// What a stub server sends to a session (0, 1, 2 … in the order of accepting) for one tick (1, 2,
-/// 3 …). `None` closes the connection.
-pub type Script = dyn Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync;
+/// 3 …) that was due at this moment. `None` closes the connection.
+pub type Script = dyn Fn(usize, u64, Instant) -> Option<Vec<u8>> + Send + Sync;
 /// What it answers to a packet of this id and payload.
 pub type Answer = dyn Fn(u16, &[u8]) -> Vec<u8> + Send + Sync;
 
@@ -33,13 +33,13 @@ impl Stub {
 
     /// Sends good ticks, and takes no more connections after so many.
     pub fn closing_after(connections: usize) -> Self {
-        let script = |_, tick| Some(hello(tick, "Hello World"));
+        let script = |_, tick, _| Some(hello(tick, "Hello World"));
         Self::launch(script, |_, _| Vec::new(), connections, true)
     }
 
     /// Sends good ticks, and reads nothing.
     pub fn deaf() -> Self {
-        let script = |_, tick| Some(hello(tick, "Hello World"));
+        let script = |_, tick, _| Some(hello(tick, "Hello World"));
         Self::launch(script, |_, _| Vec::new(), usize::MAX, false)
     }
 
@@ -47,11 +47,19 @@ impl Stub {
         script: impl Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync + 'static,
         answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
+        Self::with_dues(move |session, tick, _| script(session, tick), answer)
+    }
+
+    /// The script is told when each tick was due.
+    pub fn with_dues(
+        script: impl Fn(usize, u64, Instant) -> Option<Vec<u8>> + Send + Sync + 'static,
+        answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
         Self::launch(script, answer, usize::MAX, true)
     }
 
     fn launch(
-        script: impl Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync + 'static,
+        script: impl Fn(usize, u64, Instant) -> Option<Vec<u8>> + Send + Sync + 'static,
         answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
         connections: usize,
         reads: bool,
@@ -160,7 +168,8 @@ fn serve(
         if start.elapsed() < TICK * tick as u32 {
             continue;
         }
-        let Some(bytes) = (habits.script)(session, tick) else {
+        let due = start + TICK * tick as u32;
+        let Some(bytes) = (habits.script)(session, tick, due) else {
             return;
         };
         if stream.write_all(&bytes).is_err() {

@@ -12,9 +12,10 @@ use std::collections::VecDeque;
 ///
 /// A server that was stopped may skip ticks: its numbers still rise by one, but it has left slots
 /// of its schedule empty, and all that comes later is whole periods late. That is told from ticks
-/// that are merely late by the ticks behind it and by the lateness itself: only one that is a whole
-/// number of periods, within the jitter, is a skip. Everything else stays lateness. Slots that were
-/// skipped are handed out with the tick that came next, to be counted and charged.
+/// that are merely late by the ticks behind it and by the lateness itself: only one of a whole
+/// number of periods, or little more, is a skip, and what it is more stays lateness. So does
+/// everything else. Slots that were skipped are handed out with the tick that came next, to be
+/// counted and charged.
 #[derive(Debug, Default)]
 pub struct Phase {
     /// Arrivals that have no place in the schedule yet, oldest first.
@@ -32,6 +33,8 @@ pub struct Phase {
     owed: f64,
     /// The latest tick that has a place, or was judged without one.
     latest: Option<Arrival>,
+    /// The latest of those, oldest first.
+    recent: VecDeque<Arrival>,
     /// How late the latest ones were.
     lateness: VecDeque<f64>,
 }
@@ -46,7 +49,7 @@ pub struct Arrival {
 }
 
 /// One tick, judged.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
     /// The tick's number.
     pub tick: u64,
@@ -58,8 +61,21 @@ pub struct Judged {
     pub skipped: u64,
     /// How many of them were due when the tick before had come: who got both has waited for them.
     pub charged: u64,
+    /// The others, which had been due before and were not known to be empty.
+    pub missed: Vec<Missed>,
     /// Its number has no place in the schedule: it came long before its time.
     pub is_stray: bool,
+}
+
+/// Slots that were found to be empty when more ticks had come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Missed {
+    /// When they were due.
+    pub due: f64,
+    /// How many about then.
+    pub slots: u64,
+    /// The first tick that came after that.
+    pub until_tick: u64,
 }
 
 #[derive(Debug)]
@@ -84,18 +100,33 @@ enum Place {
     NotYet,
 }
 
+/// How far a lateness may be below a whole number of periods and still be one.
+struct Slack {
+    below: f64,
+    /// The line is not known well enough to tell.
+    is_unsure: bool,
+}
+
 /// Ticks that come before the first is judged. A line through fewer runs through late ones, and
 /// finds them punctual.
 const HOLD: usize = 20;
 /// A server whose ticks all come at once is judged without a schedule after so many.
 const MAX_HELD: usize = 1000;
-/// Ticks that must stand behind a late one before it is taken for one after a skip.
-const FOLLOWERS: usize = 4;
+/// Ticks that must stand behind a late one before it is taken for one after a skip: so many that
+/// they take this many seconds, within these. A server that has just come back may be busy.
+const FOLLOWED_SECS: f64 = 0.25;
+const FOLLOWERS: (usize, usize) = (4, 16);
+/// The lateness of so many ticks tells how late a server is anyway.
+const LEVEL: usize = 4;
+/// Empty slots in a row that are told apart; more are put together.
+const MAX_SLOTS: u64 = 1000;
+/// Arrivals that slots which were found empty only later can have waited for.
+const MAX_RECENT: usize = 64;
 /// No server ticks faster; ticks this close came in one burst.
 const MIN_PERIOD: f64 = 250e-6;
-/// How far a lateness may be off a whole number of periods besides the jitter, in periods.
+/// How far a lateness may be below a whole number of periods besides the jitter, in periods.
 const SLACK: f64 = 0.02;
-/// What is uncertain by more periods than this is not known.
+/// How far it may be above, and by how many periods a place may be uncertain.
 const MAX_SLACK: f64 = 0.25;
 
 impl Phase {
@@ -178,74 +209,83 @@ impl Phase {
 
     /// Finds the place of the tick that waits first.
     fn place(&self, all: bool) -> Place {
-        let (Some(line), Some(front)) = (&self.line, self.waiting.front()) else {
+        let (Some(line), Some(&front)) = (&self.line, self.waiting.front()) else {
             return Place::NotYet;
         };
         let period = line.slope();
-        let late = |arrival: &Arrival| arrival.at - line.at(self.slot(arrival.tick));
+        let late = |arrival: Arrival| arrival.at - line.at(self.slot(arrival.tick));
+        let needed = (FOLLOWED_SECS / period).ceil() as usize;
+        let needed = needed.clamp(FOLLOWERS.0, FOLLOWERS.1);
+        let behind = self.waiting.iter().skip(1).take(needed).copied();
+        let is_complete = all || behind.len() == needed;
+        let is_newer = (self.latest).is_none_or(|latest| latest.tick < front.tick);
+        // Early by this much is none of the schedule.
+        let is_early = |late: f64| late < -period / 2.0;
         let first = late(front);
-        let followers = || self.waiting.iter().skip(1).take(FOLLOWERS);
-        let is_complete = all || followers().count() == FOLLOWERS;
-        if first < -period / 2.0 {
-            return match self.latest {
-                _ if !is_complete => Place::NotYet,
-                // It alone was early.
-                _ if followers().any(|arrival| late(arrival) >= -period / 2.0) => Place::Stray,
-                _ if followers().next().is_none() => Place::Stray,
-                // Numbers were left out. The first tick of a line cannot be told from that.
-                Some(latest)
-                    if latest.tick.checked_add(1) != Some(front.tick) && line.count() > 0 =>
-                {
-                    Place::Anew(0.0)
-                }
-                _ => Place::After(0.0),
+        if is_early(first) {
+            return match is_complete {
+                true => self.place_early(line, front, behind.map(late).all(is_early)),
+                false => Place::NotYet,
             };
         }
-        let span = (line.count() as f64).max(HOLD as f64);
-        let least_skipped = (first / period + 0.5).floor().max(1.0);
-        let slack = period * SLACK + line.jitter() * (least_skipped / span).min(1e9);
-        let is_unsure = slack > period * MAX_SLACK;
-        let below = slack.min(period * MAX_SLACK);
-        let is_newer = (self.latest).is_none_or(|latest| latest.tick < front.tick);
-        if first + below < period || line.count() == 0 || !is_newer {
+        let slack = Slack::of(line, first);
+        if first + slack.below < period || line.count() == 0 || !is_newer {
             return Place::After(0.0);
         }
         if !is_complete {
             return Place::NotYet;
         }
-        let behind: Vec<f64> = followers()
-            .filter(|arrival| arrival.tick > front.tick)
-            .map(late)
-            .filter(|late| *late > -period / 2.0)
-            .collect();
+        let behind = behind.filter(|arrival| arrival.tick > front.tick);
+        let behind: Vec<f64> = behind.map(late).filter(|late| !is_early(*late)).collect();
+        self.place_late(front, first, &behind, period, &slack)
+    }
+
+    /// The place of a tick that came long before its time. `all_are_early`: so did those behind it.
+    fn place_early(&self, line: &Line, front: Arrival, all_are_early: bool) -> Place {
+        let is_next = |latest: Arrival| latest.tick.checked_add(1) == Some(front.tick);
+        match self.latest {
+            _ if self.waiting.len() == 1 || !all_are_early => Place::Stray,
+            // Numbers were left out. The first tick of a line cannot be told from that.
+            Some(latest) if !is_next(latest) && line.count() > 0 => Place::Anew(0.0),
+            _ => Place::After(0.0),
+        }
+    }
+
+    /// The place of a tick that is late by a period and more, as those `behind` it are late.
+    fn place_late(
+        &self,
+        front: Arrival,
+        first: f64,
+        behind: &[f64],
+        period: f64,
+        slack: &Slack,
+    ) -> Place {
         let level = self.lateness.iter().copied().reduce(f64::min);
-        // The last tick of all has nothing behind it: there is only what it does to the ones before.
-        let against = match (behind.is_empty(), level) {
-            (true, Some(level)) => [level.max(0.0); 2],
-            (_, level) => [0.0, level.unwrap_or(0.0).max(0.0)],
-        };
-        let above = (period * SLACK + line.jitter() * 2.0).min(period * MAX_SLACK);
-        // Against the schedule; or, if it was late before, against that.
+        let level = level.unwrap_or(0.0).max(0.0);
+        // Against the schedule; or, if it was late before, against that. The last tick of all has
+        // nothing behind it: there is only how late those before it were.
+        let against = [if behind.is_empty() { level } else { 0.0 }, level];
         for level in against {
-            let slots = |late: &f64| ((late - level + below) / period).floor();
+            let slots = |late: &f64| ((late - level + slack.below) / period).floor();
             let off = |late: &f64| late - level - slots(late) * period;
             let skipped = behind.iter().map(slots).fold(slots(&first), f64::min);
             // Owed ticks that come in one burst, or faster than they should, are each late by less.
             let is_paced = behind.is_sorted_by(|a, b| slots(a) <= slots(b));
-            let falls = match behind[..] {
-                [second, .., a, b] => first.min(second) - a.min(b),
-                _ => 0.0,
+            let lower = |place: usize| behind[place - 1].min(behind[place]);
+            let falls = match behind.len() {
+                0..4 => 0.0,
+                count => lower((count - 1) / 2) - lower(count - 1),
             };
             // No server can have skipped more than there was time for.
             let is_possible = skipped >= 1.0 && skipped * period <= front.at;
             if !is_possible || !is_paced || falls > period * MAX_SLACK {
                 continue;
             }
-            if is_unsure {
+            if slack.is_unsure {
                 return Place::Anew(skipped);
             }
             let nearest = behind.iter().map(off).fold(off(&first), f64::min);
-            if nearest <= above || behind.is_empty() {
+            if nearest <= period * MAX_SLACK || behind.is_empty() {
                 return Place::After(skipped);
             }
         }
@@ -262,7 +302,7 @@ impl Phase {
         if let (Some(line), Some(slot), true) = (&mut self.line, slot, is_newer) {
             self.skipped = self.skipped.saturating_add(skipped as i128);
             line.add(slot, arrival.at);
-            if self.lateness.len() == FOLLOWERS {
+            if self.lateness.len() == LEVEL {
                 self.lateness.pop_front();
             }
             self.lateness.push_back(arrival.at - line.at(slot));
@@ -291,12 +331,13 @@ impl Phase {
         }
         for placed in self.placed.drain(..) {
             let Placed {
-                arrival: Arrival { tick, at },
+                arrival,
                 slot,
                 is_stray,
                 skipped,
                 latest_at,
             } = placed;
+            let Arrival { tick, at } = arrival;
             let period = self.line.as_ref().map_or(0.0, Line::slope);
             let due = match (&self.line, slot) {
                 (Some(line), Some(slot)) => line.at(slot).min(at),
@@ -307,14 +348,31 @@ impl Phase {
                 true => ((since / period).ceil() - 1.0).clamp(0.0, skipped),
                 false => 0.0,
             };
+            let (skipped, charged) = (skipped as u64, charged as u64);
+            let missed = strided(charged + 1, skipped).filter_map(|(place, slots)| {
+                let due = due - period * place as f64;
+                let next = self.recent.iter().find(|arrival| due < arrival.at)?;
+                Some(Missed {
+                    due,
+                    slots,
+                    until_tick: next.tick,
+                })
+            });
             self.judged.push(Judged {
                 tick,
                 due,
                 period,
-                skipped: skipped as u64,
-                charged: charged as u64,
+                skipped,
+                charged,
+                missed: missed.collect(),
                 is_stray,
             });
+            if slot.is_some() {
+                if self.recent.len() == MAX_RECENT {
+                    self.recent.pop_front();
+                }
+                self.recent.push_back(arrival);
+            }
         }
     }
 
@@ -328,6 +386,28 @@ impl Phase {
     fn slot(&self, tick: u64) -> f64 {
         (i128::from(tick) - i128::from(self.origin)).saturating_add(self.skipped) as f64
     }
+}
+
+impl Slack {
+    /// The longer a stall, the less is known of where the line is behind it.
+    fn of(line: &Line, late: f64) -> Self {
+        let period = line.slope();
+        let span = (line.count() as f64).max(HOLD as f64);
+        let slots = (late / period + 0.5).floor().max(1.0);
+        let below = period * SLACK + line.jitter() * slots / span;
+        Self {
+            below: below.min(period * MAX_SLACK),
+            is_unsure: below > period * MAX_SLACK,
+        }
+    }
+}
+
+/// Places from one to another with how many each stands for: no more than a thousand of them, and
+/// none left out.
+pub fn strided(first: u64, last: u64) -> impl Iterator<Item = (u64, u64)> {
+    let stride = (last + 1).saturating_sub(first).div_ceil(MAX_SLOTS).max(1);
+    let places = (first..=last).step_by(usize::try_from(stride).unwrap_or(usize::MAX));
+    places.map(move |place| (place, stride.min(last - place + 1)))
 }
 
 /// The time from tick to tick, where the numbers rise.
@@ -397,6 +477,12 @@ mod tests {
                 let slots = 1..=judged.charged;
                 let charged = slots.map(|slot| (delay + slot as f64 * judged.period) * 1e3);
                 found.charged_ms.extend(charged);
+                for missed in &judged.missed {
+                    let charged = (at[&missed.until_tick] - missed.due) * 1e3;
+                    assert!(charged > 0.0, "{judged:?}");
+                    let slots = missed.slots as usize;
+                    found.charged_ms.extend(std::iter::repeat_n(charged, slots));
+                }
                 found.skipped += judged.skipped;
                 found.strays += u64::from(judged.is_stray);
             }
@@ -585,6 +671,27 @@ mod tests {
             let others = found.delays_ms.iter().filter(|delay| **delay > near);
             assert!(others.count() <= 1, "{case}");
             assert!((found.period_ms - 250.0).abs() < 1.0, "{case}");
+        }
+    }
+
+    /// A server that has just come back is busy: it is late by no whole number of periods at first.
+    #[test]
+    fn a_skip_that_is_told_late_is_charged_all_the_same() {
+        for busy in [1, 5, 30] {
+            let late = |n: u64| match n {
+                100.. if n < 100 + busy => 0.008,
+                _ => 0.0,
+            };
+            let slot = |n: u64| if n < 100 { n } else { n + 49 };
+            let at = |n: u64| slot(n) as f64 * 0.02 + late(n);
+            let found = judge((0..400).map(|n| (n, at(n))), 1.0);
+            assert_eq!((found.skipped, found.charged_ms.len()), (49, 49), "{busy}");
+            // 49 slots from 20 ms to 980 ms, and what it was busy. Told after many ticks, it is more.
+            let all = found.charged_ms.iter().chain(&found.delays_ms);
+            let sum: f64 = all.sum::<f64>() / (49.0 * 508.0);
+            let most = if busy < 30 { 1.02 } else { 1.4 };
+            assert!((0.98..most).contains(&sum), "{busy}: {sum}");
+            assert!(found.delays_ms[170..].iter().all(|delay| *delay < 0.1));
         }
     }
 

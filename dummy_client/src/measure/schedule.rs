@@ -1,6 +1,6 @@
 //! The ticks of one server: who got each of them when, and what that says about the server.
 
-use super::phase::{Arrival, Judged, Phase};
+use super::phase::{Arrival, Judged, Phase, strided};
 use super::recorder::TickRun;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -71,6 +71,8 @@ struct Due {
     last_at: Instant,
     /// Sessions that have got it.
     sessions: u64,
+    /// Those of them that had got one before.
+    waited: u64,
 }
 
 /// A tick's first arrival is known when it is this old: every loop has handed in what it had.
@@ -79,8 +81,6 @@ pub const FIRST_KNOWN: Duration = Duration::from_millis(100);
 pub const MAX_SPREAD: Duration = Duration::from_secs(10);
 /// Judged ticks that stragglers can still be measured by exactly.
 const MAX_DUES: usize = 50_000;
-/// Empty slots in a row that are told apart; more are put together, and none is left out.
-const MAX_SLOTS: u64 = 1000;
 
 impl Schedule {
     /// Sessions got a tick.
@@ -149,6 +149,14 @@ impl Schedule {
             let mut due = Due::new(&judged, &open, started_at);
             for (at, slots) in due.slots(judged.skipped) {
                 book.skip(at, slots);
+            }
+            for missed in &judged.missed {
+                // Whoever has waited for the tick that came then.
+                if let Some(next) = self.dues.get(&missed.until_tick) {
+                    let at = instant(missed.due, started_at).min(next.first_at);
+                    let delay = next.first_at.saturating_duration_since(at);
+                    book.charge(at, delay, next.waited.saturating_mul(missed.slots));
+                }
             }
             for run in open.runs {
                 due.take(run, book);
@@ -237,14 +245,14 @@ impl Schedule {
 
 impl Due {
     fn new(judged: &Judged, open: &OpenTick, started_at: Instant) -> Self {
-        let at = Duration::try_from_secs_f64(judged.due.max(0.0)).unwrap_or_default();
         Self {
-            at: (started_at + at).min(open.first_at),
+            at: instant(judged.due, started_at).min(open.first_at),
             period: Duration::try_from_secs_f64(judged.period).unwrap_or_default(),
             charged: judged.charged,
             first_at: open.first_at,
             last_at: open.first_at,
             sessions: 0,
+            waited: 0,
         }
     }
 
@@ -253,6 +261,7 @@ impl Due {
         self.first_at = self.first_at.min(run.at);
         self.last_at = self.last_at.max(run.at);
         self.sessions = self.sessions.saturating_add(run.first + run.waited);
+        self.waited = self.waited.saturating_add(run.waited);
         let delay = run.at.saturating_duration_since(self.at);
         book.delay(self.at, delay, run.sessions);
         if run.waited > 0 {
@@ -266,14 +275,11 @@ impl Due {
     /// When the slots right before it were due, the latest first, and how many about then.
     fn slots(&self, count: u64) -> impl Iterator<Item = (Instant, u64)> + use<> {
         let (at, period) = (self.at, self.period.as_secs_f64());
-        let stride = count.div_ceil(MAX_SLOTS).max(1);
-        (1..=count)
-            .step_by(usize::try_from(stride).unwrap_or(usize::MAX))
-            .map(move |place| {
-                let back = Duration::try_from_secs_f64(period * place as f64);
-                let slot = at.checked_sub(back.unwrap_or(Duration::MAX));
-                (slot.unwrap_or(at), stride.min(count - place + 1))
-            })
+        strided(1, count).map(move |(place, slots)| {
+            let back = Duration::try_from_secs_f64(period * place as f64);
+            let slot = at.checked_sub(back.unwrap_or(Duration::MAX));
+            (slot.unwrap_or(at), slots)
+        })
     }
 
     /// When the slot so many behind it is due.
@@ -286,4 +292,10 @@ impl Due {
     fn spread(&self) -> Duration {
         self.last_at.saturating_duration_since(self.first_at)
     }
+}
+
+/// So many seconds after the start, and not before it.
+fn instant(secs: f64, started_at: Instant) -> Instant {
+    let secs = Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or_default();
+    started_at.checked_add(secs).unwrap_or(started_at)
 }

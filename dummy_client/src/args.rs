@@ -81,8 +81,8 @@ pub struct Args {
     #[arg(help_heading = "Load", value_name = "N:TIME,...")]
     pub stages: Option<Stages>,
 
-    /// Step the sessions up until something breaks: an --assert [default: lost==0 and
-    /// tick_delay_p99<50ms], a lost session, a wrong packet; and tell the largest number that held
+    /// Step the sessions up until something breaks: an --assert [default: lost==0, ticks_skipped==0
+    /// and tick_delay_p99<50ms], a lost session, a wrong packet; and tell the largest number that held
     #[arg(long, env = "DUMMY_CLIENT_FIND_CAPACITY", conflicts_with_all = ["stages", "duration_secs", "ramp_per_sec", "churn_ms"])]
     #[arg(help_heading = "Load")]
     pub find_capacity: bool,
@@ -169,7 +169,7 @@ Examples:
   dummy_client compare before.json after.json";
 
 const DEFAULT_COUNT: usize = 5;
-const CAPACITY_ASSERTIONS: [&str; 2] = ["lost==0", "tick_delay_p99<50ms"];
+const CAPACITY_ASSERTIONS: [&str; 3] = ["lost==0", "ticks_skipped==0", "tick_delay_p99<50ms"];
 
 /// How many sessions log each of their packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,7 +31,7 @@ pub struct Compare {
 const NOISE_MS: f64 = 1.0;
 
 /// What is compared: more of it is worse, and by how much it may rise.
-const WATCHED: [(&str, Slack); 24] = [
+const WATCHED: [(&str, Slack); 26] = [
     ("lost", Slack::None),
     ("sessions.never_connected", Slack::None),
     ("sessions.failed_connects", Slack::None),
@@ -39,6 +39,7 @@ const WATCHED: [(&str, Slack); 24] = [
     ("sessions.missing", Slack::None),
     ("sessions.server_silent_secs", Slack::None),
     ("ticks.missing", Slack::None),
+    ("ticks.skipped", Slack::None),
     ("ticks.repeats", Slack::None),
     ("ticks.reordered", Slack::None),
     ("ticks.wrong_texts", Slack::None),
@@ -51,6 +52,7 @@ const WATCHED: [(&str, Slack); 24] = [
     ("tick_delay_ms.p50", Slack::Tolerance),
     ("tick_delay_ms.p99", Slack::Tolerance),
     ("tick_delay_ms.p999", Slack::Tolerance),
+    ("longest_tick_gap_ms", Slack::Tolerance),
     ("tick_spread_ms.p99", Slack::Tolerance),
     ("rtt_ms.p50", Slack::Tolerance),
     ("rtt_ms.p99", Slack::Tolerance),

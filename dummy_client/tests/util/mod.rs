@@ -218,6 +218,8 @@ pub fn client(addr: SocketAddr, args: &[&str]) -> Command {
 
 /// A file that is not there yet.
 pub fn scratch(name: &str) -> String {
+    // Two runs of the tests at once must not write to the same one.
+    let name = format!("{}-{name}", std::process::id());
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_file(&path);
     path.into_os_string().into_string().unwrap()

@@ -524,8 +524,9 @@ fn a_flood_of_goodbyes_ends_when_the_run_does() {
     let (run, json) = Run::json(stub.addr, &["--count", "1", "--duration-secs", "1"]);
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     assert_eq!(run.status, Some(0), "{json}");
+    // One read is more than that; how many there are in a second is a matter of the machine.
     assert!(
-        json["byes"][0]["count"].as_u64().unwrap() > 50_000,
+        json["byes"][0]["count"].as_u64().unwrap() > 10_000,
         "{json}"
     );
 }

@@ -202,14 +202,13 @@ fn memory_comes_back_after_each_round_of_the_deaf() {
         drop(deaf);
         server.rss_bytes()
     };
-    let first = round();
-    let allowed = first + (first / 10).max(4 * MIB);
-    for n in 2..=6 {
+    // How many queues are full at the same moment differs from round to round, and the allocator
+    // keeps what the fullest one needed: three rounds bring memory to its working size.
+    let working = (0..3).map(|_| round()).max().unwrap();
+    let allowed = working + (working / 10).max(4 * MIB);
+    for n in 4..=8 {
         let now = round();
-        assert!(
-            now <= allowed,
-            "round {n}: {now} bytes, {first} after the first"
-        );
+        assert!(now <= allowed, "round {n}: {now} bytes, {working} before");
     }
     assert_eq!(server.resting_fds(), idle_fds);
 }

@@ -1,11 +1,11 @@
 //! `dummy_client compare A.json B.json`: what has changed from one run to another.
 
 use super::metric::{Metrics, Unit, unit_of};
+use super::output;
 use super::summary::SCHEMA_VERSION;
 use crate::load::Failure;
 use serde_json::Value;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -76,16 +76,11 @@ pub fn run(compare: &Compare) -> Result<ExitCode, Failure> {
     let before = read(&compare.before)?;
     let after = read(&compare.after)?;
     let comparison = Comparison::new(&before, &after, compare.tolerance);
-    match io::stdout().write_all(comparison.text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
-            why: format!("cannot write to standard output: {error}"),
-            exit_status: 1,
-        }),
-        _ => Ok(match comparison.verdict {
-            Outcome::NoWorse => ExitCode::SUCCESS,
-            Outcome::Worse | Outcome::CannotTell => ExitCode::FAILURE,
-        }),
-    }
+    output::print(&comparison.text)?;
+    Ok(match comparison.verdict {
+        Outcome::NoWorse => ExitCode::SUCCESS,
+        Outcome::Worse | Outcome::CannotTell => ExitCode::FAILURE,
+    })
 }
 
 fn read(path: &Path) -> Result<Value, Failure> {

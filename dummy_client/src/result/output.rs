@@ -59,11 +59,7 @@ impl Outputs {
         };
         let report = self.report.map(|target| (target, report::render(summary)));
         let mut troubles = Vec::new();
-        let written = on_stdout.and_then(|text| {
-            let mut stdout = io::stdout().lock();
-            let written = stdout.write_all(text.as_bytes());
-            check_written(written.and_then(|()| stdout.flush()), "standard output")
-        });
+        let written = on_stdout.and_then(|text| write_stdout(&text));
         troubles.extend(written.err());
         for (target, text) in [json, report].into_iter().flatten() {
             troubles.extend(text.and_then(|text| target.write(&text)).err());
@@ -142,6 +138,23 @@ impl Drop for Target {
             let _ = fs::remove_file(&self.place);
         }
     }
+}
+
+/// Writes a result to standard output.
+///
+/// # Errors
+/// If it cannot be written. A reader that has gone is no error.
+pub fn print(text: &str) -> Result<(), Failure> {
+    write_stdout(text).map_err(|why| Failure {
+        why,
+        exit_status: 1,
+    })
+}
+
+fn write_stdout(text: &str) -> Result<(), String> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes());
+    check_written(written.and_then(|()| stdout.flush()), "standard output")
 }
 
 /// Makes an error one line for the user. A reader that has gone is none.

@@ -1,8 +1,8 @@
 //! The schema of the JSON summary, made from the types that are written.
 
+use super::output;
 use super::summary::Summary;
 use crate::load::Failure;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// `dummy_client schema`: prints it.
@@ -10,13 +10,8 @@ use std::process::ExitCode;
 /// # Errors
 /// If it cannot be written.
 pub fn print() -> Result<ExitCode, Failure> {
-    match io::stdout().write_all(text().as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
-            why: format!("cannot write to standard output: {error}"),
-            exit_status: 1,
-        }),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    output::print(&text())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn text() -> String {

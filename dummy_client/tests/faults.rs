@@ -4,7 +4,8 @@
 
 mod util;
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 use util::{Run, Stub, client, hello, packet, scratch};
 
 const TEXT: &str = "Hello World";
@@ -71,26 +72,6 @@ fn ticks_out_of_order_are_found() {
     assert_eq!(json["ticks"]["reordered"], 1);
 }
 
-/// A tick that is late on one session is late by what it is, and the others are not.
-#[test]
-fn a_late_tick_is_late_against_the_schedule() {
-    let (run, json) = with_fault(|tick| {
-        if tick == 20 {
-            std::thread::sleep(std::time::Duration::from_millis(200));
-        }
-        Some(hello(tick, TEXT))
-    });
-    assert_eq!(run.status, Some(0), "{run:?}");
-    let (delay, spread) = (&json["tick_delay_ms"], &json["tick_spread_ms"]);
-    check_counts(&json);
-    assert!(number(&delay["max"]) >= 190.0, "{delay}");
-    assert!(number(&spread["max"]) >= 190.0, "{spread}");
-    assert!(number(&delay["p50"]) < 100.0, "{delay}");
-    let period = number(&json["tick_period_ms"]);
-    // 20 ms; the stub, which waits in reads, is itself some milliseconds off at each tick.
-    assert!((18.0..22.0).contains(&period), "{period}");
-}
-
 /// From one slot to the next of a server that a whole fault is planted in: long enough that the
 /// stub's own milliseconds are little against it.
 const SLOT_MS: u64 = 100;
@@ -103,33 +84,44 @@ fn with_schedule(
     plan: impl Fn(usize, u64) -> Option<(u64, u64)> + Send + Sync + 'static,
 ) -> serde_json::Value {
     let ticks = SLOT_MS / util::TICK.as_millis() as u64;
-    let script = move |session, tick: u64, due: Instant| {
-        let planned = match tick.is_multiple_of(ticks) {
-            true => plan(session, tick / ticks),
-            false => None,
-        };
-        let Some((number, late_ms)) = planned else {
-            return Some(Vec::new());
-        };
-        let at = due + Duration::from_millis(late_ms);
-        std::thread::sleep(at.saturating_duration_since(Instant::now()));
-        Some(hello(number, TEXT))
-    };
-    let stub = Stub::with_dues(script, |_, _| Vec::new());
+    let plan = Arc::new(plan);
     let args = [&["--count", "3", "--duration-secs", secs], more_args].concat();
-    let (run, json) = Run::json(stub.addr, &args);
-    assert_eq!(run.status, Some(0), "{json}");
-    check_counts(&json);
-    eprintln!(
-        "DBG {} {} {} p {} gap {} el {}",
-        json["ticks"],
-        json["tick_delay_ms"],
-        json["tick_spread_ms"],
-        json["tick_period_ms"],
-        json["longest_tick_gap_ms"],
-        json["elapsed_secs"]
+    undisturbed(&args, || {
+        let plan = Arc::clone(&plan);
+        Stub::with_delays(move |session, tick| {
+            let planned = match tick.is_multiple_of(ticks) {
+                true => plan(session, tick / ticks),
+                false => None,
+            };
+            Some(match planned {
+                Some((number, late_ms)) => (Duration::from_millis(late_ms), hello(number, TEXT)),
+                None => Default::default(),
+            })
+        })
+    })
+}
+
+/// The summary of a run in which the stub sent all of it when it was meant to, and the client had
+/// the time to look: what is late then was planned to be. A machine with other things to do is given
+/// a few more runs.
+fn undisturbed(args: &[&str], stub: impl Fn() -> Stub) -> serde_json::Value {
+    let mut disturbances = Vec::new();
+    for _ in 0..6 {
+        let stub = stub();
+        let (run, json) = Run::json(stub.addr, args);
+        assert_eq!(run.status, Some(0), "{json}");
+        check_counts(&json);
+        let ms = |name: &str| number(&json["client"][name]);
+        let client_ms = ms("worst_stall_ms").max(ms("worst_loop_lag_ms"));
+        let stub_ms = stub.worst_late().as_secs_f64() * 1e3;
+        if client_ms.max(stub_ms) < SLOT_MS as f64 / 4.0 {
+            return json;
+        }
+        disturbances.push((stub_ms, client_ms));
+    }
+    panic!(
+        "no run was left in peace: milliseconds that stub and client were late: {disturbances:?}"
     );
-    json
 }
 
 /// Every tick that came is measured, and so is every slot that somebody waited for in vain.
@@ -145,6 +137,21 @@ fn check_counts(json: &serde_json::Value) {
 
 fn number(value: &serde_json::Value) -> f64 {
     value.as_f64().unwrap()
+}
+
+/// A tick that is late on one session is late by what it is, and the others are not.
+#[test]
+fn a_late_tick_is_late_against_the_schedule() {
+    let late_ms = |session, slot| if (session, slot) == (1, 15) { 200 } else { 0 };
+    let json = with_schedule("3", &[], move |session, slot| {
+        Some((slot, late_ms(session, slot)))
+    });
+    let (delay, spread) = (&json["tick_delay_ms"], &json["tick_spread_ms"]);
+    assert!((190.0..250.0).contains(&number(&delay["max"])), "{delay}");
+    assert!((190.0..250.0).contains(&number(&spread["max"])), "{spread}");
+    assert!(number(&delay["p90"]) < 25.0, "{delay}");
+    let period = number(&json["tick_period_ms"]);
+    assert!((98.0..102.0).contains(&period), "{period}");
 }
 
 #[test]
@@ -225,12 +232,12 @@ fn the_first_ticks_are_not_measured_against_themselves() {
 fn a_server_that_begins_anew_is_measured_by_its_own_schedule() {
     for threads in ["1", "2"] {
         // All are lost after ten ticks; the next server counts from 1, a third of a slot off.
-        let stub = Stub::start(|session, tick| match session {
+        let script = |session, tick: u64| match session {
             0..3 if tick > 51 => None,
             0..3 if tick.is_multiple_of(5) => Some(hello(tick / 5, TEXT)),
             3.. if tick > 55 && tick % 5 == 2 => Some(hello(tick / 5 - 10, TEXT)),
             _ => Some(Vec::new()),
-        });
+        };
         let args = [
             "--count",
             "3",
@@ -240,10 +247,8 @@ fn a_server_that_begins_anew_is_measured_by_its_own_schedule() {
             "--threads",
             threads,
         ];
-        let (run, json) = Run::json(stub.addr, &args);
-        assert_eq!(run.status, Some(0), "{json}");
+        let json = undisturbed(&args, || Stub::start(script));
         assert_eq!(json["sessions"]["came_back"], 3, "{json}");
-        check_counts(&json);
         assert_eq!(json["ticks"]["skipped"], 0, "{json}");
         assert!(number(&json["tick_delay_ms"]["max"]) < 50.0, "{json}");
     }

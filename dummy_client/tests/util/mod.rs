@@ -7,19 +7,20 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// What a stub server sends to a session (0, 1, 2 … in the order of accepting) for one tick (1, 2,
-/// 3 …) that was due at this moment. `None` closes the connection.
-pub type Script = dyn Fn(usize, u64, Instant) -> Option<Vec<u8>> + Send + Sync;
+/// 3 …), and how long after its time. `None` closes the connection.
+pub type Script = dyn Fn(usize, u64) -> Option<(Duration, Vec<u8>)> + Send + Sync;
 /// What it answers to a packet of this id and payload.
 pub type Answer = dyn Fn(u16, &[u8]) -> Vec<u8> + Send + Sync;
 
 /// Accepts and sends by a script until it is dropped.
 pub struct Stub {
     pub addr: SocketAddr,
+    worst_late_us: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -33,13 +34,13 @@ impl Stub {
 
     /// Sends good ticks, and takes no more connections after so many.
     pub fn closing_after(connections: usize) -> Self {
-        let script = |_, tick, _| Some(hello(tick, "Hello World"));
+        let script = |_, tick| Some((Duration::ZERO, hello(tick, "Hello World")));
         Self::launch(script, |_, _| Vec::new(), connections, true)
     }
 
     /// Sends good ticks, and reads nothing.
     pub fn deaf() -> Self {
-        let script = |_, tick, _| Some(hello(tick, "Hello World"));
+        let script = |_, tick| Some((Duration::ZERO, hello(tick, "Hello World")));
         Self::launch(script, |_, _| Vec::new(), usize::MAX, false)
     }
 
@@ -47,19 +48,24 @@ impl Stub {
         script: impl Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync + 'static,
         answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
-        Self::with_dues(move |session, tick, _| script(session, tick), answer)
-    }
-
-    /// The script is told when each tick was due.
-    pub fn with_dues(
-        script: impl Fn(usize, u64, Instant) -> Option<Vec<u8>> + Send + Sync + 'static,
-        answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
-    ) -> Self {
+        let script = move |session, tick| Some((Duration::ZERO, script(session, tick)?));
         Self::launch(script, answer, usize::MAX, true)
     }
 
+    /// Sends late what is to come late.
+    pub fn with_delays(
+        script: impl Fn(usize, u64) -> Option<(Duration, Vec<u8>)> + Send + Sync + 'static,
+    ) -> Self {
+        Self::launch(script, |_, _| Vec::new(), usize::MAX, true)
+    }
+
+    /// The worst by which anything left later than it was meant to.
+    pub fn worst_late(&self) -> Duration {
+        Duration::from_micros(self.worst_late_us.load(Ordering::SeqCst))
+    }
+
     fn launch(
-        script: impl Fn(usize, u64, Instant) -> Option<Vec<u8>> + Send + Sync + 'static,
+        script: impl Fn(usize, u64) -> Option<(Duration, Vec<u8>)> + Send + Sync + 'static,
         answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
         connections: usize,
         reads: bool,
@@ -68,6 +74,7 @@ impl Stub {
         let addr = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
+        let worst_late_us = Arc::new(AtomicU64::new(0));
         let (script, answer): (Arc<Script>, Arc<Answer>) = (Arc::new(script), Arc::new(answer));
         let thread = {
             let stop = Arc::clone(&stop);
@@ -76,11 +83,13 @@ impl Stub {
                 answer,
                 connections,
                 reads,
+                worst_late_us: Arc::clone(&worst_late_us),
             };
             thread::spawn(move || accept(listener, &Arc::new(habits), &stop))
         };
         Self {
             addr,
+            worst_late_us,
             stop,
             thread: Some(thread),
         }
@@ -102,6 +111,7 @@ struct Habits {
     answer: Arc<Answer>,
     connections: usize,
     reads: bool,
+    worst_late_us: Arc<AtomicU64>,
 }
 
 /// All sessions get the same tick at the same time: one clock for all of them.
@@ -144,6 +154,7 @@ fn serve(
         .set_read_timeout(Some(Duration::from_millis(1)))
         .unwrap();
     let mut tick = (start.elapsed().as_nanos() / TICK.as_nanos()) as u64 + 1;
+    let mut last_meant_at = start;
     let mut input = Vec::new();
     let mut buffer = [0; 4096];
     while !stop.load(Ordering::SeqCst) {
@@ -165,17 +176,24 @@ fn serve(
                 return;
             }
         }
-        if start.elapsed() < TICK * tick as u32 {
-            continue;
+        // All that is due before the next read: a stub that was held up catches up at once.
+        while start.elapsed() >= TICK * tick as u32 {
+            let Some((delay, bytes)) = (habits.script)(session, tick) else {
+                return;
+            };
+            if !bytes.is_empty() {
+                // What is late on purpose holds up what follows, and that is on purpose as well.
+                let meant_at = (start + TICK * tick as u32 + delay).max(last_meant_at);
+                thread::sleep(meant_at.saturating_duration_since(Instant::now()));
+                if stream.write_all(&bytes).is_err() {
+                    return;
+                }
+                let late_us = meant_at.elapsed().as_micros() as u64;
+                habits.worst_late_us.fetch_max(late_us, Ordering::SeqCst);
+                last_meant_at = meant_at;
+            }
+            tick += 1;
         }
-        let due = start + TICK * tick as u32;
-        let Some(bytes) = (habits.script)(session, tick, due) else {
-            return;
-        };
-        if stream.write_all(&bytes).is_err() {
-            return;
-        }
-        tick += 1;
     }
 }
 

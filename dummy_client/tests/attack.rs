@@ -3,16 +3,12 @@
 
 mod util;
 
-use game_server::GameSession;
-use game_server::packets::{SBye, SHello};
 use serde_json::Value;
-use server_core::tick::TickSchedule;
-use server_core::{Server, ServerHandle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
-use util::{Run, Stub, hello, packet};
+use std::time::Duration;
+use util::{RealServer, Run, Stub, hello, packet};
 
 const TEXT: &str = "Hello World";
 
@@ -41,8 +37,8 @@ fn a_sound_server_kicks_for_the_right_reason_and_loses_nothing() {
     thread::scope(|scope| {
         for (name, reason) in expected {
             scope.spawn(move || {
-                let server = RealServer::start();
-                let (_, json) = attack(server.server.local_addr(), name);
+                let server = RealServer::start(1, Some(10));
+                let (_, json) = attack(server.addr(), name);
                 let (ticks, tally) = (&json["ticks"], &json["attack"]["tally"]);
                 assert_eq!(
                     (&ticks["missing"], &json["lost"]),
@@ -109,45 +105,4 @@ fn a_tick_that_an_attack_makes_late_is_found() {
     let rise = json["attack"]["tick_delay_p99_rise_ms"].as_f64().unwrap();
     assert!(rise > 20.0, "{json}");
     assert!(json["failures"].to_string().contains("rose by"), "{json}");
-}
-
-/// The real server's sessions, with a tick of its own.
-struct RealServer {
-    server: Server,
-    stop: Arc<AtomicBool>,
-}
-
-impl RealServer {
-    fn start() -> Self {
-        let server = Server::builder()
-            .workers(1)
-            .farewell(|reason| {
-                let reason_code = reason.code()?.into();
-                let bye = SBye {
-                    reason: reason_code,
-                };
-                Some((bye, reason.to_string()))
-            })
-            .start("127.0.0.1:0", |_| GameSession::new(Some(10)))
-            .unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (handle, stopped): (ServerHandle, _) = (server.handle(), Arc::clone(&stop));
-        thread::spawn(move || {
-            let mut schedule = TickSchedule::new(Instant::now(), Duration::from_millis(50));
-            while !stopped.load(Ordering::Relaxed) {
-                let wait = schedule.next_at().saturating_duration_since(Instant::now());
-                thread::sleep(wait);
-                if let Some(tick) = schedule.poll(Instant::now()) {
-                    handle.broadcast(&SHello::at(tick.number), TEXT);
-                }
-            }
-        });
-        Self { server, stop }
-    }
-}
-
-impl Drop for RealServer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
 }

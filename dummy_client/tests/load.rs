@@ -4,62 +4,16 @@
 
 mod util;
 
-use game_server::GameSession;
-use game_server::packets::SHello;
 use serde_json::Value;
-use server_core::{Server, ServerHandle};
 use std::process::{Child, Command};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
-use util::{Run, Stub, client, hello, packet, scratch};
+use util::{RealServer, Run, Stub, client, hello, packet, scratch};
 
 const TEXT: &str = "Hello World";
 
 fn clean_stub() -> Stub {
     Stub::start(|_, tick| Some(hello(tick, TEXT)))
-}
-
-/// The real server's sessions, with a tick of its own.
-struct RealServer {
-    server: Server,
-    stop: Arc<AtomicBool>,
-    ticker: Option<JoinHandle<()>>,
-}
-
-impl RealServer {
-    fn start() -> Self {
-        let server = Server::builder()
-            .workers(2)
-            .start("127.0.0.1:0", |_| GameSession::new(None))
-            .unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (handle, stopped): (ServerHandle, _) = (server.handle(), Arc::clone(&stop));
-        let ticker = thread::spawn(move || {
-            for tick in 1.. {
-                if stopped.load(Ordering::Relaxed) {
-                    return;
-                }
-                handle.broadcast(&SHello::at(tick), TEXT);
-                thread::sleep(Duration::from_millis(20));
-            }
-        });
-        Self {
-            server,
-            stop,
-            ticker: Some(ticker),
-        }
-    }
-}
-
-impl Drop for RealServer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(ticker) = self.ticker.take() {
-            ticker.join().unwrap();
-        }
-    }
 }
 
 fn number(value: &Value) -> f64 {
@@ -143,7 +97,7 @@ fn a_session_that_is_lost_amid_churn_is_found() {
 
 #[test]
 fn chats_come_back_to_who_sent_them_and_to_everybody_else() {
-    let server = RealServer::start();
+    let server = RealServer::start(2, None);
     let args = [
         "--count",
         "10",
@@ -154,7 +108,7 @@ fn chats_come_back_to_who_sent_them_and_to_everybody_else() {
         "--echo-hz",
         "20",
     ];
-    let (run, json) = Run::json(server.server.local_addr(), &args);
+    let (run, json) = Run::json(server.addr(), &args);
     assert_eq!(run.status, Some(0), "{json}");
     let chats = &json["chats"];
     assert!(number(&chats["sent"]) > 50.0, "{chats}");
@@ -250,7 +204,7 @@ fn an_assertion_that_breaks_is_status_1_and_a_line_with_the_value() {
     assert_eq!(broken.len(), 2, "{}", bad.stdout);
     assert!(broken[0].contains("tick_delay_p50<0.001us: ") && broken[0].ends_with(" ms"));
     assert!(broken[1].ends_with("nothing was measured"), "{}", broken[1]);
-    let (_, json) = Run::json(stub.addr, &[&args[..], &late].concat());
+    let (_, json) = Run::unlimited(&[&args[..], &late].concat(), clean_stub);
     let holds: Vec<_> = (json["assertions"].as_array().unwrap().iter())
         .map(|asserted| asserted["holds"].as_bool().unwrap())
         .collect();
@@ -299,9 +253,8 @@ fn signal(child: &Child, name: &str) {
 
 #[test]
 fn a_server_that_holds_all_that_may_be_tried() {
-    let stub = clean_stub();
     let args = ["--find-capacity", "--count", "2", "--assert", "lost==0"];
-    let (run, json) = Run::json(stub.addr, &args);
+    let (run, json) = Run::unlimited(&args, clean_stub);
     assert_eq!(run.status, Some(0), "{json}");
     let capacity = &json["capacity"];
     assert_eq!(
@@ -318,15 +271,15 @@ fn a_server_that_holds_all_that_may_be_tried() {
 #[test]
 fn the_largest_number_that_holds_is_found() {
     // One session at a time is served well; a second one gets every other tick only.
-    let stub = Stub::start(|session, tick| {
+    let script = |session, tick: u64| {
         Some(if session == 1 && tick.is_multiple_of(2) {
             Vec::new()
         } else {
             hello(tick, TEXT)
         })
-    });
+    };
     let args = ["--find-capacity", "--count", "2", "--assert", "lost==0"];
-    let (run, json) = Run::json(stub.addr, &args);
+    let (run, json) = Run::unlimited(&args, || Stub::start(script));
     assert_eq!(run.status, Some(0), "{json}");
     let capacity = &json["capacity"];
     assert_eq!(
@@ -346,21 +299,23 @@ fn compare(before: &str, after: &str) -> Run {
 
 #[test]
 fn two_runs_are_compared() {
-    let record = |name: &str, stub: &Stub| {
+    let record = |name: &str, stub: fn() -> Stub| {
+        let args = ["--count", "3", "--duration-secs", "1"];
+        let (_, json) = Run::unlimited(&args, stub);
         let path = scratch(name);
-        let args = ["--count", "3", "--duration-secs", "1", "--json", &path];
-        Run::of(&mut client(stub.addr, &args));
+        std::fs::write(&path, json.to_string()).unwrap();
         path
     };
-    let good = record("good.json", &clean_stub());
-    let gaps = |_, tick: u64| {
-        Some(if tick == 20 {
-            Vec::new()
-        } else {
-            hello(tick, TEXT)
+    let good = record("good.json", clean_stub);
+    let bad = record("bad.json", || {
+        Stub::start(|_, tick| {
+            Some(if tick == 20 {
+                Vec::new()
+            } else {
+                hello(tick, TEXT)
+            })
         })
-    };
-    let bad = record("bad.json", &Stub::start(gaps));
+    });
     let same = compare(&good, &good);
     assert_eq!(same.status, Some(0), "{same:?}");
     let worse = compare(&good, &bad);

@@ -9,8 +9,8 @@
 //! | 5 | [`SChat`] | S→C, to all | `u64` session id of the sender, then the text |
 //! | 6 | [`SBye`] | S→C, the last one | `u16` reason code, then UTF-8 text |
 
-use server_core::SessionId;
 use server_core::wire::U64Le;
+use server_core::{DisconnectReason, SessionId};
 
 server_core::packets! {
     /// Every tick. The text is followed by zeros where it is padded.
@@ -58,6 +58,15 @@ impl From<SessionId> for SChat {
         Self {
             sender: sender.to_u64().into(),
         }
+    }
+}
+
+impl SBye {
+    /// What to say to a session that the server ends; nothing where nobody is there to hear it.
+    #[must_use]
+    pub fn farewell(reason: DisconnectReason) -> Option<(Self, String)> {
+        let code = reason.code()?.into();
+        Some((Self { reason: code }, reason.to_string()))
     }
 }
 

@@ -32,15 +32,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         .transpose()?;
     let server = Server::builder()
         .config(config.clone())
-        .farewell(|reason| {
-            let reason_code = reason.code()?.into();
-            Some((
-                SBye {
-                    reason: reason_code,
-                },
-                reason.to_string(),
-            ))
-        })
+        .farewell(SBye::farewell)
         .start(args.addr, move |_peer| GameSession::new(max_chats_per_sec))
         .map_err(|error| format!("cannot listen on {}: {error}", args.addr))?;
     let handle = server.handle();

@@ -1,6 +1,6 @@
 //! Chats on a fixed schedule, and what comes back of them.
 
-use super::open_loop::OpenLoop;
+use super::open_loop::{OpenLoop, Plan};
 use game_server::packets::MAX_CHAT_BYTES;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -37,17 +37,6 @@ impl ChatPlan {
         }
     }
 
-    /// When the next one is due.
-    pub fn next_at(&self) -> Instant {
-        self.schedule.next_at()
-    }
-
-    /// The text of the next one, if it is due, and when it was.
-    pub fn poll(&mut self, now: Instant) -> Option<(String, Instant)> {
-        let number = self.schedule.poll(now)?;
-        Some((self.text(number), self.schedule.due(number)))
-    }
-
     /// Takes a chat that has come; `None` if it is somebody else's.
     pub fn hear(&mut self, text: &[u8]) -> Option<Heard> {
         if !text.starts_with(self.mark.as_bytes()) {
@@ -64,11 +53,6 @@ impl ChatPlan {
         })
     }
 
-    /// Sent and not heard.
-    pub fn outstanding(&self) -> u64 {
-        self.schedule.sent() - self.heard
-    }
-
     /// Not heard, and due by then.
     pub fn outstanding_since(&self, at: Instant) -> u64 {
         self.schedule.due_by(self.heard, at)
@@ -81,6 +65,23 @@ impl ChatPlan {
         let missing = self.text_bytes.saturating_sub(text.len());
         text.extend(std::iter::repeat_n('.', missing));
         text
+    }
+}
+
+impl Plan for ChatPlan {
+    type Request = String;
+
+    fn next_at(&self) -> Instant {
+        self.schedule.next_at()
+    }
+
+    fn poll(&mut self, now: Instant) -> Option<(String, Instant)> {
+        let number = self.schedule.poll(now)?;
+        Some((self.text(number), self.schedule.due(number)))
+    }
+
+    fn outstanding(&self) -> u64 {
+        self.schedule.sent() - self.heard
     }
 }
 

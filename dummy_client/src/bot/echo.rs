@@ -1,6 +1,6 @@
 //! Echo requests on a fixed schedule, and what their answers have to be.
 
-use super::open_loop::OpenLoop;
+use super::open_loop::{OpenLoop, Plan};
 use std::time::{Duration, Instant};
 
 /// One session's echoes. Each carries bytes that only it has.
@@ -24,17 +24,6 @@ impl EchoPlan {
         }
     }
 
-    /// When the next one is due.
-    pub fn next_at(&self) -> Instant {
-        self.schedule.next_at()
-    }
-
-    /// The payload of the next one, if it is due, and when it was.
-    pub fn poll(&mut self, now: Instant) -> Option<(Vec<u8>, Instant)> {
-        let number = self.schedule.poll(now)?;
-        Some((self.payload(number), self.schedule.due(number)))
-    }
-
     /// Takes an answer. If it is the one that has to come next, returns when that one was due:
     /// its time counts from there, however late it was sent.
     pub fn answer(&mut self, payload: &[u8]) -> Option<Instant> {
@@ -46,11 +35,6 @@ impl EchoPlan {
         (self.payload(number) == payload).then(|| self.schedule.due(number))
     }
 
-    /// Sent and not answered.
-    pub fn outstanding(&self) -> u64 {
-        self.schedule.sent() - self.answered
-    }
-
     /// Not answered, and due by then.
     pub fn outstanding_since(&self, at: Instant) -> u64 {
         self.schedule.due_by(self.answered, at)
@@ -60,6 +44,23 @@ impl EchoPlan {
         let mut payload = vec![0; self.payload_bytes];
         fastrand::Rng::with_seed(self.seed ^ (number + 1).rotate_left(32)).fill(&mut payload);
         payload
+    }
+}
+
+impl Plan for EchoPlan {
+    type Request = Vec<u8>;
+
+    fn next_at(&self) -> Instant {
+        self.schedule.next_at()
+    }
+
+    fn poll(&mut self, now: Instant) -> Option<(Vec<u8>, Instant)> {
+        let number = self.schedule.poll(now)?;
+        Some((self.payload(number), self.schedule.due(number)))
+    }
+
+    fn outstanding(&self) -> u64 {
+        self.schedule.sent() - self.answered
     }
 }
 

@@ -2,6 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+/// One kind of request of one session, on such a schedule.
+pub trait Plan {
+    /// What is sent.
+    type Request;
+
+    /// When the next one is due.
+    fn next_at(&self) -> Instant;
+
+    /// The next one, if it is due, and when it was.
+    fn poll(&mut self, now: Instant) -> Option<(Self::Request, Instant)>;
+
+    /// Sent, and not come back.
+    fn outstanding(&self) -> u64;
+}
+
 /// The n-th request is due at `start + n * period`, however late the one before was answered (an
 /// open loop): a server that is slow gets no rest from it, and its slowness shows in full.
 #[derive(Debug)]

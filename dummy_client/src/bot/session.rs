@@ -2,9 +2,11 @@
 
 use super::chat::{ChatPlan, Heard};
 use super::echo::EchoPlan;
+use super::open_loop::Plan;
 use crate::measure::board::{Board, Counters, Event};
-use crate::measure::recorder::Arrived;
+use crate::measure::recorder::{Arrived, Recorder};
 use game_server::packets::{CChat, CEcho, SBye, SChat, SEcho, SHello};
+use server_core::metrics::Counter;
 use server_core::{Context, DisconnectReason, Kick, Packet, Peer, Session};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -241,48 +243,27 @@ impl Session for Bot {
     }
 
     fn on_timer(&mut self, ctx: &mut Context<'_>) {
-        let (settings, now) = (Arc::clone(&self.settings), ctx.now());
-        let board = &settings.board;
-        let (counters, recorder) = (board.counters(self.thread), board.recorder(self.thread));
-        let most = settings.requests.most_outstanding();
-        let mut left = AT_A_TIME;
-        if let Some(echo) = &mut self.echo {
-            while echo.next_at() <= now && left > 0 {
-                if echo.outstanding() >= most {
-                    self.is_held_back = true;
-                    break;
-                }
-                if !board.may_send(&counters.echoes_sent) {
-                    return;
-                }
-                left -= 1;
-                if let Some((payload, due)) = echo.poll(now) {
-                    ctx.send(&CEcho {}, payload);
-                    if !self.is_held_back {
-                        recorder.sent_late(now.saturating_duration_since(due));
-                    }
-                }
-            }
+        let settings = Arc::clone(&self.settings);
+        let (board, counters) = (&settings.board, settings.board.counters(self.thread));
+        let mut turn = Turn {
+            board,
+            recorder: board.recorder(self.thread),
+            most_outstanding: settings.requests.most_outstanding(),
+            now: ctx.now(),
+            left: AT_A_TIME,
+            is_held_back: self.is_held_back,
+        };
+        let goes_on = self.echo.as_mut().is_none_or(|echo| {
+            turn.send(echo, &counters.echoes_sent, |echo| {
+                ctx.send(&CEcho {}, echo)
+            })
+        }) && self.chat.as_mut().is_none_or(|chat| {
+            turn.send(chat, &counters.chats_sent, |chat| ctx.send(&CChat {}, chat))
+        });
+        self.is_held_back = turn.is_held_back;
+        if goes_on {
+            self.set_timer(ctx);
         }
-        if let Some(chat) = &mut self.chat {
-            while chat.next_at() <= now && left > 0 {
-                if chat.outstanding() >= most {
-                    self.is_held_back = true;
-                    break;
-                }
-                if !board.may_send(&counters.chats_sent) {
-                    return;
-                }
-                left -= 1;
-                if let Some((text, due)) = chat.poll(now) {
-                    ctx.send(&CChat {}, text);
-                    if !self.is_held_back {
-                        recorder.sent_late(now.saturating_duration_since(due));
-                    }
-                }
-            }
-        }
-        self.set_timer(ctx);
     }
 
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
@@ -316,6 +297,46 @@ impl Session for Bot {
             true => Event::Lost(self.index, reason),
             false => Event::Failed(self.index, reason.to_string()),
         });
+    }
+}
+
+/// Requests that are due, sent in one callback.
+struct Turn<'a> {
+    board: &'a Board,
+    recorder: &'a Recorder,
+    most_outstanding: u64,
+    now: Instant,
+    /// So many more, and then the other sessions have their turn.
+    left: usize,
+    is_held_back: bool,
+}
+
+impl Turn<'_> {
+    /// Sends what this plan has due. False: the run ends, and nothing more is to be sent.
+    fn send<P: Plan>(
+        &mut self,
+        plan: &mut P,
+        sent: &Counter,
+        mut send: impl FnMut(P::Request),
+    ) -> bool {
+        while plan.next_at() <= self.now && self.left > 0 {
+            if plan.outstanding() >= self.most_outstanding {
+                self.is_held_back = true;
+                break;
+            }
+            if !self.board.may_send(sent) {
+                return false;
+            }
+            self.left -= 1;
+            if let Some((request, due)) = plan.poll(self.now) {
+                send(request);
+                if !self.is_held_back {
+                    let late = self.now.saturating_duration_since(due);
+                    self.recorder.sent_late(late);
+                }
+            }
+        }
+        true
     }
 }
 

@@ -4,7 +4,6 @@
 mod util;
 
 use serde_json::Value;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -13,9 +12,14 @@ use util::{RealServer, Run, Stub, hello, packet};
 const TEXT: &str = "Hello World";
 
 /// A run of nine seconds: two to settle, three alone, the rest under attack.
+fn attack_args(name: &str) -> [&str; 8] {
+    let [count, secs, attackers, attack] =
+        ["--count", "--duration-secs", "--attackers", "--attack"];
+    [count, "10", secs, "9", attackers, "5", attack, name]
+}
+
 fn attack(addr: std::net::SocketAddr, name: &str) -> (Run, Value) {
-    let args = ["--count", "10", "--duration-secs", "9", "--attackers", "5"];
-    Run::json(addr, &[&args[..], &["--attack", name]].concat())
+    Run::json(addr, &attack_args(name))
 }
 
 /// The real server under each attack that it can be tried with in seconds; all at once, each with
@@ -91,16 +95,18 @@ fn a_server_that_kicks_for_another_reason_is_found() {
 #[test]
 fn a_tick_that_an_attack_makes_late_is_found() {
     // Whoever is not one of the ten healthy ones delays the ticks of all.
-    let is_attacked = Arc::new(AtomicBool::new(false));
-    let stub = Stub::start(move |session, tick| {
-        if session >= 10 {
-            is_attacked.store(true, Ordering::Relaxed);
-        } else if is_attacked.load(Ordering::Relaxed) && tick.is_multiple_of(5) {
-            thread::sleep(Duration::from_millis(60));
-        }
-        Some(hello(tick, TEXT))
-    });
-    let (run, json) = attack(stub.addr, "connect-flood");
+    let stub = || {
+        let is_attacked = AtomicBool::new(false);
+        Stub::start(move |session, tick| {
+            if session >= 10 {
+                is_attacked.store(true, Ordering::Relaxed);
+            } else if is_attacked.load(Ordering::Relaxed) && tick.is_multiple_of(5) {
+                thread::sleep(Duration::from_millis(60));
+            }
+            Some(hello(tick, TEXT))
+        })
+    };
+    let (run, json) = Run::unlimited(&attack_args("connect-flood"), stub);
     assert_eq!(run.status, Some(1), "{json}");
     let rise = json["attack"]["tick_delay_p99_rise_ms"].as_f64().unwrap();
     assert!(rise > 20.0, "{json}");

@@ -3,16 +3,26 @@
 use crate::wire::{HEADER_BYTES, MAX_PACKET_BYTES};
 use std::time::Duration;
 
-/// The limits and sizes of a server. [`Default`] is meant for the open internet.
+/// The limits and sizes of a server. [`Default`] is meant for the open internet; the
+/// [crate's documentation](crate#limits-and-defaults) has all of it in one table.
 ///
-/// A duration or rate that is `None` is switched off.
-#[derive(Clone, Debug)]
+/// A duration or rate that is `None` is switched off. Later versions may add fields, so begin with
+/// the defaults:
+///
+/// ```
+/// # use {server_core::{Config, Server}, std::time::Duration};
+/// let mut config = Config::default();
+/// config.idle_timeout = Some(Duration::from_secs(60));
+/// config.linger = Duration::from_millis(100);
+/// let builder = Server::builder().config(config);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
     /// Event loops, each on a thread of its own. Default: the number of cores; at most 256.
     pub workers: usize,
     /// Connections that the kernel keeps waiting for accept. The kernel cuts it to
-    /// `net.core.somaxconn`. Default: 4096.
+    /// `net.core.somaxconn`. Default: 4,096.
     ///
     /// With the customary 128, most of a thousand clients that connect at once while the
     /// listener is busy wait a second for their SYN to be sent again.
@@ -132,7 +142,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Brings every size into the range in which the server works.
+    /// Brings every size and time into the range in which the server works.
     #[must_use]
     pub(crate) fn clamped(mut self) -> Self {
         self.workers = self.workers.clamp(1, crate::id::SessionId::MAX_WORKERS);
@@ -146,9 +156,27 @@ impl Config {
         self.turn_input_bytes = self.turn_input_bytes.max(1);
         self.turn_output_bytes = self.turn_output_bytes.clamp(1, 1 << 40);
         self.accept_batch = self.accept_batch.max(1);
+        let times = [
+            &mut self.flush_timeout,
+            &mut self.linger,
+            &mut self.read_pause,
+        ];
+        let times_or_off = [
+            &mut self.max_send_lag,
+            &mut self.packet_timeout,
+            &mut self.idle_timeout,
+            &mut self.unacknowledged_timeout,
+            &mut self.connect_timeout,
+        ];
+        for time in times.into_iter().chain(times_or_off.into_iter().flatten()) {
+            *time = (*time).min(LONGEST_TIME);
+        }
         self
     }
 }
+
+/// Far beyond any session, and far below where an instant plus a time overflows.
+pub(crate) const LONGEST_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {
@@ -170,5 +198,26 @@ mod tests {
         assert_eq!(config.chunk_bytes, 1024);
         assert_eq!(config.recv_buffer_bytes, 1024);
         assert_eq!(config.read_budget_bytes, 1);
+    }
+
+    #[test]
+    fn no_time_is_so_long_that_a_deadline_overflows() {
+        let endless = Some(Duration::MAX);
+        let config = Config {
+            max_send_lag: endless,
+            packet_timeout: endless,
+            idle_timeout: endless,
+            unacknowledged_timeout: endless,
+            connect_timeout: endless,
+            flush_timeout: Duration::MAX,
+            linger: Duration::MAX,
+            read_pause: Duration::MAX,
+            ..Config::default()
+        }
+        .clamped();
+        let shown = format!("{config:?}");
+        assert!(!shown.contains(&format!("{:?}", Duration::MAX)), "{shown}");
+        assert_eq!(config.linger, LONGEST_TIME);
+        assert_eq!(config.idle_timeout, Some(LONGEST_TIME));
     }
 }

@@ -1,7 +1,7 @@
 //! A running server, and how to start, use and stop one.
 
 use crate::admission::Admission;
-use crate::config::Config;
+use crate::config::{Config, LONGEST_TIME};
 use crate::connector::Connector;
 use crate::departure_log::DepartureLog;
 use crate::id::SessionId;
@@ -272,7 +272,7 @@ impl ServerHandle {
         if self.inner.is_shutting_down.swap(true, Ordering::AcqRel) {
             return;
         }
-        let flush_by = Instant::now() + drain;
+        let flush_by = Instant::now() + drain.min(LONGEST_TIME);
         *self.inner.flush_by() = Some(flush_by);
         match &self.inner.listener {
             // The listener tells the workers when it has ended: nothing can arrive after that.

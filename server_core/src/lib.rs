@@ -95,6 +95,75 @@
 //!        +---------------------------+------------> mailbox --------------+
 //! ```
 //!
+//! # Limits and defaults
+//!
+//! Everything has a limit, and the limit has a name in [`Config`]. The defaults are meant for the
+//! open internet. `off` is `None`; a size of zero is brought into the range in which a server works,
+//! and no time is longer than a hundred years.
+//!
+//! | limit | unit | default | what it bounds | over it |
+//! |---|---|---|---|---|
+//! | [`workers`](Config::workers) | threads | the number of cores | event loops, 1 to 256 | |
+//! | [`backlog`](Config::backlog) | connections | 4,096 | those that the kernel keeps waiting for accept | the kernel lets the peer ask again |
+//! | [`max_sessions`](Config::max_sessions) | sessions | off | all at a time | [`DisconnectReason::ServerFull`] |
+//! | [`max_sessions_per_ip`](Config::max_sessions_per_ip) | sessions | off | those of one address at a time | [`DisconnectReason::ServerFull`] |
+//! | [`max_packet_bytes`](Config::max_packet_bytes) | bytes | 65,535 | a packet that a peer sends, header included | [`Kick::TooLarge`] |
+//! | [`max_send_queue_bytes`](Config::max_send_queue_bytes) | bytes | 1 MiB | what waits for one session | [`Kick::SlowConsumer`] |
+//! | [`max_send_lag`](Config::max_send_lag) | time | 5 s | age of the oldest byte that waits for one session | [`Kick::SlowConsumer`] |
+//! | [`packet_timeout`](Config::packet_timeout) | time | 10 s | from the first byte of a packet to its last | [`Kick::PacketTimeout`] |
+//! | [`idle_timeout`](Config::idle_timeout) | time | off | silence of a peer | [`DisconnectReason::Idle`] |
+//! | [`unacknowledged_timeout`](Config::unacknowledged_timeout) | time | 30 s | silence of a peer's machine | [`Kick::SlowConsumer`] |
+//! | [`connect_timeout`](Config::connect_timeout) | time | 10 s | making an outgoing connection | [`DisconnectReason::ConnectFailed`] |
+//! | [`max_packets_per_sec`](Config::max_packets_per_sec) | packets a second | off | what one session sends, in a burst twice that | [`Kick::RateLimit`] |
+//! | [`flush_timeout`](Config::flush_timeout) | time | 2 s | the flush of a session that ends | the rest is given up |
+//! | [`linger`](Config::linger) | time | 500 ms | the wait for the peer's FIN after that flush | the socket is closed |
+//! | [`unsent_window_bytes`](Config::unsent_window_bytes) | bytes | 16 KiB | what the kernel holds unsent for one session | the rest waits in the session's queue |
+//! | [`chunk_bytes`](Config::chunk_bytes) | bytes | 64 KiB | a chunk that packets share, 1 KiB to 16 MiB | packets of more than half of it have a block of their own |
+//! | [`pooled_chunks`](Config::pooled_chunks) | chunks | 64 | free chunks that are kept | they go back to the allocator |
+//! | [`mailbox_bytes`](Config::mailbox_bytes) | bytes | 4 MiB | what waits for one worker | threads wait; other workers read nothing meanwhile |
+//! | [`recv_buffer_bytes`](Config::recv_buffer_bytes) | bytes | 64 KiB | one read, 1 KiB to 16 MiB | the next read takes the rest |
+//! | [`read_budget_bytes`](Config::read_budget_bytes) | bytes | 128 KiB | what is read from one session in one turn | the rest waits for the next turn |
+//! | [`read_pause`](Config::read_pause) | time | 1 s | how long a peer that is behind with its answers is not read | it is read on |
+//! | [`write_budget_bytes`](Config::write_budget_bytes) | bytes | 64 KiB | what is written to one session in one turn | the rest waits for the next turn |
+//! | [`turn_input_bytes`](Config::turn_input_bytes) | bytes | 256 KiB | what one turn reads from all sessions | the others are read in the next turn |
+//! | [`turn_output_bytes`](Config::turn_output_bytes) | bytes | 8 MiB | what one turn queues for all sessions | the rest waits for the next turn, and so does all reading |
+//! | [`accept_batch`](Config::accept_batch) | connections | 256 | those accepted in one go | the others are accepted right after |
+//!
+//! What the format or the layout fixes: 65,535 bytes in a packet, 16,777,216 sessions of one worker
+//! at a time, lists that lie 16 deep. Budgets for what a packet costs beyond its bytes are the game's:
+//! [`RateLimiter`](rate_limiter::RateLimiter) and [`Kick::ChatFlood`] are there for that.
+//!
+//! # Errors
+//!
+//! * **What a peer does** is never an error that you have to handle. It is a [`Kick`], or another
+//!   [`DisconnectReason`]: the session ends, is counted by [label](DisconnectReason::label) in the
+//!   [metrics](ServerHandle::metrics), and [`Session::on_disconnected`] is told. What a handler does
+//!   not allow it says the same way, with `Err(Kick::..)`.
+//! * **Sending does not fail.** A session that is gone is a count (`undeliverable`); a packet that does
+//!   not fit its size field is not sent, and logged. Who wants to do something about that encodes first:
+//!   [`Context::encode`] and its like return [`PacketTooLarge`].
+//! * **Starting does**: [`ServerBuilder::start`] returns what the system said, for example that the
+//!   address is in use. [`Server::join`] returns the first error of a thread that ended before it was
+//!   told to; the whole server ends then. [`ServerHandle::connect`] returns what is known at once, and
+//!   a refusal comes as [`DisconnectReason::ConnectFailed`].
+//!
+//! # Panics
+//!
+//! No bytes that a peer sends and no number in a [`Config`] make this library panic. Your mistakes do,
+//! where each function's "Panics" section says so: [`Server::local_addr`] without a listener,
+//! [`Handlers::on`] twice for one id.
+//!
+//! A panic in a callback of a [`Session`], or in the function that makes one, is caught and costs that
+//! session alone ([`DisconnectReason::HandlerPanicked`]). That needs `panic = "unwind"`, which is the
+//! default of every profile. A panic in the function of a [`Ticker`] is one of the thread that runs it.
+//!
+//! # What is promised
+//!
+//! Versions follow [Semantic Versioning](https://semver.org/). What this documentation shows is the
+//! API. Modules that it does not show are public for the tests, benchmarks and fuzz targets of this
+//! crate alone and may change at any time; `ARCHITECTURE.md` is their guide. Rust 1.88 or newer on a
+//! 64-bit Unix, of which Linux is tested; a newer Rust is asked for in a new minor version only.
+//!
 //! # The way through the modules
 //!
 //! They lie on floors; each imports from lower floors only. `ARCHITECTURE.md` beside this crate

@@ -30,6 +30,7 @@ impl Backoff {
     }
 
     /// The next wait. `random` picks the place between zero (0) and the bound (`u32::MAX`).
+    #[must_use]
     pub fn next_delay(&mut self, random: u32) -> Duration {
         let factor = 1_u32.checked_shl(self.tries).unwrap_or(u32::MAX);
         let bound = self.base.saturating_mul(factor).min(self.cap);

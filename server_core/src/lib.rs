@@ -166,72 +166,115 @@
 //!
 //! # The way through the modules
 //!
-//! They lie on floors; each imports from lower floors only. `ARCHITECTURE.md` beside this crate
-//! tells why, and walks a byte through them.
+//! For whoever changes this crate. They lie on floors; each imports from lower floors only.
+//! `ARCHITECTURE.md` in the crate's folder tells why, and walks a byte through them.
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 8 | [`ticker`] |
-//! | 7 | [`server`] |
-//! | 6 | [`worker`], [`listener`], [`connector`]: the only ones with a `mio::Poll` or a socket |
-//! | 5 | [`shard`] |
-//! | 4 | [`connection`], [`router`], [`handlers`] |
-//! | 3 | [`send_queue`], [`session`], [`list`], [`packets`](packets!) |
-//! | 2 | [`framer`], [`send_buffer`], [`packet_writer`] |
-//! | 1 | [`config`], [`admission`], [`packet`], [`metrics`], [`session_table`], [`timeout_queue`], [`departure_log`], [`snapshot`], [`mailbox`], [`accept_gate`], [`packet_reader`] |
-//! | 0 | [`id`], [`reason`], [`wire`], [`tick`], [`recv_buffer`], [`rate_limiter`], [`backoff`], [`stopwatch`], [`sync`] |
+//! | 8 | `ticker` |
+//! | 7 | `server` |
+//! | 6 | `worker`, `listener`, `connector`: the only ones with a `mio::Poll` or a socket |
+//! | 5 | `shard` |
+//! | 4 | `connection`, `router`, `handlers` |
+//! | 3 | `send_queue`, `session`, `list`, `packets` |
+//! | 2 | `framer`, `send_buffer`, `packet_writer` |
+//! | 1 | `config`, `admission`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader` |
+//! | 0 | `id`, `reason`, `wire`, `tick`, `recv_buffer`, `rate_limiter`, `backoff`, `stopwatch`, `sync` |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
 
+// Hidden are modules whose API is all at the root, and those that are public for this crate's own
+// tests, benchmarks and fuzz targets. Only the documentation hides them: the compiler and Clippy go
+// on asking for theirs.
+#[cfg_attr(doc, doc(hidden))]
 pub mod accept_gate;
+#[cfg_attr(doc, doc(hidden))]
 pub mod admission;
 pub mod backoff;
+#[cfg_attr(doc, doc(hidden))]
 pub mod config;
+#[cfg_attr(doc, doc(hidden))]
 pub mod connection;
+#[cfg_attr(doc, doc(hidden))]
 pub mod connector;
+#[cfg_attr(doc, doc(hidden))]
 pub mod departure_log;
+#[cfg_attr(doc, doc(hidden))]
 pub mod framer;
+#[cfg_attr(doc, doc(hidden))]
 pub mod handlers;
+#[cfg_attr(doc, doc(hidden))]
 pub mod id;
+#[cfg_attr(doc, doc(hidden))]
 pub mod list;
+#[cfg_attr(doc, doc(hidden))]
 pub mod listener;
+#[cfg_attr(doc, doc(hidden))]
 pub mod mailbox;
 pub mod metrics;
 pub mod packet;
+#[cfg_attr(doc, doc(hidden))]
 pub mod packet_reader;
+#[cfg_attr(doc, doc(hidden))]
 pub mod packet_writer;
 mod packets;
 pub mod rate_limiter;
+#[cfg_attr(doc, doc(hidden))]
 pub mod reason;
+#[cfg_attr(doc, doc(hidden))]
 pub mod recv_buffer;
+#[cfg_attr(doc, doc(hidden))]
 pub mod router;
+#[cfg_attr(doc, doc(hidden))]
 pub mod send_buffer;
+#[cfg_attr(doc, doc(hidden))]
 pub mod send_queue;
+#[cfg_attr(doc, doc(hidden))]
 pub mod server;
+#[cfg_attr(doc, doc(hidden))]
 pub mod session;
+#[cfg_attr(doc, doc(hidden))]
 pub mod session_table;
+#[cfg_attr(doc, doc(hidden))]
 pub mod shard;
 pub mod snapshot;
+#[cfg_attr(doc, doc(hidden))]
 pub mod stopwatch;
+#[cfg_attr(doc, doc(hidden))]
 pub mod sync;
 pub mod tick;
+#[cfg_attr(doc, doc(hidden))]
 pub mod ticker;
+#[cfg_attr(doc, doc(hidden))]
 pub mod timeout_queue;
 pub mod wire;
+#[cfg_attr(doc, doc(hidden))]
 pub mod worker;
 
+#[doc(inline)]
 pub use config::Config;
+#[doc(inline)]
 pub use handlers::Handlers;
+#[doc(inline)]
 pub use id::SessionId;
-pub use list::List;
+#[doc(inline)]
+pub use list::{List, ListIter};
+#[doc(inline)]
 pub use packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};
+#[doc(inline)]
 pub use packet_reader::{PacketReader, ReadPart};
+#[doc(inline)]
 pub use packet_writer::{OutgoingPacket, PacketWriter, WritePart};
+#[doc(inline)]
 pub use reason::{DisconnectReason, Kick};
-pub use send_buffer::SendBuffer;
+#[doc(inline)]
+pub use send_buffer::{SendBuffer, pool::PoolStats};
+#[doc(inline)]
 pub use server::{Server, ServerBuilder, ServerHandle};
+#[doc(inline)]
 pub use session::{Context, Peer, Session};
-pub use ticker::Ticker;
+#[doc(inline)]
+pub use ticker::{TickMetrics, TickStopper, Ticker};
 
 /// The README's program has to compile.
 #[cfg(doctest)]

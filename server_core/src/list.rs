@@ -29,6 +29,12 @@ pub struct List<'a, T> {
     items: Items<'a, T>,
 }
 
+/// The items of a [`List`], one after the other.
+#[derive(Clone)]
+pub struct ListIter<'a, T> {
+    rest: List<'a, T>,
+}
+
 enum Items<'a, T> {
     /// To be sent.
     Given(&'a [T]),
@@ -66,16 +72,57 @@ impl<'a, T> List<'a, T> {
 }
 
 impl<'a, T: ReadPart<'a> + Clone> List<'a, T> {
-    /// The items in their order.
-    pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
-        let (given, bytes, count) = match self.items {
-            Items::Given(items) => (items, &[][..], 0),
-            Items::Received { bytes, count, .. } => (&[][..], bytes, count),
-        };
-        let mut reader = PacketReader::new(bytes);
-        // Each was read once before, so none is missing.
-        let received = (0..count).map_while(move |_| reader.read().ok());
-        given.iter().cloned().chain(received)
+    /// The items in their order. `for item in &list` is the same.
+    #[must_use]
+    pub fn iter(&self) -> ListIter<'a, T> {
+        ListIter { rest: *self }
+    }
+}
+
+impl<'a, T: ReadPart<'a> + Clone> Iterator for ListIter<'a, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        match &mut self.rest.items {
+            Items::Given(items) => {
+                let (first, rest) = items.split_first()?;
+                *items = rest;
+                Some(first.clone())
+            }
+            Items::Received { count: 0, .. } => None,
+            Items::Received { bytes, count, .. } => {
+                let mut reader = PacketReader::new(bytes);
+                // Each was read once before, so none is missing.
+                let item = reader.read().ok()?;
+                *bytes = reader.rest();
+                *count -= 1;
+                Some(item)
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.rest.len(), Some(self.rest.len()))
+    }
+}
+
+impl<'a, T: ReadPart<'a> + Clone> ExactSizeIterator for ListIter<'a, T> {}
+
+impl<'a, T: ReadPart<'a> + Clone> IntoIterator for List<'a, T> {
+    type Item = T;
+    type IntoIter = ListIter<'a, T>;
+
+    fn into_iter(self) -> ListIter<'a, T> {
+        self.iter()
+    }
+}
+
+impl<'a, T: ReadPart<'a> + Clone> IntoIterator for &List<'a, T> {
+    type Item = T;
+    type IntoIter = ListIter<'a, T>;
+
+    fn into_iter(self) -> ListIter<'a, T> {
+        self.iter()
     }
 }
 
@@ -145,6 +192,12 @@ impl<'a, T: ReadPart<'a> + Clone + fmt::Debug> fmt::Debug for List<'a, T> {
     }
 }
 
+impl<'a, T: ReadPart<'a> + Clone + fmt::Debug> fmt::Debug for ListIter<'a, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ListIter").field(&self.rest).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +225,27 @@ mod tests {
         assert_eq!((read.len(), read.is_empty()), (3, false));
         assert_eq!(format!("{read:?}"), "[[1, 2], [], [3]]");
         assert_eq!(written(&read), bytes, "passed on as it came");
+    }
+
+    #[test]
+    fn given_or_received_it_is_walked_the_same_way() {
+        let given = List::of(&["a", "", "bcd"]);
+        let bytes = written(&given);
+        let received: List<'_, &str> = PacketReader::new(&bytes).read().unwrap();
+        for list in [given, received] {
+            let mut seen = Vec::new();
+            for (walked, item) in (&list).into_iter().enumerate() {
+                seen.push(item);
+                let mut iter = list.iter();
+                assert_eq!(iter.nth(walked), Some(item));
+                assert_eq!(iter.len(), 2 - walked);
+            }
+            assert_eq!(seen, ["a", "", "bcd"]);
+            let mut iter = list.into_iter();
+            assert_eq!(iter.next(), Some("a"));
+            assert_eq!(format!("{iter:?}"), r#"ListIter(["", "bcd"])"#);
+            assert_eq!((iter.by_ref().count(), iter.next()), (2, None));
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl fmt::Debug for Counter {
 
 /// The counters of one worker, on cache lines of their own: no two threads write the same one.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 #[repr(align(128))]
 pub struct WorkerMetrics {
     /// Sessions that are connected now.

@@ -14,8 +14,9 @@ pub struct Packet<'a> {
 
 /// The fixed head of one kind of packet: what lies between the header and the variable tail.
 ///
-/// [`packets!`](crate::packets!) makes them. By hand, use `#[repr(C)]`, derive [`Pod`] and
-/// [`Zeroable`](bytemuck::Zeroable), and build it of the numbers of [`wire`](crate::wire), so that it
+/// [`packets!`](crate::packets!) makes them. By hand, use `#[repr(C)]`, derive
+/// [`Pod`](https://docs.rs/bytemuck/1/bytemuck/trait.Pod.html) and
+/// [`Zeroable`](https://docs.rs/bytemuck/1/bytemuck/trait.Zeroable.html), and build it of the numbers of [`wire`](crate::wire), so that it
 /// has alignment 1 and no padding.
 ///
 /// ```

@@ -127,7 +127,7 @@ impl<'a> PacketReader<'a> {
     /// Reads what lies one list deeper.
     ///
     /// # Errors
-    /// [`Kick::BadPayload`] beyond [`MAX_LIST_DEPTH`], or what `read` returns.
+    /// [`Kick::BadPayload`] if that is more than 16 lists deep, or what `read` returns.
     pub fn nested<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, Kick>,

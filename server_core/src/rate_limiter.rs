@@ -15,6 +15,7 @@ impl RateLimiter {
     /// Takes one token of a bucket that refills with `rate_per_sec`, or says that there is none.
     ///
     /// A rate of zero has no tokens ever.
+    #[must_use]
     pub fn take(&mut self, rate_per_sec: u32, now: Instant) -> bool {
         let Some(cost) = Duration::from_secs(1).checked_div(rate_per_sec) else {
             return false;

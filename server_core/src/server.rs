@@ -216,10 +216,12 @@ impl ServerHandle {
         self.inner.router.close(id, DisconnectReason::Closed);
     }
 
-    /// Begins an outgoing connection, whose session lives on one of the workers.
+    /// Begins an outgoing connection, whose session lives on one of the workers. `tag` comes back in
+    /// [`Peer::tag`].
     ///
     /// # Errors
-    /// See [`Connector::connect`].
+    /// What the system says at once: no descriptor left, no port, no route. A refusal comes later, as
+    /// [`DisconnectReason::ConnectFailed`].
     pub fn connect(&self, addr: SocketAddr, tag: u64) -> io::Result<()> {
         self.inner.connector.connect(addr, tag)
     }
@@ -228,7 +230,7 @@ impl ServerHandle {
     /// ports for all connections, several have.
     ///
     /// # Errors
-    /// See [`Connector::connect_from`].
+    /// As there, and a source address that this machine does not have.
     pub fn connect_from(
         &self,
         source: Option<IpAddr>,

@@ -65,7 +65,7 @@ pub trait Session: 'static {
 }
 
 /// Whom a session is for, known before the session is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Peer {
     /// The id that the session will have.
@@ -113,6 +113,7 @@ pub enum Effect {
 
 impl<'a> Context<'a> {
     /// A context for one callback; what the handler asks for is added to `effects`.
+    #[cfg_attr(doc, doc(hidden))] // Its arguments are the worker's.
     pub fn new(
         peer: Peer,
         now: Instant,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// One session, as it was at the end of a turn of its worker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionInfo {
     /// Its name.
@@ -37,6 +37,7 @@ pub struct Snapshot {
 }
 
 /// What one worker is asked.
+#[cfg_attr(doc, doc(hidden))]
 #[derive(Debug)]
 pub struct SnapshotRequest {
     answers: Sender<Vec<SessionInfo>>,
@@ -46,6 +47,7 @@ pub struct SnapshotRequest {
 
 /// Lets one snapshot be under way at a time: what the workers are asked for is bounded, however
 /// often somebody wants to know.
+#[cfg_attr(doc, doc(hidden))]
 #[derive(Debug, Default)]
 pub struct SnapshotGate {
     is_taken: Arc<AtomicBool>,

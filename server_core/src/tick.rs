@@ -26,7 +26,8 @@ pub struct TickSchedule {
 }
 
 /// One tick that is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Tick {
     /// 1 for the first tick, and one more for each that was handed out; skipped ones have none.
     pub number: u64,
@@ -59,6 +60,7 @@ impl TickSchedule {
     }
 
     /// The tick that is due at `now`, if one is.
+    #[must_use]
     pub fn poll(&mut self, now: Instant) -> Option<Tick> {
         let late = now.checked_duration_since(self.next_at)?;
         let skipped = late.as_nanos() / self.period.as_nanos();

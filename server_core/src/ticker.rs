@@ -61,6 +61,7 @@ pub struct TickStopper {
 
 /// What has become of the ticks so far.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct TickMetrics {
     /// Those that were handed out.
     pub ticks: Counter,

@@ -1,7 +1,7 @@
 //! Numbers and the header as they lie on the wire: little-endian, alignment 1.
 //!
-//! Each type here is plain bytes ([`bytemuck::Pod`]) with alignment 1, so it can be read where it
-//! lies, at any offset of a receive buffer and on any machine.
+//! Each type here is plain bytes ([`Pod`](https://docs.rs/bytemuck/1/bytemuck/trait.Pod.html)) with
+//! alignment 1, so it can be read where it lies, at any offset of a receive buffer and on any machine.
 
 use bytemuck::{Pod, Zeroable};
 use std::fmt;

@@ -1,0 +1,92 @@
+//! What every user of a public type may count on: it travels between threads, it can be shown, and
+//! an error is an error.
+
+use server_core::backoff::Backoff;
+use server_core::metrics::{Counter, Histogram, Metrics, Totals, WorkerMetrics};
+use server_core::packet::{FromClient, FromServer};
+use server_core::rate_limiter::RateLimiter;
+use server_core::snapshot::{SessionInfo, Snapshot, WorkerGone};
+use server_core::tick::{Tick, TickSchedule};
+use server_core::wire::{F32Le, F64Le, I16Le, I32Le, I64Le, PacketHeader, U16Le, U32Le, U64Le};
+use server_core::{
+    Config, Context, DisconnectReason, Handlers, Kick, List, ListIter, Packet, PacketReader,
+    PacketTooLarge, PacketWriter, Peer, PoolStats, SendBuffer, Server, ServerBuilder, ServerHandle,
+    Session, SessionId, TickMetrics, TickStopper, Ticker,
+};
+use std::error::Error;
+use std::fmt::{Debug, Display};
+use std::hash::Hash;
+
+fn travels<T: Send + Sync + Debug>() {}
+fn is_a_value<T: Copy + Eq + Hash + Send + Sync + Debug + 'static>() {}
+fn is_an_error<T: Error + Display + Clone + Eq + Send + Sync + 'static>() {}
+
+#[test]
+fn what_threads_share_may_be_shared() {
+    travels::<Server>();
+    travels::<ServerBuilder>();
+    travels::<ServerHandle>();
+    travels::<Config>();
+    travels::<Ticker>();
+    travels::<TickStopper>();
+    travels::<TickMetrics>();
+    travels::<TickSchedule>();
+    travels::<Metrics>();
+    travels::<WorkerMetrics>();
+    travels::<Counter>();
+    travels::<Histogram>();
+    travels::<Totals>();
+    travels::<Snapshot>();
+    travels::<SessionInfo>();
+    travels::<PoolStats>();
+    travels::<SendBuffer>();
+    travels::<Backoff>();
+    travels::<RateLimiter>();
+    travels::<Packet<'_>>();
+    travels::<PacketReader<'_>>();
+    travels::<PacketWriter<'_>>();
+    travels::<List<'_, &str>>();
+    travels::<ListIter<'_, &str>>();
+    travels::<Context<'_>>();
+}
+
+/// A table is shared by all workers, whatever a session holds: sessions stay on their thread.
+#[test]
+fn a_session_that_stays_on_its_thread_does_not_hinder_its_table() {
+    type NotSend = std::rc::Rc<std::cell::Cell<u8>>;
+    travels::<Handlers<NotSend>>();
+    travels::<Handlers<NotSend, FromServer>>();
+    travels::<Handlers<NotSend, FromClient>>();
+}
+
+#[test]
+fn small_values_are_copied_compared_and_hashed() {
+    is_a_value::<SessionId>();
+    is_a_value::<Peer>();
+    is_a_value::<Kick>();
+    is_a_value::<DisconnectReason>();
+    is_a_value::<Tick>();
+    is_a_value::<U16Le>();
+    is_a_value::<U32Le>();
+    is_a_value::<U64Le>();
+    is_a_value::<I16Le>();
+    is_a_value::<I32Le>();
+    is_a_value::<I64Le>();
+    travels::<F32Le>();
+    travels::<F64Le>();
+    travels::<PacketHeader>();
+}
+
+#[test]
+fn errors_are_errors() {
+    is_an_error::<Kick>();
+    is_an_error::<PacketTooLarge>();
+    is_an_error::<WorkerGone>();
+}
+
+/// For a session of your own that hands everything on to one of several kinds.
+#[test]
+fn a_session_can_be_held_whatever_its_kind() {
+    fn holds(_: Option<Box<dyn Session>>) {}
+    holds(None);
+}

@@ -8,3 +8,9 @@ pub mod process;
 pub mod session;
 
 pub use session::GameSession;
+
+/// The program in the README of the whole has to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[derive(Debug)]
+pub struct Readme;

@@ -278,6 +278,6 @@ pub use ticker::{TickMetrics, TickStopper, Ticker};
 
 /// The README's program has to compile.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 #[derive(Debug)]
 pub struct Readme;

@@ -153,8 +153,8 @@
 //! where each function's "Panics" section says so: [`Server::local_addr`] without a listener,
 //! [`Handlers::on`] twice for one id.
 //!
-//! A panic in a callback of a [`Session`], or in the function that makes one, is caught and costs that
-//! session alone ([`DisconnectReason::HandlerPanicked`]). That needs `panic = "unwind"`, which is the
+//! A panic in a callback of a [`Session`], in its destructor, or in the function that makes one, is caught
+//! and costs that session alone ([`DisconnectReason::HandlerPanicked`]). That needs `panic = "unwind"`, which is the
 //! default of every profile. A panic in the function of a [`Ticker`] is one of the thread that runs it.
 //!
 //! # What is promised

@@ -808,8 +808,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (mut session, mut draining) = connection.into_draining(reason, last_packet, flush_by);
 
         let mut ctx = Context::new(peer, now, &shared.buffers, &mut self.effects);
-        // Should it panic, its session is gone all the same.
+        // Should it panic, or its destructor, the session is gone all the same.
         let _ = guarded(|| session.on_disconnected(&mut ctx, reason));
+        let _ = guarded(|| drop(session));
         self.apply_effects();
 
         match reason.flushes() {

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use bytemuck::{Pod, Zeroable};
-use server_core::connector::Connector;
 use server_core::listener::Listener;
 use server_core::wire::{U16Le, U64Le};
 use server_core::{
@@ -231,19 +230,6 @@ impl Client {
         self.send(C_ECHO, payload);
         assert_eq!(self.receive(), Some((3, payload.to_vec())));
     }
-}
-
-#[test]
-fn handles_travel_between_threads() {
-    fn assert_send<T: Send>() {}
-    fn assert_sync<T: Sync>() {}
-    assert_send::<ServerHandle>();
-    assert_sync::<ServerHandle>();
-    assert_send::<Server>();
-    assert_sync::<Server>();
-    assert_send::<Connector>();
-    assert_sync::<Connector>();
-    assert_send::<ServerBuilder>();
 }
 
 #[test]
@@ -641,6 +627,41 @@ fn a_handler_that_panics_costs_its_own_session_only() {
     running.server.handle().shutdown(Duration::from_secs(1));
     drop((bad, good, next));
     running.server.join().unwrap();
+}
+
+/// A session that fails at the very last moment.
+struct Fragile;
+
+impl Session for Fragile {
+    fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+        ctx.send(&Echo, packet.payload());
+        Ok(())
+    }
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        // Silent for the hook: the panic is not the news here.
+        std::panic::resume_unwind(Box::new("a bug in the destructor"));
+    }
+}
+
+#[test]
+fn a_session_whose_destructor_panics_costs_no_other_one() {
+    let server = builder().workers(1).start("127.0.0.1:0", |_| Fragile);
+    let server = server.unwrap();
+    let connect = || Client::new(TcpStream::connect(server.local_addr()).unwrap());
+    let (mut leaving, mut staying) = (connect(), connect());
+    leaving.echo(b"one");
+    staying.echo(b"two");
+    drop(leaving);
+    wait_for("one to have left", || {
+        server.handle().metrics().totals().sessions == 1
+    });
+    staying.echo(b"and still there");
+    server.handle().shutdown(Duration::from_secs(1));
+    drop(staying);
+    server.join().unwrap();
 }
 
 #[test]

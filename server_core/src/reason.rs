@@ -100,7 +100,8 @@ pub enum DisconnectReason {
 }
 
 impl DisconnectReason {
-    /// How many different labels there are.
+    /// How many different labels there are. Rises with each new reason, which is no breaking change:
+    /// let arrays of this length take it from here.
     pub const COUNT: usize = 17;
 
     /// The labels, each at the place that [`index`](Self::index) gives.

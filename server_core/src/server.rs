@@ -27,6 +27,7 @@ use std::{fmt, io};
 
 /// Sets a server up. The limits that most games will want to set have a setter of their own; the
 /// rest come with [`config`](ServerBuilder::config).
+#[must_use = "nothing is started before `start`"]
 pub struct ServerBuilder {
     config: Config,
     farewell: Arc<Farewell>,
@@ -35,6 +36,7 @@ pub struct ServerBuilder {
 /// A running server: its threads. Dropping it ends it at once; [`Server::join`] after
 /// [`ServerHandle::shutdown`] ends it in order.
 #[derive(Debug)]
+#[must_use = "a server ends when it is dropped"]
 pub struct Server {
     handle: ServerHandle,
     threads: Vec<JoinHandle<io::Result<()>>>,
@@ -67,7 +69,6 @@ const MEASURED_BROADCASTS: usize = 1024;
 
 impl Server {
     /// Sets up a server with the default [`Config`].
-    #[must_use]
     pub fn builder() -> ServerBuilder {
         ServerBuilder {
             config: Config::default(),
@@ -294,7 +295,6 @@ impl Inner {
 macro_rules! setters {
     ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {$(
         $(#[$doc])*
-        #[must_use]
         pub fn $name(mut self, $name: $type) -> Self {
             self.config.$name = $name;
             self
@@ -327,7 +327,6 @@ impl ServerBuilder {
     }
 
     /// Sets all limits at once; see [`Config`].
-    #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -335,7 +334,6 @@ impl ServerBuilder {
 
     /// The last packet for each session that the server ends, by the reason for it. It is also
     /// what a connection is told that comes when the server is full.
-    #[must_use]
     pub fn farewell<H, Tail>(
         mut self,
         farewell: impl Fn(DisconnectReason) -> Option<(H, Tail)> + Send + Sync + 'static,

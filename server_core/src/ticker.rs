@@ -45,6 +45,7 @@ use std::time::{Duration, Instant};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "no tick comes before `run`"]
 pub struct Ticker {
     period: Duration,
     server: Option<ServerHandle>,
@@ -76,7 +77,6 @@ const LOOK: Duration = Duration::from_millis(100);
 
 impl Ticker {
     /// A loop that has not begun yet.
-    #[must_use]
     pub fn new(period: Duration) -> Self {
         let (stop, stops) = crossbeam_channel::bounded(1);
         Self {
@@ -89,7 +89,6 @@ impl Ticker {
     }
 
     /// Lets the loop end when this server ends, by whatever it ends.
-    #[must_use]
     pub fn for_server(mut self, server: &ServerHandle) -> Self {
         self.server = Some(server.clone());
         self

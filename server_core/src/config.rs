@@ -57,6 +57,12 @@ pub struct Config {
     pub connect_timeout: Option<Duration>,
     /// Packets a second that one session may send, with a burst of twice that. Default: `None`.
     pub max_packets_per_sec: Option<u32>,
+    /// Groups that one session may be in at a time. Default: 64.
+    ///
+    /// It bounds what joining, leaving and the memory for it can cost, whatever a peer makes a handler
+    /// do. Over it, [`Context::join`](crate::Context::join) returns an error, and a
+    /// [`ServerHandle::join`](crate::ServerHandle::join) does nothing but count (`joins_refused`).
+    pub max_groups_per_session: usize,
     /// How long a session that ends may take to flush what is queued for it. Default: 2 s.
     pub flush_timeout: Duration,
     /// How long a flushed session waits for the peer's FIN. Default: 500 ms.
@@ -124,6 +130,7 @@ impl Default for Config {
             unacknowledged_timeout: Some(Duration::from_secs(30)),
             connect_timeout: Some(Duration::from_secs(10)),
             max_packets_per_sec: None,
+            max_groups_per_session: 64,
             flush_timeout: Duration::from_secs(2),
             linger: Duration::from_millis(500),
             unsent_window_bytes: Some(16 << 10),

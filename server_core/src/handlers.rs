@@ -173,11 +173,13 @@ impl<S, Way> fmt::Debug for Handlers<S, Way> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::groups::Groups;
     use crate::id::SessionId;
     use crate::packet::PacketHead;
     use crate::send_buffer::{ChunkPool, SendBufferManager};
     use crate::session::{Effect, Peer};
     use std::net::SocketAddr;
+    use std::sync::Arc;
     use std::time::Instant;
 
     /// An empty packet of any id.
@@ -214,10 +216,10 @@ mod tests {
 
     fn with_context<T>(call: impl FnOnce(&mut Context<'_>) -> T) -> (T, Vec<Effect>) {
         let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
-        let mut effects = Vec::new();
+        let (mut effects, mut groups) = (Vec::new(), Groups::new(0, Arc::default(), 1));
         let addr = SocketAddr::from(([127, 0, 0, 1], 1));
         let peer = Peer::new(SessionId::new(1, 0, 0), addr, None);
-        let mut ctx = Context::new(peer, Instant::now(), &buffers, &mut effects);
+        let mut ctx = Context::new(peer, Instant::now(), &buffers, &mut effects, &mut groups);
         let outcome = call(&mut ctx);
         (outcome, effects)
     }

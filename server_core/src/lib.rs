@@ -83,6 +83,103 @@
 //! cannot say is written by hand with [`PacketReader`] and [`PacketWriter`], which no bytes and no
 //! value can lead out of their buffer.
 //!
+//! # Groups
+//!
+//! Rooms, zones, parties: a [`GroupId`] is a number that the game chooses, a session is in as many
+//! groups as it likes (64 by default), and a packet to a group is written once and costs what its
+//! members cost, however many sessions there are. A worker without members does not hear of it.
+//!
+//! ```
+//! use server_core::{Context, DisconnectReason, GroupId, Handlers, Kick, Packet, Server, Session};
+//! # use std::io::{Read, Write};
+//! use std::{io, sync::LazyLock};
+//!
+//! server_core::packets! {
+//!     /// Lets me in.
+//!     client 1 => pub CEnter { room: u32 };
+//!     /// A line for all who are in there.
+//!     client 2 => pub CSay { room: u32 } + text(1..=200);
+//!     server 3 => pub SSaid { who: u64 } + text;
+//!     server 4 => pub SEntered { who: u64 };
+//!     server 5 => pub SGone { who: u64 };
+//! }
+//!
+//! fn room(number: u32) -> GroupId {
+//!     const ROOM: u32 = 1;
+//!     GroupId::new(ROOM, number)
+//! }
+//!
+//! struct Guest;
+//!
+//! static HANDLERS: LazyLock<Handlers<Guest>> = LazyLock::new(|| {
+//!     Handlers::<Guest>::new()
+//!         .on::<CEnter>(|_guest, ctx, enter| {
+//!             let room = room(enter.room.get());
+//!             ctx.join(room).map_err(|_| Kick::BadPayload)?;
+//!             ctx.broadcast_packet_to(room, &SEntered { who: ctx.id().to_u64().into() });
+//!             Ok(())
+//!         })
+//!         .on::<CSay>(|_guest, ctx, (say, text)| {
+//!             let room = room(say.room.get());
+//!             if ctx.is_in(room) {
+//!                 ctx.broadcast_to_others(room, &SSaid { who: ctx.id().to_u64().into() }, text);
+//!             }
+//!             Ok(())
+//!         })
+//! });
+//!
+//! impl Session for Guest {
+//!     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+//!         HANDLERS.dispatch(self, ctx, packet)
+//!     }
+//!
+//!     /// It has left its rooms with the server: nobody has to take it out. The others are told.
+//!     fn on_disconnected(&mut self, ctx: &mut Context<'_>, _: DisconnectReason) {
+//!         for room in ctx.groups() {
+//!             ctx.broadcast_packet_to(room, &SGone { who: ctx.id().to_u64().into() });
+//!         }
+//!     }
+//! }
+//!
+//! fn main() -> io::Result<()> {
+//!     let server = Server::builder().workers(2).start("127.0.0.1:0", |_peer| Guest)?;
+//! #   let enter = [8, 0, 1, 0, 7, 0, 0, 0];
+//! #   let mut one = std::net::TcpStream::connect(server.local_addr())?;
+//! #   let (mut packet, mut said) = ([0; 12], [0; 14]);
+//! #   one.write_all(&enter)?;
+//! #   one.read_exact(&mut packet)?;
+//! #   assert_eq!(packet[..4], [12, 0, 4, 0]);
+//! #   let mut other = std::net::TcpStream::connect(server.local_addr())?;
+//! #   other.write_all(&enter)?;
+//! #   other.write_all(&[10, 0, 2, 0, 7, 0, 0, 0, b'h', b'i'])?;
+//! #   one.read_exact(&mut packet)?;
+//! #   one.read_exact(&mut said)?;
+//! #   assert_eq!((&said[..4], &said[12..]), (&[14, 0, 3, 0][..], &b"hi"[..]));
+//! #   drop(other);
+//! #   one.read_exact(&mut packet)?;
+//! #   assert_eq!(packet[..4], [12, 0, 5, 0]);
+//!     // From any thread, a tick's for example:
+//!     server.handle().broadcast_to(room(7), &SSaid { who: 0.into() }, "The inn closes.");
+//! #   let mut said = [0; 27];
+//! #   one.read_exact(&mut said)?;
+//! #   assert_eq!(&said[12..], b"The inn closes.");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! What is certain:
+//!
+//! * A join or leave of a callback's own session is done when the call returns. A packet to a group goes
+//!   to who is a member when it is queued: for one that a callback asks for, that is after the callback
+//!   has returned. So who tells a group goodbye and leaves it does not hear its own goodbye.
+//! * Whoever learns of a join and then broadcasts to the group reaches the new member: from the same
+//!   thread, or from another one that was told.
+//! * After a leave nothing more is queued for who has left. What was queued before still arrives.
+//! * To one member, the packets of one thread come in their order, once each. Who is in two groups
+//!   gets two packets when both are sent one.
+//! * A session that leaves the server leaves its groups, and whoever comes after it, even in its
+//!   place, is in none.
+//!
 //! # Threads
 //!
 //! ```text
@@ -115,6 +212,7 @@
 //! | [`unacknowledged_timeout`](Config::unacknowledged_timeout) | time | 30 s | silence of a peer's machine | [`Kick::SlowConsumer`] |
 //! | [`connect_timeout`](Config::connect_timeout) | time | 10 s | making an outgoing connection | [`DisconnectReason::ConnectFailed`] |
 //! | [`max_packets_per_sec`](Config::max_packets_per_sec) | packets a second | off | what one session sends, in a burst twice that | [`Kick::RateLimit`] |
+//! | [`max_groups_per_session`](Config::max_groups_per_session) | groups | 64 | those that one session is in at a time | [`TooManyGroups`] |
 //! | [`flush_timeout`](Config::flush_timeout) | time | 2 s | the flush of a session that ends | the rest is given up |
 //! | [`linger`](Config::linger) | time | 500 ms | the wait for the peer's FIN after that flush | the socket is closed |
 //! | [`unsent_window_bytes`](Config::unsent_window_bytes) | bytes | 16 KiB | what the kernel holds unsent for one session | the rest waits in the session's queue |
@@ -177,9 +275,9 @@
 //! | 5 | `shard` |
 //! | 4 | `connection`, `router`, `handlers` |
 //! | 3 | `send_queue`, `session`, `list`, `packets` |
-//! | 2 | `framer`, `send_buffer`, `packet_writer` |
-//! | 1 | `config`, `admission`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader` |
-//! | 0 | `id`, `reason`, `wire`, `tick`, `recv_buffer`, `rate_limiter`, `backoff`, `stopwatch`, `sync` |
+//! | 2 | `framer`, `send_buffer`, `packet_writer`, `groups` |
+//! | 1 | `config`, `admission`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader`, `group_directory` |
+//! | 0 | `id`, `group_id`, `reason`, `wire`, `tick`, `recv_buffer`, `rate_limiter`, `backoff`, `stopwatch`, `sync` |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
 
@@ -201,6 +299,12 @@ pub mod connector;
 pub mod departure_log;
 #[cfg_attr(doc, doc(hidden))]
 pub mod framer;
+#[cfg_attr(doc, doc(hidden))]
+pub mod group_directory;
+#[cfg_attr(doc, doc(hidden))]
+pub mod group_id;
+#[cfg_attr(doc, doc(hidden))]
+pub mod groups;
 #[cfg_attr(doc, doc(hidden))]
 pub mod handlers;
 #[cfg_attr(doc, doc(hidden))]
@@ -253,6 +357,10 @@ pub mod worker;
 
 #[doc(inline)]
 pub use config::Config;
+#[doc(inline)]
+pub use group_id::GroupId;
+#[doc(inline)]
+pub use groups::TooManyGroups;
 #[doc(inline)]
 pub use handlers::Handlers;
 #[doc(inline)]

@@ -60,6 +60,9 @@ pub struct WorkerMetrics {
     pub write_calls: Counter,
     /// Packets for a session that was no longer there.
     pub undeliverable: Counter,
+    /// Joins that another thread asked for and that would have been a group too many. A callback
+    /// that asks is told so.
+    pub joins_refused: Counter,
     /// Turns of the event loop, and how long each took from waking up to the next wait: what came
     /// in meanwhile had to wait that long.
     pub turns: Histogram,
@@ -100,6 +103,7 @@ pub struct Totals {
     pub bytes_received: u64,
     pub write_calls: u64,
     pub undeliverable: u64,
+    pub joins_refused: u64,
     pub turns: u64,
     pub disconnects: [u64; DisconnectReason::COUNT],
 }
@@ -143,6 +147,7 @@ impl Metrics {
             totals.bytes_received += worker.bytes_received.get();
             totals.write_calls += worker.write_calls.get();
             totals.undeliverable += worker.undeliverable.get();
+            totals.joins_refused += worker.joins_refused.get();
             totals.turns += worker.turns.count();
             for (total, count) in totals.disconnects.iter_mut().zip(&worker.disconnects) {
                 *total += count.get();

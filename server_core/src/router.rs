@@ -1,6 +1,8 @@
 //! Who is on which thread, and how a message gets there.
 
 use crate::admission::Permit;
+use crate::group_directory::{Claim, GroupDirectory};
+use crate::group_id::GroupId;
 use crate::id::SessionId;
 use crate::mailbox::Mailbox;
 use crate::reason::DisconnectReason;
@@ -11,10 +13,12 @@ use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-/// The mailboxes of all workers. A broadcast is one command per worker, not one per session.
+/// The mailboxes of all workers. A broadcast is one command per worker, not one per session; to a
+/// group, one per worker that has members.
 #[derive(Debug)]
 pub struct Router<T> {
     mailboxes: Box<[Mailbox<Command<T>>]>,
+    groups: Arc<GroupDirectory>,
     /// Set with the shutdown commands: who is still busy with earlier mail when it passes, leaves
     /// that mail be.
     shutdown_by: OnceLock<Instant>,
@@ -31,6 +35,12 @@ pub enum Command<T> {
     Broadcast(SendBuffer),
     /// As `Broadcast`, and say when the turn has ended in which that was done.
     TimedBroadcast(SendBuffer, Lap),
+    /// Queue a packet for your members of a group, except perhaps one.
+    BroadcastTo(GroupId, Option<SessionId>, SendBuffer),
+    /// Make one of your sessions a member of the group that the claim is on.
+    Join(SessionId, Claim),
+    /// Take one of your sessions out of a group.
+    Leave(SessionId, GroupId),
     /// Say at the end of the turn how your sessions are doing.
     Snapshot(SnapshotRequest),
     /// End one of your sessions.
@@ -67,6 +77,7 @@ impl<T> Router<T> {
     pub fn new(mailboxes: impl IntoIterator<Item = Mailbox<Command<T>>>) -> Self {
         Self {
             mailboxes: mailboxes.into_iter().collect(),
+            groups: Arc::default(),
             shutdown_by: OnceLock::new(),
         }
     }
@@ -90,6 +101,12 @@ impl<T> Router<T> {
     #[must_use]
     pub fn mailbox(&self, worker: usize) -> &Mailbox<Command<T>> {
         &self.mailboxes[worker]
+    }
+
+    /// Which workers have members of which group.
+    #[must_use]
+    pub fn groups(&self) -> &Arc<GroupDirectory> {
+        &self.groups
     }
 
     /// Says that the calling thread is a worker: it must never wait for another one's mailbox.
@@ -117,6 +134,32 @@ impl<T> Router<T> {
                     None => Command::Broadcast(buffer),
                 },
             );
+        }
+    }
+
+    /// A packet for every member of a group, except perhaps one, from any thread. Only workers that
+    /// have members hear of it. Waits as [`broadcast`](Self::broadcast) does.
+    pub fn broadcast_to(&self, group: GroupId, except: Option<SessionId>, buffer: &SendBuffer) {
+        for worker in self.groups.workers(group).iter() {
+            self.post(worker, Command::BroadcastTo(group, except, buffer.clone()));
+        }
+    }
+
+    /// Makes a session a member of a group, from any thread. Waits as
+    /// [`broadcast`](Self::broadcast) does.
+    pub fn join(&self, id: SessionId, group: GroupId) {
+        if id.worker() < self.workers() {
+            // Claimed now: what is sent to the group from now on goes there, too, behind this.
+            let claim = self.groups.claim(group, id.worker());
+            self.post(id.worker(), Command::Join(id, claim));
+        }
+    }
+
+    /// Takes a session out of a group, from any thread. Waits as [`broadcast`](Self::broadcast)
+    /// does.
+    pub fn leave(&self, id: SessionId, group: GroupId) {
+        if id.worker() < self.workers() {
+            self.post(id.worker(), Command::Leave(id, group));
         }
     }
 
@@ -190,12 +233,16 @@ impl<T: Send + 'static> Router<T> {
 impl<T> Command<T> {
     fn bytes(&self) -> usize {
         match self {
-            Self::Send(_, buffer) | Self::Broadcast(buffer) | Self::TimedBroadcast(buffer, _) => {
-                COMMAND_BYTES + buffer.len()
-            }
-            Self::Adopt(_) | Self::Snapshot(_) | Self::Close(..) | Self::Shutdown(_) => {
-                COMMAND_BYTES
-            }
+            Self::Send(_, buffer)
+            | Self::Broadcast(buffer)
+            | Self::TimedBroadcast(buffer, _)
+            | Self::BroadcastTo(_, _, buffer) => COMMAND_BYTES + buffer.len(),
+            Self::Adopt(_)
+            | Self::Join(..)
+            | Self::Leave(..)
+            | Self::Snapshot(_)
+            | Self::Close(..)
+            | Self::Shutdown(_) => COMMAND_BYTES,
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::admission::Admission;
 use crate::config::{Config, LONGEST_TIME};
 use crate::connector::Connector;
 use crate::departure_log::DepartureLog;
+use crate::group_id::GroupId;
 use crate::id::SessionId;
 use crate::listener::{Listener, Reception, StopSignal};
 use crate::metrics::Metrics;
@@ -212,6 +213,77 @@ impl ServerHandle {
         self.inner.router.broadcast(buffer);
     }
 
+    /// Makes a session a member of a group. What this thread sends to the group afterwards reaches it,
+    /// and so does what any thread sends that learns of it from this one.
+    ///
+    /// If the session is gone, nothing happens; if it is in
+    /// [`max_groups_per_session`](Config::max_groups_per_session) groups, nothing but a count.
+    /// Waits while the session's worker is too far behind to take more.
+    pub fn join(&self, id: SessionId, group: GroupId) {
+        self.inner.router.join(id, group);
+    }
+
+    /// Takes a session out of a group: what this thread sends to the group afterwards does not reach
+    /// it. Waits as [`join`](Self::join) does.
+    pub fn leave(&self, id: SessionId, group: GroupId) {
+        self.inner.router.leave(id, group);
+    }
+
+    /// Sends a packet to every member of a group: it is written once, and each worker that has
+    /// members gets one command. Where nobody is, nobody is woken.
+    pub fn broadcast_to<H: PacketHead>(&self, group: GroupId, head: &H, tail: impl AsRef<[u8]>) {
+        match self.encode(head, tail) {
+            Ok(buffer) => self.broadcast_buffer_to(group, None, &buffer),
+            Err(error) => log::error!("packet {} to group {group}: {error}", H::ID),
+        }
+    }
+
+    /// As [`broadcast_to`](Self::broadcast_to), to every member but one: who caused it, for example.
+    pub fn broadcast_to_others<H: PacketHead>(
+        &self,
+        group: GroupId,
+        except: SessionId,
+        head: &H,
+        tail: impl AsRef<[u8]>,
+    ) {
+        match self.encode(head, tail) {
+            Ok(buffer) => self.broadcast_buffer_to(group, Some(except), &buffer),
+            Err(error) => log::error!("packet {} to group {group}: {error}", H::ID),
+        }
+    }
+
+    /// Sends a packet without a separate tail to every member of a group. See
+    /// [`broadcast_to`](Self::broadcast_to).
+    pub fn broadcast_packet_to<P: OutgoingPacket>(&self, group: GroupId, packet: &P) {
+        match self.encode_packet(packet) {
+            Ok(buffer) => self.broadcast_buffer_to(group, None, &buffer),
+            Err(error) => log::error!("packet {} to group {group}: {error}", P::ID),
+        }
+    }
+
+    /// Sends a packet without a separate tail to every member of a group but one.
+    pub fn broadcast_packet_to_others<P: OutgoingPacket>(
+        &self,
+        group: GroupId,
+        except: SessionId,
+        packet: &P,
+    ) {
+        match self.encode_packet(packet) {
+            Ok(buffer) => self.broadcast_buffer_to(group, Some(except), &buffer),
+            Err(error) => log::error!("packet {} to group {group}: {error}", P::ID),
+        }
+    }
+
+    /// Sends an encoded packet to every member of a group, except perhaps one.
+    pub fn broadcast_buffer_to(
+        &self,
+        group: GroupId,
+        except: Option<SessionId>,
+        buffer: &SendBuffer,
+    ) {
+        self.inner.router.broadcast_to(group, except, buffer);
+    }
+
     /// Ends one session, after what was queued for it has left.
     pub fn close(&self, id: SessionId) {
         self.inner.router.close(id, DisconnectReason::Closed);
@@ -322,6 +394,8 @@ impl ServerBuilder {
         idle_timeout: Option<Duration>,
         /// See [`Config::max_packets_per_sec`].
         max_packets_per_sec: Option<u32>,
+        /// See [`Config::max_groups_per_session`].
+        max_groups_per_session: usize,
         /// See [`Config::flush_timeout`].
         flush_timeout: Duration,
     }

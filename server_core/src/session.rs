@@ -1,5 +1,7 @@
 //! What the user of this library writes: one object per peer, and what it may ask for.
 
+use crate::group_id::GroupId;
+use crate::groups::{Groups, TooManyGroups};
 use crate::id::SessionId;
 use crate::packet::{Packet, PacketHead, PacketTooLarge};
 use crate::packet_writer::OutgoingPacket;
@@ -95,6 +97,7 @@ pub struct Context<'a> {
     now: Instant,
     buffers: &'a SendBufferManager,
     effects: &'a mut Vec<Effect>,
+    groups: &'a mut Groups,
 }
 
 /// One thing that a handler asked for.
@@ -105,6 +108,8 @@ pub enum Effect {
     Send(SessionId, SendBuffer),
     /// Queue a packet for every session.
     Broadcast(SendBuffer),
+    /// Queue a packet for every member of a group, except perhaps one.
+    BroadcastTo(GroupId, Option<SessionId>, SendBuffer),
     /// End a session.
     Close(SessionId, DisconnectReason),
     /// Call this session again at an instant, or not at all.
@@ -112,19 +117,22 @@ pub enum Effect {
 }
 
 impl<'a> Context<'a> {
-    /// A context for one callback; what the handler asks for is added to `effects`.
+    /// A context for one callback; what the handler asks for is added to `effects`. `groups` are
+    /// those of its worker.
     #[cfg_attr(doc, doc(hidden))] // Its arguments are the worker's.
     pub fn new(
         peer: Peer,
         now: Instant,
         buffers: &'a SendBufferManager,
         effects: &'a mut Vec<Effect>,
+        groups: &'a mut Groups,
     ) -> Self {
         Self {
             peer,
             now,
             buffers,
             effects,
+            groups,
         }
     }
 
@@ -221,6 +229,91 @@ impl<'a> Context<'a> {
     /// Sends an encoded packet to every session.
     pub fn broadcast_buffer(&mut self, buffer: SendBuffer) {
         self.effects.push(Effect::Broadcast(buffer));
+    }
+
+    /// Makes this session a member of a group, at once: whoever learns of that and broadcasts to the
+    /// group reaches it, from whichever thread. Who is a member already stays one.
+    ///
+    /// A session that leaves the server leaves its groups; in
+    /// [`on_disconnected`](Session::on_disconnected) it can join none any more for good.
+    ///
+    /// # Errors
+    /// [`TooManyGroups`] if it is in
+    /// [`max_groups_per_session`](crate::Config::max_groups_per_session) groups, and nothing has
+    /// changed.
+    pub fn join(&mut self, group: GroupId) -> Result<(), TooManyGroups> {
+        self.groups.join(self.peer.id, group)
+    }
+
+    /// Takes this session out of a group, at once: nothing more is queued for it there, not even what
+    /// this callback has asked for before. Returns whether it was a member.
+    pub fn leave(&mut self, group: GroupId) -> bool {
+        self.groups.leave(self.peer.id, group)
+    }
+
+    /// Whether this session is a member of a group.
+    #[must_use]
+    pub fn is_in(&self, group: GroupId) -> bool {
+        self.groups.is_in(self.peer.id, group)
+    }
+
+    /// The groups that this session is in; in [`on_disconnected`](Session::on_disconnected), those
+    /// that it was in at the end.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.groups.groups_of(self.peer.id).collect()
+    }
+
+    /// Sends a packet to every member of a group, on all workers: to who is one when the callback has
+    /// returned, this session included if it is one itself.
+    pub fn broadcast_to<H: PacketHead>(
+        &mut self,
+        group: GroupId,
+        head: &H,
+        tail: impl AsRef<[u8]>,
+    ) {
+        if let Some(buffer) = self.logged(H::ID, self.encode(head, tail)) {
+            self.broadcast_buffer_to(group, buffer);
+        }
+    }
+
+    /// As [`broadcast_to`](Self::broadcast_to), to every member but this session.
+    pub fn broadcast_to_others<H: PacketHead>(
+        &mut self,
+        group: GroupId,
+        head: &H,
+        tail: impl AsRef<[u8]>,
+    ) {
+        if let Some(buffer) = self.logged(H::ID, self.encode(head, tail)) {
+            self.broadcast_buffer_to_others(group, buffer);
+        }
+    }
+
+    /// Sends a packet without a separate tail to every member of a group. See
+    /// [`broadcast_to`](Self::broadcast_to).
+    pub fn broadcast_packet_to<P: OutgoingPacket>(&mut self, group: GroupId, packet: &P) {
+        if let Some(buffer) = self.logged(P::ID, self.encode_packet(packet)) {
+            self.broadcast_buffer_to(group, buffer);
+        }
+    }
+
+    /// Sends a packet without a separate tail to every member of a group but this session.
+    pub fn broadcast_packet_to_others<P: OutgoingPacket>(&mut self, group: GroupId, packet: &P) {
+        if let Some(buffer) = self.logged(P::ID, self.encode_packet(packet)) {
+            self.broadcast_buffer_to_others(group, buffer);
+        }
+    }
+
+    /// Sends an encoded packet to every member of a group.
+    pub fn broadcast_buffer_to(&mut self, group: GroupId, buffer: SendBuffer) {
+        self.effects.push(Effect::BroadcastTo(group, None, buffer));
+    }
+
+    /// Sends an encoded packet to every member of a group but this session.
+    pub fn broadcast_buffer_to_others(&mut self, group: GroupId, buffer: SendBuffer) {
+        let except = Some(self.peer.id);
+        self.effects
+            .push(Effect::BroadcastTo(group, except, buffer));
     }
 
     /// Ends this session, after what was queued for it has left.

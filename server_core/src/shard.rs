@@ -16,6 +16,8 @@ use crate::connection::{
     Connection, Drained, Draining, Due, Flushed, Progress, Received, Transport,
 };
 use crate::departure_log::DepartureLog;
+use crate::group_id::GroupId;
+use crate::groups::Groups;
 use crate::id::SessionId;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::reason::DisconnectReason;
@@ -72,6 +74,7 @@ pub struct Shard<T, S> {
     worker: usize,
     table: SessionTable<Connection<T, S>>,
     draining: HashMap<SessionId, Draining<T>>,
+    groups: Groups,
     timeouts: TimeoutQueue,
     recv_buffer: RecvBuffer,
     /// What callbacks asked for, until they have returned.
@@ -121,6 +124,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             worker,
             table: SessionTable::new(worker as u8),
             draining: HashMap::new(),
+            groups: Groups::new(
+                worker,
+                Arc::clone(shared.router.groups()),
+                shared.config.max_groups_per_session,
+            ),
             draining_next: Vec::new(),
             timeouts: TimeoutQueue::default(),
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
@@ -155,6 +163,18 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::TimedBroadcast(buffer, lap) => {
                 self.queue_for_all(&buffer);
                 self.laps.push(lap);
+            }
+            Command::BroadcastTo(group, except, buffer) => {
+                self.queue_for_group(group, except, &buffer);
+            }
+            // Who is on the way out joins nothing any more: `reap` comes by only once.
+            Command::Join(id, claim) if self.table.visit(id, |_| ()).is_some() => {
+                let refused = self.groups.join_claimed(id, claim).is_err();
+                self.metrics().joins_refused.add(refused.into());
+            }
+            Command::Join(..) => {}
+            Command::Leave(id, group) => {
+                self.groups.leave(id, group);
             }
             Command::Snapshot(request) => self.snapshots.push(request),
             Command::Close(id, reason) => {
@@ -296,6 +316,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.table.len()
     }
 
+    /// Who of them is in which group.
+    #[must_use]
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
     /// The counters of this worker.
     #[must_use]
     pub fn metrics(&self) -> &WorkerMetrics {
@@ -366,8 +392,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         callback: impl FnOnce(&mut S, &mut Context<'_>),
     ) {
         let (buffers, effects) = (&self.shared.buffers, &mut self.effects);
+        let groups = &mut self.groups;
         let outcome = self.table.visit(id, |connection| {
-            let mut ctx = Context::new(connection.peer(id), now, buffers, effects);
+            let mut ctx = Context::new(connection.peer(id), now, buffers, effects, groups);
             guarded(|| callback(&mut connection.session, &mut ctx))
         });
         self.apply_effects();
@@ -420,6 +447,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 }
                 self.queue_for_all(&buffer);
             }
+            Effect::BroadcastTo(group, except, buffer) => {
+                let (to, own) = (self.shared.router.groups().workers(group), self.worker);
+                for worker in to.iter().filter(|worker| *worker != own) {
+                    let command = Command::BroadcastTo(group, except, buffer.clone());
+                    self.forward(worker, command);
+                }
+                self.queue_for_group(group, except, &buffer);
+            }
             Effect::Close(id, reason) if id.worker() == self.worker => {
                 self.table.close(id, reason);
             }
@@ -469,6 +504,20 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 dirty.push(id);
             }
         });
+    }
+
+    fn queue_for_group(&mut self, group: GroupId, except: Option<SessionId>, buffer: &SendBuffer) {
+        self.charge(buffer.len(), self.groups.members(group).len());
+        let members = self.groups.members(group).iter();
+        for id in members.copied().filter(|id| Some(*id) != except) {
+            // Who is on the way out is not shown, and leaves its groups when it is reaped.
+            let is_new = self.table.visit(id, |connection| {
+                connection.is_open() && connection.queue(buffer.clone())
+            });
+            if is_new == Some(true) {
+                self.dirty.push(id);
+            }
+        }
     }
 
     fn forward(&mut self, worker: usize, command: Command<T>) {
@@ -559,12 +608,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     /// Reads from one session, and returns what that costs of the turn's input.
     fn read(&mut self, id: SessionId, now: Instant) -> usize {
         let (shared, buffer) = (&*self.shared, &mut self.recv_buffer);
-        let effects = &mut self.effects;
+        let (effects, groups) = (&mut self.effects, &mut self.groups);
         let received = self.table.visit(id, |connection| {
             connection.is_listed_readable = false;
             let peer = connection.peer(id);
             connection.receive(buffer, &shared.config, now, |session, packet| {
-                let mut ctx = Context::new(peer, now, &shared.buffers, effects);
+                let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
                 match guarded(|| session.on_packet(&mut ctx, packet)) {
                     Ok(answer) => answer.map_err(DisconnectReason::from),
                     Err(reason) => Err(reason),
@@ -807,10 +856,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             .unwrap_or(now + shared.config.flush_timeout);
         let (mut session, mut draining) = connection.into_draining(reason, last_packet, flush_by);
 
-        let mut ctx = Context::new(peer, now, &shared.buffers, &mut self.effects);
+        let (effects, groups) = (&mut self.effects, &mut self.groups);
+        let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
         // Should it panic, or its destructor, the session is gone all the same.
         let _ = guarded(|| session.on_disconnected(&mut ctx, reason));
         let _ = guarded(|| drop(session));
+        // Only now, so that it could say which they were; what it joined just then, included.
+        self.groups.leave_all(id);
         self.apply_effects();
 
         match reason.flushes() {

@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use server_core::admission::Admission;
 use server_core::connection::Transport;
 use server_core::departure_log::DepartureLog;
+use server_core::groups::Groups;
 use server_core::mailbox::Mailbox;
 use server_core::metrics::Metrics;
 use server_core::router::{Arrival, Command, Router};
@@ -314,11 +315,12 @@ fn reading_handling_and_writing_typed_packets_allocates_nothing() {
         None,
     );
     let (mut items, mut effects) = (0, Vec::with_capacity(1));
+    let mut groups = Groups::new(0, Arc::default(), 1);
     let mut measured = (0, 0);
     for _ in 0..2 {
         let (allocations, pops) = (ALLOCATIONS.get(), buffers.stats().pops);
         for _ in 0..BROADCASTS {
-            let mut ctx = Context::new(peer, Instant::now(), &buffers, &mut effects);
+            let mut ctx = Context::new(peer, Instant::now(), &buffers, &mut effects, &mut groups);
             let room = Packet::new(Room::ID, ROOM);
             assert_eq!(handlers.dispatch(&mut items, &mut ctx, room), Ok(()));
             // A count that claims the most that there is, and three bytes behind it.

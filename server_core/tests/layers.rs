@@ -14,7 +14,7 @@ const FLOORS: &[(usize, &[&str])] = &[
     (5, &["shard"]),
     (4, &["connection", "router", "handlers"]),
     (3, &["send_queue", "session", "list", "packets"]),
-    (2, &["framer", "send_buffer", "packet_writer"]),
+    (2, &["framer", "send_buffer", "packet_writer", "groups"]),
     (
         1,
         &[
@@ -29,12 +29,14 @@ const FLOORS: &[(usize, &[&str])] = &[
             "snapshot",
             "mailbox",
             "accept_gate",
+            "group_directory",
         ],
     ),
     (
         0,
         &[
             "id",
+            "group_id",
             "reason",
             "wire",
             "tick",

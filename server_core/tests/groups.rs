@@ -1,0 +1,476 @@
+//! Groups over real sockets, on several workers. The peers are raw `std::net` clients.
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+
+use server_core::{
+    Context, DisconnectReason, GroupId, Kick, Packet, Peer, Server, ServerBuilder, ServerHandle,
+    Session, SessionId,
+};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// Longer than anything here can take on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+const WORKERS: usize = 3;
+
+const ROOM: GroupId = GroupId::new(1, 7);
+const ZONE: GroupId = GroupId::new(2, 7);
+const NOBODY: GroupId = GroupId::new(3, 7);
+
+server_core::packets! {
+    client 10 => CJoin { group: u64 };
+    client 11 => CLeave { group: u64 };
+    /// To all members, from the sender's own callback.
+    client 12 => CSay { group: u64 } + bytes;
+    client 13 => CSayToOthers { group: u64 } + bytes;
+    /// Joins, says, leaves and says again, in one callback.
+    client 14 => CPass { group: u64 } + bytes;
+    server 1 => SSaid { who: u64 } + bytes;
+    /// Whether a join or a leave has changed anything.
+    server 2 => SDone { was_done: u8 };
+    server 3 => SGone { who: u64, group: u64 };
+}
+
+/// In place of a session.
+const OUTSIDE: u64 = 0;
+
+struct Member {
+    ids: Sender<(SessionId, bool)>,
+}
+
+impl Session for Member {
+    fn on_connected(&mut self, ctx: &mut Context<'_>) {
+        let _ = self.ids.send((ctx.id(), true));
+    }
+
+    fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+        let who = ctx.id().to_u64().into();
+        let done = |was_done: bool| SDone {
+            was_done: was_done.into(),
+        };
+        match packet.id() {
+            CJoin::ID => {
+                let group = GroupId::from_u64(packet.decode::<CJoin>()?.group.get());
+                let joined = ctx.join(group).is_ok();
+                assert_eq!(
+                    (joined, joined),
+                    (ctx.is_in(group), ctx.groups().contains(&group))
+                );
+                ctx.send_packet(&done(joined));
+            }
+            CLeave::ID => {
+                let group = GroupId::from_u64(packet.decode::<CLeave>()?.group.get());
+                let left = ctx.leave(group);
+                assert!(!ctx.is_in(group));
+                ctx.send_packet(&done(left));
+            }
+            CSay::ID => {
+                let (say, bytes) = packet.decode::<CSay>()?;
+                ctx.broadcast_to(GroupId::from_u64(say.group.get()), &SSaid { who }, bytes);
+            }
+            CSayToOthers::ID => {
+                let (say, bytes) = packet.decode::<CSayToOthers>()?;
+                let group = GroupId::from_u64(say.group.get());
+                ctx.broadcast_to_others(group, &SSaid { who }, bytes);
+            }
+            CPass::ID => {
+                let (pass, bytes) = packet.decode::<CPass>()?;
+                let group = GroupId::from_u64(pass.group.get());
+                ctx.join(group).map_err(|_| Kick::BadPayload)?;
+                ctx.broadcast_to(group, &SSaid { who }, bytes);
+                ctx.leave(group);
+                ctx.send_packet(&done(true));
+            }
+            _ => return Err(Kick::UnknownId),
+        }
+        Ok(())
+    }
+
+    fn on_disconnected(&mut self, ctx: &mut Context<'_>, _: DisconnectReason) {
+        for group in ctx.groups() {
+            let gone = SGone {
+                who: ctx.id().to_u64().into(),
+                group: group.to_u64().into(),
+            };
+            ctx.broadcast_packet_to(group, &gone);
+        }
+        // Too late: it must not be a member of anything afterwards.
+        let _ = ctx.join(NOBODY);
+        let _ = self.ids.send((ctx.id(), false));
+    }
+}
+
+struct Running {
+    server: Server,
+    handle: ServerHandle,
+    /// Who has come, and who has left.
+    ids: Receiver<(SessionId, bool)>,
+}
+
+fn builder() -> ServerBuilder {
+    Server::builder().workers(WORKERS)
+}
+
+fn start(builder: ServerBuilder) -> Running {
+    let (sender, ids) = channel();
+    let sender = Mutex::new(sender);
+    let factory = move |_: Peer| Member {
+        ids: sender.lock().unwrap().clone(),
+    };
+    let server = builder
+        .workers(WORKERS)
+        .start("127.0.0.1:0", factory)
+        .unwrap();
+    Running {
+        handle: server.handle(),
+        server,
+        ids,
+    }
+}
+
+impl Running {
+    fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.server.local_addr()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (id, has_come) = self.ids.recv_timeout(PATIENCE).unwrap();
+        assert!(has_come);
+        Client { stream, id }
+    }
+
+    /// The least loaded worker is next, so this is an equal number on each.
+    fn connect_on_each(&self, per_worker: usize) -> Vec<Client> {
+        let clients: Vec<Client> = (0..per_worker * WORKERS).map(|_| self.connect()).collect();
+        for worker in 0..WORKERS {
+            let its = clients.iter().filter(|client| client.id.worker() == worker);
+            assert_eq!(its.count(), per_worker);
+        }
+        clients
+    }
+
+    fn wait_for_departure(&self, id: SessionId) {
+        assert_eq!(self.ids.recv_timeout(PATIENCE).unwrap(), (id, false));
+    }
+
+    fn say(&self, group: GroupId, bytes: &[u8]) {
+        self.handle.broadcast_to(group, &said(OUTSIDE), bytes);
+    }
+
+    /// Turns that the workers have made so far.
+    fn turns(&self) -> Vec<u64> {
+        let metrics = self.handle.metrics();
+        let turns = (0..WORKERS).map(|worker| metrics.worker(worker).turns.count());
+        turns.collect()
+    }
+
+    /// Waits until no worker has anything to do; then what wakes one is plain to see.
+    fn rest(&self) -> Vec<u64> {
+        let since = Instant::now();
+        loop {
+            let before = self.turns();
+            std::thread::sleep(Duration::from_millis(50));
+            if self.turns() == before {
+                return before;
+            }
+            assert!(since.elapsed() < PATIENCE, "the workers find no rest");
+        }
+    }
+}
+
+fn said(who: u64) -> SSaid {
+    SSaid { who: who.into() }
+}
+
+struct Client {
+    stream: TcpStream,
+    id: SessionId,
+}
+
+impl Client {
+    fn send(&mut self, packet_id: u16, group: GroupId, bytes: &[u8]) {
+        let mut packet = ((bytes.len() + 12) as u16).to_le_bytes().to_vec();
+        packet.extend(packet_id.to_le_bytes());
+        packet.extend(group.to_u64().to_le_bytes());
+        packet.extend(bytes);
+        self.stream.write_all(&packet).unwrap();
+    }
+
+    /// The next packet, or `None` at the end of the stream.
+    fn receive(&mut self) -> Option<(u16, Vec<u8>)> {
+        let mut header = [0; 4];
+        match self.stream.read_exact(&mut header) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
+            other => other.unwrap(),
+        }
+        let size = u16::from_le_bytes([header[0], header[1]]);
+        let id = u16::from_le_bytes([header[2], header[3]]);
+        let mut payload = vec![0; usize::from(size).checked_sub(4).expect("a whole header")];
+        self.stream.read_exact(&mut payload).unwrap();
+        Some((id, payload))
+    }
+
+    fn ask(&mut self, packet_id: u16, group: GroupId) -> bool {
+        self.send(packet_id, group, b"");
+        let (id, payload) = self.receive().unwrap();
+        assert_eq!(id, SDone::ID);
+        payload == [1]
+    }
+
+    fn join(&mut self, group: GroupId) -> bool {
+        self.ask(CJoin::ID, group)
+    }
+
+    fn leave(&mut self, group: GroupId) -> bool {
+        self.ask(CLeave::ID, group)
+    }
+
+    fn hears(&mut self, who: u64, bytes: &[u8]) {
+        let expected = [&who.to_le_bytes()[..], bytes].concat();
+        assert_eq!(self.receive(), Some((SSaid::ID, expected)), "{}", self.id);
+    }
+
+    /// Of all the groups that `who` was in. In which order is nobody's business.
+    fn hears_of_departure(&mut self, who: SessionId, groups: &[GroupId]) {
+        let told = |group: &GroupId| {
+            let payload = [who.to_u64().to_le_bytes(), group.to_u64().to_le_bytes()].concat();
+            (SGone::ID, payload)
+        };
+        let mut expected: Vec<_> = groups.iter().map(told).collect();
+        let mut heard: Vec<_> = groups.iter().filter_map(|_| self.receive()).collect();
+        expected.sort();
+        heard.sort();
+        assert_eq!(heard, expected);
+    }
+}
+
+/// What comes before the end is all that each of them was sent. Whoever posts to every session
+/// behind all that it posted before has posted the end of it.
+fn all_hear_the_end(running: &Running, clients: &mut [Client]) {
+    running.handle.broadcast(&said(OUTSIDE), b"the end");
+    for client in clients {
+        client.hears(OUTSIDE, b"the end");
+    }
+}
+
+#[test]
+fn a_packet_goes_to_the_members_on_all_workers_and_to_nobody_else() {
+    let running = start(builder());
+    let mut clients = running.connect_on_each(4);
+    // Of the four on each worker: none, one group, the other, both.
+    for (n, client) in clients.iter_mut().enumerate() {
+        assert!((n / WORKERS) & 1 == 0 || client.join(ROOM));
+        assert!((n / WORKERS) & 2 == 0 || client.join(ZONE));
+    }
+    running.say(ROOM, b"room");
+    running.say(ZONE, b"zone");
+    running.say(ROOM, b"room again");
+    running.say(NOBODY, b"nobody");
+    for (n, client) in clients.iter_mut().enumerate() {
+        let (in_room, in_zone) = ((n / WORKERS) & 1 > 0, (n / WORKERS) & 2 > 0);
+        in_room.then(|| client.hears(OUTSIDE, b"room"));
+        in_zone.then(|| client.hears(OUTSIDE, b"zone"));
+        in_room.then(|| client.hears(OUTSIDE, b"room again"));
+    }
+    all_hear_the_end(&running, &mut clients);
+}
+
+#[test]
+fn a_member_speaks_to_all_or_to_the_others() {
+    let running = start(builder());
+    let mut clients = running.connect_on_each(2);
+    for client in &mut clients {
+        assert!(client.join(ROOM));
+    }
+    let speaker = clients[0].id;
+    clients[0].send(CSay::ID, ROOM, b"to all");
+    for client in &mut clients {
+        client.hears(speaker.to_u64(), b"to all");
+    }
+    clients[0].send(CSayToOthers::ID, ROOM, b"to the others");
+    for client in &mut clients[1..] {
+        client.hears(speaker.to_u64(), b"to the others");
+    }
+    let handle = &running.handle;
+    handle.broadcast_to_others(ROOM, clients[1].id, &said(OUTSIDE), b"except one");
+    for (n, client) in clients.iter_mut().enumerate() {
+        (n != 1).then(|| client.hears(OUTSIDE, b"except one"));
+    }
+    // Who is no member may speak, too, and hears nothing.
+    assert!(clients[0].leave(ROOM));
+    clients[0].send(CSay::ID, ROOM, b"from the door");
+    for client in &mut clients[1..] {
+        client.hears(speaker.to_u64(), b"from the door");
+    }
+    all_hear_the_end(&running, &mut clients);
+}
+
+#[test]
+fn joins_and_leaves_from_outside_are_in_order_with_what_is_sent() {
+    let running = start(builder());
+    let mut clients = running.connect_on_each(2);
+    for round in 0..200_u32 {
+        let group = GroupId::new(round % 3, 1);
+        for client in &clients {
+            running.handle.join(client.id, group);
+        }
+        running.say(group, &round.to_le_bytes());
+        for client in &clients {
+            running.handle.leave(client.id, group);
+        }
+        running.say(group, b"too late");
+    }
+    for client in &mut clients {
+        for round in 0..200_u32 {
+            client.hears(OUTSIDE, &round.to_le_bytes());
+        }
+    }
+    all_hear_the_end(&running, &mut clients);
+}
+
+#[test]
+fn who_learns_of_a_join_reaches_the_member() {
+    let running = start(builder());
+    let mut clients = running.connect_on_each(1);
+    for round in 0..100_u32 {
+        let group = GroupId::new(9, round);
+        for n in 0..WORKERS {
+            assert!(clients[n].join(group));
+            // The answer has told us. So a third party reaches all that were told of so far.
+            running.say(group, &[n as u8]);
+            for member in &mut clients[..=n] {
+                member.hears(OUTSIDE, &[n as u8]);
+            }
+        }
+        // In one callback: a member at the time of the call, but none any more when it has returned.
+        clients[0].send(CPass::ID, NOBODY, b"unheard");
+        assert_eq!(clients[0].receive(), Some((SDone::ID, vec![1])));
+        for client in &mut clients {
+            assert!(client.leave(group));
+            assert!(!client.leave(group));
+        }
+    }
+    all_hear_the_end(&running, &mut clients);
+}
+
+#[test]
+fn who_leaves_the_server_leaves_its_groups() {
+    let running = start(builder());
+    let mut clients = running.connect_on_each(2);
+    for client in &mut clients {
+        assert!(client.join(ROOM) && client.join(ZONE));
+    }
+    let gone = clients.remove(0);
+    let id = gone.id;
+    drop(gone);
+    running.wait_for_departure(id);
+    for client in &mut clients {
+        client.hears_of_departure(id, &[ROOM, ZONE]);
+    }
+    // Or is made to.
+    let kicked = clients.remove(0);
+    running.handle.close(kicked.id);
+    running.wait_for_departure(kicked.id);
+    for client in &mut clients {
+        client.hears_of_departure(kicked.id, &[ROOM, ZONE]);
+    }
+    all_hear_the_end(&running, &mut clients);
+}
+
+#[test]
+fn whoever_comes_into_a_place_inherits_no_group() {
+    // One worker, so that the next one comes to the same one: a place becomes free before the worker
+    // counts as less loaded.
+    let running = start(builder().workers(1));
+    let mut witnesses: Vec<Client> = (0..3).map(|_| running.connect()).collect();
+    for client in &mut witnesses {
+        assert!(client.join(ZONE));
+    }
+    for round in 0..30 {
+        let mut first = running.connect();
+        assert!(first.join(ROOM));
+        let id = first.id;
+        drop(first);
+        running.wait_for_departure(id);
+        let mut second = running.connect();
+        assert_eq!(second.id.slot(), id.slot());
+        assert_ne!(second.id, id);
+        // An id of who has left joins nothing, for whoever has its place now.
+        running.handle.join(id, ZONE);
+        running.say(ROOM, b"not for you");
+        running.say(ZONE, &[round]);
+        running
+            .handle
+            .send_to(second.id, &said(OUTSIDE), b"for you alone");
+        second.hears(OUTSIDE, b"for you alone");
+        for client in &mut witnesses {
+            client.hears(OUTSIDE, &[round]);
+        }
+        let id = second.id;
+        drop(second);
+        running.wait_for_departure(id);
+    }
+    all_hear_the_end(&running, &mut witnesses);
+}
+
+#[test]
+fn a_worker_without_members_is_not_woken() {
+    let running = start(builder());
+    let mut clients = running.connect_on_each(1);
+    let before = running.rest();
+    for _ in 0..100 {
+        running.say(ROOM, b"to nobody");
+    }
+    assert_eq!(running.rest(), before, "nobody heard of it");
+
+    let member = &mut clients[1];
+    assert!(member.join(ROOM));
+    let own = member.id.worker();
+    let before = running.rest();
+    running.say(ROOM, b"to one");
+    member.hears(OUTSIDE, b"to one");
+    let after = running.rest();
+    for worker in 0..WORKERS {
+        assert_eq!(
+            after[worker] > before[worker],
+            worker == own,
+            "worker {worker}"
+        );
+    }
+
+    assert!(member.leave(ROOM));
+    let before = running.rest();
+    running.say(ROOM, b"to nobody again");
+    assert_eq!(running.rest(), before);
+    // One that left without a word has left its worker in nobody's list, either.
+    assert!(member.join(ROOM));
+    let gone = clients.remove(1);
+    let id = gone.id;
+    drop(gone);
+    running.wait_for_departure(id);
+    let before = running.rest();
+    running.say(ROOM, b"to nobody at last");
+    assert_eq!(running.rest(), before);
+    all_hear_the_end(&running, &mut clients);
+}
+
+#[test]
+fn a_session_is_in_no_more_groups_than_it_may_be() {
+    let running = start(builder().max_groups_per_session(2));
+    let mut clients = running.connect_on_each(1);
+    let client = &mut clients[0];
+    assert!(client.join(ROOM) && client.join(ZONE));
+    assert!(client.join(ROOM), "in there it is already");
+    assert!(!client.join(NOBODY), "the third is refused");
+    running.handle.join(client.id, NOBODY);
+    running.say(NOBODY, b"not for you");
+    running.say(ZONE, b"for you");
+    client.hears(OUTSIDE, b"for you");
+    assert_eq!(running.handle.metrics().totals().joins_refused, 1);
+    assert!(client.leave(ROOM));
+    assert!(client.join(NOBODY), "there is room again");
+    running.say(NOBODY, b"now for you");
+    client.hears(OUTSIDE, b"now for you");
+    all_hear_the_end(&running, &mut clients);
+}

@@ -246,3 +246,80 @@ impl<T> Command<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::send_buffer::{ChunkPool, SendBufferManager};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const ROOM: GroupId = GroupId::new(1, 7);
+
+    /// A router over three workers' mailboxes, and how often each worker was woken.
+    fn router() -> (Router<()>, Arc<[AtomicUsize; 3]>) {
+        let wakes: Arc<[AtomicUsize; 3]> = Arc::default();
+        let mailboxes = (0..3).map(|worker| {
+            let wakes = Arc::clone(&wakes);
+            Mailbox::new(1 << 20, move || {
+                wakes[worker].fetch_add(1, Ordering::Relaxed);
+            })
+        });
+        (Router::new(mailboxes), wakes)
+    }
+
+    fn take(router: &Router<()>, worker: usize) -> Vec<Command<()>> {
+        let mut commands = Vec::new();
+        router
+            .mailbox(worker)
+            .take_all(|command| commands.push(command));
+        commands
+    }
+
+    #[test]
+    fn a_group_wakes_the_workers_that_have_members_and_no_others() {
+        let (router, wakes) = router();
+        let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+        let packet = buffers.write(4, |free| {
+            free.copy_from_slice(&[4, 0, 1, 0]);
+            4
+        });
+        router.broadcast_to(ROOM, None, &packet);
+        let claims = [0, 2].map(|worker| router.groups().claim(ROOM, worker));
+        let except = SessionId::new(1, 2, 0);
+        router.broadcast_to(ROOM, Some(except), &packet);
+        for (worker, times) in [(0, 1), (1, 0), (2, 1)] {
+            assert_eq!(wakes[worker].load(Ordering::Relaxed), times);
+            let commands = take(&router, worker);
+            assert_eq!(commands.len(), times);
+            assert!(commands.iter().all(|command| matches!(
+                command,
+                Command::BroadcastTo(ROOM, Some(id), buffer) if *id == except && **buffer == *packet
+            )));
+        }
+        drop(claims);
+        router.broadcast_to(ROOM, None, &packet);
+        assert!((0..3).all(|worker| take(&router, worker).is_empty()));
+    }
+
+    #[test]
+    fn a_join_on_its_way_already_draws_what_is_sent_behind_it() {
+        let (router, _) = router();
+        let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+        let packet = buffers.write(4, |_| 4);
+        let id = SessionId::new(1, 1, 0);
+        router.join(id, ROOM);
+        router.broadcast_to(ROOM, None, &packet);
+        // Of a worker that there is not: of nobody.
+        router.join(SessionId::new(1, 3, 0), ROOM);
+        router.leave(SessionId::new(1, 3, 0), ROOM);
+        let commands = take(&router, 1);
+        assert!(matches!(
+            &commands[..],
+            [Command::Join(joins, claim), Command::BroadcastTo(ROOM, None, _)]
+                if *joins == id && claim.group() == ROOM
+        ));
+        // A command that nobody carries out gives its claim back.
+        drop(commands);
+        assert!(router.groups().workers(ROOM).is_empty());
+    }
+}

@@ -7,6 +7,7 @@ mod util;
 use models::chunk_pool::Step as PoolStep;
 use models::connection::{Meeting, REFUSED_ID, Step as ConnectionStep};
 use models::framer::on_the_wire;
+use models::groups::Step as GroupStep;
 use models::send_queue::Step as QueueStep;
 use models::session_table::Step as TableStep;
 use proptest::prelude::*;
@@ -132,6 +133,31 @@ fn session_table_behaves_as_a_list_of_names() {
     let strategy = (any::<u8>(), prop::collection::vec(a_table_step(), 1..200));
     check("session table", 400, &strategy, |(worker, steps)| {
         let mut machine = models::session_table::Machine::new(worker);
+        steps.into_iter().for_each(|step| machine.step(step));
+        machine.finish();
+        Ok(())
+    });
+}
+
+// ---- groups -------------------------------------------------------------------------------------
+
+fn a_group_step() -> impl Strategy<Value = GroupStep> {
+    let pair = || (any::<usize>(), any::<usize>());
+    prop_oneof![
+        8 => pair().prop_map(|(who, group)| GroupStep::Join(who, group)),
+        4 => pair().prop_map(|(who, group)| GroupStep::Post(who, group)),
+        4 => Just(GroupStep::Deliver),
+        1 => Just(GroupStep::Lose),
+        5 => pair().prop_map(|(who, group)| GroupStep::Leave(who, group)),
+        2 => any::<usize>().prop_map(GroupStep::Replace),
+    ]
+}
+
+#[test]
+fn groups_behave_as_a_set_of_pairs() {
+    let strategy = (0_usize..5, prop::collection::vec(a_group_step(), 1..150));
+    check("groups", 150, &strategy, |(max, steps)| {
+        let mut machine = models::groups::Machine::new(max);
         steps.into_iter().for_each(|step| machine.step(step));
         machine.finish();
         Ok(())

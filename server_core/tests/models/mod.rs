@@ -7,5 +7,6 @@
 pub mod chunk_pool;
 pub mod connection;
 pub mod framer;
+pub mod groups;
 pub mod send_queue;
 pub mod session_table;

@@ -3,6 +3,8 @@
 //! `SIM_SEEDS=100000` runs more seeds than usual, `TEST_SEED=7` that one alone.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
+#[path = "simulation/groups.rs"]
+mod groups;
 #[path = "simulation/listener.rs"]
 mod listener;
 #[path = "simulation/wire.rs"]
@@ -11,6 +13,7 @@ mod wire;
 mod world;
 
 use bytemuck::from_bytes;
+use groups::Verdict;
 use listener::FakeListener;
 use server_core::accept_gate::RETRY;
 use server_core::admission::Admission;
@@ -31,7 +34,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use wire::{FakeStream, PeerEnd, Stand};
-use world::{C_BAD_PAYLOAD, C_ECHO, OUTSIDE, SBroadcast, SBye, SDirect, SEcho, SharedWorld};
+use world::{C_BAD_PAYLOAD, C_ECHO, OUTSIDE, SBroadcast, SBye, SCast, SDirect, SEcho, SharedWorld};
 use world::{SimSession, Stamp, World, filler_byte};
 
 const DEFAULT_SEEDS: u64 = 2_500;
@@ -147,10 +150,15 @@ struct Tally {
     early_shutdowns: u64,
     handler_panics: u64,
     slow_consumers: u64,
+    /// Packets to groups that peers got, had to get, and must not get.
+    casts: u64,
+    casts_owed: u64,
+    casts_denied: u64,
+    joins_refused: u64,
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 11] {
+    fn fields(&mut self) -> [&mut u64; 15] {
         [
             &mut self.turns,
             &mut self.sessions,
@@ -163,6 +171,10 @@ impl Tally {
             &mut self.early_shutdowns,
             &mut self.handler_panics,
             &mut self.slow_consumers,
+            &mut self.casts,
+            &mut self.casts_owed,
+            &mut self.casts_denied,
+            &mut self.joins_refused,
         ]
     }
 
@@ -467,11 +479,13 @@ impl Sim {
         config.write_budget_bytes = *rng.choice(&[500, 4_000, 64 << 10]).unwrap();
         config.turn_input_bytes = *rng.choice(&[200, 20_000, 256 << 10]).unwrap();
         config.turn_output_bytes = *rng.choice(&[2_000, 20_000, 8 << 20]).unwrap();
+        config.max_groups_per_session = *rng.choice(&[1, 2, 64]).unwrap();
 
         let mut world = World::new(rng.fork());
         world.panics_one_in = *rng.choice(&[u32::MAX, 300, 40]).unwrap();
         world.actions_one_in = rng.u32(1..6);
         world.handlers_close = rng.bool();
+        world.groups.max_per_session = config.max_groups_per_session;
         let world = SharedWorld(Arc::new(Mutex::new(world)));
 
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
@@ -590,6 +604,9 @@ impl Sim {
         if self.rng.u32(..4) == 0 {
             broadcast_from_outside(&self.world, &self.buffers, &self.router);
         }
+        if self.rng.u32(..4) == 0 {
+            self.group_from_outside();
+        }
         let mut world = self.world.lock();
         let some_id = world.some_id();
         if let Some(to) = some_id
@@ -612,6 +629,30 @@ impl Sim {
             self.router.close(nobody, DisconnectReason::Closed);
             self.router
                 .send(nobody, self.buffers.encode(&SEcho(0.into()), b"").unwrap());
+        }
+    }
+
+    /// Any other thread puts somebody into a group or takes it out, or sends something to one.
+    fn group_from_outside(&mut self) {
+        let mut world = self.world.lock();
+        let group = world.groups.some(&mut self.rng);
+        let some_id = world.some_id();
+        match (self.rng.u32(..4), some_id) {
+            (0, Some(id)) => {
+                world.groups.asked_from_outside(id, group, true);
+                self.router.join(id, group);
+            }
+            (1, Some(id)) => {
+                world.groups.asked_from_outside(id, group, false);
+                self.router.leave(id, group);
+            }
+            _ if world.budget > 0 && !world.quiet => {
+                let except = some_id.filter(|_| self.rng.bool());
+                let (head, tail) = world.cast(OUTSIDE, group, except);
+                let buffer = self.buffers.encode(&head, &tail).unwrap();
+                self.router.broadcast_to(group, except, &buffer);
+            }
+            _ => {}
         }
     }
 
@@ -753,6 +794,7 @@ impl Sim {
             return;
         };
         let now = self.now;
+        self.world.lock().groups.begin_turn();
         let mut events = Vec::new();
         for peer in &self.peers {
             let mut pipe = peer.end.pipe();
@@ -901,6 +943,7 @@ impl Sim {
                     .push(format!("worker {worker} sleeps on {waiting} bytes of mail"));
             }
         }
+        self.check_groups();
         // One is what this thread writes into.
         let live = self.pool.stats().live;
         if live > 1 {
@@ -927,6 +970,35 @@ impl Sim {
             }
         }
         self.overdue = overdue;
+    }
+
+    /// Everybody is where it should be, and a worker is in the directory if it has members.
+    fn check_groups(&mut self) {
+        let shards = &self.shards;
+        let members = |worker: usize, group| {
+            let shard = shards[worker].as_ref();
+            shard.map_or(&[][..], |shard| shard.groups().members(group))
+        };
+        let is_in = |id: SessionId, group| members(id.worker(), group).contains(&id);
+        let mut world = self.world.lock();
+        let mut offences = world.groups.rest(is_in);
+        for group in groups::all() {
+            let count: usize = (0..shards.len())
+                .map(|worker| members(worker, group).len())
+                .sum();
+            let should_be = world.groups.members(group);
+            if count != should_be {
+                offences.push(format!("{count} members of {group}, and not {should_be}"));
+            }
+            let told: Vec<usize> = self.router.groups().workers(group).iter().collect();
+            let has_members = |worker: &usize| !members(*worker, group).is_empty();
+            let should_be: Vec<usize> = (0..shards.len()).filter(has_members).collect();
+            if told != should_be {
+                offences.push(format!("{group}: {told:?} are told, and not {should_be:?}"));
+            }
+        }
+        drop(world);
+        self.offences.extend(offences);
     }
 
     /// Lets everybody finish what it is at, without any time passing.
@@ -977,8 +1049,9 @@ impl Sim {
                 }
                 // No shutdown so far: whoever read was told all there was to tell.
                 drop(pipe);
-                let judged = self.judge(peer, id, record);
-                self.offences.extend(judged);
+                let verdict = self.judge(peer, id, &world);
+                self.tally.casts_owed += verdict.owed;
+                self.offences.extend(verdict.offences);
                 continue;
             }
             if record.connected == 0 {
@@ -1013,6 +1086,10 @@ impl Sim {
                     self.offences.push(told(&text));
                 }
             }
+            let verdict = world.groups.judge(id, &seen.casts, true);
+            self.tally.casts_owed += verdict.owed;
+            self.offences
+                .extend(verdict.offences.iter().map(|what| told(what)));
             if record.echoes != peer.echoes || seen.echoes != peer.echoes {
                 let text = format!("sent {} echoes, got {}", peer.echoes, seen.echoes);
                 self.offences.push(told(&text));
@@ -1082,6 +1159,7 @@ impl Sim {
         expect("chunks", self.pool.stats().live, 0);
 
         let (mut bytes, mut packets, mut accepted) = (0, 0, 0);
+        let (mut casts, mut casts_denied) = (0, 0);
         for peer in &self.peers {
             let pipe = peer.end.pipe();
             bytes += pipe.output.len() as u64;
@@ -1101,7 +1179,10 @@ impl Sim {
             accepted += u64::from(record.connected) * u64::from(!peer.is_outgoing);
             drop(pipe);
             packets += peer.seen.packets;
-            offences.extend(self.judge(peer, id, record));
+            casts += peer.seen.casts.len() as u64;
+            let verdict = self.judge(peer, id, &world);
+            casts_denied += verdict.denied;
+            offences.extend(verdict.offences);
         }
         let mut expect = |what: &str, is: u64, should_be: u64| {
             if is != should_be {
@@ -1123,17 +1204,21 @@ impl Sim {
             failed_accepts: self.listener.failures,
             handler_panics: totals.disconnects_for(DisconnectReason::HandlerPanicked),
             slow_consumers: totals.disconnects_for(Kick::SlowConsumer),
+            casts,
+            casts_denied,
+            joins_refused: world.groups.refused + totals.joins_refused,
             ..self.tally
         };
         (offences, tally)
     }
 
     /// One session's whole life against what its peer did.
-    fn judge(&self, peer: &PeerSide, id: SessionId, record: &world::Record) -> Vec<String> {
-        let (seen, mut offences) = (&peer.seen, Vec::new());
+    fn judge(&self, peer: &PeerSide, id: SessionId, world: &World) -> Verdict {
+        let (seen, record) = (&peer.seen, &world.sessions[&id]);
         if seen.is_wrong {
-            return offences; // Said already.
+            return Verdict::default(); // Said already.
         }
+        let mut offences = Vec::new();
         let mut offence = |what: &str| {
             offences.push(format!(
                 "{id} {:?}: {what}; {record:?}; {seen:?}",
@@ -1147,7 +1232,10 @@ impl Sim {
             offence("was never connected");
         }
         let Some(reason) = record.reason else {
-            return offences;
+            return Verdict {
+                offences,
+                ..Verdict::default()
+            };
         };
         let pipe = peer.end.pipe();
         use DisconnectReason as Why;
@@ -1201,7 +1289,9 @@ impl Sim {
         if seen.has_bye && reason.code().is_none() {
             offence("was told what is not so");
         }
-        offences
+        let mut verdict = (world.groups).judge(id, &seen.casts, arrives && record.connected > 0);
+        verdict.offences.append(&mut offences);
+        verdict
     }
 }
 
@@ -1234,6 +1324,8 @@ struct Seen {
     broadcasts: HashMap<usize, u64>,
     directs: HashMap<usize, u64>,
     stamps: HashMap<usize, u64>,
+    /// What was sent to groups, by number.
+    casts: Vec<u64>,
 }
 
 impl Seen {
@@ -1311,6 +1403,11 @@ impl Seen {
                         "packet {seq} of {source} to it alone after {before}"
                     ));
                 }
+            }
+            // That each comes but once, and in order, their stamps tell.
+            SCast::ID => {
+                let stamp = self.stamp(payload)?;
+                self.casts.push(stamp.seq.get());
             }
             SEcho::ID => {
                 let seq = u64::from_le_bytes(payload[..8].try_into().unwrap());

@@ -1,8 +1,11 @@
 //! The sessions of the simulation: what they do at random, and the book that is kept on it.
 
+use super::groups::GroupBook;
 use bytemuck::{Pod, Zeroable};
 use server_core::wire::{U16Le, U64Le};
-use server_core::{Context, DisconnectReason, Kick, Packet, PacketHead, Peer, Session, SessionId};
+use server_core::{
+    Context, DisconnectReason, GroupId, Kick, Packet, PacketHead, Peer, Session, SessionId,
+};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +21,8 @@ pub struct Stamp {
     pub source: U16Le,
     /// Rises with each packet of that source.
     pub stamp: U64Le,
-    /// Rises by one with each packet of that source and kind (and receiver, if it has one).
+    /// Rises by one with each packet of that source and kind (and receiver, if it has one). Of what goes
+    /// to a group, its number in the [`GroupBook`].
     pub seq: U64Le,
 }
 
@@ -37,6 +41,7 @@ packets! {
     SBroadcast(Stamp) = 1;
     SDirect(Stamp) = 2;
     SEcho(U64Le) = 3;
+    SCast(Stamp) = 4;
     SBye(U16Le) = 6;
 }
 
@@ -69,6 +74,7 @@ pub struct World {
     pub packets_handled: u64,
     stamps: HashMap<usize, u64>,
     pub broadcasts: HashMap<usize, u64>,
+    pub groups: GroupBook,
     directs: HashMap<(usize, SessionId), u64>,
     /// Bytes that may still be broadcast: a bound on how far a healthy reader can be behind.
     pub budget: usize,
@@ -85,6 +91,10 @@ pub struct SharedWorld(pub Arc<Mutex<World>>);
 enum Action {
     Broadcast(SBroadcast, Vec<u8>),
     Direct(SessionId, SDirect, Vec<u8>),
+    /// To a group, and whether to the others alone.
+    Cast(GroupId, bool, SCast, Vec<u8>),
+    Join(GroupId),
+    Leave(GroupId),
     Close(SessionId),
     Timer(Duration),
     ClearTimer,
@@ -106,6 +116,7 @@ impl World {
             packets_handled: 0,
             stamps: HashMap::new(),
             broadcasts: HashMap::new(),
+            groups: GroupBook::default(),
             directs: HashMap::new(),
             budget: 400 << 10,
             panics_one_in: u32::MAX,
@@ -134,6 +145,18 @@ impl World {
         let seq = *seq;
         let stamp = self.stamp(source, seq);
         (SDirect(stamp), self.filler(stamp))
+    }
+
+    /// What goes to a group, except perhaps to one.
+    pub fn cast(
+        &mut self,
+        source: usize,
+        group: GroupId,
+        except: Option<SessionId>,
+    ) -> (SCast, Vec<u8>) {
+        let number = self.groups.ask(group, except);
+        let stamp = self.stamp(source, number);
+        (SCast(stamp), self.filler(stamp))
     }
 
     fn stamp(&mut self, source: usize, seq: u64) -> Stamp {
@@ -166,7 +189,7 @@ impl World {
             return None;
         }
         let source = own.worker();
-        match self.rng.u32(..20) {
+        match self.rng.u32(..28) {
             0..8 if self.budget > 0 => {
                 let (head, tail) = self.broadcast(source);
                 Some(Action::Broadcast(head, tail))
@@ -188,6 +211,13 @@ impl World {
             }
             14..18 => Some(Action::Timer(Duration::from_millis(self.rng.u64(..1_500)))),
             18 => Some(Action::ClearTimer),
+            19..22 => Some(Action::Join(self.groups.some(&mut self.rng))),
+            22..24 => Some(Action::Leave(self.groups.some(&mut self.rng))),
+            24..28 if self.budget > 0 => {
+                let (group, to_others) = (self.groups.some(&mut self.rng), self.rng.bool());
+                let (head, tail) = self.cast(source, group, to_others.then_some(own));
+                Some(Action::Cast(group, to_others, head, tail))
+            }
             _ => None,
         }
     }
@@ -234,6 +264,20 @@ impl SimSession {
             match action {
                 Action::Broadcast(head, tail) => ctx.broadcast(&head, tail),
                 Action::Direct(to, head, tail) => ctx.send_to(to, &head, tail),
+                Action::Cast(group, false, head, tail) => ctx.broadcast_to(group, &head, tail),
+                Action::Cast(group, true, head, tail) => {
+                    ctx.broadcast_to_others(group, &head, tail);
+                }
+                Action::Join(group) => {
+                    let is_in = ctx.join(group).is_ok();
+                    let wrong = book.groups.joined(self.id, group, is_in);
+                    book.offences.extend(wrong);
+                }
+                Action::Leave(group) => {
+                    let was_in = ctx.leave(group);
+                    let wrong = book.groups.left(self.id, group, was_in);
+                    book.offences.extend(wrong);
+                }
                 Action::Close(id) => ctx.close_session(id),
                 Action::Timer(after) => {
                     timer(Some(ctx.now() + after));
@@ -269,7 +313,11 @@ impl SimSession {
 impl Session for SimSession {
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
         let own = self.id.worker();
-        let seq = self.world.lock().broadcasts.get(&own).copied();
+        let seq = {
+            let mut book = self.world.lock();
+            book.groups.connected(self.id);
+            book.broadcasts.get(&own).copied()
+        };
         self.note("connected twice, or late", |record| {
             record.connected += 1;
             record.own_seq_at_start = seq.unwrap_or_default();
@@ -316,6 +364,11 @@ impl Session for SimSession {
     }
 
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
+        {
+            let mut book = self.world.lock();
+            let wrong = book.groups.disconnected(self.id, &ctx.groups());
+            book.offences.extend(wrong);
+        }
         self.note("disconnected twice", |record| {
             record.disconnected += 1;
             record.reason = Some(reason);

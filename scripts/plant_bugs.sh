@@ -68,4 +68,6 @@ find_bug id_reuse 'SessionId.* was used before'
 find_bug lost_wake 'worker [0-9]+ sleeps on [0-9]+ bytes of mail'
 # Row 57: a queue that holds its chunks.
 find_bug leaked_chunk '[0-9]+ chunks are held while everybody rests'
+# Somebody leaves the server and stays in its groups.
+find_bug stale_member 'is In [0-9:]+, and should be Out|[0-9]+ members of '
 printf 'each of them was found\n'

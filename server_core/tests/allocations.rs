@@ -15,7 +15,7 @@ use server_core::shard::{Shard, Shared};
 use server_core::stopwatch::Stopwatch;
 use server_core::wire::U64Le;
 use server_core::{
-    Config, Context, Handlers, Kick, List, Packet, PacketHead, Peer, Session, SessionId,
+    Config, Context, GroupId, Handlers, Kick, List, Packet, PacketHead, Peer, Session, SessionId,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -248,6 +248,30 @@ fn a_broadcast_through_the_mailbox_costs_a_share_of_a_channel_block() {
         let hello = Hello { tick: 7.into() };
         let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
         rig.router.broadcast(&buffer);
+        drop(buffer);
+        let router = Arc::clone(&rig.router);
+        router.mailbox(0).take_all(|command| {
+            rig.shard.handle_command(command, rig.now, |_, _| Ok(()));
+        });
+        rig.shard.run(rig.now);
+    });
+    assert!(
+        allocations <= chunks + BROADCASTS / CHANNEL_BLOCK + 1,
+        "{allocations} allocations, {chunks} of them for chunks"
+    );
+}
+
+#[test]
+fn a_packet_to_a_group_costs_no_more_than_one_to_all() {
+    let mut rig = Rig::new();
+    let group = GroupId::new(1, 7);
+    for slot in 0..SESSIONS {
+        rig.router.join(SessionId::new(1, 0, slot as u32), group);
+    }
+    let (allocations, chunks) = rig.measure(|rig| {
+        let hello = Hello { tick: 7.into() };
+        let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
+        rig.router.broadcast_to(group, None, &buffer);
         drop(buffer);
         let router = Arc::clone(&rig.router);
         router.mailbox(0).take_all(|command| {

@@ -1088,8 +1088,7 @@ impl Sim {
             }
             let verdict = world.groups.judge(id, &seen.casts, true);
             self.tally.casts_owed += verdict.owed;
-            self.offences
-                .extend(verdict.offences.iter().map(|what| told(what)));
+            self.offences.extend(verdict.offences);
             if record.echoes != peer.echoes || seen.echoes != peer.echoes {
                 let text = format!("sent {} echoes, got {}", peer.echoes, seen.echoes);
                 self.offences.push(told(&text));

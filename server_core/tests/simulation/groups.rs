@@ -212,14 +212,15 @@ impl GroupBook {
                 verdict.denied += 1;
                 if has_it {
                     let life = self.lives.get(&(id, cast.group));
-                    let text = format!("got {number}, {cast:?}, which was not for it: {life:?}");
+                    let text =
+                        format!("{id} got {number}, {cast:?}, which was not for it: {life:?}");
                     verdict.offences.push(text);
                 }
             } else if state == State::In && has_to_arrive && connected_at < cast.asked_at {
                 verdict.owed += 1;
                 if !has_it {
                     let life = self.lives.get(&(id, cast.group));
-                    let text = format!("did not get {number}, {cast:?}: {life:?}");
+                    let text = format!("{id} did not get {number}, {cast:?}: {life:?}");
                     verdict.offences.push(text);
                 }
             }

@@ -1,0 +1,223 @@
+//! What a packet costs that only some sessions get: 10,000 sessions in 100 groups of 100.
+//!
+//! Sockets take everything and cost nothing here, so this is what the library itself does, from the
+//! call on another thread to the last socket's write. Compare the rows of one run.
+
+use bytemuck::{Pod, Zeroable};
+use divan::counter::ItemsCount;
+use divan::{Bencher, black_box};
+use server_core::admission::Admission;
+use server_core::connection::Transport;
+use server_core::departure_log::DepartureLog;
+use server_core::mailbox::Mailbox;
+use server_core::metrics::Metrics;
+use server_core::router::{Arrival, Router};
+use server_core::send_buffer::{ChunkPool, SendBufferManager};
+use server_core::shard::{Shard, Shared};
+use server_core::wire::U64Le;
+use server_core::{Config, Context, GroupId, Kick, Packet, PacketHead, Session, SessionId};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+const SESSIONS: usize = 10_000;
+const MEMBERS: usize = 100;
+const GROUPS: usize = SESSIONS / MEMBERS;
+
+fn main() {
+    divan::main();
+}
+
+/// The packet goes to 100 sessions: written once, one command.
+#[divan::bench]
+fn to_a_group(bencher: Bencher<'_, '_>) {
+    let mut rig = Rig::new();
+    let mut group = 0;
+    bencher.counter(ItemsCount::new(MEMBERS)).bench_local(|| {
+        group = (group + 1) % GROUPS;
+        let packet = rig
+            .buffers
+            .encode(&Hello { tick: 7.into() }, b"Hello World");
+        rig.router
+            .broadcast_to(group_of(group), None, &packet.expect("it is small"));
+        rig.turn(MEMBERS);
+    });
+}
+
+/// The same 100 sessions, one after the other: written and posted 100 times.
+#[divan::bench]
+fn to_each_member(bencher: Bencher<'_, '_>) {
+    let mut rig = Rig::new();
+    let mut group = 0;
+    bencher.counter(ItemsCount::new(MEMBERS)).bench_local(|| {
+        group = (group + 1) % GROUPS;
+        for id in members_of(group) {
+            let packet = rig
+                .buffers
+                .encode(&Hello { tick: 7.into() }, b"Hello World");
+            rig.router.send(id, packet.expect("it is small"));
+        }
+        rig.turn(MEMBERS);
+    });
+}
+
+/// To all 10,000: what it would cost to let each client find out what is for it.
+#[divan::bench]
+fn to_all(bencher: Bencher<'_, '_>) {
+    let mut rig = Rig::new();
+    bencher.counter(ItemsCount::new(SESSIONS)).bench_local(|| {
+        let packet = rig
+            .buffers
+            .encode(&Hello { tick: 7.into() }, b"Hello World");
+        rig.router.broadcast(&packet.expect("it is small"));
+        rig.turn(SESSIONS);
+    });
+}
+
+/// Into a second group and out of it again, on the session's own worker. Others are in there.
+#[divan::bench]
+fn join_and_leave(bencher: Bencher<'_, '_>) {
+    let directory = Arc::default();
+    let mut groups = server_core::groups::Groups::new(0, directory, 64);
+    for n in 0..SESSIONS {
+        let joined = groups.join(session(n), group_of(n / MEMBERS));
+        joined.expect("it is in no other one");
+    }
+    let mut n = 0;
+    bencher.bench_local(|| {
+        n = (n + 1) % SESSIONS;
+        let other = group_of((n / MEMBERS + 1) % GROUPS);
+        let joined = groups.join(black_box(session(n)), other);
+        joined.expect("it is in one other");
+        assert!(groups.leave(session(n), other));
+    });
+}
+
+fn group_of(number: usize) -> GroupId {
+    GroupId::new(1, number as u32)
+}
+
+fn session(slot: usize) -> SessionId {
+    SessionId::new(1, 0, slot as u32)
+}
+
+/// Neighbours in a group are no neighbours in memory, as nobody arrives in the order of groups.
+fn members_of(group: usize) -> impl Iterator<Item = SessionId> {
+    (0..MEMBERS).map(move |n| session(n * GROUPS + group))
+}
+
+/// One worker's share of a server, on this thread.
+struct Rig {
+    shard: Shard<Sink, Silent>,
+    router: Arc<Router<Sink>>,
+    buffers: SendBufferManager,
+    metrics: Arc<Metrics>,
+    now: Instant,
+    packets: u64,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let config = Config::default();
+        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
+        let buffers = SendBufferManager::new(pool);
+        let router = Arc::new(Router::new([Mailbox::new(config.mailbox_bytes, || ())]));
+        let metrics = Arc::new(Metrics::new(1));
+        let shared = Arc::new(Shared {
+            config,
+            router: Arc::clone(&router),
+            buffers: buffers.clone(),
+            metrics: Arc::clone(&metrics),
+            departures: DepartureLog::default(),
+            factory: Box::new(|_| Silent),
+            farewell: Arc::new(|_, _| None),
+        });
+        let mut rig = Self {
+            shard: Shard::new(0, shared),
+            router,
+            buffers,
+            metrics,
+            now: Instant::now(),
+            packets: 0,
+        };
+        let admission = Arc::new(Admission::new(1, None, None));
+        for port in 0..SESSIONS {
+            let permit = admission.admit(SocketAddr::from(([127, 0, 0, 1], port as u16)));
+            rig.router.adopt(Arrival {
+                stream: Sink,
+                permit: permit.expect("there is no limit"),
+                tag: None,
+                is_connecting: false,
+            });
+        }
+        for group in 0..GROUPS {
+            members_of(group).for_each(|id| rig.router.join(id, group_of(group)));
+        }
+        rig.turn(0);
+        rig
+    }
+
+    /// As a worker does it. So many packets have to go out.
+    fn turn(&mut self, packets: usize) {
+        let (router, shard, now) = (&self.router, &mut self.shard, self.now);
+        router.mailbox(0).take_some(|command| {
+            shard.handle_command(command, now, |_, _| Ok(()));
+            ControlFlow::Continue(())
+        });
+        shard.run(now);
+        self.packets += packets as u64;
+        assert_eq!(self.metrics.worker(0).packets_sent.get(), self.packets);
+    }
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Hello {
+    tick: U64Le,
+}
+impl PacketHead for Hello {
+    const ID: u16 = 1;
+}
+
+struct Silent;
+
+impl Session for Silent {
+    fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+        Ok(())
+    }
+}
+
+/// Takes everything, brings nothing.
+struct Sink;
+
+impl Read for Sink {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(black_box(bytes).len())
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(slices.iter().map(|slice| black_box(slice).len()).sum())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Sink {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn poll_connected(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+}

@@ -172,11 +172,13 @@
 //! * A join or leave of a callback's own session is done when the call returns. A packet to a group goes
 //!   to who is a member when it is queued: for one that a callback asks for, that is after the callback
 //!   has returned. So who tells a group goodbye and leaves it does not hear its own goodbye.
-//! * Whoever learns of a join and then broadcasts to the group reaches the new member: from the same
-//!   thread, or from another one that was told.
-//! * After a leave nothing more is queued for who has left. What was queued before still arrives.
-//! * To one member, the packets of one thread come in their order, once each. Who is in two groups
-//!   gets two packets when both are sent one.
+//! * Whoever learns of such a join and then broadcasts to the group reaches the new member, from
+//!   whichever thread. A join through the handle is in order with all that is sent through handles
+//!   afterwards; only callbacks of the session's own worker may be ahead of it, until that takes its mail.
+//! * After a leave nothing more is queued for who has left; after one through the handle, nothing that
+//!   is sent through handles afterwards. What was queued before still arrives.
+//! * What one thread sends comes to each member in its order, once: a callback's through its context,
+//!   another thread's through the handle. Who is in two groups gets two packets when both are sent one.
 //! * A session that leaves the server leaves its groups, and whoever comes after it, even in its
 //!   place, is in none.
 //!

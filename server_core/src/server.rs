@@ -214,7 +214,8 @@ impl ServerHandle {
     }
 
     /// Makes a session a member of a group. What this thread sends to the group afterwards reaches it,
-    /// and so does what any thread sends that learns of it from this one.
+    /// and so does what any thread that was told of it sends through a handle. A callback on the
+    /// session's own worker may be ahead of it, until that worker takes its mail.
     ///
     /// If the session is gone, nothing happens; if it is in
     /// [`max_groups_per_session`](Config::max_groups_per_session) groups, nothing but a count.

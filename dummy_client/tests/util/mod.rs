@@ -154,11 +154,14 @@ fn accept(listener: TcpListener, habits: &Arc<Habits>, stop: &Arc<AtomicBool>) {
         }
         match listener.as_ref().map(TcpListener::accept) {
             Some(Ok((stream, _))) => {
-                let start = *first_at.get_or_insert_with(Instant::now);
+                // The first tick is that of this moment, however late the thread is run.
+                let now = Instant::now();
+                let start = *first_at.get_or_insert(now);
+                let first_tick = ((now - start).as_nanos() / TICK.as_nanos()) as u64 + 1;
                 let session = count.fetch_add(1, Ordering::SeqCst);
                 let (habits, stop) = (Arc::clone(habits), Arc::clone(stop));
                 threads.push(thread::spawn(move || {
-                    serve(stream, start, session, &habits, &stop);
+                    serve(stream, (start, first_tick), session, &habits, &stop);
                 }));
             }
             _ => thread::sleep(Duration::from_millis(1)),
@@ -171,7 +174,7 @@ fn accept(listener: TcpListener, habits: &Arc<Habits>, stop: &Arc<AtomicBool>) {
 
 fn serve(
     mut stream: TcpStream,
-    start: Instant,
+    (start, first_tick): (Instant, u64),
     session: usize,
     habits: &Habits,
     stop: &AtomicBool,
@@ -180,7 +183,7 @@ fn serve(
     stream
         .set_read_timeout(Some(Duration::from_millis(1)))
         .unwrap();
-    let mut tick = (start.elapsed().as_nanos() / TICK.as_nanos()) as u64 + 1;
+    let mut tick = first_tick;
     let mut last_meant_at = start;
     let mut input = Vec::new();
     let mut buffer = [0; 4096];
@@ -287,14 +290,14 @@ impl Run {
     }
 
     /// A run that can be judged. A machine with other things to do has its part in what a run
-    /// measures: while `unfit` has an objection, another one is made, six at the most.
+    /// measures: while `unfit` has an objection, another one is made, ten at the most.
     pub fn fit(
         args: &[&str],
         stub: impl Fn() -> Stub,
         unfit: impl Fn(&Value, &Stub) -> Option<String>,
     ) -> (Self, Value) {
         let mut objections = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..10 {
             let stub = stub();
             let (run, json) = Self::json(stub.addr, args);
             match unfit(&json, &stub) {

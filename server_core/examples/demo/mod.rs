@@ -1,0 +1,166 @@
+//! What the examples have in common: two flags, and bots that play against the server and judge it.
+//! Nothing here is needed to build a game.
+
+use clap::Parser;
+use crossbeam_channel::Sender;
+use server_core::{Kick, Server, ServerHandle, Session};
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// An example of server_core: serves until Ctrl-C, or plays with bots of its own and ends
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// Where to listen [default: 127.0.0.1:7777, or with --bots a free port]
+    #[arg(long, value_name = "IP:PORT")]
+    addr: Option<SocketAddr>,
+
+    /// Let so many bots play, over real sockets; the exit status is 0 if all of them saw what they should
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    bots: Option<u16>,
+}
+
+impl Args {
+    /// Reads the flags; bad ones end the process with status 2. Sets up the log of the library.
+    pub fn from_command_line() -> Self {
+        let args = Self::parse();
+        let default_level = if args.bots.is_some() { "warn" } else { "info" };
+        let env = env_logger::Env::default().default_filter_or(default_level);
+        env_logger::Builder::from_env(env).init();
+        args
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        let port = if self.bots.is_some() { 0 } else { 7777 };
+        self.addr
+            .unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+}
+
+/// The bots of this run, if the flags ask for some. When all have told what they found, or when the
+/// time is up, the server is shut down.
+#[derive(Debug)]
+pub struct Bots {
+    outcome: Option<JoinHandle<Result<String, String>>>,
+}
+
+/// What one bot has to tell in the end, once. A bot that is gone without a word has failed.
+#[derive(Debug)]
+pub struct Verdict<T> {
+    bot: u64,
+    teller: Option<Sender<Result<T, String>>>,
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const DRAIN: Duration = Duration::from_secs(1);
+
+impl Bots {
+    /// Says where the server listens, and lets the bots loose on it. `make_bot` makes the session of
+    /// each, which is numbered from 0; `sum_up` puts what they found into words, or says what is
+    /// wrong with it.
+    pub fn start<B: Session, T: Send + 'static>(
+        args: &Args,
+        server: &Server,
+        make_bot: impl Fn(u64, Verdict<T>) -> B + Send + Sync + 'static,
+        sum_up: impl FnOnce(Vec<T>) -> Result<String, String> + Send + 'static,
+    ) -> io::Result<Self> {
+        say(format_args!("listening on {}", server.local_addr()));
+        let Some(count) = args.bots else {
+            return Ok(Self { outcome: None });
+        };
+        let (teller, told) = crossbeam_channel::unbounded();
+        // The client is a second user of the library: the same sessions, without a listener.
+        let client = Server::builder()
+            .workers(1)
+            .start_without_listener(move |peer| {
+                let bot = peer.tag.unwrap_or_default();
+                let teller = Some(teller.clone());
+                make_bot(bot, Verdict { bot, teller })
+            })?;
+        for bot in 0..count {
+            client.handle().connect(server.local_addr(), bot.into())?;
+        }
+        let server = ShutdownWhenDone(server.handle());
+        let play = move || {
+            let _server = server;
+            let until = Instant::now() + PATIENCE;
+            let mut found = Vec::new();
+            for told_before in 0..count {
+                found.push(told.recv_deadline(until).map_err(|_| {
+                    format!("only {told_before} of {count} bots came to an end in {PATIENCE:?}")
+                })??);
+            }
+            client.handle().shutdown(DRAIN);
+            client.join().map_err(|error| error.to_string())?;
+            sum_up(found)
+        };
+        let thread = thread::Builder::new().name("bots".into()).spawn(play)?;
+        Ok(Self {
+            outcome: Some(thread),
+        })
+    }
+
+    /// The exit status of the example, and one line that says why.
+    pub fn verdict(self) -> ExitCode {
+        let Some(thread) = self.outcome else {
+            return ExitCode::SUCCESS;
+        };
+        let outcome = thread.join();
+        match outcome.unwrap_or_else(|_| Err("the bots panicked".into())) {
+            Ok(summary) => {
+                say(format_args!("passed: {summary}"));
+                ExitCode::SUCCESS
+            }
+            Err(why) => {
+                say(format_args!("FAILED: {why}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl<T> Verdict<T> {
+    /// The bot has seen all that it should.
+    pub fn passed(&mut self, found: T) {
+        self.tell(Ok(found));
+    }
+
+    /// The bot ends here, as a failure, unless this holds.
+    pub fn check(&mut self, holds: bool, claim: impl Display) -> Result<(), Kick> {
+        if holds {
+            return Ok(());
+        }
+        self.tell(Err(format!("bot {}: not so: {claim}", self.bot)));
+        Err(Kick::BadPayload)
+    }
+
+    fn tell(&mut self, found: Result<T, String>) {
+        if let Some(teller) = self.teller.take() {
+            // Nobody listens any more: then the time is up, and that is told.
+            let _ = teller.send(found);
+        }
+    }
+}
+
+impl<T> Drop for Verdict<T> {
+    fn drop(&mut self) {
+        self.tell(Err(format!("bot {} was cut off", self.bot)));
+    }
+}
+
+/// However the bots end, the server does too.
+struct ShutdownWhenDone(ServerHandle);
+
+impl Drop for ShutdownWhenDone {
+    fn drop(&mut self) {
+        self.0.shutdown(DRAIN);
+    }
+}
+
+/// One line on standard output. That nobody reads it is no reason to panic, as `println!` would.
+pub fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}

@@ -1,0 +1,106 @@
+//! Each example plays its demo to the end, as a user would start it; and it serves.
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than an example gives its bots.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn echo() {
+    plays_to_the_end("echo");
+}
+
+#[test]
+fn without_bots_an_example_serves_until_it_is_ended() {
+    let mut example = Example::start("echo", &["--addr", "127.0.0.1:0"]);
+    let mut line = String::new();
+    let stdout = example.0.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let addr = line.strip_prefix("listening on ").unwrap().trim_end();
+    let mut client = TcpStream::connect(addr.parse::<SocketAddr>().unwrap()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(&[6, 0, 2, 0, b'h', b'i']).unwrap();
+    let mut answer = [0; 6];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [6, 0, 3, 0, b'h', b'i']);
+    assert!(example.0.try_wait().unwrap().is_none(), "it still serves");
+}
+
+#[test]
+fn what_cannot_be_done_is_an_exit_status() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let bad_usage = Some(2);
+    for (args, code) in [
+        (&["--addr", &addr][..], Some(1)),
+        (&["--bots", "0"], bad_usage),
+        (&["--bots", "many"], bad_usage),
+        (&["--no-such-flag"], bad_usage),
+    ] {
+        let (status, stdout) = Example::start("echo", args).wait();
+        assert_eq!(status.code(), code, "{args:?}: {stdout}");
+    }
+}
+
+fn plays_to_the_end(name: &str) {
+    let (status, stdout) = Example::start(name, &["--bots", "5"]).wait();
+    println!("{stdout}");
+    assert_eq!(status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains("passed: "), "{stdout}");
+}
+
+/// A running example; it is ended with this.
+struct Example(Child);
+
+impl Example {
+    fn start(name: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(path_of(name));
+        command.args(args).stdout(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    /// Its status, and what it said: a few lines, which the pipe can hold.
+    fn wait(mut self) -> (ExitStatus, String) {
+        let until = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < until, "it does not end");
+            thread::sleep(Duration::from_millis(20));
+        };
+        let mut stdout = String::new();
+        self.0
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut stdout)
+            .unwrap();
+        (status, stdout)
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `cargo test` builds the examples in a directory beside that of the tests.
+fn path_of(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: with --test, cargo builds no examples; add --examples",
+        path.display()
+    );
+    path
+}

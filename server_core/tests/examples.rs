@@ -17,6 +17,11 @@ fn echo() {
 }
 
 #[test]
+fn timers() {
+    plays_to_the_end("timers");
+}
+
+#[test]
 fn without_bots_an_example_serves_until_it_is_ended() {
     let mut example = Example::start("echo", &["--addr", "127.0.0.1:0"]);
     let mut line = String::new();

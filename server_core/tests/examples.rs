@@ -22,6 +22,11 @@ fn timers() {
 }
 
 #[test]
+fn game_thread() {
+    plays_to_the_end("game_thread");
+}
+
+#[test]
 fn without_bots_an_example_serves_until_it_is_ended() {
     let mut example = Example::start("echo", &["--addr", "127.0.0.1:0"]);
     let mut line = String::new();

@@ -19,7 +19,8 @@
 //! **When the channel is full**, the game thread is behind. A worker must not wait for it: it may
 //! itself be waiting for room in that worker's mailbox, and then both would wait for ever. So the
 //! worker refuses the packet and says so, and the client decides. The bots send more than fits at
-//! once, repeat what was refused, and check that each step was taken exactly once.
+//! once, repeat what was refused, and check that each step was taken exactly once. The last of them
+//! waits until the others are gone from the race.
 
 mod demo;
 
@@ -180,8 +181,9 @@ impl Race {
     }
 }
 
-/// Runs 500 steps, all at once, and repeats those that were refused.
+/// Runs 500 steps, all at once, repeats those that were refused, and leaves. Bot 0 leaves last.
 struct RunnerBot {
+    number: u64,
     /// Taken, as the game says.
     steps: u32,
     ticks_since_step: u32,
@@ -196,8 +198,9 @@ const GOAL: u32 = 500;
 const TICKS_OF_REST: u32 = 3;
 
 impl RunnerBot {
-    fn new(_number: u64, verdict: Verdict<u32>) -> Self {
+    fn new(number: u64, verdict: Verdict<u32>) -> Self {
         Self {
+            number,
             steps: 0,
             ticks_since_step: 0,
             refused: 0,
@@ -219,8 +222,10 @@ impl RunnerBot {
         self.verdict.check(is_next, "each tick comes once")?;
         self.last_tick = Some(tick);
         self.ticks_since_step += 1;
-        if self.steps == GOAL && self.ticks_since_step == TICKS_OF_REST {
+        let may_leave = self.number != 0 || race.runners.get() == 1;
+        if self.steps == GOAL && self.ticks_since_step >= TICKS_OF_REST && may_leave {
             self.verdict.passed(self.refused);
+            ctx.close();
         }
         self.run(ctx);
         Ok(())
@@ -255,6 +260,6 @@ impl Session for RunnerBot {
 fn sum_up(refused: Vec<u32>) -> Result<String, String> {
     let (bots, refused) = (refused.len(), refused.iter().sum::<u32>());
     Ok(format!(
-        "{bots} bots, {GOAL} steps each, {refused} refused and repeated, each taken once"
+        "{bots} bots, {GOAL} steps each, {refused} refused and repeated, each taken once, no ghosts"
     ))
 }

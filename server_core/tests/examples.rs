@@ -3,10 +3,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+use std::{fs, thread};
 
 /// Longer than an example gives its bots.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -103,14 +103,39 @@ impl Drop for Example {
     }
 }
 
-/// `cargo test` builds the examples in a directory beside that of the tests.
+/// `cargo test` builds the examples into a directory beside that of the tests. With `--test` it does
+/// not, and what lies there may be missing or old.
 fn path_of(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    let built_at = path.metadata().and_then(|file| file.modified()).ok();
     assert!(
-        path.exists(),
-        "{} is missing: with --test, cargo builds no examples; add --examples",
+        built_at.is_some_and(|at| at >= newest_source_of(name)),
+        "{} is missing or old: first `cargo build -p server_core --examples`",
         path.display()
     );
     path
+}
+
+fn newest_source_of(name: &str) -> SystemTime {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = format!("examples/{name}.rs");
+    let mut paths = vec![
+        package.join(example),
+        package.join("examples/demo"),
+        package.join("src"),
+    ];
+    let mut newest = SystemTime::UNIX_EPOCH;
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(
+                fs::read_dir(path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else {
+            newest = newest.max(path.metadata().unwrap().modified().unwrap());
+        }
+    }
+    newest
 }

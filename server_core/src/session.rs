@@ -116,6 +116,16 @@ pub enum Effect {
     Timer(SessionId, Option<Instant>),
 }
 
+impl Effect {
+    /// Why this ends that session, if it does.
+    pub(crate) fn end_of(&self, session: SessionId) -> Option<DisconnectReason> {
+        match self {
+            Self::Close(id, reason) if *id == session => Some(*reason),
+            _ => None,
+        }
+    }
+}
+
 impl<'a> Context<'a> {
     /// A context for one callback; what the handler asks for is added to `effects`. `groups` are
     /// those of its worker.
@@ -316,7 +326,8 @@ impl<'a> Context<'a> {
             .push(Effect::BroadcastTo(group, except, buffer));
     }
 
-    /// Ends this session, after what was queued for it has left.
+    /// Ends this session, after what was queued for it has left. As with a [`Kick`], nothing is handled
+    /// of what its peer sent behind the packet that this is asked for.
     pub fn close(&mut self) {
         self.close_session(self.peer.id);
     }

@@ -613,10 +613,16 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             connection.is_listed_readable = false;
             let peer = connection.peer(id);
             connection.receive(buffer, &shared.config, now, |session, packet| {
+                let asked_before = effects.len();
                 let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
-                match guarded(|| session.on_packet(&mut ctx, packet)) {
-                    Ok(answer) => answer.map_err(DisconnectReason::from),
-                    Err(reason) => Err(reason),
+                guarded(|| session.on_packet(&mut ctx, packet))??;
+                // Who has closed its own session does not want what stands behind this packet.
+                match effects[asked_before..]
+                    .iter()
+                    .find_map(|asked| asked.end_of(id))
+                {
+                    Some(reason) => Err(reason),
+                    None => Ok(()),
                 }
             })
         });

@@ -48,6 +48,7 @@ const C_ECHO: u16 = 2;
 const C_PANIC: u16 = 20;
 const C_BURST: u16 = 21;
 const C_BACK_CALL: u16 = 22;
+const C_CLOSE: u16 = 23;
 const BURST: u64 = 200;
 
 /// What happened to a session, in order, and on which thread.
@@ -85,6 +86,10 @@ impl Session for Recorder {
                 for number in 0..BURST {
                     ctx.send(&numbered(0, number), b"");
                 }
+            }
+            C_CLOSE => {
+                ctx.send(&Echo, b"closing");
+                ctx.close();
             }
             C_BACK_CALL => {
                 // The whole handle, from inside a worker's callback.
@@ -507,6 +512,21 @@ fn lecture_08_close_flushes_what_was_sent_before() {
         assert_eq!(client.receive_numbered().1, number);
     }
     assert_eq!(client.receive(), None);
+}
+
+#[test]
+fn nothing_is_handled_behind_the_packet_that_closes_the_session() {
+    let running = start(builder());
+    let (mut client, id) = running.connect();
+    // In one write, so that all of it lies in the server's buffer at once.
+    let close_then_echo = [4, 0, C_CLOSE as u8, 0, 4, 0, C_ECHO as u8, 0];
+    client.stream.write_all(&close_then_echo).unwrap();
+    assert_eq!(client.receive(), Some((3, b"closing".to_vec())));
+    assert_eq!(client.receive(), None);
+    assert!(matches!(running.next(), Event::Packet(of, _) if of == id));
+    assert!(
+        matches!(running.next(), Event::Disconnected(of, _, DisconnectReason::Closed, _) if of == id)
+    );
 }
 
 #[test]

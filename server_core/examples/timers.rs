@@ -17,9 +17,13 @@
 //! A session has one timer, [`Context::set_timer`], and no thread waits for it. Several deadlines are
 //! several fields; the timer is set to the earliest of them, and whatever is due then is done.
 
+mod bots {
+    pub mod timers;
+}
 mod demo;
 
-use demo::{Args, Bots, Verdict};
+use bots::timers::{MageBot, sum_up};
+use demo::{Args, Bots};
 use server_core::{Context, Handlers, Kick, Packet, Server, Session};
 use std::io;
 use std::process::ExitCode;
@@ -130,106 +134,4 @@ impl Session for Mage {
         }
         self.set_timer(ctx);
     }
-}
-
-/// Casts twice, and once more when it may; then it is silent until it is sent away.
-struct MageBot {
-    number: u64,
-    began: Instant,
-    cast_at: Instant,
-    beats: u32,
-    /// How much of the script it has seen.
-    seen: usize,
-    verdict: Verdict<u32>,
-}
-
-/// What the server has to say, beats left out.
-const SCRIPT: [(u16, &str); 6] = [
-    (SCast::ID, "cast"),
-    (SNotYet::ID, "not yet"),
-    (SReady::ID, "ready"),
-    (SCast::ID, "cast"),
-    (SReady::ID, "ready"),
-    (SGoodbye::ID, "goodbye"),
-];
-
-/// Both sides look at the clock once a turn, so the other's turn may have begun a little earlier.
-const ONE_TURN: Duration = Duration::from_millis(100);
-
-impl MageBot {
-    fn new(number: u64, verdict: Verdict<u32>) -> Self {
-        let now = Instant::now();
-        Self {
-            number,
-            began: now,
-            cast_at: now,
-            beats: 0,
-            seen: 0,
-            verdict,
-        }
-    }
-
-    fn cast(&mut self, ctx: &mut Context<'_>) {
-        self.cast_at = ctx.now();
-        ctx.send_packet(&CCast);
-    }
-
-    fn on_beat(&mut self, beat: &SBeat) -> Result<(), Kick> {
-        self.beats += 1;
-        let is_next = beat.number.get() == self.beats;
-        self.verdict.check(is_next, "beats are counted")?;
-        let not_before = self.began + BEAT * self.beats;
-        let is_in_time = Instant::now() + ONE_TURN >= not_before;
-        self.verdict.check(is_in_time, "no beat comes too early")
-    }
-
-    fn on_answer(&mut self, ctx: &mut Context<'_>, id: u16) -> Result<(), Kick> {
-        let (expected, what) = SCRIPT.get(self.seen).copied().unwrap_or_default();
-        let is_expected = id == expected;
-        self.verdict
-            .check(is_expected, format_args!("a packet {id} is a {what:?}"))?;
-        self.seen += 1;
-        if self.number == 0 {
-            let seconds = self.began.elapsed().as_secs_f64();
-            demo::say(format_args!(
-                "bot 0 after {seconds:.2} s, {} beats: {what}",
-                self.beats
-            ));
-        }
-        let waited = self.cast_at.elapsed() + ONE_TURN;
-        match id {
-            SReady::ID => self.verdict.check(waited >= COOLDOWN, "a cooldown lasts")?,
-            SGoodbye::ID => self
-                .verdict
-                .check(waited >= IDLE, "there is time to think")?,
-            _ => {}
-        }
-        match self.seen {
-            3 => self.cast(ctx),
-            6 => self.verdict.passed(self.beats),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Session for MageBot {
-    fn on_connected(&mut self, ctx: &mut Context<'_>) {
-        self.cast(ctx);
-        self.cast(ctx);
-    }
-
-    fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
-        match packet.id() {
-            SBeat::ID => self.on_beat(packet.decode::<SBeat>()?),
-            id => self.on_answer(ctx, id),
-        }
-    }
-}
-
-fn sum_up(beats: Vec<u32>) -> Result<String, String> {
-    let (bots, beats) = (beats.len(), beats.iter().sum::<u32>());
-    Ok(format!(
-        "{bots} bots, {beats} beats; cooldown, ready and goodbye in order, none too early"
-    ))
 }

@@ -13,17 +13,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn echo() {
-    plays_to_the_end("echo");
+    plays_to_the_end("echo", "5");
 }
 
 #[test]
 fn timers() {
-    plays_to_the_end("timers");
+    plays_to_the_end("timers", "5");
 }
 
 #[test]
 fn game_thread() {
-    plays_to_the_end("game_thread");
+    plays_to_the_end("game_thread", "5");
 }
 
 #[test]
@@ -58,8 +58,8 @@ fn what_cannot_be_done_is_an_exit_status() {
     }
 }
 
-fn plays_to_the_end(name: &str) {
-    let (status, stdout) = Example::start(name, &["--bots", "5"]).wait();
+fn plays_to_the_end(name: &str, bots: &str) {
+    let (status, stdout) = Example::start(name, &["--bots", bots]).wait();
     println!("{stdout}");
     assert_eq!(status.code(), Some(0), "{stdout}");
     assert!(stdout.contains("passed: "), "{stdout}");
@@ -119,9 +119,9 @@ fn path_of(name: &str) -> PathBuf {
 
 fn newest_source_of(name: &str) -> SystemTime {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let example = format!("examples/{name}.rs");
     let mut paths = vec![
-        package.join(example),
+        package.join(format!("examples/{name}.rs")),
+        package.join(format!("examples/bots/{name}.rs")),
         package.join("examples/demo"),
         package.join("src"),
     ];

@@ -1,10 +1,10 @@
-//! What the examples have in common: two flags, and bots that play against the server and judge it.
-//! Nothing here is needed to build a game.
+//! What the examples have in common: two flags, and how their bots are let loose and judged. Nothing
+//! here, and nothing in `bots/`, is needed to build a game.
 
 use clap::Parser;
 use crossbeam_channel::Sender;
 use server_core::{Kick, Server, ServerHandle, Session};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -50,7 +50,10 @@ pub struct Bots {
 /// What one bot has to tell in the end, once. A bot that is gone without a word has failed.
 #[derive(Debug)]
 pub struct Verdict<T> {
-    bot: u64,
+    /// The number of the bot, from 0.
+    pub bot: u16,
+    /// How many there are.
+    pub bots: u16,
     teller: Option<Sender<Result<T, String>>>,
 }
 
@@ -59,16 +62,15 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 impl Bots {
     /// Says where the server listens, and lets the bots loose on it. `make_bot` makes the session of
-    /// each, which is numbered from 0; `sum_up` puts what they found into words, or says what is
-    /// wrong with it.
+    /// each; `sum_up` puts what they found into words, or says what is wrong with it.
     pub fn start<B: Session, T: Send + 'static>(
         args: &Args,
         server: &Server,
-        make_bot: impl Fn(u64, Verdict<T>) -> B + Send + Sync + 'static,
+        make_bot: impl Fn(Verdict<T>) -> B + Send + Sync + 'static,
         sum_up: impl FnOnce(Vec<T>) -> Result<String, String> + Send + 'static,
     ) -> io::Result<Self> {
         say(format_args!("listening on {}", server.local_addr()));
-        let Some(count) = args.bots else {
+        let Some(bots) = args.bots else {
             return Ok(Self { outcome: None });
         };
         let (teller, told) = crossbeam_channel::unbounded();
@@ -76,11 +78,13 @@ impl Bots {
         let client = Server::builder()
             .workers(1)
             .start_without_listener(move |peer| {
-                let bot = peer.tag.unwrap_or_default();
-                let teller = Some(teller.clone());
-                make_bot(bot, Verdict { bot, teller })
+                make_bot(Verdict {
+                    bot: peer.tag.unwrap_or_default() as u16,
+                    bots,
+                    teller: Some(teller.clone()),
+                })
             })?;
-        for bot in 0..count {
+        for bot in 0..bots {
             client.handle().connect(server.local_addr(), bot.into())?;
         }
         let server = ShutdownWhenDone(server.handle());
@@ -88,9 +92,9 @@ impl Bots {
             let _server = server;
             let until = Instant::now() + PATIENCE;
             let mut found = Vec::new();
-            for told_before in 0..count {
+            for told_before in 0..bots {
                 found.push(told.recv_deadline(until).map_err(|_| {
-                    format!("only {told_before} of {count} bots came to an end in {PATIENCE:?}")
+                    format!("only {told_before} of {bots} bots came to an end in {PATIENCE:?}")
                 })??);
             }
             client.handle().shutdown(DRAIN);
@@ -133,7 +137,7 @@ impl<T> Verdict<T> {
         if holds {
             return Ok(());
         }
-        self.tell(Err(format!("bot {}: not so: {claim}", self.bot)));
+        self.tell(Err(format!("{self}: not so: {claim}")));
         Err(Kick::BadPayload)
     }
 
@@ -147,7 +151,13 @@ impl<T> Verdict<T> {
 
 impl<T> Drop for Verdict<T> {
     fn drop(&mut self) {
-        self.tell(Err(format!("bot {} was cut off", self.bot)));
+        self.tell(Err(format!("{self} was cut off")));
+    }
+}
+
+impl<T> Display for Verdict<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bot {} of {}", self.bot, self.bots)
     }
 }
 

@@ -27,6 +27,11 @@ fn game_thread() {
 }
 
 #[test]
+fn chat_rooms() {
+    plays_to_the_end("chat_rooms", "5");
+}
+
+#[test]
 fn without_bots_an_example_serves_until_it_is_ended() {
     let mut example = Example::start("echo", &["--addr", "127.0.0.1:0"]);
     let mut line = String::new();

@@ -32,6 +32,12 @@ fn chat_rooms() {
 }
 
 #[test]
+fn zones() {
+    // So many that some are neighbours of others who have never met.
+    plays_to_the_end("zones", "64");
+}
+
+#[test]
 fn without_bots_an_example_serves_until_it_is_ended() {
     let mut example = Example::start("echo", &["--addr", "127.0.0.1:0"]);
     let mut line = String::new();

@@ -23,7 +23,9 @@ mod demo;
 use bots::chat_rooms::{ChatBot, sum_up};
 use demo::{Args, Bots};
 use server_core::rate_limiter::RateLimiter;
-use server_core::{Context, DisconnectReason, GroupId, Handlers, Kick, Packet, Server, Session};
+use server_core::{
+    Context, DisconnectReason, GroupId, Handlers, Kick, OutgoingPacket, Packet, Server, Session,
+};
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -92,7 +94,7 @@ impl Guest {
         // Nobody needs to be in more rooms than `max_groups_per_session`, which is 64.
         ctx.join(group(room)).map_err(|_| Kick::BadPayload)?;
         if self.rooms.insert(room.to_owned()) {
-            ctx.broadcast_packet_to(group(room), &SJoined { room, who });
+            tell(ctx, room, &SJoined { room, who });
         }
         Ok(())
     }
@@ -101,8 +103,7 @@ impl Guest {
         let (room, who) = (packet.room, self.name.as_str());
         if self.rooms.remove(room) {
             ctx.leave(group(room));
-            ctx.send_packet(&SLeft { room, who });
-            ctx.broadcast_packet_to(group(room), &SLeft { room, who });
+            tell(ctx, room, &SLeft { room, who });
         }
         Ok(())
     }
@@ -113,10 +114,17 @@ impl Guest {
             return Err(Kick::ChatFlood);
         }
         if self.rooms.contains(room) {
-            ctx.broadcast_packet_to(group(room), &SSaid { room, who, text });
+            tell(ctx, room, &SSaid { room, who, text });
         }
         Ok(())
     }
+}
+
+/// Tells all in a room, and this guest wherever it is: a packet to a group goes to its members when all
+/// packets are handled that were read together, and a guest that says "bye" and leaves is none by then.
+fn tell(ctx: &mut Context<'_>, room: &str, packet: &impl OutgoingPacket) {
+    ctx.send_packet(packet);
+    ctx.broadcast_packet_to_others(group(room), packet);
 }
 
 impl Session for Guest {

@@ -44,6 +44,10 @@
 //! }
 //! ```
 //!
+//! Whole programs, of one idea each, are in `examples/` beside this crate: `echo`, `chat_rooms`, `timers`,
+//! `game_thread` (one thread owns the world, without a lock) and `zones` (who sees whom). Each plays with
+//! clients of its own by `cargo run -p server_core --example NAME -- --bots 5`.
+//!
 //! # Typed packets
 //!
 //! [`packets!`] is the table of a game's packets: way, id, name and payload, each once. The same

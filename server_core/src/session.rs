@@ -256,7 +256,8 @@ impl<'a> Context<'a> {
     }
 
     /// Takes this session out of a group, at once: nothing more is queued for it there, not even what
-    /// this callback has asked for before. Returns whether it was a member.
+    /// this callback has asked for before, nor what callbacks have for packets of its peer that were read
+    /// together with this one. Returns whether it was a member.
     pub fn leave(&mut self, group: GroupId) -> bool {
         self.groups.leave(self.peer.id, group)
     }

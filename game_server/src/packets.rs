@@ -56,7 +56,7 @@ impl SHello {
 impl From<SessionId> for SChat {
     fn from(sender: SessionId) -> Self {
         Self {
-            sender: sender.to_u64().into(),
+            sender: sender.into(),
         }
     }
 }

@@ -105,7 +105,7 @@ impl Player {
             return Err(Kick::BadPayload); // Off the map.
         }
         self.moves += 1;
-        let (who, moves) = (ctx.id().to_u64().into(), self.moves.into());
+        let (who, moves) = (ctx.id().into(), self.moves.into());
         let zone = Zone::of(to);
         if self.zone != Some(zone) {
             if let Some(left) = self.zone.replace(zone) {
@@ -141,7 +141,7 @@ impl Session for Player {
 
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, _: DisconnectReason) {
         if let Some(zone) = self.zone {
-            let who = ctx.id().to_u64().into();
+            let who = ctx.id().into();
             ctx.broadcast_packet_to(zone.group(), &SGone { who });
         }
     }

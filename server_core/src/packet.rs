@@ -1,7 +1,8 @@
 //! One packet, as its receiver sees it and as its sender describes it.
 
+use crate::id::SessionId;
 use crate::reason::Kick;
-use crate::wire::HEADER_BYTES;
+use crate::wire::{HEADER_BYTES, U64Le};
 use bytemuck::Pod;
 use std::fmt;
 
@@ -166,6 +167,13 @@ impl fmt::Debug for Packet<'_> {
     }
 }
 
+/// Who a packet is about: `SMoved { who: ctx.id().into(), .. }`.
+impl From<SessionId> for U64Le {
+    fn from(id: SessionId) -> Self {
+        Self::new(id.to_u64())
+    }
+}
+
 impl fmt::Display for PacketTooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -210,6 +218,14 @@ mod tests {
             with_tail.parse_exact::<Move>().unwrap_err(),
             Kick::BadPayload
         );
+    }
+
+    #[test]
+    fn a_session_on_the_wire_is_its_number() {
+        let id = SessionId::new(5, 0, 9);
+        let on_wire = U64Le::from(id);
+        assert_eq!(on_wire.get(), 5 << 32 | 9);
+        assert_eq!(SessionId::from_u64(on_wire.get()), id);
     }
 
     #[test]

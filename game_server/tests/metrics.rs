@@ -480,13 +480,219 @@ fn a_long_list_is_whole_for_each_of_many_who_ask_at_once() {
     wait_until("all to be in", DEADLINE, || {
         scrape(addr).value("server_sessions") == SESSIONS as f64
     });
-    let askers: Vec<_> = (0..20)
-        .map(|_| thread::spawn(move || sessions(addr).len()))
+    // Some want all of them, others a few, and each gets what it wants.
+    let askers: Vec<_> = (0..30)
+        .map(|n| {
+            thread::spawn(move || match n % 3 {
+                0 => assert_eq!(sessions(addr).len(), SESSIONS),
+                _ => assert_eq!(slowest(addr, n).len(), n),
+            })
+        })
         .collect();
     for asker in askers {
-        assert_eq!(asker.join().unwrap(), SESSIONS);
+        asker.join().unwrap();
     }
     assert_eq!(clients.len(), SESSIONS);
+}
+
+#[test]
+fn the_slowest_are_those_that_are_furthest_behind() {
+    let (server, addr) = start(&[
+        "--tick-ms",
+        "20",
+        "--payload-bytes",
+        "20000",
+        "--workers",
+        "2",
+        "--max-send-queue-bytes",
+        "1000000000",
+        "--max-send-lag-ms",
+        "600000",
+    ]);
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = server.join();
+            thread::spawn(move || while let Ok(Some(_)) = client.try_next() {})
+        })
+        .collect();
+    let (mut silent, mut silent_peers) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let client = server.connect();
+        let peer = client.stream.local_addr().unwrap().to_string();
+        wait_until("it to fall behind", DEADLINE, || {
+            let is_it = |row: &Value| row["peer"] == peer && row["oldest_unsent_age_ms"].is_u64();
+            sessions(addr).iter().any(is_it)
+        });
+        silent.push(client);
+        silent_peers.push(peer);
+    }
+    let rows = slowest(addr, 100);
+    let rank = |row: &Value| {
+        let age = row["oldest_unsent_age_ms"].as_i64().unwrap_or(-1);
+        (-age, -row["queued_bytes"].as_i64().unwrap())
+    };
+    assert_eq!(rows.len(), 7, "there are no more");
+    assert!(rows.is_sorted_by_key(rank), "{rows:#?}");
+    let peers = |count| -> Vec<String> {
+        let of = |row: &Value| row["peer"].as_str().unwrap().to_owned();
+        slowest(addr, count).iter().map(of).collect()
+    };
+    // Whoever fell behind first has waited longest; a reader may be behind for a moment, too.
+    wait_until("the silent ones to be the slowest", DEADLINE, || {
+        peers(4) == silent_peers
+    });
+    // The last one asks for more than the others have in their queues: it is in every list, and
+    // the others keep their places as far as there are any.
+    silent[3].send(&packet(C_ECHO, &[7; 60_000]).repeat(500));
+    wait_until("the longest queue to be listed", DEADLINE, || {
+        peers(1) == silent_peers[3..]
+    });
+    wait_until("the oldest byte to be listed", DEADLINE, || {
+        peers(2) == [silent_peers[0].clone(), silent_peers[3].clone()]
+    });
+    assert_eq!(sessions(addr).len(), 7, "nobody is left out without asking");
+    drop(server);
+    readers.into_iter().for_each(|one| one.join().unwrap());
+}
+
+// ---- the page ---------------------------------------------------------------------------------
+
+#[test]
+fn the_page_holds_all_that_it_needs() {
+    let (_server, addr) = start(&QUIET);
+    let response = get(addr, "/");
+    assert_eq!(response.status, 200);
+    assert_eq!(
+        response.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    let page = response.text();
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+    assert!(page.len() < 50_000, "{} bytes", page.len());
+    // Nothing from elsewhere, and no way from text to markup or code.
+    for never in [
+        "http:",
+        "https:",
+        "//",
+        "src=",
+        "@import",
+        "url(",
+        "import(",
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacent",
+        "document.write",
+        "eval(",
+        "Function(",
+        "onclick=",
+        "onload=",
+        "style=",
+    ] {
+        let lines = page.lines().filter(|line| {
+            let code = line.trim_start();
+            line.contains(never) && !code.starts_with("// ") && !code.starts_with("/**")
+        });
+        assert_eq!(lines.collect::<Vec<_>>(), Vec::<&str>::new(), "{never}");
+    }
+    // The links and questions that it has are of this port.
+    for (attribute, known) in [
+        (
+            "href=\"",
+            &["data:,", "/metrics", "/sessions", "/healthz"][..],
+        ),
+        ("ask(\"", &["/metrics"]),
+        ("ask(`", &["/sessions?slowest=${SLOWEST}"]),
+    ] {
+        let found: BTreeSet<&str> = (page.split(attribute).skip(1))
+            .map(|rest| rest.split(['"', '`']).next().unwrap())
+            .collect();
+        assert_eq!(found, known.iter().copied().collect(), "{attribute}");
+    }
+}
+
+#[test]
+fn the_page_may_ask_this_port_and_nobody_else() {
+    let (_server, addr) = start(&QUIET);
+    for path in ["/", "/metrics", "/sessions", "/nowhere"] {
+        let response = get(addr, path);
+        let policy = response.header("content-security-policy").unwrap();
+        let directives: BTreeMap<&str, &str> = policy
+            .split("; ")
+            .map(|directive| directive.split_once(' ').unwrap())
+            .collect();
+        let expected = BTreeMap::from([
+            ("default-src", "'none'"),
+            ("script-src", "'unsafe-inline'"),
+            ("style-src", "'unsafe-inline'"),
+            ("img-src", "data:"),
+            ("connect-src", "'self'"),
+            ("base-uri", "'none'"),
+            ("form-action", "'none'"),
+            ("frame-ancestors", "'none'"),
+            ("require-trusted-types-for", "'script'"),
+            ("trusted-types", "'none'"),
+        ]);
+        assert_eq!(directives, expected, "{path}");
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+    }
+}
+
+#[test]
+fn the_page_knows_every_name_that_it_shows() {
+    let (_server, addr) = start(&QUIET);
+    let page = get(addr, "/").text();
+    let text = get(addr, "/metrics").text();
+    let names = names_in(&page);
+    assert!(names.len() >= 13, "{names:?}");
+    for name in names {
+        // A histogram's parts are series, its name is not.
+        let is_there = text.lines().any(|line| {
+            line.strip_prefix(&name)
+                .is_some_and(|rest| rest.starts_with([' ', '{']) || rest.starts_with("_bucket{"))
+        });
+        assert!(is_there, "{name} is not in /metrics");
+    }
+    // What it calls kicks are those that the server library calls so.
+    let (_, rest) = page.split_once("const KICKS = [").unwrap();
+    let (list, _) = rest.split_once(']').unwrap();
+    let kicks: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    let by_code: Vec<&str> = (0..kicks.len()).map(|at| REASONS[at]).collect();
+    assert_eq!(kicks, by_code);
+    assert_eq!(
+        REASONS[kicks.len()],
+        "server_full",
+        "the next code is no kick"
+    );
+}
+
+#[test]
+fn the_page_is_served_whole_beside_garbage_and_costs_no_tick() {
+    let (server, addr) = start(&["--tick-ms", "20"]);
+    let whole = get(addr, "/").body;
+    let mut canary = Canary::start(&server);
+    let mut random = random();
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let count = random.usize(1..2_000);
+        let mut garbage = connect(addr);
+        // It may have been refused before its end.
+        let _ = garbage.write_all(&random_bytes(&mut random, count));
+        held.push(garbage);
+        held.push(connect_and_send(addr, b"GET / HTT"));
+        // As a page asks: one after the other.
+        assert_eq!(get(addr, "/").body, whole);
+        scrape(addr);
+        assert_eq!(slowest(addr, 20).len(), 1);
+    }
+    canary.expect_every_tick();
+}
+
+/// The names of metrics that stand in a text.
+fn names_in(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("server_") && *word != "server_full")
+        .map(str::to_owned)
+        .collect()
 }
 
 // ---- requests that are wrong ------------------------------------------------------------------
@@ -496,7 +702,9 @@ fn what_is_wrong_is_named() {
     let (_server, addr) = start(&QUIET);
     let headers = "a: b\r\n".repeat(1_000);
     for (request, status) in [
-        ("GET / HTTP/1.1\r\n\r\n", 404),
+        ("GET // HTTP/1.1\r\n\r\n", 404),
+        ("GET /live.html HTTP/1.1\r\n\r\n", 404),
+        ("GET /favicon.ico HTTP/1.1\r\n\r\n", 404),
         ("GET /metrics/ HTTP/1.1\r\n\r\n", 404),
         ("GET /..%2fetc/passwd HTTP/1.1\r\n\r\n", 404),
         (
@@ -504,6 +712,12 @@ fn what_is_wrong_is_named() {
             405,
         ),
         ("DELETE /sessions HTTP/1.1\r\n\r\n", 405),
+        ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405),
+        ("PUT /sessions?slowest=x HTTP/1.1\r\n\r\n", 405),
+        ("GET /sessions?slowest=0 HTTP/1.1\r\n\r\n", 400),
+        ("GET /sessions?slowest=101 HTTP/1.1\r\n\r\n", 400),
+        ("GET /sessions?slowest=all HTTP/1.1\r\n\r\n", 400),
+        ("GET /sessions?fastest=1 HTTP/1.1\r\n\r\n", 200),
         ("GET /metrics\r\n\r\n", 400),
         ("GET /metrics HTTP/3.0\r\n\r\n", 400),
         ("GET /metrics HTTP/1.1\r\nno colon here\r\n\r\n", 400),
@@ -530,7 +744,7 @@ fn what_is_wrong_is_named() {
 #[test]
 fn head_is_get_without_a_body() {
     let (_server, addr) = start(&QUIET);
-    for path in ["/metrics", "/healthz", "/sessions"] {
+    for path in ["/", "/metrics", "/healthz", "/sessions"] {
         let head = ask(addr, format!("HEAD {path} HTTP/1.1\r\n\r\n").as_bytes());
         assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
         let full = get(addr, path);
@@ -870,7 +1084,17 @@ fn scrape(addr: SocketAddr) -> Exposition {
 
 #[track_caller]
 fn sessions(addr: SocketAddr) -> Vec<Value> {
-    let response = get(addr, "/sessions");
+    sessions_at(addr, "/sessions")
+}
+
+#[track_caller]
+fn slowest(addr: SocketAddr, count: usize) -> Vec<Value> {
+    sessions_at(addr, &format!("/sessions?slowest={count}"))
+}
+
+#[track_caller]
+fn sessions_at(addr: SocketAddr, path: &str) -> Vec<Value> {
+    let response = get(addr, path);
     assert_eq!(response.status, 200);
     assert_eq!(response.header("content-type"), Some("application/json"));
     serde_json::from_slice(&response.body).unwrap()

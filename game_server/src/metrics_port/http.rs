@@ -9,16 +9,37 @@ use std::fmt::Write;
 pub const MAX_HEAD_BYTES: usize = 8 << 10;
 /// More header lines than that are as bad as more bytes.
 const MAX_HEADERS: usize = 64;
+/// The most that `/sessions?slowest=` may ask for: each number makes a list of its own, and short
+/// ones are as good as free.
+pub const MAX_SLOWEST: usize = 100;
+
+/// What a browser may do with an answer: run what the live page itself holds, and ask this port.
+/// Text never becomes markup, whatever a peer has sent. Said with every answer, for the others
+/// hold nothing that could run.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+     img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// What may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
+    /// A page that shows the others.
+    Page,
     /// The counters.
     Metrics,
     /// Whether the server is up.
     Health,
     /// Who is here.
-    Sessions,
+    Sessions(Selection),
+}
+
+/// Which sessions are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Selection {
+    /// All of them.
+    All,
+    /// So many of those that are furthest behind, 1 to [`MAX_SLOWEST`].
+    Slowest(usize),
 }
 
 /// A request that will be answered with what it asks for.
@@ -35,7 +56,7 @@ pub struct Request {
 pub enum Status {
     /// With what it asked for.
     Ok,
-    /// It is no HTTP/1.
+    /// It is no HTTP/1, or asks for a list of sessions that there is not.
     BadRequest,
     /// Nothing is at this path.
     NotFound,
@@ -69,10 +90,13 @@ impl Request {
         let (Some(method), Some(target)) = (request.method, request.path) else {
             return Err(Status::BadRequest);
         };
-        let route = match path_of(target) {
+        let (path, query) = path_and_query(target);
+        // The selection is read last: a wrong path or method is wrong whatever is asked of it.
+        let route = match path {
+            "/" => Route::Page,
             "/metrics" => Route::Metrics,
             "/healthz" => Route::Health,
-            "/sessions" => Route::Sessions,
+            "/sessions" => Route::Sessions(Selection::All),
             _ => return Err(Status::NotFound),
         };
         let is_head = match method {
@@ -80,17 +104,40 @@ impl Request {
             "HEAD" => true,
             _ => return Err(Status::MethodNotAllowed),
         };
+        let route = match route {
+            Route::Sessions(_) => Route::Sessions(Selection::parse(query)?),
+            other => other,
+        };
         Ok(Some(Self { route, is_head }))
     }
 }
 
-/// The path of a request's target, which may be a whole URL: without host and query.
-fn path_of(target: &str) -> &str {
-    let path = match target.strip_prefix("http://") {
-        Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
+impl Selection {
+    /// Names that it does not know are no concern of its; of several the first one counts.
+    fn parse(query: &str) -> Result<Self, Status> {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let Some((_, count)) = pairs.find(|(name, _)| *name == "slowest") else {
+            return Ok(Self::All);
+        };
+        match count.parse() {
+            Ok(count @ 1..=MAX_SLOWEST) => Ok(Self::Slowest(count)),
+            _ => Err(Status::BadRequest),
+        }
+    }
+}
+
+/// Path and query of a request's target, which may be a whole URL.
+fn path_and_query(target: &str) -> (&str, &str) {
+    let target = match target.strip_prefix("http://") {
+        // A query may follow the host at once.
+        Some(rest) => rest.find(['/', '?', '#']).map_or("", |at| &rest[at..]),
         None => target,
     };
-    path.split(['?', '#']).next().unwrap_or(path)
+    let target = target.split('#').next().unwrap_or(target);
+    match target.split_once('?').unwrap_or((target, "")) {
+        ("", query) => ("/", query),
+        other => other,
+    }
 }
 
 impl Status {
@@ -114,6 +161,8 @@ impl Status {
              Content-Type: {content_type}\r\n\
              Content-Length: {body_bytes}\r\n\
              Cache-Control: no-store\r\n\
+             Content-Security-Policy: {POLICY}\r\n\
+             X-Content-Type-Options: nosniff\r\n\
              Connection: close\r\n",
             self.line()
         );
@@ -151,8 +200,22 @@ mod tests {
         );
         assert_eq!(
             parse("GET http://host:1/sessions HTTP/1.1\nHost: host\n\n"),
-            get(Route::Sessions)
+            get(Route::Sessions(Selection::All))
         );
+        for target in ["/", "/?x", "http://host", "http://host?x=/metrics", "/#top"] {
+            let text = format!("GET {target} HTTP/1.1\r\n\r\n");
+            assert_eq!(parse(&text), get(Route::Page), "{target}");
+        }
+        for (query, selection) in [
+            ("?slowest=1", Selection::Slowest(1)),
+            ("?a=b&slowest=100&slowest=x", Selection::Slowest(100)),
+            ("?", Selection::All),
+            ("?slowest", Selection::All),
+            ("?fastest=0&&=#slowest=0", Selection::All),
+        ] {
+            let text = format!("GET /sessions{query} HTTP/1.1\r\n\r\n");
+            assert_eq!(parse(&text), get(Route::Sessions(selection)), "{query}");
+        }
         let head = parse("HEAD /metrics HTTP/1.1\r\n\r\n").unwrap().unwrap();
         assert!(head.is_head);
     }
@@ -160,9 +223,11 @@ mod tests {
     #[test]
     fn what_is_refused() {
         for (status, text) in [
-            (Status::NotFound, "GET / HTTP/1.1\r\n\r\n"),
-            (Status::NotFound, "GET http://host HTTP/1.1\r\n\r\n"),
+            (Status::NotFound, "GET // HTTP/1.1\r\n\r\n"),
+            (Status::NotFound, "GET /live.html HTTP/1.1\r\n\r\n"),
+            (Status::NotFound, "GET http://host/x HTTP/1.1\r\n\r\n"),
             (Status::NotFound, "POST /metrics/ HTTP/1.1\r\n\r\n"),
+            (Status::MethodNotAllowed, "POST / HTTP/1.1\r\n\r\n"),
             (Status::MethodNotAllowed, "POST /metrics HTTP/1.1\r\n\r\n"),
             (Status::MethodNotAllowed, "BREW /sessions HTTP/1.1\r\n\r\n"),
             (Status::BadRequest, "GET /metrics\r\n\r\n"),
@@ -174,6 +239,19 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(text), Err(status), "{text:?}");
+        }
+        for count in [
+            "",
+            "0",
+            "101",
+            "-1",
+            "1e2",
+            "all",
+            "99999999999999999999",
+            "%31",
+        ] {
+            let text = format!("GET /sessions?slowest={count} HTTP/1.1\r\n\r\n");
+            assert_eq!(parse(&text), Err(Status::BadRequest), "{count:?}");
         }
         let many = "a: b\r\n".repeat(MAX_HEADERS + 1);
         let many = format!("GET /metrics HTTP/1.1\r\n{many}\r\n");
@@ -195,8 +273,11 @@ mod tests {
     fn heads_of_answers() {
         assert_eq!(
             Status::Ok.head("text/plain", 3),
-            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\
-             Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\
+                 Cache-Control: no-store\r\nContent-Security-Policy: {POLICY}\r\n\
+                 X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+            )
         );
         let refused = Status::MethodNotAllowed.head("text/plain", 0);
         assert!(refused.ends_with("\r\nAllow: GET, HEAD\r\n\r\n"));

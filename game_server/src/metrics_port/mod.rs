@@ -1,4 +1,5 @@
-//! The metrics port: `/metrics`, `/healthz` and `/sessions` over HTTP, on a thread of its own.
+//! The metrics port: `/metrics`, `/healthz`, `/sessions`, and at `/` a page that shows them, over
+//! HTTP, on a thread of its own.
 //!
 //! It shares nothing with the event loops but atomics that it reads, and one question at a time in
 //! their mailboxes for `/sessions`. Whatever its peers do costs this thread, not a tick: few
@@ -14,13 +15,14 @@ mod sessions;
 use crate::stats::TickMetrics;
 use client::{Claim, Client, Step};
 use exposition::Exposition;
-use http::{Request, Route, Status};
+use http::{Request, Route, Selection, Status};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use server_core::ServerHandle;
 use server_core::backoff::Backoff;
-use server_core::snapshot::Snapshot;
+use server_core::snapshot::{SessionInfo, Snapshot};
 use slab::Slab;
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -53,6 +55,10 @@ const REST_SHARE: u32 = 3;
 const MIN_REST: Duration = Duration::from_millis(1);
 /// A round that took long because this thread was not run says nothing of its work.
 const MAX_REST: Duration = Duration::from_millis(50);
+
+/// A page that asks this port once a second, and holds all that it needs.
+const PAGE: &str = include_str!("live.html");
+const PAGE_TYPE: &str = "text/html; charset=utf-8";
 
 const WAKER: Token = Token(usize::MAX);
 const SOCKET: Token = Token(usize::MAX - 1);
@@ -144,6 +150,7 @@ struct Service {
     port: MetricsPort,
     server: ServerHandle,
     exposition: Exposition,
+    page: Rc<[u8]>,
     clients: Slab<Client>,
     scratch: Box<[u8]>,
     may_accept: bool,
@@ -173,6 +180,7 @@ impl Service {
             port,
             exposition: Exposition::new(server.clone(), ticks),
             server,
+            page: PAGE.as_bytes().into(),
             clients: Slab::with_capacity(MAX_CLIENTS),
             scratch: vec![0; 16 << 10].into(),
             may_accept: true,
@@ -324,19 +332,24 @@ impl Service {
 
     fn answer(&mut self, key: usize, request: Request, now: Instant) {
         let (status, content_type, body) = match request.route {
-            Route::Metrics => match self.exposition.text() {
-                text if text.is_empty() => (Status::Unavailable, "text/plain", text),
-                text => (Status::Ok, exposition::CONTENT_TYPE, text),
+            Route::Page => (Status::Ok, PAGE_TYPE, Rc::clone(&self.page)),
+            Route::Metrics => match self.exposition.text().into_bytes() {
+                text if text.is_empty() => (Status::Unavailable, "text/plain", text.into()),
+                text => (Status::Ok, exposition::CONTENT_TYPE, text.into()),
             },
             Route::Health => match self.server.is_shutting_down() {
-                true => (Status::Unavailable, "text/plain", "shutting down\n".into()),
-                false => (Status::Ok, "text/plain", "ok\n".into()),
+                true => (
+                    Status::Unavailable,
+                    "text/plain",
+                    (*b"shutting down\n").into(),
+                ),
+                false => (Status::Ok, "text/plain", (*b"ok\n").into()),
             },
             // It is found by `look_at_sessions`.
-            Route::Sessions => return,
+            Route::Sessions(_) => return,
         };
         if let Some(client) = self.clients.get_mut(key) {
-            client.answer(status, content_type, body.into_bytes().into(), now);
+            client.answer(status, content_type, body, now);
         }
     }
 
@@ -344,16 +357,14 @@ impl Service {
     /// the workers have answered.
     fn look_at_sessions(&mut self, now: Instant) {
         if let Some(look) = &mut self.look {
-            let body = match look.snapshot.poll() {
-                Ok(Some(sessions)) => sessions::to_json(&sessions, now)
-                    .inspect_err(|error| log::error!("the sessions could not be written: {error}"))
-                    .ok(),
+            let sessions = match look.snapshot.poll() {
+                Ok(Some(sessions)) => Some(sessions),
                 Ok(None) if now < look.give_up_at => return,
                 Ok(None) | Err(_) => None,
             };
             let askers = std::mem::take(&mut look.askers);
             self.look = None;
-            self.answer_with_sessions(&askers, body, now);
+            self.answer_with_sessions(&askers, sessions.as_deref(), now);
         }
         let askers: Vec<Asker> = (self.clients.iter())
             .filter(|(_, client)| client.waits_for().is_some())
@@ -382,19 +393,36 @@ impl Service {
         }
     }
 
-    fn answer_with_sessions(&mut self, askers: &[Asker], body: Option<Vec<u8>>, now: Instant) {
-        let body: Option<Rc<[u8]>> = body.map(Into::into);
-        self.lists.extend(body.as_ref().map(Rc::downgrade));
+    fn answer_with_sessions(
+        &mut self,
+        askers: &[Asker],
+        sessions: Option<&[SessionInfo]>,
+        now: Instant,
+    ) {
+        // Many may ask for the same: it is written once.
+        let mut bodies: BTreeMap<Selection, Option<Rc<[u8]>>> = BTreeMap::new();
         for (key, since) in askers {
-            let waiting = (self.clients.get_mut(*key))
-                .filter(|client| client.since == *since && client.waits_for().is_some());
-            match (waiting, &body) {
-                (None, _) => {}
-                (Some(client), Some(body)) => {
+            let Some(client) = (self.clients.get_mut(*key)).filter(|one| one.since == *since)
+            else {
+                continue;
+            };
+            let Some(Route::Sessions(selection)) = client.waits_for().map(|asked| asked.route)
+            else {
+                continue;
+            };
+            let body = bodies.entry(selection).or_insert_with(|| {
+                let json = sessions::to_json(sessions?, selection, now)
+                    .inspect_err(|error| log::error!("the sessions could not be written: {error}"));
+                json.ok().map(Rc::from)
+            });
+            match body {
+                Some(body) => {
                     client.answer(Status::Ok, sessions::CONTENT_TYPE, Rc::clone(body), now);
                 }
-                (Some(client), None) => client.refuse(Status::Unavailable, now),
+                None => client.refuse(Status::Unavailable, now),
             }
         }
+        let written = bodies.values().flatten();
+        self.lists.extend(written.map(Rc::downgrade));
     }
 }

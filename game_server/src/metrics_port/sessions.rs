@@ -1,7 +1,9 @@
 //! The sessions as JSON. Knows no HTTP.
 
+use super::http::Selection;
 use serde::Serialize;
 use server_core::snapshot::SessionInfo;
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -21,14 +23,22 @@ struct SessionJson {
     oldest_unsent_age_ms: Option<u64>,
 }
 
-/// An array of all sessions.
+/// An array of these of the sessions.
 ///
 /// # Errors
 /// Those of the encoder: none that numbers and addresses could cause.
-pub fn to_json(sessions: &[SessionInfo], now: Instant) -> serde_json::Result<Vec<u8>> {
+pub fn to_json(
+    sessions: &[SessionInfo],
+    selection: Selection,
+    now: Instant,
+) -> serde_json::Result<Vec<u8>> {
     let age_ms = |since: Instant| now.saturating_duration_since(since).as_millis() as u64;
-    let rows: Vec<SessionJson> = sessions
-        .iter()
+    let selected = match selection {
+        Selection::All => sessions.iter().collect(),
+        Selection::Slowest(count) => slowest(sessions, count),
+    };
+    let rows: Vec<SessionJson> = selected
+        .into_iter()
         .map(|session| SessionJson {
             id: session.id.to_u64(),
             peer: session.addr,
@@ -42,4 +52,31 @@ pub fn to_json(sessions: &[SessionInfo], now: Instant) -> serde_json::Result<Vec
     let mut json = serde_json::to_vec(&rows)?;
     json.push(b'\n');
     Ok(json)
+}
+
+/// So many of those that are furthest behind, the worst first: by how long their oldest byte has
+/// waited, then by how many wait. The one with the most is always among them, at the latest as the
+/// last, so that the longest queue of the server is in every such list.
+fn slowest(sessions: &[SessionInfo], count: usize) -> Vec<&SessionInfo> {
+    let rank = |session: &&SessionInfo| {
+        let since = session.oldest_unsent_at;
+        // Whoever has nothing from an earlier turn comes after all others.
+        let place = (since.is_none(), since, Reverse(session.queued_bytes));
+        (place, session.id.to_u64())
+    };
+    let mut rows: Vec<&SessionInfo> = sessions.iter().collect();
+    let longest = rows.iter().copied().max_by_key(|row| row.queued_bytes);
+    // Not all are put in order for the sake of a few.
+    if count < rows.len() {
+        rows.select_nth_unstable_by_key(count, rank);
+        rows.truncate(count);
+    }
+    rows.sort_unstable_by_key(rank);
+    let most_listed = rows.iter().map(|row| row.queued_bytes).max();
+    if let (Some(longest), Some(last)) = (longest, rows.last_mut())
+        && most_listed < Some(longest.queued_bytes)
+    {
+        *last = longest;
+    }
+    rows
 }

@@ -687,6 +687,63 @@ fn the_page_is_served_whole_beside_garbage_and_costs_no_tick() {
     canary.expect_every_tick();
 }
 
+// ---- the dashboard ----------------------------------------------------------------------------
+
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let dashboard: Value = serde_json::from_str(include_str!("../grafana.json")).unwrap();
+    assert_eq!(dashboard["schemaVersion"], 42);
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let kinds: Vec<_> = variables
+        .iter()
+        .map(|variable| (&variable["name"], &variable["type"]))
+        .collect();
+    assert_eq!(kinds[0], (&"datasource".into(), &"datasource".into()));
+    assert_eq!(kinds[1], (&"instance".into(), &"query".into()));
+
+    let (_server, addr) = start(&QUIET);
+    let text = get(addr, "/metrics").text();
+    let is_series = |name: &str| {
+        text.lines().any(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with([' ', '{']))
+        })
+    };
+    let mut asked = names_in(variables[1]["query"]["query"].as_str().unwrap());
+    let panels = dashboard["panels"].as_array().unwrap();
+    let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
+    for panel in panels {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}");
+        let place = &panel["gridPos"];
+        let (x, width) = (place["x"].as_u64().unwrap(), place["w"].as_u64().unwrap());
+        assert!(x + width <= 24, "{title} is beside the board");
+        assert!(places.insert((x, place["y"].as_u64().unwrap())), "{title}");
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty(), "{title}");
+        for target in targets {
+            let query = target["expr"].as_str().unwrap();
+            let names = names_in(query);
+            assert!(!names.is_empty(), "{title}: {query}");
+            let selections = query.matches("{instance=~\"$instance\"}").count();
+            assert_eq!(selections, query.matches("server_").count(), "{query}");
+            asked.extend(names);
+        }
+    }
+    for name in &asked {
+        assert!(is_series(name), "{name} is not in /metrics");
+    }
+    // And nothing of the contract is left out, but the parts of a histogram that nobody draws.
+    for (name, kind) in NAMES {
+        let name = match *kind {
+            "histogram" => format!("{name}_bucket"),
+            _ => (*name).to_owned(),
+        };
+        assert!(asked.contains(&name), "{name} is on no panel");
+    }
+}
+
 /// The names of metrics that stand in a text.
 fn names_in(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))

@@ -1,4 +1,35 @@
 //! What happened so far, in plain numbers that any thread may read.
+//!
+//! Counters only rise, levels rise and fall, histograms count durations by size. All are atomics
+//! that the event loops write and that reading costs nothing; who exports them, and in which
+//! format, is not this crate's business. `game_server` does it for Prometheus in a page of code
+//! (`metrics_port/exposition.rs`); what it takes is this:
+//!
+//! ```
+//! use server_core::{Context, Kick, Packet, Server, Session};
+//! # struct Player;
+//! # impl Session for Player {
+//! #     fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> { Ok(()) }
+//! # }
+//! let server = Server::builder().workers(1).start("127.0.0.1:0", |_peer| Player)?;
+//! let handle = server.handle(); // a clone of it for the thread that exports
+//!
+//! let totals = handle.metrics().totals();
+//! println!("sessions {}, packets out {}", totals.sessions, totals.packets_sent);
+//! for (reason, count) in totals.disconnects_by_label() {
+//!     println!("left by {reason}: {count}");
+//! }
+//! let mut within = 0;
+//! for (bound, count) in handle.metrics().broadcasts.buckets() {
+//!     within += count;
+//!     println!("broadcasts within {bound:?}: {within}");
+//! }
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! The ticks have theirs in [`TickMetrics`](crate::ticker::TickMetrics), the chunk pool in
+//! [`ServerHandle::pool_stats`](crate::ServerHandle::pool_stats), and single sessions in
+//! [`snapshot`](crate::snapshot).
 
 use crate::reason::DisconnectReason;
 use std::fmt;
@@ -88,23 +119,35 @@ pub struct Metrics {
     pub broadcasts: Histogram,
 }
 
-/// The sums over all workers at one moment.
+/// The sums over all workers, read one after the other while they go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-#[allow(missing_docs)] // Each is described at `WorkerMetrics` or `Metrics`.
 pub struct Totals {
+    /// A level: [`WorkerMetrics::sessions`].
     pub sessions: u64,
+    /// [`Metrics::accepted`].
     pub accepted: u64,
+    /// [`Metrics::rejected`].
     pub rejected: u64,
+    /// A level: [`WorkerMetrics::send_queue_bytes`].
     pub send_queue_bytes: u64,
+    /// [`WorkerMetrics::packets_sent`].
     pub packets_sent: u64,
+    /// [`WorkerMetrics::bytes_sent`].
     pub bytes_sent: u64,
+    /// [`WorkerMetrics::packets_received`].
     pub packets_received: u64,
+    /// [`WorkerMetrics::bytes_received`].
     pub bytes_received: u64,
+    /// [`WorkerMetrics::write_calls`].
     pub write_calls: u64,
+    /// [`WorkerMetrics::undeliverable`].
     pub undeliverable: u64,
+    /// [`WorkerMetrics::joins_refused`].
     pub joins_refused: u64,
+    /// How many [`WorkerMetrics::turns`].
     pub turns: u64,
+    /// [`WorkerMetrics::disconnects`].
     pub disconnects: [u64; DisconnectReason::COUNT],
 }
 

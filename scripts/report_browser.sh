@@ -5,22 +5,18 @@
 #
 #   ./scripts/report_browser.sh            SHOTS=folder ./scripts/report_browser.sh
 #
-# SHOTS keeps the screenshots. Needs Chromium (Debian: apt-get install chromium), or CHROMIUM=path.
+# SHOTS keeps the screenshots. Needs Chromium: see browser.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/browser.sh"
 shots=${SHOTS:-$work/shots}
 mkdir -p "$shots"
-chromium=${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}
-[ -n "$chromium" ] || fail "no Chromium: install it, or set CHROMIUM"
 
 # browse NAME ARGS...: one start with a profile of its own; what it says goes to NAME.browser.
 browse() {
     local name=$1
     shift
-    # The browser's own calls home find no host; nothing leaves this machine.
-    timeout 60 "$chromium" --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
-        --disable-background-networking --disable-component-update --disable-sync \
-        --hide-scrollbars --host-resolver-rules='MAP * ~NOTFOUND, EXCLUDE 127.0.0.1' \
-        --enable-logging=stderr --v=0 --user-data-dir="$(mktemp -d "$work/profile.XXXXXX")" \
+    timeout 60 "$chromium" "${browser_flags[@]}" \
+        --enable-logging=stderr --v=0 --user-data-dir="$(new_profile)" \
         "$@" 2>"$work/$name.browser" || fail "$chromium could not render $name"
 }
 

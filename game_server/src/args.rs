@@ -91,7 +91,7 @@ pub struct Args {
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_chats_per_sec: u32,
 
-    /// HTTP with /metrics, /healthz and /sessions there; port 0 takes a free one [default: off]
+    /// HTTP with /metrics, /healthz, /sessions and a live page at / there; port 0 takes a free one [default: off]
     #[arg(long, env = "GAME_SERVER_METRICS_ADDR", value_parser = parse_addr)]
     #[arg(help_heading = "Output", value_name = "HOST:PORT")]
     pub metrics_addr: Option<SocketAddr>,
@@ -122,7 +122,7 @@ Examples:
   game_server --addr 0.0.0.0:7777 --max-sessions 5000 --max-sessions-per-ip 20
   game_server --tick-ms 50 --payload-bytes 1000
   game_server --check --max-sessions 10000
-  game_server --metrics-addr 127.0.0.1:9100      (then: curl 127.0.0.1:9100/metrics)";
+  game_server --metrics-addr 127.0.0.1:9100      (then: open http://127.0.0.1:9100/)";
 
 impl Args {
     /// Reads the command line; bad usage ends the process with status 2.

@@ -1,0 +1,266 @@
+#!/usr/bin/env bash
+# The live page of the metrics port in a real browser, beside a real server: empty, with 200 clients,
+# with peers that do not read. What it shows has to be what /metrics says and what the clients have
+# counted; it has to say when the server is gone, and to go on when there is one again; it has to fit
+# 320 to 1400 px, in light and in dark, without a word on the console and without a request to anybody
+# else.
+#
+#   ./scripts/live_page_browser.sh            SHOTS=folder ./scripts/live_page_browser.sh
+#
+# SHOTS keeps the screenshots. Needs Chromium: see browser.sh.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/browser.sh"
+shots=${SHOTS:-$work/shots}
+mkdir -p "$shots"
+
+# ---- what the server and the clients say --------------------------------------------------------
+
+# answer_of PATH: what the port answers, head and body.
+answer_of() {
+    local stream
+    exec {stream}<>"/dev/tcp/${metrics%:*}/${metrics##*:}"
+    printf 'GET %s HTTP/1.1\r\n\r\n' "$1" >&"$stream"
+    cat <&"$stream"
+    exec {stream}>&-
+}
+# metric SERIES: its value now.
+metric() { answer_of /metrics | awk -v series="$1" '$1 == series { print $2 }'; }
+
+# counted NAME KEY UNDER: a number of a client's summary.
+counted() { sed -n "/\"$3\": {/,/}/s/.*\"$2\": \([0-9]*\).*/\1/p" "$work/$1.json" | head -n 1; }
+
+# ---- what the page shows ------------------------------------------------------------------------
+
+# Reads the page as a person does: by what stands where.
+reader='
+    window.text = selector => document.querySelector(selector).textContent;
+    window.number = text => String(parseFloat(text.replace(/,/g, "")));
+    window.tile = title => [...document.querySelectorAll(".tile")]
+        .find(tile => tile.querySelector(".title").textContent === title);
+    window.value = title => number(tile(title).querySelector(".value").textContent);
+    window.detail = title => number(tile(title).querySelector(".detail").textContent);
+    window.total = reason => number([...document.querySelectorAll("table.reasons tbody tr")]
+        .find(row => row.querySelector(".name").textContent === reason).cells[2].textContent);
+    window.slowest = () => [...document.querySelectorAll("table.slowest tbody tr")];
+    "ready"'
+# shows WHAT SCRIPT: whether the script makes this text now.
+shows() {
+    evaluate "$2"
+    [ "$value" = "$1" ]
+}
+# wait_for SECONDS WHAT SCRIPT
+wait_for() {
+    until_true "$1" "the page to show $2 at $3" shows "$2" "$3"
+}
+# is_true SCRIPT [SECONDS]: waits until the script makes what is true.
+is_true() { wait_for "${2:-20}" true "String($1)"; }
+
+open_live_page() {
+    open_page "http://$metrics/"
+    wait_for 20 live 'document.querySelector("h1").textContent'
+    evaluate "$reader"
+}
+
+# ---- what the browser has noticed ---------------------------------------------------------------
+
+# What stands on the console and what a script has failed with, in messages from the N-th on.
+complaints() {
+    tail -n "+$1" "$messages" |
+        { grep -E '"method":"(Log.entryAdded|Runtime.consoleAPICalled|Runtime.exceptionThrown)"' || true; }
+}
+# Where requests went.
+requests() {
+    sed -n 's/.*"method":"Network.requestWillBeSent".*"request":{"url":"\([^"]*\)".*/\1/p' "$messages"
+}
+# The most questions that were under way at a time. The page itself is none: its script asks before
+# the browser calls it whole.
+most_requests_at_a_time() {
+    awk '
+        { id = id_in($0) }
+        /"method":"Network.requestWillBeSent"/ && /"type":"Fetch"/ { open[id]; if (length(open) > most) most = length(open) }
+        /"method":"Network.(loadingFinished|loadingFailed)"/ { delete open[id] }
+        END { print most + 0 }
+        function id_in(line) { sub(/.*"requestId":"/, "", line); sub(/".*/, "", line); return line }
+    ' "$messages"
+}
+
+# fits: at each width nothing is wider than the screen.
+fits() {
+    local width found
+    for width in 320 390 640 641 860 861 1024 1400; do
+        set_screen "$width" 900
+        evaluate '(() => {
+            const root = document.documentElement;
+            const found = [];
+            if (root.scrollWidth > root.clientWidth) found.push(`the page is ${root.scrollWidth} px wide`);
+            for (const element of document.querySelectorAll("body *:not(.unseen, template, script, path)")) {
+                const box = element.getBoundingClientRect();
+                if (box.left < -0.5 || box.right > root.clientWidth + 0.5 || element.scrollWidth > element.clientWidth + 1
+                    && getComputedStyle(element).display !== "inline" && !element.closest(".drawing"))
+                    found.push(`${element.tagName}.${element.className} ${Math.round(box.left)} ${Math.round(box.right)}`);
+            }
+            return found.length ? found.slice(0, 5).join("; ") : "fits";
+        })()'
+        [ "$value" = fits ] || fail "$1 at $width px: $value"
+    done
+    set_screen 1200 1000
+}
+
+# ---- the run ------------------------------------------------------------------------------------
+
+build
+say "nobody is here"
+flags=(--tick-ms 100 --payload-bytes 400 --stats-interval-secs 0)
+start_server server "${flags[@]}" --metrics-addr 127.0.0.1:0
+metrics=$(sed -n 's/.*metrics on //p' "$server_log")
+start_browser
+set_screen 1200 1000
+open_live_page
+wait_for 20 0 'value("Sessions")'
+wait_for 20 'Nobody is here.' 'text(".nobody")'
+is_true 'document.querySelector("table.slowest").hidden'
+fits "the empty page"
+shows "$metrics" 'text(".address").replace("at ", "")' || fail "the page calls the server $value"
+
+say "200 clients"
+start_client healthy --seed 1 --count 200 --echo-hz 1 --duration-secs 12 --log-sessions 0 \
+    --json "$work/healthy.json"
+wait_for 20 200 'value("Sessions")'
+wait_for 20 "$(metric server_sessions)" 'value("Sessions")'
+# Ten ticks and an echo a second for each; a tick more or less in five seconds is two in a hundred.
+is_true 'Math.abs(value("Packets out") / 2200 - 1) < 0.1'
+is_true 'Math.abs(value("Packets in") / 200 - 1) < 0.2'
+is_true 'value("Tick period") === "100"' 60
+wait "$client_pid" || fail "the client ended with status $?"
+received=$(counted healthy received packets)
+wait_for 20 0 'value("Sessions")'
+wait_for 20 "$received" 'detail("Packets out")'
+wait_for 20 "$(metric server_packets_sent_total)" 'detail("Packets out")'
+wait_for 20 "$(metric server_packets_received_total)" 'detail("Packets in")'
+wait_for 20 "$(metric server_ticks_skipped_total)" \
+    'number(tile("Ticks skipped").querySelector(".detail").textContent.split(",")[1])'
+wait_for 20 200 'total("peer_closed")'
+printf 'the clients have counted %s packets, and so has the page\n' "$received"
+
+say "beside peers that do not read, and others that send a size of 0"
+start_client steady --seed 2 --count 200 --log-sessions 0
+start_client deaf --seed 3 --count 1 --attack no-read --attackers 3 --log-sessions 0
+start_client zero --seed 4 --count 1 --attack zero-size --attackers 3 --duration-secs 9 \
+    --log-sessions 0 --json "$work/zero.json"
+is_true 'slowest().length > 0 && slowest().length <= 20' 60
+is_true 'value("Queued") > 0 && tile("Queued").querySelector(".detail").textContent !== "most for one session: 0 B"'
+# Ids and addresses as the server has them, to the last digit.
+known_row() {
+    evaluate 'slowest().slice(0, 1).map(row => [0, 1].map(cell => row.cells[cell].textContent).join(" ")).join()'
+    local id=${value% *} peer=${value#* }
+    [ -n "$value" ] && [[ "$(answer_of /sessions)" == *"\"id\":$id,\"peer\":\"$peer\","* ]]
+}
+until_true 30 "the slowest session of the page to be one of the server" known_row
+is_true 'total("slow_consumer") > 0' 60
+wait "$client_pid" || fail "the client with the sizes of 0 ended with status $?"
+kicked=$(counted zero bad_size kicked)
+[ "$kicked" -gt 0 ] || fail "nobody was kicked"
+bad_sizes=$(metric 'server_disconnects_total{reason="bad_size"}')
+# Those who left as the run ended may not have heard of it.
+[ "$bad_sizes" -ge "$kicked" ] || fail "the clients have seen $kicked kicks, the server $bad_sizes"
+wait_for 20 "$bad_sizes" 'total("bad_size")'
+kicks_agree() {
+    local before after
+    before=$(metric 'server_disconnects_total{reason="slow_consumer"}')
+    evaluate 'total("slow_consumer") + " " + value("Kicked")'
+    after=$(metric 'server_disconnects_total{reason="slow_consumer"}')
+    [ "$before $((before + bad_sizes))" = "$value" ] && [ "$before" = "$after" ]
+}
+until_true 30 "the page's kicks to be those of the server" kicks_agree
+printf '%s kicks for a size of 0, of which the clients have seen %s\n' "$bad_sizes" "$kicked"
+fits "the full page"
+
+say "for those who do not see it, or have no mouse"
+set_screen 320 900
+is_true 'slowest().length > 0' 60
+call Accessibility.getFullAXTree '{}'
+tables=$(grep -o '"role":{"type":"role","value":"table"}' <<<"$answer" | wc -l)
+[ "$tables" = 3 ] || fail "$tables of 3 tables are tables at 320 px"
+for path in /metrics /sessions /healthz; do
+    call Input.dispatchKeyEvent '{"type":"keyDown","key":"Tab","code":"Tab","windowsVirtualKeyCode":9}'
+    call Input.dispatchKeyEvent '{"type":"keyUp","key":"Tab","code":"Tab","windowsVirtualKeyCode":9}'
+    shows "$path true" 'document.activeElement.getAttribute("href") + " " + document.activeElement.matches(":focus-visible")' ||
+        fail "the tab key leads to $value in place of $path"
+done
+
+evaluate 'document.activeElement.blur(); "done"'
+
+say "in light and in dark"
+# shoot NAME WIDTH [light|dark] [SCALE]: the whole page, with slow sessions in it.
+shoot() {
+    set_screen "$2" 900 "${3:-light}"
+    is_true 'slowest().length >= 3' 60
+    evaluate 'window.scrollTo(0, 0); String(document.documentElement.scrollHeight)'
+    set_screen "$2" "$value" "${3:-light}" "${4:-1}"
+    screenshot "$shots/$1.png"
+    evaluate 'getComputedStyle(document.body).backgroundColor.match(/\d+/g).join(" ")'
+}
+shoot live_light 960 light 0.9
+ground=$value
+shoot live_dark 960 dark 0.9
+[ "$value" != "$ground" ] || fail "dark looks like light"
+shoot live_phone 390
+set_screen 1200 1000
+alive=$(wc -l <"$messages")
+[ -z "$(complaints 1)" ] || fail "on the console: $(complaints 1 | cut -c 1-300)"
+
+say "the server is killed"
+asked=$(requests | wc -l)
+since=$SECONDS
+kill_hard "$server_pid"
+wait_for 20 "no contact" 'document.querySelector("h1").textContent'
+is_true 'text(".says").includes("it cannot be reached")'
+is_true 'document.title.startsWith("no contact") && document.querySelector("main").matches(".stale")'
+is_true 'parseFloat(text(".says").split("for ")[1]) >= 8'
+attempts=$(($(requests | wc -l) - asked))
+# Every second at first, and then every two to five.
+[ "$attempts" -le $(((SECONDS - since) / 2 + 3)) ] || fail "$attempts attempts in $((SECONDS - since)) s"
+fits "the page without contact"
+set_screen 1120 700
+screenshot "$shots/live_lost.png"
+unexpected=$(complaints "$((alive + 1))" | grep -v ERR_CONNECTION_REFUSED || true)
+[ -z "$unexpected" ] || fail "on the console: ${unexpected:0:500}"
+
+say "and there is one again"
+start_server server_again "${flags[@]}" --metrics-addr "$metrics"
+wait_for 20 live 'document.querySelector("h1").textContent'
+again=$(wc -l <"$messages")
+is_true '!document.querySelector("main").matches(".stale")'
+start_client again --seed 5 --count 50 --log-sessions 0
+wait_for 20 "50 50 0" '[value("Sessions"), detail("Sessions"), value("Kicked")].join(" ")'
+is_true 'tile("Sessions").querySelector(".line").getAttribute("d").split("M").length > 2'
+[ -z "$(complaints "$again")" ] || fail "on the console: $(complaints "$again" | cut -c 1-300)"
+
+elsewhere=$(requests | grep -Fxv -e "http://$metrics/" -e "http://$metrics/metrics" \
+    -e "http://$metrics/sessions?slowest=20" -e 'data:,' || true)
+[ -z "$elsewhere" ] || fail "requests: $elsewhere"
+[ "$(most_requests_at_a_time)" = 1 ] || fail "$(most_requests_at_a_time) requests at a time"
+printf '%s requests, one at a time, none to anybody else, nothing on the console\n' "$(requests | wc -l)"
+
+say "the checks find what they look for"
+for offence in \
+    'try { document.body.innerHTML = "<b>markup</b>"; "done" } catch { "caught" }' \
+    'fetch("http://127.0.0.1:9/").then(() => "done", () => "caught")' \
+    'console.error("a word"); "caught"'; do
+    before=$(wc -l <"$messages")
+    evaluate "$offence"
+    [ "$value" = caught ] || fail "the page may do this: $offence"
+    complained() { [ -n "$(complaints "$((before + 1))")" ]; }
+    until_true 10 "the console to tell of: $offence" complained
+done
+evaluate 'Promise.all([fetch("/healthz"), fetch("/healthz?twice")]).then(() => "done")'
+finds_both() { requests | grep -Fq '/healthz?twice' && [ "$(most_requests_at_a_time)" -ge 2 ]; }
+until_true 10 "two requests at a time to be noticed" finds_both
+evaluate 'document.querySelector(".says").style.cssText = "width:500px;display:block"; "done"'
+if (fits "a page that is too wide") 2>/dev/null; then
+    fail "a page that is too wide is not found"
+fi
+
+say "screenshots in $shots"
+ls -l "$shots" | awk 'NR > 1 { print $5, $9 }'
+printf '\nAll as promised.\n'

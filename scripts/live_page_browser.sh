@@ -120,6 +120,17 @@ wait_for 20 0 'value("Sessions")'
 wait_for 20 'Nobody is here.' 'text(".nobody")'
 is_true 'document.querySelector("table.slowest").hidden'
 fits "the empty page"
+# What chance does not bring in a short run: an id of twenty digits, and percentiles by hand.
+shows 18446744073709551615 'parseSessions("[{\"id\":18446744073709551615}]")[0].id' ||
+    fail "an id of twenty digits has become $value"
+evaluate '(() => {
+    const bucket = (bound, count) => [`h_bucket{le="${bound}"}`, count];
+    const span = new Span(
+        { at: 0, values: new Map([bucket("1.0", 5), bucket("2.0", 5), bucket("4.0", 5), bucket("+Inf", 5)]) },
+        { at: 1000, values: new Map([bucket("1.0", 6), bucket("2.0", 8), bucket("4.0", 8), bucket("+Inf", 8)]) });
+    return [span.quantile("h", 0.5), span.quantile("h", 1), span.worst("h"), span.quantile("other", 0.5)].join(" ");
+})()'
+[ "$value" = "1.25 2 2 " ] || fail "the percentiles are $value"
 shows "$metrics" 'text(".address").replace("at ", "")' || fail "the page calls the server $value"
 
 say "200 clients"
@@ -140,6 +151,9 @@ wait_for 20 "$(metric server_packets_received_total)" 'detail("Packets in")'
 wait_for 20 "$(metric server_ticks_skipped_total)" \
     'number(tile("Ticks skipped").querySelector(".detail").textContent.split(",")[1])'
 wait_for 20 200 'total("peer_closed")'
+wait_for 20 "$(metric server_send_chunks_live) $(metric server_send_chunks_pooled) 0" \
+    '[value("Chunks live"), detail("Chunks live"), value("Queued")].join(" ")'
+is_true 'value("Tick lag, p99") > 0 && value("Broadcast, p99") > 0'
 printf 'the clients have counted %s packets, and so has the page\n' "$received"
 
 say "beside peers that do not read, and others that send a size of 0"

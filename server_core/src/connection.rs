@@ -470,6 +470,7 @@ impl<T: Transport, S> Connection<T, S> {
         }
         let draining = Draining {
             alarm: self.alarm,
+            is_listed: false,
             stream: self.stream,
             _permit: Some(self.permit),
             queue,
@@ -490,6 +491,8 @@ impl<T: Transport, S> Connection<T, S> {
 pub struct Draining<T> {
     /// When its owner has to look at it next.
     pub alarm: Alarm,
+    /// On its owner's list of those that have more to do.
+    pub is_listed: bool,
     stream: T,
     _permit: Option<Permit>,
     queue: SendQueue,
@@ -542,6 +545,7 @@ impl<T: Transport> Draining<T> {
         }
         Self {
             alarm: Alarm::default(),
+            is_listed: false,
             stream,
             _permit: None,
             queue,
@@ -586,14 +590,21 @@ impl<T: Transport> Draining<T> {
     /// Flushes, then ends the write side, then waits for the peer's FIN, as far as that goes now.
     ///
     /// Input is read and thrown away meanwhile: closing a socket with unread input resets the
-    /// connection, and the reset destroys what the peer has not read yet.
-    pub fn advance(&mut self, buffer: &mut RecvBuffer, config: &Config, now: Instant) -> Drained {
+    /// connection, and the reset destroys what the peer has not read yet. No more than `input_bytes`
+    /// of it are read now; with none, it is flushed alone.
+    pub fn advance(
+        &mut self,
+        buffer: &mut RecvBuffer,
+        input_bytes: usize,
+        config: &Config,
+        now: Instant,
+    ) -> Drained {
         let mut drained = Drained {
             flushed: Flushed::default(),
             discarded_bytes: 0,
             progress: Progress::Done,
         };
-        if let Ok(progress) = self.try_advance(buffer, config, now, &mut drained) {
+        if let Ok(progress) = self.try_advance(buffer, input_bytes, config, now, &mut drained) {
             drained.progress = progress;
         }
         match drained.progress {
@@ -607,6 +618,7 @@ impl<T: Transport> Draining<T> {
     fn try_advance(
         &mut self,
         buffer: &mut RecvBuffer,
+        input_bytes: usize,
         config: &Config,
         now: Instant,
         drained: &mut Drained,
@@ -627,7 +639,7 @@ impl<T: Transport> Draining<T> {
         }
         let mut has_more = flushed.has_more;
         if !self.saw_fin {
-            has_more |= self.discard_input(buffer, config, &mut drained.discarded_bytes)?;
+            has_more |= self.discard_input(buffer, input_bytes, &mut drained.discarded_bytes)?;
         }
         if self.saw_fin && self.write_is_shut || now >= self.deadline {
             return Ok(Progress::Done);
@@ -642,11 +654,11 @@ impl<T: Transport> Draining<T> {
     fn discard_input(
         &mut self,
         buffer: &mut RecvBuffer,
-        config: &Config,
+        input_bytes: usize,
         discarded_bytes: &mut usize,
     ) -> io::Result<bool> {
-        while *discarded_bytes < config.read_budget_bytes {
-            let budget = config.read_budget_bytes - *discarded_bytes;
+        while *discarded_bytes < input_bytes {
+            let budget = input_bytes - *discarded_bytes;
             match buffer.fill_from(&mut self.stream, budget) {
                 Ok([]) => {
                     self.saw_fin = true;

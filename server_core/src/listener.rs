@@ -256,7 +256,7 @@ impl Listener {
         // `Again` means that its budget is used up. Nobody is owed more of our time: what is
         // still to come waits for the deadline.
         // Nor is it counted, in or out: it is no session.
-        let drained = rejected.advance(scratch, config, now);
+        let drained = rejected.advance(scratch, config.read_budget_bytes, config, now);
         if drained.progress == Progress::Done {
             self.rejected.remove(key);
         }

@@ -79,8 +79,10 @@ pub struct Shard<T, S> {
     recv_buffer: RecvBuffer,
     /// What callbacks asked for, until they have returned.
     effects: Vec<Effect>,
-    /// Those whose budget was used up in this turn. One may stand here twice; that does no harm.
-    draining_next: Vec<SessionId>,
+    /// Those on their way out that have more to say, in the order of their turns.
+    draining_next: VecDeque<SessionId>,
+    /// What may still be read in this turn from those on their way out.
+    discard_left: usize,
     /// Sessions with input, in the order of their turns.
     readable: VecDeque<SessionId>,
     /// Sessions that something was queued for in this turn.
@@ -129,7 +131,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 Arc::clone(shared.router.groups()),
                 shared.config.max_groups_per_session,
             ),
-            draining_next: Vec::new(),
+            draining_next: VecDeque::new(),
+            discard_left: 0,
             timeouts: TimeoutQueue::default(),
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
             effects: Vec::new(),
@@ -206,6 +209,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             if writable {
                 draining.handle_writable();
             }
+            // What it has sent is read when its turn comes.
             self.advance_draining(id, now);
             return;
         }
@@ -224,9 +228,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             // The command itself is behind mail that would take longer than there is time.
             self.begin_shutdown(at);
         }
-        for id in std::mem::take(&mut self.draining_next) {
-            self.advance_draining(id, now);
-        }
+        self.discard(now);
         self.retry_stalled();
         if !self.deferred.is_empty() {
             // Mail comes first in a turn, and must not starve what callbacks have asked for.
@@ -253,6 +255,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         self.dirty.append(&mut self.dirty_next);
         self.output_left = self.shared.config.turn_output_bytes as isize;
+        self.discard_left = 0;
         while let Some(request) = self.snapshots.pop() {
             self.answer(request);
         }
@@ -877,6 +880,23 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
+    /// One turn for each that has left and sends on, as far as the input of this turn goes: those who
+    /// are thrown out are as many as they like, and are owed no more of it than the sessions.
+    fn discard(&mut self, now: Instant) {
+        self.discard_left = self.shared.config.turn_input_bytes;
+        for _ in 0..self.draining_next.len() {
+            if self.discard_left == 0 {
+                break;
+            }
+            if let Some(id) = self.draining_next.pop_front() {
+                if let Some(draining) = self.draining.get_mut(&id) {
+                    draining.is_listed = false;
+                }
+                self.advance_draining(id, now);
+            }
+        }
+    }
+
     fn advance_draining(&mut self, id: SessionId, now: Instant) {
         if let Some(draining) = self.draining.remove(&id) {
             self.drain(id, draining, now);
@@ -884,11 +904,15 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     fn drain(&mut self, id: SessionId, mut draining: Draining<T>, now: Instant) {
+        let config = &self.shared.config;
+        let budget_bytes = self.discard_left.min(config.read_budget_bytes);
         let Drained {
             flushed,
             discarded_bytes,
             progress,
-        } = draining.advance(&mut self.recv_buffer, &self.shared.config, now);
+        } = draining.advance(&mut self.recv_buffer, budget_bytes, config, now);
+        let cost = discarded_bytes.max(MIN_PACKET_COST);
+        self.discard_left = self.discard_left.saturating_sub(cost);
         self.count(&flushed);
         self.metrics().bytes_received.add(discarded_bytes as u64);
         if progress == Progress::Done {
@@ -900,10 +924,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         let deadline = draining.deadline();
         self.timeouts.arm(id, &mut draining.alarm, deadline);
-        self.draining.insert(id, draining);
-        if progress == Progress::Again {
-            self.draining_next.push(id);
+        if progress == Progress::Again && !std::mem::replace(&mut draining.is_listed, true) {
+            self.draining_next.push_back(id);
         }
+        self.draining.insert(id, draining);
     }
 
     fn begin_shutdown(&mut self, flush_by: Instant) {
@@ -924,4 +948,122 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 pub(crate) fn guarded<R>(callback: impl FnOnce() -> R) -> Result<R, DisconnectReason> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback))
         .map_err(|_| DisconnectReason::HandlerPanicked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Admission;
+    use crate::mailbox::Mailbox;
+    use crate::packet::Packet;
+    use crate::reason::Kick;
+    use crate::send_buffer::ChunkPool;
+    use std::io::{Read, Write};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A peer that never stops sending, and takes whatever it is given.
+    struct Flood {
+        read_bytes: Arc<AtomicUsize>,
+    }
+
+    impl Read for Flood {
+        fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
+            self.read_bytes.fetch_add(memory.len(), Ordering::Relaxed);
+            Ok(memory.len())
+        }
+    }
+
+    impl Write for Flood {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Transport for Flood {
+        fn shutdown_write(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn poll_connected(&mut self) -> io::Result<bool> {
+            Ok(true)
+        }
+    }
+
+    struct Nobody;
+
+    impl Session for Nobody {
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+    }
+
+    fn shard(config: &Config) -> Shard<Flood, Nobody> {
+        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
+        let mailbox = Mailbox::new(config.mailbox_bytes, || {});
+        Shard::new(
+            0,
+            Arc::new(Shared {
+                config: config.clone(),
+                router: Arc::new(Router::new([mailbox])),
+                buffers: SendBufferManager::new(pool),
+                metrics: Arc::new(Metrics::new(1)),
+                departures: DepartureLog::default(),
+                factory: Box::new(|_| Nobody),
+                farewell: Arc::new(|_, _| None),
+            }),
+        )
+    }
+
+    /// A thousand that are thrown out at once and send on must not keep the next tick waiting: each
+    /// may send as much as a session, and all together no more than one turn reads.
+    #[test]
+    fn those_on_their_way_out_are_read_within_the_input_of_a_turn() {
+        let config = Config::default();
+        let (mut shard, now) = (shard(&config), Instant::now());
+        let admission = Arc::new(Admission::new(1, None, None));
+        let read_bytes = Arc::new(AtomicUsize::new(0));
+        let mut ids = Vec::new();
+        for port in 0..1000 {
+            let stream = Flood {
+                read_bytes: Arc::clone(&read_bytes),
+            };
+            let permit = admission.admit(([127, 0, 0, 1], port).into()).unwrap();
+            let arrival = Arrival {
+                stream,
+                permit,
+                tag: None,
+                is_connecting: false,
+            };
+            shard.handle_command(Command::Adopt(arrival), now, |_, id| {
+                ids.push(id);
+                Ok(())
+            });
+        }
+        for id in &ids {
+            let close = Command::Close(*id, DisconnectReason::Closed);
+            shard.handle_command(close, now, |_, _| Ok(()));
+        }
+        let mut most_bytes = 0;
+        for turn in 0..100 {
+            let before = read_bytes.load(Ordering::Relaxed);
+            for id in &ids {
+                shard.handle_readiness(*id, true, turn % 2 == 0, now);
+            }
+            shard.run(now);
+            assert!(shard.has_work(), "there is more to throw away");
+            most_bytes = most_bytes.max(read_bytes.load(Ordering::Relaxed) - before);
+        }
+        assert!(
+            most_bytes <= config.turn_input_bytes + config.read_budget_bytes,
+            "{most_bytes} bytes in one turn"
+        );
+        shard.run(now + config.linger);
+        assert!(shard.draining.is_empty() && admission.total() == 0);
+        shard.run(now + config.linger);
+        assert!(!shard.has_work(), "nothing is left on a list");
+    }
 }

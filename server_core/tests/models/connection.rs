@@ -278,7 +278,12 @@ impl Machine {
         };
         let Drained {
             flushed, progress, ..
-        } = draining.advance(&mut self.recv_buffer, &self.config, self.now);
+        } = draining.advance(
+            &mut self.recv_buffer,
+            self.config.read_budget_bytes,
+            &self.config,
+            self.now,
+        );
         self.bytes_sent += flushed.bytes;
         self.packets_sent += flushed.packets;
         self.queued_bytes += flushed.queue_growth;

@@ -1016,6 +1016,40 @@ fn few_descriptors_are_no_reason_to_keep_a_scrape_waiting() {
     drop(held);
 }
 
+/// Out of descriptors, accept fails before it looks whether anybody waits. Who has the last one may
+/// still ask: nobody else has come.
+#[test]
+fn who_has_the_last_descriptor_may_take_its_time_to_ask() {
+    let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "1000"];
+    let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
+    let server = Server::start_with_ulimit("-n 48", &flags);
+    let addr = metrics_addr(&server);
+    // Those that it has inherited may have numbers that the limit does not allow it.
+    let taken = || {
+        let dir = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+        let numbers = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        numbers
+            .filter(|one| one.parse::<u32>().unwrap() < 48)
+            .count()
+    };
+    let mut players = vec![server.join()];
+    while taken() < 47 {
+        players.push(server.join());
+    }
+    let mut scraper = connect(addr);
+    // Long enough for the port to look around, far from the end of its patience.
+    thread::sleep(Duration::from_millis(300));
+    scraper.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(Response::read(&mut scraper).unwrap().status, 200);
+    // One who does wait is a reason to send an idle one away.
+    let idle = connect(addr);
+    let since = Instant::now();
+    assert_eq!(get(addr, "/healthz").status, 200);
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    drop((idle, players));
+}
+
 #[test]
 fn out_of_descriptors_it_waits_and_does_not_spin() {
     let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "1000"];

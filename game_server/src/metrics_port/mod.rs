@@ -154,6 +154,8 @@ struct Service {
     clients: Slab<Client>,
     scratch: Box<[u8]>,
     may_accept: bool,
+    /// An event has told that somebody waits to be accepted, and nobody was since.
+    is_asked_for: bool,
     /// Accept again then.
     retry_at: Option<Instant>,
     backoff: Backoff,
@@ -184,6 +186,7 @@ impl Service {
             clients: Slab::with_capacity(MAX_CLIENTS),
             scratch: vec![0; 16 << 10].into(),
             may_accept: true,
+            is_asked_for: false,
             retry_at: None,
             backoff: Backoff::new(RETRY.0, RETRY.1),
             may_say_why_at: None,
@@ -209,7 +212,10 @@ impl Service {
             for event in &events {
                 match event.token() {
                     WAKER => {}
-                    SOCKET => self.may_accept |= self.retry_at.is_none(),
+                    SOCKET => {
+                        self.is_asked_for = true;
+                        self.may_accept |= self.retry_at.is_none();
+                    }
                     Token(key) => {
                         if let Some(client) = self.clients.get_mut(key) {
                             client.is_ready = true;
@@ -257,6 +263,7 @@ impl Service {
             match self.port.socket.accept() {
                 Ok((stream, _)) => {
                     self.backoff.reset();
+                    self.is_asked_for = false;
                     self.receive(stream, now);
                 }
                 Err(error) => match error.kind() {
@@ -265,7 +272,10 @@ impl Service {
                     ErrorKind::Interrupted
                     | ErrorKind::ConnectionAborted
                     | ErrorKind::ConnectionReset => {}
-                    // Out of descriptors, most likely: those that idle here hold some.
+                    // Out of descriptors, most likely. Accept wants one before it looks whether
+                    // anybody waits: nobody has to go for one who does not.
+                    _ if !self.is_asked_for && self.ask_for_an_event() => return false,
+                    // Those that idle here hold some.
                     _ if self.make_room(Claim::Question) => {}
                     _ if self.clients.iter().any(|(_, client)| client.is_ready) => return true,
                     _ => {
@@ -276,6 +286,13 @@ impl Service {
             }
         }
         true
+    }
+
+    /// Registered again, the socket tells once more of those who wait already.
+    fn ask_for_an_event(&mut self) -> bool {
+        let (registry, socket) = (self.port.poll.registry(), &mut self.port.socket);
+        let asked = registry.reregister(socket, SOCKET, Interest::READABLE);
+        asked.is_ok()
     }
 
     /// Sends the oldest of those away who have the weakest claim to stay, but nobody with a
@@ -303,6 +320,8 @@ impl Service {
 
     fn pause(&mut self, error: &io::Error, now: Instant) {
         self.retry_at = Some(now + self.backoff.next_delay(u32::MAX));
+        // By then that one may have gone.
+        self.is_asked_for = false;
         if self.may_say_why_at.is_none_or(|at| at <= now) {
             self.may_say_why_at = Some(now + SILENCE);
             log::warn!("the metrics port cannot accept for now: {error}");

@@ -4,6 +4,7 @@
 mod util;
 
 use serde_json::Value;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -112,4 +113,107 @@ fn a_tick_that_an_attack_makes_late_is_found() {
     let rise = json["attack"]["tick_delay_p99_rise_ms"].as_f64().unwrap();
     assert!(rise > 20.0, "{json}");
     assert!(json["failures"].to_string().contains("rose by"), "{json}");
+}
+
+/// Sessions that come and go in front of a closed door are no attack, and prove nothing.
+#[test]
+fn an_attack_that_nobody_was_let_in_for_proves_nothing() {
+    thread::scope(|scope| {
+        for (name, proves) in [
+            ("zero-size", false),
+            ("echo-flood", false),
+            ("no-read", false),
+            // Where connections are the attack, the door is what is attacked.
+            ("rst-storm", true),
+            ("connect-flood", true),
+        ] {
+            scope.spawn(move || {
+                let server = RealServer::with_room_for(Some(10), 1, Some(10));
+                let (run, json) = attack(server.addr(), name);
+                let tally = &json["attack"]["tally"];
+                assert!(tally["connections"].as_u64() > Some(5), "{name}: {tally}");
+                let failures = json["failures"].to_string();
+                let is_found = failures.contains("nothing was attacked");
+                assert_eq!(is_found, !proves, "{name}: {failures} {tally}");
+                assert!(proves || run.status == Some(1), "{name}: {json}");
+            });
+        }
+    });
+}
+
+/// One attacker is kicked, four sit there for as long as the attack lasts: that is not "all of them
+/// are kicked".
+#[test]
+fn attackers_that_nothing_can_be_said_of_are_no_success() {
+    let is_told = AtomicBool::new(false);
+    let stub = Stub::start(move |session, tick| match session {
+        10 if is_told.swap(true, Ordering::Relaxed) => None,
+        10 => Some(packet(6, b"\x05\x00too slow")),
+        _ => Some(hello(tick, TEXT)),
+    });
+    let (run, json) = attack(stub.addr, "slowloris");
+    let tally = &json["attack"]["tally"];
+    assert_eq!(tally["kicked"]["packet_timeout"], 1, "{json}");
+    assert_eq!(tally["undecided"], 4, "{json}");
+    assert_eq!(run.status, Some(1), "{json}");
+    assert!(json["failures"].to_string().contains("too short"), "{json}");
+}
+
+#[test]
+fn attackers_that_are_not_told_why_are_found() {
+    let stub = Stub::start(|session, tick| (session < 10).then(|| hello(tick, TEXT)));
+    let (_, json) = attack(stub.addr, "unknown-id");
+    assert!(
+        json["attack"]["tally"]["untold"].as_u64() > Some(5),
+        "{json}"
+    );
+    let failures = json["failures"].to_string();
+    let is_excused = json["client"]["client_limited"] == true;
+    assert!(is_excused || failures.contains("not told why"), "{json}");
+}
+
+/// One tick before the attack and one under it say nothing of how late ticks are.
+#[test]
+fn healthy_sessions_that_were_not_measured_are_no_success() {
+    let stub = Stub::start(|_, tick| match tick % 400 {
+        1 => Some(hello(1 + tick / 400, TEXT)),
+        _ => Some(Vec::new()),
+    });
+    let (run, json) = attack(stub.addr, "rst-storm");
+    assert_eq!(
+        json["attack"]["tick_delay_p99_rise_ms"],
+        Value::Null,
+        "{json}"
+    );
+    assert_eq!(run.status, Some(1), "{json}");
+    assert!(
+        json["failures"].to_string().contains("too few ticks"),
+        "{json}"
+    );
+}
+
+/// One of sixty waits for three seconds, once: no percentile shows that.
+#[test]
+fn a_healthy_session_that_waits_alone_is_found() {
+    const WAIT: Duration = Duration::from_secs(3);
+    let attacked_at = Mutex::new(None);
+    let stub = Stub::with_delays(move |session, tick| {
+        let mut attacked_at = attacked_at.lock().unwrap();
+        if session >= 60 {
+            attacked_at.get_or_insert(tick);
+        }
+        let waits = session == 7 && attacked_at.is_some_and(|at| at + 20 == tick);
+        Some((if waits { WAIT } else { Duration::ZERO }, hello(tick, TEXT)))
+    });
+    let args = ["--count", "60", "--duration-secs", "12", "--attackers", "5"];
+    let (run, json) = Run::json(stub.addr, &[&args[..], &["--attack", "rst-storm"]].concat());
+    let (before, during) = (&json["attack"]["before"], &json["attack"]["during"]);
+    assert!(during["max_ms"].as_f64() > Some(2_000.0), "{json}");
+    // Whoever was not run for seconds itself may not say so.
+    let is_excused =
+        json["client"]["client_limited"] == true || before["max_ms"].as_f64() > Some(1e3);
+    let is_found = json["failures"]
+        .to_string()
+        .contains("late under the attack");
+    assert!(is_excused || is_found && run.status == Some(1), "{json}");
 }

@@ -104,7 +104,7 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 /// The default of the server's packet timeout is 10 s.
 const PACKET_TIME: Duration = Duration::from_secs(15);
 /// A reader that stops is found by bytes, or by age after 5 s.
-const READ_TIME: Duration = Duration::from_secs(30);
+const READ_TIME: Duration = Duration::from_secs(15);
 
 impl Attack {
     /// Connections that one attacker has at a time.
@@ -218,6 +218,11 @@ impl Attack {
                 }
             }
         }
+    }
+
+    /// Whether coming and going is the attack, let in or not.
+    pub fn is_of_connections(self) -> bool {
+        matches!(self, Self::RstStorm | Self::ConnectFlood)
     }
 
     /// How long it has to last before anything can be said of it.

@@ -187,8 +187,8 @@ impl Besieged {
 impl Tally {
     /// Whether the server has had to show what it does about an attacker.
     pub fn is_telling(&self) -> bool {
-        let ended = self.ended_without_reason + self.turned_away + self.not_kicked;
-        ended > 0 || !self.kicked.is_empty()
+        let ended = self.ended_without_reason + self.not_kicked;
+        self.undecided == 0 && (ended > 0 || !self.kicked.is_empty())
     }
 }
 

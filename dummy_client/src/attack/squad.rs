@@ -30,16 +30,23 @@ pub struct Squad {
 pub struct Tally {
     /// Connections that stood.
     pub connections: u64,
+    /// Those on which the attack was made: not those that were refused because the server is full,
+    /// unless connections themselves are the attack, nor those that had just begun at the end.
+    pub fought: u64,
     /// Connections that could not be made, or were refused because the server is full.
     pub turned_away: u64,
     /// Those that the server ended with a reason, by reason.
     pub kicked: BTreeMap<String, u64>,
     /// Those that it ended without one that could be read.
     pub ended_without_reason: u64,
+    /// Those of them that read all along, and were owed a reason.
+    pub untold: u64,
     /// Those that it ended with another reason than is due; they are among the kicked as well.
     pub wrong_reason: u64,
     /// Those that it should have ended by then, and had not.
     pub not_kicked: u64,
+    /// Attackers that were still waiting for their first end when the attack was over.
+    pub undecided: u64,
     /// What was sent.
     pub bytes_sent: u64,
     /// Packets that came back.
@@ -51,6 +58,8 @@ struct Attacker {
     state: State,
     /// When something is to be done without an event.
     next_at: Option<Instant>,
+    /// A connection of its has come to the end that is due, or has waited for it in vain.
+    is_decided: bool,
 }
 
 enum State {
@@ -110,6 +119,7 @@ impl Squad {
                 .map(|_| Attacker {
                     state: State::Resting,
                     next_at: Some(Instant::now()),
+                    is_decided: false,
                 })
                 .collect(),
             begun: 0,
@@ -190,6 +200,11 @@ impl Field {
                 }
             }
         }
+        let now = Instant::now();
+        for attacker in &self.attackers {
+            self.tally.undecided += u64::from(attacker.is_undecided());
+            self.tally.fought += u64::from(attacker.has_a_footing(now));
+        }
         Ok(std::mem::take(&mut self.tally))
     }
 
@@ -217,6 +232,7 @@ impl Field {
                         has_more
                     }
                     Err(end) => {
+                        self.attackers[index].is_decided |= end.is_telling();
                         self.count(&fight.plan, &end);
                         self.rest(index, fight.plan.pause, now);
                         false
@@ -236,10 +252,9 @@ impl Field {
         });
         match stream {
             Ok(stream) => {
-                self.attackers[index] = Attacker {
-                    state: State::Connecting(stream, plan),
-                    next_at: Some(now + CONNECT_TIME),
-                };
+                let attacker = &mut self.attackers[index];
+                attacker.state = State::Connecting(stream, plan);
+                attacker.next_at = Some(now + CONNECT_TIME);
             }
             Err(_) => self.turn_away(index, now),
         }
@@ -280,18 +295,19 @@ impl Field {
     }
 
     fn rest(&mut self, index: usize, pause: Duration, now: Instant) {
-        self.attackers[index] = Attacker {
-            state: State::Resting,
-            next_at: Some(now + pause),
-        };
+        let attacker = &mut self.attackers[index];
+        attacker.state = State::Resting;
+        attacker.next_at = Some(now + pause);
     }
 
     fn count(&mut self, plan: &Plan, end: &End) {
         let tally = &mut self.tally;
+        let is_refused = matches!(end, End::ByServer(Some(SERVER_FULL)));
+        tally.fought += u64::from(!is_refused || self.attack.is_of_connections());
         match *end {
             End::AsPlanned => {}
             End::OutOfPatience => tally.not_kicked += 1,
-            End::ByServer(Some(code)) if code == SERVER_FULL => tally.turned_away += 1,
+            End::ByServer(Some(SERVER_FULL)) => tally.turned_away += 1,
             End::ByServer(Some(code)) => {
                 *tally.kicked.entry(label_of(code).into()).or_default() += 1;
                 if matches!(plan.due, Due::Bye(codes) if !codes.contains(&code) && code != SHUTDOWN)
@@ -299,7 +315,39 @@ impl Field {
                     tally.wrong_reason += 1;
                 }
             }
-            End::ByServer(None) => tally.ended_without_reason += 1,
+            End::ByServer(None) => {
+                tally.ended_without_reason += 1;
+                tally.untold += u64::from(plan.reads && matches!(plan.due, Due::Bye(_)));
+            }
+        }
+    }
+}
+
+impl Attacker {
+    /// Whether it is under way, and nothing can be said yet of what becomes of such a one.
+    fn is_undecided(&self) -> bool {
+        let is_judged = match &self.state {
+            State::Fighting(fight) => fight.plan.due != Due::Anything,
+            State::Resting | State::Connecting(..) => false,
+        };
+        is_judged && !self.is_decided
+    }
+
+    /// Whether it stands, and for so long that it was let in.
+    fn has_a_footing(&self, now: Instant) -> bool {
+        match &self.state {
+            State::Fighting(fight) => fight.bye.is_none() && fight.since + FOOTING <= now,
+            State::Resting | State::Connecting(..) => false,
+        }
+    }
+}
+
+impl End {
+    fn is_telling(&self) -> bool {
+        match self {
+            Self::ByServer(code) => *code != Some(SERVER_FULL),
+            Self::AsPlanned => false,
+            Self::OutOfPatience => true,
         }
     }
 }
@@ -330,6 +378,8 @@ const EINPROGRESS: i32 = 115;
 const EINPROGRESS: i32 = 36;
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// A server that is full has said so by then.
+const FOOTING: Duration = Duration::from_secs(1);
 const TURNED_AWAY_PAUSE: Duration = Duration::from_millis(100);
 const SERVER_FULL: u16 = 9;
 const SHUTDOWN: u16 = 10;
@@ -363,7 +413,7 @@ impl Fight {
     /// Reads, writes, and looks at the time. Returns whether there is more to do at once.
     fn go_on(&mut self, buffer: &mut [u8], tally: &mut Tally, now: Instant) -> Result<bool, End> {
         let may_read_on = self.plan.reads && self.read(buffer, tally)?;
-        let may_write_on = self.write(tally, now)?;
+        let may_write_on = self.write(buffer, tally, now)?;
         match self.plan.ending {
             Ending::Reset(after) if self.since + after <= now => return Err(End::AsPlanned),
             Ending::ShutWrite if self.unsent.is_empty() && !self.has_shut => {
@@ -411,7 +461,7 @@ impl Fight {
         }
     }
 
-    fn write(&mut self, tally: &mut Tally, now: Instant) -> Result<bool, End> {
+    fn write(&mut self, buffer: &mut [u8], tally: &mut Tally, now: Instant) -> Result<bool, End> {
         let mut left = BUDGET_BYTES;
         while self.is_writable && self.bye.is_none() && left > 0 {
             if self.unsent.is_empty() {
@@ -437,7 +487,11 @@ impl Fight {
                         self.is_writable = false;
                         return Ok(true);
                     }
-                    _ => return Err(End::ByServer(None)),
+                    // It has never looked: that it was not even let in stands before all else.
+                    _ => {
+                        self.read(buffer, tally)?;
+                        return Err(End::ByServer(self.bye));
+                    }
                 },
             }
         }

@@ -26,6 +26,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 const MAX_GROUPS: usize = 50;
 /// By how much the 99th percentile of the healthy sessions' tick delay may rise under an attack.
 const MAX_RISE_MS: f64 = 20.0;
+/// By how much the latest tick of any one of them may be later than the latest one before the attack:
+/// who is one of many is not seen in a percentile.
+const MAX_WAIT_MS: f64 = 1_000.0;
 /// Who was away for longer than this cannot hold it against the server that something did not come,
 /// or that it was thrown out.
 const MAX_EXCUSED_LAG_MS: f64 = 1_000.0;
@@ -622,7 +625,9 @@ fn attack_failures(attack: &Besieged, client_limited: bool) -> Vec<String> {
         failures.push("the run was over before the attack began".into());
     }
     let needed = attack.patience_secs;
-    if needed > 0.0 && !tally.is_telling() {
+    if attack.elapsed_secs > 0.0 && tally.fought == 0 {
+        failures.push("nothing was attacked: no attacker was let in".into());
+    } else if needed > 0.0 && !tally.is_telling() {
         failures.push(format!(
             "the attack was too short to tell whether attackers are kicked: it needs {needed} s"
         ));
@@ -636,6 +641,22 @@ fn attack_failures(attack: &Besieged, client_limited: bool) -> Vec<String> {
     if tally.wrong_reason > 0 {
         let count = tally.wrong_reason;
         failures.push(format!("{count} attackers were kicked for another reason"));
+    }
+    if tally.untold > 0 && !client_limited {
+        let count = tally.untold;
+        failures.push(format!(
+            "{count} attackers that read on were kicked and not told why"
+        ));
+    }
+    if attack.elapsed_secs > 0.0 && attack.tick_delay_p99_rise_ms.is_none() {
+        failures.push("too few ticks came to tell whether the attack made them late".into());
+    }
+    let longest = attack.during.max_ms - attack.before.max_ms;
+    if longest > MAX_WAIT_MS && !client_limited {
+        failures.push(format!(
+            "a tick was {:.0} ms late under the attack, and {:.0} ms at the most before",
+            attack.during.max_ms, attack.before.max_ms
+        ));
     }
     let rise = attack.tick_delay_p99_rise_ms.unwrap_or(0.0);
     if rise > MAX_RISE_MS && !client_limited {

@@ -113,9 +113,18 @@ pub struct RealServer(Server);
 
 impl RealServer {
     pub fn start(workers: usize, max_chats_per_sec: Option<u32>) -> Self {
+        Self::with_room_for(None, workers, max_chats_per_sec)
+    }
+
+    pub fn with_room_for(
+        max_sessions: Option<usize>,
+        workers: usize,
+        max_chats_per_sec: Option<u32>,
+    ) -> Self {
         let session = move |_| GameSession::new(max_chats_per_sec);
         let server = Server::builder()
             .workers(workers)
+            .max_sessions(max_sessions)
             .farewell(SBye::farewell)
             .start("127.0.0.1:0", session)
             .unwrap();

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The promise, executed: 200 healthy sessions beside 20 attackers, one attack after the other, each
 # with a server of its own. No healthy session may lose a tick, no p99 tick delay may rise by more
-# than 20 ms, and every attacker that should be kicked has to be.
+# than 20 ms, and every attacker that should be kicked has to be. Where the client was too busy to
+# tell how late ticks were, that is said, and is no failure.
 #
 #   ./scripts/attack.sh                      all fifteen, about nine minutes
 #   ./scripts/attack.sh zero-size no-read    these two
@@ -19,7 +20,7 @@ fi
 build
 say "$healthy healthy sessions beside $attackers attackers, $secs s each"
 printf '%-14s %-9s %5s %12s %12s  %s\n' attack verdict lost 'p99 without' 'p99 with' 'attackers'
-failed=()
+failed=() unjudged=()
 for attack in "${attacks[@]}"; do
     start_server "server-$attack" --stats-interval-secs 0
     status=0
@@ -37,6 +38,9 @@ for attack in "${attacks[@]}"; do
     if [ "$status" != 0 ]; then
         failed+=("$attack")
         sed -n 's/^\(failed .*\)/               \1/p' "$out"
+    elif [ "$verdict" != ok ]; then
+        unjudged+=("$attack")
+        sed -n 's/^\(client .*\)/               \1/p' "$out"
     fi
     is_running "$server_pid" || fail "$attack: the server has died"
     kill -TERM "$server_pid"
@@ -44,4 +48,9 @@ for attack in "${attacks[@]}"; do
     rm -f "$work/$attack".* "$work/server-$attack.log"
 done
 [ ${#failed[@]} = 0 ] || fail "not as promised: ${failed[*]}"
-printf '\nAll as promised.\n'
+if [ ${#unjudged[@]} = 0 ]; then
+    printf '\nAll as promised.\n'
+else
+    printf '\nNo tick was lost. How late ticks were cannot be told for: %s.\n' "${unjudged[*]}"
+    printf 'There the client was the bottleneck itself: give it a machine with nothing else to do.\n'
+fi

@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_sessions: usize,
 
-    /// Sessions at a time from one address; 0: off
+    /// Sessions at a time from one address (or one IPv6 network of 64 bits); 0: off
     #[arg(long, env = "GAME_SERVER_MAX_SESSIONS_PER_IP", default_value_t = 0)]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_sessions_per_ip: usize,

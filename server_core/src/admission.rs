@@ -1,7 +1,7 @@
 //! Who may come in, and to which worker. The permit is the seat: it goes back by itself.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -71,7 +71,7 @@ impl Admission {
     pub fn admit_outgoing(self: &Arc<Self>, peer: SocketAddr) -> Permit {
         self.total.fetch_add(1, Ordering::AcqRel);
         if let Some(by_ip) = &self.by_ip {
-            *by_ip.counts().entry(peer.ip()).or_default() += 1;
+            *by_ip.counts().entry(owner_of(peer.ip())).or_default() += 1;
         }
         self.seat(peer)
     }
@@ -100,7 +100,7 @@ impl Admission {
 
 impl ByIp {
     fn enter(&self, ip: IpAddr) -> bool {
-        let mut counts = self.counts();
+        let (mut counts, ip) = (self.counts(), owner_of(ip));
         let count = counts.entry(ip).or_default();
         let welcome = *count < self.max;
         *count += usize::from(welcome);
@@ -111,7 +111,7 @@ impl ByIp {
     }
 
     fn leave(&self, ip: IpAddr) {
-        let mut counts = self.counts();
+        let (mut counts, ip) = (self.counts(), owner_of(ip));
         if let Some(count) = counts.get_mut(&ip) {
             *count -= 1;
             if *count == 0 {
@@ -123,6 +123,15 @@ impl ByIp {
     fn counts(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
         // Counts are changed in one step each: a panic elsewhere cannot have torn them.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The address by which its owner is counted. One customer has not one IPv6 address but all that begin
+/// with the same 64 bits, and could come from another one each time.
+fn owner_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        ip => ip,
     }
 }
 
@@ -178,6 +187,23 @@ mod tests {
         drop(taken);
         assert_eq!(admission.total(), 0);
         assert!(admission.admit(peer(1)).is_some());
+    }
+
+    #[test]
+    fn one_network_of_ipv6_is_one_address() {
+        let admission = Arc::new(Admission::new(1, None, Some(2)));
+        let admit = |ip: &str| admission.admit(SocketAddr::new(ip.parse().unwrap(), 1));
+        let first = admit("2001:db8:1:2::1").unwrap();
+        let _second = admit("2001:db8:1:2:ffff::7").unwrap();
+        assert!(admit("2001:db8:1:2:aaaa:bbbb:cccc:dddd").is_none());
+        let _neighbour = admit("2001:db8:1:3::1").unwrap();
+        drop(first);
+        let _third = admit("2001:db8:1:2::9").unwrap();
+        // Where one socket listens for both, IPv4 comes in the clothes of IPv6.
+        let _mapped = [admit("::ffff:10.0.0.1"), admit("::ffff:10.0.0.2")].map(Option::unwrap);
+        let _same = admit("10.0.0.1").unwrap();
+        assert!(admit("::ffff:10.0.0.1").is_none());
+        assert!(admit("::1").is_some());
     }
 
     #[test]

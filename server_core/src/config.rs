@@ -29,7 +29,8 @@ pub struct Config {
     pub backlog: u32,
     /// Sessions at a time, over all workers. Default: `None`.
     pub max_sessions: Option<usize>,
-    /// Sessions at a time from one address. Default: `None`.
+    /// Sessions at a time from one address; the 2^64 addresses of one IPv6 network are one. Default:
+    /// `None`.
     pub max_sessions_per_ip: Option<usize>,
     /// The largest packet that a peer may send, header included. Default: 65,535 bytes.
     pub max_packet_bytes: usize,

@@ -697,6 +697,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         // Collected first: a timer that is set to "now" again comes up in the next turn.
         let due: Vec<SessionId> = std::iter::from_fn(|| self.timeouts.pop_due(now)).collect();
+        // Those who began together are due together, and may all have sent by now.
+        let mut left = self.shared.config.turn_input_bytes;
         for id in due {
             if let Some(draining) = self.draining.get_mut(&id) {
                 draining.alarm.rang();
@@ -704,15 +706,18 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 continue;
             }
             self.table.visit(id, |connection| connection.alarm.rang());
-            self.look_at(id, now);
+            match left {
+                0 => self.look_again_at(id, now),
+                _ => left = left.saturating_sub(self.look_at(id, now)),
+            }
         }
     }
 
     /// Nobody is kicked for time before a last look: this process may have been stopped or busy,
-    /// and what the peer owes us may lie in its socket.
-    fn look_at(&mut self, id: SessionId, now: Instant) {
+    /// and what the peer owes us may lie in its socket. Returns what it costs of the turn's input.
+    fn look_at(&mut self, id: SessionId, now: Instant) -> usize {
         if (self.table).visit(id, |connection| connection.is_leaving) != Some(false) {
-            return;
+            return 0;
         }
         let is_timer_due = self
             .table
@@ -732,7 +737,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             Due::Input(_) if !self.may_read() => self.look_again_at(id, now + RETRY),
             Due::Input(_) => {
-                self.read(id, now);
+                let cost = self.read(id, now);
                 let has_more = self
                     .table
                     .visit(id, |connection| connection.is_listed_readable);
@@ -741,6 +746,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     Due::Input(reason) => self.close_in_order(id, reason),
                     _ => self.rearm(id),
                 }
+                return cost;
             }
             Due::Output(_) => {
                 self.table.visit(id, Connection::assume_writable);
@@ -763,6 +769,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 }
             }
         }
+        0
     }
 
     /// What the time has brought for one session. Its own timer is another matter.
@@ -964,10 +971,23 @@ mod tests {
     /// A peer that never stops sending, and takes whatever it is given.
     struct Flood {
         read_bytes: Arc<AtomicUsize>,
+        /// Before that it sends this much, a byte at a time.
+        hesitates: Option<u8>,
     }
 
     impl Read for Flood {
         fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
+            match &mut self.hesitates {
+                Some(0) => {
+                    self.hesitates = None;
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Some(bytes) => {
+                    *bytes -= 1;
+                    return Ok(1);
+                }
+                None => {}
+            }
             self.read_bytes.fetch_add(memory.len(), Ordering::Relaxed);
             Ok(memory.len())
         }
@@ -1018,23 +1038,22 @@ mod tests {
         )
     }
 
-    /// A thousand that are thrown out at once and send on must not keep the next tick waiting: each
-    /// may send as much as a session, and all together no more than one turn reads.
-    #[test]
-    fn those_on_their_way_out_are_read_within_the_input_of_a_turn() {
-        let config = Config::default();
-        let (mut shard, now) = (shard(&config), Instant::now());
+    /// A thousand such peers, who all send into the same counter.
+    fn thousand(
+        shard: &mut Shard<Flood, Nobody>,
+        hesitates: Option<u8>,
+        now: Instant,
+    ) -> (Vec<SessionId>, Arc<AtomicUsize>, Arc<Admission>) {
         let admission = Arc::new(Admission::new(1, None, None));
         let read_bytes = Arc::new(AtomicUsize::new(0));
         let mut ids = Vec::new();
         for port in 0..1000 {
-            let stream = Flood {
-                read_bytes: Arc::clone(&read_bytes),
-            };
-            let permit = admission.admit(([127, 0, 0, 1], port).into()).unwrap();
             let arrival = Arrival {
-                stream,
-                permit,
+                stream: Flood {
+                    read_bytes: Arc::clone(&read_bytes),
+                    hesitates,
+                },
+                permit: admission.admit(([127, 0, 0, 1], port).into()).unwrap(),
                 tag: None,
                 is_connecting: false,
             };
@@ -1043,6 +1062,55 @@ mod tests {
                 Ok(())
             });
         }
+        (ids, read_bytes, admission)
+    }
+
+    /// A thousand whose time for a packet is up in the same moment get a last look each, and no tick
+    /// waits for what all of them have sent by then.
+    #[test]
+    fn last_looks_are_within_the_input_of_a_turn() {
+        let config = Config::default();
+        let (mut shard, mut now) = (shard(&config), Instant::now());
+        let (ids, read_bytes, admission) = thousand(&mut shard, Some(1), now);
+        for id in &ids {
+            shard.handle_readiness(*id, true, false, now);
+        }
+        shard.run(now);
+        assert_eq!(
+            (shard.sessions(), read_bytes.load(Ordering::Relaxed)),
+            (1000, 0)
+        );
+        now += config.packet_timeout.unwrap();
+        let (mut most_bytes, mut turns) = (0, 0);
+        while shard.sessions() > 0 {
+            let before = read_bytes.load(Ordering::Relaxed);
+            assert!(shard.next_deadline().is_some_and(|at| at <= now));
+            shard.run(now);
+            most_bytes = most_bytes.max(read_bytes.load(Ordering::Relaxed) - before);
+            turns += 1;
+            assert!(turns < 1000, "{} are left", shard.sessions());
+        }
+        // As much again may come from those who have just been thrown out.
+        let allowed = 2 * (config.turn_input_bytes + config.read_budget_bytes);
+        assert!(most_bytes <= allowed, "{most_bytes} bytes in one turn");
+        let totals = shard.shared.metrics.totals();
+        let reasons = totals.disconnects_by_label();
+        let bad: Vec<_> = reasons.filter(|(_, count)| *count > 0).collect();
+        assert_eq!(
+            bad,
+            [("bad_size", 1000)],
+            "what they have sent was looked at"
+        );
+        drop(admission);
+    }
+
+    /// A thousand that are thrown out at once and send on must not keep the next tick waiting: each
+    /// may send as much as a session, and all together no more than one turn reads.
+    #[test]
+    fn those_on_their_way_out_are_read_within_the_input_of_a_turn() {
+        let config = Config::default();
+        let (mut shard, now) = (shard(&config), Instant::now());
+        let (ids, read_bytes, admission) = thousand(&mut shard, None, now);
         for id in &ids {
             let close = Command::Close(*id, DisconnectReason::Closed);
             shard.handle_command(close, now, |_, _| Ok(()));

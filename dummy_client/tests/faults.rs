@@ -139,8 +139,9 @@ fn a_late_tick_is_late_against_the_schedule() {
         Some((slot, late_ms(session, slot)))
     });
     let (delay, spread) = (&json["tick_delay_ms"], &json["tick_spread_ms"]);
-    assert!((190.0..250.0).contains(&number(&delay["max"])), "{delay}");
-    assert!((190.0..250.0).contains(&number(&spread["max"])), "{spread}");
+    // Half a slot more or less is what an undisturbed run may still be off.
+    assert!((150.0..250.0).contains(&number(&delay["max"])), "{delay}");
+    assert!((150.0..250.0).contains(&number(&spread["max"])), "{spread}");
     assert!(number(&delay["p90"]) < 25.0, "{delay}");
     let period = number(&json["tick_period_ms"]);
     assert!((98.0..102.0).contains(&period), "{period}");

@@ -18,7 +18,7 @@ use crate::rate_limiter::RateLimiter;
 use crate::reason::{DisconnectReason, Kick};
 use crate::recv_buffer::RecvBuffer;
 use crate::send_buffer::SendBuffer;
-use crate::send_queue::{MAX_SLICES, SendQueue};
+use crate::send_queue::{MAX_SLICES, PacketRun, SendQueue};
 use crate::session::Peer;
 use crate::snapshot::SessionInfo;
 use crate::timeout_queue::Alarm;
@@ -51,6 +51,8 @@ pub struct Connection<T, S> {
     pub is_listed_readable: bool,
     /// On the worker's list of sessions to flush.
     pub is_dirty: bool,
+    /// What everybody gets in this turn is in its queue already, or none of its business.
+    pub is_apart: bool,
     /// Its end is decided, and waits behind what was asked for before: nobody calls it any more.
     pub is_leaving: bool,
     stream: T,
@@ -138,6 +140,7 @@ impl<T: Transport, S> Connection<T, S> {
             alarm: Alarm::default(),
             is_listed_readable: false,
             is_dirty: false,
+            is_apart: false,
             is_leaving: false,
             stream,
             permit,
@@ -219,8 +222,53 @@ impl<T: Transport, S> Connection<T, S> {
     /// Queues a packet. Returns whether this connection now has to be put on the list of those to
     /// flush.
     pub fn queue(&mut self, buffer: SendBuffer) -> bool {
-        self.queue.push(buffer);
+        self.queue_run(PacketRun::new(buffer))
+    }
+
+    /// The same for several packets at once.
+    pub fn queue_run(&mut self, run: PacketRun) -> bool {
+        self.queue.push_run(run);
         !std::mem::replace(&mut self.is_dirty, true)
+    }
+
+    /// Writes what everybody gets, if nothing stands before it: for a peer that keeps up, the queue is
+    /// not touched. Otherwise it is queued, and the answer is whether this connection now has to be put
+    /// on the list of those to flush.
+    ///
+    /// # Errors
+    /// If the stream is broken.
+    pub fn send_common(
+        &mut self,
+        run: &PacketRun,
+        config: &Config,
+        flushed: &mut Flushed,
+    ) -> Result<bool, DisconnectReason> {
+        let bytes = run.bytes();
+        let is_next = self.is_writable && !self.has_output();
+        if !is_next || bytes.len() > config.write_budget_bytes {
+            return Ok(self.queue_run(run.clone()));
+        }
+        flushed.calls += 1;
+        let written = match self.stream.write(bytes) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.is_writable = false;
+                0
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+            Err(error) => return Err(DisconnectReason::from_io(&error)),
+        };
+        flushed.bytes += written;
+        if written == bytes.len() {
+            flushed.packets += run.packets();
+            self.packets_sent += run.packets() as u64;
+            return Ok(false);
+        }
+        let is_new = self.queue_run(run.clone());
+        let packets = self.queue.advance(written);
+        flushed.packets += packets;
+        self.packets_sent += packets as u64;
+        Ok(is_new)
     }
 
     /// Whether anything waits to be written.

@@ -33,6 +33,13 @@ pub struct SendQueue {
     torn_bytes: u32,
 }
 
+/// Packets that lie side by side in one chunk.
+#[derive(Clone, Debug)]
+pub struct PacketRun {
+    buffer: SendBuffer,
+    packets: usize,
+}
+
 #[derive(Debug, Default)]
 struct Backlog {
     segments: VecDeque<Segment>,
@@ -64,14 +71,50 @@ const MARK_RESOLUTION: Duration = Duration::from_millis(50);
 /// logarithm of the age only.
 const MARK_FRACTION: u32 = 16;
 
+impl PacketRun {
+    /// A run of one encoded packet.
+    #[must_use]
+    pub fn new(packet: SendBuffer) -> Self {
+        Self {
+            buffer: packet,
+            packets: 1,
+        }
+    }
+
+    /// Takes this packet in, if it lies right behind the last one.
+    pub fn append(&mut self, packet: &SendBuffer) -> bool {
+        let fits = self.buffer.merge(packet);
+        self.packets += usize::from(fits);
+        fits
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn packets(&self) -> usize {
+        self.packets
+    }
+}
+
 impl SendQueue {
     /// Queues one encoded packet.
     pub fn push(&mut self, buffer: SendBuffer) {
+        self.push_run(PacketRun::new(buffer));
+    }
+
+    /// Queues several at once.
+    pub fn push_run(&mut self, run: PacketRun) {
+        let PacketRun { buffer, packets } = run;
         if buffer.is_empty() {
             return;
         }
         self.queued_bytes += buffer.len();
-        self.queued_packets += 1;
+        self.queued_packets += packets;
         if self.backlog.is_none() {
             let Some(first) = &mut self.first else {
                 self.first = Some(buffer);

@@ -24,6 +24,7 @@ use crate::reason::DisconnectReason;
 use crate::recv_buffer::RecvBuffer;
 use crate::router::{Arrival, Command, Router};
 use crate::send_buffer::{SendBuffer, SendBufferManager};
+use crate::send_queue::PacketRun;
 use crate::session::{Context, Effect, Peer, Session};
 use crate::session_table::SessionTable;
 use crate::snapshot::SnapshotRequest;
@@ -85,6 +86,11 @@ pub struct Shard<T, S> {
     discard_left: usize,
     /// Sessions with input, in the order of their turns.
     readable: VecDeque<SessionId>,
+    /// What every session gets in this turn that is not `apart`. It is in no queue: most peers keep
+    /// up, and for them it is written from where it lies.
+    common: Option<PacketRun>,
+    /// Sessions for which something comes before or behind it, or that were not here when it was sent.
+    apart: Vec<SessionId>,
     /// Sessions that something was queued for in this turn.
     dirty: Vec<SessionId>,
     /// Sessions whose write budget was used up: dirty in the next turn.
@@ -137,6 +143,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
             effects: Vec::new(),
             readable: VecDeque::new(),
+            common: None,
+            apart: Vec::new(),
             dirty: Vec::new(),
             dirty_next: Vec::new(),
             stalled: VecDeque::new(),
@@ -180,9 +188,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 self.groups.leave(id, group);
             }
             Command::Snapshot(request) => self.snapshots.push(request),
-            Command::Close(id, reason) => {
-                self.table.close(id, reason);
-            }
+            Command::Close(id, reason) => self.close(id, reason),
             Command::Shutdown(flush_by) if self.deferred.is_empty() => {
                 self.begin_shutdown(flush_by);
             }
@@ -377,11 +383,17 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.connected(id, now);
         }
         if self.shutdown_by.is_some() {
-            self.table.close(id, DisconnectReason::Shutdown);
+            self.close(id, DisconnectReason::Shutdown);
         }
     }
 
     fn connected(&mut self, id: SessionId, now: Instant) {
+        if self.common.is_some() {
+            // What was sent to everybody before it came is not for it.
+            self.table
+                .visit(id, |connection| connection.is_apart = true);
+            self.apart.push(id);
+        }
         self.metrics().sessions.add(1);
         self.call(id, now, |session, ctx| session.on_connected(ctx));
         self.rearm(id);
@@ -458,9 +470,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 }
                 self.queue_for_group(group, except, &buffer);
             }
-            Effect::Close(id, reason) if id.worker() == self.worker => {
-                self.table.close(id, reason);
-            }
+            Effect::Close(id, reason) if id.worker() == self.worker => self.close(id, reason),
             Effect::Close(id, reason) if id.worker() < workers => {
                 self.forward(id.worker(), Command::Close(id, reason));
             }
@@ -472,12 +482,16 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
+    /// Ends a session behind what it was sent so far.
+    fn close(&mut self, id: SessionId, reason: DisconnectReason) {
+        self.set_apart(id);
+        self.table.close(id, reason);
+    }
+
     /// Ends a session behind everything that was asked for before.
     fn close_in_order(&mut self, id: SessionId, reason: DisconnectReason) {
         match self.deferred.is_empty() {
-            true => {
-                self.table.close(id, reason);
-            }
+            true => self.close(id, reason),
             false => {
                 (self.table).visit(id, |connection| connection.is_leaving = true);
                 self.deferred.push_back(Effect::Close(id, reason));
@@ -492,6 +506,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     fn queue_for(&mut self, to: SessionId, buffer: SendBuffer) {
         self.charge(buffer.len(), 1);
+        self.set_apart(to);
         match self.table.visit(to, |connection| connection.queue(buffer)) {
             Some(true) => self.dirty.push(to),
             Some(false) => {}
@@ -501,26 +516,67 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     fn queue_for_all(&mut self, buffer: &SendBuffer) {
         self.charge(buffer.len(), self.table.len());
-        let dirty = &mut self.dirty;
-        self.table.visit_all(|id, connection| {
-            if connection.is_open() && connection.queue(buffer.clone()) {
-                dirty.push(id);
+        if self.common.as_mut().is_some_and(|run| run.append(buffer)) {
+            for index in 0..self.apart.len() {
+                self.queue_if_open(self.apart[index], buffer);
+            }
+        } else {
+            self.queue_common();
+            self.common = Some(PacketRun::new(buffer.clone()));
+        }
+    }
+
+    fn queue_for_group(&mut self, group: GroupId, except: Option<SessionId>, buffer: &SendBuffer) {
+        let members = self.groups.members(group).len();
+        self.charge(buffer.len(), members);
+        for index in 0..members {
+            let id = self.groups.members(group)[index];
+            if Some(id) != except {
+                self.set_apart(id);
+                self.queue_if_open(id, buffer);
+            }
+        }
+    }
+
+    /// Who is on the way out is not shown, and who has not come yet gets nothing.
+    fn queue_if_open(&mut self, id: SessionId, buffer: &SendBuffer) {
+        let is_new = self.table.visit(id, |connection| {
+            connection.is_open() && connection.queue(buffer.clone())
+        });
+        if is_new == Some(true) {
+            self.dirty.push(id);
+        }
+    }
+
+    /// What everybody gets comes before what follows for this session alone.
+    fn set_apart(&mut self, id: SessionId) {
+        let Some(run) = &self.common else {
+            return;
+        };
+        let (apart, dirty) = (&mut self.apart, &mut self.dirty);
+        self.table.visit(id, |connection| {
+            if connection.is_open() && !std::mem::replace(&mut connection.is_apart, true) {
+                apart.push(id);
+                if connection.queue_run(run.clone()) {
+                    dirty.push(id);
+                }
             }
         });
     }
 
-    fn queue_for_group(&mut self, group: GroupId, except: Option<SessionId>, buffer: &SendBuffer) {
-        self.charge(buffer.len(), self.groups.members(group).len());
-        let members = self.groups.members(group).iter();
-        for id in members.copied().filter(|id| Some(*id) != except) {
-            // Who is on the way out is not shown, and leaves its groups when it is reaped.
-            let is_new = self.table.visit(id, |connection| {
-                connection.is_open() && connection.queue(buffer.clone())
-            });
-            if is_new == Some(true) {
-                self.dirty.push(id);
+    /// What everybody gets comes before what follows for everybody and lies elsewhere.
+    fn queue_common(&mut self) {
+        let Some(run) = self.common.take() else {
+            return;
+        };
+        let dirty = &mut self.dirty;
+        self.table.visit_all(|id, connection| {
+            let is_apart = std::mem::take(&mut connection.is_apart);
+            if connection.is_open() && !is_apart && connection.queue_run(run.clone()) {
+                dirty.push(id);
             }
-        }
+        });
+        self.apart.clear();
     }
 
     fn forward(&mut self, worker: usize, command: Command<T>) {
@@ -732,9 +788,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         match self.due(id, now) {
             Due::Nothing => self.rearm(id),
-            Due::Over(reason) => {
-                self.table.close(id, reason);
-            }
+            Due::Over(reason) => self.close(id, reason),
             Due::Input(_) if !self.may_read() => self.look_again_at(id, now + RETRY),
             Due::Input(_) => {
                 let cost = self.read(id, now);
@@ -762,9 +816,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     // While we did not run, nobody could take anything: who has an old byte
                     // waiting gets as much time as we took.
                     (Due::Output(_), Some(at)) if now < at => self.look_again_at(id, at),
-                    (Due::Output(reason), _) => {
-                        self.table.close(id, reason);
-                    }
+                    (Due::Output(reason), _) => self.close(id, reason),
                     _ => self.rearm(id),
                 }
             }
@@ -784,6 +836,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     fn flush_all(&mut self, now: Instant) {
         let mut total = Flushed::default();
+        self.send_common(&mut total);
         let mut dirty = std::mem::take(&mut self.dirty);
         for id in dirty.drain(..) {
             self.flush(id, now, &mut total);
@@ -795,6 +848,29 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         );
         self.dirty = dirty;
         self.count(&total);
+    }
+
+    /// Writes what everybody gets to those who have nothing before it. The others are flushed.
+    fn send_common(&mut self, total: &mut Flushed) {
+        let Some(run) = self.common.take() else {
+            return;
+        };
+        let (config, dirty) = (&self.shared.config, &mut self.dirty);
+        let mut broken = Vec::new();
+        self.table.visit_all(|id, connection| {
+            if std::mem::take(&mut connection.is_apart) || !connection.is_open() {
+                return;
+            }
+            match connection.send_common(&run, config, total) {
+                Ok(true) => dirty.push(id),
+                Ok(false) => {}
+                Err(reason) => broken.push((id, reason)),
+            }
+        });
+        self.apart.clear();
+        for (id, reason) in broken {
+            self.table.close(id, reason);
+        }
     }
 
     fn flush(&mut self, id: SessionId, now: Instant, total: &mut Flushed) {
@@ -942,6 +1018,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             return;
         }
         self.shutdown_by = Some(flush_by);
+        self.queue_common();
         self.table.close_all(DisconnectReason::Shutdown);
         for (id, draining) in &mut self.draining {
             draining.hurry(flush_by);
@@ -1133,5 +1210,31 @@ mod tests {
         assert!(shard.draining.is_empty() && admission.total() == 0);
         shard.run(now + config.linger);
         assert!(!shard.has_work(), "nothing is left on a list");
+    }
+
+    /// Whether one session ends or all of them do: what everybody was sent before comes before that.
+    #[test]
+    fn what_was_sent_to_all_before_an_end_still_goes_out() {
+        let ends: [fn(SessionId, Instant) -> Command<Flood>; 2] = [
+            |id, _| Command::Close(id, DisconnectReason::Closed),
+            |_, now| Command::Shutdown(now + Duration::from_secs(1)),
+        ];
+        for end in ends {
+            let (mut shard, now) = (shard(&Config::default()), Instant::now());
+            let (ids, _, _admission) = thousand(&mut shard, Some(1), now);
+            shard.run(now);
+            let packet = shard.shared.buffers.write(16, |bytes| {
+                bytes[..4].copy_from_slice(&[16, 0, 7, 0]);
+                16
+            });
+            shard.handle_command(Command::Broadcast(packet), now, |_, _| Ok(()));
+            shard.handle_command(end(ids[500], now), now, |_, _| Ok(()));
+            shard.run(now);
+            let totals = shard.shared.metrics.totals();
+            assert_eq!(totals.packets_sent, 1000);
+            assert_eq!(totals.bytes_sent, 1000 * 16);
+            // One call each: nobody was behind.
+            assert_eq!(totals.write_calls, 1000);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Who may come in, and to which worker. The permit is the seat: it goes back by itself.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,8 +25,14 @@ struct ByIp {
 #[derive(Debug)]
 pub struct Permit {
     admission: Arc<Admission>,
-    peer: SocketAddr,
-    worker: u8,
+    seat: Seat,
+}
+
+/// Whose place it is, and on which worker. Every session has one: the long address is elsewhere.
+#[derive(Debug)]
+enum Seat {
+    V4(SocketAddrV4, u8),
+    V6(Box<SocketAddrV6>, u8),
 }
 
 impl Admission {
@@ -92,8 +98,10 @@ impl Admission {
         load.fetch_add(1, Ordering::AcqRel);
         Permit {
             admission: Arc::clone(self),
-            peer,
-            worker: worker as u8,
+            seat: match peer {
+                SocketAddr::V4(addr) => Seat::V4(addr, worker as u8),
+                SocketAddr::V6(addr) => Seat::V6(Box::new(addr), worker as u8),
+            },
         }
     }
 }
@@ -139,20 +147,24 @@ impl Permit {
     /// Whom it was given to.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
-        self.peer
+        match &self.seat {
+            Seat::V4(addr, _) => (*addr).into(),
+            Seat::V6(addr, _) => (**addr).into(),
+        }
     }
 
     /// The worker on which the place is.
     #[must_use]
     pub fn worker(&self) -> usize {
-        usize::from(self.worker)
+        let (Seat::V4(_, worker) | Seat::V6(_, worker)) = &self.seat;
+        usize::from(*worker)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(by_ip) = &self.admission.by_ip {
-            by_ip.leave(self.peer.ip());
+            by_ip.leave(self.peer().ip());
         }
         self.admission.by_worker[self.worker()].fetch_sub(1, Ordering::AcqRel);
         self.admission.total.fetch_sub(1, Ordering::AcqRel);

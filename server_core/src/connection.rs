@@ -57,34 +57,41 @@ pub struct Connection<T, S> {
     pub is_leaving: bool,
     stream: T,
     permit: Permit,
-    tag: Option<u64>,
+    extras: Option<Box<Extras>>,
     phase: Phase,
+    /// When this phase began.
+    since: Instant,
     is_writable: bool,
     framer: Framer,
     queue: SendQueue,
-    intake: Intake,
-    rate: RateLimiter,
-    partial_since: Option<Instant>,
     last_received_at: Instant,
     timer_at: Option<Instant>,
     gauged_bytes: usize,
-    opened_at: Instant,
     packets_received: u64,
     packets_sent: u64,
+}
+
+/// What few sessions have; the others have no memory for it.
+#[derive(Debug, Default)]
+struct Extras {
+    tag: Option<u64>,
+    rate: RateLimiter,
+    intake: Intake,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Not registered yet, or an outgoing connection that does not stand yet.
-    Connecting { since: Instant },
+    Connecting,
     /// Packets flow.
     Open,
 }
 
 /// Whether the input of a peer waits in its socket until it has taken more of its output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Intake {
     /// It is read as it comes.
+    #[default]
     Free,
     /// Not before the queue is shorter, or this instant.
     Paused { until: Instant },
@@ -135,6 +142,12 @@ impl<T: Transport, S> Connection<T, S> {
     /// A connection that does not stand yet: [`open`](Self::open) says that it does.
     #[must_use]
     pub fn new(session: S, stream: T, permit: Permit, tag: Option<u64>, now: Instant) -> Self {
+        let extras = tag.map(|tag| {
+            Box::new(Extras {
+                tag: Some(tag),
+                ..Extras::default()
+            })
+        });
         Self {
             session,
             alarm: Alarm::default(),
@@ -144,18 +157,15 @@ impl<T: Transport, S> Connection<T, S> {
             is_leaving: false,
             stream,
             permit,
-            tag,
-            phase: Phase::Connecting { since: now },
+            extras,
+            phase: Phase::Connecting,
+            since: now,
             is_writable: false,
             framer: Framer::default(),
             queue: SendQueue::default(),
-            intake: Intake::Free,
-            rate: RateLimiter::default(),
-            partial_since: None,
             last_received_at: now,
             timer_at: None,
             gauged_bytes: 0,
-            opened_at: now,
             packets_received: 0,
             packets_sent: 0,
         }
@@ -164,9 +174,9 @@ impl<T: Transport, S> Connection<T, S> {
     /// The connection stands: packets flow from now on.
     pub fn open(&mut self, now: Instant) {
         self.phase = Phase::Open;
+        self.since = now;
         self.is_writable = true;
         self.last_received_at = now;
-        self.opened_at = now;
     }
 
     /// Whether packets flow.
@@ -178,7 +188,11 @@ impl<T: Transport, S> Connection<T, S> {
     /// Whom this is.
     #[must_use]
     pub fn peer(&self, id: SessionId) -> Peer {
-        Peer::new(id, self.permit.peer(), self.tag)
+        Peer::new(
+            id,
+            self.permit.peer(),
+            self.extras.as_ref().and_then(|extras| extras.tag),
+        )
     }
 
     /// How it is doing.
@@ -187,7 +201,7 @@ impl<T: Transport, S> Connection<T, S> {
         SessionInfo {
             id,
             addr: self.permit.peer(),
-            opened_at: self.opened_at,
+            opened_at: self.since,
             packets_received: self.packets_received,
             packets_sent: self.packets_sent,
             queued_bytes: self.queue.queued_bytes(),
@@ -279,23 +293,32 @@ impl<T: Transport, S> Connection<T, S> {
 
     /// Whether to read from it now. If not, [`resume`](Self::resume) says when.
     pub fn may_receive(&mut self, config: &Config, now: Instant) -> bool {
-        if self.intake == Intake::Free && self.is_crowded(config) && !config.read_pause.is_zero() {
+        if self.intake() == Intake::Free && self.is_crowded(config) && !config.read_pause.is_zero()
+        {
             let until = now + config.read_pause;
-            self.intake = Intake::Paused { until };
+            self.extras.get_or_insert_default().intake = Intake::Paused { until };
         }
-        !matches!(self.intake, Intake::Paused { .. })
+        !matches!(self.intake(), Intake::Paused { .. })
     }
 
     /// Whether a pause of its input is over: then it has to be read, as no edge will tell.
     pub fn resume(&mut self, config: &Config, now: Instant) -> bool {
-        let was_paused = matches!(self.intake, Intake::Paused { .. });
-        let is_over = matches!(self.intake, Intake::Paused { until } if until <= now);
-        if !self.is_crowded(config) {
-            self.intake = Intake::Free;
+        let is_crowded = self.is_crowded(config);
+        let Some(extras) = &mut self.extras else {
+            return false;
+        };
+        let was_paused = matches!(extras.intake, Intake::Paused { .. });
+        let is_over = matches!(extras.intake, Intake::Paused { until } if until <= now);
+        if !is_crowded {
+            extras.intake = Intake::Free;
         } else if is_over {
-            self.intake = Intake::Resumed;
+            extras.intake = Intake::Resumed;
         }
-        was_paused && !matches!(self.intake, Intake::Paused { .. })
+        was_paused && !matches!(extras.intake, Intake::Paused { .. })
+    }
+
+    fn intake(&self) -> Intake {
+        (self.extras.as_ref()).map_or(Intake::Free, |extras| extras.intake)
     }
 
     fn is_crowded(&self, config: &Config) -> bool {
@@ -353,15 +376,15 @@ impl<T: Transport, S> Connection<T, S> {
         now: Instant,
         handle: &mut impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
     ) -> (usize, Result<(), DisconnectReason>) {
-        let was_mid_packet = self.framer.is_mid_packet();
         let mut packets = 0;
         loop {
             match self.framer.next_packet(&mut input, config.max_packet_bytes) {
                 Ok(Some(packet)) => {
                     packets += 1;
-                    let allowed = config
-                        .max_packets_per_sec
-                        .is_none_or(|rate| self.rate.take(rate, now));
+                    let allowed = config.max_packets_per_sec.is_none_or(|rate| {
+                        let extras = self.extras.get_or_insert_default();
+                        extras.rate.take(rate, now)
+                    });
                     let answer = match allowed {
                         true => handle(&mut self.session, packet),
                         false => Err(Kick::RateLimit.into()),
@@ -374,13 +397,7 @@ impl<T: Transport, S> Connection<T, S> {
                 Err(kick) => return (packets, Err(kick.into())),
             }
         }
-        // Counted from the first byte of the packet that is open now: later bytes of the same
-        // packet do not extend it, a packet that began after others were whole has its own time.
-        if !self.framer.is_mid_packet() {
-            self.partial_since = None;
-        } else if packets > 0 || !was_mid_packet {
-            self.partial_since = Some(now);
-        }
+        self.framer.note(now);
         (packets, Ok(()))
     }
 
@@ -446,17 +463,17 @@ impl<T: Transport, S> Connection<T, S> {
     #[must_use]
     pub fn next_deadline(&self, config: &Config) -> Option<Instant> {
         let after = |since: Option<Instant>, wait: Option<_>| Some(since? + wait?);
-        if let Phase::Connecting { since } = self.phase {
-            return after(Some(since), config.connect_timeout);
+        if self.phase == Phase::Connecting {
+            return after(Some(self.since), config.connect_timeout);
         }
-        let paused_until = match self.intake {
+        let paused_until = match self.intake() {
             Intake::Paused { until } => Some(until),
             Intake::Free | Intake::Resumed => None,
         };
         [
             self.timer_at,
             paused_until,
-            after(self.partial_since, config.packet_timeout),
+            after(self.framer.began_at(), config.packet_timeout),
             after(Some(self.last_received_at), config.idle_timeout),
             after(self.queue.oldest_at(), config.max_send_lag),
         ]
@@ -470,9 +487,7 @@ impl<T: Transport, S> Connection<T, S> {
         if self.last_received_at == began {
             self.last_received_at = ended;
         }
-        if self.partial_since == Some(began) {
-            self.partial_since = Some(ended);
-        }
+        self.framer.postdate(began, ended);
     }
 
     /// What the time has brought.
@@ -481,13 +496,13 @@ impl<T: Transport, S> Connection<T, S> {
         let is_over = |since: Option<Instant>, wait: Option<_>| {
             since.zip(wait).is_some_and(|(at, wait)| at + wait <= now)
         };
-        if let Phase::Connecting { since } = self.phase {
-            return match is_over(Some(since), config.connect_timeout) {
+        if self.phase == Phase::Connecting {
+            return match is_over(Some(self.since), config.connect_timeout) {
                 true => Due::Over(DisconnectReason::ConnectFailed(ErrorKind::TimedOut)),
                 false => Due::Nothing,
             };
         }
-        if is_over(self.partial_since, config.packet_timeout) {
+        if is_over(self.framer.began_at(), config.packet_timeout) {
             Due::Input(Kick::PacketTimeout.into())
         } else if is_over(Some(self.last_received_at), config.idle_timeout) {
             Due::Input(DisconnectReason::Idle)

@@ -3,6 +3,7 @@
 use crate::packet::Packet;
 use crate::reason::Kick;
 use crate::wire::{HEADER_BYTES, PacketHeader};
+use std::time::Instant;
 
 /// Cuts the byte stream of one peer into packets, wherever the reads happened to split it.
 ///
@@ -22,10 +23,16 @@ use crate::wire::{HEADER_BYTES, PacketHeader};
 /// ```
 #[derive(Debug, Default)]
 pub struct Framer {
-    /// Invariant: empty, or an unfinished packet, or one whole packet that was shown and is
-    /// dropped with the next call.
-    rest: Vec<u8>,
-    rest_was_shown: bool,
+    /// A pointer, as most peers have none most of the time.
+    rest: Option<Box<Rest>>,
+}
+
+/// An unfinished packet, or one whole packet that was shown and is dropped with the next call.
+#[derive(Debug, Default)]
+struct Rest {
+    bytes: Vec<u8>,
+    was_shown: bool,
+    began_at: Option<Instant>,
 }
 
 impl Framer {
@@ -41,48 +48,75 @@ impl Framer {
         input: &mut &'input [u8],
         max_packet_bytes: usize,
     ) -> Result<Option<Packet<'a>>, Kick> {
-        if self.rest_was_shown {
-            // Freed, not kept for later: an idle session has no receive memory.
-            self.rest = Vec::new();
-            self.rest_was_shown = false;
-        }
-        if self.rest.is_empty() {
+        // Freed, not kept for later: an idle session has no receive memory.
+        self.rest.take_if(|rest| rest.was_shown);
+        if self.rest.is_none() {
             return match claimed_size(input, max_packet_bytes)? {
                 Some(size) if size <= input.len() => {
                     let (bytes, after) = input.split_at(size);
                     *input = after;
                     Ok(Some(as_packet(bytes)))
                 }
+                _ if input.is_empty() => Ok(None),
                 _ => {
-                    self.rest.extend_from_slice(take(input, input.len()));
+                    let bytes = take(input, input.len()).to_vec();
+                    self.rest = Some(Box::new(Rest {
+                        bytes,
+                        ..Rest::default()
+                    }));
                     Ok(None)
                 }
             };
         }
-        let header_lacks = HEADER_BYTES.saturating_sub(self.rest.len());
-        self.rest.extend_from_slice(take(input, header_lacks));
-        let Some(size) = claimed_size(&self.rest, max_packet_bytes)? else {
+        let rest = self.rest.get_or_insert_default();
+        let header_lacks = HEADER_BYTES.saturating_sub(rest.bytes.len());
+        rest.bytes.extend_from_slice(take(input, header_lacks));
+        let Some(size) = claimed_size(&rest.bytes, max_packet_bytes)? else {
             return Ok(None);
         };
-        let body_lacks = size - self.rest.len();
-        self.rest.extend_from_slice(take(input, body_lacks));
-        if self.rest.len() < size {
+        let body_lacks = size - rest.bytes.len();
+        rest.bytes.extend_from_slice(take(input, body_lacks));
+        if rest.bytes.len() < size {
             return Ok(None);
         }
-        self.rest_was_shown = true;
-        Ok(Some(as_packet(&self.rest)))
+        rest.was_shown = true;
+        Ok(Some(as_packet(&rest.bytes)))
     }
 
     /// Whether a packet has begun and is not whole.
     #[must_use]
     pub fn is_mid_packet(&self) -> bool {
-        !self.rest.is_empty() && !self.rest_was_shown
+        self.rest.as_ref().is_some_and(|rest| !rest.was_shown)
+    }
+
+    /// Notes the time, if a packet has begun since it was noted last. Its later bytes do not count,
+    /// and a packet that begins after others were whole has its own time.
+    pub fn note(&mut self, now: Instant) {
+        if let Some(rest) = &mut self.rest {
+            rest.began_at.get_or_insert(now);
+        }
+    }
+
+    /// When the packet that is not whole has begun, as it was noted.
+    #[must_use]
+    pub fn began_at(&self) -> Option<Instant> {
+        let rest = self.rest.as_ref().filter(|rest| !rest.was_shown)?;
+        rest.began_at
+    }
+
+    /// A packet that has begun at `noted` has begun at `later`.
+    pub fn postdate(&mut self, noted: Instant, later: Instant) {
+        if let Some(rest) = &mut self.rest
+            && rest.began_at == Some(noted)
+        {
+            rest.began_at = Some(later);
+        }
     }
 
     /// Bytes of memory that the framer holds.
     #[must_use]
     pub fn reserved_bytes(&self) -> usize {
-        self.rest.capacity()
+        self.rest.as_ref().map_or(0, |rest| rest.bytes.capacity())
     }
 }
 

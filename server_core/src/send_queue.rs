@@ -28,7 +28,8 @@ pub struct SendQueue {
     first: Option<SendBuffer>,
     backlog: Option<Box<Backlog>>,
     queued_bytes: usize,
-    queued_packets: usize,
+    /// Enough for 16 GiB of the smallest packets; beyond, they are not counted.
+    queued_packets: u32,
     /// What is still unsent of a packet of which a part was sent.
     torn_bytes: u32,
 }
@@ -114,7 +115,7 @@ impl SendQueue {
             return;
         }
         self.queued_bytes += buffer.len();
-        self.queued_packets += packets;
+        self.queued_packets = (self.queued_packets).saturating_add(packets as u32);
         if self.backlog.is_none() {
             let Some(first) = &mut self.first else {
                 self.first = Some(buffer);
@@ -173,11 +174,11 @@ impl SendQueue {
         assert!(count <= self.queued_bytes, "more was sent than was queued");
         let packets = if count == self.queued_bytes {
             self.torn_bytes = 0;
-            self.queued_packets
+            self.queued_packets()
         } else {
             self.count_packet_ends(count)
         };
-        self.queued_packets -= packets;
+        self.queued_packets = (self.queued_packets).saturating_sub(packets as u32);
         self.queued_bytes -= count;
         if let Some(first) = &mut self.first {
             first.advance(count);
@@ -220,7 +221,7 @@ impl SendQueue {
     /// Packets of which at least one byte is unsent.
     #[must_use]
     pub fn queued_packets(&self) -> usize {
-        self.queued_packets
+        self.queued_packets as usize
     }
 
     /// When the oldest unsent byte was queued, up to the end of its turn. `None` if nothing waits

@@ -33,11 +33,12 @@ fn log_builder(default_filter: &str) -> env_logger::Builder {
     env_logger::Builder::from_env(env)
 }
 
-/// The first SIGINT or SIGTERM arrives in the channel; a second one ends the process at once.
+/// The first SIGINT or SIGTERM arrives in the channel, and `notify` is called; a second one ends the
+/// process at once.
 ///
 /// # Errors
 /// If the handlers cannot be installed.
-pub fn stop_signals() -> io::Result<Receiver<i32>> {
+pub fn stop_signals(notify: impl Fn() + Send + 'static) -> io::Result<Receiver<i32>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (sender, receiver) = crossbeam_channel::bounded(1);
     std::thread::Builder::new()
@@ -50,6 +51,7 @@ pub fn stop_signals() -> io::Result<Receiver<i32>> {
                 }
                 // Nobody listens any more: then the process is about to end anyway.
                 let _ = sender.send(signal);
+                notify();
             }
         })?;
     Ok(receiver)

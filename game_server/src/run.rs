@@ -4,7 +4,6 @@ use crate::args::Args;
 use crate::check;
 use crate::metrics_port::MetricsPort;
 use crate::stats::{Stats, TickMetrics};
-use crossbeam_channel::RecvTimeoutError;
 use game_server::packets::{SBye, SHello};
 use game_server::preflight::Machine;
 use game_server::{GameSession, process};
@@ -19,7 +18,8 @@ use std::time::{Duration, Instant};
 /// One line for the user.
 pub fn run(args: &Args) -> Result<(), String> {
     let fd_limit = process::raise_fd_limit();
-    let signals = process::stop_signals()
+    let ticks_here = std::thread::current();
+    let signals = process::stop_signals(move || ticks_here.unpark())
         .map_err(|error| format!("cannot install the signal handlers: {error}"))?;
     let config = args.config(fd_limit);
     let max_chats_per_sec = args.max_chats_per_sec();
@@ -90,11 +90,11 @@ fn tick_until_signal(
         // Not for ever: the server may end by itself.
         let check_at = Instant::now() + CHECK;
         let wake_at = wake_at.map_or(check_at, |at| at.min(check_at));
-        match signals.recv_deadline(wake_at) {
-            Ok(signal) => return Some(signal),
-            Err(RecvTimeoutError::Timeout) => {}
-            // The thread of the signals never ends; should it, we go on without it.
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(1)),
+        // Parked, where a wait for the channel would spin for a while first, at each tick. The thread
+        // of the signals ends that.
+        std::thread::park_timeout(wake_at.saturating_duration_since(Instant::now()));
+        if let Ok(signal) = signals.try_recv() {
+            return Some(signal);
         }
         let now = Instant::now();
         if let Some(tick) = schedule.as_mut().and_then(|schedule| schedule.poll(now)) {

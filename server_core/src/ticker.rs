@@ -3,8 +3,7 @@
 use crate::metrics::{Counter, Histogram};
 use crate::server::ServerHandle;
 use crate::tick::{Tick, TickSchedule};
-use crossbeam_channel::{Receiver, Sender};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Calls a function on a fixed schedule, on the thread that runs it.
@@ -51,13 +50,17 @@ pub struct Ticker {
     server: Option<ServerHandle>,
     metrics: Arc<TickMetrics>,
     stopper: TickStopper,
-    stops: Receiver<()>,
 }
 
 /// Ends the loop of a [`Ticker`] from any thread.
-#[derive(Clone, Debug)]
-pub struct TickStopper {
-    stop: Sender<()>,
+#[derive(Clone, Debug, Default)]
+pub struct TickStopper(Arc<Stop>);
+
+/// Waiting for a channel would spin for a while first, at each tick.
+#[derive(Debug, Default)]
+struct Stop {
+    was_asked: Mutex<bool>,
+    asked: Condvar,
 }
 
 /// What has become of the ticks so far.
@@ -78,13 +81,11 @@ const LOOK: Duration = Duration::from_millis(100);
 impl Ticker {
     /// A loop that has not begun yet.
     pub fn new(period: Duration) -> Self {
-        let (stop, stops) = crossbeam_channel::bounded(1);
         Self {
             period,
             server: None,
             metrics: Arc::default(),
-            stopper: TickStopper { stop },
-            stops,
+            stopper: TickStopper::default(),
         }
     }
 
@@ -114,8 +115,7 @@ impl Ticker {
             let look_at = self.server.as_ref().map(|_| Instant::now() + LOOK);
             let next_at = schedule.next_at();
             let wake_at = look_at.map_or(next_at, |at| at.min(next_at));
-            // `self` holds a sender, so the other answer is that it is time.
-            if self.stops.recv_deadline(wake_at).is_ok() {
+            if self.stopper.0.is_asked_by(wake_at) {
                 return;
             }
             if let Some(tick) = schedule.poll(Instant::now()) {
@@ -136,8 +136,25 @@ impl Ticker {
 impl TickStopper {
     /// Ends the loop before its next tick, or before it begins. A second time changes nothing.
     pub fn stop(&self) {
-        // Full: it was told already. Disconnected: it has ended already.
-        let _ = self.stop.try_send(());
+        *self.0.lock() = true;
+        self.0.asked.notify_all();
+    }
+}
+
+impl Stop {
+    /// Waits until then, or until it is asked.
+    fn is_asked_by(&self, at: Instant) -> bool {
+        let wait = at.saturating_duration_since(Instant::now());
+        let waited = (self.asked).wait_timeout_while(self.lock(), wait, |was_asked| !*was_asked);
+        let (was_asked, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *was_asked
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        // It is set in one step: a panic elsewhere cannot have torn it.
+        self.was_asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -45,7 +45,7 @@ pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
         why: format!("{what}: {error}"),
         exit_status: 1,
     };
-    let signals = process::stop_signals()
+    let signals = process::stop_signals(|| ())
         .map_err(|error| failed("cannot install the signal handlers", error))?;
     let (board, events) = Board::new(max_sessions, args.threads);
     let board = Arc::new(board);

@@ -96,21 +96,26 @@ fn five_clients_get_the_same_ticks() {
     }
 }
 
-/// The mean, not the jitter: a loop that sleeps a period after each round falls behind.
+/// The mean, not the jitter: a loop that sleeps a period after each round falls behind, and does so
+/// always. A machine that did not run us for a while did so in one of the measurements.
 #[test]
 fn the_pace_is_the_period() {
     let server = Server::start(&["--tick-ms", "50"]);
     let mut client = server.connect();
     client.next_hello();
-    let (first, _) = client.next_hello();
-    let from = Instant::now();
-    let last = (0..40).map(|_| client.next_hello().0).last().unwrap();
-    let mean = from.elapsed() / 40;
-    assert_eq!(last, first + 40);
-    assert!(
-        (Duration::from_millis(45)..Duration::from_millis(65)).contains(&mean),
-        "a tick each {mean:?}"
-    );
+    let mut means = Vec::new();
+    for _ in 0..6 {
+        let (first, _) = client.next_hello();
+        let from = Instant::now();
+        let last = (0..40).map(|_| client.next_hello().0).last().unwrap();
+        assert_eq!(last, first + 40);
+        means.push(from.elapsed() / 40);
+        if (Duration::from_millis(45)..Duration::from_millis(60)).contains(&means[means.len() - 1])
+        {
+            return;
+        }
+    }
+    panic!("a tick each {means:?}");
 }
 
 /// Three seconds are longer than each limit on time: nobody is kicked for what this process has

@@ -120,13 +120,13 @@
 //!         .on::<CEnter>(|_guest, ctx, enter| {
 //!             let room = room(enter.room.get());
 //!             ctx.join(room).map_err(|_| Kick::BadPayload)?;
-//!             ctx.broadcast_packet_to(room, &SEntered { who: ctx.id().to_u64().into() });
+//!             ctx.broadcast_packet_to(room, &SEntered { who: ctx.id().into() });
 //!             Ok(())
 //!         })
 //!         .on::<CSay>(|_guest, ctx, (say, text)| {
 //!             let room = room(say.room.get());
 //!             if ctx.is_in(room) {
-//!                 ctx.broadcast_to_others(room, &SSaid { who: ctx.id().to_u64().into() }, text);
+//!                 ctx.broadcast_to_others(room, &SSaid { who: ctx.id().into() }, text);
 //!             }
 //!             Ok(())
 //!         })
@@ -140,7 +140,7 @@
 //!     /// It has left its rooms with the server: nobody has to take it out. The others are told.
 //!     fn on_disconnected(&mut self, ctx: &mut Context<'_>, _: DisconnectReason) {
 //!         for room in ctx.groups() {
-//!             ctx.broadcast_packet_to(room, &SGone { who: ctx.id().to_u64().into() });
+//!             ctx.broadcast_packet_to(room, &SGone { who: ctx.id().into() });
 //!         }
 //!     }
 //! }
@@ -196,6 +196,97 @@
 //!  +-----+------+                    |                   +----------------+------------------+
 //!        |   one command per worker  |  a new connection                  ^
 //!        +---------------------------+------------> mailbox --------------+
+//! ```
+//!
+//! **What blocks.** A callback runs on its worker's thread and holds up the other sessions of it: keep it
+//! short, and give what takes long to a thread of yours. A thread that sends through a [`ServerHandle`]
+//! waits while a worker's mailbox is full ([`mailbox_bytes`](Config::mailbox_bytes)). So never send
+//! through a handle while you hold a lock that a callback takes: the callback would wait for you, and
+//! you for its worker. Take what you need out of the lock first. A callback that sends by its
+//! [`Context`] never waits, whatever it holds.
+//!
+//! # The end of a server
+//!
+//! [`ServerHandle::shutdown`] ends it in order: no more accepting, what is queued is flushed, each
+//! session gets the last packet of [`farewell`](ServerBuilder::farewell), then a FIN. It may be called
+//! from any thread, that of a signal for example, which this library leaves to you (crates `ctrlc` and
+//! `signal-hook`). A [`Ticker::for_server`] ends with it, and [`Server::join`] returns when the last
+//! session has gone or the time for that is up.
+//!
+//! ```
+//! # use server_core::{Context, Kick, Packet, Server, Session, Ticker};
+//! # use std::time::Duration;
+//! # struct Player;
+//! # impl Session for Player {
+//! #     fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> { Ok(()) }
+//! # }
+//! let server = Server::builder().start("127.0.0.1:0", |_peer| Player)?;
+//! let handle = server.handle();
+//! // As in: ctrlc::set_handler(move || handle.shutdown(Duration::from_secs(2)))
+//! std::thread::spawn(move || handle.shutdown(Duration::from_secs(2)));
+//! Ticker::new(Duration::from_millis(20)).for_server(&server.handle()).run(|_tick| { /* the game */ });
+//! server.join()?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # Testing a game
+//!
+//! Over real sockets, on port 0: a server starts and ends in milliseconds, any number of them side by
+//! side. A client of few lines is enough, as packets write and read themselves; the bots of the
+//! examples are sessions of [`start_without_listener`](ServerBuilder::start_without_listener) and
+//! [`ServerHandle::connect`], which is the way to many of them.
+//!
+//! ```
+//! use server_core::{Context, Handlers, Kick, OutgoingPacket, Packet, Server, Session};
+//! use std::io::{Read, Write};
+//! use std::{net::TcpStream, sync::LazyLock};
+//!
+//! server_core::packets! {
+//!     client 1 => pub CAdd { a: u32, b: u32 };
+//!     server 2 => pub SSum { sum: u64 };
+//! }
+//!
+//! struct Adder;
+//!
+//! static HANDLERS: LazyLock<Handlers<Adder>> = LazyLock::new(|| {
+//!     Handlers::<Adder>::new().on::<CAdd>(|_adder, ctx, add| {
+//!         let sum = u64::from(add.a.get()) + u64::from(add.b.get());
+//!         ctx.send_packet(&SSum { sum: sum.into() });
+//!         Ok(())
+//!     })
+//! });
+//!
+//! impl Session for Adder {
+//!     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+//!         HANDLERS.dispatch(self, ctx, packet)
+//!     }
+//! }
+//!
+//! /// The next packet: its id, and its payload.
+//! fn read(stream: &mut TcpStream) -> std::io::Result<(u16, Vec<u8>)> {
+//!     let mut header = [0; 4];
+//!     stream.read_exact(&mut header)?;
+//!     let [size, id] = [[header[0], header[1]], [header[2], header[3]]].map(u16::from_le_bytes);
+//!     let mut payload = vec![0; usize::from(size) - header.len()];
+//!     stream.read_exact(&mut payload)?;
+//!     Ok((id, payload))
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::builder().start("127.0.0.1:0", |_peer| Adder)?;
+//! let mut client = TcpStream::connect(server.local_addr())?;
+//! client.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
+//!
+//! let add = CAdd { a: 2.into(), b: 3.into() };
+//! let mut bytes = vec![0; add.packet_bytes()?];
+//! add.write_packet(&mut bytes);
+//! client.write_all(&bytes)?;
+//!
+//! let (id, payload) = read(&mut client)?;
+//! let answer = Packet::new(id, &payload).decode::<SSum>()?;
+//! assert_eq!(answer.sum.get(), 5);
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! # Limits and defaults

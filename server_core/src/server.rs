@@ -44,6 +44,9 @@ pub struct Server {
 }
 
 /// What other threads can ask of a running server. Cheap to clone.
+///
+/// What sends waits while a worker's mailbox is full. Do not hold a lock meanwhile that a callback takes:
+/// see [what blocks](crate#threads).
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
     inner: Arc<Inner>,

@@ -29,7 +29,7 @@ impl Context {
     /// Looks where the programs are.
     pub fn new(programs: &Path, rivals: &Path) -> Result<Self, String> {
         let signals =
-            program::stop_signals().map_err(|error| format!("no signal handlers: {error}"))?;
+            program::stop_signals(|| ()).map_err(|error| format!("no signal handlers: {error}"))?;
         Ok(Self {
             programs: programs.into(),
             rivals: rivals.into(),

@@ -3,9 +3,10 @@
 use super::framer::{Packets, are_same, by_the_book};
 use super::send_queue::{a_packet, join};
 use server_core::admission::Admission;
-use server_core::connection::{Connection, Drained, Draining, Due, Progress, Transport};
+use server_core::connection::{Connection, Drained, Draining, Due, Flushed, Progress, Transport};
 use server_core::recv_buffer::RecvBuffer;
 use server_core::send_buffer::{ChunkPool, SendBufferManager};
+use server_core::send_queue::PacketRun;
 use server_core::{Config, DisconnectReason, Kick};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -27,6 +28,8 @@ pub enum Step {
     Meets(Meeting),
     /// A packet of this size is queued for the peer.
     Queue(usize),
+    /// Packets of this size, one or two, are written to it as to everybody.
+    SendCommon(usize, bool),
     Receive,
     Flush,
     /// The socket says that it can be written.
@@ -139,6 +142,7 @@ impl Machine {
             Step::Meets(meeting) => self.wire.borrow_mut().script.push_back(meeting),
             Step::Pass { millis } => self.now += Duration::from_millis(millis),
             Step::Queue(bytes) => self.queue(bytes),
+            Step::SendCommon(bytes, two) => self.send_common(bytes, two),
             Step::Receive => self.receive(),
             Step::Flush => self.flush(),
             Step::Close => self.leave(DisconnectReason::Closed),
@@ -168,6 +172,41 @@ impl Machine {
             let was_dirty = connection.is_dirty;
             assert_eq!(connection.queue(buffer), !was_dirty);
             assert!(connection.has_output());
+        }
+    }
+
+    fn send_common(&mut self, bytes: usize, two: bool) {
+        let State::Open(connection) = &mut self.state else {
+            return;
+        };
+        let first = a_packet(&self.buffers, bytes.max(4), self.serial);
+        self.expected.extend(&first[..]);
+        let mut run = PacketRun::new(first);
+        if two {
+            let second = a_packet(&self.buffers, 4, self.serial);
+            if run.append(&second) {
+                self.expected.extend(&second[..]);
+            }
+        }
+        let (had_output, was_dirty) = (connection.has_output(), connection.is_dirty);
+        let mut flushed = Flushed::default();
+        let sent = connection.send_common(&run, &self.config, &mut flushed);
+        self.bytes_sent += flushed.bytes;
+        self.packets_sent += flushed.packets;
+        assert!(
+            !had_output || flushed.calls == 0,
+            "something stands before it"
+        );
+        match sent {
+            Ok(is_new) => {
+                assert_eq!(is_new, connection.is_dirty && !was_dirty);
+                let unsent = self.expected.len() - self.wire.borrow().output.len();
+                assert_eq!(connection.has_output(), unsent > 0);
+            }
+            Err(reason) => {
+                assert!(self.wire.borrow().failed, "an error that nobody met");
+                self.leave(reason);
+            }
         }
     }
 

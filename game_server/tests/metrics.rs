@@ -1016,6 +1016,15 @@ fn few_descriptors_are_no_reason_to_keep_a_scrape_waiting() {
     drop(held);
 }
 
+/// Those that a server has inherited may have numbers that its limit does not allow it.
+fn descriptors_below_48(server: &Server) -> usize {
+    let dir = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    let numbers = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    numbers
+        .filter(|one| one.parse::<u32>().unwrap() < 48)
+        .count()
+}
+
 /// Out of descriptors, accept fails before it looks whether anybody waits. Who has the last one may
 /// still ask: nobody else has come.
 #[test]
@@ -1024,16 +1033,8 @@ fn who_has_the_last_descriptor_may_take_its_time_to_ask() {
     let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
     let server = Server::start_with_ulimit("-n 48", &flags);
     let addr = metrics_addr(&server);
-    // Those that it has inherited may have numbers that the limit does not allow it.
-    let taken = || {
-        let dir = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
-        let numbers = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        numbers
-            .filter(|one| one.parse::<u32>().unwrap() < 48)
-            .count()
-    };
     let mut players = vec![server.join()];
-    while taken() < 47 {
+    while descriptors_below_48(&server) < 47 {
         players.push(server.join());
     }
     let mut scraper = connect(addr);
@@ -1059,6 +1060,13 @@ fn out_of_descriptors_it_waits_and_does_not_spin() {
     let mut player = server.join();
     let mut others: Vec<Client> = (0..60).map(|_| server.connect()).collect();
     server.wait_for_line("cannot accept for now");
+    // What the look at the machine held for a moment is taken by the next peer, before we come.
+    server.wait_for_line("open files: found 48");
+    wait_until(
+        "all descriptors to be taken",
+        Duration::from_secs(20),
+        || descriptors_below_48(&server) == 48,
+    );
     let mut scraper = connect_and_send(addr, b"GET /healthz HTTP/1.1\r\n\r\n");
     server.wait_for_line("the metrics port cannot accept");
     let (since, before) = (Instant::now(), server.cpu_ticks());

@@ -243,7 +243,8 @@ fn a_server_that_begins_anew_is_measured_by_its_own_schedule() {
         let json = undisturbed(&args, || Stub::start(script));
         assert_eq!(json["sessions"]["came_back"], 3, "{json}");
         assert_eq!(json["ticks"]["skipped"], 0, "{json}");
-        assert!(number(&json["tick_delay_ms"]["max"]) < 50.0, "{json}");
+        // By the old schedule each tick of the new server would be 33 ms off, or 67.
+        assert!(number(&json["tick_delay_ms"]["p90"]) < 25.0, "{json}");
     }
 }
 

@@ -174,8 +174,9 @@
 //! What is certain:
 //!
 //! * A join or leave of a callback's own session is done when the call returns. A packet to a group goes
-//!   to who is a member when it is queued: for one that a callback asks for, that is after the callback
-//!   has returned. So who tells a group goodbye and leaves it does not hear its own goodbye.
+//!   to who is a member when it is queued: for one that a callback asks for, that is when all packets are
+//!   handled that were read together. So who tells a group goodbye and leaves it, or leaves it with its
+//!   next packet, may not hear its own goodbye.
 //! * Whoever learns of such a join and then broadcasts to the group reaches the new member, from
 //!   whichever thread. A join through the handle is in order with all that is sent through handles
 //!   afterwards; only callbacks of the session's own worker may be ahead of it, until that takes its mail.

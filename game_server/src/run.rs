@@ -91,8 +91,10 @@ fn tick_until_signal(
         let check_at = Instant::now() + CHECK;
         let wake_at = wake_at.map_or(check_at, |at| at.min(check_at));
         // Parked, where a wait for the channel would spin for a while first, at each tick. The thread
-        // of the signals ends that.
-        std::thread::park_timeout(wake_at.saturating_duration_since(Instant::now()));
+        // of the signals ends that; what a wait for room in a mailbox has swallowed is seen before.
+        if signals.is_empty() {
+            std::thread::park_timeout(wake_at.saturating_duration_since(Instant::now()));
+        }
         if let Ok(signal) = signals.try_recv() {
             return Some(signal);
         }

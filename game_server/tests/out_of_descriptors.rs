@@ -56,6 +56,8 @@ fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {
             .unwrap();
     }
     let mut backlog = served.split_off(sessions);
+    // The one that did not answer in time still owes that answer: nobody asks it for another one.
+    drop(backlog.drain(..1.min(backlog.len())));
     assert!(sessions > 10 && open >= sessions, "{sessions} of {open}");
     backlog.extend((0..waiting).map(|_| server.connect()));
     for client in &backlog {

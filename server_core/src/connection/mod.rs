@@ -9,6 +9,12 @@
 //! The first two are phases of a [`Connection`], in the session table. `Draining` is a type of its
 //! own: what has left the table has no session, no framer, and nothing that could be sent to.
 
+mod draining;
+mod output;
+
+pub use draining::{Drained, Draining, Progress};
+pub use output::Flushed;
+
 use crate::admission::Permit;
 use crate::config::Config;
 use crate::framer::Framer;
@@ -18,11 +24,12 @@ use crate::rate_limiter::RateLimiter;
 use crate::reason::{DisconnectReason, Kick};
 use crate::recv_buffer::RecvBuffer;
 use crate::send_buffer::SendBuffer;
-use crate::send_queue::{MAX_SLICES, PacketRun, SendQueue};
+use crate::send_queue::{PacketRun, SendQueue};
 use crate::session::Peer;
 use crate::snapshot::SessionInfo;
 use crate::timeout_queue::Alarm;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use output::{regauge, write_queue};
+use std::io::{self, ErrorKind, Read, Write};
 use std::time::Instant;
 
 /// A byte stream that never blocks. Sockets are, and so are the fakes of the tests.
@@ -108,21 +115,6 @@ pub struct Received {
     pub packets: usize,
     /// Whether the budget, and not the input, was used up; or why the session has to end.
     pub outcome: Result<bool, DisconnectReason>,
-}
-
-/// What one flush did.
-#[derive(Debug, Default)]
-pub struct Flushed {
-    /// Bytes that the socket took.
-    pub bytes: usize,
-    /// Packets that are whole with that.
-    pub packets: usize,
-    /// Calls that it took.
-    pub calls: usize,
-    /// By how much the bytes that wait for this peer have changed since the last flush.
-    pub queue_growth: isize,
-    /// The budget was used up and the socket would take more.
-    pub has_more: bool,
 }
 
 /// What the time brought.
@@ -549,260 +541,12 @@ impl<T: Transport, S> Connection<T, S> {
     }
 }
 
-/// A stream whose session has left: what was queued still goes out, what comes in is thrown away.
-#[derive(Debug)]
-pub struct Draining<T> {
-    /// When its owner has to look at it next.
-    pub alarm: Alarm,
-    /// On its owner's list of those that have more to do.
-    pub is_listed: bool,
-    stream: T,
-    _permit: Option<Permit>,
-    queue: SendQueue,
-    is_writable: bool,
-    saw_fin: bool,
-    write_is_shut: bool,
-    deadline: Instant,
-    gauged_bytes: usize,
-}
-
-/// What one step of draining did.
-#[derive(Debug)]
-pub struct Drained {
-    /// What went out.
-    pub flushed: Flushed,
-    /// Bytes that came in and were thrown away.
-    pub discarded_bytes: usize,
-    /// What comes next.
-    pub progress: Progress,
-}
-
-/// What a draining stream needs next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Its socket to become ready, or its deadline.
-    Waiting,
-    /// Another turn: its budget was used up.
-    Again,
-    /// Nothing: drop it.
-    Done,
-}
-
-impl Flushed {
-    /// Adds what another flush did.
-    pub fn absorb(&mut self, other: &Self) {
-        self.bytes += other.bytes;
-        self.packets += other.packets;
-        self.calls += other.calls;
-        self.queue_growth += other.queue_growth;
-    }
-}
-
-impl<T: Transport> Draining<T> {
-    /// A stream that was never a session: it is told one thing and closed.
-    #[must_use]
-    pub fn rejected(stream: T, last_packet: Option<SendBuffer>, flush_by: Instant) -> Self {
-        let mut queue = SendQueue::default();
-        if let Some(packet) = last_packet {
-            queue.push(packet);
-        }
-        Self {
-            alarm: Alarm::default(),
-            is_listed: false,
-            stream,
-            _permit: None,
-            queue,
-            is_writable: true,
-            saw_fin: false,
-            write_is_shut: false,
-            deadline: flush_by,
-            gauged_bytes: 0,
-        }
-    }
-
-    /// The stream, for registering it.
-    pub fn stream_mut(&mut self) -> &mut T {
-        &mut self.stream
-    }
-
-    /// The socket says that it can be written.
-    pub fn handle_writable(&mut self) {
-        self.is_writable = true;
-    }
-
-    /// Gives up what is queued: nothing would reach this peer.
-    pub fn abandon(&mut self) -> Flushed {
-        self.queue = SendQueue::default();
-        Flushed {
-            queue_growth: regauge(&mut self.gauged_bytes, &self.queue),
-            ..Flushed::default()
-        }
-    }
-
-    /// Until when it may take for what it is doing now.
-    #[must_use]
-    pub fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    /// It may not take longer than this.
-    pub fn hurry(&mut self, by: Instant) {
-        self.deadline = self.deadline.min(by);
-    }
-
-    /// Flushes, then ends the write side, then waits for the peer's FIN, as far as that goes now.
-    ///
-    /// Input is read and thrown away meanwhile: closing a socket with unread input resets the
-    /// connection, and the reset destroys what the peer has not read yet. No more than `input_bytes`
-    /// of it are read now; with none, it is flushed alone.
-    pub fn advance(
-        &mut self,
-        buffer: &mut RecvBuffer,
-        input_bytes: usize,
-        config: &Config,
-        now: Instant,
-    ) -> Drained {
-        let mut drained = Drained {
-            flushed: Flushed::default(),
-            discarded_bytes: 0,
-            progress: Progress::Done,
-        };
-        if let Ok(progress) = self.try_advance(buffer, input_bytes, config, now, &mut drained) {
-            drained.progress = progress;
-        }
-        match drained.progress {
-            Progress::Done => self.queue = SendQueue::default(),
-            _ => self.queue.settle(now),
-        }
-        drained.flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
-        drained
-    }
-
-    fn try_advance(
-        &mut self,
-        buffer: &mut RecvBuffer,
-        input_bytes: usize,
-        config: &Config,
-        now: Instant,
-        drained: &mut Drained,
-    ) -> io::Result<Progress> {
-        let flushed = &mut drained.flushed;
-        if self.is_writable && !self.write_is_shut {
-            let (stream, queue) = (&mut self.stream, &mut self.queue);
-            write_queue(stream, queue, &mut self.is_writable, config, flushed)?;
-        }
-        let is_flushed = self.queue.queued_bytes() == 0;
-        if is_flushed && self.saw_fin {
-            return Ok(Progress::Done);
-        }
-        if is_flushed && !self.write_is_shut {
-            self.stream.shutdown_write()?;
-            self.write_is_shut = true;
-            self.deadline = now + config.linger;
-        }
-        let mut has_more = flushed.has_more;
-        if !self.saw_fin {
-            has_more |= self.discard_input(buffer, input_bytes, &mut drained.discarded_bytes)?;
-        }
-        if self.saw_fin && self.write_is_shut || now >= self.deadline {
-            return Ok(Progress::Done);
-        }
-        Ok(match has_more {
-            true => Progress::Again,
-            false => Progress::Waiting,
-        })
-    }
-
-    /// Returns whether the budget, and not the input, was used up.
-    fn discard_input(
-        &mut self,
-        buffer: &mut RecvBuffer,
-        input_bytes: usize,
-        discarded_bytes: &mut usize,
-    ) -> io::Result<bool> {
-        while *discarded_bytes < input_bytes {
-            let budget = input_bytes - *discarded_bytes;
-            match buffer.fill_from(&mut self.stream, budget) {
-                Ok([]) => {
-                    self.saw_fin = true;
-                    return Ok(false);
-                }
-                Ok(input) => *discarded_bytes += input.len(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-}
-
-/// Writes the queue until it is empty, the stream would block, or the budget is used up. A queue
-/// over its limit is written on: it is about to be judged, and must have had its chance.
-fn write_queue(
-    stream: &mut impl Write,
-    queue: &mut SendQueue,
-    is_writable: &mut bool,
-    config: &Config,
-    flushed: &mut Flushed,
-) -> io::Result<()> {
-    while queue.queued_bytes() > 0 {
-        let over_limit = queue.queued_bytes() > config.max_send_queue_bytes;
-        if flushed.bytes >= config.write_budget_bytes && !over_limit {
-            flushed.has_more = true;
-            return Ok(());
-        }
-        // One gathered write could take 64 times 16 KiB: the budget bounds what it is offered.
-        let limit_bytes = match over_limit {
-            true => usize::MAX,
-            false => config.write_budget_bytes - flushed.bytes,
-        };
-        flushed.calls += 1;
-        let written = match queue.only_slice() {
-            Some(bytes) => stream.write(&bytes[..bytes.len().min(limit_bytes)]),
-            None => write_gathered(stream, queue, limit_bytes),
-        };
-        match written {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                flushed.bytes += count;
-                flushed.packets += queue.advance(count);
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                *is_writable = false;
-                return Ok(());
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Not inlined: its thousand bytes of slices need not be laid out for a peer that has one.
-#[inline(never)]
-fn write_gathered(
-    stream: &mut impl Write,
-    queue: &SendQueue,
-    limit_bytes: usize,
-) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-    let count = queue.gather(&mut slices, limit_bytes);
-    match &slices[..count] {
-        [single] => stream.write(single),
-        several => stream.write_vectored(several),
-    }
-}
-
-fn regauge(gauged_bytes: &mut usize, queue: &SendQueue) -> isize {
-    let before = std::mem::replace(gauged_bytes, queue.queued_bytes());
-    *gauged_bytes as isize - before as isize
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::admission::Admission;
     use crate::send_buffer::{ChunkPool, SendBufferManager};
+    use std::io::IoSlice;
     use std::net::SocketAddr;
     use std::sync::Arc;
     use std::time::Duration;

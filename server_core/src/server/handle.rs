@@ -1,47 +1,24 @@
-//! A running server, and how to start, use and stop one.
+//! What other threads can ask of a running server.
 
-use crate::admission::Admission;
-use crate::config::{Config, LONGEST_TIME};
+use crate::config::LONGEST_TIME;
 use crate::connector::Connector;
-use crate::departure_log::DepartureLog;
 use crate::group_id::GroupId;
 use crate::id::SessionId;
-use crate::listener::{Listener, Reception, StopSignal};
+use crate::listener::{Listener, StopSignal};
 use crate::metrics::Metrics;
 use crate::packet::{PacketHead, PacketTooLarge};
 use crate::packet_writer::OutgoingPacket;
 use crate::reason::DisconnectReason;
 use crate::router::Router;
-use crate::send_buffer::{ChunkPool, SendBuffer, SendBufferManager, pool::PoolStats};
-use crate::session::{Peer, Session};
-use crate::shard::{Farewell, Shared};
+use crate::send_buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
 use crate::snapshot::{Snapshot, SnapshotGate};
 use crate::stopwatch::Stopwatch;
-use crate::worker::{Worker, poll_with_mailbox};
 use mio::net::TcpStream;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{fmt, io};
-
-/// Sets a server up. The limits that most games will want to set have a setter of their own; the
-/// rest come with [`config`](ServerBuilder::config).
-#[must_use = "nothing is started before `start`"]
-pub struct ServerBuilder {
-    config: Config,
-    farewell: Arc<Farewell>,
-}
-
-/// A running server: its threads. Dropping it ends it at once; [`Server::join`] after
-/// [`ServerHandle::shutdown`] ends it in order.
-#[derive(Debug)]
-#[must_use = "a server ends when it is dropped"]
-pub struct Server {
-    handle: ServerHandle,
-    threads: Vec<JoinHandle<io::Result<()>>>,
-}
 
 /// What other threads can ask of a running server. Cheap to clone.
 ///
@@ -71,68 +48,42 @@ struct Inner {
 /// the others only; that they took long is then plain to see.
 const MEASURED_BROADCASTS: usize = 1024;
 
-impl Server {
-    /// Sets up a server with the default [`Config`].
-    pub fn builder() -> ServerBuilder {
-        ServerBuilder {
-            config: Config::default(),
-            farewell: Arc::new(|_, _| None),
-        }
-    }
-
-    /// For other threads.
-    #[must_use]
-    pub fn handle(&self) -> ServerHandle {
-        self.handle.clone()
-    }
-
-    /// Where it listens.
-    ///
-    /// # Panics
-    /// If it was started without a listener.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        let addr = self.handle.inner.local_addr;
-        addr.expect("a server that listens has an address")
-    }
-
-    /// Sends a packet to every session. See [`ServerHandle::broadcast`].
-    pub fn broadcast<H: PacketHead>(&self, head: &H, tail: impl AsRef<[u8]>) {
-        self.handle.broadcast(head, tail);
-    }
-
-    /// Waits until every thread has ended.
-    ///
-    /// # Errors
-    /// If one of them failed or panicked.
-    pub fn join(mut self) -> io::Result<()> {
-        self.join_threads()
-    }
-
-    fn join_threads(&mut self) -> io::Result<()> {
-        let mut outcome = Ok(());
-        for thread in self.threads.drain(..) {
-            let ended = thread
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("a server thread panicked")));
-            outcome = outcome.and(ended);
-        }
-        outcome
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            self.handle.shutdown(Duration::ZERO);
-            if let Err(error) = self.join_threads() {
-                log::error!("the server did not end well: {error}");
-            }
-        }
-    }
-}
-
 impl ServerHandle {
+    pub(super) fn new(
+        listener: Option<&Listener>,
+        router: &Arc<Router<TcpStream>>,
+        connector: Connector,
+        buffers: &SendBufferManager,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                local_addr: listener.map(Listener::local_addr),
+                router: Arc::clone(router),
+                connector,
+                buffers: buffers.clone(),
+                metrics: Arc::clone(metrics),
+                stopwatch: Arc::new(Stopwatch::new(MEASURED_BROADCASTS)),
+                snapshots: SnapshotGate::default(),
+                listener: listener.map(Listener::stop_signal),
+                flush_by: Mutex::new(None),
+                is_shutting_down: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        self.inner.local_addr
+    }
+
+    /// The listener has ended: the workers are next.
+    pub(super) fn shut_workers_down(&self) {
+        let flush_by = *self.inner.flush_by();
+        self.inner
+            .router
+            .shutdown(flush_by.unwrap_or_else(Instant::now));
+    }
+
     /// Sends a packet to every session: it is written once, and each worker gets one command.
     ///
     /// Waits while a worker is too far behind to take more. A packet that would not fit its size
@@ -221,7 +172,7 @@ impl ServerHandle {
     /// session's own worker may be ahead of it, until that worker takes its mail.
     ///
     /// If the session is gone, nothing happens; if it is in
-    /// [`max_groups_per_session`](Config::max_groups_per_session) groups, nothing but a count.
+    /// [`max_groups_per_session`](crate::Config::max_groups_per_session) groups, nothing but a count.
     /// Waits while the session's worker is too far behind to take more.
     pub fn join(&self, id: SessionId, group: GroupId) {
         self.inner.router.join(id, group);
@@ -294,7 +245,7 @@ impl ServerHandle {
     }
 
     /// Begins an outgoing connection, whose session lives on one of the workers. `tag` comes back in
-    /// [`Peer::tag`].
+    /// [`Peer::tag`](crate::Peer::tag).
     ///
     /// # Errors
     /// What the system says at once: no descriptor left, no port, no route. A refusal comes later, as
@@ -346,7 +297,7 @@ impl ServerHandle {
     }
 
     /// Ends the server in order: no more accepting, a last packet for every session, flush, close.
-    /// What is not flushed after `drain` is given up. Returns at once; [`Server::join`] waits.
+    /// What is not flushed after `drain` is given up. Returns at once; [`Server::join`](crate::Server::join) waits.
     pub fn shutdown(&self, drain: Duration) {
         if self.inner.is_shutting_down.swap(true, Ordering::AcqRel) {
             return;
@@ -365,211 +316,5 @@ impl Inner {
     fn flush_by(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         // One value, set in one step: a panic elsewhere cannot have torn it.
         self.flush_by.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {$(
-        $(#[$doc])*
-        pub fn $name(mut self, $name: $type) -> Self {
-            self.config.$name = $name;
-            self
-        }
-    )*};
-}
-
-impl ServerBuilder {
-    setters! {
-        /// See [`Config::workers`].
-        workers: usize,
-        /// See [`Config::max_sessions`].
-        max_sessions: Option<usize>,
-        /// See [`Config::max_sessions_per_ip`].
-        max_sessions_per_ip: Option<usize>,
-        /// See [`Config::max_packet_bytes`].
-        max_packet_bytes: usize,
-        /// See [`Config::max_send_queue_bytes`].
-        max_send_queue_bytes: usize,
-        /// See [`Config::max_send_lag`].
-        max_send_lag: Option<Duration>,
-        /// See [`Config::packet_timeout`].
-        packet_timeout: Option<Duration>,
-        /// See [`Config::idle_timeout`].
-        idle_timeout: Option<Duration>,
-        /// See [`Config::max_packets_per_sec`].
-        max_packets_per_sec: Option<u32>,
-        /// See [`Config::max_groups_per_session`].
-        max_groups_per_session: usize,
-        /// See [`Config::flush_timeout`].
-        flush_timeout: Duration,
-    }
-
-    /// Sets all limits at once; see [`Config`].
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// The last packet for each session that the server ends, by the reason for it. It is also
-    /// what a connection is told that comes when the server is full.
-    pub fn farewell<H, Tail>(
-        mut self,
-        farewell: impl Fn(DisconnectReason) -> Option<(H, Tail)> + Send + Sync + 'static,
-    ) -> Self
-    where
-        H: PacketHead,
-        Tail: AsRef<[u8]>,
-    {
-        self.farewell = Arc::new(move |reason, buffers| {
-            let (head, tail) = farewell(reason)?;
-            buffers.encode(&head, tail.as_ref()).ok()
-        });
-        self
-    }
-
-    /// Binds, starts the workers and then accepts. `factory` makes the session of each new peer, on the
-    /// worker that will own it.
-    ///
-    /// # Errors
-    /// Those of binding, for example [`io::ErrorKind::AddrInUse`], and of starting threads.
-    pub fn start<S: Session>(
-        self,
-        addr: impl ToSocketAddrs,
-        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
-    ) -> io::Result<Server> {
-        let config = self.config.clone().clamped();
-        let mut outcome = Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the name has no address",
-        ));
-        for addr in addr.to_socket_addrs()? {
-            outcome = Listener::bind(addr, &config);
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        self.launch(Some(outcome?), factory)
-    }
-
-    /// Starts the workers alone. Sessions come from [`ServerHandle::connect`] only: this is how a
-    /// client is built on the same library.
-    ///
-    /// # Errors
-    /// Those of starting threads.
-    pub fn start_without_listener<S: Session>(
-        self,
-        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
-    ) -> io::Result<Server> {
-        self.launch(None, factory)
-    }
-
-    fn launch<S: Session>(
-        self,
-        listener: Option<Listener>,
-        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
-    ) -> io::Result<Server> {
-        let config = self.config.clamped();
-        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
-        let buffers = SendBufferManager::new(pool);
-        let metrics = Arc::new(Metrics::new(config.workers));
-        let admission = Arc::new(Admission::new(
-            config.workers,
-            config.max_sessions,
-            config.max_sessions_per_ip,
-        ));
-        let (polls, mailboxes): (Vec<_>, Vec<_>) = (0..config.workers)
-            .map(|_| poll_with_mailbox(config.mailbox_bytes))
-            .collect::<io::Result<Vec<_>>>()?
-            .into_iter()
-            .unzip();
-        let router = Arc::new(Router::new(mailboxes));
-        let handle = ServerHandle {
-            inner: Arc::new(Inner {
-                local_addr: listener.as_ref().map(Listener::local_addr),
-                router: Arc::clone(&router),
-                connector: Connector::new(Arc::clone(&admission), Arc::clone(&router)),
-                buffers: buffers.clone(),
-                metrics: Arc::clone(&metrics),
-                stopwatch: Arc::new(Stopwatch::new(MEASURED_BROADCASTS)),
-                snapshots: SnapshotGate::default(),
-                listener: listener.as_ref().map(Listener::stop_signal),
-                flush_by: Mutex::new(None),
-                is_shutting_down: AtomicBool::new(false),
-            }),
-        };
-        let departures = DepartureLog::default();
-        let shared = Arc::new(Shared {
-            config: config.clone(),
-            router: Arc::clone(&router),
-            buffers: buffers.clone(),
-            metrics: Arc::clone(&metrics),
-            departures: departures.clone(),
-            factory: Box::new(factory),
-            farewell: Arc::clone(&self.farewell),
-        });
-        // From here on an early return drops the server, which ends the threads that run already.
-        let mut server = Server {
-            handle: handle.clone(),
-            threads: Vec::new(),
-        };
-        for (index, poll) in polls.into_iter().enumerate() {
-            let (router, shared) = (Arc::clone(&router), Arc::clone(&shared));
-            server.spawn(format!("worker-{index}"), move || {
-                Worker::new(index, poll, router, shared).run()
-            })?;
-        }
-        if let Some(listener) = listener {
-            let reception = Reception {
-                config,
-                admission,
-                router: Arc::clone(&router),
-                buffers,
-                metrics,
-                farewell: self.farewell,
-                departures,
-            };
-            let inner = Arc::clone(&handle.inner);
-            server.spawn("listener".into(), move || {
-                let outcome = listener.run(&reception);
-                let flush_by = *inner.flush_by();
-                inner.router.shutdown(flush_by.unwrap_or_else(Instant::now));
-                outcome
-            })?;
-        }
-        Ok(server)
-    }
-}
-
-impl Server {
-    /// Starts one of the server's threads. Should it fail or panic, the whole server ends: half a
-    /// server would take connections that nobody serves.
-    fn spawn(
-        &mut self,
-        name: String,
-        run: impl FnOnce() -> io::Result<()> + Send + 'static,
-    ) -> io::Result<()> {
-        let guard = ShutdownOnDrop(self.handle.clone());
-        let thread = thread::Builder::new().name(name).spawn(move || {
-            let _guard = guard;
-            run()
-        })?;
-        self.threads.push(thread);
-        Ok(())
-    }
-}
-
-struct ShutdownOnDrop(ServerHandle);
-
-impl Drop for ShutdownOnDrop {
-    fn drop(&mut self) {
-        self.0.shutdown(Duration::ZERO);
-    }
-}
-
-impl fmt::Debug for ServerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerBuilder")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,189 @@
+//! What is left of a peer whose session has gone.
+
+use super::Transport;
+use super::output::{Flushed, regauge, write_queue};
+use crate::admission::Permit;
+use crate::config::Config;
+use crate::recv_buffer::RecvBuffer;
+use crate::send_buffer::SendBuffer;
+use crate::send_queue::SendQueue;
+use crate::timeout_queue::Alarm;
+use std::io::{self, ErrorKind};
+use std::time::Instant;
+
+/// A stream whose session has left: what was queued still goes out, what comes in is thrown away.
+#[derive(Debug)]
+pub struct Draining<T> {
+    /// When its owner has to look at it next.
+    pub alarm: Alarm,
+    /// On its owner's list of those that have more to do.
+    pub is_listed: bool,
+    pub(super) stream: T,
+    pub(super) _permit: Option<Permit>,
+    pub(super) queue: SendQueue,
+    pub(super) is_writable: bool,
+    pub(super) saw_fin: bool,
+    pub(super) write_is_shut: bool,
+    pub(super) deadline: Instant,
+    pub(super) gauged_bytes: usize,
+}
+
+/// What one step of draining did.
+#[derive(Debug)]
+pub struct Drained {
+    /// What went out.
+    pub flushed: Flushed,
+    /// Bytes that came in and were thrown away.
+    pub discarded_bytes: usize,
+    /// What comes next.
+    pub progress: Progress,
+}
+
+/// What a draining stream needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Its socket to become ready, or its deadline.
+    Waiting,
+    /// Another turn: its budget was used up.
+    Again,
+    /// Nothing: drop it.
+    Done,
+}
+
+impl<T: Transport> Draining<T> {
+    /// A stream that was never a session: it is told one thing and closed.
+    #[must_use]
+    pub fn rejected(stream: T, last_packet: Option<SendBuffer>, flush_by: Instant) -> Self {
+        let mut queue = SendQueue::default();
+        if let Some(packet) = last_packet {
+            queue.push(packet);
+        }
+        Self {
+            alarm: Alarm::default(),
+            is_listed: false,
+            stream,
+            _permit: None,
+            queue,
+            is_writable: true,
+            saw_fin: false,
+            write_is_shut: false,
+            deadline: flush_by,
+            gauged_bytes: 0,
+        }
+    }
+
+    /// The stream, for registering it.
+    pub fn stream_mut(&mut self) -> &mut T {
+        &mut self.stream
+    }
+
+    /// The socket says that it can be written.
+    pub fn handle_writable(&mut self) {
+        self.is_writable = true;
+    }
+
+    /// Gives up what is queued: nothing would reach this peer.
+    pub fn abandon(&mut self) -> Flushed {
+        self.queue = SendQueue::default();
+        Flushed {
+            queue_growth: regauge(&mut self.gauged_bytes, &self.queue),
+            ..Flushed::default()
+        }
+    }
+
+    /// Until when it may take for what it is doing now.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// It may not take longer than this.
+    pub fn hurry(&mut self, by: Instant) {
+        self.deadline = self.deadline.min(by);
+    }
+
+    /// Flushes, then ends the write side, then waits for the peer's FIN, as far as that goes now.
+    ///
+    /// Input is read and thrown away meanwhile: closing a socket with unread input resets the
+    /// connection, and the reset destroys what the peer has not read yet. No more than `input_bytes`
+    /// of it are read now; with none, it is flushed alone.
+    pub fn advance(
+        &mut self,
+        buffer: &mut RecvBuffer,
+        input_bytes: usize,
+        config: &Config,
+        now: Instant,
+    ) -> Drained {
+        let mut drained = Drained {
+            flushed: Flushed::default(),
+            discarded_bytes: 0,
+            progress: Progress::Done,
+        };
+        if let Ok(progress) = self.try_advance(buffer, input_bytes, config, now, &mut drained) {
+            drained.progress = progress;
+        }
+        match drained.progress {
+            Progress::Done => self.queue = SendQueue::default(),
+            _ => self.queue.settle(now),
+        }
+        drained.flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
+        drained
+    }
+
+    fn try_advance(
+        &mut self,
+        buffer: &mut RecvBuffer,
+        input_bytes: usize,
+        config: &Config,
+        now: Instant,
+        drained: &mut Drained,
+    ) -> io::Result<Progress> {
+        let flushed = &mut drained.flushed;
+        if self.is_writable && !self.write_is_shut {
+            let (stream, queue) = (&mut self.stream, &mut self.queue);
+            write_queue(stream, queue, &mut self.is_writable, config, flushed)?;
+        }
+        let is_flushed = self.queue.queued_bytes() == 0;
+        if is_flushed && self.saw_fin {
+            return Ok(Progress::Done);
+        }
+        if is_flushed && !self.write_is_shut {
+            self.stream.shutdown_write()?;
+            self.write_is_shut = true;
+            self.deadline = now + config.linger;
+        }
+        let mut has_more = flushed.has_more;
+        if !self.saw_fin {
+            has_more |= self.discard_input(buffer, input_bytes, &mut drained.discarded_bytes)?;
+        }
+        if self.saw_fin && self.write_is_shut || now >= self.deadline {
+            return Ok(Progress::Done);
+        }
+        Ok(match has_more {
+            true => Progress::Again,
+            false => Progress::Waiting,
+        })
+    }
+
+    /// Returns whether the budget, and not the input, was used up.
+    fn discard_input(
+        &mut self,
+        buffer: &mut RecvBuffer,
+        input_bytes: usize,
+        discarded_bytes: &mut usize,
+    ) -> io::Result<bool> {
+        while *discarded_bytes < input_bytes {
+            let budget = input_bytes - *discarded_bytes;
+            match buffer.fill_from(&mut self.stream, budget) {
+                Ok([]) => {
+                    self.saw_fin = true;
+                    return Ok(false);
+                }
+                Ok(input) => *discarded_bytes += input.len(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,105 @@
+//! A running server, and how to start, use and stop one.
+
+mod builder;
+mod handle;
+
+pub use builder::ServerBuilder;
+pub use handle::ServerHandle;
+
+use crate::packet::PacketHead;
+use std::io;
+use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// A running server: its threads. Dropping it ends it at once; [`Server::join`] after
+/// [`ServerHandle::shutdown`] ends it in order.
+#[derive(Debug)]
+#[must_use = "a server ends when it is dropped"]
+pub struct Server {
+    handle: ServerHandle,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Server {
+    /// Sets up a server with the default [`Config`](crate::Config).
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
+    }
+
+    /// For other threads.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
+    }
+
+    /// Where it listens.
+    ///
+    /// # Panics
+    /// If it was started without a listener.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.handle
+            .local_addr()
+            .expect("a server that listens has an address")
+    }
+
+    /// Sends a packet to every session. See [`ServerHandle::broadcast`].
+    pub fn broadcast<H: PacketHead>(&self, head: &H, tail: impl AsRef<[u8]>) {
+        self.handle.broadcast(head, tail);
+    }
+
+    /// Waits until every thread has ended.
+    ///
+    /// # Errors
+    /// If one of them failed or panicked.
+    pub fn join(mut self) -> io::Result<()> {
+        self.join_threads()
+    }
+
+    /// Starts one of the server's threads. Should it fail or panic, the whole server ends: half a
+    /// server would take connections that nobody serves.
+    fn spawn(
+        &mut self,
+        name: String,
+        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let guard = ShutdownOnDrop(self.handle.clone());
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            let _guard = guard;
+            run()
+        })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn join_threads(&mut self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for thread in self.threads.drain(..) {
+            let ended = thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("a server thread panicked")));
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.handle.shutdown(Duration::ZERO);
+            if let Err(error) = self.join_threads() {
+                log::error!("the server did not end well: {error}");
+            }
+        }
+    }
+}
+
+struct ShutdownOnDrop(ServerHandle);
+
+impl Drop for ShutdownOnDrop {
+    fn drop(&mut self) {
+        self.0.shutdown(Duration::ZERO);
+    }
+}

@@ -1,0 +1,73 @@
+//! Coming: a connection gets its place in the table, and its session.
+
+use super::{Shard, guarded};
+use crate::connection::{Connection, Transport};
+use crate::id::SessionId;
+use crate::reason::DisconnectReason;
+use crate::router::Arrival;
+use crate::session::{Peer, Session};
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
+    pub(super) fn adopt(
+        &mut self,
+        arrival: Arrival<T>,
+        now: Instant,
+        register: impl FnOnce(&mut T, SessionId) -> io::Result<()>,
+    ) {
+        let Arrival {
+            stream,
+            permit,
+            tag,
+            is_connecting,
+        } = arrival;
+        let addr = permit.peer();
+        let shared = Arc::clone(&self.shared);
+        let inserted = self.table.insert(|id| {
+            let session = guarded(|| (shared.factory)(Peer::new(id, addr, tag)))?;
+            Ok::<_, DisconnectReason>(Connection::new(session, stream, permit, tag, now))
+        });
+        if !is_connecting {
+            shared.metrics.accepted.add(1);
+        }
+        let id = match inserted {
+            Ok(id) => id,
+            Err(reason) => {
+                let reason = reason.unwrap_or(DisconnectReason::ServerFull);
+                self.metrics().disconnects[reason.index()].add(1);
+                log::error!("could not take over the connection of {addr}: {reason}");
+                return;
+            }
+        };
+        let registered = self.table.judge(id, |connection| {
+            register(connection.stream_mut(), id)
+                .map_err(|error| DisconnectReason::IoError(error.kind()))
+        });
+        if registered.is_none() {
+            return;
+        }
+        if is_connecting {
+            self.rearm(id);
+        } else {
+            self.table.visit(id, |connection| connection.open(now));
+            self.connected(id, now);
+        }
+        if self.shutdown_by.is_some() {
+            self.close(id, DisconnectReason::Shutdown);
+        }
+    }
+
+    pub(super) fn connected(&mut self, id: SessionId, now: Instant) {
+        if self.common.is_some() {
+            // What was sent to everybody before it came is not for it.
+            self.table
+                .visit(id, |connection| connection.is_apart = true);
+            self.apart.push(id);
+        }
+        self.metrics().sessions.add(1);
+        self.call(id, now, |session, ctx| session.on_connected(ctx));
+        self.rearm(id);
+    }
+}

@@ -1,0 +1,121 @@
+//! Time: timers of the sessions, and everything that has to happen by some instant.
+
+use super::{STALL, Shard};
+use crate::connection::{Connection, Due, Flushed, Transport};
+use crate::id::SessionId;
+use crate::session::Session;
+use std::time::{Duration, Instant};
+
+/// When a look that could not be taken now is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
+    pub(super) fn rearm(&mut self, id: SessionId) {
+        let (timeouts, config) = (&mut self.timeouts, &self.shared.config);
+        self.table.visit(id, |connection| {
+            if let Some(at) = connection.next_deadline(config) {
+                timeouts.arm(id, &mut connection.alarm, at);
+            }
+        });
+    }
+
+    fn look_again_at(&mut self, id: SessionId, at: Instant) {
+        let timeouts = &mut self.timeouts;
+        self.table.visit(id, |connection| {
+            // Its own timer must not wait for that.
+            let at = connection.timer_at().map_or(at, |timer| timer.min(at));
+            timeouts.rearm(id, &mut connection.alarm, at);
+        });
+    }
+
+    pub(super) fn look_at_deadlines(&mut self, now: Instant) {
+        if self.departure_summary_at.is_some_and(|at| at <= now) {
+            self.departure_summary_at = self.shared.departures.flush(now);
+        }
+        // A deadline that is long past says that this process did not run meanwhile.
+        let late = (self.timeouts.next_at())
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        if late > STALL && self.lenient_until.is_none_or(|at| at <= now) {
+            self.lenient_until = Some(now + late);
+        }
+        // Collected first: a timer that is set to "now" again comes up in the next turn.
+        let due: Vec<SessionId> = std::iter::from_fn(|| self.timeouts.pop_due(now)).collect();
+        // Those who began together are due together, and may all have sent by now.
+        let mut left = self.shared.config.turn_input_bytes;
+        for id in due {
+            if let Some(draining) = self.draining.get_mut(&id) {
+                draining.alarm.rang();
+                self.advance_draining(id, now);
+                continue;
+            }
+            self.table.visit(id, |connection| connection.alarm.rang());
+            match left {
+                0 => self.look_again_at(id, now),
+                _ => left = left.saturating_sub(self.look_at(id, now)),
+            }
+        }
+    }
+
+    /// Nobody is kicked for time before a last look: this process may have been stopped or busy,
+    /// and what the peer owes us may lie in its socket. Returns what it costs of the turn's input.
+    fn look_at(&mut self, id: SessionId, now: Instant) -> usize {
+        if (self.table).visit(id, |connection| connection.is_leaving) != Some(false) {
+            return 0;
+        }
+        let is_timer_due = self
+            .table
+            .visit(id, |connection| connection.take_timer(now));
+        if is_timer_due == Some(true) {
+            self.call(id, now, |session, ctx| session.on_timer(ctx));
+        }
+        let config = &self.shared.config;
+        let resumes = (self.table).visit(id, |connection| connection.resume(config, now));
+        if resumes == Some(true) {
+            self.list_readable(id);
+        }
+        match self.due(id, now) {
+            Due::Nothing => self.rearm(id),
+            Due::Over(reason) => self.close(id, reason),
+            Due::Input(_) if !self.may_read() => self.look_again_at(id, now + RETRY),
+            Due::Input(_) => {
+                let cost = self.read(id, now);
+                let has_more = self
+                    .table
+                    .visit(id, |connection| connection.is_listed_readable);
+                match self.due(id, now) {
+                    Due::Input(_) if has_more == Some(true) => self.look_again_at(id, now + RETRY),
+                    Due::Input(reason) => self.close_in_order(id, reason),
+                    _ => self.rearm(id),
+                }
+                return cost;
+            }
+            Due::Output(_) => {
+                self.table.visit(id, Connection::assume_writable);
+                let mut flushed = Flushed::default();
+                self.flush(id, now, &mut flushed);
+                self.count(&flushed);
+                // On the list again: the peer takes, only the budget was used up.
+                let has_more = self.table.visit(id, |connection| connection.is_dirty);
+                match (self.due(id, now), self.lenient_until) {
+                    (Due::Output(_), _) if has_more == Some(true) => {
+                        self.look_again_at(id, now + RETRY);
+                    }
+                    // While we did not run, nobody could take anything: who has an old byte
+                    // waiting gets as much time as we took.
+                    (Due::Output(_), Some(at)) if now < at => self.look_again_at(id, at),
+                    (Due::Output(reason), _) => self.close(id, reason),
+                    _ => self.rearm(id),
+                }
+            }
+        }
+        0
+    }
+
+    /// What the time has brought for one session. Its own timer is another matter.
+    fn due(&mut self, id: SessionId, now: Instant) -> Due {
+        let config = &self.shared.config;
+        self.table
+            .visit(id, |connection| connection.due(config, now))
+            .unwrap_or(Due::Nothing)
+    }
+}

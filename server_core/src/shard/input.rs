@@ -1,0 +1,112 @@
+//! Input: reading from those who have some, in the order of their turns.
+
+use super::{MIN_PACKET_COST, Shard, guarded};
+use crate::connection::{Received, Transport};
+use crate::id::SessionId;
+use crate::session::{Context, Session};
+use std::time::Instant;
+
+impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
+    pub(super) fn handle_writable(&mut self, id: SessionId, now: Instant) {
+        let is_new = self.table.judge(id, |connection| {
+            let is_new = connection.handle_writable(now)?;
+            if connection.has_output() && !connection.is_dirty {
+                connection.is_dirty = true;
+                self.dirty.push(id);
+            }
+            Ok(is_new)
+        });
+        if is_new == Some(true) {
+            self.connected(id, now);
+            // Input may have been announced before the connection was; no edge comes again.
+            self.list_readable(id);
+        }
+    }
+
+    pub(super) fn list_readable(&mut self, id: SessionId) {
+        let was_listed = self.table.visit(id, |connection| {
+            !connection.is_open() || std::mem::replace(&mut connection.is_listed_readable, true)
+        });
+        if was_listed == Some(false) {
+            self.readable.push_back(id);
+        }
+    }
+
+    /// One turn for each session that has input, as far as the input of this turn goes. Who has more
+    /// gets the next one behind the others.
+    pub(super) fn read_all(&mut self, now: Instant) {
+        let mut left = self.shared.config.turn_input_bytes;
+        for _ in 0..self.readable.len() {
+            if !self.may_read() || left == 0 {
+                break;
+            }
+            if let Some(id) = self.readable.pop_front()
+                && self.may_receive(id, now)
+            {
+                left = left.saturating_sub(self.read(id, now));
+            }
+        }
+    }
+
+    /// Who is behind with what it asked for asks no more for a while.
+    fn may_receive(&mut self, id: SessionId, now: Instant) -> bool {
+        let (timeouts, config) = (&mut self.timeouts, &self.shared.config);
+        let may_receive = self.table.visit(id, |connection| {
+            let may_receive = connection.may_receive(config, now);
+            if !may_receive {
+                connection.is_listed_readable = false;
+                if let Some(at) = connection.next_deadline(config) {
+                    timeouts.arm(id, &mut connection.alarm, at);
+                }
+            }
+            may_receive
+        });
+        may_receive == Some(true)
+    }
+
+    /// Reads from one session, and returns what that costs of the turn's input.
+    pub(super) fn read(&mut self, id: SessionId, now: Instant) -> usize {
+        let (shared, buffer) = (&*self.shared, &mut self.recv_buffer);
+        let (effects, groups) = (&mut self.effects, &mut self.groups);
+        let received = self.table.visit(id, |connection| {
+            connection.is_listed_readable = false;
+            let peer = connection.peer(id);
+            connection.receive(buffer, &shared.config, now, |session, packet| {
+                let asked_before = effects.len();
+                let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
+                guarded(|| session.on_packet(&mut ctx, packet))??;
+                // Who has closed its own session does not want what stands behind this packet.
+                match effects[asked_before..]
+                    .iter()
+                    .find_map(|asked| asked.end_of(id))
+                {
+                    Some(reason) => Err(reason),
+                    None => Ok(()),
+                }
+            })
+        });
+        let Some(Received {
+            bytes,
+            packets,
+            outcome,
+        }) = received
+        else {
+            return 0;
+        };
+        self.metrics().bytes_received.add(bytes as u64);
+        self.metrics().packets_received.add(packets as u64);
+        // First what the packets asked for, then the end: answers to whole packets that came
+        // before an offence or a FIN are still queued.
+        self.apply_effects();
+        match outcome {
+            Ok(has_more) => {
+                if has_more {
+                    self.list_readable(id);
+                }
+                self.rearm(id);
+            }
+            Err(reason) => self.close_in_order(id, reason),
+        }
+        bytes.max(packets.saturating_mul(MIN_PACKET_COST))
+    }
+}

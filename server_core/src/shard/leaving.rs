@@ -1,0 +1,126 @@
+//! Leaving: what was decided is carried out here, and nowhere else.
+
+use super::{MIN_PACKET_COST, Shard, guarded};
+use crate::connection::{Connection, Drained, Draining, Progress, Transport};
+use crate::id::SessionId;
+use crate::reason::DisconnectReason;
+use crate::session::{Context, Session};
+use std::sync::Arc;
+use std::time::Instant;
+
+impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
+    /// Carries out what was decided: the only place where a session ends. Returns whether any did.
+    pub(super) fn reap(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some((id, reason, connection)) = self.table.pop_closing() {
+            self.leave(id, reason, connection, now);
+            any = true;
+        }
+        any
+    }
+
+    fn leave(
+        &mut self,
+        id: SessionId,
+        reason: DisconnectReason,
+        mut connection: Connection<T, S>,
+        now: Instant,
+    ) {
+        let shared = Arc::clone(&self.shared);
+        let was_open = connection.is_open();
+        let peer = connection.peer(id);
+        self.timeouts.disarm(id, &mut connection.alarm);
+        self.metrics().sessions.sub(u64::from(was_open));
+        self.metrics().disconnects[reason.index()].add(1);
+        let summary_at = shared.departures.note(Some(id), peer.addr, reason, now);
+        let ends = [self.departure_summary_at, summary_at];
+        self.departure_summary_at = ends.into_iter().flatten().min();
+
+        let told = was_open && reason.flushes();
+        let last_packet = match told {
+            true => guarded(|| (shared.farewell)(reason, &shared.buffers)).unwrap_or(None),
+            false => None,
+        };
+        let flush_by = self
+            .shutdown_by
+            .unwrap_or(now + shared.config.flush_timeout);
+        let (mut session, mut draining) = connection.into_draining(reason, last_packet, flush_by);
+
+        let (effects, groups) = (&mut self.effects, &mut self.groups);
+        let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
+        // Should it panic, or its destructor, the session is gone all the same.
+        let _ = guarded(|| session.on_disconnected(&mut ctx, reason));
+        let _ = guarded(|| drop(session));
+        // Only now, so that it could say which they were; what it joined just then, included.
+        self.groups.leave_all(id);
+        self.apply_effects();
+
+        match reason.flushes() {
+            true => self.drain(id, draining, now),
+            false => self.count(&draining.abandon()),
+        }
+    }
+
+    /// One turn for each that has left and sends on, as far as the input of this turn goes: those who
+    /// are thrown out are as many as they like, and are owed no more of it than the sessions.
+    pub(super) fn discard(&mut self, now: Instant) {
+        self.discard_left = self.shared.config.turn_input_bytes;
+        for _ in 0..self.draining_next.len() {
+            if self.discard_left == 0 {
+                break;
+            }
+            if let Some(id) = self.draining_next.pop_front() {
+                if let Some(draining) = self.draining.get_mut(&id) {
+                    draining.is_listed = false;
+                }
+                self.advance_draining(id, now);
+            }
+        }
+    }
+
+    pub(super) fn advance_draining(&mut self, id: SessionId, now: Instant) {
+        if let Some(draining) = self.draining.remove(&id) {
+            self.drain(id, draining, now);
+        }
+    }
+
+    fn drain(&mut self, id: SessionId, mut draining: Draining<T>, now: Instant) {
+        let config = &self.shared.config;
+        let budget_bytes = self.discard_left.min(config.read_budget_bytes);
+        let Drained {
+            flushed,
+            discarded_bytes,
+            progress,
+        } = draining.advance(&mut self.recv_buffer, budget_bytes, config, now);
+        let cost = discarded_bytes.max(MIN_PACKET_COST);
+        self.discard_left = self.discard_left.saturating_sub(cost);
+        self.count(&flushed);
+        self.metrics().bytes_received.add(discarded_bytes as u64);
+        if progress == Progress::Done {
+            self.timeouts.disarm(id, &mut draining.alarm);
+            return;
+        }
+        if let Some(flush_by) = self.shutdown_by {
+            draining.hurry(flush_by + self.shared.config.linger);
+        }
+        let deadline = draining.deadline();
+        self.timeouts.arm(id, &mut draining.alarm, deadline);
+        if progress == Progress::Again && !std::mem::replace(&mut draining.is_listed, true) {
+            self.draining_next.push_back(id);
+        }
+        self.draining.insert(id, draining);
+    }
+
+    pub(super) fn begin_shutdown(&mut self, flush_by: Instant) {
+        if self.shutdown_by.is_some() {
+            return;
+        }
+        self.shutdown_by = Some(flush_by);
+        self.queue_common();
+        self.table.close_all(DisconnectReason::Shutdown);
+        for (id, draining) in &mut self.draining {
+            draining.hurry(flush_by);
+            self.timeouts.arm(*id, &mut draining.alarm, flush_by);
+        }
+    }
+}

@@ -1,0 +1,566 @@
+//! One worker's share of the sessions, and one turn of its loop.
+//!
+//! ```text
+//!  commands -> readiness -> | reads -> timeouts -> flush -> reap (-> flush -> reap ...) |
+//!                           +---------------------- run --------------------------------+
+//! ```
+//!
+//! * **Nothing is removed between the start of a walk and its end; nothing is written outside the
+//!   flush** (a stream that drains after its session has left is the flush of that session).
+//! * Callbacks only ask: what they asked for is done when they have returned.
+//! * No socket and no clock in here: streams are a type parameter, the time is an argument. The
+//!   [`worker`](crate::worker) brings both; tests bring fakes.
+
+mod arrivals;
+mod deadlines;
+mod effects;
+mod input;
+mod leaving;
+mod output;
+
+use crate::config::Config;
+use crate::connection::{Connection, Draining, Transport};
+use crate::departure_log::DepartureLog;
+use crate::groups::Groups;
+use crate::id::SessionId;
+use crate::metrics::{Metrics, WorkerMetrics};
+use crate::reason::DisconnectReason;
+use crate::recv_buffer::RecvBuffer;
+use crate::router::{Command, Router};
+use crate::send_buffer::{SendBuffer, SendBufferManager};
+use crate::send_queue::PacketRun;
+use crate::session::{Effect, Peer, Session};
+use crate::session_table::SessionTable;
+use crate::snapshot::SnapshotRequest;
+use crate::stopwatch::Lap;
+use crate::timeout_queue::TimeoutQueue;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Makes the session of each new peer, on the worker that will own it.
+pub type SessionFactory<S> = dyn Fn(Peer) -> S + Send + Sync;
+/// The last packet for a session that ends for this reason, if it gets one.
+pub type Farewell =
+    dyn Fn(DisconnectReason, &SendBufferManager) -> Option<SendBuffer> + Send + Sync;
+
+/// What all workers of a server have in common.
+pub struct Shared<T, S> {
+    /// The limits.
+    pub config: Config,
+    /// The way to the other workers.
+    pub router: Arc<Router<T>>,
+    /// The chunk pool's front.
+    pub buffers: SendBufferManager,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The lines about who left.
+    pub departures: DepartureLog,
+    /// Makes sessions.
+    pub factory: Box<SessionFactory<S>>,
+    /// Says goodbye.
+    pub farewell: Arc<Farewell>,
+}
+
+impl<T, S> fmt::Debug for Shared<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One worker's sessions and what is to be done for them.
+#[derive(Debug)]
+pub struct Shard<T, S> {
+    shared: Arc<Shared<T, S>>,
+    worker: usize,
+    table: SessionTable<Connection<T, S>>,
+    draining: HashMap<SessionId, Draining<T>>,
+    groups: Groups,
+    timeouts: TimeoutQueue,
+    recv_buffer: RecvBuffer,
+    /// What callbacks asked for, until they have returned.
+    effects: Vec<Effect>,
+    /// Those on their way out that have more to say, in the order of their turns.
+    draining_next: VecDeque<SessionId>,
+    /// What may still be read in this turn from those on their way out.
+    discard_left: usize,
+    /// Sessions with input, in the order of their turns.
+    readable: VecDeque<SessionId>,
+    /// What every session gets in this turn that is not `apart`. It is in no queue: most peers keep
+    /// up, and for them it is written from where it lies.
+    common: Option<PacketRun>,
+    /// Sessions for which something comes before or behind it, or that were not here when it was sent.
+    apart: Vec<SessionId>,
+    /// Sessions that something was queued for in this turn.
+    dirty: Vec<SessionId>,
+    /// Sessions whose write budget was used up: dirty in the next turn.
+    dirty_next: Vec<SessionId>,
+    /// Commands to workers whose mailboxes were full, in order. While there are any, nothing is
+    /// read: the flood waits in the flooder's socket.
+    stalled: VecDeque<(usize, Command<T>)>,
+    /// What callbacks asked for beyond the output of one turn, in order. While there is any,
+    /// nothing is read, either.
+    deferred: VecDeque<Effect>,
+    /// What may still be queued in this turn, each packet counted once for every session that
+    /// gets it. Below zero by one packet at most.
+    output_left: isize,
+    /// The measured broadcasts that were queued in this turn.
+    laps: Vec<Lap>,
+    /// Who wants to know at the end of this turn how the sessions are doing.
+    snapshots: Vec<SnapshotRequest>,
+    shutdown_by: Option<Instant>,
+    /// A shutdown that waits for `deferred`.
+    shutdown_next: Option<Instant>,
+    departure_summary_at: Option<Instant>,
+    /// After a stall of our own, nobody is too slow before this.
+    lenient_until: Option<Instant>,
+}
+
+/// A small packet costs a turn as much as one of this size.
+const MIN_PACKET_COST: usize = 64;
+/// A deadline that is noticed this late was missed because the process did not run.
+const STALL: Duration = Duration::from_millis(100);
+
+impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
+    /// An empty shard.
+    #[must_use]
+    pub fn new(worker: usize, shared: Arc<Shared<T, S>>) -> Self {
+        debug_assert!(worker < SessionId::MAX_WORKERS);
+        Self {
+            worker,
+            table: SessionTable::new(worker as u8),
+            draining: HashMap::new(),
+            groups: Groups::new(
+                worker,
+                Arc::clone(shared.router.groups()),
+                shared.config.max_groups_per_session,
+            ),
+            draining_next: VecDeque::new(),
+            discard_left: 0,
+            timeouts: TimeoutQueue::default(),
+            recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
+            effects: Vec::new(),
+            readable: VecDeque::new(),
+            common: None,
+            apart: Vec::new(),
+            dirty: Vec::new(),
+            dirty_next: Vec::new(),
+            stalled: VecDeque::new(),
+            deferred: VecDeque::new(),
+            output_left: shared.config.turn_output_bytes as isize,
+            laps: Vec::new(),
+            snapshots: Vec::new(),
+            shutdown_by: None,
+            shutdown_next: None,
+            departure_summary_at: None,
+            lenient_until: None,
+            shared,
+        }
+    }
+
+    /// Carries out one command. A new connection's socket is registered by `register`.
+    pub fn handle_command(
+        &mut self,
+        command: Command<T>,
+        now: Instant,
+        register: impl FnOnce(&mut T, SessionId) -> io::Result<()>,
+    ) {
+        match command {
+            Command::Adopt(arrival) => self.adopt(arrival, now, register),
+            Command::Send(to, buffer) => self.queue_for(to, buffer),
+            Command::Broadcast(buffer) => self.queue_for_all(&buffer),
+            Command::TimedBroadcast(buffer, lap) => {
+                self.queue_for_all(&buffer);
+                self.laps.push(lap);
+            }
+            Command::BroadcastTo(group, except, buffer) => {
+                self.queue_for_group(group, except, &buffer);
+            }
+            // Who is on the way out joins nothing any more: `reap` comes by only once.
+            Command::Join(id, claim) if self.table.visit(id, |_| ()).is_some() => {
+                let refused = self.groups.join_claimed(id, claim).is_err();
+                self.metrics().joins_refused.add(refused.into());
+            }
+            Command::Join(..) => {}
+            Command::Leave(id, group) => {
+                self.groups.leave(id, group);
+            }
+            Command::Snapshot(request) => self.snapshots.push(request),
+            Command::Close(id, reason) => self.close(id, reason),
+            Command::Shutdown(flush_by) if self.deferred.is_empty() => {
+                self.begin_shutdown(flush_by);
+            }
+            // Behind what callbacks have asked for before.
+            Command::Shutdown(flush_by) => self.shutdown_next = Some(flush_by),
+        }
+    }
+
+    /// Whether this turn has queued as much as a turn may: then more commands wait for the next.
+    #[must_use]
+    pub fn has_enough_output(&self) -> bool {
+        self.output_left <= 0
+    }
+
+    /// A socket has become ready.
+    pub fn handle_readiness(
+        &mut self,
+        id: SessionId,
+        readable: bool,
+        writable: bool,
+        now: Instant,
+    ) {
+        if let Some(draining) = self.draining.get_mut(&id) {
+            if writable {
+                draining.handle_writable();
+            }
+            // What it has sent is read when its turn comes.
+            self.advance_draining(id, now);
+            return;
+        }
+        if writable {
+            self.handle_writable(id, now);
+        }
+        if readable {
+            self.list_readable(id);
+        }
+    }
+
+    /// The rest of the turn.
+    pub fn run(&mut self, now: Instant) {
+        let shutdown_by = self.shared.router.shutdown_by();
+        if let Some(at) = shutdown_by.filter(|at| *at <= now && self.shutdown_by.is_none()) {
+            // The command itself is behind mail that would take longer than there is time.
+            self.begin_shutdown(at);
+        }
+        self.discard(now);
+        self.retry_stalled();
+        if !self.deferred.is_empty() {
+            // Mail comes first in a turn, and must not starve what callbacks have asked for.
+            let share = self.shared.config.turn_output_bytes as isize / 2;
+            self.output_left = self.output_left.max(share.max(1));
+        }
+        self.apply_effects();
+        if self.deferred.is_empty()
+            && let Some(flush_by) = self.shutdown_next.take()
+        {
+            self.begin_shutdown(flush_by);
+        }
+        self.read_all(now);
+        self.look_at_deadlines(now);
+        loop {
+            self.flush_all(now);
+            if !self.reap(now) {
+                break;
+            }
+        }
+        // Those wait for the next turn, and may have been sent to since they were flushed.
+        for id in &self.dirty_next {
+            self.table.visit(*id, |connection| connection.settle(now));
+        }
+        self.dirty.append(&mut self.dirty_next);
+        self.output_left = self.shared.config.turn_output_bytes as isize;
+        self.discard_left = 0;
+        while let Some(request) = self.snapshots.pop() {
+            self.answer(request);
+        }
+    }
+
+    /// The turn that began at `began` is over: it counts how long that took, and the measured
+    /// broadcasts that went out in it. One reading of the clock serves them all.
+    pub fn end_turn(&mut self, began: Instant, now: Instant) {
+        let metrics = &self.shared.metrics;
+        let turns = &metrics.worker(self.worker).turns;
+        let took = now.saturating_duration_since(began);
+        turns.record(took);
+        if took > STALL {
+            // This process was stopped in the middle of the turn. What was read in the rest of it
+            // may have come just now, and bears the time of the beginning.
+            self.table
+                .visit_all(|_, connection| connection.postdate(began, now));
+        }
+        for duration in self.laps.drain(..).filter_map(|lap| lap.end(now)) {
+            metrics.broadcasts.record(duration);
+        }
+    }
+
+    /// Whether there is work that no event will announce.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        let may_read = self.may_read();
+        !self.dirty.is_empty()
+            || !self.draining_next.is_empty()
+            || !self.deferred.is_empty() && self.stalled.is_empty()
+            || may_read && !self.readable.is_empty()
+    }
+
+    /// When to come again if nothing happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        // A shutdown that others have begun must not be slept through.
+        let shutdown_by = (self.shared.router.shutdown_by()).filter(|_| self.shutdown_by.is_none());
+        let ends = [
+            self.timeouts.next_at(),
+            self.departure_summary_at,
+            shutdown_by,
+        ];
+        ends.into_iter().flatten().min()
+    }
+
+    /// Whether a shutdown is over: everything is flushed or given up.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.shutdown_by.is_some() && self.table.is_empty() && self.draining.is_empty()
+    }
+
+    /// The last act of a worker: log lines that were still held back.
+    pub fn finish(&self) {
+        self.shared.departures.finish();
+    }
+
+    /// Sessions that are here, those on their way out included.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Who of them is in which group.
+    #[must_use]
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// The counters of this worker.
+    #[must_use]
+    pub fn metrics(&self) -> &WorkerMetrics {
+        self.shared.metrics.worker(self.worker)
+    }
+
+    /// After the flush, so that what waits for a session is what its socket did not take.
+    fn answer(&mut self, request: SnapshotRequest) {
+        let mut sessions = Vec::with_capacity(self.table.len());
+        self.table.visit_all(|id, connection| {
+            if connection.is_open() {
+                sessions.push(connection.info(id));
+            }
+        });
+        request.answer(sessions);
+    }
+}
+
+/// Runs code of the user's. A panic is a bug in it, and must not cost the other sessions of
+/// this worker anything.
+pub(crate) fn guarded<R>(callback: impl FnOnce() -> R) -> Result<R, DisconnectReason> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback))
+        .map_err(|_| DisconnectReason::HandlerPanicked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Admission;
+    use crate::mailbox::Mailbox;
+    use crate::packet::Packet;
+    use crate::reason::Kick;
+    use crate::router::Arrival;
+    use crate::send_buffer::ChunkPool;
+    use crate::session::Context;
+    use std::io::{Read, Write};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A peer that never stops sending, and takes whatever it is given.
+    struct Flood {
+        read_bytes: Arc<AtomicUsize>,
+        /// Before that it sends this much, a byte at a time.
+        hesitates: Option<u8>,
+    }
+
+    impl Read for Flood {
+        fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
+            match &mut self.hesitates {
+                Some(0) => {
+                    self.hesitates = None;
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Some(bytes) => {
+                    *bytes -= 1;
+                    return Ok(1);
+                }
+                None => {}
+            }
+            self.read_bytes.fetch_add(memory.len(), Ordering::Relaxed);
+            Ok(memory.len())
+        }
+    }
+
+    impl Write for Flood {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Transport for Flood {
+        fn shutdown_write(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn poll_connected(&mut self) -> io::Result<bool> {
+            Ok(true)
+        }
+    }
+
+    struct Nobody;
+
+    impl Session for Nobody {
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+    }
+
+    fn shard(config: &Config) -> Shard<Flood, Nobody> {
+        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
+        let mailbox = Mailbox::new(config.mailbox_bytes, || {});
+        Shard::new(
+            0,
+            Arc::new(Shared {
+                config: config.clone(),
+                router: Arc::new(Router::new([mailbox])),
+                buffers: SendBufferManager::new(pool),
+                metrics: Arc::new(Metrics::new(1)),
+                departures: DepartureLog::default(),
+                factory: Box::new(|_| Nobody),
+                farewell: Arc::new(|_, _| None),
+            }),
+        )
+    }
+
+    /// A thousand such peers, who all send into the same counter.
+    fn thousand(
+        shard: &mut Shard<Flood, Nobody>,
+        hesitates: Option<u8>,
+        now: Instant,
+    ) -> (Vec<SessionId>, Arc<AtomicUsize>, Arc<Admission>) {
+        let admission = Arc::new(Admission::new(1, None, None));
+        let read_bytes = Arc::new(AtomicUsize::new(0));
+        let mut ids = Vec::new();
+        for port in 0..1000 {
+            let arrival = Arrival {
+                stream: Flood {
+                    read_bytes: Arc::clone(&read_bytes),
+                    hesitates,
+                },
+                permit: admission.admit(([127, 0, 0, 1], port).into()).unwrap(),
+                tag: None,
+                is_connecting: false,
+            };
+            shard.handle_command(Command::Adopt(arrival), now, |_, id| {
+                ids.push(id);
+                Ok(())
+            });
+        }
+        (ids, read_bytes, admission)
+    }
+
+    /// A thousand whose time for a packet is up in the same moment get a last look each, and no tick
+    /// waits for what all of them have sent by then.
+    #[test]
+    fn last_looks_are_within_the_input_of_a_turn() {
+        let config = Config::default();
+        let (mut shard, mut now) = (shard(&config), Instant::now());
+        let (ids, read_bytes, admission) = thousand(&mut shard, Some(1), now);
+        for id in &ids {
+            shard.handle_readiness(*id, true, false, now);
+        }
+        shard.run(now);
+        assert_eq!(
+            (shard.sessions(), read_bytes.load(Ordering::Relaxed)),
+            (1000, 0)
+        );
+        now += config.packet_timeout.unwrap();
+        let (mut most_bytes, mut turns) = (0, 0);
+        while shard.sessions() > 0 {
+            let before = read_bytes.load(Ordering::Relaxed);
+            assert!(shard.next_deadline().is_some_and(|at| at <= now));
+            shard.run(now);
+            most_bytes = most_bytes.max(read_bytes.load(Ordering::Relaxed) - before);
+            turns += 1;
+            assert!(turns < 1000, "{} are left", shard.sessions());
+        }
+        // As much again may come from those who have just been thrown out.
+        let allowed = 2 * (config.turn_input_bytes + config.read_budget_bytes);
+        assert!(most_bytes <= allowed, "{most_bytes} bytes in one turn");
+        let totals = shard.shared.metrics.totals();
+        let reasons = totals.disconnects_by_label();
+        let bad: Vec<_> = reasons.filter(|(_, count)| *count > 0).collect();
+        assert_eq!(
+            bad,
+            [("bad_size", 1000)],
+            "what they have sent was looked at"
+        );
+        drop(admission);
+    }
+
+    /// A thousand that are thrown out at once and send on must not keep the next tick waiting: each
+    /// may send as much as a session, and all together no more than one turn reads.
+    #[test]
+    fn those_on_their_way_out_are_read_within_the_input_of_a_turn() {
+        let config = Config::default();
+        let (mut shard, now) = (shard(&config), Instant::now());
+        let (ids, read_bytes, admission) = thousand(&mut shard, None, now);
+        for id in &ids {
+            let close = Command::Close(*id, DisconnectReason::Closed);
+            shard.handle_command(close, now, |_, _| Ok(()));
+        }
+        let mut most_bytes = 0;
+        for turn in 0..100 {
+            let before = read_bytes.load(Ordering::Relaxed);
+            for id in &ids {
+                shard.handle_readiness(*id, true, turn % 2 == 0, now);
+            }
+            shard.run(now);
+            assert!(shard.has_work(), "there is more to throw away");
+            most_bytes = most_bytes.max(read_bytes.load(Ordering::Relaxed) - before);
+        }
+        assert!(
+            most_bytes <= config.turn_input_bytes + config.read_budget_bytes,
+            "{most_bytes} bytes in one turn"
+        );
+        shard.run(now + config.linger);
+        assert!(shard.draining.is_empty() && admission.total() == 0);
+        shard.run(now + config.linger);
+        assert!(!shard.has_work(), "nothing is left on a list");
+    }
+
+    /// Whether one session ends or all of them do: what everybody was sent before comes before that.
+    #[test]
+    fn what_was_sent_to_all_before_an_end_still_goes_out() {
+        let ends: [fn(SessionId, Instant) -> Command<Flood>; 2] = [
+            |id, _| Command::Close(id, DisconnectReason::Closed),
+            |_, now| Command::Shutdown(now + Duration::from_secs(1)),
+        ];
+        for end in ends {
+            let (mut shard, now) = (shard(&Config::default()), Instant::now());
+            let (ids, _, _admission) = thousand(&mut shard, Some(1), now);
+            shard.run(now);
+            let packet = shard.shared.buffers.write(16, |bytes| {
+                bytes[..4].copy_from_slice(&[16, 0, 7, 0]);
+                16
+            });
+            shard.handle_command(Command::Broadcast(packet), now, |_, _| Ok(()));
+            shard.handle_command(end(ids[500], now), now, |_, _| Ok(()));
+            shard.run(now);
+            let totals = shard.shared.metrics.totals();
+            assert_eq!(totals.packets_sent, 1000);
+            assert_eq!(totals.bytes_sent, 1000 * 16);
+            // One call each: nobody was behind.
+            assert_eq!(totals.write_calls, 1000);
+        }
+    }
+}

@@ -8,3 +8,5 @@ pub mod output;
 mod report;
 pub mod schema;
 pub mod summary;
+mod text;
+mod verdict;

@@ -1,11 +1,12 @@
-//! The result of a run: for people, for machines, and as an exit status.
+//! The result of a run, as it is written for machines.
 
 use super::assertion::Asserted;
 use super::machine::MachineFacts;
 use super::metric::Metrics;
+use super::verdict::Verdict;
 use crate::args::Args;
 use crate::attack::Besieged;
-use crate::load::capacity::{Answer, Capacity, Step};
+use crate::load::capacity::{Capacity, Step};
 use crate::load::life::Sessions;
 use crate::measure::board::Counts;
 use crate::measure::distribution::{Bucket, distribution};
@@ -13,26 +14,15 @@ use crate::measure::groups::{Groups, More};
 use crate::measure::meter::{Second, quantile_ms};
 use crate::measure::recorder::{Micros, Samples};
 use crate::measure::self_check::Findings;
-use game_server::process::human_bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 use std::time::Duration;
 
 /// Rises when a field changes its meaning or goes; new fields may come without that.
 pub const SCHEMA_VERSION: u32 = 1;
 /// So many reasons and goodbyes are listed; a server that makes up more makes nothing longer.
 const MAX_GROUPS: usize = 50;
-/// By how much the 99th percentile of the healthy sessions' tick delay may rise under an attack.
-const MAX_RISE_MS: f64 = 20.0;
-/// By how much the latest tick of any one of them may be later than the latest one before the attack:
-/// who is one of many is not seen in a percentile.
-const MAX_WAIT_MS: f64 = 1_000.0;
-/// Who was away for longer than this cannot hold it against the server that something did not come,
-/// or that it was thrown out.
-const MAX_EXCUSED_LAG_MS: f64 = 1_000.0;
-
 /// Everything that a run has found out.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Summary {
@@ -87,20 +77,6 @@ pub struct Summary {
     pub attack: Option<Besieged>,
     /// The outcome of `--find-capacity`.
     pub capacity: Option<Capacity>,
-}
-
-/// What is to be thought of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Everything was as it should be.
-    #[default]
-    Ok,
-    /// The server did something wrong, or an assertion broke.
-    Failed,
-    /// The server did nothing wrong, but the figures may be this program's own: they are not held
-    /// against the server.
-    ClientLimited,
 }
 
 /// What a run, or a part of one, leaves behind for its summary.
@@ -357,102 +333,6 @@ impl Summary {
         }
     }
 
-    fn judge(&mut self, args: &Args) {
-        let sessions = &self.sessions;
-        // With --reconnect a loss that came back in time is no failure; without, none comes back.
-        let lost_for_good = sessions.lost - sessions.came_back.min(sessions.lost);
-        let (behind, silent) = (sessions.behind as u64, sessions.silent as u64);
-        self.lost = lost_for_good
-            + self.ticks.missing
-            + behind
-            + silent
-            + self.echoes.unanswered
-            + self.chats.unheard;
-        let packets_were_due = sessions.connected > 0 && self.packets.received == 0;
-        // What was sent is wrong whoever had to wait for it.
-        let wrong = [
-            (self.ticks.missing, "ticks were missing"),
-            (self.ticks.repeats, "ticks were repeated"),
-            (self.ticks.reordered, "ticks were out of order"),
-            (self.ticks.wrong_texts, "hellos had another text"),
-            (self.packets.malformed, "packets were malformed"),
-            (self.packets.unknown_ids, "packets had an unknown id"),
-            (self.echoes.wrong, "echoes were not what was sent"),
-            (self.chats.wrong, "chats were not what was sent"),
-        ];
-        let late = [
-            (sessions.never_connected as u64, "sessions never connected"),
-            (lost_for_good, "sessions were lost and not back within 10 s"),
-            (sessions.missing as u64, "sessions could not come back"),
-            (behind, "sessions had not seen the newest tick"),
-            (silent, "sessions had not seen any tick"),
-            (self.echoes.unanswered, "echoes were not answered"),
-            (self.chats.unheard, "chats did not come back"),
-        ];
-        let told = |faults: &[(u64, &str)]| -> Vec<String> {
-            let faults = faults.iter().filter(|(count, _)| *count > 0);
-            faults
-                .map(|(count, what)| format!("{count} {what}"))
-                .collect()
-        };
-        let (wrong, mut late) = (told(&wrong), told(&late));
-        let silent_secs = sessions.server_silent_secs;
-        if silent_secs > 0.0 {
-            late.push(format!("no tick came for the last {silent_secs:.1} s"));
-        }
-        if packets_were_due {
-            late.push("nothing at all was received".into());
-        }
-        if let Some(attack) = &self.attack {
-            late.extend(attack_failures(attack, self.client.client_limited));
-        }
-        // Whoever was not there to read cannot say that nothing came.
-        let was_away = self.client.worst_lag_ms() > MAX_EXCUSED_LAG_MS;
-        let is_wrong = !wrong.is_empty();
-        let is_late = !late.is_empty();
-        self.failures = [wrong, late].concat();
-        self.verdict = match self.capacity.as_ref().map(|capacity| capacity.answer) {
-            Some(answer) => {
-                // What broke in its steps is what was searched for.
-                self.failures.clear();
-                Verdict::of_search(answer)
-            }
-            None => {
-                let metrics = Metrics::of(&serde_json::to_value(&*self).unwrap_or_default());
-                let assertions = args.assertions().iter();
-                let own_lag_ms = self.client.worst_lag_ms();
-                self.assertions = (assertions.map(|one| one.judge(&metrics, own_lag_ms))).collect();
-                let mut broken = self.assertions.iter().filter(|asserted| !asserted.holds);
-                let is_broken = broken.any(|asserted| !asserted.may_be_own_lag);
-                let is_limited = self.client.client_limited;
-                match () {
-                    () if is_wrong || is_late && !was_away => Verdict::Failed,
-                    () if is_broken && !is_limited => Verdict::Failed,
-                    () if is_limited || is_late || !self.holds_all() => Verdict::ClientLimited,
-                    () => Verdict::Ok,
-                }
-            }
-        };
-    }
-
-    fn holds_all(&self) -> bool {
-        self.assertions.iter().all(|asserted| asserted.holds)
-    }
-
-    /// 0 or 1. What was lost, or an assertion that broke, is 1 whoever is to blame; a search that
-    /// was refused an answer, too.
-    pub fn exit_code(&self) -> ExitCode {
-        let is_good = match (self.verdict, &self.capacity) {
-            (Verdict::Ok, _) => true,
-            (Verdict::ClientLimited, None) => self.failures.is_empty() && self.holds_all(),
-            _ => false,
-        };
-        match is_good {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        }
-    }
-
     /// For machines.
     ///
     /// # Errors
@@ -461,140 +341,6 @@ impl Summary {
         serde_json::to_string_pretty(self)
             .map(|text| text + "\n")
             .map_err(|error| format!("the summary cannot be written as JSON: {error}"))
-    }
-
-    /// For people.
-    pub fn to_text(&self) -> String {
-        let Self {
-            sessions,
-            packets,
-            ticks,
-            echoes,
-            chats,
-            ..
-        } = self;
-        let mut text = format!(
-            "sessions  {} of {} connected, {} live at the end, {} lost, {} came back\n\
-             packets   {} received ({}), {} malformed, {} with an unknown id\n\
-             ticks     {} received, {} missing, {} repeated, {} out of order, {} with another text\n",
-            sessions.connected,
-            sessions.asked,
-            sessions.live,
-            sessions.lost,
-            sessions.came_back + sessions.came_back_late,
-            packets.received,
-            human_bytes(packets.bytes as f64),
-            packets.malformed,
-            packets.unknown_ids,
-            ticks.received,
-            ticks.missing,
-            ticks.repeats,
-            ticks.reordered,
-            ticks.wrong_texts,
-        );
-        if ticks.skipped > 0 {
-            text += &format!(
-                "skipped   {} ticks that were due and never came; the longest gap was {:.0} ms\n",
-                ticks.skipped, self.longest_tick_gap_ms
-            );
-        }
-        if echoes.sent > 0 {
-            text += &format!(
-                "echoes    {} sent, {} answered, {} wrong, {} unanswered\n",
-                echoes.sent, echoes.answered, echoes.wrong, echoes.unanswered
-            );
-        }
-        if chats.sent > 0 {
-            text += &format!(
-                "chats     {} sent, {} heard by their senders, {} wrong, {} unheard\n",
-                chats.sent, chats.heard, chats.wrong, chats.unheard
-            );
-        }
-        let measured = [
-            (
-                "delay",
-                &self.tick_delay_ms,
-                "of ticks against their schedule",
-            ),
-            (
-                "spread",
-                &self.tick_spread_ms,
-                "of a tick over the sessions",
-            ),
-            ("rtt", &self.rtt_ms, "of echoes, from when they were due"),
-            ("chat", &self.chat_ms, "from due until heard"),
-            ("connect", &self.connect_ms, ""),
-        ];
-        for (name, quantiles, what) in measured.into_iter().filter(|(_, q, _)| q.count > 0) {
-            let Quantiles {
-                p50,
-                p90,
-                p99,
-                p999,
-                max,
-                ..
-            } = quantiles;
-            let line = format!(
-                "{name:<9} p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2} ms  {what}"
-            );
-            text += line.trim_end();
-            text.push('\n');
-        }
-        for why in &self.client.reasons {
-            text += &format!("client    {why}\n");
-        }
-        for (why, count) in &self.losses {
-            text += &format!("loss      {count} x {why}\n");
-        }
-        text += &more_line("loss", self.losses_more);
-        for Bye {
-            code,
-            text: why,
-            count,
-        } in &self.byes
-        {
-            text += &format!("goodbye   {count} x code {code} ({why:?})\n");
-        }
-        text += &more_line("goodbye", self.byes_more);
-        if let Some(attack) = &self.attack {
-            text += &attack_text(attack);
-        }
-        if let Some(capacity) = &self.capacity {
-            text += &capacity_text(capacity);
-        } else {
-            for failure in &self.failures {
-                text += &format!("failed    {failure}\n");
-            }
-        }
-        for asserted in &self.assertions {
-            let outcome = if asserted.holds { "holds " } else { "BROKEN" };
-            text += &format!("assert    {outcome}  {asserted}\n");
-        }
-        text += &format!(
-            "verdict   {} after {:.1} s\n",
-            self.verdict.label(),
-            self.elapsed_secs
-        );
-        text
-    }
-}
-
-impl Verdict {
-    const fn of_search(answer: Answer) -> Self {
-        match answer {
-            Answer::Found | Answer::AtLeast => Self::Ok,
-            Answer::ClientLimited => Self::ClientLimited,
-            Answer::None | Answer::Interrupted => Self::Failed,
-        }
-    }
-
-    /// As in the JSON.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Failed => "failed",
-            Self::ClientLimited => "client_limited",
-        }
     }
 }
 
@@ -614,127 +360,5 @@ impl Settings {
             reconnect: args.reconnect,
             seed: args.seed(),
         }
-    }
-}
-
-/// What an attack must not do. A rise that may be this program's own is none of the server's.
-fn attack_failures(attack: &Besieged, client_limited: bool) -> Vec<String> {
-    let tally = &attack.tally;
-    let mut failures = Vec::new();
-    if attack.elapsed_secs == 0.0 {
-        failures.push("the run was over before the attack began".into());
-    }
-    let needed = attack.patience_secs;
-    if attack.elapsed_secs > 0.0 && tally.fought == 0 {
-        failures.push("nothing was attacked: no attacker was let in".into());
-    } else if needed > 0.0 && !tally.is_telling() {
-        failures.push(format!(
-            "the attack was too short to tell whether attackers are kicked: it needs {needed} s"
-        ));
-    }
-    if tally.not_kicked > 0 {
-        let count = tally.not_kicked;
-        failures.push(format!(
-            "{count} attackers should have been kicked and were not"
-        ));
-    }
-    if tally.wrong_reason > 0 {
-        let count = tally.wrong_reason;
-        failures.push(format!("{count} attackers were kicked for another reason"));
-    }
-    if tally.untold > 0 && !client_limited {
-        let count = tally.untold;
-        failures.push(format!(
-            "{count} attackers that read on were kicked and not told why"
-        ));
-    }
-    if attack.elapsed_secs > 0.0 && attack.tick_delay_p99_rise_ms.is_none() {
-        failures.push("too few ticks came to tell whether the attack made them late".into());
-    }
-    let longest = attack.during.max_ms - attack.before.max_ms;
-    if longest > MAX_WAIT_MS && !client_limited {
-        failures.push(format!(
-            "a tick was {:.0} ms late under the attack, and {:.0} ms at the most before",
-            attack.during.max_ms, attack.before.max_ms
-        ));
-    }
-    let rise = attack.tick_delay_p99_rise_ms.unwrap_or(0.0);
-    if rise > MAX_RISE_MS && !client_limited {
-        failures.push(format!(
-            "the p99 tick delay rose by {rise:.1} ms under the attack, and {MAX_RISE_MS} are allowed"
-        ));
-    }
-    failures
-}
-
-fn attack_text(attack: &Besieged) -> String {
-    let tally = &attack.tally;
-    let kicked: Vec<String> = (tally.kicked.iter())
-        .map(|(reason, count)| format!("{count} {reason}"))
-        .collect();
-    let kicked = match kicked.is_empty() {
-        true => "none".into(),
-        false => kicked.join(", "),
-    };
-    format!(
-        "attack    {} by {} attackers for {:.1} s: {} connections, kicked {kicked}, {} ended without a \
-         reason, {} turned away, {} not kicked in time\n\
-         healthy   tick delay p99 {:.2} ms before, {:.2} ms under the attack\n",
-        attack.name,
-        attack.attackers,
-        attack.elapsed_secs,
-        tally.connections,
-        tally.ended_without_reason,
-        tally.turned_away,
-        tally.not_kicked,
-        attack.before.p99_ms,
-        attack.during.p99_ms,
-    )
-}
-
-/// A step a line, with a bar as long as its sessions are many, and the answer.
-fn capacity_text(capacity: &Capacity) -> String {
-    let most = capacity.steps.iter().map(|step| step.sessions).max();
-    let most = most.unwrap_or(1).max(1);
-    let mut text = String::new();
-    for step in &capacity.steps {
-        let outcome = match (step.client_limited, step.holds) {
-            (true, _) => "limited",
-            (false, true) => "holds",
-            (false, false) => "breaks",
-        };
-        let bar = "#".repeat((step.sessions * 30).div_ceil(most));
-        text += &format!(
-            "step      {:>8} sessions  {outcome:<8} p99 {:>8.2} ms  {:>9.0} packets/s  {:>9}/s  {bar}\n",
-            step.sessions,
-            step.tick_delay_p99_ms,
-            step.packets_per_sec,
-            human_bytes(step.bytes_per_sec),
-        );
-    }
-    let largest = match capacity.largest {
-        Some(sessions) => format!("{sessions} sessions"),
-        None => "nothing".into(),
-    };
-    text += &match capacity.answer {
-        Answer::Found => format!("capacity  {largest}\n"),
-        Answer::AtLeast => format!("capacity  at least {largest}: no more were to be tried\n"),
-        Answer::None => "capacity  none: not even one session was served as it should be\n".into(),
-        Answer::ClientLimited => format!(
-            "capacity  unknown: this program was the bottleneck ({largest} held before); \
-             give it more --threads, or a machine of its own\n"
-        ),
-        Answer::Interrupted => format!("capacity  unknown: ended too early ({largest} held)\n"),
-    };
-    text
-}
-
-fn more_line(name: &str, more: More) -> String {
-    match more {
-        More { count: 0, .. } => String::new(),
-        More {
-            groups_at_least,
-            count,
-        } => format!("{name:<9} {count} x others, of at least {groups_at_least} more kinds\n"),
     }
 }

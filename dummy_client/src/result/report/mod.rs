@@ -7,7 +7,8 @@ mod format;
 mod plot;
 
 use super::assertion::Asserted;
-use super::summary::{self, Bye, Quantiles, Summary};
+use super::summary::{Bye, Quantiles, Summary};
+use super::verdict;
 use crate::load::capacity::{Answer, Capacity, Step};
 use crate::measure::groups::More;
 use askama::Template;
@@ -166,7 +167,7 @@ impl<'a> Verdict<'a> {
             };
         }
         match summary.verdict {
-            summary::Verdict::ClientLimited => Self {
+            verdict::Verdict::ClientLimited => Self {
                 word,
                 says: "This client was the bottleneck: the server did nothing wrong, but the \
                        figures below say nothing about it."
@@ -174,13 +175,13 @@ impl<'a> Verdict<'a> {
                 reasons: limits,
                 note: None,
             },
-            summary::Verdict::Ok => Self {
+            verdict::Verdict::Ok => Self {
                 word,
                 says: "Every session connected, and nothing was lost, repeated or wrong.".into(),
                 reasons: Vec::new(),
                 note: None,
             },
-            summary::Verdict::Failed => Self {
+            verdict::Verdict::Failed => Self {
                 word,
                 says: match summary.failures.is_empty() {
                     true => "Nothing was lost, but not every assertion held.",
@@ -621,7 +622,7 @@ mod tests {
         summary.losses.insert(attack.into(), 1);
         summary.failures.push(attack.into());
         summary.client.reasons.push(attack.into());
-        summary.verdict = summary::Verdict::Failed;
+        summary.verdict = verdict::Verdict::Failed;
         let html = render(&summary).unwrap();
         assert_eq!(html.matches("<script").count(), 1);
         assert_eq!(html.matches("</script").count(), 1);
@@ -652,7 +653,7 @@ mod tests {
     #[test]
     fn a_limited_client_blames_no_server() {
         let mut summary = full();
-        summary.verdict = summary::Verdict::ClientLimited;
+        summary.verdict = verdict::Verdict::ClientLimited;
         summary
             .client
             .reasons
@@ -661,7 +662,7 @@ mod tests {
         assert!(html.contains("say nothing about it"));
         assert!(html.contains("not run for 300 ms"));
         // It failed and was limited: both are said.
-        summary.verdict = summary::Verdict::Failed;
+        summary.verdict = verdict::Verdict::Failed;
         summary.failures.push("2 ticks were missing".into());
         let html = render(&summary).unwrap();
         assert!(html.contains("2 ticks were missing") && html.contains("not run for 300 ms"));
@@ -693,7 +694,7 @@ mod tests {
             may_be_own_lag: false,
         });
         summary.machine.cores = 2;
-        summary.verdict = summary::Verdict::Failed;
+        summary.verdict = verdict::Verdict::Failed;
         let html = render(&summary).unwrap();
         assert!(html.contains("tick_delay_p99&#60;50ms"), "{html}");
         assert!(html.contains("<b>60.250 ms</b>") && html.contains("class=\"broken\""));

@@ -1,0 +1,196 @@
+//! The summary for people.
+
+use super::summary::{Bye, Quantiles, Summary};
+use crate::attack::Besieged;
+use crate::load::capacity::{Answer, Capacity};
+use crate::measure::groups::More;
+use game_server::process::human_bytes;
+
+impl Summary {
+    /// For people.
+    pub fn to_text(&self) -> String {
+        let Self {
+            sessions,
+            packets,
+            ticks,
+            echoes,
+            chats,
+            ..
+        } = self;
+        let mut text = format!(
+            "sessions  {} of {} connected, {} live at the end, {} lost, {} came back\n\
+             packets   {} received ({}), {} malformed, {} with an unknown id\n\
+             ticks     {} received, {} missing, {} repeated, {} out of order, {} with another text\n",
+            sessions.connected,
+            sessions.asked,
+            sessions.live,
+            sessions.lost,
+            sessions.came_back + sessions.came_back_late,
+            packets.received,
+            human_bytes(packets.bytes as f64),
+            packets.malformed,
+            packets.unknown_ids,
+            ticks.received,
+            ticks.missing,
+            ticks.repeats,
+            ticks.reordered,
+            ticks.wrong_texts,
+        );
+        if ticks.skipped > 0 {
+            text += &format!(
+                "skipped   {} ticks that were due and never came; the longest gap was {:.0} ms\n",
+                ticks.skipped, self.longest_tick_gap_ms
+            );
+        }
+        if echoes.sent > 0 {
+            text += &format!(
+                "echoes    {} sent, {} answered, {} wrong, {} unanswered\n",
+                echoes.sent, echoes.answered, echoes.wrong, echoes.unanswered
+            );
+        }
+        if chats.sent > 0 {
+            text += &format!(
+                "chats     {} sent, {} heard by their senders, {} wrong, {} unheard\n",
+                chats.sent, chats.heard, chats.wrong, chats.unheard
+            );
+        }
+        let measured = [
+            (
+                "delay",
+                &self.tick_delay_ms,
+                "of ticks against their schedule",
+            ),
+            (
+                "spread",
+                &self.tick_spread_ms,
+                "of a tick over the sessions",
+            ),
+            ("rtt", &self.rtt_ms, "of echoes, from when they were due"),
+            ("chat", &self.chat_ms, "from due until heard"),
+            ("connect", &self.connect_ms, ""),
+        ];
+        for (name, quantiles, what) in measured.into_iter().filter(|(_, q, _)| q.count > 0) {
+            let Quantiles {
+                p50,
+                p90,
+                p99,
+                p999,
+                max,
+                ..
+            } = quantiles;
+            let line = format!(
+                "{name:<9} p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2} ms  {what}"
+            );
+            text += line.trim_end();
+            text.push('\n');
+        }
+        for why in &self.client.reasons {
+            text += &format!("client    {why}\n");
+        }
+        for (why, count) in &self.losses {
+            text += &format!("loss      {count} x {why}\n");
+        }
+        text += &more_line("loss", self.losses_more);
+        for Bye {
+            code,
+            text: why,
+            count,
+        } in &self.byes
+        {
+            text += &format!("goodbye   {count} x code {code} ({why:?})\n");
+        }
+        text += &more_line("goodbye", self.byes_more);
+        if let Some(attack) = &self.attack {
+            text += &attack_text(attack);
+        }
+        if let Some(capacity) = &self.capacity {
+            text += &capacity_text(capacity);
+        } else {
+            for failure in &self.failures {
+                text += &format!("failed    {failure}\n");
+            }
+        }
+        for asserted in &self.assertions {
+            let outcome = if asserted.holds { "holds " } else { "BROKEN" };
+            text += &format!("assert    {outcome}  {asserted}\n");
+        }
+        text += &format!(
+            "verdict   {} after {:.1} s\n",
+            self.verdict.label(),
+            self.elapsed_secs
+        );
+        text
+    }
+}
+
+fn attack_text(attack: &Besieged) -> String {
+    let tally = &attack.tally;
+    let kicked: Vec<String> = (tally.kicked.iter())
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
+    let kicked = match kicked.is_empty() {
+        true => "none".into(),
+        false => kicked.join(", "),
+    };
+    format!(
+        "attack    {} by {} attackers for {:.1} s: {} connections, kicked {kicked}, {} ended without a \
+         reason, {} turned away, {} not kicked in time\n\
+         healthy   tick delay p99 {:.2} ms before, {:.2} ms under the attack\n",
+        attack.name,
+        attack.attackers,
+        attack.elapsed_secs,
+        tally.connections,
+        tally.ended_without_reason,
+        tally.turned_away,
+        tally.not_kicked,
+        attack.before.p99_ms,
+        attack.during.p99_ms,
+    )
+}
+
+/// A step a line, with a bar as long as its sessions are many, and the answer.
+fn capacity_text(capacity: &Capacity) -> String {
+    let most = capacity.steps.iter().map(|step| step.sessions).max();
+    let most = most.unwrap_or(1).max(1);
+    let mut text = String::new();
+    for step in &capacity.steps {
+        let outcome = match (step.client_limited, step.holds) {
+            (true, _) => "limited",
+            (false, true) => "holds",
+            (false, false) => "breaks",
+        };
+        let bar = "#".repeat((step.sessions * 30).div_ceil(most));
+        text += &format!(
+            "step      {:>8} sessions  {outcome:<8} p99 {:>8.2} ms  {:>9.0} packets/s  {:>9}/s  {bar}\n",
+            step.sessions,
+            step.tick_delay_p99_ms,
+            step.packets_per_sec,
+            human_bytes(step.bytes_per_sec),
+        );
+    }
+    let largest = match capacity.largest {
+        Some(sessions) => format!("{sessions} sessions"),
+        None => "nothing".into(),
+    };
+    text += &match capacity.answer {
+        Answer::Found => format!("capacity  {largest}\n"),
+        Answer::AtLeast => format!("capacity  at least {largest}: no more were to be tried\n"),
+        Answer::None => "capacity  none: not even one session was served as it should be\n".into(),
+        Answer::ClientLimited => format!(
+            "capacity  unknown: this program was the bottleneck ({largest} held before); \
+             give it more --threads, or a machine of its own\n"
+        ),
+        Answer::Interrupted => format!("capacity  unknown: ended too early ({largest} held)\n"),
+    };
+    text
+}
+
+fn more_line(name: &str, more: More) -> String {
+    match more {
+        More { count: 0, .. } => String::new(),
+        More {
+            groups_at_least,
+            count,
+        } => format!("{name:<9} {count} x others, of at least {groups_at_least} more kinds\n"),
+    }
+}

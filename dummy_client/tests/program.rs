@@ -10,6 +10,7 @@ use server_core::Server;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -133,6 +134,41 @@ fn ctrl_c_prints_the_summary() {
     assert_eq!(run.status, Some(0), "{run:?}");
     assert!(run.stdout.contains("5 of 5 connected"), "{}", run.stdout);
     rest.join().unwrap();
+}
+
+/// An empty result would be taken for one.
+#[test]
+fn a_client_that_is_killed_leaves_no_result() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
+    let (json, report) = (scratch("killed.json"), scratch("killed.html"));
+    fs::write(&report, "an older one").unwrap();
+    for end in ["KILL", "INT"] {
+        let mut child = client(stub.addr, &[])
+            .args(["--echo-hz", "1000", "--json", &json, "--report", &report])
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let mut hellos = 0;
+        // Some echoes are under way by the third tick of five sessions.
+        while hellos < 15 {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "ended too early");
+            hellos += usize::from(line.contains("Hello World"));
+        }
+        // The stub answers no echo, so that there is a wait after one Ctrl-C, which a second one ends.
+        let status = loop {
+            signal(&child, end);
+            thread::sleep(Duration::from_millis(20));
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+        };
+        assert!(status.code().is_none_or(|code| code > 128), "{status}");
+        assert!(!Path::new(&json).exists(), "after {end}");
+        assert_eq!(fs::read_to_string(&report).unwrap(), "an older one");
+    }
+    fs::remove_file(report).unwrap();
 }
 
 /// The client has to convict itself before it blames a server.

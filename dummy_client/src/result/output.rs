@@ -1,10 +1,11 @@
-//! Where results go. Files are opened before the run, so that a bad path does not cost one.
+//! Where results go. Places are tried before the run, so that a bad path does not cost one.
 
 use super::report;
 use super::summary::Summary;
 use crate::load::Failure;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
 
 /// What a run has to write at its end.
 #[derive(Debug)]
@@ -74,70 +75,76 @@ impl Outputs {
     }
 }
 
-/// A file that can be written. What it holds already stays until there is something new.
+/// A place that can be written. What a file holds already stays until there is something new, and
+/// where there was none, there is none until then: a run that is killed leaves nothing behind.
 #[derive(Debug)]
 struct Target {
     place: String,
-    file: File,
-    /// It was not there before, and goes again if nothing is written.
-    is_new: bool,
-    is_written: bool,
+    /// If there was one.
+    file: Option<File>,
 }
 
 impl Target {
     fn open(place: &str) -> Result<Self, Failure> {
-        let open = |is_new| {
-            OpenOptions::new()
-                .write(true)
-                .create_new(is_new)
-                .open(place)
+        let mut options = OpenOptions::new();
+        let opened = match options.write(true).create_new(true).open(place) {
+            Ok(_) => fs::remove_file(place).map(|()| None),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                options.create_new(false).open(place).map(Some)
+            }
+            Err(error) => Err(error),
         };
-        let (file, is_new) = match open(true) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => (open(false), false),
-            opened => (opened, true),
-        };
-        let file = file.map_err(|error| Failure {
+        let file = opened.map_err(|error| Failure {
             why: cannot_write(place, &error),
             exit_status: 1,
         })?;
         Ok(Self {
             place: place.into(),
             file,
-            is_new,
-            is_written: false,
         })
     }
 
     fn is_same_file(&self, other: &Self) -> bool {
-        let path = |target: &Self| {
-            let is_file = target.file.metadata().is_ok_and(|meta| meta.is_file());
-            fs::canonicalize(&target.place).ok().filter(|_| is_file)
-        };
-        path(self).is_some() && path(self) == path(other)
+        self.path().is_some() && self.path() == other.path()
     }
 
-    fn write(mut self, text: &str) -> Result<(), String> {
-        let written = self.try_write(text);
-        self.is_written = written.is_ok();
-        check_written(written, &self.place)
-    }
-
-    fn try_write(&mut self, text: &str) -> io::Result<()> {
-        // Devices and pipes have no length.
-        if self.file.metadata()?.is_file() {
-            self.file.set_len(0)?;
+    /// By which a file is known. Devices and pipes have none: they may be written twice.
+    fn path(&self) -> Option<PathBuf> {
+        match &self.file {
+            Some(file) => fs::canonicalize(&self.place)
+                .ok()
+                .filter(|_| file.metadata().is_ok_and(|meta| meta.is_file())),
+            None => {
+                let place = Path::new(&self.place);
+                let folder = place
+                    .parent()
+                    .filter(|folder| !folder.as_os_str().is_empty());
+                let folder = fs::canonicalize(folder.unwrap_or(Path::new("."))).ok()?;
+                Some(folder.join(place.file_name()?))
+            }
         }
-        self.file.write_all(text.as_bytes())
+    }
+
+    fn write(self, text: &str) -> Result<(), String> {
+        let written = match self.file {
+            Some(file) => replace(file, text),
+            None => File::create(&self.place).and_then(|mut file| {
+                file.write_all(text.as_bytes()).inspect_err(|_| {
+                    // Half a file: should it stay, nothing depends on it.
+                    let _ = fs::remove_file(&self.place);
+                })
+            }),
+        };
+        check_written(written, &self.place)
     }
 }
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        if self.is_new && !self.is_written {
-            // An empty file, or half of one: should it stay, nothing depends on it.
-            let _ = fs::remove_file(&self.place);
-        }
+fn replace(mut file: File, text: &str) -> io::Result<()> {
+    // Devices and pipes have no length.
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
     }
+    file.write_all(text.as_bytes())
 }
 
 /// Writes a result to standard output.

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use util::{
-    C_CHAT, C_ECHO, Client, DEADLINE, QUIET, S_CHAT, S_ECHO, S_HELLO, Server, assert_bye, header,
-    packet, random, random_bytes, split_number, stat, wait_until,
+    C_CHAT, C_ECHO, Client, DEADLINE, QUIET, S_CHAT, S_ECHO, S_HELLO, Server, assert_bye,
+    departures, header, packet, random, random_bytes, split_number, stat, wait_until,
 };
 
 fn quiet(more: &[&'static str]) -> Server {
@@ -826,9 +826,13 @@ fn lecture_61_churn() {
     let server = Server::start(&[&flags[..], &["--stats-interval-secs", "0.1"]].concat());
     let healthy = Reader::of_every_tick(server.join());
     let mut clients: Vec<Client> = Vec::new();
+    let mut connected = 0;
     for _ in 0..4000 {
         match random.u8(..10) {
-            0..4 => clients.push(server.connect()),
+            0..4 => {
+                clients.push(server.connect());
+                connected += 1;
+            }
             _ if clients.is_empty() => {}
             action => {
                 let at = random.usize(..clients.len());
@@ -845,6 +849,22 @@ fn lecture_61_churn() {
         clients.truncate(100);
     }
     drop(clients);
+    // That there is one session left would not tell: the last of them may not have been let in yet.
+    let reasons = [
+        "peer_closed",
+        "peer_reset",
+        "io_error",
+        "bad_size",
+        "too_large",
+        "unknown_id",
+        "bad_payload",
+        "slow_consumer",
+    ];
+    wait_until("all of them to have come and gone", DEADLINE, || {
+        let lines = server.lines();
+        let left = reasons.map(|reason| departures(&lines, reason));
+        left.iter().sum::<u64>() == connected
+    });
     server.wait_for_new_line_where("one session left", |line| stat(line, "sessions") == Some(1));
     healthy.stop_after(10);
     server.join().next_hello();

@@ -23,6 +23,7 @@ use std::time::Duration;
 pub const SCHEMA_VERSION: u32 = 1;
 /// So many reasons and goodbyes are listed; a server that makes up more makes nothing longer.
 const MAX_GROUPS: usize = 50;
+
 /// Everything that a run has found out.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Summary {

@@ -18,13 +18,13 @@ pub struct Draining<T> {
     pub alarm: Alarm,
     /// On its owner's list of those that have more to do.
     pub is_listed: bool,
-    pub(super) stream: T,
+    stream: T,
     pub(super) _permit: Option<Permit>,
-    pub(super) queue: SendQueue,
+    queue: SendQueue,
     pub(super) is_writable: bool,
     pub(super) saw_fin: bool,
-    pub(super) write_is_shut: bool,
-    pub(super) deadline: Instant,
+    write_is_shut: bool,
+    deadline: Instant,
     pub(super) gauged_bytes: usize,
 }
 
@@ -54,7 +54,16 @@ impl<T: Transport> Draining<T> {
     /// A stream that was never a session: it is told one thing and closed.
     #[must_use]
     pub fn rejected(stream: T, last_packet: Option<SendBuffer>, flush_by: Instant) -> Self {
-        let mut queue = SendQueue::default();
+        Self::new(stream, SendQueue::default(), last_packet, flush_by)
+    }
+
+    /// It has no permit and no alarm, and is listed nowhere.
+    pub(super) fn new(
+        stream: T,
+        mut queue: SendQueue,
+        last_packet: Option<SendBuffer>,
+        flush_by: Instant,
+    ) -> Self {
         if let Some(packet) = last_packet {
             queue.push(packet);
         }

@@ -519,24 +519,14 @@ impl<T: Transport, S> Connection<T, S> {
         last_packet: Option<SendBuffer>,
         flush_by: Instant,
     ) -> (S, Draining<T>) {
-        let mut queue = self.queue;
-        if let Some(packet) = last_packet {
-            queue.push(packet);
-        }
-        let draining = Draining {
-            alarm: self.alarm,
-            is_listed: false,
-            stream: self.stream,
-            _permit: Some(self.permit),
-            queue,
-            // Whoever was closed earlier in this turn has not heard of an edge that came since:
-            // one write that would block is the price of not waiting for it for ever.
-            is_writable: self.phase == Phase::Open,
-            saw_fin: reason == DisconnectReason::PeerClosed,
-            write_is_shut: false,
-            deadline: flush_by,
-            gauged_bytes: self.gauged_bytes,
-        };
+        let mut draining = Draining::new(self.stream, self.queue, last_packet, flush_by);
+        draining.alarm = self.alarm;
+        draining._permit = Some(self.permit);
+        // Whoever was closed earlier in this turn has not heard of an edge that came since: one write
+        // that would block is the price of not waiting for it for ever.
+        draining.is_writable = self.phase == Phase::Open;
+        draining.saw_fin = reason == DisconnectReason::PeerClosed;
+        draining.gauged_bytes = self.gauged_bytes;
         (self.session, draining)
     }
 }

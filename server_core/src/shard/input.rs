@@ -50,17 +50,15 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Who is behind with what it asked for asks no more for a while.
     fn may_receive(&mut self, id: SessionId, now: Instant) -> bool {
-        let (timeouts, config) = (&mut self.timeouts, &self.shared.config);
+        let config = &self.shared.config;
         let may_receive = self.table.visit(id, |connection| {
             let may_receive = connection.may_receive(config, now);
-            if !may_receive {
-                connection.is_listed_readable = false;
-                if let Some(at) = connection.next_deadline(config) {
-                    timeouts.arm(id, &mut connection.alarm, at);
-                }
-            }
+            connection.is_listed_readable &= may_receive;
             may_receive
         });
+        if may_receive == Some(false) {
+            self.rearm(id);
+        }
         may_receive == Some(true)
     }
 

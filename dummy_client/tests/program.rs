@@ -28,6 +28,13 @@ fn signal(child: &Child, name: &str) {
     assert!(status.unwrap().success());
 }
 
+/// Reads the log of a client up to so many hellos.
+fn wait_for_hellos(log: &mut impl BufRead, count: usize) {
+    let lines = log.lines().map(Result::unwrap).take(10_000);
+    let hellos = lines.filter(|line| line.contains("Hello World"));
+    assert_eq!(hellos.take(count).count(), count, "ended too early");
+}
+
 fn ended(child: Child) -> Run {
     child.wait_with_output().unwrap().into()
 }
@@ -119,11 +126,7 @@ fn ctrl_c_prints_the_summary() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
     let mut child = client(stub.addr, &[]).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("Hello World") {
-        line.clear();
-        assert!(stderr.read_line(&mut line).unwrap() > 0, "ended too early");
-    }
+    wait_for_hellos(&mut stderr, 1);
     let rest = thread::spawn(move || {
         let mut rest = String::new();
         stderr.read_to_string(&mut rest).unwrap();
@@ -148,14 +151,8 @@ fn a_client_that_is_killed_leaves_no_result() {
             .spawn()
             .unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        let mut hellos = 0;
         // Some echoes are under way by the third tick of five sessions.
-        while hellos < 15 {
-            line.clear();
-            assert!(stderr.read_line(&mut line).unwrap() > 0, "ended too early");
-            hellos += usize::from(line.contains("Hello World"));
-        }
+        wait_for_hellos(&mut stderr, 15);
         // The stub answers no echo, so that there is a wait after one Ctrl-C, which a second one ends.
         let status = loop {
             signal(&child, end);
@@ -178,11 +175,7 @@ fn a_client_that_was_stopped_says_that_it_is_limited() {
     let args = ["--duration-secs", "2", "--json", "-"];
     let mut child = client(stub.addr, &args).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("Hello World") {
-        line.clear();
-        assert!(stderr.read_line(&mut line).unwrap() > 0, "ended too early");
-    }
+    wait_for_hellos(&mut stderr, 1);
     let rest = thread::spawn(move || stderr.read_to_string(&mut String::new()));
     signal(&child, "STOP");
     // This is what is measured, and no wait for anything.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use util::{
-    C_CHAT, C_ECHO, Client, DEADLINE, QUIET, S_CHAT, S_ECHO, S_HELLO, Server, assert_bye,
+    C_CHAT, C_ECHO, Client, DEADLINE, QUIET, REASONS, S_CHAT, S_ECHO, S_HELLO, Server, assert_bye,
     departures, header, packet, random, random_bytes, split_number, stat, wait_until,
 };
 
@@ -850,20 +850,10 @@ fn lecture_61_churn() {
     }
     drop(clients);
     // That there is one session left would not tell: the last of them may not have been let in yet.
-    let reasons = [
-        "peer_closed",
-        "peer_reset",
-        "io_error",
-        "bad_size",
-        "too_large",
-        "unknown_id",
-        "bad_payload",
-        "slow_consumer",
-    ];
     wait_until("all of them to have come and gone", DEADLINE, || {
         let lines = server.lines();
-        let left = reasons.map(|reason| departures(&lines, reason));
-        left.iter().sum::<u64>() == connected
+        let left = REASONS.iter().map(|reason| departures(&lines, reason));
+        left.sum::<u64>() == connected
     });
     server.wait_for_new_line_where("one session left", |line| stat(line, "sessions") == Some(1));
     healthy.stop_after(10);

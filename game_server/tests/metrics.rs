@@ -34,24 +34,6 @@ const NAMES: &[(&str, &str)] = &[
     ("server_broadcast_seconds", "histogram"),
 ];
 
-/// Every reason of the contract.
-const REASONS: &[&str] = &[
-    "bad_size",
-    "too_large",
-    "unknown_id",
-    "bad_payload",
-    "packet_timeout",
-    "slow_consumer",
-    "rate_limit",
-    "chat_flood",
-    "server_full",
-    "shutdown",
-    "peer_closed",
-    "peer_reset",
-    "io_error",
-    "idle",
-];
-
 // ---- the start --------------------------------------------------------------------------------
 
 #[test]

@@ -21,6 +21,24 @@ pub const C_CHAT: u16 = 4;
 pub const S_CHAT: u16 = 5;
 pub const S_BYE: u16 = 6;
 
+/// Every reason of the contract.
+pub const REASONS: &[&str] = &[
+    "bad_size",
+    "too_large",
+    "unknown_id",
+    "bad_payload",
+    "packet_timeout",
+    "slow_consumer",
+    "rate_limit",
+    "chat_flood",
+    "server_full",
+    "shutdown",
+    "peer_closed",
+    "peer_reset",
+    "io_error",
+    "idle",
+];
+
 /// Flags of a server that says nothing by itself for as long as a test lasts.
 pub const QUIET: [&str; 2] = ["--tick-ms", "60000"];
 /// Longest wait for anything that has to come. Passing tests never wait that long.

@@ -34,14 +34,22 @@ pub struct Config {
     pub max_sessions_per_ip: Option<usize>,
     /// The largest packet that a peer may send, header included. Default: 65,535 bytes.
     pub max_packet_bytes: usize,
-    /// Unsent bytes of one session above which it is a slow consumer. Default: 1 MiB.
+    /// Unsent bytes of one session. Default: 1 MiB.
     ///
-    /// Judged after each write. It has to be larger than all that a session is sent at one moment:
-    /// with a small [`unsent_window_bytes`](Self::unsent_window_bytes) nearly all of that waits
-    /// here, and not in the kernel, until the peer has had the time to read.
+    /// A session is a slow consumer when its queue is longer than this for
+    /// [`max_send_grace`](Self::max_send_grace) without a break and its socket takes less than 512 KiB a
+    /// second, or when its queue is longer than [eight times](Self::SEND_QUEUE_CAP) of this after a write.
+    /// Packets to others are paced at half of it, and at 128 KiB: see [pacing](crate#pacing).
     pub max_send_queue_bytes: usize,
-    /// Age of the oldest unsent byte above which a session is a slow consumer. Default: 5 s.
+    /// How long a queue may be longer than [`max_send_queue_bytes`](Self::max_send_queue_bytes) without a
+    /// break. Default: 1 s.
+    pub max_send_grace: Duration,
+    /// Age of the oldest unsent byte above which a session is a slow consumer, unless its socket has taken
+    /// [`min_send_rate_bytes`](Self::min_send_rate_bytes) a second over that time. Default: 5 s.
     pub max_send_lag: Option<Duration>,
+    /// Bytes a second that a socket takes on average from a session that is behind, but not a slow
+    /// consumer by age. Default: 16,384; 0 excuses no session.
+    pub min_send_rate_bytes: u32,
     /// From the first byte of a packet to its last. Default: 10 s.
     pub packet_timeout: Option<Duration>,
     /// Silence after which a session ends. Default: `None`.
@@ -88,16 +96,14 @@ pub struct Config {
     pub recv_buffer_bytes: usize,
     /// Bytes read from one session in one turn. Default: 128 KiB.
     pub read_budget_bytes: usize,
-    /// How long nothing is read from a session while more than half of its `max_send_queue_bytes`
+    /// How long a session is not read while more than 64 KiB, or a quarter of its `max_send_queue_bytes`,
     /// waits for it. Default: 1 s; zero never pauses.
     ///
-    /// Who asks faster than it takes the answers then waits in its own socket. Without that, a
-    /// peer that sends a few megabytes of requests and reads as fast as it can is over the limit
-    /// within the milliseconds in which the scheduler lets it wait. After the pause it is read on,
-    /// and judged by the limit like everybody.
+    /// The requests of a peer that asks faster than it takes the answers wait in its own socket. After
+    /// the pause the session is read on, unless its queue is longer than `max_send_queue_bytes`.
     pub read_pause: Duration,
-    /// Bytes written to one session in one turn, unless its queue is over the limit.
-    /// Default: 64 KiB.
+    /// Bytes written to one session in one turn, unless its queue is over its cap
+    /// ([`SEND_QUEUE_CAP`](Self::SEND_QUEUE_CAP)). Default: 64 KiB.
     pub write_budget_bytes: usize,
     /// Bytes that one turn of a worker reads from all its sessions, each packet counted as 64 bytes at
     /// least. Default: 256 KiB.
@@ -125,7 +131,9 @@ impl Default for Config {
             max_sessions_per_ip: None,
             max_packet_bytes: MAX_PACKET_BYTES,
             max_send_queue_bytes: 1 << 20,
+            max_send_grace: Duration::from_secs(1),
             max_send_lag: Some(Duration::from_secs(5)),
+            min_send_rate_bytes: 16 << 10,
             packet_timeout: Some(Duration::from_secs(10)),
             idle_timeout: None,
             unacknowledged_timeout: Some(Duration::from_secs(30)),
@@ -150,6 +158,27 @@ impl Default for Config {
 }
 
 impl Config {
+    /// A queue of more than this many times [`max_send_queue_bytes`](Self::max_send_queue_bytes) ends its
+    /// session at once: the bound of the memory of one session.
+    pub const SEND_QUEUE_CAP: usize = 8;
+
+    pub(crate) fn send_queue_cap(&self) -> usize {
+        self.max_send_queue_bytes
+            .saturating_mul(Self::SEND_QUEUE_CAP)
+    }
+
+    /// Above this the queue of one session paces who sends to it: small enough that a tick behind it is
+    /// not late, and larger than what a reader leaves between two looks at its socket.
+    pub(crate) fn pacing_bytes(&self) -> usize {
+        (self.max_send_queue_bytes / 2).min(128 << 10)
+    }
+
+    /// Above this a session is not read: it asks faster than it takes the answers. Half of
+    /// `pacing_bytes`, so that a session's own answers pace no other session.
+    pub(crate) fn crowded_bytes(&self) -> usize {
+        self.pacing_bytes() / 2
+    }
+
     /// Brings every size and time into the range in which the server works.
     #[must_use]
     pub(crate) fn clamped(mut self) -> Self {
@@ -167,6 +196,7 @@ impl Config {
         let times = [
             &mut self.flush_timeout,
             &mut self.linger,
+            &mut self.max_send_grace,
             &mut self.read_pause,
         ];
         let times_or_off = [
@@ -219,6 +249,7 @@ mod tests {
             connect_timeout: endless,
             flush_timeout: Duration::MAX,
             linger: Duration::MAX,
+            max_send_grace: Duration::MAX,
             read_pause: Duration::MAX,
             ..Config::default()
         }

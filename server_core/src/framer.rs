@@ -113,6 +113,15 @@ impl Framer {
         }
     }
 
+    /// The peer was not read until `now`: the rest of a packet that it has begun is waited for from now on.
+    pub fn restart_clock(&mut self, now: Instant) {
+        if let Some(rest) = &mut self.rest
+            && rest.began_at.is_some()
+        {
+            rest.began_at = Some(now);
+        }
+    }
+
     /// Bytes of memory that the framer holds.
     #[must_use]
     pub fn reserved_bytes(&self) -> usize {

@@ -206,6 +206,17 @@
 //! you for its worker. Take what you need out of the lock first. A callback that sends by its
 //! [`Context`] never waits, whatever it holds.
 //!
+//! # Pacing
+//!
+//! A reader that takes 1 MiB/s or more on average over 250 ms, with pauses of up to 100 ms, is never ended
+//! as a slow consumer by what other sessions send. Its queue *paces* when it is longer than 128 KiB (or
+//! half of [`max_send_queue_bytes`](Config::max_send_queue_bytes)): packets that callbacks send to other
+//! sessions then leave at 768 KiB a second, all workers together, until the queue is short again. The rest
+//! waits in order, and a session that caused some of it is not read. A packet that a callback sends to its
+//! own session does not wait for that. A reader that takes less than 512 KiB a second paces no session.
+//! Packets of other threads are not paced: a game's thread asks
+//! [`ServerHandle::is_congested`] and sends less.
+//!
 //! # The end of a server
 //!
 //! [`ServerHandle::shutdown`] ends it in order: no more accepting, what is queued is flushed, each
@@ -303,8 +314,10 @@
 //! | [`max_sessions`](Config::max_sessions) | sessions | off | all at a time | [`DisconnectReason::ServerFull`] |
 //! | [`max_sessions_per_ip`](Config::max_sessions_per_ip) | sessions | off | those of one address at a time | [`DisconnectReason::ServerFull`] |
 //! | [`max_packet_bytes`](Config::max_packet_bytes) | bytes | 65,535 | a packet that a peer sends, header included | [`Kick::TooLarge`] |
-//! | [`max_send_queue_bytes`](Config::max_send_queue_bytes) | bytes | 1 MiB | what waits for one session | [`Kick::SlowConsumer`] |
+//! | [`max_send_queue_bytes`](Config::max_send_queue_bytes) | bytes | 1 MiB | what waits for one session; eight times of it at once | [`Kick::SlowConsumer`] |
+//! | [`max_send_grace`](Config::max_send_grace) | time | 1 s | a queue that is longer than `max_send_queue_bytes`, of a peer that takes less than 512 KiB a second | [`Kick::SlowConsumer`] |
 //! | [`max_send_lag`](Config::max_send_lag) | time | 5 s | age of the oldest byte that waits for one session | [`Kick::SlowConsumer`] |
+//! | [`min_send_rate_bytes`](Config::min_send_rate_bytes) | bytes a second | 16,384 | what a session that is behind takes without being a slow consumer by age | [`Kick::SlowConsumer`] |
 //! | [`packet_timeout`](Config::packet_timeout) | time | 10 s | from the first byte of a packet to its last | [`Kick::PacketTimeout`] |
 //! | [`idle_timeout`](Config::idle_timeout) | time | off | silence of a peer | [`DisconnectReason::Idle`] |
 //! | [`unacknowledged_timeout`](Config::unacknowledged_timeout) | time | 30 s | silence of a peer's machine | [`Kick::SlowConsumer`] |
@@ -319,7 +332,7 @@
 //! | [`mailbox_bytes`](Config::mailbox_bytes) | bytes | 4 MiB | what waits for one worker | threads wait; other workers read nothing meanwhile |
 //! | [`recv_buffer_bytes`](Config::recv_buffer_bytes) | bytes | 64 KiB | one read, 1 KiB to 16 MiB | the next read takes the rest |
 //! | [`read_budget_bytes`](Config::read_budget_bytes) | bytes | 128 KiB | what is read from one session in one turn | the rest waits for the next turn |
-//! | [`read_pause`](Config::read_pause) | time | 1 s | how long a peer that is behind with its answers is not read | it is read on |
+//! | [`read_pause`](Config::read_pause) | time | 1 s | how long a peer that is behind with its answers is not read | it is read on, up to `max_send_queue_bytes` |
 //! | [`write_budget_bytes`](Config::write_budget_bytes) | bytes | 64 KiB | what is written to one session in one turn | the rest waits for the next turn |
 //! | [`turn_input_bytes`](Config::turn_input_bytes) | bytes | 256 KiB | what one turn reads from all sessions | the others are read in the next turn |
 //! | [`turn_output_bytes`](Config::turn_output_bytes) | bytes | 8 MiB | what one turn queues for all sessions | the rest waits for the next turn, and so does all reading |
@@ -375,7 +388,7 @@
 //! | 3 | `send_queue`, `session`, `list`, `packets` |
 //! | 2 | `framer`, `send_buffer`, `packet_writer`, `groups` |
 //! | 1 | `config`, `admission`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader`, `group_directory` |
-//! | 0 | `id`, `group_id`, `reason`, `wire`, `tick`, `recv_buffer`, `rate_limiter`, `backoff`, `stopwatch`, `sync` |
+//! | 0 | `id`, `group_id`, `reason`, `wire`, `tick`, `recv_buffer`, `rate_limiter`, `backoff`, `stopwatch`, `sync`, `outbox` |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
 
@@ -414,6 +427,8 @@ pub mod listener;
 #[cfg_attr(doc, doc(hidden))]
 pub mod mailbox;
 pub mod metrics;
+#[cfg_attr(doc, doc(hidden))]
+pub mod outbox;
 pub mod packet;
 #[cfg_attr(doc, doc(hidden))]
 pub mod packet_reader;

@@ -65,6 +65,8 @@ const SOCKET: Token = Token(usize::MAX - 1);
 /// Rejected connections that may linger at a time: each holds a descriptor. One more, and one of
 /// them is closed at once.
 const MAX_LINGERING: usize = 128;
+/// When to look again whether the workers have taken over the connections that they were given.
+const ROOM_POLL: Duration = Duration::from_millis(1);
 /// Questions without an answer after which a silent peer has vanished.
 const KEEPALIVE_RETRIES: u32 = 3;
 
@@ -123,8 +125,10 @@ impl Listener {
         let mut events = Events::with_capacity(256);
         let mut scratch = RecvBuffer::new(reception.config.recv_buffer_bytes);
         while !self.stop.is_set.load(Ordering::Acquire) {
+            let has_room = reception.router.has_room_for_connections();
             let timeout = match self.gate.is_open() {
-                true => Some(Duration::ZERO),
+                true if has_room => Some(Duration::ZERO),
+                true => Some(ROOM_POLL),
                 false => self.next_deadline().map(|at| {
                     at.saturating_duration_since(Instant::now())
                         .max(Duration::from_millis(1))
@@ -160,6 +164,9 @@ impl Listener {
 
     fn accept_batch(&mut self, reception: &Reception, scratch: &mut RecvBuffer, now: Instant) {
         for _ in 0..reception.config.accept_batch {
+            if !reception.router.has_room_for_connections() {
+                return;
+            }
             match self.gate.judge(self.socket.accept(), now) {
                 Answer::Connection((stream, peer)) => {
                     self.receive(stream, peer, reception, scratch, now);

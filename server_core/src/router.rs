@@ -5,11 +5,12 @@ use crate::group_directory::{Claim, GroupDirectory};
 use crate::group_id::GroupId;
 use crate::id::SessionId;
 use crate::mailbox::Mailbox;
+use crate::outbox;
 use crate::reason::DisconnectReason;
 use crate::send_buffer::SendBuffer;
 use crate::snapshot::SnapshotRequest;
 use crate::stopwatch::Lap;
-use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -19,6 +20,8 @@ use std::time::Instant;
 pub struct Router<T> {
     mailboxes: Box<[Mailbox<Command<T>>]>,
     groups: Arc<GroupDirectory>,
+    /// Workers with a session that paces.
+    congested_workers: AtomicUsize,
     /// Set with the shutdown commands: who is still busy with earlier mail when it passes, leaves
     /// that mail be.
     shutdown_by: OnceLock<Instant>,
@@ -62,22 +65,21 @@ pub struct Arrival<T> {
     pub is_connecting: bool,
 }
 
-thread_local! {
-    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
-}
-
 /// A worker may fill this part of another one's mailbox.
 const FORWARD_SHARE: usize = 16;
 /// Charged for every command besides the bytes that it carries.
 const COMMAND_BYTES: usize = 64;
+/// Charged for a connection that a worker has to take over: it costs as much time as this many bytes.
+const ADOPT_BYTES: usize = 4 << 10;
 
-impl<T> Router<T> {
+impl<T: Send + 'static> Router<T> {
     /// A router over the workers' mailboxes, in the order of the workers.
     #[must_use]
     pub fn new(mailboxes: impl IntoIterator<Item = Mailbox<Command<T>>>) -> Self {
         Self {
             mailboxes: mailboxes.into_iter().collect(),
             groups: Arc::default(),
+            congested_workers: AtomicUsize::new(0),
             shutdown_by: OnceLock::new(),
         }
     }
@@ -109,14 +111,31 @@ impl<T> Router<T> {
         &self.groups
     }
 
-    /// Says that the calling thread is a worker: it must never wait for another one's mailbox.
+    /// Says that the calling thread is a worker: it never waits for a mailbox, of whichever server. What
+    /// finds no room there waits in the thread's [`outbox`](crate::outbox).
     pub fn enter_worker_thread(&self) {
-        IS_WORKER.with(|is_worker| is_worker.set(true));
+        outbox::open();
     }
 
-    /// A packet for every session, from any thread. Waits while a worker's mailbox is full,
-    /// except on a worker's own thread.
-    pub fn broadcast(&self, buffer: &SendBuffer) {
+    /// A worker has a session that paces.
+    pub fn congest(&self) {
+        self.congested_workers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A worker has no session that paces any more.
+    pub fn relieve(&self) {
+        self.congested_workers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a session that keeps up is so far behind that packets to others have to be paced.
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.congested_workers.load(Ordering::Relaxed) > 0
+    }
+
+    /// A packet for every session, from any thread. Waits while a worker's mailbox is full; on the thread
+    /// of a worker the packet waits in the [`outbox`](crate::outbox), and the worker reads nothing meanwhile.
+    pub fn broadcast(self: &Arc<Self>, buffer: &SendBuffer) {
         for worker in 0..self.workers() {
             self.post(worker, Command::Broadcast(buffer.clone()));
         }
@@ -124,7 +143,11 @@ impl<T> Router<T> {
 
     /// As [`broadcast`](Self::broadcast), with a lap of a stopwatch for each worker, as far as there
     /// are any.
-    pub fn broadcast_timed(&self, buffer: &SendBuffer, mut laps: impl Iterator<Item = Lap>) {
+    pub fn broadcast_timed(
+        self: &Arc<Self>,
+        buffer: &SendBuffer,
+        mut laps: impl Iterator<Item = Lap>,
+    ) {
         for worker in 0..self.workers() {
             let buffer = buffer.clone();
             self.post(
@@ -139,7 +162,12 @@ impl<T> Router<T> {
 
     /// A packet for every member of a group, except perhaps one, from any thread. Only workers that
     /// have members hear of it. Waits as [`broadcast`](Self::broadcast) does.
-    pub fn broadcast_to(&self, group: GroupId, except: Option<SessionId>, buffer: &SendBuffer) {
+    pub fn broadcast_to(
+        self: &Arc<Self>,
+        group: GroupId,
+        except: Option<SessionId>,
+        buffer: &SendBuffer,
+    ) {
         for worker in self.groups.workers(group).iter() {
             self.post(worker, Command::BroadcastTo(group, except, buffer.clone()));
         }
@@ -147,7 +175,7 @@ impl<T> Router<T> {
 
     /// Makes a session a member of a group, from any thread. Waits as
     /// [`broadcast`](Self::broadcast) does.
-    pub fn join(&self, id: SessionId, group: GroupId) {
+    pub fn join(self: &Arc<Self>, id: SessionId, group: GroupId) {
         if id.worker() < self.workers() {
             // Claimed now: what is sent to the group from now on goes there, too, behind this.
             let claim = self.groups.claim(group, id.worker());
@@ -157,7 +185,7 @@ impl<T> Router<T> {
 
     /// Takes a session out of a group, from any thread. Waits as [`broadcast`](Self::broadcast)
     /// does.
-    pub fn leave(&self, id: SessionId, group: GroupId) {
+    pub fn leave(self: &Arc<Self>, id: SessionId, group: GroupId) {
         if id.worker() < self.workers() {
             self.post(id.worker(), Command::Leave(id, group));
         }
@@ -171,24 +199,33 @@ impl<T> Router<T> {
     }
 
     /// A packet for one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
-    pub fn send(&self, to: SessionId, buffer: SendBuffer) {
+    pub fn send(self: &Arc<Self>, to: SessionId, buffer: SendBuffer) {
         if to.worker() < self.workers() {
             self.post(to.worker(), Command::Send(to, buffer));
         }
     }
 
-    /// Ends one session, from any thread. Never waits.
-    pub fn close(&self, id: SessionId, reason: DisconnectReason) {
+    /// Ends one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
+    pub fn close(self: &Arc<Self>, id: SessionId, reason: DisconnectReason) {
         if id.worker() < self.workers() {
-            self.mailboxes[id.worker()].post(Command::Close(id, reason), COMMAND_BYTES);
+            self.post(id.worker(), Command::Close(id, reason));
         }
+    }
+
+    /// Whether every worker has room for more connections. A worker that is behind with taking them over
+    /// would take a tick late that is posted behind them.
+    #[must_use]
+    pub fn has_room_for_connections(&self) -> bool {
+        let has_room =
+            |mailbox: &Mailbox<_>| mailbox.queued_bytes() <= mailbox.limit_bytes() / FORWARD_SHARE;
+        self.mailboxes.iter().all(has_room)
     }
 
     /// Hands a connection over to the worker that its permit names. Never waits: permits bound
     /// how many there can be.
     pub fn adopt(&self, arrival: Arrival<T>) {
         let worker = arrival.permit.worker();
-        self.mailboxes[worker].post(Command::Adopt(arrival), COMMAND_BYTES);
+        self.mailboxes[worker].post(Command::Adopt(arrival), ADOPT_BYTES);
     }
 
     /// Ends everything. Never waits.
@@ -213,16 +250,34 @@ impl<T> Router<T> {
         mailbox.try_post(command, bytes, mailbox.limit_bytes() / FORWARD_SHARE)
     }
 
-    fn post(&self, worker: usize, command: Command<T>) {
-        let bytes = command.bytes();
-        match IS_WORKER.with(Cell::get) {
-            true => self.mailboxes[worker].post(command, bytes),
-            false => self.mailboxes[worker].post_or_wait(command, bytes),
+    /// Posts from any thread. A thread of the game waits while the mailbox is full; a worker never does.
+    fn post(self: &Arc<Self>, worker: usize, command: Command<T>) {
+        if !outbox::is_open() {
+            let bytes = command.bytes();
+            self.mailboxes[worker].post_or_wait(command, bytes);
+            return;
+        }
+        let mut command = Some(command);
+        if outbox::is_empty() && !self.is_congested() {
+            command = (command.take()).and_then(|command| self.forward(worker, command).err());
+        }
+        if command.is_some() {
+            let router = Arc::clone(self);
+            outbox::push(Box::new(move |may_fan_out| {
+                let Some(next) = command.take() else {
+                    return true;
+                };
+                let bytes = next.fan_out_bytes();
+                if bytes > 0 && router.is_congested() && !may_fan_out(bytes) {
+                    command = Some(next);
+                } else {
+                    command = router.forward(worker, next).err();
+                }
+                command.is_none()
+            }));
         }
     }
-}
 
-impl<T: Send + 'static> Router<T> {
     /// Wakes worker `to_wake` when worker `full` has room again.
     pub fn wake_when_room(self: &Arc<Self>, full: usize, to_wake: usize) {
         let router = Arc::clone(self);
@@ -231,14 +286,24 @@ impl<T: Send + 'static> Router<T> {
 }
 
 impl<T> Command<T> {
+    fn fan_out_bytes(&self) -> usize {
+        match self {
+            Self::Send(_, buffer)
+            | Self::Broadcast(buffer)
+            | Self::TimedBroadcast(buffer, _)
+            | Self::BroadcastTo(_, _, buffer) => buffer.len(),
+            _ => 0,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Send(_, buffer)
             | Self::Broadcast(buffer)
             | Self::TimedBroadcast(buffer, _)
             | Self::BroadcastTo(_, _, buffer) => COMMAND_BYTES + buffer.len(),
-            Self::Adopt(_)
-            | Self::Join(..)
+            Self::Adopt(_) => ADOPT_BYTES,
+            Self::Join(..)
             | Self::Leave(..)
             | Self::Snapshot(_)
             | Self::Close(..)
@@ -256,7 +321,7 @@ mod tests {
     const ROOM: GroupId = GroupId::new(1, 7);
 
     /// A router over three workers' mailboxes, and how often each worker was woken.
-    fn router() -> (Router<()>, Arc<[AtomicUsize; 3]>) {
+    fn router() -> (Arc<Router<()>>, Arc<[AtomicUsize; 3]>) {
         let wakes: Arc<[AtomicUsize; 3]> = Arc::default();
         let mailboxes = (0..3).map(|worker| {
             let wakes = Arc::clone(&wakes);
@@ -264,7 +329,7 @@ mod tests {
                 wakes[worker].fetch_add(1, Ordering::Relaxed);
             })
         });
-        (Router::new(mailboxes), wakes)
+        (Arc::new(Router::new(mailboxes)), wakes)
     }
 
     fn take(router: &Router<()>, worker: usize) -> Vec<Command<()>> {

@@ -48,6 +48,27 @@ struct Backlog {
     marks: VecDeque<Mark>,
     queued_total: u64,
     sent_total: u64,
+    /// Since when the queue has been longer than its limit, without a break.
+    over_limit_since: Option<Instant>,
+    throughput: Throughput,
+    /// The last check of the oldest byte's age that the peer passed by its throughput.
+    lag_checkpoint: Option<Checkpoint>,
+}
+
+/// How many bytes the socket had taken at an instant.
+#[derive(Clone, Copy, Debug)]
+struct Checkpoint {
+    at: Instant,
+    sent_total: u64,
+}
+
+/// Whether a peer with a backlog takes bytes fast enough to be waited for.
+#[derive(Debug, Default)]
+struct Throughput {
+    /// The beginning of the present window.
+    window: Option<Checkpoint>,
+    /// The result of the last complete window.
+    was_too_slow: bool,
 }
 
 #[derive(Debug)]
@@ -59,7 +80,8 @@ enum Segment {
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     end: u64,
-    at: Instant,
+    /// When the first of these bytes was queued, and what the socket had taken by then.
+    queued: Checkpoint,
 }
 
 /// Slices of one gathered write.
@@ -71,6 +93,11 @@ const MARK_RESOLUTION: Duration = Duration::from_millis(50);
 /// … or nearer than this fraction of the age of the oldest: the number of marks grows with the
 /// logarithm of the age only.
 const MARK_FRACTION: u32 = 16;
+/// Throughput is measured over windows of this length.
+pub const THROUGHPUT_WINDOW: Duration = Duration::from_millis(250);
+/// A peer whose socket takes less than this keeps up with nothing that is worth waiting for. Half of the
+/// 1 MiB/s that is promised to a reader: what its socket takes lags what it reads by a buffer.
+pub const KEEPS_UP_BYTES_PER_SEC: u64 = 512 << 10;
 
 impl PacketRun {
     /// A run of one encoded packet.
@@ -209,6 +236,7 @@ impl SendQueue {
         if let Some(backlog) = &mut self.backlog {
             backlog.copy_out();
             backlog.mark(now);
+            backlog.throughput.measure(backlog.sent_total, now);
         }
     }
 
@@ -228,7 +256,72 @@ impl SendQueue {
     /// from an earlier turn. May be early by a sixteenth of the age.
     #[must_use]
     pub fn oldest_at(&self) -> Option<Instant> {
-        Some(self.backlog.as_ref()?.marks.front()?.at)
+        Some(self.backlog.as_ref()?.marks.front()?.queued.at)
+    }
+
+    /// The end of a turn: remembers since when the queue has been longer than `limit_bytes`.
+    pub fn watch_limit(&mut self, limit_bytes: usize, now: Instant) {
+        let is_over = self.queued_bytes > limit_bytes;
+        if let Some(backlog) = &mut self.backlog {
+            backlog.over_limit_since = is_over.then(|| backlog.over_limit_since.unwrap_or(now));
+        }
+    }
+
+    /// Since when every turn has left more than the limit in the queue.
+    #[must_use]
+    pub fn over_limit_since(&self) -> Option<Instant> {
+        self.backlog.as_ref()?.over_limit_since
+    }
+
+    /// Restarts the time that the queue may be longer than its limit: the peer keeps up.
+    pub fn renew_grace(&mut self, now: Instant) {
+        if let Some(backlog) = &mut self.backlog
+            && backlog.over_limit_since.is_some()
+        {
+            backlog.over_limit_since = Some(now);
+        }
+    }
+
+    /// Whether the peer takes bytes fast enough that others wait for it. True without a backlog, and
+    /// until the first window of a backlog is complete.
+    pub fn keeps_up(&mut self, now: Instant) -> bool {
+        let Some(backlog) = &mut self.backlog else {
+            return true;
+        };
+        let sent_total = backlog.sent_total;
+        backlog.throughput.measure(sent_total, now)
+    }
+
+    /// The result of the last complete window, without a look at the clock.
+    #[must_use]
+    pub fn kept_up(&self) -> bool {
+        (self.backlog.as_ref()).is_none_or(|backlog| !backlog.throughput.was_too_slow)
+    }
+
+    /// When the age of the oldest unsent byte has to be checked.
+    #[must_use]
+    pub fn lag_check_at(&self, max_lag: Duration) -> Option<Instant> {
+        Some(self.backlog.as_ref()?.lag_base()?.at + max_lag)
+    }
+
+    /// Whether the socket has taken at least `min_bytes_per_sec` on average since the oldest unsent byte
+    /// was queued, or since the last check. If so, the next check is due `max_lag` from now.
+    pub fn passes_lag_check(&mut self, min_bytes_per_sec: u64, now: Instant) -> bool {
+        let Some(backlog) = &mut self.backlog else {
+            return true;
+        };
+        let Some(base) = backlog.lag_base() else {
+            return true;
+        };
+        let sent_total = backlog.sent_total;
+        let passes = min_bytes_per_sec > 0 && base.has_rate(min_bytes_per_sec, sent_total, now);
+        if passes {
+            backlog.lag_checkpoint = Some(Checkpoint {
+                at: now,
+                sent_total,
+            });
+        }
+        passes
     }
 
     /// Bytes of chunks (not of private blocks) that this queue keeps alive: zero after `settle`.
@@ -360,17 +453,53 @@ impl Backlog {
         if newest_end >= self.queued_total {
             return;
         }
-        let oldest = self.marks.front().map_or(now, |mark| mark.at);
+        let oldest = self.marks.front().map_or(now, |mark| mark.queued.at);
         let distance = (now.saturating_duration_since(oldest) / MARK_FRACTION).max(MARK_RESOLUTION);
         match self.marks.back_mut() {
-            Some(last) if now.saturating_duration_since(last.at) < distance => {
+            Some(last) if now.saturating_duration_since(last.queued.at) < distance => {
                 last.end = self.queued_total;
             }
             _ => self.marks.push_back(Mark {
                 end: self.queued_total,
-                at: now,
+                queued: Checkpoint {
+                    at: now,
+                    sent_total: self.sent_total,
+                },
             }),
         }
+    }
+
+    /// Since when the oldest byte has waited, or has last been found to move.
+    fn lag_base(&self) -> Option<Checkpoint> {
+        let queued = self.marks.front()?.queued;
+        Some(match self.lag_checkpoint {
+            Some(passed) if passed.at > queued.at => passed,
+            _ => queued,
+        })
+    }
+}
+
+impl Checkpoint {
+    /// Whether `bytes_per_sec` have been taken on average since.
+    fn has_rate(&self, bytes_per_sec: u64, sent_total: u64, now: Instant) -> bool {
+        let micros = now.saturating_duration_since(self.at).as_micros();
+        let taken = u128::from(sent_total - self.sent_total) * 1_000_000;
+        taken >= u128::from(bytes_per_sec).saturating_mul(micros)
+    }
+}
+
+impl Throughput {
+    fn measure(&mut self, sent_total: u64, now: Instant) -> bool {
+        let here = Checkpoint {
+            at: now,
+            sent_total,
+        };
+        let window = self.window.get_or_insert(here);
+        if now.saturating_duration_since(window.at) >= THROUGHPUT_WINDOW {
+            self.was_too_slow = !window.has_rate(KEEPS_UP_BYTES_PER_SEC, sent_total, now);
+            *window = here;
+        }
+        !self.was_too_slow
     }
 }
 

@@ -117,6 +117,25 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// What this costs a receiver besides the session that caused it: zero if there is none.
+    pub(crate) fn fan_out_bytes(&self, source: SessionId) -> usize {
+        match self {
+            Self::Send(to, _) if *to == source => 0,
+            Self::Send(_, buffer) | Self::Broadcast(buffer) | Self::BroadcastTo(_, _, buffer) => {
+                buffer.len()
+            }
+            Self::Close(..) | Self::Timer(..) => 0,
+        }
+    }
+
+    /// Whether no session but `source` can notice this.
+    pub(crate) fn is_own(&self, source: SessionId) -> bool {
+        match self {
+            Self::Send(id, _) | Self::Close(id, _) | Self::Timer(id, _) => *id == source,
+            Self::Broadcast(_) | Self::BroadcastTo(..) => false,
+        }
+    }
+
     /// Why this ends that session, if it does.
     pub(crate) fn end_of(&self, session: SessionId) -> Option<DisconnectReason> {
         match self {

@@ -45,6 +45,7 @@ const FLOORS: &[(usize, &[&str])] = &[
             "backoff",
             "stopwatch",
             "sync",
+            "outbox",
         ],
     ),
 ];
@@ -84,8 +85,9 @@ const FOLDERS: &[Folder] = &[
             "deadlines",
             "output",
             "leaving",
+            "pacing",
         ],
-        shared: &["Shard", "guarded", "MIN_PACKET_COST", "STALL"],
+        shared: &["Shard", "Deferred", "guarded", "MIN_PACKET_COST", "STALL"],
     },
 ];
 

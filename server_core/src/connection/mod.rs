@@ -62,6 +62,10 @@ pub struct Connection<T, S> {
     pub is_apart: bool,
     /// Its end is decided, and waits behind what was asked for before: nobody calls it any more.
     pub is_leaving: bool,
+    /// Effects of its callbacks wait in the worker's list of deferred ones: it is not read meanwhile.
+    pub is_held: bool,
+    /// On the worker's list of sessions that pace what is sent to them.
+    pub is_pacing: bool,
     stream: T,
     permit: Permit,
     extras: Option<Box<Extras>>,
@@ -102,7 +106,7 @@ enum Intake {
     Free,
     /// Not before the queue is shorter, or this instant.
     Paused { until: Instant },
-    /// It has had its pause, and the queue is still long: read on, for the limit to judge.
+    /// The pause is over and the queue is still long: it is read on, up to the limit.
     Resumed,
 }
 
@@ -147,6 +151,8 @@ impl<T: Transport, S> Connection<T, S> {
             is_dirty: false,
             is_apart: false,
             is_leaving: false,
+            is_held: false,
+            is_pacing: false,
             stream,
             permit,
             extras,
@@ -285,8 +291,12 @@ impl<T: Transport, S> Connection<T, S> {
 
     /// Whether to read from it now. If not, [`resume`](Self::resume) says when.
     pub fn may_receive(&mut self, config: &Config, now: Instant) -> bool {
-        if self.intake() == Intake::Free && self.is_crowded(config) && !config.read_pause.is_zero()
-        {
+        let must_pause = match self.intake() {
+            Intake::Free => self.is_crowded(config),
+            Intake::Paused { .. } => false,
+            Intake::Resumed => self.is_over_limit(config),
+        };
+        if must_pause && !config.read_pause.is_zero() {
             let until = now + config.read_pause;
             self.extras.get_or_insert_default().intake = Intake::Paused { until };
         }
@@ -295,7 +305,7 @@ impl<T: Transport, S> Connection<T, S> {
 
     /// Whether a pause of its input is over: then it has to be read, as no edge will tell.
     pub fn resume(&mut self, config: &Config, now: Instant) -> bool {
-        let is_crowded = self.is_crowded(config);
+        let (is_crowded, is_over_limit) = (self.is_crowded(config), self.is_over_limit(config));
         let Some(extras) = &mut self.extras else {
             return false;
         };
@@ -303,10 +313,28 @@ impl<T: Transport, S> Connection<T, S> {
         let is_over = matches!(extras.intake, Intake::Paused { until } if until <= now);
         if !is_crowded {
             extras.intake = Intake::Free;
+        } else if is_over && is_over_limit {
+            let until = now + config.read_pause;
+            extras.intake = Intake::Paused { until };
         } else if is_over {
             extras.intake = Intake::Resumed;
         }
-        was_paused && !matches!(extras.intake, Intake::Paused { .. })
+        let resumes = was_paused && !matches!(extras.intake, Intake::Paused { .. });
+        if resumes {
+            self.restart_input_clock(now);
+        }
+        resumes
+    }
+
+    /// The peer was not read for reasons of the server's: what it owes is waited for from now on.
+    pub fn restart_input_clock(&mut self, now: Instant) {
+        self.framer.restart_clock(now);
+        self.last_received_at = now;
+    }
+
+    /// Whether the peer is not read for now, whatever it has sent.
+    fn is_input_paused(&self) -> bool {
+        self.is_held || matches!(self.intake(), Intake::Paused { .. })
     }
 
     fn intake(&self) -> Intake {
@@ -314,7 +342,30 @@ impl<T: Transport, S> Connection<T, S> {
     }
 
     fn is_crowded(&self, config: &Config) -> bool {
-        self.queue.queued_bytes() > config.max_send_queue_bytes / 2
+        self.queue.queued_bytes() > config.crowded_bytes()
+    }
+
+    fn is_over_limit(&self, config: &Config) -> bool {
+        self.queue.queued_bytes() > config.max_send_queue_bytes
+    }
+
+    /// Unsent bytes.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.queue.queued_bytes()
+    }
+
+    /// Whether this peer begins to pace, with more than `bytes` in its queue, by what is known so far.
+    pub fn starts_pacing(&mut self, bytes: usize) -> bool {
+        self.queue.queued_bytes() > bytes
+            && self.queue.kept_up()
+            && !std::mem::replace(&mut self.is_pacing, true)
+    }
+
+    /// Whether this peer's queue paces what other sessions send to it: it is longer than `bytes`, and
+    /// the peer takes it fast enough to be waited for.
+    pub fn paces(&mut self, bytes: usize, now: Instant) -> bool {
+        self.queue.queued_bytes() > bytes && self.queue.keeps_up(now)
     }
 
     /// Reads until the stream would block, the budget is used up or somebody is wrong, and shows
@@ -322,6 +373,7 @@ impl<T: Transport, S> Connection<T, S> {
     pub fn receive(
         &mut self,
         buffer: &mut RecvBuffer,
+        budget_bytes: usize,
         config: &Config,
         now: Instant,
         mut handle: impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
@@ -331,8 +383,8 @@ impl<T: Transport, S> Connection<T, S> {
             packets: 0,
             outcome: Ok(true),
         };
-        while received.bytes < config.read_budget_bytes {
-            let budget = config.read_budget_bytes - received.bytes;
+        while received.bytes < budget_bytes {
+            let budget = budget_bytes - received.bytes;
             let input = match buffer.fill_from(&mut self.stream, budget) {
                 Ok([]) => {
                     received.outcome = Err(DisconnectReason::PeerClosed);
@@ -393,10 +445,8 @@ impl<T: Transport, S> Connection<T, S> {
         (packets, Ok(()))
     }
 
-    /// Writes what is queued, then settles the rest and judges the peer by it.
-    ///
-    /// The limits are judged here, after the write, and not when something is queued: a burst
-    /// that the socket takes is no offence.
+    /// Writes what is queued, then settles the rest. A queue over its cap ends the session here, after
+    /// the write; the other limits are checked by time, in [`due`](Self::due).
     pub fn flush(
         &mut self,
         config: &Config,
@@ -414,14 +464,17 @@ impl<T: Transport, S> Connection<T, S> {
             ),
             false => Ok(()),
         };
-        let over_bytes = self.queue.queued_bytes() > config.max_send_queue_bytes;
+        let over_cap = self.queue.queued_bytes() > config.send_queue_cap();
         let verdict = match written {
             Err(error) => Err(DisconnectReason::from_io(&error)),
-            Ok(()) if over_bytes && !self.is_writable => Err(Kick::SlowConsumer.into()),
+            Ok(()) if over_cap => Err(Kick::SlowConsumer.into()),
             Ok(()) => Ok(()),
         };
         match verdict {
-            Ok(()) => self.queue.settle(now),
+            Ok(()) => {
+                self.queue.settle(now);
+                self.queue.watch_limit(config.max_send_queue_bytes, now);
+            }
             // Nothing of it would reach the peer, so it is not worth a copy.
             Err(_) => self.queue = SendQueue::default(),
         }
@@ -430,15 +483,16 @@ impl<T: Transport, S> Connection<T, S> {
         (flushed, verdict)
     }
 
-    /// When the session wants to be called.
+    /// When the session wants to be called. A session that is held is not: what it asks for would have to
+    /// wait.
     #[must_use]
     pub fn timer_at(&self) -> Option<Instant> {
-        self.timer_at
+        self.timer_at.filter(|_| !self.is_held)
     }
 
     /// Takes the session's timer, if its instant has come.
     pub fn take_timer(&mut self, now: Instant) -> bool {
-        self.timer_at.take_if(|at| *at <= now).is_some()
+        !self.is_held && self.timer_at.take_if(|at| *at <= now).is_some()
     }
 
     /// Gives back what it still holds of chunks: no flush follows in this turn.
@@ -458,20 +512,31 @@ impl<T: Transport, S> Connection<T, S> {
         if self.phase == Phase::Connecting {
             return after(Some(self.since), config.connect_timeout);
         }
+        let (began_at, last_received_at) = self.input_clock();
         let paused_until = match self.intake() {
             Intake::Paused { until } => Some(until),
             Intake::Free | Intake::Resumed => None,
         };
         [
-            self.timer_at,
+            self.timer_at(),
             paused_until,
-            after(self.framer.began_at(), config.packet_timeout),
-            after(Some(self.last_received_at), config.idle_timeout),
-            after(self.queue.oldest_at(), config.max_send_lag),
+            after(began_at, config.packet_timeout),
+            after(last_received_at, config.idle_timeout),
+            after(self.queue.over_limit_since(), Some(config.max_send_grace)),
+            (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag)),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Since when a packet is incomplete, and when bytes last came. `None` while the peer is not read.
+    fn input_clock(&self) -> (Option<Instant>, Option<Instant>) {
+        if self.is_input_paused() {
+            (None, None)
+        } else {
+            (self.framer.began_at(), Some(self.last_received_at))
+        }
     }
 
     /// What was read in the turn that began then counts from the end of that turn.
@@ -482,9 +547,9 @@ impl<T: Transport, S> Connection<T, S> {
         self.framer.postdate(began, ended);
     }
 
-    /// What the time has brought.
+    /// What the time has brought. A peer that passes a check of its throughput is given more time here.
     #[must_use]
-    pub fn due(&self, config: &Config, now: Instant) -> Due {
+    pub fn due(&mut self, config: &Config, now: Instant) -> Due {
         let is_over = |since: Option<Instant>, wait: Option<_>| {
             since.zip(wait).is_some_and(|(at, wait)| at + wait <= now)
         };
@@ -494,15 +559,30 @@ impl<T: Transport, S> Connection<T, S> {
                 false => Due::Nothing,
             };
         }
-        if is_over(self.framer.began_at(), config.packet_timeout) {
+        let (began_at, last_received_at) = self.input_clock();
+        if is_over(began_at, config.packet_timeout) {
             Due::Input(Kick::PacketTimeout.into())
-        } else if is_over(Some(self.last_received_at), config.idle_timeout) {
+        } else if is_over(last_received_at, config.idle_timeout) {
             Due::Input(DisconnectReason::Idle)
-        } else if is_over(self.queue.oldest_at(), config.max_send_lag) {
+        } else if self.is_slow(config, now) {
             Due::Output(Kick::SlowConsumer.into())
         } else {
             Due::Nothing
         }
+    }
+
+    fn is_slow(&mut self, config: &Config, now: Instant) -> bool {
+        let is_over_limit = (self.queue.over_limit_since())
+            .is_some_and(|since| since + config.max_send_grace <= now);
+        if is_over_limit {
+            if !self.queue.keeps_up(now) {
+                return true;
+            }
+            self.queue.renew_grace(now);
+        }
+        let lag_check_at = (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag));
+        lag_check_at.is_some_and(|at| at <= now)
+            && !(self.queue).passes_lag_check(config.min_send_rate_bytes.into(), now)
     }
 
     /// Writes even though the socket has not said that it can be written: the last chance of a
@@ -610,7 +690,13 @@ mod tests {
         let (config, now) = (Config::default(), Instant::now());
         let mut connection = open(now);
         let mut buffer = RecvBuffer::new(config.recv_buffer_bytes);
-        let received = connection.receive(&mut buffer, &config, now, |(), _| Ok(()));
+        let received = connection.receive(
+            &mut buffer,
+            config.read_budget_bytes,
+            &config,
+            now,
+            |(), _| Ok(()),
+        );
         assert_eq!(received.bytes, config.read_budget_bytes);
         assert_eq!(received.packets, config.read_budget_bytes / 4);
         assert!(matches!(received.outcome, Ok(true)), "there is more");
@@ -643,10 +729,11 @@ mod tests {
             connection.next_deadline(&config),
             Some(now + config.read_pause)
         );
-        for _ in 0..2 {
+        for _ in 0..9 {
+            assert!(!connection.resume(&config, now), "64 KiB or more wait");
             assert!(connection.flush(&config, now).1.is_ok());
         }
-        assert!(connection.resume(&config, now), "half of the limit is free");
+        assert!(connection.resume(&config, now));
         assert!(connection.may_receive(&config, now));
 
         queue(&mut connection, 600);

@@ -30,7 +30,7 @@ impl Flushed {
 }
 
 /// Writes the queue until it is empty, the stream would block, or the budget is used up. A queue
-/// over its limit is written on: it is about to be judged, and must have had its chance.
+/// over its cap is written on until it is below: what is above the cap ends the session.
 pub(super) fn write_queue(
     stream: &mut impl Write,
     queue: &mut SendQueue,
@@ -39,15 +39,16 @@ pub(super) fn write_queue(
     flushed: &mut Flushed,
 ) -> io::Result<()> {
     while queue.queued_bytes() > 0 {
-        let over_limit = queue.queued_bytes() > config.max_send_queue_bytes;
-        if flushed.bytes >= config.write_budget_bytes && !over_limit {
+        let over_cap = queue.queued_bytes() > config.send_queue_cap();
+        if flushed.bytes >= config.write_budget_bytes && !over_cap {
             flushed.has_more = true;
             return Ok(());
         }
         // One gathered write could take 64 times 16 KiB: the budget bounds what it is offered.
-        let limit_bytes = match over_limit {
-            true => usize::MAX,
-            false => config.write_budget_bytes - flushed.bytes,
+        let limit_bytes = if over_cap {
+            usize::MAX
+        } else {
+            config.write_budget_bytes - flushed.bytes
         };
         flushed.calls += 1;
         let written = match queue.only_slice() {

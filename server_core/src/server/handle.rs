@@ -86,8 +86,9 @@ impl ServerHandle {
 
     /// Sends a packet to every session: it is written once, and each worker gets one command.
     ///
-    /// Waits while a worker is too far behind to take more. A packet that would not fit its size
-    /// field is not sent; an error is logged.
+    /// Waits while a worker is too far behind to take more. In a callback it does not wait: the packet
+    /// waits on the callback's worker, which reads nothing until it is posted. A packet that would not fit
+    /// its size field is not sent; an error is logged.
     pub fn broadcast<H: PacketHead>(&self, head: &H, tail: impl AsRef<[u8]>) {
         match self.encode(head, tail) {
             Ok(buffer) => self.broadcast_buffer(&buffer),
@@ -239,7 +240,8 @@ impl ServerHandle {
         self.inner.router.broadcast_to(group, except, buffer);
     }
 
-    /// Ends one session, after what was queued for it has left.
+    /// Ends one session, after what was queued for it has left. Waits as [`broadcast`](Self::broadcast)
+    /// does.
     pub fn close(&self, id: SessionId) {
         self.inner.router.close(id, DisconnectReason::Closed);
     }
@@ -266,6 +268,14 @@ impl ServerHandle {
         tag: u64,
     ) -> io::Result<()> {
         self.inner.connector.connect_from(source, addr, tag)
+    }
+
+    /// Whether a session that keeps up is so far behind that packets of callbacks are
+    /// [paced](crate#pacing). A thread that sends more than 768 KiB a second to one session sends less
+    /// while this is so.
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.inner.router.is_congested()
     }
 
     /// The counters.

@@ -62,9 +62,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if (self.table).visit(id, |connection| connection.is_leaving) != Some(false) {
             return 0;
         }
-        let is_timer_due = self
-            .table
-            .visit(id, |connection| connection.take_timer(now));
+        let is_timer_due = (self.table).visit(id, |connection| connection.take_timer(now));
         if is_timer_due == Some(true) {
             self.call(id, now, |session, ctx| session.on_timer(ctx));
         }

@@ -1,8 +1,9 @@
 //! Callbacks, and doing what they have asked for: here, or by way of another worker's mailbox.
 
-use super::{Shard, guarded};
+use super::{Deferred, Shard, guarded};
 use crate::connection::Transport;
 use crate::id::SessionId;
+use crate::outbox;
 use crate::reason::DisconnectReason;
 use crate::router::Command;
 use crate::session::{Context, Effect, Session};
@@ -22,37 +23,104 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             let mut ctx = Context::new(connection.peer(id), now, buffers, effects, groups);
             guarded(|| callback(&mut connection.session, &mut ctx))
         });
-        self.apply_effects();
+        self.apply_effects(id, now);
         if let Some(Err(reason)) = outcome {
             self.close_in_order(id, reason);
         }
     }
 
-    /// Whether reading may go on: nothing that was asked for has to wait.
+    /// Whether reading may go on: nothing that was asked for has to wait, or little of it, and that for
+    /// receivers.
     pub(super) fn may_read(&self) -> bool {
-        self.stalled.is_empty() && self.deferred.is_empty()
+        self.stalled.is_empty()
+            && outbox::is_empty()
+            && (self.deferred.is_empty() || self.may_read_while_paced())
     }
 
-    /// Does what callbacks have asked for, in order, as far as the output of this turn goes. The
-    /// rest waits for the next turn, and so does all reading. Timers are no output and never wait.
-    pub(super) fn apply_effects(&mut self) {
+    /// Does what has waited, in order, as far as the output of this turn and the receivers allow.
+    pub(super) fn release_deferred(&mut self, now: Instant) {
+        self.paced_until = None;
         while self.output_left > 0
-            && let Some(effect) = self.deferred.pop_front()
+            && let Some(next) = self.deferred.front()
         {
-            self.apply(effect);
+            let bytes = next.fan_out_bytes;
+            if !self.may_fan_out(bytes, now) {
+                self.paced_until = Some(self.pacing.retry_at(now));
+                return;
+            }
+            self.deferred_bytes -= bytes;
+            if let Some(Deferred { effect, .. }) = self.deferred.pop_front() {
+                self.apply(effect);
+            }
         }
+        if self.deferred.is_empty() {
+            for id in std::mem::take(&mut self.held) {
+                let is_readable = self.table.visit(id, |connection| {
+                    connection.is_held = false;
+                    connection.restart_input_clock(now);
+                    connection.is_listed_readable
+                });
+                if is_readable == Some(true) {
+                    self.readable.push_back(id);
+                }
+                self.rearm(id);
+            }
+        }
+    }
+
+    /// Does what callbacks of `source` have asked for, in order, as far as the output of this turn and
+    /// the receivers allow. The rest waits, and `source` is not read until it is done. Timers are no
+    /// output and never wait.
+    pub(super) fn apply_effects(&mut self, source: SessionId, now: Instant) {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
-            let may_wait = !matches!(effect, Effect::Timer(..));
-            if may_wait && (self.output_left <= 0 || !self.deferred.is_empty()) {
-                self.deferred.push_back(effect);
-            } else {
+            let fan_out_bytes = effect.fan_out_bytes(source);
+            if matches!(effect, Effect::Timer(..))
+                || self.may_apply(source, effect.is_own(source), fan_out_bytes, now)
+            {
                 self.apply(effect);
+            } else {
+                self.defer(source, effect, fan_out_bytes);
             }
         }
         // No callback ran above, so nothing was asked for meanwhile; the memory is used again.
         debug_assert!(self.effects.is_empty());
         self.effects = effects;
+    }
+
+    fn may_apply(
+        &mut self,
+        source: SessionId,
+        is_own: bool,
+        fan_out_bytes: usize,
+        now: Instant,
+    ) -> bool {
+        if self.output_left <= 0 {
+            return false;
+        }
+        if self.deferred.is_empty() {
+            let may_fan_out = self.may_fan_out(fan_out_bytes, now);
+            if !may_fan_out {
+                self.paced_until = Some(self.pacing.retry_at(now));
+            }
+            return may_fan_out;
+        }
+        // What no other session can notice overtakes what waits for others, but not its own.
+        is_own && (self.table).visit(source, |connection| connection.is_held) == Some(false)
+    }
+
+    fn defer(&mut self, source: SessionId, effect: Effect, fan_out_bytes: usize) {
+        let was_held = (self.table).visit(source, |connection| {
+            std::mem::replace(&mut connection.is_held, true)
+        });
+        if was_held == Some(false) {
+            self.held.push(source);
+        }
+        self.deferred_bytes += fan_out_bytes;
+        self.deferred.push_back(Deferred {
+            effect,
+            fan_out_bytes,
+        });
     }
 
     fn apply(&mut self, effect: Effect) {
@@ -102,7 +170,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             true => self.close(id, reason),
             false => {
                 (self.table).visit(id, |connection| connection.is_leaving = true);
-                self.deferred.push_back(Effect::Close(id, reason));
+                self.defer(id, Effect::Close(id, reason), 0);
             }
         }
     }
@@ -114,6 +182,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.stalled.push_back((worker, command));
             self.retry_stalled();
         }
+    }
+
+    /// Posts what callbacks have sent through handles and had to wait. Returns when to try again.
+    pub(super) fn retry_outbox(&mut self, now: Instant) -> Option<Instant> {
+        let pacing = &mut self.pacing;
+        let is_empty = outbox::retry(|bytes| pacing.take(bytes, now));
+        (!is_empty).then(|| pacing.retry_at(now))
     }
 
     /// Sends on what had to wait for another worker's mailbox, as far as there is room now. Before

@@ -6,6 +6,9 @@ use crate::id::SessionId;
 use crate::session::{Context, Session};
 use std::time::Instant;
 
+/// What is read at least from a session whose turn it is.
+pub(super) const MIN_READ_BYTES: usize = 4 << 10;
+
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub(super) fn handle_writable(&mut self, id: SessionId, now: Instant) {
         let is_new = self.table.judge(id, |connection| {
@@ -25,7 +28,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     pub(super) fn list_readable(&mut self, id: SessionId) {
         let was_listed = self.table.visit(id, |connection| {
-            !connection.is_open() || std::mem::replace(&mut connection.is_listed_readable, true)
+            let was_listed = !connection.is_open()
+                || std::mem::replace(&mut connection.is_listed_readable, true);
+            // A session that is held is put on the list when that is over.
+            was_listed || connection.is_held
         });
         if was_listed == Some(false) {
             self.readable.push_back(id);
@@ -52,6 +58,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     fn may_receive(&mut self, id: SessionId, now: Instant) -> bool {
         let config = &self.shared.config;
         let may_receive = self.table.visit(id, |connection| {
+            if connection.is_held {
+                return false;
+            }
             let may_receive = connection.may_receive(config, now);
             connection.is_listed_readable &= may_receive;
             may_receive
@@ -64,24 +73,34 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Reads from one session, and returns what that costs of the turn's input.
     pub(super) fn read(&mut self, id: SessionId, now: Instant) -> usize {
+        let (budget_bytes, pacing_bytes) = (self.read_budget(), self.shared.config.pacing_bytes());
         let (shared, buffer) = (&*self.shared, &mut self.recv_buffer);
         let (effects, groups) = (&mut self.effects, &mut self.groups);
         let received = self.table.visit(id, |connection| {
             connection.is_listed_readable = false;
             let peer = connection.peer(id);
-            connection.receive(buffer, &shared.config, now, |session, packet| {
-                let asked_before = effects.len();
-                let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
-                guarded(|| session.on_packet(&mut ctx, packet))??;
-                // Who has closed its own session does not want what stands behind this packet.
-                match effects[asked_before..]
-                    .iter()
-                    .find_map(|asked| asked.end_of(id))
-                {
-                    Some(reason) => Err(reason),
-                    None => Ok(()),
-                }
-            })
+            // Its answers must not make its own queue pace the others.
+            let room = pacing_bytes.saturating_sub(connection.queued_bytes());
+            let budget_bytes = budget_bytes.min(room.max(MIN_READ_BYTES));
+            connection.receive(
+                buffer,
+                budget_bytes,
+                &shared.config,
+                now,
+                |session, packet| {
+                    let asked_before = effects.len();
+                    let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
+                    guarded(|| session.on_packet(&mut ctx, packet))??;
+                    // Who has closed its own session does not want what stands behind this packet.
+                    match effects[asked_before..]
+                        .iter()
+                        .find_map(|asked| asked.end_of(id))
+                    {
+                        Some(reason) => Err(reason),
+                        None => Ok(()),
+                    }
+                },
+            )
         });
         let Some(Received {
             bytes,
@@ -95,7 +114,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.metrics().packets_received.add(packets as u64);
         // First what the packets asked for, then the end: answers to whole packets that came
         // before an offence or a FIN are still queued.
-        self.apply_effects();
+        self.apply_effects(id, now);
         match outcome {
             Ok(has_more) => {
                 if has_more {

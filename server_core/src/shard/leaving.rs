@@ -53,7 +53,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let _ = guarded(|| drop(session));
         // Only now, so that it could say which they were; what it joined just then, included.
         self.groups.leave_all(id);
-        self.apply_effects();
+        self.apply_effects(id, now);
 
         match reason.flushes() {
             true => self.drain(id, draining, now),

@@ -17,6 +17,7 @@ mod effects;
 mod input;
 mod leaving;
 mod output;
+mod pacing;
 
 use crate::config::Config;
 use crate::connection::{Connection, Draining, Transport};
@@ -34,6 +35,7 @@ use crate::session_table::SessionTable;
 use crate::snapshot::SnapshotRequest;
 use crate::stopwatch::Lap;
 use crate::timeout_queue::TimeoutQueue;
+use pacing::Pacing;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
@@ -93,6 +95,8 @@ pub struct Shard<T, S> {
     /// What every session gets in this turn that is not `apart`. It is in no queue: most peers keep
     /// up, and for them it is written from where it lies.
     common: Option<PacketRun>,
+    /// Bytes that every session has been sent in this turn.
+    common_bytes: usize,
     /// Sessions for which something comes before or behind it, or that were not here when it was sent.
     apart: Vec<SessionId>,
     /// Sessions that something was queued for in this turn.
@@ -102,9 +106,19 @@ pub struct Shard<T, S> {
     /// Commands to workers whose mailboxes were full, in order. While there are any, nothing is
     /// read: the flood waits in the flooder's socket.
     stalled: VecDeque<(usize, Command<T>)>,
-    /// What callbacks asked for beyond the output of one turn, in order. While there is any,
-    /// nothing is read, either.
-    deferred: VecDeque<Effect>,
+    /// What callbacks asked for beyond the output of one turn, or beyond what receivers can take, in
+    /// order. Sessions that caused some of it are not read meanwhile.
+    deferred: VecDeque<Deferred>,
+    deferred_bytes: usize,
+    /// Sessions that caused some of it.
+    held: Vec<SessionId>,
+    /// The deferred effects wait for receivers; when to try again.
+    paced_until: Option<Instant>,
+    pacing: Pacing,
+    /// When to look again which sessions pace.
+    pacing_check_at: Option<Instant>,
+    /// When to try again what callbacks posted through handles and mailboxes had no room for.
+    outbox_retry_at: Option<Instant>,
     /// What may still be queued in this turn, each packet counted once for every session that
     /// gets it. Below zero by one packet at most.
     output_left: isize,
@@ -118,6 +132,14 @@ pub struct Shard<T, S> {
     departure_summary_at: Option<Instant>,
     /// After a stall of our own, nobody is too slow before this.
     lenient_until: Option<Instant>,
+}
+
+/// An effect that waits.
+#[derive(Debug)]
+struct Deferred {
+    effect: Effect,
+    /// What it costs sessions other than the one that caused it.
+    fan_out_bytes: usize,
 }
 
 /// A small packet costs a turn as much as one of this size.
@@ -146,11 +168,18 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             effects: Vec::new(),
             readable: VecDeque::new(),
             common: None,
+            common_bytes: 0,
             apart: Vec::new(),
             dirty: Vec::new(),
             dirty_next: Vec::new(),
             stalled: VecDeque::new(),
             deferred: VecDeque::new(),
+            deferred_bytes: 0,
+            held: Vec::new(),
+            paced_until: None,
+            pacing: Pacing::new(shared.router.workers()),
+            pacing_check_at: None,
+            outbox_retry_at: None,
             output_left: shared.config.turn_output_bytes as isize,
             laps: Vec::new(),
             snapshots: Vec::new(),
@@ -238,12 +267,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         self.discard(now);
         self.retry_stalled();
-        if !self.deferred.is_empty() {
+        if !self.deferred.is_empty() && self.paced_until.is_none() {
             // Mail comes first in a turn, and must not starve what callbacks have asked for.
             let share = self.shared.config.turn_output_bytes as isize / 2;
             self.output_left = self.output_left.max(share.max(1));
         }
-        self.apply_effects();
+        self.release_deferred(now);
         if self.deferred.is_empty()
             && let Some(flush_by) = self.shutdown_next.take()
         {
@@ -262,7 +291,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.table.visit(*id, |connection| connection.settle(now));
         }
         self.dirty.append(&mut self.dirty_next);
+        self.review_pacing(now);
+        self.pacing_check_at = self.pacing.check_at(now);
+        self.outbox_retry_at = self.retry_outbox(now);
         self.output_left = self.shared.config.turn_output_bytes as isize;
+        self.common_bytes = 0;
         self.discard_left = 0;
         while let Some(request) = self.snapshots.pop() {
             self.answer(request);
@@ -293,8 +326,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let may_read = self.may_read();
         !self.dirty.is_empty()
             || !self.draining_next.is_empty()
-            || !self.deferred.is_empty() && self.stalled.is_empty()
+            || !self.deferred.is_empty() && self.paced_until.is_none() && self.stalled.is_empty()
             || may_read && !self.readable.is_empty()
+    }
+
+    /// Whether packets of callbacks wait for receivers that are behind.
+    #[must_use]
+    pub fn is_paced(&self) -> bool {
+        self.paced_until.is_some()
     }
 
     /// When to come again if nothing happens.
@@ -306,6 +345,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.timeouts.next_at(),
             self.departure_summary_at,
             shutdown_by,
+            self.paced_until,
+            self.pacing_check_at,
+            self.outbox_retry_at,
         ];
         ends.into_iter().flatten().min()
     }

@@ -4,7 +4,7 @@
 //! of its own comes behind it, is set `apart`.
 
 use super::{MIN_PACKET_COST, Shard};
-use crate::connection::{Flushed, Transport};
+use crate::connection::{Connection, Flushed, Transport};
 use crate::group_id::GroupId;
 use crate::id::SessionId;
 use crate::send_buffer::SendBuffer;
@@ -13,6 +13,13 @@ use crate::session::Session;
 use std::time::Instant;
 
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
+    /// Bytes to every session in one turn: what one flush writes to a session, and no more than what
+    /// makes its queue pace.
+    fn most_common_bytes(&self) -> usize {
+        let config = &self.shared.config;
+        config.write_budget_bytes.min(config.pacing_bytes())
+    }
+
     fn charge(&mut self, bytes: usize, sessions: usize) {
         let cost = bytes.max(MIN_PACKET_COST).saturating_mul(sessions);
         self.output_left = (self.output_left).saturating_sub_unsigned(cost);
@@ -21,15 +28,18 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub(super) fn queue_for(&mut self, to: SessionId, buffer: SendBuffer) {
         self.charge(buffer.len(), 1);
         self.set_apart(to);
-        match self.table.visit(to, |connection| connection.queue(buffer)) {
-            Some(true) => self.dirty.push(to),
-            Some(false) => {}
-            None => self.metrics().undeliverable.add(1),
+        if self.queue_if(to, buffer, |_| true).is_none() {
+            self.metrics().undeliverable.add(1);
         }
     }
 
     pub(super) fn queue_for_all(&mut self, buffer: &SendBuffer) {
         self.charge(buffer.len(), self.table.len());
+        self.common_bytes += buffer.len();
+        if self.common_bytes > self.most_common_bytes() {
+            // More than this would fill every queue before its socket has had a chance to take any.
+            self.output_left = self.output_left.min(0);
+        }
         if self.common.as_mut().is_some_and(|run| run.append(buffer)) {
             for index in 0..self.apart.len() {
                 self.queue_if_open(self.apart[index], buffer);
@@ -59,12 +69,27 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Who is on the way out is not shown, and who has not come yet gets nothing.
     fn queue_if_open(&mut self, id: SessionId, buffer: &SendBuffer) {
-        let is_new = self.table.visit(id, |connection| {
-            connection.is_open() && connection.queue(buffer.clone())
-        });
-        if is_new == Some(true) {
+        let _ = self.queue_if(id, buffer.clone(), Connection::is_open);
+    }
+
+    fn queue_if(
+        &mut self,
+        id: SessionId,
+        buffer: SendBuffer,
+        takes: impl FnOnce(&Connection<T, S>) -> bool,
+    ) -> Option<()> {
+        let high = self.shared.config.pacing_bytes();
+        let (is_new, starts_pacing) = self.table.visit(id, |connection| {
+            let is_new = takes(connection) && connection.queue(buffer);
+            (is_new, connection.starts_pacing(high))
+        })?;
+        if is_new {
             self.dirty.push(id);
         }
+        if starts_pacing {
+            self.start_pacing(id);
+        }
+        Some(())
     }
 
     /// What everybody gets comes before what follows for this session alone.
@@ -141,6 +166,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let config = &self.shared.config;
         let (timeouts, dirty_next) = (&mut self.timeouts, &mut self.dirty_next);
         let readable = &mut self.readable;
+        let (high, mut starts_pacing) = (config.pacing_bytes(), false);
         self.table.judge(id, |connection| {
             let (flushed, verdict) = connection.flush(config, now);
             total.absorb(&flushed);
@@ -152,6 +178,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             {
                 timeouts.arm(id, &mut connection.alarm, at);
             }
+            if connection.paces(high, now) && !std::mem::replace(&mut connection.is_pacing, true) {
+                starts_pacing = true;
+            }
             if connection.resume(config, now)
                 && !std::mem::replace(&mut connection.is_listed_readable, true)
             {
@@ -159,6 +188,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             verdict
         });
+        if starts_pacing {
+            self.start_pacing(id);
+        }
     }
 
     pub(super) fn count(&self, flushed: &Flushed) {

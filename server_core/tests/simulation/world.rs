@@ -47,6 +47,8 @@ packets! {
 
 /// More than any peer sends in its life.
 const MOST_PACKETS: u64 = 5_000;
+/// Added to its worker for what a session sends to itself.
+const OWN: usize = 500;
 /// The source of what no worker sends.
 pub const OUTSIDE: usize = 999;
 
@@ -196,6 +198,8 @@ impl World {
             }
             8..13 if self.budget > 0 => {
                 let to = self.some_id()?;
+                // A packet to its own session may overtake what waits for other receivers.
+                let source = source + if to == own { OWN } else { 0 };
                 let (head, tail) = self.direct(source, to);
                 Some(Action::Direct(to, head, tail))
             }

@@ -1,0 +1,63 @@
+//! What a worker's callbacks have posted through handles, and what found no room in a mailbox.
+//!
+//! A worker must not wait: two servers whose callbacks post to each other would wait for ever. Nor may a
+//! mailbox grow without a limit. So a callback's post that finds no room waits here, in order, on the
+//! thread of the worker; its shard tries again at the end of each turn, and reads nothing meanwhile. The
+//! memory is bounded by what the callbacks of one turn post.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+/// Tries to post once, and returns whether it is done. It asks before it adds bytes to a server whose
+/// readers are behind.
+pub type Attempt = Box<dyn FnMut(&mut dyn FnMut(usize) -> bool) -> bool>;
+
+thread_local! {
+    static OUTBOX: RefCell<Option<VecDeque<Attempt>>> = const { RefCell::new(None) };
+}
+
+/// The calling thread is a worker from now on; nothing waits yet.
+pub fn open() {
+    OUTBOX.set(Some(VecDeque::new()));
+}
+
+/// Whether the calling thread is a worker.
+#[must_use]
+pub fn is_open() -> bool {
+    OUTBOX.with_borrow(Option::is_some)
+}
+
+/// Whether nothing waits on the calling thread.
+#[must_use]
+pub fn is_empty() -> bool {
+    OUTBOX.with_borrow(|outbox| outbox.as_ref().is_none_or(VecDeque::is_empty))
+}
+
+/// Adds an attempt behind the others. Without effect on a thread that is no worker.
+pub fn push(attempt: Attempt) {
+    OUTBOX.with_borrow_mut(|outbox| {
+        if let Some(outbox) = outbox {
+            outbox.push_back(attempt);
+        }
+    });
+}
+
+/// Makes the attempts in order, up to the first that fails. Returns whether nothing is left.
+pub fn retry(mut may_fan_out: impl FnMut(usize) -> bool) -> bool {
+    while let Some(mut attempt) = pop() {
+        // Not while the outbox is borrowed: what an attempt drops is not ours to know.
+        if !attempt(&mut may_fan_out) {
+            OUTBOX.with_borrow_mut(|outbox| {
+                if let Some(outbox) = outbox {
+                    outbox.push_front(attempt);
+                }
+            });
+            return false;
+        }
+    }
+    true
+}
+
+fn pop() -> Option<Attempt> {
+    OUTBOX.with_borrow_mut(|outbox| outbox.as_mut()?.pop_front())
+}

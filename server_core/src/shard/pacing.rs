@@ -1,0 +1,141 @@
+//! Pacing: packets that readers who keep up cannot take wait where they were caused.
+//!
+//! A session whose queue is longer than 128 KiB (or half of its limit, if that is less), and whose peer takes 512 KiB a second or more,
+//! *paces*: while there is one on any worker, packets to others leave a worker's callbacks at the floor
+//! rate only. The rest waits in the list of deferred effects, and a session that caused some of it is not
+//! read. The floor is what a reader that keeps up takes anyway, so a reader that lies about its speed
+//! slows the others down to the floor and no further.
+
+use super::Shard;
+use super::input::MIN_READ_BYTES;
+use crate::connection::Transport;
+use crate::id::SessionId;
+use crate::session::Session;
+use std::time::{Duration, Instant};
+
+/// Bytes a second to one receiver that all workers together may cause while a session paces. Below the
+/// 1 MiB/s of a reader that keeps up, so that its queue shrinks meanwhile.
+const FLOOR_BYTES_PER_SEC: u32 = 768 << 10;
+/// The floor may be used in bursts of this length.
+const FLOOR_BURST: Duration = Duration::from_millis(10);
+/// What waits for another worker to catch up is tried again after this time.
+const POLL: Duration = Duration::from_millis(5);
+/// Bytes of deferred packets above which no session of a worker is read.
+const MAX_DEFERRED_BYTES: usize = 256 << 10;
+/// Which sessions pace this worker, and how much of the floor is used.
+#[derive(Debug)]
+pub(super) struct Pacing {
+    sessions: Vec<SessionId>,
+    /// The floor's next packet is due then (the generic cell rate algorithm).
+    next_at: Option<Instant>,
+    bytes_per_sec: u32,
+}
+
+impl Pacing {
+    pub fn new(workers: usize) -> Self {
+        Self {
+            sessions: Vec::new(),
+            next_at: None,
+            bytes_per_sec: (FLOOR_BYTES_PER_SEC / workers as u32).max(1),
+        }
+    }
+
+    /// Takes `bytes` of the floor, if there is room in it.
+    pub fn take(&mut self, bytes: usize, now: Instant) -> bool {
+        let next_at = self.next_at.map_or(now, |at| at.max(now));
+        let has_room = next_at <= now + FLOOR_BURST;
+        if has_room {
+            let cost = Duration::from_secs(1) * bytes as u32 / self.bytes_per_sec;
+            self.next_at = Some(next_at + cost);
+        }
+        has_room
+    }
+
+    /// When to try again what the floor has no room for.
+    pub fn retry_at(&self, now: Instant) -> Instant {
+        let room_at = self.next_at.map_or(now, |at| at - FLOOR_BURST);
+        room_at.clamp(now + Duration::from_millis(1), now + POLL)
+    }
+
+    pub fn add(&mut self, id: SessionId) -> bool {
+        self.sessions.push(id);
+        self.sessions.len() == 1
+    }
+
+    /// When to look again whether the sessions still pace.
+    pub fn check_at(&self, now: Instant) -> Option<Instant> {
+        (!self.sessions.is_empty()).then(|| now + POLL)
+    }
+}
+
+impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
+    /// Whether a packet of `bytes` bytes to others may be queued now: no session paces, or the floor has
+    /// room.
+    pub(super) fn may_fan_out(&mut self, bytes: usize, now: Instant) -> bool {
+        bytes == 0 || !self.shared.router.is_congested() || self.pacing.take(bytes, now)
+    }
+
+    /// Bytes to read from one session in this turn.
+    pub(super) fn read_budget(&self) -> usize {
+        let budget_bytes = self.shared.config.read_budget_bytes;
+        if self.deferred.is_empty() && !self.shared.router.is_congested() {
+            budget_bytes
+        } else {
+            budget_bytes.min(MIN_READ_BYTES)
+        }
+    }
+
+    /// Whether reading may go on although effects wait: the floor is what they wait for, and there are
+    /// few of them.
+    pub(super) fn may_read_while_paced(&self) -> bool {
+        self.paced_until.is_some() && self.deferred_bytes < MAX_DEFERRED_BYTES
+    }
+
+    /// This session paces from now on.
+    pub(super) fn start_pacing(&mut self, id: SessionId) {
+        if self.pacing.add(id) {
+            self.shared.router.congest();
+        }
+    }
+
+    /// The end of a turn: takes out the sessions that have caught up, have left, or take too little.
+    pub(super) fn review_pacing(&mut self, now: Instant) {
+        if self.pacing.sessions.is_empty() {
+            return;
+        }
+        let (table, low) = (&mut self.table, self.shared.config.crowded_bytes());
+        self.pacing.sessions.retain(|id| {
+            let paces = table.visit(*id, |connection| {
+                connection.is_pacing = connection.paces(low, now);
+                connection.is_pacing
+            });
+            paces == Some(true)
+        });
+        if self.pacing.sessions.is_empty() {
+            self.shared.router.relieve();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_is_a_rate_shared_by_the_workers() {
+        for workers in [1, 2, 7] {
+            let (mut pacing, start) = (Pacing::new(workers), Instant::now());
+            let mut taken = 0_u64;
+            for millis in 0..10_000 {
+                while pacing.take(520, start + Duration::from_millis(millis)) {
+                    taken += 520;
+                }
+            }
+            let expected = 10 * u64::from(FLOOR_BYTES_PER_SEC) / workers as u64;
+            assert!(
+                taken.abs_diff(expected) < expected / 50,
+                "{taken} of {expected}"
+            );
+        }
+    }
+}

@@ -60,10 +60,27 @@ pub struct Args {
     #[arg(help_heading = "Limits", value_name = "BYTES")]
     pub max_packet_bytes: usize,
 
-    /// Unsent bytes above which a session is a slow consumer
+    /// Unsent bytes of one session; above this for --max-send-grace-ms it is a slow consumer
     #[arg(long, env = "GAME_SERVER_MAX_SEND_QUEUE_BYTES", default_value_t = 1 << 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 40))]
     #[arg(help_heading = "Limits", value_name = "BYTES")]
     pub max_send_queue_bytes: usize,
+
+    /// How long unsent bytes may be above that, in milliseconds; above eight times that, a session is a
+    /// slow consumer at once
+    #[arg(long, env = "GAME_SERVER_MAX_SEND_GRACE_MS", default_value_t = 1000, value_parser = value_parser!(u64).range(0..=DAY_MS))]
+    #[arg(help_heading = "Limits", value_name = "MS")]
+    pub max_send_grace_ms: u64,
+
+    /// Unsent bytes of all sessions together, above which the longest queues are ended; 0: a quarter of
+    /// the memory that the machine, its control group and the address space allow
+    #[arg(long, env = "GAME_SERVER_MAX_TOTAL_QUEUE_BYTES", default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1 << 50))]
+    #[arg(help_heading = "Limits", value_name = "BYTES")]
+    pub max_total_queue_bytes: usize,
+
+    /// Bytes a second that a client takes on average and that excuse it from the limit of age; 0: none do
+    #[arg(long, env = "GAME_SERVER_MIN_SEND_RATE_BYTES", default_value_t = 16_384, value_parser = value_parser!(u32).range(0..=1 << 30))]
+    #[arg(help_heading = "Limits", value_name = "BYTES")]
+    pub min_send_rate_bytes: u32,
 
     /// Age of the oldest unsent byte above which a session is a slow consumer, in milliseconds;
     /// 0: off [default: 10 ticks, at least 5000]
@@ -199,6 +216,10 @@ impl Args {
             (self.max_sessions_per_ip > 0).then_some(self.max_sessions_per_ip);
         config.max_packet_bytes = self.max_packet_bytes;
         config.max_send_queue_bytes = self.max_send_queue_bytes;
+        config.max_send_grace = Duration::from_millis(self.max_send_grace_ms);
+        config.max_total_queue_bytes =
+            (self.max_total_queue_bytes > 0).then_some(self.max_total_queue_bytes);
+        config.min_send_rate_bytes = self.min_send_rate_bytes;
         let ten_ticks = self.tick_ms.saturating_mul(10).max(5000);
         config.max_send_lag = millis_or_off(self.max_send_lag_ms.unwrap_or(ten_ticks));
         config.packet_timeout = millis_or_off(self.packet_timeout_ms);

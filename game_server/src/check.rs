@@ -16,6 +16,8 @@ pub fn check(args: &Args) -> ExitCode {
     let mut findings = limits(args, &machine);
     let sessions = args.sessions_asked();
     findings.push(judge::memory(&machine, sessions));
+    let queue_bytes = args.config(0).total_queue_bytes();
+    findings.push(judge::queues(&machine, queue_bytes as u64));
     let most = sessions.unwrap_or_else(|| args.sessions_allowed(machine.fd_soft_limit));
     findings.extend(judge::conntrack(&machine, most));
     findings.push(judge::clock(&machine));

@@ -1,5 +1,6 @@
 //! Every limit of the library, by name. "Everything has a limit, and the limit has a name."
 
+use crate::memory;
 use crate::wire::{HEADER_BYTES, MAX_PACKET_BYTES};
 use std::time::Duration;
 
@@ -44,6 +45,14 @@ pub struct Config {
     /// How long a queue may be longer than [`max_send_queue_bytes`](Self::max_send_queue_bytes) without a
     /// break. Default: 1 s.
     pub max_send_grace: Duration,
+    /// What waits for all sessions together, and the memory of packets that have begun to come.
+    /// Default: a quarter of the memory that the machine, the control group and the address space allow
+    /// (`None`).
+    ///
+    /// A packet that waits for several sessions counts once for each. Over three quarters of it, a session
+    /// with more than 16 KiB in its queue is not read; over all of it, the sessions with the longest
+    /// queues are ended as slow consumers.
+    pub max_total_queue_bytes: Option<usize>,
     /// Age of the oldest unsent byte above which a session is a slow consumer, unless its socket has taken
     /// [`min_send_rate_bytes`](Self::min_send_rate_bytes) a second over that time. Default: 5 s.
     pub max_send_lag: Option<Duration>,
@@ -132,6 +141,7 @@ impl Default for Config {
             max_packet_bytes: MAX_PACKET_BYTES,
             max_send_queue_bytes: 1 << 20,
             max_send_grace: Duration::from_secs(1),
+            max_total_queue_bytes: None,
             max_send_lag: Some(Duration::from_secs(5)),
             min_send_rate_bytes: 16 << 10,
             packet_timeout: Some(Duration::from_secs(10)),
@@ -167,6 +177,13 @@ impl Config {
             .saturating_mul(Self::SEND_QUEUE_CAP)
     }
 
+    /// What [`max_total_queue_bytes`](Self::max_total_queue_bytes) comes to on this machine.
+    #[must_use]
+    pub fn total_queue_bytes(&self) -> usize {
+        let default = || memory::allowed_bytes().map_or(usize::MAX, |bytes| (bytes / 4) as usize);
+        self.max_total_queue_bytes.unwrap_or_else(default).max(1)
+    }
+
     /// Above this the queue of one session paces who sends to it: small enough that a tick behind it is
     /// not late, and larger than what a reader leaves between two looks at its socket.
     pub(crate) fn pacing_bytes(&self) -> usize {
@@ -185,6 +202,7 @@ impl Config {
         self.workers = self.workers.clamp(1, crate::id::SessionId::MAX_WORKERS);
         self.max_packet_bytes = self.max_packet_bytes.clamp(HEADER_BYTES, MAX_PACKET_BYTES);
         self.max_send_queue_bytes = self.max_send_queue_bytes.max(1);
+        self.max_total_queue_bytes = Some(self.total_queue_bytes());
         self.chunk_bytes = self.chunk_bytes.clamp(1 << 10, 16 << 20);
         self.mailbox_bytes = self.mailbox_bytes.max(1);
         self.recv_buffer_bytes = self.recv_buffer_bytes.clamp(1 << 10, 16 << 20);

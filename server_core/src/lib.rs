@@ -316,6 +316,7 @@
 //! | [`max_packet_bytes`](Config::max_packet_bytes) | bytes | 65,535 | a packet that a peer sends, header included | [`Kick::TooLarge`] |
 //! | [`max_send_queue_bytes`](Config::max_send_queue_bytes) | bytes | 1 MiB | what waits for one session; eight times of it at once | [`Kick::SlowConsumer`] |
 //! | [`max_send_grace`](Config::max_send_grace) | time | 1 s | a queue that is longer than `max_send_queue_bytes`, of a peer that takes less than 512 KiB a second | [`Kick::SlowConsumer`] |
+//! | [`max_total_queue_bytes`](Config::max_total_queue_bytes) | bytes | a quarter of the memory | what waits for all sessions | the longest queues end with [`Kick::SlowConsumer`] |
 //! | [`max_send_lag`](Config::max_send_lag) | time | 5 s | age of the oldest byte that waits for one session | [`Kick::SlowConsumer`] |
 //! | [`min_send_rate_bytes`](Config::min_send_rate_bytes) | bytes a second | 16,384 | what a session that is behind takes without being a slow consumer by age | [`Kick::SlowConsumer`] |
 //! | [`packet_timeout`](Config::packet_timeout) | time | 10 s | from the first byte of a packet to its last | [`Kick::PacketTimeout`] |
@@ -388,7 +389,7 @@
 //! | 3 | `send_queue`, `session`, `list`, `packets` |
 //! | 2 | `framer`, `send_buffer`, `packet_writer`, `groups` |
 //! | 1 | `config`, `admission`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader`, `group_directory` |
-//! | 0 | `id`, `group_id`, `reason`, `wire`, `tick`, `recv_buffer`, `rate_limiter`, `backoff`, `stopwatch`, `sync`, `outbox` |
+//! | 0 | `id`, `group_id`, `reason`, `wire`, `tick`, `recv_buffer`, `rate_limiter`, `backoff`, `stopwatch`, `sync`, `outbox`, `memory` |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
 
@@ -426,6 +427,8 @@ pub mod list;
 pub mod listener;
 #[cfg_attr(doc, doc(hidden))]
 pub mod mailbox;
+#[cfg_attr(doc, doc(hidden))]
+pub mod memory;
 pub mod metrics;
 #[cfg_attr(doc, doc(hidden))]
 pub mod outbox;

@@ -55,6 +55,15 @@ impl Counter {
         }
     }
 
+    /// Raises or lowers a level.
+    pub fn change(&self, by: isize) {
+        if by >= 0 {
+            self.add(by.unsigned_abs() as u64);
+        } else {
+            self.sub(by.unsigned_abs() as u64);
+        }
+    }
+
     /// Its value now.
     #[must_use]
     pub fn get(&self) -> u64 {
@@ -77,6 +86,8 @@ pub struct WorkerMetrics {
     pub sessions: Counter,
     /// Bytes that wait in send queues now.
     pub send_queue_bytes: Counter,
+    /// Bytes of memory for packets that have begun to come and are not complete.
+    pub partial_packet_bytes: Counter,
     /// Whole packets that sockets took, goodbyes included.
     pub packets_sent: Counter,
     /// Bytes that sockets took.
@@ -151,7 +162,19 @@ pub struct Totals {
     pub disconnects: [u64; DisconnectReason::COUNT],
 }
 
+impl WorkerMetrics {
+    /// What waits here in all, in both directions.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        (self.send_queue_bytes.get() + self.partial_packet_bytes.get()) as usize
+    }
+}
+
 impl Metrics {
+    /// What waits on all workers.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.workers.iter().map(WorkerMetrics::waiting_bytes).sum()
+    }
+
     /// All at zero.
     #[must_use]
     pub fn new(workers: usize) -> Self {

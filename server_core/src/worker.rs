@@ -7,6 +7,7 @@
 use crate::connection::Transport;
 use crate::id::SessionId;
 use crate::mailbox::Mailbox;
+use crate::memory;
 use crate::router::{Command, Router};
 use crate::session::Session;
 use crate::shard::{Shard, Shared};
@@ -16,6 +17,7 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// A worker thread's own things.
@@ -105,6 +107,12 @@ impl<S: Session> Worker<S> {
             }
             shard.run(now);
             shard.end_turn(now, Instant::now());
+            if shard.wants_to_give_back(now) {
+                // Not here: it would hold up the sessions. Without a thread for it, it is not done.
+                let _ = thread::Builder::new()
+                    .name("give-back".into())
+                    .spawn(memory::give_back);
+            }
         }
         self.shard.finish();
         Ok(())

@@ -97,6 +97,9 @@ fn in_words(name: &str, unit: &str, value: &str) -> String {
         assert_eq!(value, cores.to_string());
         return "the number of cores".to_owned();
     }
+    if name == "max_total_queue_bytes" && value == "None" {
+        return "a quarter of the memory".to_owned();
+    }
     if value == "None" {
         return "off".to_owned();
     }

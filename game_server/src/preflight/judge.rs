@@ -236,6 +236,30 @@ pub fn memory(machine: &Machine, sessions: Option<u64>) -> Finding {
     }
 }
 
+/// The most that all queues together may hold, beside the memory that there is.
+#[must_use]
+pub fn queues(machine: &Machine, most_bytes: u64) -> Finding {
+    let subject = "queues";
+    let needed = format!(
+        "{} at most (--max-total-queue-bytes)",
+        human_bytes(most_bytes as f64)
+    );
+    let Some(available) = machine.memory_available_bytes else {
+        return unknown(subject, needed);
+    };
+    Finding {
+        grade: if most_bytes > available {
+            Grade::Warn
+        } else {
+            Grade::Ok
+        },
+        subject,
+        found: format!("{} available", human_bytes(available as f64)),
+        needed,
+        fix: None,
+    }
+}
+
 /// The connections that the firewall can follow, where it follows any. It drops the packets of
 /// those beyond its limit, if its rules have it follow them at all.
 #[must_use]
@@ -490,6 +514,13 @@ mod tests {
         assert_eq!(memory(&machine(), Some(10_000_000)).grade, Grade::Warn);
         assert_eq!(memory(&machine(), None).grade, Grade::Ok);
         assert_eq!(memory(&machine(), Some(u64::MAX)).grade, Grade::Warn);
+    }
+
+    #[test]
+    fn queues_that_memory_cannot_hold_are_a_warning() {
+        let available = machine().memory_available_bytes.unwrap();
+        assert_eq!(queues(&machine(), available).grade, Grade::Ok);
+        assert_eq!(queues(&machine(), available + 1).grade, Grade::Warn);
     }
 
     #[test]

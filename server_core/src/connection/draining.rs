@@ -91,6 +91,12 @@ impl<T: Transport> Draining<T> {
         self.is_writable = true;
     }
 
+    /// Unsent bytes.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.queue.queued_bytes()
+    }
+
     /// Gives up what is queued: nothing would reach this peer.
     pub fn abandon(&mut self) -> Flushed {
         self.queue = SendQueue::default();

@@ -30,7 +30,7 @@ use crate::snapshot::SessionInfo;
 use crate::timeout_queue::Alarm;
 use output::{regauge, write_queue};
 use std::io::{self, ErrorKind, Read, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A byte stream that never blocks. Sockets are, and so are the fakes of the tests.
 pub trait Transport: Read + Write {
@@ -110,9 +110,22 @@ enum Intake {
     Resumed,
 }
 
+/// How long the queue of a session may be that is read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// Above this a pause begins.
+    pause_above: usize,
+    /// Up to this the session is read on after its pause.
+    resume_up_to: usize,
+    /// Length of a pause; zero: none.
+    pause: Duration,
+}
+
 /// What one look at the input brought.
 #[derive(Debug)]
 pub struct Received {
+    /// By how much the memory for a packet that is not complete has changed.
+    pub partial_growth: isize,
     /// Bytes read.
     pub bytes: usize,
     /// Whole packets among them.
@@ -132,6 +145,27 @@ pub enum Due {
     Output(DisconnectReason),
     /// No use in another try.
     Over(DisconnectReason),
+}
+
+impl ReadLimits {
+    /// The limits of a server, lower ones if it `is_short_of_memory`.
+    #[must_use]
+    pub fn new(config: &Config, is_short_of_memory: bool) -> Self {
+        let lowest = config.crowded_bytes() / 4;
+        Self {
+            pause_above: if is_short_of_memory {
+                lowest
+            } else {
+                config.crowded_bytes()
+            },
+            resume_up_to: if is_short_of_memory {
+                lowest
+            } else {
+                config.max_send_queue_bytes
+            },
+            pause: config.read_pause,
+        }
+    }
 }
 
 impl<T: Transport, S> Connection<T, S> {
@@ -205,6 +239,12 @@ impl<T: Transport, S> Connection<T, S> {
             queued_bytes: self.queue.queued_bytes(),
             oldest_unsent_at: self.queue.oldest_at(),
         }
+    }
+
+    /// Bytes of memory for a packet that is not complete.
+    #[must_use]
+    pub fn partial_bytes(&self) -> usize {
+        self.framer.reserved_bytes()
     }
 
     /// The stream, for registering it.
@@ -290,31 +330,32 @@ impl<T: Transport, S> Connection<T, S> {
     }
 
     /// Whether to read from it now. If not, [`resume`](Self::resume) says when.
-    pub fn may_receive(&mut self, config: &Config, now: Instant) -> bool {
+    pub fn may_receive(&mut self, limits: ReadLimits, now: Instant) -> bool {
+        let queued_bytes = self.queue.queued_bytes();
         let must_pause = match self.intake() {
-            Intake::Free => self.is_crowded(config),
+            Intake::Free => queued_bytes > limits.pause_above,
             Intake::Paused { .. } => false,
-            Intake::Resumed => self.is_over_limit(config),
+            Intake::Resumed => queued_bytes > limits.resume_up_to,
         };
-        if must_pause && !config.read_pause.is_zero() {
-            let until = now + config.read_pause;
+        if must_pause && !limits.pause.is_zero() {
+            let until = now + limits.pause;
             self.extras.get_or_insert_default().intake = Intake::Paused { until };
         }
         !matches!(self.intake(), Intake::Paused { .. })
     }
 
     /// Whether a pause of its input is over: then it has to be read, as no edge will tell.
-    pub fn resume(&mut self, config: &Config, now: Instant) -> bool {
-        let (is_crowded, is_over_limit) = (self.is_crowded(config), self.is_over_limit(config));
+    pub fn resume(&mut self, limits: ReadLimits, now: Instant) -> bool {
+        let queued_bytes = self.queue.queued_bytes();
         let Some(extras) = &mut self.extras else {
             return false;
         };
         let was_paused = matches!(extras.intake, Intake::Paused { .. });
         let is_over = matches!(extras.intake, Intake::Paused { until } if until <= now);
-        if !is_crowded {
+        if queued_bytes <= limits.pause_above {
             extras.intake = Intake::Free;
-        } else if is_over && is_over_limit {
-            let until = now + config.read_pause;
+        } else if is_over && queued_bytes > limits.resume_up_to {
+            let until = now + limits.pause;
             extras.intake = Intake::Paused { until };
         } else if is_over {
             extras.intake = Intake::Resumed;
@@ -341,12 +382,10 @@ impl<T: Transport, S> Connection<T, S> {
         (self.extras.as_ref()).map_or(Intake::Free, |extras| extras.intake)
     }
 
-    fn is_crowded(&self, config: &Config) -> bool {
-        self.queue.queued_bytes() > config.crowded_bytes()
-    }
-
-    fn is_over_limit(&self, config: &Config) -> bool {
-        self.queue.queued_bytes() > config.max_send_queue_bytes
+    /// Bytes that wait in both directions.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.queue.queued_bytes() + self.framer.reserved_bytes()
     }
 
     /// Unsent bytes.
@@ -378,7 +417,9 @@ impl<T: Transport, S> Connection<T, S> {
         now: Instant,
         mut handle: impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
     ) -> Received {
+        let partial_bytes = self.framer.reserved_bytes() as isize;
         let mut received = Received {
+            partial_growth: 0,
             bytes: 0,
             packets: 0,
             outcome: Ok(true),
@@ -409,6 +450,7 @@ impl<T: Transport, S> Connection<T, S> {
                 break;
             }
         }
+        received.partial_growth = self.framer.reserved_bytes() as isize - partial_bytes;
         self.packets_received += received.packets as u64;
         received
     }
@@ -619,7 +661,6 @@ mod tests {
     use std::io::IoSlice;
     use std::net::SocketAddr;
     use std::sync::Arc;
-    use std::time::Duration;
 
     /// A peer that never stops sending, and takes whatever it is given.
     #[derive(Default)]
@@ -719,31 +760,32 @@ mod tests {
     #[test]
     fn a_pause_ends_with_the_queue_or_the_time() {
         let (config, now) = (Config::default(), Instant::now());
+        let limits = ReadLimits::new(&config, false);
         let mut connection = open(now);
-        assert!(connection.may_receive(&config, now));
+        assert!(connection.may_receive(limits, now));
         queue(&mut connection, 600);
         connection.settle(now);
-        assert!(!connection.may_receive(&config, now));
-        assert!(!connection.resume(&config, now));
+        assert!(!connection.may_receive(limits, now));
+        assert!(!connection.resume(limits, now));
         assert_eq!(
             connection.next_deadline(&config),
             Some(now + config.read_pause)
         );
         for _ in 0..9 {
-            assert!(!connection.resume(&config, now), "64 KiB or more wait");
+            assert!(!connection.resume(limits, now), "64 KiB or more wait");
             assert!(connection.flush(&config, now).1.is_ok());
         }
-        assert!(connection.resume(&config, now));
-        assert!(connection.may_receive(&config, now));
+        assert!(connection.resume(limits, now));
+        assert!(connection.may_receive(limits, now));
 
         queue(&mut connection, 600);
         connection.settle(now);
-        assert!(!connection.may_receive(&config, now));
+        assert!(!connection.may_receive(limits, now));
         let later = now + config.read_pause;
-        assert!(!connection.resume(&config, later - Duration::from_nanos(1)));
-        assert!(connection.resume(&config, later));
+        assert!(!connection.resume(limits, later - Duration::from_nanos(1)));
+        assert!(connection.resume(limits, later));
         assert!(
-            connection.may_receive(&config, later),
+            connection.may_receive(limits, later),
             "for the limit to judge"
         );
     }

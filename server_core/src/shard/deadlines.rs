@@ -66,8 +66,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if is_timer_due == Some(true) {
             self.call(id, now, |session, ctx| session.on_timer(ctx));
         }
-        let config = &self.shared.config;
-        let resumes = (self.table).visit(id, |connection| connection.resume(config, now));
+        let limits = self.read_limits;
+        let resumes = (self.table).visit(id, |connection| connection.resume(limits, now));
         if resumes == Some(true) {
             self.list_readable(id);
         }

@@ -56,12 +56,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Who is behind with what it asked for asks no more for a while.
     fn may_receive(&mut self, id: SessionId, now: Instant) -> bool {
-        let config = &self.shared.config;
+        let limits = self.read_limits;
         let may_receive = self.table.visit(id, |connection| {
             if connection.is_held {
                 return false;
             }
-            let may_receive = connection.may_receive(config, now);
+            let may_receive = connection.may_receive(limits, now);
             connection.is_listed_readable &= may_receive;
             may_receive
         });
@@ -103,6 +103,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             )
         });
         let Some(Received {
+            partial_growth,
             bytes,
             packets,
             outcome,
@@ -111,6 +112,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             return 0;
         };
         self.metrics().bytes_received.add(bytes as u64);
+        self.metrics().partial_packet_bytes.change(partial_growth);
         self.metrics().packets_received.add(packets as u64);
         // First what the packets asked for, then the end: answers to whole packets that came
         // before an offence or a FIN are still queued.

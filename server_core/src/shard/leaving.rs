@@ -31,6 +31,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let peer = connection.peer(id);
         self.timeouts.disarm(id, &mut connection.alarm);
         self.metrics().sessions.sub(u64::from(was_open));
+        let partial_bytes = connection.partial_bytes() as u64;
+        self.metrics().partial_packet_bytes.sub(partial_bytes);
         self.metrics().disconnects[reason.index()].add(1);
         let summary_at = shared.departures.note(Some(id), peer.addr, reason, now);
         let ends = [self.departure_summary_at, summary_at];

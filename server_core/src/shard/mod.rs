@@ -16,11 +16,12 @@ mod deadlines;
 mod effects;
 mod input;
 mod leaving;
+mod memory;
 mod output;
 mod pacing;
 
 use crate::config::Config;
-use crate::connection::{Connection, Draining, Transport};
+use crate::connection::{Connection, Draining, ReadLimits, Transport};
 use crate::departure_log::DepartureLog;
 use crate::groups::Groups;
 use crate::id::SessionId;
@@ -115,6 +116,12 @@ pub struct Shard<T, S> {
     /// The deferred effects wait for receivers; when to try again.
     paced_until: Option<Instant>,
     pacing: Pacing,
+    /// How long the queue of a session may be that is read in this turn.
+    read_limits: ReadLimits,
+    memory_warning_at: Option<Instant>,
+    /// The most that has waited here since memory was last given back, and when to give it back.
+    peak_bytes: usize,
+    give_back_at: Option<Instant>,
     /// When to look again which sessions pace.
     pacing_check_at: Option<Instant>,
     /// When to try again what callbacks posted through handles and mailboxes had no room for.
@@ -178,6 +185,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             held: Vec::new(),
             paced_until: None,
             pacing: Pacing::new(shared.router.workers()),
+            read_limits: ReadLimits::new(&shared.config, false),
+            memory_warning_at: None,
+            peak_bytes: 0,
+            give_back_at: None,
             pacing_check_at: None,
             outbox_retry_at: None,
             output_left: shared.config.turn_output_bytes as isize,
@@ -265,6 +276,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             // The command itself is behind mail that would take longer than there is time.
             self.begin_shutdown(at);
         }
+        self.update_read_limits();
         self.discard(now);
         self.retry_stalled();
         if !self.deferred.is_empty() && self.paced_until.is_none() {
@@ -282,7 +294,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.look_at_deadlines(now);
         loop {
             self.flush_all(now);
-            if !self.reap(now) {
+            if !self.reap(now) && !self.end_longest_queues(now) {
                 break;
             }
         }
@@ -348,6 +360,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.paced_until,
             self.pacing_check_at,
             self.outbox_retry_at,
+            self.give_back_at,
         ];
         ends.into_iter().flatten().min()
     }

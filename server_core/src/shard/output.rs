@@ -166,6 +166,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let config = &self.shared.config;
         let (timeouts, dirty_next) = (&mut self.timeouts, &mut self.dirty_next);
         let readable = &mut self.readable;
+        let limits = self.read_limits;
         let (high, mut starts_pacing) = (config.pacing_bytes(), false);
         self.table.judge(id, |connection| {
             let (flushed, verdict) = connection.flush(config, now);
@@ -181,7 +182,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             if connection.paces(high, now) && !std::mem::replace(&mut connection.is_pacing, true) {
                 starts_pacing = true;
             }
-            if connection.resume(config, now)
+            if connection.resume(limits, now)
                 && !std::mem::replace(&mut connection.is_listed_readable, true)
             {
                 readable.push_back(id);
@@ -198,10 +199,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         metrics.bytes_sent.add(flushed.bytes as u64);
         metrics.packets_sent.add(flushed.packets as u64);
         metrics.write_calls.add(flushed.calls as u64);
-        let growth = flushed.queue_growth;
-        match growth >= 0 {
-            true => metrics.send_queue_bytes.add(growth.unsigned_abs() as u64),
-            false => metrics.send_queue_bytes.sub(growth.unsigned_abs() as u64),
-        }
+        metrics.send_queue_bytes.change(flushed.queue_growth);
     }
 }

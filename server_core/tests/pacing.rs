@@ -1,0 +1,593 @@
+//! Slow consumers and pacing, over one worker or several with a fake clock: readers of known speeds beside
+//! senders that send as fast as they are read.
+//!
+//! The oracle: a reader that takes 1 MiB/s on average over 250 ms, with pauses of up to 100 ms, is never
+//! ended, and gets every tick in the time that its own queue takes; a deaf one is ended in time; readers
+//! that are too slow to be waited for slow no other session down. `SIM_SEEDS=100000` runs 200 seeds,
+//! `TEST_SEED=7` that one alone.
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+
+use bytemuck::{Pod, Zeroable};
+use server_core::admission::Admission;
+use server_core::connection::Transport;
+use server_core::departure_log::DepartureLog;
+use server_core::mailbox::Mailbox;
+use server_core::metrics::Metrics;
+use server_core::router::{Arrival, Command, Router};
+use server_core::send_buffer::{ChunkPool, SendBufferManager};
+use server_core::shard::{Shard, Shared};
+use server_core::wire::U64Le;
+use server_core::{
+    Config, Context, DisconnectReason, Kick, Packet, PacketHead, Session, SessionId,
+};
+use std::io::{self, ErrorKind, Read, Write};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const CHAT: u16 = 4;
+const CHAT_BYTES: usize = 512;
+const TICK: Duration = Duration::from_millis(50);
+const STEP: Duration = Duration::from_millis(2);
+/// What the kernels of both ends hold of a connection.
+const SOCKET_BYTES: usize = 80 << 10;
+const MIB: u64 = 1 << 20;
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(transparent)]
+struct STick(U64Le);
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(transparent)]
+struct SChat([u8; 0]);
+
+impl PacketHead for STick {
+    const ID: u16 = 1;
+}
+impl PacketHead for SChat {
+    const ID: u16 = 5;
+}
+
+/// How a peer reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reader {
+    /// So many bytes a second, taken once in this time.
+    Steady { bytes_per_sec: u64, every: Duration },
+    /// Nothing.
+    Deaf,
+    /// 768 KiB/s for a second, then nothing for a second.
+    Liar,
+}
+
+#[derive(Debug)]
+struct Pipe {
+    input: Vec<u8>,
+    /// Whether there is always more `input`: chats.
+    sends_on: bool,
+    /// What the server has written and the peer has not read.
+    unread: Vec<u8>,
+    is_closed: bool,
+    became_writable: bool,
+    write_is_blocked: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Stream(Arc<Mutex<Pipe>>);
+
+impl Read for Stream {
+    fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
+        let mut pipe = self.0.lock().unwrap();
+        if pipe.sends_on && pipe.input.len() < memory.len() {
+            let packets = memory.len() / CHAT_BYTES + 1;
+            pipe.input.extend(chat_bytes().repeat(packets));
+        }
+        if pipe.input.is_empty() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let count = memory.len().min(pipe.input.len());
+        memory[..count].copy_from_slice(&pipe.input[..count]);
+        pipe.input.drain(..count);
+        Ok(count)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut pipe = self.0.lock().unwrap();
+        let count = bytes.len().min(SOCKET_BYTES - pipe.unread.len());
+        if count == 0 {
+            pipe.write_is_blocked = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        pipe.unread.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Stream {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn poll_connected(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // The peer holds one clone, the server the other.
+        self.0.lock().unwrap().is_closed = true;
+    }
+}
+
+/// Chat goes to everybody.
+struct Player;
+
+impl Session for Player {
+    fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+        ctx.broadcast(&SChat([]), packet.payload());
+        Ok(())
+    }
+}
+
+fn chat_bytes() -> Vec<u8> {
+    let size = (CHAT_BYTES + 4) as u16;
+    let mut packet = [size.to_le_bytes(), CHAT.to_le_bytes()].concat();
+    packet.resize(size.into(), b'x');
+    packet
+}
+
+struct Peer {
+    id: SessionId,
+    pipe: Arc<Mutex<Pipe>>,
+    reader: Reader,
+    next_read_at: Instant,
+    /// Of a packet that was read in part.
+    rest: Vec<u8>,
+    ticks: u64,
+    chat_bytes: u64,
+    /// How long the last tick of each read had been under way.
+    latest_tick: Duration,
+    ended_at: Option<Instant>,
+}
+
+struct Sim {
+    now: Instant,
+    start: Instant,
+    shards: Vec<Shard<Stream, Player>>,
+    router: Arc<Router<Stream>>,
+    metrics: Arc<Metrics>,
+    buffers: SendBufferManager,
+    admission: Arc<Admission>,
+    peers: Vec<Peer>,
+    ticks: u64,
+    config: Config,
+}
+
+impl Sim {
+    fn new(config: Config) -> Self {
+        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
+        let mailboxes = (0..config.workers).map(|_| Mailbox::new(config.mailbox_bytes, || {}));
+        let router = Arc::new(Router::new(mailboxes));
+        let metrics = Arc::new(Metrics::new(config.workers));
+        let buffers = SendBufferManager::new(pool);
+        let shared = Arc::new(Shared {
+            config: config.clone(),
+            router: Arc::clone(&router),
+            buffers: buffers.clone(),
+            metrics: Arc::clone(&metrics),
+            departures: DepartureLog::default(),
+            factory: Box::new(|_| Player),
+            farewell: Arc::new(|_, _| None),
+        });
+        let now = Instant::now();
+        Self {
+            now,
+            start: now,
+            shards: (0..config.workers)
+                .map(|worker| Shard::new(worker, Arc::clone(&shared)))
+                .collect(),
+            router,
+            metrics,
+            buffers,
+            admission: Arc::new(Admission::new(config.workers, None, None)),
+            peers: Vec::new(),
+            ticks: 0,
+            config,
+        }
+    }
+
+    /// A peer that comes now. A sender sends chats for as long as it is read.
+    fn connect(&mut self, reader: Reader, sends_on: bool) -> usize {
+        let pipe = Arc::new(Mutex::new(Pipe {
+            input: Vec::new(),
+            sends_on,
+            unread: Vec::new(),
+            is_closed: false,
+            became_writable: false,
+            write_is_blocked: false,
+        }));
+        let addr = ([127, 0, 0, 1], self.peers.len() as u16).into();
+        let permit = self.admission.admit(addr).unwrap();
+        let (worker, mut id) = (permit.worker(), None);
+        let arrival = Arrival {
+            stream: Stream(Arc::clone(&pipe)),
+            permit,
+            tag: None,
+            is_connecting: false,
+        };
+        let shard = &mut self.shards[worker];
+        shard.handle_command(Command::Adopt(arrival), self.now, |_, new| {
+            id = Some(new);
+            Ok(())
+        });
+        let id = id.unwrap();
+        shard.handle_readiness(id, true, true, self.now);
+        self.peers.push(Peer {
+            id,
+            pipe,
+            reader,
+            next_read_at: self.now,
+            rest: Vec::new(),
+            ticks: 0,
+            chat_bytes: 0,
+            latest_tick: Duration::ZERO,
+            ended_at: None,
+        });
+        self.peers.len() - 1
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += STEP;
+            if self.now >= self.start + TICK * (self.ticks as u32 + 1) {
+                self.ticks += 1;
+                let tick = self
+                    .buffers
+                    .encode(&STick(self.ticks.into()), b"Hello World");
+                self.router.broadcast(&tick.unwrap());
+            }
+            for peer in &mut self.peers {
+                peer.read(self.now, self.start);
+            }
+            for worker in 0..self.shards.len() {
+                // As often as a worker finds something to do in this time, within reason.
+                for _ in 0..4 {
+                    self.turn(worker);
+                    if !self.shards[worker].has_work() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, worker: usize) {
+        let (shard, now) = (&mut self.shards[worker], self.now);
+        self.router.mailbox(worker).take_some(|command| {
+            shard.handle_command(command, now, |_, _| Ok(()));
+            if shard.has_enough_output() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        for peer in self.peers.iter().filter(|peer| peer.id.worker() == worker) {
+            let became_writable = std::mem::take(&mut peer.pipe.lock().unwrap().became_writable);
+            if became_writable {
+                shard.handle_readiness(peer.id, false, true, now);
+            }
+        }
+        shard.run(now);
+        shard.end_turn(now, now);
+    }
+
+    fn slow_consumers(&self) -> u64 {
+        self.metrics.totals().disconnects_for(Kick::SlowConsumer)
+    }
+}
+
+impl Peer {
+    fn read(&mut self, now: Instant, start: Instant) {
+        let mut pipe = self.pipe.lock().unwrap();
+        if pipe.is_closed {
+            self.ended_at.get_or_insert(now);
+            return;
+        }
+        if now < self.next_read_at {
+            return;
+        }
+        let (bytes_per_sec, every) = match self.reader {
+            Reader::Deaf => return,
+            Reader::Steady {
+                bytes_per_sec,
+                every,
+            } => (bytes_per_sec, every),
+            Reader::Liar if (now - start).as_secs().is_multiple_of(2) => (768 << 10, STEP),
+            Reader::Liar => return,
+        };
+        self.next_read_at += every;
+        if self.next_read_at <= now {
+            self.next_read_at = now + every;
+        }
+        let most = (u128::from(bytes_per_sec) * every.as_micros() / 1_000_000) as usize;
+        let count = most.min(pipe.unread.len());
+        self.rest.extend(pipe.unread.drain(..count));
+        if count > 0 && std::mem::take(&mut pipe.write_is_blocked) {
+            pipe.became_writable = true;
+        }
+        drop(pipe);
+        let mut bytes = &self.rest[..];
+        while let [low, high, id, ..] = *bytes {
+            let size = usize::from(u16::from_le_bytes([low, high]));
+            let Some((packet, after)) = bytes.split_at_checked(size) else {
+                break;
+            };
+            if u16::from(id) == STick::ID {
+                let tick = u64::from_le_bytes(packet[4..12].try_into().unwrap());
+                let is_next = self.ticks == 0 || tick == self.ticks + 1;
+                assert!(is_next, "{}: tick {tick} after {}", self.id, self.ticks);
+                self.ticks = tick;
+                self.latest_tick = self.latest_tick.max(now - (start + TICK * tick as u32));
+            } else {
+                self.chat_bytes += size as u64;
+            }
+            bytes = after;
+        }
+        self.rest = bytes.to_vec();
+    }
+}
+
+const FAST: Reader = Reader::Steady {
+    bytes_per_sec: 64 * MIB,
+    every: STEP,
+};
+
+/// The slowest reader of the promise, with the given pause between its reads.
+fn keeps_up(pause_ms: u64) -> Reader {
+    Reader::Steady {
+        bytes_per_sec: MIB,
+        every: Duration::from_millis(pause_ms),
+    }
+}
+
+fn slow(bytes_per_sec: u64) -> Reader {
+    Reader::Steady {
+        bytes_per_sec,
+        every: STEP,
+    }
+}
+
+fn config(workers: usize) -> Config {
+    let mut config = Config::default();
+    config.workers = workers;
+    config
+}
+
+#[test]
+fn a_reader_that_keeps_up_is_never_ended_whatever_the_others_send() {
+    let seeds = match std::env::var("TEST_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("TEST_SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => {
+            let seeds = std::env::var("SIM_SEEDS").map_or(4, |count| {
+                count.parse::<u64>().expect("SIM_SEEDS is a number").div_ceil(500)
+            });
+            let first = fastrand::u64(..1 << 40);
+            first..first + seeds
+        }
+    };
+    for seed in seeds {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        println!("TEST_SEED={seed}");
+        let mut config = config(rng.usize(1..=3));
+        config.max_send_queue_bytes = *rng.choice(&[64 << 10, 256 << 10, 1 << 20]).unwrap();
+        let mut sim = Sim::new(config);
+        let readers: Vec<usize> = (0..rng.usize(1..4))
+            .map(|_| {
+                let reader = keeps_up(*rng.choice(&[2, 10, 20, 33, 50, 76]).unwrap());
+                sim.connect(reader, false)
+            })
+            .collect();
+        for _ in 0..rng.usize(1..20) {
+            sim.connect(FAST, true);
+        }
+        for _ in 0..rng.usize(..4) {
+            let slow = slow(rng.u64(1_000..400_000));
+            let reader = *rng.choice(&[Reader::Deaf, Reader::Liar, slow]).unwrap();
+            sim.connect(reader, rng.bool());
+        }
+        for _ in 0..rng.usize(1..6) {
+            // Others come and go meanwhile.
+            sim.connect(FAST, true);
+            sim.run(Duration::from_millis(rng.u64(100..1_500)));
+        }
+        sim.run(Duration::from_secs(2));
+        for index in readers {
+            let peer = &sim.peers[index];
+            assert_eq!(
+                peer.ended_at, None,
+                "seed {seed}: {:?} was ended",
+                peer.reader
+            );
+            // What may lie before a tick: the queue that paces, the mailbox, and the sockets.
+            let most = Duration::from_millis(800);
+            assert!(
+                peer.latest_tick < most,
+                "seed {seed}: {:?} got a tick after {:?}",
+                peer.reader,
+                peer.latest_tick
+            );
+            assert!(
+                peer.ticks + 20 > sim.ticks,
+                "seed {seed}: {} of {}",
+                peer.ticks,
+                sim.ticks
+            );
+            assert!(peer.chat_bytes > 0);
+        }
+    }
+}
+
+#[test]
+fn a_fast_reader_gets_its_ticks_on_time_beside_one_that_paces() {
+    let mut sim = Sim::new(config(2));
+    let fast = sim.connect(FAST, false);
+    sim.connect(keeps_up(50), false);
+    for _ in 0..10 {
+        sim.connect(FAST, true);
+    }
+    sim.run(Duration::from_secs(5));
+    assert!(
+        sim.peers[fast].latest_tick <= Duration::from_millis(20),
+        "{:?}",
+        sim.peers[fast].latest_tick
+    );
+    assert_eq!(sim.slow_consumers(), 0);
+}
+
+/// Bytes of chat a second that a fast reader gets, beside these others.
+fn chat_rate(others: &[Reader]) -> u64 {
+    let mut sim = Sim::new(config(2));
+    let fast = sim.connect(FAST, false);
+    for _ in 0..10 {
+        sim.connect(FAST, true);
+    }
+    for reader in others {
+        sim.connect(*reader, false);
+    }
+    sim.run(Duration::from_secs(1));
+    let before = sim.peers[fast].chat_bytes;
+    sim.run(Duration::from_secs(4));
+    assert_eq!(sim.peers[fast].ended_at, None);
+    (sim.peers[fast].chat_bytes - before) / 4
+}
+
+#[test]
+fn readers_that_do_not_keep_up_pace_nobody_and_a_liar_no_further_than_the_floor() {
+    let alone = chat_rate(&[]);
+    assert!(alone > 4 * MIB, "{alone}");
+    let beside_slow = chat_rate(&[slow(16 << 10); 20]);
+    assert!(beside_slow * 10 >= alone * 9, "{beside_slow} of {alone}");
+    let beside_deaf = chat_rate(&[Reader::Deaf; 20]);
+    assert!(beside_deaf * 10 >= alone * 9, "{beside_deaf} of {alone}");
+    for reader in [Reader::Liar, keeps_up(50)] {
+        let paced = chat_rate(&[reader]);
+        assert!(paced * 10 >= 6 * MIB, "{paced} beside {reader:?}");
+    }
+    assert!(
+        chat_rate(&[keeps_up(50)]) < 2 * MIB,
+        "a reader that keeps up paces"
+    );
+}
+
+#[test]
+fn a_deaf_reader_is_ended_by_bytes_within_the_grace_and_by_age_within_the_lag() {
+    for (sends, most) in [
+        (true, Duration::from_millis(2_500)),
+        (false, Duration::from_secs(120)),
+    ] {
+        let mut sim = Sim::new(config(1));
+        let deaf = sim.connect(Reader::Deaf, false);
+        sim.connect(FAST, sends);
+        sim.run(most);
+        let ended_at = sim.peers[deaf].ended_at;
+        if sends {
+            assert!(ended_at.is_some(), "after {most:?}");
+            assert_eq!(sim.slow_consumers(), 1);
+        } else {
+            // 23 bytes a tick do not fill the sockets in that time.
+            assert_eq!(ended_at, None);
+        }
+    }
+    let mut sim = Sim::new(config(1));
+    let deaf = sim.connect(Reader::Deaf, false);
+    let chat = sim.buffers.encode(&SChat([]), &[b'x'; 1000]).unwrap();
+    let filled = SOCKET_BYTES / chat.len() + 1;
+    (0..filled).for_each(|_| sim.router.broadcast(&chat));
+    sim.run(sim.config.max_send_lag.unwrap() - Duration::from_millis(100));
+    assert_eq!(sim.peers[deaf].ended_at, None);
+    sim.run(Duration::from_millis(300));
+    assert!(sim.peers[deaf].ended_at.is_some());
+}
+
+#[test]
+fn a_slow_but_steady_reader_takes_a_snapshot_for_as_long_as_it_needs() {
+    let mut sim = Sim::new(config(1));
+    let reader = sim.connect(slow(125_000), false);
+    let piece = sim.buffers.encode(&SChat([]), &[b'x'; 60_000]).unwrap();
+    for _ in 0..12 {
+        sim.router.send(sim.peers[reader].id, piece.clone());
+    }
+    sim.run(Duration::from_secs(8));
+    assert_eq!(sim.peers[reader].ended_at, None);
+    assert_eq!(sim.peers[reader].chat_bytes, 12 * 60_004);
+    // The same queue without a reader ends by its age.
+    sim.peers[reader].reader = Reader::Deaf;
+    for _ in 0..12 {
+        sim.router.send(sim.peers[reader].id, piece.clone());
+    }
+    sim.run(Duration::from_millis(5_500));
+    assert!(sim.peers[reader].ended_at.is_some());
+}
+
+#[test]
+fn more_than_eight_times_the_limit_ends_a_session_at_once() {
+    let mut config = config(1);
+    config.max_send_queue_bytes = 64 << 10;
+    let mut sim = Sim::new(config);
+    let reader = sim.connect(Reader::Deaf, false);
+    let piece = sim.buffers.encode(&SChat([]), &[b'x'; 60_000]).unwrap();
+    let most = 8 * (64 << 10) + SOCKET_BYTES;
+    for count in 1..20 {
+        sim.router.send(sim.peers[reader].id, piece.clone());
+        sim.turn(0);
+        let is_over = count * piece.len() > most;
+        assert_eq!(sim.slow_consumers(), u64::from(is_over), "{count} pieces");
+        if is_over {
+            return;
+        }
+    }
+    panic!("the cap was never reached");
+}
+
+#[test]
+fn all_queues_together_are_bounded_and_the_longest_end_first() {
+    for workers in [1, 3] {
+        let mut config = config(workers);
+        config.max_total_queue_bytes = Some(4 << 20);
+        let mut sim = Sim::new(config);
+        let fast = sim.connect(FAST, false);
+        let chat = sim.buffers.encode(&SChat([]), &[b'x'; 1000]).unwrap();
+        let deaf: Vec<usize> = (0..60).map(|_| sim.connect(Reader::Deaf, false)).collect();
+        let longest = deaf[7];
+        let longest_id = sim.peers[longest].id;
+        for _ in 0..300 {
+            sim.router.broadcast(&chat);
+            sim.router.send(longest_id, chat.clone());
+            sim.run(STEP);
+            let waiting = sim.metrics.totals().send_queue_bytes;
+            assert!(waiting <= (4 << 20) + (1 << 20), "{waiting} bytes wait");
+        }
+        assert!(sim.slow_consumers() > 0, "with {workers} workers");
+        assert!(sim.peers[longest].ended_at.is_some());
+        let ended = |index: &usize| sim.peers[*index].ended_at;
+        let first = deaf.iter().filter_map(ended).min();
+        assert!(sim.peers[longest].ended_at <= first.map(|at| at + STEP));
+        assert_eq!(sim.peers[fast].ended_at, None);
+        // What has left is not counted any more.
+        deaf.iter().for_each(|index| {
+            let id = sim.peers[*index].id;
+            sim.router.close(id, DisconnectReason::Closed);
+        });
+        sim.run(Duration::from_secs(4));
+        assert_eq!(sim.metrics.totals().send_queue_bytes, 0);
+    }
+}

@@ -371,7 +371,7 @@
 //! | 7 | `server` |
 //! | 6 | `worker`, `listener`, `connector`: the only ones with a `mio::Poll` or a socket |
 //! | 5 | `shard` |
-//! | 4 | `connection`, `router`, `handlers` |
+//! | 4 | `connection`, `router`, `handlers`, `content` |
 //! | 3 | `send_queue`, `session`, `list`, `packets` |
 //! | 2 | `framer`, `send_buffer`, `packet_writer`, `groups` |
 //! | 1 | `config`, `admission`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader`, `group_directory` |
@@ -393,6 +393,8 @@ pub mod config;
 pub mod connection;
 #[cfg_attr(doc, doc(hidden))]
 pub mod connector;
+#[cfg_attr(doc, doc(hidden))]
+pub mod content;
 #[cfg_attr(doc, doc(hidden))]
 pub mod departure_log;
 #[cfg_attr(doc, doc(hidden))]
@@ -456,6 +458,8 @@ pub mod worker;
 #[doc(inline)]
 pub use config::Config;
 #[doc(inline)]
+pub use content::{Content, ContentError, ContentReceiver, ContentSender};
+#[doc(inline)]
 pub use group_id::GroupId;
 #[doc(inline)]
 pub use groups::TooManyGroups;
@@ -465,6 +469,8 @@ pub use handlers::Handlers;
 pub use id::SessionId;
 #[doc(inline)]
 pub use list::{List, ListIter};
+#[doc(inline)]
+pub use mailbox::MailboxFull;
 #[doc(inline)]
 pub use packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};
 #[doc(inline)]

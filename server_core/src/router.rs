@@ -4,7 +4,7 @@ use crate::admission::Permit;
 use crate::group_directory::{Claim, GroupDirectory};
 use crate::group_id::GroupId;
 use crate::id::SessionId;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, MailboxFull};
 use crate::reason::DisconnectReason;
 use crate::send_buffer::SendBuffer;
 use crate::snapshot::SnapshotRequest;
@@ -145,6 +145,47 @@ impl<T> Router<T> {
         }
     }
 
+    /// As [`broadcast`](Self::broadcast), without waiting.
+    ///
+    /// # Errors
+    /// [`MailboxFull`] if one worker has no room; then no worker was sent the packet.
+    pub fn try_broadcast(&self, buffer: &SendBuffer) -> Result<(), MailboxFull> {
+        self.try_post_all(0..self.workers(), || Command::Broadcast(buffer.clone()))
+    }
+
+    /// As [`broadcast_to`](Self::broadcast_to), without waiting.
+    ///
+    /// # Errors
+    /// As [`try_broadcast`](Self::try_broadcast), of the workers that have members.
+    pub fn try_broadcast_to(
+        &self,
+        group: GroupId,
+        except: Option<SessionId>,
+        buffer: &SendBuffer,
+    ) -> Result<(), MailboxFull> {
+        self.try_post_all(self.groups.workers(group).iter(), || {
+            Command::BroadcastTo(group, except, buffer.clone())
+        })
+    }
+
+    /// As [`send`](Self::send), without waiting.
+    ///
+    /// # Errors
+    /// [`MailboxFull`] with the packet.
+    pub fn try_send(
+        &self,
+        to: SessionId,
+        buffer: SendBuffer,
+    ) -> Result<(), MailboxFull<SendBuffer>> {
+        if to.worker() >= self.workers() {
+            return Ok(());
+        }
+        self.try_post_all(std::iter::once(to.worker()), || {
+            Command::Send(to, buffer.clone())
+        })
+        .map_err(|MailboxFull(())| MailboxFull(buffer))
+    }
+
     /// Makes a session a member of a group, from any thread. Waits as
     /// [`broadcast`](Self::broadcast) does.
     pub fn join(&self, id: SessionId, group: GroupId) {
@@ -211,6 +252,37 @@ impl<T> Router<T> {
         let bytes = command.bytes();
         let mailbox = &self.mailboxes[worker];
         mailbox.try_post(command, bytes, mailbox.limit_bytes() / FORWARD_SHARE)
+    }
+
+    /// Room in all mailboxes first, then the commands: a refused one has reached no worker.
+    fn try_post_all(
+        &self,
+        workers: impl Iterator<Item = usize> + Clone,
+        command: impl Fn() -> Command<T>,
+    ) -> Result<(), MailboxFull> {
+        let bytes = command().bytes();
+        for (reserved, worker) in workers.clone().enumerate() {
+            let mailbox = &self.mailboxes[worker];
+            if !mailbox.try_reserve(bytes, self.try_limit_bytes(mailbox)) {
+                for worker in workers.take(reserved) {
+                    self.mailboxes[worker].release(bytes);
+                }
+                return Err(MailboxFull(()));
+            }
+        }
+        for worker in workers {
+            self.mailboxes[worker].post_reserved(command(), bytes);
+        }
+        Ok(())
+    }
+
+    /// What a thread that does not wait may fill of a mailbox: a worker as much as it may
+    /// [forward](Self::forward).
+    fn try_limit_bytes(&self, mailbox: &Mailbox<Command<T>>) -> usize {
+        match IS_WORKER.with(Cell::get) {
+            true => mailbox.limit_bytes() / FORWARD_SHARE,
+            false => mailbox.limit_bytes(),
+        }
     }
 
     fn post(&self, worker: usize, command: Command<T>) {

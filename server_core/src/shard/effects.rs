@@ -19,7 +19,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (buffers, effects) = (&self.shared.buffers, &mut self.effects);
         let groups = &mut self.groups;
         let outcome = self.table.visit(id, |connection| {
-            let mut ctx = Context::new(connection.peer(id), now, buffers, effects, groups);
+            let (peer, queued_bytes) = (connection.peer(id), connection.queued_bytes());
+            let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
             guarded(|| callback(&mut connection.session, &mut ctx))
         });
         self.apply_effects();
@@ -86,6 +87,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Effect::Timer(id, at) => {
                 self.table.visit(id, |connection| connection.set_timer(at));
                 self.rearm(id);
+            }
+            Effect::NotifyDrained(id, below) => {
+                let is_new = (self.table).visit(id, |connection| connection.notify_drained(below));
+                if is_new == Some(true) {
+                    self.dirty.push(id);
+                }
             }
         }
     }

@@ -68,11 +68,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (effects, groups) = (&mut self.effects, &mut self.groups);
         let received = self.table.visit(id, |connection| {
             connection.is_listed_readable = false;
-            let peer = connection.peer(id);
+            let (peer, mut queued_bytes) = (connection.peer(id), connection.queued_bytes());
             connection.receive(buffer, &shared.config, now, |session, packet| {
                 let asked_before = effects.len();
-                let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
+                let buffers = &shared.buffers;
+                let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
                 guarded(|| session.on_packet(&mut ctx, packet))??;
+                queued_bytes = ctx.queued_bytes();
                 // Who has closed its own session does not want what stands behind this packet.
                 match effects[asked_before..]
                     .iter()

@@ -45,8 +45,8 @@
 //! ```
 //!
 //! Whole programs, of one idea each, are in `examples/` beside this crate: `echo`, `chat_rooms`, `timers`,
-//! `game_thread` (one thread owns the world, without a lock) and `zones` (who sees whom). Each plays with
-//! clients of its own by `cargo run -p server_core --example NAME -- --bots 5`.
+//! `game_thread` (one thread owns the world, without a lock), `zones` (who sees whom) and `world_download`
+//! (20 MB for a slow reader that plays meanwhile). Each plays with clients of its own by `cargo run -p server_core --example NAME -- --bots 5`.
 //!
 //! # Typed packets
 //!

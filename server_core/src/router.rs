@@ -374,6 +374,42 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_that_one_worker_has_no_room_for_reaches_none() {
+        let (router, wakes) = router();
+        let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+        let packet = buffers.write(4, |_| 4);
+        let (limit, bytes) = (1 << 20, COMMAND_BYTES + 4);
+        assert!(router.mailbox(2).try_reserve(limit - bytes, limit));
+        assert_eq!(router.try_broadcast(&packet), Ok(()));
+        assert_eq!(router.try_broadcast(&packet), Err(MailboxFull(())));
+        let to = [0, 1, 2].map(|worker| SessionId::new(1, worker, 0));
+        let refused = router.try_send(to[2], packet.clone()).unwrap_err();
+        assert_eq!(*refused.0, *packet);
+        assert!(router.try_send(to[1], packet.clone()).is_ok());
+        assert!((0..3).all(|worker| wakes[worker].load(Ordering::Relaxed) == 1));
+        assert_eq!(
+            [0, 1, 2].map(|worker| take(&router, worker).len()),
+            [1, 2, 1]
+        );
+        let queued = [0, 1, 2].map(|worker| router.mailbox(worker).queued_bytes());
+        assert_eq!(queued, [0, 0, limit - bytes], "room is given back");
+        assert!(router.try_send(SessionId::new(1, 3, 0), packet).is_ok());
+    }
+
+    #[test]
+    fn a_worker_that_tries_leaves_room_for_others() {
+        let (router, _) = router();
+        let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+        let packet = buffers.write(4, |_| 4);
+        router.enter_worker_thread();
+        let to = SessionId::new(1, 0, 0);
+        while router.try_send(to, packet.clone()).is_ok() {}
+        let share = (1 << 20) / FORWARD_SHARE;
+        let queued = router.mailbox(0).queued_bytes();
+        assert!(queued <= share && queued + COMMAND_BYTES + 4 > share);
+    }
+
+    #[test]
     fn a_join_on_its_way_already_draws_what_is_sent_behind_it() {
         let (router, _) = router();
         let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));

@@ -204,7 +204,17 @@
 //! waits while a worker's mailbox is full ([`mailbox_bytes`](Config::mailbox_bytes)). So never send
 //! through a handle while you hold a lock that a callback takes: the callback would wait for you, and
 //! you for its worker. Take what you need out of the lock first. A callback that sends by its
-//! [`Context`] never waits, whatever it holds.
+//! [`Context`] never waits, whatever it holds. [`ServerHandle::try_send_buffer`] and its like answer
+//! [`MailboxFull`] instead of waiting.
+//!
+//! # Slow readers and large content
+//!
+//! A packet waits in its session's queue until the peer's socket takes it.
+//! [`Context::queued_bytes`] is the size of that queue. [`Context::notify_drained`] asks for one call of
+//! [`Session::on_drained`] when the queue has fallen to a given size, so a session can send as fast as its
+//! peer reads, and no faster. [`ContentSender`] does that for content of any size, above the 65,535 bytes of
+//! a packet: it keeps one window of pieces in the queue, and the session's other packets wait behind one
+//! window at most. [`ContentReceiver`] is its counterpart, with a limit on the bytes of one content.
 //!
 //! # The end of a server
 //!

@@ -90,7 +90,7 @@ impl<T> Mailbox<T> {
     }
 
     /// Reserves room for an item, if no more than `limit_bytes` would wait then: the first half of
-    /// [`try_post`](Self::try_post), for who posts into several mailboxes or into none.
+    /// [`try_post`](Self::try_post), for a packet that goes into several mailboxes or into none.
     /// [`post_reserved`](Self::post_reserved) uses the room, [`release`](Self::release) gives it back.
     #[must_use]
     pub fn try_reserve(&self, bytes: usize, limit_bytes: usize) -> bool {

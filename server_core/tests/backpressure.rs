@@ -180,7 +180,7 @@ impl One {
         }
     }
 
-    /// The peer sends this, and takes so many bytes more; then the shard turns until it would sleep.
+    /// The peer sends `sends` and takes up to `takes` bytes; the shard turns until it would sleep.
     fn step(&mut self, sends: &[Vec<u8>], takes: usize) -> Vec<Event> {
         self.begin_turn(sends, takes);
         let mut turns = 0;
@@ -413,7 +413,7 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn who_tries_is_told_that_a_mailbox_is_full_and_may_try_again() {
+fn a_full_mailbox_refuses_a_packet_and_has_room_again_when_its_worker_goes_on() {
     let mut stuck = Stuck::new();
     let [one, other] = stuck.ids;
     let (gone, handle) = (SessionId::new(77, 0, 1 << 20), stuck.handle.clone());
@@ -430,7 +430,7 @@ fn who_tries_is_told_that_a_mailbox_is_full_and_may_try_again() {
     assert!(accepted >= 8, "{accepted} packets of 1,000 bytes");
     assert_eq!(*refused, *stuck.numbered(accepted), "it is given back");
 
-    // What one worker has no room for reaches no worker; the other one takes what is for it alone.
+    // A broadcast that one worker has no room for reaches no worker; the other worker still takes mail.
     let to_all = stuck.numbered(1_000);
     assert_eq!(handle.try_broadcast_buffer(&to_all), Err(MailboxFull(())));
     let to_room = stuck.numbered(1_001);
@@ -450,7 +450,7 @@ fn who_tries_is_told_that_a_mailbox_is_full_and_may_try_again() {
 }
 
 #[test]
-fn after_the_end_of_a_server_what_is_tried_is_accepted_and_dropped() {
+fn an_ended_server_accepts_packets_and_drops_them() {
     let stuck = Stuck::new();
     let (handle, one) = (stuck.handle.clone(), stuck.ids[0]);
     let packets: Vec<SendBuffer> = (0..100).map(|number| stuck.numbered(number)).collect();

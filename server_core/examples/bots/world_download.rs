@@ -20,14 +20,14 @@ pub struct Found {
     limit: Duration,
 }
 
-/// A large receive buffer would hold seconds of a slow reader's packets where nobody can pace them.
-/// Linux doubles this.
+/// A larger receive buffer would hold seconds of a slow reader's packets, out of the server's sight.
+/// Linux doubles it.
 const RECV_BUFFER_BYTES: usize = 32 << 10;
 const READ_BYTES: usize = 4096;
 const PING: Duration = Duration::from_millis(100);
 /// A reader that overslept catches up with this much.
 const CATCH_UP: Duration = Duration::from_millis(50);
-/// What a busy machine may add to a delay.
+/// The delay that a busy machine may add.
 const SLACK: Duration = Duration::from_millis(500);
 
 /// Receives the world at `rate` bytes a second, and checks every byte of it, every tick and every

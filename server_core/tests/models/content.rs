@@ -1,24 +1,20 @@
 //! A content that is pumped through a queue, and pieces of any kind, put together by the book.
 
-use bytemuck::{Pod, Zeroable};
 use server_core::groups::Groups;
 use server_core::send_buffer::{ChunkPool, SendBuffer, SendBufferManager};
 use server_core::session::Effect;
-use server_core::{Content, ContentReceiver, ContentSender, Context, PacketHead, Peer, SessionId};
+use server_core::{Content, ContentReceiver, ContentSender, Context, Peer, SessionId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct SPiece;
-impl PacketHead for SPiece {
-    const ID: u16 = 9;
+server_core::packets! {
+    server 9 => SPiece + bytes;
 }
 
-/// Sends `bytes` with this window. The peer takes so many bytes at a time, round and round, and the
-/// session has another packet of so many bytes in between. Checks the queue, and returns the payloads
-/// that came.
+/// Sends `bytes` with this window. `takes` are the bytes that the peer takes at a time, `others` the
+/// sizes of the session's other packets in between; both are used round and round. Checks the queue, and
+/// returns the payloads that came.
 pub fn send(bytes: &[u8], window: usize, takes: &[usize], others: &[usize]) -> Vec<Vec<u8>> {
     let buffers = SendBufferManager::new(ChunkPool::new(64 << 10, 8));
     let peer = Peer::new(SessionId::new(1, 0, 0), ([127, 0, 0, 1], 1).into(), None);

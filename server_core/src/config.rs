@@ -113,6 +113,9 @@ pub struct Config {
     pub read_pause: Duration,
     /// Bytes written to one session in one turn, unless its queue is over its cap
     /// ([`SEND_QUEUE_CAP`](Self::SEND_QUEUE_CAP)). Default: 64 KiB.
+    ///
+    /// A session that sends in [`on_drained`](crate::Session::on_drained) is written to once more in the
+    /// same turn.
     pub write_budget_bytes: usize,
     /// Bytes that one turn of a worker reads from all its sessions, each packet counted as 64 bytes at
     /// least. Default: 256 KiB.

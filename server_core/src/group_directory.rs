@@ -130,7 +130,7 @@ impl Drop for Claim {
 
 impl WorkerSet {
     /// The workers, in their order.
-    pub fn iter(self) -> impl Iterator<Item = usize> {
+    pub fn iter(self) -> impl Iterator<Item = usize> + Clone {
         self.0.into_iter().enumerate().flat_map(|(word, bits)| {
             let mut left = bits;
             std::iter::from_fn(move || {

@@ -219,7 +219,7 @@ mod tests {
         let (mut effects, mut groups) = (Vec::new(), Groups::new(0, Arc::default(), 1));
         let addr = SocketAddr::from(([127, 0, 0, 1], 1));
         let peer = Peer::new(SessionId::new(1, 0, 0), addr, None);
-        let mut ctx = Context::new(peer, Instant::now(), &buffers, &mut effects, &mut groups);
+        let mut ctx = Context::new(peer, Instant::now(), &buffers, &mut effects, &mut groups, 0);
         let outcome = call(&mut ctx);
         (outcome, effects)
     }

@@ -45,8 +45,8 @@
 //! ```
 //!
 //! Whole programs, of one idea each, are in `examples/` beside this crate: `echo`, `chat_rooms`, `timers`,
-//! `game_thread` (one thread owns the world, without a lock) and `zones` (who sees whom). Each plays with
-//! clients of its own by `cargo run -p server_core --example NAME -- --bots 5`.
+//! `game_thread` (one thread owns the world, without a lock), `zones` (who sees whom) and `world_download`
+//! (20 MB for a slow reader that plays meanwhile). Each plays with clients of its own by `cargo run -p server_core --example NAME -- --bots 5`.
 //!
 //! # Typed packets
 //!
@@ -204,7 +204,17 @@
 //! waits while a worker's mailbox is full ([`mailbox_bytes`](Config::mailbox_bytes)). So never send
 //! through a handle while you hold a lock that a callback takes: the callback would wait for you, and
 //! you for its worker. Take what you need out of the lock first. A callback that sends by its
-//! [`Context`] never waits, whatever it holds.
+//! [`Context`] never waits, whatever it holds. [`ServerHandle::try_send_buffer`] and its like answer
+//! [`MailboxFull`] instead of waiting.
+//!
+//! # Slow readers and large content
+//!
+//! A packet waits in its session's queue until the peer's socket takes it.
+//! [`Context::queued_bytes`] is the size of that queue. [`Context::notify_drained`] asks for one call of
+//! [`Session::on_drained`] when the queue has fallen to a given size, so a session can send as fast as its
+//! peer reads, and no faster. [`ContentSender`] does that for content of any size, above the 65,535 bytes of
+//! a packet: it keeps one window of pieces in the queue, and the session's other packets wait behind one
+//! window at most. [`ContentReceiver`] is its counterpart, with a limit on the bytes of one content.
 //!
 //! # Pacing
 //!
@@ -385,7 +395,7 @@
 //! | 7 | `server` |
 //! | 6 | `worker`, `listener`, `connector`: the only ones with a `mio::Poll` or a socket |
 //! | 5 | `shard` |
-//! | 4 | `connection`, `router`, `handlers` |
+//! | 4 | `connection`, `router`, `handlers`, `content` |
 //! | 3 | `send_queue`, `session`, `list`, `packets` |
 //! | 2 | `framer`, `send_buffer`, `packet_writer`, `groups` |
 //! | 1 | `config`, `admission`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader`, `group_directory` |
@@ -407,6 +417,8 @@ pub mod config;
 pub mod connection;
 #[cfg_attr(doc, doc(hidden))]
 pub mod connector;
+#[cfg_attr(doc, doc(hidden))]
+pub mod content;
 #[cfg_attr(doc, doc(hidden))]
 pub mod departure_log;
 #[cfg_attr(doc, doc(hidden))]
@@ -474,6 +486,8 @@ pub mod worker;
 #[doc(inline)]
 pub use config::Config;
 #[doc(inline)]
+pub use content::{Content, ContentError, ContentReceiver, ContentSender};
+#[doc(inline)]
 pub use group_id::GroupId;
 #[doc(inline)]
 pub use groups::TooManyGroups;
@@ -483,6 +497,8 @@ pub use handlers::Handlers;
 pub use id::SessionId;
 #[doc(inline)]
 pub use list::{List, ListIter};
+#[doc(inline)]
+pub use mailbox::MailboxFull;
 #[doc(inline)]
 pub use packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};
 #[doc(inline)]

@@ -30,6 +30,22 @@ pub struct Mailbox<T> {
     waiters: Mutex<Vec<Waiter>>,
 }
 
+/// The answer of a `try_` function: a worker's mailbox has no room for the packet, and no worker was
+/// sent it. Carries the packet back where the function took it by value.
+///
+/// The mailbox has room again when its worker has taken some of its mail: a later try, for example
+/// with the next tick, may succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MailboxFull<T = ()>(pub T);
+
+impl<T> fmt::Display for MailboxFull<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the mailbox of a worker is full")
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for MailboxFull<T> {}
+
 /// Called once, from the reader's thread, when a full mailbox has room again.
 pub type Waiter = Box<dyn FnOnce() + Send>;
 
@@ -64,18 +80,42 @@ impl<T> Mailbox<T> {
     /// # Errors
     /// The item itself.
     pub fn try_post(&self, item: T, bytes: usize, limit_bytes: usize) -> Result<(), T> {
+        match self.try_reserve(bytes, limit_bytes) {
+            true => {
+                self.push(item, bytes);
+                Ok(())
+            }
+            false => Err(item),
+        }
+    }
+
+    /// Reserves room for an item, if no more than `limit_bytes` would wait then: the first half of
+    /// [`try_post`](Self::try_post), for a packet that goes into several mailboxes or into none.
+    /// [`post_reserved`](Self::post_reserved) uses the room, [`release`](Self::release) gives it back.
+    #[must_use]
+    pub fn try_reserve(&self, bytes: usize, limit_bytes: usize) -> bool {
         let reserved =
             self.queued_bytes
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |queued| {
                     (queued == 0 || queued.saturating_add(bytes) <= limit_bytes)
                         .then(|| queued.saturating_add(bytes))
                 });
-        match reserved {
-            Ok(_) => {
-                self.push(item, bytes);
-                Ok(())
-            }
-            Err(_) => Err(item),
+        reserved.is_ok()
+    }
+
+    /// Posts an item for which [`try_reserve`](Self::try_reserve) has reserved these bytes.
+    pub fn post_reserved(&self, item: T, bytes: usize) {
+        self.push(item, bytes);
+    }
+
+    /// Gives back what [`try_reserve`](Self::try_reserve) has reserved.
+    pub fn release(&self, bytes: usize) {
+        self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        // Pairs with the fence in `call_when_room`: a waiter that these bytes have turned away is
+        // called by the reader, which may have nothing else to do.
+        fence(Ordering::SeqCst);
+        if self.has_waiters.load(Ordering::SeqCst) {
+            self.wake();
         }
     }
 

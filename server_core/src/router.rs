@@ -4,7 +4,7 @@ use crate::admission::Permit;
 use crate::group_directory::{Claim, GroupDirectory};
 use crate::group_id::GroupId;
 use crate::id::SessionId;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, MailboxFull};
 use crate::outbox;
 use crate::reason::DisconnectReason;
 use crate::send_buffer::SendBuffer;
@@ -173,6 +173,47 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
+    /// As [`broadcast`](Self::broadcast), without waiting.
+    ///
+    /// # Errors
+    /// [`MailboxFull`] if one worker has no room; then no worker was sent the packet.
+    pub fn try_broadcast(&self, buffer: &SendBuffer) -> Result<(), MailboxFull> {
+        self.try_post_all(0..self.workers(), || Command::Broadcast(buffer.clone()))
+    }
+
+    /// As [`broadcast_to`](Self::broadcast_to), without waiting.
+    ///
+    /// # Errors
+    /// As [`try_broadcast`](Self::try_broadcast), of the workers that have members.
+    pub fn try_broadcast_to(
+        &self,
+        group: GroupId,
+        except: Option<SessionId>,
+        buffer: &SendBuffer,
+    ) -> Result<(), MailboxFull> {
+        self.try_post_all(self.groups.workers(group).iter(), || {
+            Command::BroadcastTo(group, except, buffer.clone())
+        })
+    }
+
+    /// As [`send`](Self::send), without waiting.
+    ///
+    /// # Errors
+    /// [`MailboxFull`] with the packet.
+    pub fn try_send(
+        &self,
+        to: SessionId,
+        buffer: SendBuffer,
+    ) -> Result<(), MailboxFull<SendBuffer>> {
+        if to.worker() >= self.workers() {
+            return Ok(());
+        }
+        self.try_post_all(std::iter::once(to.worker()), || {
+            Command::Send(to, buffer.clone())
+        })
+        .map_err(|MailboxFull(())| MailboxFull(buffer))
+    }
+
     /// Makes a session a member of a group, from any thread. Waits as
     /// [`broadcast`](Self::broadcast) does.
     pub fn join(self: &Arc<Self>, id: SessionId, group: GroupId) {
@@ -248,6 +289,42 @@ impl<T: Send + 'static> Router<T> {
         let bytes = command.bytes();
         let mailbox = &self.mailboxes[worker];
         mailbox.try_post(command, bytes, mailbox.limit_bytes() / FORWARD_SHARE)
+    }
+
+    /// Room in all mailboxes first, then the commands: a refused one has reached no worker.
+    fn try_post_all(
+        &self,
+        workers: impl Iterator<Item = usize> + Clone,
+        command: impl Fn() -> Command<T>,
+    ) -> Result<(), MailboxFull> {
+        if !outbox::is_empty() {
+            // It would overtake what this thread has posted before.
+            return Err(MailboxFull(()));
+        }
+        let bytes = command().bytes();
+        for (reserved, worker) in workers.clone().enumerate() {
+            let mailbox = &self.mailboxes[worker];
+            if !mailbox.try_reserve(bytes, self.try_limit_bytes(mailbox)) {
+                for worker in workers.take(reserved) {
+                    self.mailboxes[worker].release(bytes);
+                }
+                return Err(MailboxFull(()));
+            }
+        }
+        for worker in workers {
+            self.mailboxes[worker].post_reserved(command(), bytes);
+        }
+        Ok(())
+    }
+
+    /// What a thread that does not wait may fill of a mailbox: a worker as much as it may
+    /// [forward](Self::forward).
+    fn try_limit_bytes(&self, mailbox: &Mailbox<Command<T>>) -> usize {
+        if outbox::is_open() {
+            mailbox.limit_bytes() / FORWARD_SHARE
+        } else {
+            mailbox.limit_bytes()
+        }
     }
 
     /// Posts from any thread. A thread of the game waits while the mailbox is full; a worker never does.
@@ -364,6 +441,42 @@ mod tests {
         drop(claims);
         router.broadcast_to(ROOM, None, &packet);
         assert!((0..3).all(|worker| take(&router, worker).is_empty()));
+    }
+
+    #[test]
+    fn a_packet_that_one_worker_has_no_room_for_reaches_none() {
+        let (router, wakes) = router();
+        let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+        let packet = buffers.write(4, |_| 4);
+        let (limit, bytes) = (1 << 20, COMMAND_BYTES + 4);
+        assert!(router.mailbox(2).try_reserve(limit - bytes, limit));
+        assert_eq!(router.try_broadcast(&packet), Ok(()));
+        assert_eq!(router.try_broadcast(&packet), Err(MailboxFull(())));
+        let to = [0, 1, 2].map(|worker| SessionId::new(1, worker, 0));
+        let refused = router.try_send(to[2], packet.clone()).unwrap_err();
+        assert_eq!(*refused.0, *packet);
+        assert!(router.try_send(to[1], packet.clone()).is_ok());
+        assert!((0..3).all(|worker| wakes[worker].load(Ordering::Relaxed) == 1));
+        assert_eq!(
+            [0, 1, 2].map(|worker| take(&router, worker).len()),
+            [1, 2, 1]
+        );
+        let queued = [0, 1, 2].map(|worker| router.mailbox(worker).queued_bytes());
+        assert_eq!(queued, [0, 0, limit - bytes], "room is given back");
+        assert!(router.try_send(SessionId::new(1, 3, 0), packet).is_ok());
+    }
+
+    #[test]
+    fn a_worker_that_tries_leaves_room_for_others() {
+        let (router, _) = router();
+        let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+        let packet = buffers.write(4, |_| 4);
+        router.enter_worker_thread();
+        let to = SessionId::new(1, 0, 0);
+        while router.try_send(to, packet.clone()).is_ok() {}
+        let share = (1 << 20) / FORWARD_SHARE;
+        let queued = router.mailbox(0).queued_bytes();
+        assert!(queued <= share && queued + COMMAND_BYTES + 4 > share);
     }
 
     #[test]

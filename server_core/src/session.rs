@@ -59,6 +59,11 @@ pub trait Session: 'static {
         let _ = ctx;
     }
 
+    /// The queue of this session has fallen as far as [`Context::notify_drained`] asked for.
+    fn on_drained(&mut self, ctx: &mut Context<'_>) {
+        let _ = ctx;
+    }
+
     /// The session has left; it is in no list any more, and nothing reaches its peer. Others may
     /// be told.
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
@@ -98,6 +103,7 @@ pub struct Context<'a> {
     buffers: &'a SendBufferManager,
     effects: &'a mut Vec<Effect>,
     groups: &'a mut Groups,
+    queued_bytes: usize,
 }
 
 /// One thing that a handler asked for.
@@ -114,6 +120,8 @@ pub enum Effect {
     Close(SessionId, DisconnectReason),
     /// Call this session again at an instant, or not at all.
     Timer(SessionId, Option<Instant>),
+    /// Call this session again when its queue holds this many bytes or fewer.
+    NotifyDrained(SessionId, usize),
 }
 
 impl Effect {
@@ -124,14 +132,17 @@ impl Effect {
             Self::Send(_, buffer) | Self::Broadcast(buffer) | Self::BroadcastTo(_, _, buffer) => {
                 buffer.len()
             }
-            Self::Close(..) | Self::Timer(..) => 0,
+            Self::Close(..) | Self::Timer(..) | Self::NotifyDrained(..) => 0,
         }
     }
 
     /// Whether no session but `source` can notice this.
     pub(crate) fn is_own(&self, source: SessionId) -> bool {
         match self {
-            Self::Send(id, _) | Self::Close(id, _) | Self::Timer(id, _) => *id == source,
+            Self::Send(id, _)
+            | Self::Close(id, _)
+            | Self::Timer(id, _)
+            | Self::NotifyDrained(id, _) => *id == source,
             Self::Broadcast(_) | Self::BroadcastTo(..) => false,
         }
     }
@@ -147,7 +158,7 @@ impl Effect {
 
 impl<'a> Context<'a> {
     /// A context for one callback; what the handler asks for is added to `effects`. `groups` are
-    /// those of its worker.
+    /// those of its worker, `queued_bytes` those of its session.
     #[cfg_attr(doc, doc(hidden))] // Its arguments are the worker's.
     pub fn new(
         peer: Peer,
@@ -155,6 +166,7 @@ impl<'a> Context<'a> {
         buffers: &'a SendBufferManager,
         effects: &'a mut Vec<Effect>,
         groups: &'a mut Groups,
+        queued_bytes: usize,
     ) -> Self {
         Self {
             peer,
@@ -162,6 +174,7 @@ impl<'a> Context<'a> {
             buffers,
             effects,
             groups,
+            queued_bytes,
         }
     }
 
@@ -252,6 +265,9 @@ impl<'a> Context<'a> {
 
     /// Sends an encoded packet to any session.
     pub fn send_buffer(&mut self, to: SessionId, buffer: SendBuffer) {
+        if to == self.peer.id {
+            self.queued_bytes = self.queued_bytes.saturating_add(buffer.len());
+        }
         self.effects.push(Effect::Send(to, buffer));
     }
 
@@ -366,6 +382,33 @@ impl<'a> Context<'a> {
     /// Takes back what [`set_timer`](Self::set_timer) asked for.
     pub fn clear_timer(&mut self) {
         self.effects.push(Effect::Timer(self.peer.id, None));
+    }
+
+    /// Returns the bytes that this session's socket has not taken yet: those in the session's queue,
+    /// and those of the packets that this callback, and the callbacks for packets read together with
+    /// this one, have sent to this session by its id.
+    ///
+    /// A broadcast counts from the end of its turn on. A packet that the
+    /// [output limit](crate::Config::turn_output_bytes) of an earlier turn has deferred counts from the
+    /// turn on that queues it.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Asks for one call of [`Session::on_drained`] when the queue of this session has fallen to
+    /// `below` bytes or fewer, in place of an earlier request.
+    ///
+    /// The call comes after a write to the socket; [`queued_bytes`](Self::queued_bytes) is `below` at
+    /// most when the callback begins. A queue that is that short already is reported at the end of the
+    /// same turn. The request counts behind everything that this session was sent before. It ends with
+    /// the session.
+    ///
+    /// Sending a window of packets and then waiting for the call paces a source by its reader:
+    /// [`ContentSender`](crate::ContentSender) does that for one large content.
+    pub fn notify_drained(&mut self, below: usize) {
+        let id = self.peer.id;
+        self.effects.push(Effect::NotifyDrained(id, below));
     }
 
     fn logged(&self, id: u16, encoded: Result<SendBuffer, PacketTooLarge>) -> Option<SendBuffer> {

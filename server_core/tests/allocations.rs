@@ -344,7 +344,8 @@ fn reading_handling_and_writing_typed_packets_allocates_nothing() {
     for _ in 0..2 {
         let (allocations, pops) = (ALLOCATIONS.get(), buffers.stats().pops);
         for _ in 0..BROADCASTS {
-            let mut ctx = Context::new(peer, Instant::now(), &buffers, &mut effects, &mut groups);
+            let mut ctx =
+                Context::new(peer, Instant::now(), &buffers, &mut effects, &mut groups, 0);
             let room = Packet::new(Room::ID, ROOM);
             assert_eq!(handlers.dispatch(&mut items, &mut ctx, room), Ok(()));
             // A count that claims the most that there is, and three bytes behind it.

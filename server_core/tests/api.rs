@@ -9,9 +9,10 @@ use server_core::snapshot::{SessionInfo, Snapshot, WorkerGone};
 use server_core::tick::{Tick, TickSchedule};
 use server_core::wire::{F32Le, F64Le, I16Le, I32Le, I64Le, PacketHeader, U16Le, U32Le, U64Le};
 use server_core::{
-    Config, Context, DisconnectReason, Handlers, Kick, List, ListIter, Packet, PacketReader,
-    PacketTooLarge, PacketWriter, Peer, PoolStats, SendBuffer, Server, ServerBuilder, ServerHandle,
-    Session, SessionId, TickMetrics, TickStopper, Ticker,
+    Config, Content, ContentError, ContentReceiver, ContentSender, Context, DisconnectReason,
+    Handlers, Kick, List, ListIter, MailboxFull, Packet, PacketReader, PacketTooLarge,
+    PacketWriter, Peer, PoolStats, SendBuffer, Server, ServerBuilder, ServerHandle, Session,
+    SessionId, TickMetrics, TickStopper, Ticker,
 };
 use std::error::Error;
 use std::fmt::{Debug, Display};
@@ -48,6 +49,9 @@ fn what_threads_share_may_be_shared() {
     travels::<List<'_, &str>>();
     travels::<ListIter<'_, &str>>();
     travels::<Context<'_>>();
+    travels::<ContentSender<std::rc::Rc<u8>>>();
+    travels::<ContentReceiver>();
+    travels::<Content>();
 }
 
 /// A table is shared by all workers, whatever a session holds: sessions stay on their thread.
@@ -82,6 +86,8 @@ fn errors_are_errors() {
     is_an_error::<Kick>();
     is_an_error::<PacketTooLarge>();
     is_an_error::<WorkerGone>();
+    is_an_error::<MailboxFull>();
+    is_an_error::<ContentError>();
 }
 
 /// For a session of your own that hands everything on to one of several kinds.

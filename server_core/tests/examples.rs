@@ -38,6 +38,12 @@ fn zones() {
 }
 
 #[test]
+fn world_download() {
+    let flags = ["--bots", "2", "--bytes", "2000000", "--rate", "1000000"];
+    plays_to_the_end_with("world_download", &flags);
+}
+
+#[test]
 fn without_bots_an_example_serves_until_it_is_ended() {
     let mut example = Example::start("echo", &["--addr", "127.0.0.1:0"]);
     let mut line = String::new();
@@ -70,7 +76,11 @@ fn what_cannot_be_done_is_an_exit_status() {
 }
 
 fn plays_to_the_end(name: &str, bots: &str) {
-    let (status, stdout) = Example::start(name, &["--bots", bots]).wait();
+    plays_to_the_end_with(name, &["--bots", bots]);
+}
+
+fn plays_to_the_end_with(name: &str, flags: &[&str]) {
+    let (status, stdout) = Example::start(name, flags).wait();
     println!("{stdout}");
     assert_eq!(status.code(), Some(0), "{stdout}");
     assert!(stdout.contains("passed: "), "{stdout}");

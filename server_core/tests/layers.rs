@@ -12,7 +12,7 @@ const FLOORS: &[(usize, &[&str])] = &[
     (7, &["server"]),
     (6, &["worker", "listener", "connector"]),
     (5, &["shard"]),
-    (4, &["connection", "router", "handlers"]),
+    (4, &["connection", "router", "handlers", "content"]),
     (3, &["send_queue", "session", "list", "packets"]),
     (2, &["framer", "send_buffer", "packet_writer", "groups"]),
     (

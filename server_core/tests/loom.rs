@@ -158,6 +158,35 @@ fn what_is_posted_is_taken_or_a_wake_is_on_its_way() {
 }
 
 #[test]
+fn room_that_is_given_back_unused_reaches_who_asks_for_it() {
+    loom::model(|| {
+        let (mailbox, is_woken) = mailbox(1);
+        assert!(mailbox.try_reserve(1, 1));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let poster = {
+            let (mailbox, calls) = (Arc::clone(&mailbox), Arc::clone(&calls));
+            thread::spawn(move || {
+                if mailbox.try_post(2, 1, 1).is_ok() {
+                    return true;
+                }
+                mailbox.call_when_room(Box::new(move || {
+                    calls.fetch_add(1, Ordering::SeqCst);
+                }));
+                mailbox.try_post(2, 1, 1).is_ok()
+            })
+        };
+        mailbox.release(1);
+        let is_posted = poster.join().unwrap();
+        // The reader has no mail: it looks only if it was woken.
+        if is_woken.swap(false, Ordering::SeqCst) {
+            mailbox.take_all(drop);
+        }
+        let is_called = calls.load(Ordering::SeqCst) > 0;
+        assert!(is_posted || is_called, "it waits for room that is there");
+    });
+}
+
+#[test]
 fn who_asks_for_room_gets_it_or_is_called() {
     loom::model(|| {
         let (mailbox, _) = mailbox(1);

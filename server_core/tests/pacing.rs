@@ -378,7 +378,10 @@ fn a_reader_that_keeps_up_is_never_ended_whatever_the_others_send() {
         }
         Err(_) => {
             let seeds = std::env::var("SIM_SEEDS").map_or(4, |count| {
-                count.parse::<u64>().expect("SIM_SEEDS is a number").div_ceil(500)
+                count
+                    .parse::<u64>()
+                    .expect("SIM_SEEDS is a number")
+                    .div_ceil(500)
             });
             let first = fastrand::u64(..1 << 40);
             first..first + seeds

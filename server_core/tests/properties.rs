@@ -6,14 +6,15 @@ mod util;
 
 use models::chunk_pool::Step as PoolStep;
 use models::connection::{Meeting, REFUSED_ID, Step as ConnectionStep};
+use models::content::Piece;
 use models::framer::on_the_wire;
 use models::groups::Step as GroupStep;
 use models::send_queue::Step as QueueStep;
 use models::session_table::Step as TableStep;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
-use server_core::SessionId;
 use server_core::timeout_queue::{Alarm, TimeoutQueue};
+use server_core::{ContentReceiver, SessionId};
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -232,6 +233,56 @@ fn connection_hears_and_says_whole_packets_in_order() {
         let mut machine = models::connection::Machine::default();
         steps.into_iter().for_each(|step| machine.step(step));
         machine.finish();
+        Ok(())
+    });
+}
+
+// ---- content ------------------------------------------------------------------------------------
+
+#[test]
+fn content_of_any_size_comes_out_the_same_and_never_exceeds_its_window() {
+    let bytes = prop_oneof![Just(0), 1_usize..3_000, 1_usize..400_000];
+    let window = prop_oneof![Just(1 << 10), 1_024_usize..200_000];
+    let some = |of| prop::collection::vec(0_usize..of, 1..8);
+    let strategy = (bytes, window, some(90_000), some(600));
+    check(
+        "content",
+        200,
+        &strategy,
+        |(bytes, window, takes, others)| {
+            let bytes: Vec<u8> = (0..bytes).map(|n| (n * 7 + n / 251) as u8).collect();
+            let mut receiver = ContentReceiver::new(bytes.len());
+            let mut payloads = models::content::send(&bytes, window, &takes, &others);
+            let last = payloads.pop().unwrap();
+            for payload in payloads {
+                prop_assert_eq!(receiver.push(&payload), Ok(None));
+            }
+            let content = receiver.push(&last).unwrap().unwrap();
+            prop_assert!(content.id == 3 && content.bytes == bytes, "another content");
+            Ok(())
+        },
+    );
+}
+
+/// Small numbers, so that many of them fit together.
+fn a_piece() -> impl Strategy<Value = Piece> {
+    let total = prop_oneof![8 => 0_u64..5, 1 => Just(u64::MAX)];
+    let offset = prop_oneof![8 => 0_u64..4, 1 => Just(u64::MAX)];
+    let cut = prop_oneof![12 => Just(0), 1 => 0_usize..25];
+    (0_u32..2, total, offset, 0_usize..4, cut).prop_map(|(id, total, offset, bytes, cut)| Piece {
+        id,
+        total,
+        offset,
+        bytes,
+        cut,
+    })
+}
+
+#[test]
+fn content_of_any_pieces_is_what_the_book_says() {
+    let strategy = (prop::collection::vec(a_piece(), 1..60), 0_usize..6);
+    check("pieces", 2_000, &strategy, |(pieces, limit)| {
+        models::content::receive(&pieces, limit);
         Ok(())
     });
 }

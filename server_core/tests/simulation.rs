@@ -156,10 +156,13 @@ struct Tally {
     casts_owed: u64,
     casts_denied: u64,
     joins_refused: u64,
+    /// Calls of `on_drained`, and those among them whose request had to wait for the peer.
+    drained: u64,
+    drained_later: u64,
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 15] {
+    fn fields(&mut self) -> [&mut u64; 17] {
         [
             &mut self.turns,
             &mut self.sessions,
@@ -176,6 +179,8 @@ impl Tally {
             &mut self.casts_owed,
             &mut self.casts_denied,
             &mut self.joins_refused,
+            &mut self.drained,
+            &mut self.drained_later,
         ]
     }
 
@@ -970,6 +975,9 @@ impl Sim {
             self.offences
                 .push("the listener sleeps on waiting connections and free descriptors".into());
         }
+        if !has_waiting {
+            self.check_drained();
+        }
         let mut overdue = HashMap::new();
         for (id, record) in &self.world.lock().sessions {
             let is_live = record.connected > record.disconnected;
@@ -984,6 +992,22 @@ impl Sim {
             }
         }
         self.overdue = overdue;
+    }
+
+    /// Every open request for `on_drained` is of a session whose queue is longer than that.
+    fn check_drained(&mut self) {
+        for (id, record) in &self.world.lock().sessions {
+            let Some(below) = record.drained_below else {
+                continue;
+            };
+            let shard = self.shards[id.worker()].as_mut();
+            let queued_bytes = shard.and_then(|shard| shard.queued_bytes(*id));
+            if queued_bytes.is_some_and(|bytes| bytes <= below) {
+                self.offences.push(format!(
+                    "{id}: {queued_bytes:?} are not above {below}, and it was not called"
+                ));
+            }
+        }
     }
 
     /// Everybody is where it should be, and a worker is in the directory if it has members.
@@ -1225,6 +1249,8 @@ impl Sim {
             casts,
             casts_denied,
             joins_refused: world.groups.refused + totals.joins_refused,
+            drained: world.drained,
+            drained_later: world.drained_later,
             ..self.tally
         };
         (offences, tally)

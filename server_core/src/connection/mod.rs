@@ -88,6 +88,10 @@ struct Extras {
     tag: Option<u64>,
     rate: RateLimiter,
     intake: Intake,
+    /// The session is called when its queue holds this many bytes or fewer.
+    drained_below: Option<usize>,
+    /// On the worker's list of sessions whose queue has drained.
+    is_listed_drained: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,6 +333,43 @@ impl<T: Transport, S> Connection<T, S> {
         self.queue.queued_bytes() > 0
     }
 
+    /// Unsent bytes.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.queue.queued_bytes()
+    }
+
+    /// The session asks for a call when its queue holds `below` bytes or fewer. The next flush checks
+    /// the queue; returns whether this connection now has to be put on the list of those to flush.
+    pub fn notify_drained(&mut self, below: usize) -> bool {
+        self.extras.get_or_insert_default().drained_below = Some(below);
+        !std::mem::replace(&mut self.is_dirty, true)
+    }
+
+    /// Whether this connection now has to be put on the list of those whose queue has drained.
+    pub fn has_drained(&mut self) -> bool {
+        let queued_bytes = self.queued_bytes();
+        let Some(extras) = &mut self.extras else {
+            return false;
+        };
+        let is_drained = (extras.drained_below).is_some_and(|below| below >= queued_bytes);
+        is_drained && !std::mem::replace(&mut extras.is_listed_drained, true)
+    }
+
+    /// Takes this connection off that list, and the request if the queue is still short enough. A session
+    /// that is held keeps its request.
+    pub fn take_drained(&mut self) -> bool {
+        let (queued_bytes, is_held) = (self.queued_bytes(), self.is_held);
+        let Some(extras) = &mut self.extras else {
+            return false;
+        };
+        extras.is_listed_drained = false;
+        let request = &mut extras.drained_below;
+        request
+            .take_if(|below| !is_held && *below >= queued_bytes)
+            .is_some()
+    }
+
     /// Whether to read from it now. If not, [`resume`](Self::resume) says when.
     pub fn may_receive(&mut self, limits: ReadLimits, now: Instant) -> bool {
         let queued_bytes = self.queue.queued_bytes();
@@ -386,12 +427,6 @@ impl<T: Transport, S> Connection<T, S> {
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.queue.queued_bytes() + self.framer.reserved_bytes()
-    }
-
-    /// Unsent bytes.
-    #[must_use]
-    pub fn queued_bytes(&self) -> usize {
-        self.queue.queued_bytes()
     }
 
     /// Whether this peer begins to pace, with more than `bytes` in its queue, by what is known so far.

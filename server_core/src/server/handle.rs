@@ -5,6 +5,7 @@ use crate::connector::Connector;
 use crate::group_id::GroupId;
 use crate::id::SessionId;
 use crate::listener::{Listener, StopSignal};
+use crate::mailbox::MailboxFull;
 use crate::metrics::Metrics;
 use crate::packet::{PacketHead, PacketTooLarge};
 use crate::packet_writer::OutgoingPacket;
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant};
 
 /// What other threads can ask of a running server. Cheap to clone.
 ///
-/// What sends waits while a worker's mailbox is full. Do not hold a lock meanwhile that a callback takes:
+/// What sends waits while a worker's mailbox is full; what begins with `try_` returns [`MailboxFull`]
+/// instead. Do not hold a lock meanwhile that a callback takes:
 /// see [what blocks](crate#threads).
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
@@ -166,6 +168,62 @@ impl ServerHandle {
     /// Sends an encoded packet to every session.
     pub fn broadcast_buffer(&self, buffer: &SendBuffer) {
         self.inner.router.broadcast(buffer);
+    }
+
+    /// Sends an encoded packet to one session. See [`send_to`](Self::send_to).
+    pub fn send_buffer(&self, to: SessionId, buffer: SendBuffer) {
+        self.inner.router.send(to, buffer);
+    }
+
+    /// As [`send_buffer`](Self::send_buffer), but never waits.
+    ///
+    /// A packet to a session that is gone, or of a server that has ended, is accepted and dropped.
+    ///
+    /// ```
+    /// # use server_core::{MailboxFull, PacketTooLarge, ServerHandle, SessionId};
+    /// # server_core::packets! { server 1 => SPosition { x: u32 }; }
+    /// /// A position that no worker has room for is not worth waiting: the next one replaces it.
+    /// fn send_position(
+    ///     handle: &ServerHandle,
+    ///     to: SessionId,
+    ///     position: &SPosition,
+    /// ) -> Result<bool, PacketTooLarge> {
+    ///     let packet = handle.encode_packet(position)?;
+    ///     Ok(handle.try_send_buffer(to, packet).is_ok())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`MailboxFull`] with the packet if the mailbox of the session's worker has no room.
+    pub fn try_send_buffer(
+        &self,
+        to: SessionId,
+        buffer: SendBuffer,
+    ) -> Result<(), MailboxFull<SendBuffer>> {
+        self.inner.router.try_send(to, buffer)
+    }
+
+    /// As [`broadcast_buffer`](Self::broadcast_buffer), but never waits.
+    ///
+    /// # Errors
+    /// [`MailboxFull`] if the mailbox of one worker has no room. The packet then reaches no session:
+    /// room is reserved in all mailboxes before the first command is posted.
+    pub fn try_broadcast_buffer(&self, buffer: &SendBuffer) -> Result<(), MailboxFull> {
+        self.inner.router.try_broadcast(buffer)
+    }
+
+    /// As [`broadcast_buffer_to`](Self::broadcast_buffer_to), but never waits.
+    ///
+    /// # Errors
+    /// [`MailboxFull`] if the mailbox of one worker that has members has no room. The packet then
+    /// reaches no session.
+    pub fn try_broadcast_buffer_to(
+        &self,
+        group: GroupId,
+        except: Option<SessionId>,
+        buffer: &SendBuffer,
+    ) -> Result<(), MailboxFull> {
+        self.inner.router.try_broadcast_to(group, except, buffer)
     }
 
     /// Makes a session a member of a group. What this thread sends to the group afterwards reaches it,

@@ -20,7 +20,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (buffers, effects) = (&self.shared.buffers, &mut self.effects);
         let groups = &mut self.groups;
         let outcome = self.table.visit(id, |connection| {
-            let mut ctx = Context::new(connection.peer(id), now, buffers, effects, groups);
+            let (peer, queued_bytes) = (connection.peer(id), connection.queued_bytes());
+            let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
             guarded(|| callback(&mut connection.session, &mut ctx))
         });
         self.apply_effects(id, now);
@@ -55,13 +56,17 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         if self.deferred.is_empty() {
             for id in std::mem::take(&mut self.held) {
-                let is_readable = self.table.visit(id, |connection| {
+                let released = self.table.visit(id, |connection| {
                     connection.is_held = false;
                     connection.restart_input_clock(now);
-                    connection.is_listed_readable
+                    (connection.is_listed_readable, connection.has_drained())
                 });
-                if is_readable == Some(true) {
+                let (is_readable, has_drained) = released.unwrap_or_default();
+                if is_readable {
                     self.readable.push_back(id);
+                }
+                if has_drained {
+                    self.drained.push_back(id);
                 }
                 self.rearm(id);
             }
@@ -154,6 +159,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Effect::Timer(id, at) => {
                 self.table.visit(id, |connection| connection.set_timer(at));
                 self.rearm(id);
+            }
+            Effect::NotifyDrained(id, below) => {
+                let is_new = (self.table).visit(id, |connection| connection.notify_drained(below));
+                if is_new == Some(true) {
+                    self.dirty.push(id);
+                }
             }
         }
     }

@@ -78,9 +78,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (effects, groups) = (&mut self.effects, &mut self.groups);
         let received = self.table.visit(id, |connection| {
             connection.is_listed_readable = false;
-            let peer = connection.peer(id);
+            let (peer, mut queued_bytes) = (connection.peer(id), connection.queued_bytes());
             // Its answers must not make its own queue pace the others.
-            let room = pacing_bytes.saturating_sub(connection.queued_bytes());
+            let room = pacing_bytes.saturating_sub(queued_bytes);
             let budget_bytes = budget_bytes.min(room.max(MIN_READ_BYTES));
             connection.receive(
                 buffer,
@@ -89,8 +89,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 now,
                 |session, packet| {
                     let asked_before = effects.len();
-                    let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
+                    let buffers = &shared.buffers;
+                    let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
                     guarded(|| session.on_packet(&mut ctx, packet))??;
+                    queued_bytes = ctx.queued_bytes();
                     // Who has closed its own session does not want what stands behind this packet.
                     match effects[asked_before..]
                         .iter()

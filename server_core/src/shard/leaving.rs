@@ -28,7 +28,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     ) {
         let shared = Arc::clone(&self.shared);
         let was_open = connection.is_open();
-        let peer = connection.peer(id);
+        let (peer, queued_bytes) = (connection.peer(id), connection.queued_bytes());
         self.timeouts.disarm(id, &mut connection.alarm);
         self.metrics().sessions.sub(u64::from(was_open));
         let partial_bytes = connection.partial_bytes() as u64;
@@ -49,7 +49,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (mut session, mut draining) = connection.into_draining(reason, last_packet, flush_by);
 
         let (effects, groups) = (&mut self.effects, &mut self.groups);
-        let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
+        let buffers = &shared.buffers;
+        let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
         // Should it panic, or its destructor, the session is gone all the same.
         let _ = guarded(|| session.on_disconnected(&mut ctx, reason));
         let _ = guarded(|| drop(session));

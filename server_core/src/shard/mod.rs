@@ -1,8 +1,8 @@
 //! One worker's share of the sessions, and one turn of its loop.
 //!
 //! ```text
-//!  commands -> readiness -> | reads -> timeouts -> flush -> reap (-> flush -> reap ...) |
-//!                           +---------------------- run --------------------------------+
+//!  commands -> readiness -> | reads -> timeouts -> flush (-> drained -> flush) -> reap (-> flush -> reap ...) |
+//!                           +------------------------------- run -------------------------------------------+
 //! ```
 //!
 //! * **Nothing is removed between the start of a walk and its end; nothing is written outside the
@@ -98,6 +98,8 @@ pub struct Shard<T, S> {
     common: Option<PacketRun>,
     /// Bytes that every session has been sent in this turn.
     common_bytes: usize,
+    /// Sessions whose queue has fallen as far as they asked for: called after a flush.
+    drained: VecDeque<SessionId>,
     /// Sessions for which something comes before or behind it, or that were not here when it was sent.
     apart: Vec<SessionId>,
     /// Sessions that something was queued for in this turn.
@@ -176,6 +178,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             readable: VecDeque::new(),
             common: None,
             common_bytes: 0,
+            drained: VecDeque::new(),
             apart: Vec::new(),
             dirty: Vec::new(),
             dirty_next: Vec::new(),
@@ -292,11 +295,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         self.read_all(now);
         self.look_at_deadlines(now);
-        loop {
+        self.flush_all(now);
+        if self.call_drained(now) {
             self.flush_all(now);
-            if !self.reap(now) && !self.end_longest_queues(now) {
-                break;
-            }
+        }
+        while self.reap(now) || self.end_longest_queues(now) {
+            self.flush_all(now);
         }
         // Those wait for the next turn, and may have been sent to since they were flushed.
         for id in &self.dirty_next {
@@ -339,7 +343,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         !self.dirty.is_empty()
             || !self.draining_next.is_empty()
             || !self.deferred.is_empty() && self.paced_until.is_none() && self.stalled.is_empty()
-            || may_read && !self.readable.is_empty()
+            || may_read && !(self.readable.is_empty() && self.drained.is_empty())
     }
 
     /// Whether packets of callbacks wait for receivers that are behind.
@@ -374,6 +378,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     /// The last act of a worker: log lines that were still held back.
     pub fn finish(&self) {
         self.shared.departures.finish();
+    }
+
+    /// Unsent bytes of one session. `None` if it is not here, or on its way out.
+    #[must_use]
+    pub fn queued_bytes(&mut self, id: SessionId) -> Option<usize> {
+        self.table.visit(id, |connection| connection.queued_bytes())
     }
 
     /// Sessions that are here, those on their way out included.

@@ -165,7 +165,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub(super) fn flush(&mut self, id: SessionId, now: Instant, total: &mut Flushed) {
         let config = &self.shared.config;
         let (timeouts, dirty_next) = (&mut self.timeouts, &mut self.dirty_next);
-        let readable = &mut self.readable;
+        let (readable, drained) = (&mut self.readable, &mut self.drained);
         let limits = self.read_limits;
         let (high, mut starts_pacing) = (config.pacing_bytes(), false);
         self.table.judge(id, |connection| {
@@ -187,11 +187,37 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             {
                 readable.push_back(id);
             }
+            if connection.has_drained() {
+                drained.push_back(id);
+            }
             verdict
         });
         if starts_pacing {
             self.start_pacing(id);
         }
+    }
+
+    /// Calls the sessions whose queue has fallen as far as they asked for, each at most once: the flush
+    /// that follows may find them again, for the next turn. What they send waits behind what was
+    /// deferred, so they are called when reading may go on. Returns whether any was called.
+    pub(super) fn call_drained(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for _ in 0..self.drained.len() {
+            if !self.may_read() {
+                break;
+            }
+            let Some(id) = self.drained.pop_front() else {
+                break;
+            };
+            let is_drained = (self.table).visit(id, |connection| {
+                connection.take_drained() && !connection.is_leaving
+            });
+            if is_drained == Some(true) {
+                self.call(id, now, |session, ctx| session.on_drained(ctx));
+                any = true;
+            }
+        }
+        any
     }
 
     pub(super) fn count(&self, flushed: &Flushed) {

@@ -6,6 +6,7 @@
 
 pub mod chunk_pool;
 pub mod connection;
+pub mod content;
 pub mod framer;
 pub mod groups;
 pub mod send_queue;

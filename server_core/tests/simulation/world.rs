@@ -65,6 +65,10 @@ pub struct Record {
     pub echoes: u64,
     pub packets: u64,
     pub timer_at: Option<Instant>,
+    /// The request for `on_drained` that is open.
+    pub drained_below: Option<usize>,
+    /// Its queue was longer than that when it was made.
+    has_to_wait: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +78,9 @@ pub struct World {
     pub ids: Vec<SessionId>,
     pub offences: Vec<String>,
     pub packets_handled: u64,
+    /// Calls of `on_drained`, and those among them whose request had to wait for the peer.
+    pub drained: u64,
+    pub drained_later: u64,
     stamps: HashMap<usize, u64>,
     pub broadcasts: HashMap<usize, u64>,
     pub groups: GroupBook,
@@ -100,6 +107,7 @@ enum Action {
     Close(SessionId),
     Timer(Duration),
     ClearTimer,
+    NotifyDrained(usize),
 }
 
 impl SharedWorld {
@@ -116,6 +124,8 @@ impl World {
             ids: Vec::new(),
             offences: Vec::new(),
             packets_handled: 0,
+            drained: 0,
+            drained_later: 0,
             stamps: HashMap::new(),
             broadcasts: HashMap::new(),
             groups: GroupBook::default(),
@@ -191,7 +201,7 @@ impl World {
             return None;
         }
         let source = own.worker();
-        match self.rng.u32(..28) {
+        match self.rng.u32(..31) {
             0..8 if self.budget > 0 => {
                 let (head, tail) = self.broadcast(source);
                 Some(Action::Broadcast(head, tail))
@@ -222,6 +232,11 @@ impl World {
                 let (head, tail) = self.cast(source, group, to_others.then_some(own));
                 Some(Action::Cast(group, to_others, head, tail))
             }
+            28..31 => Some(Action::NotifyDrained(match self.rng.u32(..4) {
+                0 => 0,
+                1 => usize::MAX,
+                _ => self.rng.usize(..4_000),
+            })),
             _ => None,
         }
     }
@@ -260,6 +275,8 @@ impl SimSession {
             let Some(action) = book.act(self.id) else {
                 break;
             };
+            let queued_bytes = ctx.queued_bytes();
+            let mut own_bytes = 0;
             let mut timer = |at| {
                 if let Some(record) = book.sessions.get_mut(&self.id) {
                     record.timer_at = at;
@@ -267,7 +284,11 @@ impl SimSession {
             };
             match action {
                 Action::Broadcast(head, tail) => ctx.broadcast(&head, tail),
-                Action::Direct(to, head, tail) => ctx.send_to(to, &head, tail),
+                Action::Direct(to, head, tail) => {
+                    let is_own = to == self.id;
+                    own_bytes = (4 + size_of::<SDirect>() + tail.len()) * usize::from(is_own);
+                    ctx.send_to(to, &head, tail);
+                }
                 Action::Cast(group, false, head, tail) => ctx.broadcast_to(group, &head, tail),
                 Action::Cast(group, true, head, tail) => {
                     ctx.broadcast_to_others(group, &head, tail);
@@ -291,6 +312,18 @@ impl SimSession {
                     timer(None);
                     ctx.clear_timer();
                 }
+                Action::NotifyDrained(below) => {
+                    if let Some(record) = book.sessions.get_mut(&self.id) {
+                        record.drained_below = Some(below);
+                        record.has_to_wait = queued_bytes > below;
+                    }
+                    ctx.notify_drained(below);
+                }
+            }
+            if ctx.queued_bytes() != queued_bytes + own_bytes {
+                let text = format!("{}: {queued_bytes} and {own_bytes} are not", self.id);
+                book.offences
+                    .push(text + &format!(" {}", ctx.queued_bytes()));
             }
         }
         let mut book = self.world.lock();
@@ -364,6 +397,21 @@ impl Session for SimSession {
             let due = record.timer_at.take().is_some_and(|at| at <= ctx.now());
             due && record.connected == 1 && record.disconnected == 0 && !record.has_panicked
         });
+        self.act(ctx);
+    }
+
+    fn on_drained(&mut self, ctx: &mut Context<'_>) {
+        let mut has_waited = false;
+        self.note("drained without a request, or too early", |record| {
+            has_waited = record.has_to_wait;
+            let below = record.drained_below.take();
+            let is_drained = below.is_some_and(|below| ctx.queued_bytes() <= below);
+            is_drained && record.connected == 1 && record.disconnected == 0 && !record.has_panicked
+        });
+        let mut book = self.world.lock();
+        book.drained += 1;
+        book.drained_later += u64::from(has_waited);
+        drop(book);
         self.act(ctx);
     }
 

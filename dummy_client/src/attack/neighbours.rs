@@ -334,3 +334,31 @@ fn report(neighbours: &[Neighbour], now: Instant) -> NeighboursReport {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_that_are_missing_or_come_again_are_counted() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut ticks = Ticks::new(start);
+        for (tick, ms) in [(7, 40), (8, 90), (11, 140), (11, 150), (9, 160), (12, 190)] {
+            ticks.take(tick, at(ms));
+        }
+        assert_eq!((ticks.received, ticks.missing, ticks.repeated), (6, 2, 2));
+        assert_eq!(ticks.longest_gap, Duration::from_millis(50));
+        ticks.take(u64::MAX, at(200));
+        ticks.take(1, at(210));
+        ticks.take(u64::MAX, at(220));
+        assert_eq!(ticks.last, Some(u64::MAX));
+    }
+
+    #[test]
+    fn every_interval_has_its_neighbours() {
+        let report = report(&[], Instant::now());
+        assert_eq!(report.by_interval.len() * PER_INTERVAL, NEIGHBOURS);
+        assert_eq!(NEIGHBOURS, 12);
+    }
+}

@@ -300,7 +300,7 @@ impl Field {
                     // Closing it is a reset then: that is what is planned, and it spares our ports.
                     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                 }
-                let opening_at = plan.in_step.map(|step| self.next_step(step, now));
+                let opening_at = (plan.in_step).map(|step| next_step(self.began_at, step, now));
                 let fight = Box::new(Fight::new(stream, plan, opening_at, now));
                 self.attackers[index].state = State::Fighting(fight);
                 self.step(index, now)
@@ -314,13 +314,6 @@ impl Field {
                 false
             }
         }
-    }
-
-    /// The next moment at which all attackers act.
-    fn next_step(&self, step: Duration, now: Instant) -> Instant {
-        let elapsed = (now + IDLE).duration_since(self.began_at).as_nanos();
-        let steps = elapsed.div_ceil(step.as_nanos());
-        self.began_at + step * u32::try_from(steps).unwrap_or(u32::MAX)
     }
 
     /// Takes a connection that has left; a bounded number of them is open at a time.
@@ -410,6 +403,13 @@ impl End {
     }
 }
 
+/// The next moment at which all attackers act; a connection of this moment is idle until then.
+fn next_step(began_at: Instant, step: Duration, now: Instant) -> Instant {
+    let elapsed = (now + IDLE).duration_since(began_at).as_nanos();
+    let steps = elapsed.div_ceil(step.as_nanos());
+    began_at + step * u32::try_from(steps).unwrap_or(u32::MAX)
+}
+
 /// Begins a connection; the size of a receive buffer has to be set before.
 fn connect(target: SocketAddr, recv_buffer_bytes: Option<usize>) -> io::Result<TcpStream> {
     let Some(bytes) = recv_buffer_bytes else {
@@ -473,7 +473,9 @@ impl Fight {
 
     /// Reads, writes, and looks at the time. Returns whether there is more to do at once.
     fn go_on(&mut self, buffer: &mut [u8], tally: &mut Tally, now: Instant) -> Result<bool, End> {
-        let may_read_on = self.plan.reads && self.read(buffer, tally)?;
+        // All openings of one step go out before the first answer is read.
+        let opens_in_step = self.opening_at.is_some_and(|at| at <= now);
+        let may_read_on = self.plan.reads && (opens_in_step || self.read(buffer, tally)?);
         let may_write_on = self.write(buffer, tally, now)?;
         match self.plan.ending {
             Ending::Reset(after) if self.since + after <= now => return Err(End::AsPlanned),
@@ -570,5 +572,55 @@ impl Fight {
             }
         }
         Ok(self.is_writable && self.bye.is_none() && left == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn all_connections_of_one_step_act_at_one_moment() {
+        let began_at = Instant::now();
+        let (step, at) = (Duration::from_secs(1), |ms| {
+            began_at + Duration::from_millis(ms)
+        });
+        for (now, expected) in [
+            (0, 1000),
+            (800, 1000),
+            (801, 2000),
+            (1000, 2000),
+            (1800, 2000),
+        ] {
+            assert_eq!(next_step(began_at, step, at(now)), at(expected), "{now}");
+        }
+    }
+
+    /// Each connection sends the permitted burst, closes its write side, and the next one comes
+    /// although the server has not answered.
+    #[test]
+    fn churn_and_bursts_send_20_chats_and_leave() {
+        for (attack, connections) in [(Attack::ChatChurn, 30), (Attack::ChatBurst, 6)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let target = listener.local_addr().unwrap();
+            let squad = Squad::begin(attack, 3, target, 1).unwrap();
+            for _ in 0..connections {
+                let mut received = Vec::new();
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_to_end(&mut received).unwrap();
+                let mut input = &received[..];
+                let mut framer = Framer::default();
+                let mut chats = 0;
+                while let Ok(Some(packet)) = framer.next_packet(&mut input, MAX_PACKET_BYTES) {
+                    assert_eq!((packet.id(), packet.size()), (4, 4 + 512), "{attack:?}");
+                    chats += 1;
+                }
+                assert_eq!((chats, framer.is_mid_packet()), (20, false), "{attack:?}");
+            }
+            let tally = squad.end().unwrap();
+            assert!(tally.connections >= connections, "{attack:?}: {tally:?}");
+            assert_eq!(tally.turned_away, 0, "{attack:?}: {tally:?}");
+        }
     }
 }

@@ -356,7 +356,10 @@ impl<'a> Conductor<'a> {
     // ---- attackers -----------------------------------------------------------------------------
 
     fn besiege(&mut self, now: Instant) {
-        let is_full = self.tally.live == self.tally.asked;
+        let is_full = match &self.plan {
+            Plan::Shape(shape) => self.tally.live == shape.max(),
+            Plan::Search(_) => false,
+        };
         let want = (self.siege.as_mut()).map_or(Want::Nothing, |siege| siege.poll(is_full, now));
         if let (Want::Neighbours, Some(siege)) = (want, &mut self.siege)
             && let Err(error) = siege.begin_neighbours(self.args.addr)

@@ -3,6 +3,7 @@
 use super::assertion::Asserted;
 use super::machine::MachineFacts;
 use super::metric::Metrics;
+use super::output;
 use super::verdict::Verdict;
 use crate::args::Args;
 use crate::attack::Besieged;
@@ -339,9 +340,7 @@ impl Summary {
     /// # Errors
     /// One line for the user.
     pub fn to_json(&self) -> Result<String, String> {
-        serde_json::to_string_pretty(self)
-            .map(|text| text + "\n")
-            .map_err(|error| format!("the summary cannot be written as JSON: {error}"))
+        output::to_json(self, true).map(|json| json + "\n")
     }
 }
 

@@ -1,30 +1,36 @@
 #!/usr/bin/env bash
-# The promise, executed: 200 healthy sessions beside 20 attackers, one attack after the other, each
-# with a server of its own. No healthy session may lose a tick, no p99 tick delay may rise by more
-# than 20 ms, and every attacker that should be kicked has to be. Where the client was too busy to
-# tell how late ticks were, that is said, and is no failure.
+# The promise, executed: 200 healthy sessions and 12 neighbours that read every 10 to 50 ms beside the
+# attackers, one attack after the other, each with a server of its own. No healthy session and no
+# neighbour may be lost or lose a tick, no p99 tick delay may rise by more than 20 ms, and every
+# attacker that should be kicked has to be. Where the client was too busy to tell how late ticks
+# were, that is said, and is no failure.
 #
-#   ./scripts/attack.sh                      all fifteen, about nine minutes
+#   ./scripts/attack.sh                      all nineteen, about eleven minutes
 #   ./scripts/attack.sh zero-size no-read    these two
 #   HEALTHY=200 ATTACKERS=20 SECS=30 ./scripts/attack.sh
+#
+# Without ATTACKERS each attack has its own number: 20, 150 (chat-burst) or 1,000 (ask-and-not-read,
+# silent-flood).
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 healthy=${HEALTHY:-200}
-attackers=${ATTACKERS:-20}
+attackers=(${ATTACKERS:+--attackers "$ATTACKERS"})
 secs=${SECS:-30}
 attacks=("$@")
 if [ ${#attacks[@]} = 0 ]; then
     attacks=(zero-size short-size huge-size unknown-id server-id id-sweep bad-utf8 slowloris no-read
-        echo-flood chat-flood rst-storm half-close connect-flood garbage)
+        echo-flood chat-flood rst-storm half-close connect-flood garbage chat-churn chat-burst
+        ask-and-not-read silent-flood)
 fi
 
 build
-say "$healthy healthy sessions beside $attackers attackers, $secs s each"
-printf '%-14s %-9s %5s %12s %12s  %s\n' attack verdict lost 'p99 without' 'p99 with' 'attackers'
+say "$healthy healthy sessions and 12 neighbours beside ${ATTACKERS:-the default number of} attackers, $secs s each"
+printf '%-16s %-9s %5s %10s %12s %12s  %s\n' attack verdict lost neighbours 'p99 without' 'p99 with' \
+    'attackers'
 failed=() unjudged=()
 for attack in "${attacks[@]}"; do
     start_server "server-$attack" --stats-interval-secs 0
     status=0
-    start_client "$attack" --count "$healthy" --attack "$attack" --attackers "$attackers" \
+    start_client "$attack" --count "$healthy" --attack "$attack" "${attackers[@]}" \
         --duration-secs "$secs" --log-sessions 0 --json "$work/$attack.json"
     wait "$client_pid" || status=$?
     out="$work/$attack.out"
@@ -32,15 +38,17 @@ for attack in "${attacks[@]}"; do
     missing=$(sed -n 's/^ticks .* received, \([0-9]*\) missing.*/\1/p' "$out")
     before=$(sed -n 's/^healthy .* p99 \([0-9.]* ms\) before.*/\1/p' "$out")
     during=$(sed -n 's/^healthy .* before, \([0-9.]* ms\) under.*/\1/p' "$out")
+    neighbours=$(sed -n 's/^neighbours .* connected, \([0-9]*\) lost.*/\1/p' "$out")
     kicked=$(sed -n 's/^attack .* connections, \(.*\)/\1/p' "$out")
-    printf '%-14s %-9s %5s %12s %12s  %s\n' \
-        "$attack" "$verdict" "$missing" "$before" "$during" "$kicked"
+    printf '%-16s %-9s %5s %10s %12s %12s  %s\n' \
+        "$attack" "$verdict" "$missing" "$neighbours" "$before" "$during" "$kicked"
+    sed -n 's/^\(newcomers .*\)/                 \1/p' "$out"
     if [ "$status" != 0 ]; then
         failed+=("$attack")
-        sed -n 's/^\(failed .*\)/               \1/p' "$out"
+        sed -n 's/^\(failed .*\)/                 \1/p' "$out"
     elif [ "$verdict" != ok ]; then
         unjudged+=("$attack")
-        sed -n 's/^\(client .*\)/               \1/p' "$out"
+        sed -n 's/^\(client .*\)/                 \1/p' "$out"
     fi
     is_running "$server_pid" || fail "$attack: the server has died"
     kill -TERM "$server_pid"

@@ -19,7 +19,7 @@ mkdir -p "$shots"
 answer_of() {
     local stream
     exec {stream}<>"/dev/tcp/${metrics%:*}/${metrics##*:}"
-    printf 'GET %s HTTP/1.1\r\n\r\n' "$1" >&"$stream"
+    printf 'GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n' "$1" >&"$stream"
     cat <&"$stream"
     exec {stream}>&-
 }

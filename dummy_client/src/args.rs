@@ -104,10 +104,10 @@ pub struct Args {
     #[arg(help_heading = "Attack", value_name = "NAME")]
     pub attack: Option<Attack>,
 
-    /// How many attackers
-    #[arg(long, env = "DUMMY_CLIENT_ATTACKERS", default_value_t = 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    /// How many attackers [default: 20; chat-burst: 150; ask-and-not-read, silent-flood: 1000]
+    #[arg(long, env = "DUMMY_CLIENT_ATTACKERS", value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
     #[arg(help_heading = "Attack", value_name = "N")]
-    pub attackers: usize,
+    pub attackers: Option<usize>,
 
     /// What has to hold at the end, for example 'tick_delay_p99<50ms' or 'lost==0'; may be repeated.
     /// Every number of the JSON summary but those of settings, machine, capacity and lists can be named
@@ -155,7 +155,15 @@ The result goes to standard output, logs go to standard error (RUST_LOG changes 
 NO_COLOR is respected).
 
 Attacks: zero-size, short-size, huge-size, unknown-id, server-id, id-sweep, bad-utf8, slowloris,
-no-read, echo-flood, chat-flood, rst-storm, half-close, connect-flood, garbage.
+no-read, echo-flood, chat-flood, rst-storm, half-close, connect-flood, garbage, chat-churn,
+chat-burst, ask-and-not-read, silent-flood.
+  chat-churn        connects, sends the permitted burst of 20 chats, leaves, over and over
+  chat-burst        idle sessions send the permitted burst of 20 chats at one moment, and leave
+  ask-and-not-read  echo requests of 60,000 bytes whose answers the attacker does not read
+  silent-flood      connections that send nothing; once a second a newcomer sends an echo beside them,
+                    and the summary has how long it waits (attack.newcomers)
+In every attack 12 more healthy sessions read every 10, 20, 33 or 50 ms (attack.neighbours): a
+neighbour that is lost or misses a tick is a failure.
 
 Examples:
   dummy_client --count 1000
@@ -319,6 +327,11 @@ impl Args {
         }
     }
 
+    /// How many attackers this attack has.
+    pub fn attackers(&self, attack: Attack) -> usize {
+        self.attackers.unwrap_or_else(|| attack.default_attackers())
+    }
+
     /// What has to hold at the end.
     pub fn assertions(&self) -> &[Assertion] {
         &self.assertions
@@ -333,6 +346,7 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {
         Args::try_parse_from(["dummy_client"].iter().chain(args))
@@ -394,6 +408,32 @@ mod tests {
         assert!(args.shape().is_none() && args.max_sessions().is_none());
         let args = parse(&["--find-capacity", "--count=300"]).unwrap();
         assert_eq!(args.max_sessions(), Some(300));
+    }
+
+    #[test]
+    fn an_attack_has_a_number_of_attackers_of_its_own() {
+        let attackers = |flags: &[&str]| {
+            let args = parse(flags).unwrap();
+            args.attackers(args.attack.unwrap())
+        };
+        for (name, expected) in [
+            ("zero-size", 20),
+            ("chat-churn", 20),
+            ("chat-burst", 150),
+            ("ask-and-not-read", 1000),
+            ("silent-flood", 1000),
+        ] {
+            assert_eq!(attackers(&["--attack", name]), expected, "{name}");
+            assert_eq!(attackers(&["--attack", name, "--attackers=7"]), 7, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_attack() {
+        for attack in Attack::value_variants() {
+            let name = attack.name();
+            assert!(AFTER_HELP.contains(&name), "{name}");
+        }
     }
 
     #[test]

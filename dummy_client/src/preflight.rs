@@ -2,6 +2,7 @@
 //! insists on it.
 
 use crate::args::Args;
+use crate::attack::NEIGHBOURS;
 use crate::load::shape::MAX_SESSIONS;
 use crate::load::{Failure, MAX_CONNECTING};
 use game_server::preflight::judge::{self, Finding};
@@ -60,8 +61,9 @@ fn other_files(args: &Args) -> u64 {
     let may_leave = args.churn_ms.is_some() || args.stages.is_some() || args.find_capacity;
     let leaving = if may_leave { MAX_CONNECTING as u64 } else { 0 };
     let attacking = args.attack.map_or(0, |attack| {
-        // Those that are being closed, and the poll of their thread, come on top.
-        2 * attack.connections() * args.attackers + 2
+        // Those that are being closed, the poll of their thread, the neighbours and a newcomer come
+        // on top.
+        2 * attack.connections() * args.attackers(attack) + 2 + NEIGHBOURS + 1
     });
     16 + 3 * args.threads as u64 + leaving + attacking as u64
 }

@@ -11,6 +11,12 @@ use std::time::Duration;
 use util::{RealServer, Run, Stub, hello, packet};
 
 const TEXT: &str = "Hello World";
+/// The healthy sessions connect first: 0 to 9.
+const HEALTHY: usize = 10;
+/// Three neighbours for each of the read intervals 10, 20, 33 and 50 ms connect next: 10 to 21.
+const NEIGHBOURS: usize = 12;
+/// The attackers connect last.
+const FIRST_ATTACKER: usize = HEALTHY + NEIGHBOURS;
 
 /// A run of nine seconds: two to settle, three alone, the rest under attack.
 fn attack_args(name: &str) -> [&str; 8] {
@@ -64,6 +70,152 @@ fn a_sound_server_kicks_for_the_right_reason_and_loses_nothing() {
     });
 }
 
+/// Each attacker stays within its budget, so no attacker is kicked for what it sends. The numbers of
+/// attackers are such that the sum of what they cause is small.
+#[test]
+fn legal_fan_out_and_silence_cost_the_healthy_nothing() {
+    let cases = [
+        ("chat-churn", "2", "1", "9"),
+        ("chat-burst", "10", "20", "9"),
+        ("silent-flood", "10", "200", "9"),
+        ("ask-and-not-read", "10", "5", "18"),
+    ];
+    thread::scope(|scope| {
+        for (name, count, attackers, secs) in cases {
+            scope.spawn(move || {
+                let server = RealServer::start(1, Some(10));
+                let mut args = attack_args(name);
+                (args[1], args[3], args[5]) = (count, secs, attackers);
+                let (_, json) = Run::json(server.addr(), &args);
+                let (tally, neighbours) = (&json["attack"]["tally"], &json["attack"]["neighbours"]);
+                assert_eq!(neighbours["connected"], NEIGHBOURS, "{name}: {neighbours}");
+                // chat-churn has no size: it causes as much as the server takes.
+                if name != "chat-churn" {
+                    assert_eq!(json["lost"], 0, "{name}: {json}");
+                    assert_eq!(neighbours["lost"], 0, "{name}: {neighbours}");
+                }
+                let groups = neighbours["by_interval"].as_array().unwrap();
+                let intervals: Vec<_> = groups.iter().map(|one| &one["read_interval_ms"]).collect();
+                assert_eq!(intervals, [10, 20, 33, 50], "{neighbours}");
+                for group in groups {
+                    assert_eq!(group["sessions"], 3, "{group}");
+                    assert!(group["ticks"].as_u64() > Some(3 * 50), "{name}: {group}");
+                }
+                assert_eq!(tally["kicked"], serde_json::json!({}), "{name}: {tally}");
+                assert_eq!(tally["not_kicked"], 0, "{name}: {tally}");
+                assert_eq!(tally["undecided"], 0, "{name}: {tally}");
+                let heard = json["chats"]["received"].as_u64().unwrap();
+                let newcomers = &json["attack"]["newcomers"];
+                match name {
+                    // Chats of a connection that is closed with unread bytes may be lost with it.
+                    "chat-churn" => {
+                        assert!(tally["connections"].as_u64() > Some(100), "{tally}");
+                        assert!(heard > 0, "{json}");
+                    }
+                    // Each burst of each attacker reaches each healthy session.
+                    "chat-burst" => {
+                        let rounds = heard / (20 * 20 * HEALTHY as u64);
+                        assert!(rounds >= 2, "{heard} {tally}");
+                        assert!(
+                            tally["connections"].as_u64() >= Some(rounds * 20),
+                            "{tally}"
+                        );
+                    }
+                    "silent-flood" => {
+                        assert_eq!(tally["connections"], 200, "{tally}");
+                        assert_eq!(tally["bytes_sent"], 0, "{tally}");
+                        assert!(newcomers["tried"].as_u64() > Some(0), "{newcomers}");
+                        assert_eq!(newcomers["not_served"], 0, "{newcomers}");
+                        assert!(newcomers["longest_wait_ms"].is_f64(), "{newcomers}");
+                    }
+                    _ => {
+                        assert!(tally["ended_without_reason"].as_u64() >= Some(5), "{tally}");
+                        assert!(newcomers.is_null(), "{newcomers}");
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// The neighbours are healthy sessions: a server that ends one of them, or leaves one of their ticks
+/// out, has failed, and the run names the neighbour.
+#[test]
+fn a_neighbour_that_loses_something_is_found() {
+    let attacked_at = Mutex::new(None);
+    let stub = Stub::start(move |session, tick| {
+        let mut attacked_at = attacked_at.lock().unwrap();
+        if session >= FIRST_ATTACKER {
+            attacked_at.get_or_insert(tick);
+        }
+        let ticks = attacked_at.map_or(0, |at| tick.saturating_sub(at));
+        match (session - session.min(HEALTHY) + 1, ticks) {
+            // The first session is not a neighbour: only those from HEALTHY on are numbered.
+            _ if session < HEALTHY => Some(hello(tick, TEXT)),
+            // Ended without a word.
+            (5, 20..) => None,
+            // Ended with a reason.
+            (8, 20) => Some(packet(6, b"\x07\x00too many")),
+            (8, 21..) => None,
+            // One tick is left out.
+            (12, 20) => Some(Vec::new()),
+            // No tick comes any more.
+            (1, 20..) => Some(Vec::new()),
+            _ => Some(hello(tick, TEXT)),
+        }
+    });
+    let (run, json) = attack(stub.addr, "rst-storm");
+    let neighbours = &json["attack"]["neighbours"];
+    assert_eq!(run.status, Some(1), "{json}");
+    assert_eq!(neighbours["lost"], 2, "{neighbours}");
+    assert_eq!(neighbours["missing_ticks"], 1, "{neighbours}");
+    assert_eq!(json["lost"], 3, "{json}");
+    let lost = |group: usize| &neighbours["by_interval"][group]["lost"];
+    assert_eq!([lost(0), lost(1), lost(2), lost(3)], [0, 1, 1, 0]);
+    assert_eq!(neighbours["by_interval"][2]["kicked"], 1, "{neighbours}");
+    let failures = json["failures"].to_string();
+    for expected in [
+        "neighbour 5, which reads every 20 ms: lost after",
+        "neighbour 8, which reads every 33 ms: kicked (rate_limit) after",
+        "neighbour 12, which reads every 50 ms: 1 ticks were missing",
+        "a neighbour, which reads every 10 ms, waited",
+    ] {
+        assert!(failures.contains(expected), "{expected}: {failures}");
+    }
+}
+
+#[test]
+fn a_neighbour_that_is_refused_is_found() {
+    let server = RealServer::with_room_for(Some(HEALTHY + 9), 1, Some(10));
+    let (run, json) = attack(server.addr(), "rst-storm");
+    assert_eq!(run.status, Some(1), "{json}");
+    assert_eq!(json["attack"]["neighbours"]["lost"], 3, "{json}");
+    let failures = json["failures"].to_string();
+    let expected = "neighbour 12, which reads every 50 ms: kicked (server_full)";
+    assert!(failures.contains(expected), "{failures}");
+}
+
+/// The stub says hello and answers no echo: each newcomer waits, and an assertion finds that.
+#[test]
+fn a_newcomer_that_is_not_served_is_found() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
+    let mut args = attack_args("silent-flood").to_vec();
+    args[3] = "14";
+    args.extend(["--assert", "attack_newcomers_not_served==0"]);
+    args.extend(["--assert", "attack_newcomers_longest_wait_ms<1000ms"]);
+    let (run, json) = Run::json(stub.addr, &args);
+    assert_eq!(run.status, Some(1), "{json}");
+    let newcomers = &json["attack"]["newcomers"];
+    assert_eq!(newcomers["not_served"], 1, "{newcomers}");
+    assert!(
+        newcomers["longest_wait_ms"].as_f64() >= Some(5_000.0),
+        "{newcomers}"
+    );
+    for asserted in json["assertions"].as_array().unwrap() {
+        assert_eq!(asserted["holds"], false, "{asserted}");
+    }
+}
+
 #[test]
 fn a_server_that_kicks_nobody_is_found() {
     let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
@@ -82,7 +234,9 @@ fn a_server_that_kicks_for_another_reason_is_found() {
     let (run, json) = attack(stub.addr, "unknown-id");
     assert_eq!(run.status, Some(1), "{json}");
     let closing = Stub::with_answers(
-        |session, tick| (session < 10 || !tick.is_multiple_of(5)).then(|| hello(tick, TEXT)),
+        |session, tick| {
+            (session < FIRST_ATTACKER || !tick.is_multiple_of(5)).then(|| hello(tick, TEXT))
+        },
         bye,
     );
     let (run, json) = attack(closing.addr, "unknown-id");
@@ -95,12 +249,12 @@ fn a_server_that_kicks_for_another_reason_is_found() {
 
 #[test]
 fn a_tick_that_an_attack_makes_late_is_found() {
-    // Whoever is not one of the ten healthy ones delays the ticks of all, by more than a machine with
-    // other things to do delays them before.
+    // An attacker delays the ticks of all, by more than a machine with other things to do delays them
+    // before.
     let stub = || {
         let is_attacked = AtomicBool::new(false);
         Stub::start(move |session, tick| {
-            if session >= 10 {
+            if session >= FIRST_ATTACKER {
                 is_attacked.store(true, Ordering::Relaxed);
             } else if is_attacked.load(Ordering::Relaxed) && tick.is_multiple_of(20) {
                 thread::sleep(Duration::from_millis(300));
@@ -133,7 +287,7 @@ fn an_attack_that_nobody_was_let_in_for_proves_nothing() {
             ("connect-flood", true),
         ] {
             scope.spawn(move || {
-                let server = RealServer::with_room_for(Some(10), 1, Some(10));
+                let server = RealServer::with_room_for(Some(FIRST_ATTACKER), 1, Some(10));
                 let (run, json) = attack(server.addr(), name);
                 let tally = &json["attack"]["tally"];
                 assert!(tally["connections"].as_u64() > Some(5), "{name}: {tally}");
@@ -152,8 +306,8 @@ fn an_attack_that_nobody_was_let_in_for_proves_nothing() {
 fn attackers_that_nothing_can_be_said_of_are_no_success() {
     let is_told = AtomicBool::new(false);
     let stub = Stub::start(move |session, tick| match session {
-        10 if is_told.swap(true, Ordering::Relaxed) => None,
-        10 => Some(packet(6, b"\x05\x00too slow")),
+        FIRST_ATTACKER if is_told.swap(true, Ordering::Relaxed) => None,
+        FIRST_ATTACKER => Some(packet(6, b"\x05\x00too slow")),
         _ => Some(hello(tick, TEXT)),
     });
     let (run, json) = attack(stub.addr, "slowloris");
@@ -166,7 +320,7 @@ fn attackers_that_nothing_can_be_said_of_are_no_success() {
 
 #[test]
 fn attackers_that_are_not_told_why_are_found() {
-    let stub = Stub::start(|session, tick| (session < 10).then(|| hello(tick, TEXT)));
+    let stub = Stub::start(|session, tick| (session < FIRST_ATTACKER).then(|| hello(tick, TEXT)));
     let (_, json) = attack(stub.addr, "unknown-id");
     assert!(
         json["attack"]["tally"]["untold"].as_u64() > Some(5),
@@ -204,7 +358,7 @@ fn a_healthy_session_that_waits_alone_is_found() {
     let attacked_at = Mutex::new(None);
     let stub = Stub::with_delays(move |session, tick| {
         let mut attacked_at = attacked_at.lock().unwrap();
-        if session >= 60 {
+        if session >= 60 + NEIGHBOURS {
             attacked_at.get_or_insert(tick);
         }
         let waits = session == 7 && attacked_at.is_some_and(|at| at + 20 == tick);

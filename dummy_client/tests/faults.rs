@@ -403,6 +403,40 @@ fn a_lost_session_is_found_and_the_goodbye_is_kept() {
     assert_eq!(json["byes"][0]["text"], "the server is shutting down");
 }
 
+/// Whatever a server says, it controls no terminal and turns no line around: not in the log, the
+/// text, the JSON or the report.
+#[test]
+fn texts_of_a_hostile_server_are_spelled_out_in_every_output() {
+    let text = "\u{9b}31m\u{9d}0;x\u{7}\u{7f}\u{1b}[2J\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}";
+    let stub = || {
+        Stub::start(move |_, tick| match tick {
+            20 => Some(packet(6, format!("\u{7}\0{text}").as_bytes())),
+            21.. => None,
+            _ => Some(hello(tick, text)),
+        })
+    };
+    let report = scratch("hostile.html");
+    let (with_json, json) = Run::json(stub().addr, &["--count", "2", "--report", &report]);
+    assert_eq!(json["byes"][0]["text"], text);
+    assert!(
+        with_json.stdout.contains("\\u009b31m\\u009d0;x"),
+        "{with_json:?}"
+    );
+    let with_text = Run::of(&mut client(stub().addr, &["--count", "2"]));
+    let report = std::fs::read_to_string(&report).unwrap();
+    for (what, output) in [
+        ("the JSON", &with_json.stdout),
+        ("the log", &with_json.stderr),
+        ("the text", &with_text.stdout),
+        ("the report", &report),
+    ] {
+        assert!(output.contains("31m"), "{what} has the text");
+        let is_bad =
+            |c: &char| *c != '\n' && (c.is_control() || !c.is_ascii() && text.contains(*c));
+        assert_eq!(output.chars().find(is_bad), None, "{what}");
+    }
+}
+
 /// A peer can make up goodbyes without end; the summary stays small, and the sum is right.
 #[test]
 fn sixty_thousand_different_goodbyes_are_a_short_list() {

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::metrics_port;
+use crate::metrics_port::{self, Host};
 use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
@@ -45,7 +45,8 @@ pub struct Args {
     #[arg(help_heading = "Game", value_name = "BYTES")]
     pub payload_bytes: usize,
 
-    /// Sessions at a time; 0: as many as the limit of open files allows
+    /// Sessions at a time; 0: as many as the limit of open files allows, which is also the most
+    /// with --metrics-addr
     #[arg(long, env = "GAME_SERVER_MAX_SESSIONS", default_value_t = 0)]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_sessions: usize,
@@ -113,6 +114,16 @@ pub struct Args {
     #[arg(help_heading = "Output", value_name = "HOST:PORT")]
     pub metrics_addr: Option<SocketAddr>,
 
+    /// Name for which the metrics port answers besides its own address and loopback names;
+    /// repeatable, comma separated in the environment
+    #[arg(
+        long = "admin-host",
+        env = "GAME_SERVER_ADMIN_HOST",
+        value_delimiter = ','
+    )]
+    #[arg(help_heading = "Output", value_name = "NAME")]
+    pub admin_hosts: Vec<Host>,
+
     /// One summary line in the log each time; 0: off
     #[arg(long, env = "GAME_SERVER_STATS_INTERVAL_SECS", default_value = "5", value_parser = parse_seconds)]
     #[arg(help_heading = "Output", value_name = "SECS")]
@@ -132,6 +143,7 @@ pub struct Args {
 const AFTER_HELP: &str = "\
 Exit status: 0 after SIGINT or SIGTERM, 1 if the server could not run, 2 for bad usage. With --check:
 0 if the server can run as asked, 2 if it cannot.
+SIGHUP is logged and changes nothing.
 Logs go to standard error, at level info; RUST_LOG changes that (RUST_LOG=trace shows each packet).
 
 Examples:
@@ -203,15 +215,19 @@ impl Args {
         millis_or_off(self.tick_ms)
     }
 
-    /// The limits of the library, with the number of sessions that `fd_limit` allows where none
-    /// was asked for.
+    /// The limits of the library. Where no number of sessions was asked for, and where a metrics
+    /// port needs descriptors, there are no more sessions than `fd_limit` allows.
     pub fn config(&self, fd_limit: u64) -> Config {
         let mut config = Config::default();
         config.workers = self.workers.unwrap_or(config.workers);
-        config.max_sessions = Some(match self.max_sessions {
-            0 => usize::try_from(self.sessions_allowed(Some(fd_limit))).unwrap_or(usize::MAX),
-            asked => asked,
-        });
+        let allowed = self.sessions_allowed(Some(fd_limit));
+        let most = match self.sessions_asked() {
+            None => allowed,
+            // More would take the descriptors of the metrics port.
+            Some(asked) if self.metrics_addr.is_some() => asked.min(allowed),
+            Some(asked) => asked,
+        };
+        config.max_sessions = Some(usize::try_from(most).unwrap_or(usize::MAX));
         config.max_sessions_per_ip =
             (self.max_sessions_per_ip > 0).then_some(self.max_sessions_per_ip);
         config.max_packet_bytes = self.max_packet_bytes;
@@ -268,6 +284,26 @@ mod tests {
         assert_eq!(config.idle_timeout, None);
         assert_eq!(config.max_send_queue_bytes, 1 << 20);
         assert!(config.max_sessions.unwrap() > 19_000);
+    }
+
+    #[test]
+    fn a_metrics_port_keeps_its_descriptors() {
+        let most = |flags: &[&str]| parse(flags).unwrap().config(2_000).max_sessions.unwrap();
+        assert_eq!(most(&["--max-sessions=900"]), 900);
+        assert_eq!(most(&["--max-sessions=9000"]), 9000);
+        let with_port = ["--max-sessions=9000", "--metrics-addr=127.0.0.1:0"];
+        assert_eq!(most(&with_port), most(&[]) - metrics_port::DESCRIPTORS);
+    }
+
+    #[test]
+    fn admin_hosts_are_repeatable_and_checked() {
+        let hosts = |flags: &[&str]| parse(flags).map(|args| args.admin_hosts.len()).ok();
+        assert_eq!(hosts(&[]), Some(0));
+        assert_eq!(
+            hosts(&["--admin-host=a.example", "--admin-host=b,10.0.0.1"]),
+            Some(3)
+        );
+        assert_eq!(hosts(&["--admin-host=http://a.example"]), None);
     }
 
     #[test]

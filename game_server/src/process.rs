@@ -1,7 +1,7 @@
 //! What both programs do with their process: logs, signals, descriptors, last words.
 
 use crossbeam_channel::Receiver;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -39,13 +39,33 @@ fn log_builder(default_filter: &str) -> env_logger::Builder {
 /// # Errors
 /// If the handlers cannot be installed.
 pub fn stop_signals(notify: impl Fn() + Send + 'static) -> io::Result<Receiver<i32>> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    stop_signals_of(&[SIGINT, SIGTERM], notify)
+}
+
+/// The same, and SIGHUP, which ends a process by default, is logged and changes nothing: there is
+/// nothing to reload.
+///
+/// # Errors
+/// If the handlers cannot be installed.
+pub fn stop_signals_but_hangup(notify: impl Fn() + Send + 'static) -> io::Result<Receiver<i32>> {
+    stop_signals_of(&[SIGINT, SIGTERM, SIGHUP], notify)
+}
+
+fn stop_signals_of(
+    signals: &[i32],
+    notify: impl Fn() + Send + 'static,
+) -> io::Result<Receiver<i32>> {
+    let mut signals = Signals::new(signals)?;
     let (sender, receiver) = crossbeam_channel::bounded(1);
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             let mut is_first = true;
             for signal in signals.forever() {
+                if signal == SIGHUP {
+                    log::info!("SIGHUP ignored: there is nothing to reload");
+                    continue;
+                }
                 if !std::mem::take(&mut is_first) {
                     std::process::exit(128 + signal);
                 }

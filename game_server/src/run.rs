@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 pub fn run(args: &Args) -> Result<(), String> {
     let fd_limit = process::raise_fd_limit();
     let ticks_here = std::thread::current();
-    let signals = process::stop_signals(move || ticks_here.unpark())
+    let signals = process::stop_signals_but_hangup(move || ticks_here.unpark())
         .map_err(|error| format!("cannot install the signal handlers: {error}"))?;
     let config = args.config(fd_limit);
     let max_chats_per_sec = args.max_chats_per_sec();
     // Before the server: a start that fails must not have let anybody in.
     let metrics_port = (args.metrics_addr)
         .map(|addr| {
-            MetricsPort::bind(addr)
+            MetricsPort::bind(addr, args.admin_hosts.clone())
                 .map_err(|error| format!("cannot serve metrics on {addr}: {error}"))
         })
         .transpose()?;
@@ -53,6 +53,15 @@ pub fn run(args: &Args) -> Result<(), String> {
         config.max_sessions.unwrap_or(usize::MAX),
     );
     let limits = check::limits(args, &Machine::look());
+    if let (Some(asked), Some(most)) = (args.sessions_asked(), config.max_sessions)
+        && asked > most as u64
+    {
+        log::warn!(
+            "--max-sessions lowered from {asked} to {most}: of {fd_limit} descriptors, {} are kept for \
+             the metrics port, refused connections and the program itself",
+            fd_limit - most as u64,
+        );
+    }
     for finding in limits.iter().filter(|finding| finding.grade.is_bad()) {
         log::warn!("{finding}");
     }

@@ -741,29 +741,59 @@ fn what_is_wrong_is_named() {
     let (_server, addr) = start(&QUIET);
     let headers = "a: b\r\n".repeat(1_000);
     for (request, status) in [
-        ("GET // HTTP/1.1\r\n\r\n", 404),
-        ("GET /live.html HTTP/1.1\r\n\r\n", 404),
-        ("GET /favicon.ico HTTP/1.1\r\n\r\n", 404),
-        ("GET /metrics/ HTTP/1.1\r\n\r\n", 404),
-        ("GET /..%2fetc/passwd HTTP/1.1\r\n\r\n", 404),
+        ("GET // HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        ("GET /live.html HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        ("GET /favicon.ico HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        ("GET /metrics/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
         (
-            "POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+            "GET /..%2fetc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            404,
+        ),
+        (
+            "POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc",
             405,
         ),
-        ("DELETE /sessions HTTP/1.1\r\n\r\n", 405),
-        ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405),
-        ("PUT /sessions?slowest=x HTTP/1.1\r\n\r\n", 405),
-        ("GET /sessions?slowest=0 HTTP/1.1\r\n\r\n", 400),
-        ("GET /sessions?slowest=101 HTTP/1.1\r\n\r\n", 400),
-        ("GET /sessions?slowest=all HTTP/1.1\r\n\r\n", 400),
-        ("GET /sessions?fastest=1 HTTP/1.1\r\n\r\n", 200),
+        ("DELETE /sessions HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+        (
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc",
+            405,
+        ),
+        (
+            "PUT /sessions?slowest=x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            405,
+        ),
+        (
+            "GET /sessions?slowest=0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            400,
+        ),
+        (
+            "GET /sessions?slowest=101 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            400,
+        ),
+        (
+            "GET /sessions?slowest=all HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            400,
+        ),
+        (
+            "GET /sessions?fastest=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            200,
+        ),
         ("GET /metrics\r\n\r\n", 400),
         ("GET /metrics HTTP/3.0\r\n\r\n", 400),
         ("GET /metrics HTTP/1.1\r\nno colon here\r\n\r\n", 400),
         ("\0\0\0\0\r\n\r\n", 400),
         (&format!("GET /metrics HTTP/1.1\r\n{headers}\r\n"), 431),
-        (&format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(9_000)), 431),
-        ("GET /metrics?name=x HTTP/1.1\r\nHost: h\r\n\r\n", 200),
+        (
+            &format!(
+                "GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                "x".repeat(9_000)
+            ),
+            431,
+        ),
+        (
+            "GET /metrics?name=x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            200,
+        ),
         ("GET /metrics HTTP/1.0\r\n\r\n", 200),
     ] {
         let response = ask(addr, request.as_bytes());
@@ -780,11 +810,81 @@ fn what_is_wrong_is_named() {
     assert_eq!(Response::read(&mut half).unwrap().status, 400);
 }
 
+/// A page on another site may have its name resolve to this port (DNS rebinding); the `Host` of its
+/// requests is that name.
+#[test]
+fn a_host_that_is_not_its_own_is_refused() {
+    let flags = [&QUIET[..], &["--admin-host", "metrics.example"]].concat();
+    let (_server, addr) = start(&flags);
+    let own = addr.to_string();
+    for path in ["/", "/metrics", "/healthz", "/sessions"] {
+        for (host, status) in [
+            (own.as_str(), 200),
+            ("127.0.0.1", 200),
+            ("127.9.8.7:1", 200),
+            ("LOCALHOST", 200),
+            ("localhost.:9100", 200),
+            ("[::1]", 200),
+            ("[::1]:9100", 200),
+            ("Metrics.Example.", 200),
+            ("evil.example", 421),
+            ("localhost.evil.example:9100", 421),
+            ("10.0.0.1", 421),
+            ("[::2]:9100", 421),
+            ("", 400),
+            ("[::1", 400),
+            ("localhost\r\nHost: localhost", 400),
+            ("localhost\r\nhost: evil.example", 400),
+        ] {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let response = ask(addr, request.as_bytes());
+            assert_eq!(response.status, status, "{path} {host:?}");
+            if status == 421 {
+                let text = response.text();
+                assert!(text.contains("--admin-host"), "{text}");
+                assert_eq!(text.lines().count(), 1, "{text}");
+            }
+        }
+        // A browser always names a host; an old scraper may not.
+        for (version, status) in [("1.0", 200), ("1.1", 400)] {
+            let request = format!("GET {path} HTTP/{version}\r\n\r\n");
+            assert_eq!(ask(addr, request.as_bytes()).status, status, "{path}");
+        }
+    }
+}
+
+#[test]
+fn hosts_may_come_from_the_environment_and_a_bad_one_is_bad_usage() {
+    let variables = [
+        ("GAME_SERVER_METRICS_ADDR", "0.0.0.0:0"),
+        ("GAME_SERVER_ADMIN_HOST", "a.example,10.0.0.1"),
+    ];
+    let server = Server::start_with_env(&QUIET, &variables);
+    let addr = SocketAddr::from(([127, 0, 0, 5], metrics_addr(&server).port()));
+    for (host, status) in [
+        ("a.example", 200),
+        ("10.0.0.1:80", 200),
+        ("127.0.0.5", 200),
+        ("10.0.0.2", 421),
+        ("0.0.0.0", 421),
+    ] {
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(ask(addr, request.as_bytes()).status, status, "{host}");
+    }
+    let output = command(&["--admin-host", "http://a.example/"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
 #[test]
 fn head_is_get_without_a_body() {
     let (_server, addr) = start(&QUIET);
     for path in ["/", "/metrics", "/healthz", "/sessions"] {
-        let head = ask(addr, format!("HEAD {path} HTTP/1.1\r\n\r\n").as_bytes());
+        let head = ask(
+            addr,
+            format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes(),
+        );
         assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
         let full = get(addr, path);
         assert_eq!(head.header("content-length"), full.header("content-length"));
@@ -798,7 +898,7 @@ fn head_is_get_without_a_body() {
 fn a_request_may_come_byte_by_byte() {
     let (_server, addr) = start(&QUIET);
     let mut stream = connect(addr);
-    for byte in b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n" {
+    for byte in b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" {
         stream.write_all(&[*byte]).unwrap();
     }
     assert_eq!(Response::read(&mut stream).unwrap().status, 200);
@@ -898,7 +998,10 @@ fn slow_readers_keep_no_descriptor_and_no_memory() {
     let slow: Vec<TcpStream> = (0..300)
         .map(|n| {
             let path = ["/sessions", "/metrics"][n % 2];
-            connect_and_send(addr, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes())
+            connect_and_send(
+                addr,
+                format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes(),
+            )
         })
         .collect();
     assert_eq!(get(addr, "/metrics").status, 200);
@@ -929,13 +1032,13 @@ fn garbage_is_answered_or_cut_and_costs_no_tick() {
                 random_bytes(&mut random, count)
             }
             1 => {
-                let mut request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
+                let mut request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
                 let at = random.usize(..request.len());
                 request[at] = random.u8(..);
                 request
             }
             _ => {
-                let request = b"GET /sessions HTTP/1.1\r\nHost: x\r\n\r\n";
+                let request = b"GET /sessions HTTP/1.1\r\nHost: localhost\r\n\r\n";
                 request[..random.usize(..request.len())].to_vec()
             }
         };
@@ -944,7 +1047,7 @@ fn garbage_is_answered_or_cut_and_costs_no_tick() {
         if random.bool() {
             let _ = stream.shutdown(Shutdown::Write);
             match Response::read(&mut stream) {
-                Ok(response) => assert!([200, 400, 404, 405, 431].contains(&response.status)),
+                Ok(response) => assert!([200, 400, 404, 405, 421, 431].contains(&response.status)),
                 Err(kind) => assert!(
                     [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset].contains(&kind),
                     "{kind:?}"
@@ -998,6 +1101,32 @@ fn few_descriptors_are_no_reason_to_keep_a_scrape_waiting() {
     drop(held);
 }
 
+/// More sessions than there are descriptors for are not admitted: the port keeps its own.
+#[test]
+fn sessions_never_take_the_descriptors_of_the_port() {
+    let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "5000"];
+    let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
+    let server = Server::start_with_ulimit("-n 600", &flags);
+    let addr = metrics_addr(&server);
+    // 160, 4 for the worker and 68 for the port are kept.
+    server
+        .wait_for_line("--max-sessions lowered from 5000 to 368: of 600 descriptors, 232 are kept");
+    let players: Vec<Client> = (0..700).map(|_| server.connect()).collect();
+    wait_until("every connection to be taken or refused", DEADLINE, || {
+        let now = scrape(addr);
+        let rejected = now.value("server_rejected_total");
+        now.value("server_sessions") == 368.0 && rejected == 700.0 - 368.0
+    });
+    let held: Vec<TcpStream> = (0..60).map(|_| connect(addr)).collect();
+    assert_eq!(get(addr, "/sessions").status, 200);
+    let lines = server.lines();
+    assert!(
+        !lines.iter().any(|line| line.contains("cannot accept")),
+        "{lines:?}"
+    );
+    drop((players, held));
+}
+
 /// Those that a server has inherited may have numbers that its limit does not allow it.
 fn descriptors_below_48(server: &Server) -> usize {
     let dir = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
@@ -1013,8 +1142,10 @@ fn descriptors_below_48(server: &Server) -> usize {
 fn who_has_the_last_descriptor_may_take_its_time_to_ask() {
     let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "1000"];
     let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
-    let server = Server::start_with_ulimit("-n 48", &flags);
+    let server = Server::start(&flags);
     let addr = metrics_addr(&server);
+    server.resting_fds();
+    server.limit_descriptors(48);
     let mut players = vec![server.join()];
     while descriptors_below_48(&server) < 47 {
         players.push(server.join());
@@ -1022,7 +1153,9 @@ fn who_has_the_last_descriptor_may_take_its_time_to_ask() {
     let mut scraper = connect(addr);
     // Long enough for the port to look around, far from the end of its patience.
     thread::sleep(Duration::from_millis(300));
-    scraper.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+    scraper
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     assert_eq!(Response::read(&mut scraper).unwrap().status, 200);
     // One who does wait is a reason to send an idle one away.
     let idle = connect(addr);
@@ -1037,19 +1170,19 @@ fn who_has_the_last_descriptor_may_take_its_time_to_ask() {
 fn out_of_descriptors_it_waits_and_does_not_spin() {
     let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "1000"];
     let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
-    let server = Server::start_with_ulimit("-n 48", &flags);
+    let server = Server::start(&flags);
     let addr = metrics_addr(&server);
+    server.resting_fds();
+    server.limit_descriptors(48);
     let mut player = server.join();
     let mut others: Vec<Client> = (0..60).map(|_| server.connect()).collect();
     server.wait_for_line("cannot accept for now");
-    // What the look at the machine held for a moment is taken by the next peer, before we come.
-    server.wait_for_line("open files: found 48");
     wait_until(
         "all descriptors to be taken",
         Duration::from_secs(20),
         || descriptors_below_48(&server) == 48,
     );
-    let mut scraper = connect_and_send(addr, b"GET /healthz HTTP/1.1\r\n\r\n");
+    let mut scraper = connect_and_send(addr, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
     server.wait_for_line("the metrics port cannot accept");
     let (since, before) = (Instant::now(), server.cpu_ticks());
     while since.elapsed() < Duration::from_secs(2) {
@@ -1152,7 +1285,7 @@ fn ask(addr: SocketAddr, request: &[u8]) -> Response {
 fn get(addr: SocketAddr, path: &str) -> Response {
     ask(
         addr,
-        format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes(),
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes(),
     )
 }
 

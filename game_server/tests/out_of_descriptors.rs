@@ -6,26 +6,15 @@
 
 mod util;
 
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 use util::{C_ECHO, Client, QUIET, Server, packet};
-
-/// The soft limit of a running process, as an operator would change it.
-fn limit_descriptors(server: &Server, limit: usize) {
-    let status = Command::new("prlimit")
-        .args(["--pid", &server.pid().to_string()])
-        .arg(format!("--nofile={limit}:"))
-        .status()
-        .unwrap();
-    assert!(status.success());
-}
 
 /// With a limit of `limit`, all taken, and `waiting` clients in the backlog.
 fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {
     let flags = [&QUIET[..], &["--max-sessions", "1000", "--workers", "1"]].concat();
     let server = Server::start(&flags);
-    limit_descriptors(&server, limit);
+    server.limit_descriptors(limit);
     let mut served = Vec::new();
     while !server
         .lines()
@@ -107,7 +96,7 @@ fn who_waits_is_accepted_when_there_is_room_and_no_new_event() {
 #[test]
 fn a_limit_that_is_raised_is_enough() {
     let (server, mut served, mut waiting) = full(60, 10);
-    limit_descriptors(&server, 500);
+    server.limit_descriptors(500);
     for client in &mut waiting {
         client.echo(b"at last");
     }

@@ -79,6 +79,7 @@ fn as_many_as_fit_is_never_a_failure_but_few_are_a_warning() {
     assert_eq!(status, Some(0), "{table}");
     let files = line(&table, "open files");
     assert!(files.starts_with("warn"), "{table}");
+    assert!(files.contains("1000 sessions and "), "{table}");
     assert!(files.contains("room for 32 sessions"), "{table}");
 }
 

@@ -52,6 +52,23 @@ fn everybody_is_told(signal: &str) {
     assert!(!server.lines().iter().any(|line| line.contains("panicked")));
 }
 
+/// A terminal that closes, or a supervisor that asks for a reload, ends no game.
+#[test]
+fn sighup_is_logged_and_changes_nothing() {
+    let mut server = Server::start(&QUIET);
+    let mut client = server.join();
+    for _ in 0..2 {
+        server.signal("HUP");
+        server.wait_for_line("SIGHUP ignored");
+        client.echo(b"still here");
+    }
+    // It is no first signal: the one that follows does not end the server at once.
+    server.signal("TERM");
+    client.expect_bye(10);
+    drop(client);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
 #[test]
 fn sigterm_tells_everybody() {
     everybody_is_told("TERM");

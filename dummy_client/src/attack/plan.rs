@@ -3,6 +3,8 @@
 use game_server::packets::{C_CHAT, C_ECHO};
 use server_core::wire::MAX_PACKET_BYTES;
 use server_core::{DisconnectReason, Kick};
+use std::borrow::Cow;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// The attacks by name. Each is one way in which game servers have been brought down.
@@ -38,13 +40,24 @@ pub enum Attack {
     ConnectFlood,
     /// Random bytes
     Garbage,
+    /// Sessions that connect, send the permitted burst of 20 chats, and leave, over and over
+    ChatChurn,
+    /// Idle sessions that all send the permitted burst of 20 chats at one moment, and leave
+    ChatBurst,
+    /// Echo requests of 60,000 bytes whose answers the attacker does not read
+    AskAndNotRead,
+    /// Connections that send nothing and are opened again when the server ends them
+    SilentFlood,
 }
 
 /// One connection of an attacker.
 #[derive(Debug)]
 pub struct Plan {
     /// What is sent first.
-    pub opening: Vec<u8>,
+    pub opening: Cow<'static, [u8]>,
+    /// The opening waits for the next multiple of this time since the attack began, so that all
+    /// connections send it at one moment. `None`: the opening is sent at once.
+    pub in_step: Option<Duration>,
     /// What is sent again and again behind it.
     pub refrain: Option<Refrain>,
     pub reads: bool,
@@ -62,7 +75,7 @@ pub struct Plan {
 /// Bytes that are sent again and again.
 #[derive(Debug)]
 pub struct Refrain {
-    pub bytes: Vec<u8>,
+    pub bytes: Cow<'static, [u8]>,
     /// Zero: as fast as the socket takes them.
     pub every: Duration,
 }
@@ -74,6 +87,9 @@ pub enum Ending {
     Wait,
     /// It closes its write side.
     ShutWrite,
+    /// It closes its write side when the opening is sent, and the next connection begins at once.
+    /// This one is closed when a number of others has left after it.
+    Leave,
     /// It resets the connection after this time.
     Reset(Duration),
 }
@@ -96,6 +112,15 @@ const BAD_PAYLOAD: u16 = Kick::BadPayload.code();
 const PACKET_TIMEOUT: u16 = Kick::PacketTimeout.code();
 const RATE_LIMIT: u16 = Kick::RateLimit.code();
 const CHAT_FLOOD: u16 = Kick::ChatFlood.code();
+/// The burst that the server's default chat budget permits: 20 chats of the largest size.
+static CHAT_BURST: LazyLock<Vec<u8>> = LazyLock::new(|| packet(C_CHAT, &[b'x'; 512]).repeat(20));
+/// 1,000 attackers send the same bytes: the program keeps them once.
+static LARGE_ECHOES: LazyLock<Vec<u8>> =
+    LazyLock::new(|| packet(C_ECHO, &[b'z'; 60_000]).repeat(2));
+/// From one burst of all attackers to the next.
+const STEP: Duration = Duration::from_secs(1);
+/// Sent by a server that limits the time until a session is admitted.
+const LOGIN_TIMEOUT: u16 = 12;
 /// Ids that clients may send, in their order; a sweep leaves them out.
 const ALLOWED: [u16; 2] = [C_ECHO, C_CHAT];
 
@@ -107,6 +132,15 @@ const PACKET_TIME: Duration = Duration::from_secs(15);
 const READ_TIME: Duration = Duration::from_secs(15);
 
 impl Attack {
+    /// Attackers where `--attackers` is not given: a flood of places and a sum over senders need many.
+    pub fn default_attackers(self) -> usize {
+        match self {
+            Self::ChatBurst => 150,
+            Self::AskAndNotRead | Self::SilentFlood => 1000,
+            _ => 20,
+        }
+    }
+
     /// Connections that one attacker has at a time.
     pub fn connections(self) -> usize {
         match self {
@@ -117,8 +151,9 @@ impl Attack {
 
     /// The plan of the `number`-th connection of all.
     pub fn plan(self, number: u64, rng: &mut fastrand::Rng) -> Plan {
-        let offence = |opening, codes| Plan {
-            opening,
+        let offence = |opening: Vec<u8>, codes| Plan {
+            opening: opening.into(),
+            in_step: None,
             refrain: None,
             reads: true,
             recv_buffer_bytes: None,
@@ -152,7 +187,7 @@ impl Attack {
             Self::BadUtf8 => offence(packet(C_CHAT, b"\xff\xfe\xc3\x28"), &[BAD_PAYLOAD]),
             Self::Slowloris => Plan {
                 refrain: Some(Refrain {
-                    bytes: vec![0],
+                    bytes: vec![0].into(),
                     every: Duration::from_millis(500),
                 }),
                 patience: PACKET_TIME,
@@ -160,7 +195,7 @@ impl Attack {
             },
             Self::NoRead => Plan {
                 refrain: Some(Refrain {
-                    bytes: packet(C_ECHO, &[7; 1000]).repeat(10),
+                    bytes: packet(C_ECHO, &[7; 1000]).repeat(10).into(),
                     every: Duration::from_millis(10),
                 }),
                 reads: false,
@@ -172,7 +207,7 @@ impl Attack {
             },
             Self::EchoFlood => Plan {
                 refrain: Some(Refrain {
-                    bytes: packet(C_ECHO, b"echo flood").repeat(200),
+                    bytes: packet(C_ECHO, b"echo flood").repeat(200).into(),
                     every: Duration::ZERO,
                 }),
                 due: Due::Anything,
@@ -180,7 +215,7 @@ impl Attack {
             },
             Self::ChatFlood => Plan {
                 refrain: Some(Refrain {
-                    bytes: packet(C_CHAT, &[b'!'; 512]).repeat(10),
+                    bytes: packet(C_CHAT, &[b'!'; 512]).repeat(10).into(),
                     every: Duration::ZERO,
                 }),
                 ..offence(Vec::new(), &[CHAT_FLOOD, RATE_LIMIT])
@@ -209,7 +244,7 @@ impl Attack {
                 rng.fill(&mut more);
                 Plan {
                     refrain: Some(Refrain {
-                        bytes: more,
+                        bytes: more.into(),
                         every: Duration::from_millis(100),
                     }),
                     due: Due::End,
@@ -217,12 +252,52 @@ impl Attack {
                     ..offence(bytes, &[])
                 }
             }
+            Self::ChatChurn => Plan {
+                opening: Cow::Borrowed(&CHAT_BURST),
+                reads: false,
+                ending: Ending::Leave,
+                due: Due::Anything,
+                pause: Duration::ZERO,
+                ..offence(Vec::new(), &[])
+            },
+            Self::ChatBurst => Plan {
+                opening: Cow::Borrowed(&CHAT_BURST),
+                in_step: Some(STEP),
+                ending: Ending::ShutWrite,
+                due: Due::End,
+                // At most two steps pass before the opening.
+                patience: STEP * 2 + AT_ONCE,
+                pause: Duration::ZERO,
+                ..offence(Vec::new(), &[])
+            },
+            Self::AskAndNotRead => Plan {
+                refrain: Some(Refrain {
+                    bytes: Cow::Borrowed(&LARGE_ECHOES),
+                    every: Duration::from_millis(100),
+                }),
+                reads: false,
+                due: Due::End,
+                patience: READ_TIME,
+                ..offence(Vec::new(), &[])
+            },
+            Self::SilentFlood => Plan {
+                due: Due::Anything,
+                ..offence(Vec::new(), &[])
+            },
         }
     }
 
     /// Whether coming and going is the attack, let in or not.
     pub fn is_of_connections(self) -> bool {
-        matches!(self, Self::RstStorm | Self::ConnectFlood)
+        matches!(
+            self,
+            Self::RstStorm | Self::ConnectFlood | Self::SilentFlood
+        )
+    }
+
+    /// Whether the attack takes the places of sessions that come later.
+    pub fn takes_places(self) -> bool {
+        self == Self::SilentFlood
     }
 
     /// How long it has to last before anything can be said of it.
@@ -243,8 +318,11 @@ impl Attack {
 
 /// The label of a code that a server may end a session with.
 pub fn label_of(code: u16) -> &'static str {
+    if code == LOGIN_TIMEOUT {
+        return "login_timeout";
+    }
     let labels = DisconnectReason::LABELS.into_iter();
-    // The codes of the wire are 1 to 10, in the order of the first ten labels.
+    // The codes 1 to 10 of the wire are in the order of the first ten labels.
     let mut coded = labels.take(10).zip(1..);
     coded
         .find(|(_, of_label)| *of_label == code)
@@ -263,7 +341,7 @@ fn head(size: u16, id: u16) -> Vec<u8> {
 }
 
 fn packet(id: u16, payload: &[u8]) -> Vec<u8> {
-    // The payloads above are a thousand bytes at the most.
+    // The payloads above are 60,000 bytes at the most.
     let mut bytes = head((payload.len() + 4) as u16, id);
     bytes.extend(payload);
     bytes
@@ -280,7 +358,8 @@ mod tests {
         let names: Vec<String> = Attack::value_variants().iter().map(|a| a.name()).collect();
         let expected = "zero-size short-size huge-size unknown-id server-id id-sweep bad-utf8 \
                         slowloris no-read echo-flood chat-flood rst-storm half-close \
-                        connect-flood garbage";
+                        connect-flood garbage chat-churn chat-burst ask-and-not-read \
+                        silent-flood";
         assert_eq!(names.join(" "), expected);
     }
 
@@ -292,9 +371,34 @@ mod tests {
         assert_eq!(nth_forbidden_id(65_534), 0);
     }
 
+    /// 20 is twice the server's default of 10 chats a second: not one chat more than its burst.
+    #[test]
+    fn a_chat_burst_is_what_a_session_may_send() {
+        for attack in [Attack::ChatChurn, Attack::ChatBurst] {
+            let plan = attack.plan(0, &mut fastrand::Rng::with_seed(1));
+            assert_eq!(plan.opening.len(), 20 * (4 + 512), "{attack:?}");
+            assert_eq!(&plan.opening[..4], head(516, C_CHAT), "{attack:?}");
+            assert!(plan.refrain.is_none(), "{attack:?}");
+        }
+    }
+
+    #[test]
+    fn many_attackers_that_ask_share_their_bytes() {
+        let plan = Attack::AskAndNotRead.plan(0, &mut fastrand::Rng::with_seed(1));
+        let refrain = plan.refrain.unwrap();
+        assert_eq!(refrain.bytes[..4], head(60_004, C_ECHO));
+        assert!(matches!(refrain.bytes, Cow::Borrowed(_)));
+        assert!(!plan.reads);
+    }
+
     #[test]
     fn labels_belong_to_their_codes() {
-        for (code, label) in [(1, "bad_size"), (8, "chat_flood"), (10, "shutdown")] {
+        for (code, label) in [
+            (1, "bad_size"),
+            (8, "chat_flood"),
+            (10, "shutdown"),
+            (12, "login_timeout"),
+        ] {
             assert_eq!(label_of(code), label);
         }
         assert_eq!(label_of(0), "unknown code");

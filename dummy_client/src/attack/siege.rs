@@ -1,5 +1,7 @@
 //! A run with an attack in it: first the healthy sessions alone, then the same ones beside attackers.
 
+use super::neighbours::{Neighbours, NeighboursReport};
+use super::newcomers::{Newcomers, NewcomersReport};
 use super::plan::Attack;
 use super::squad::{Squad, Tally};
 use crate::measure::meter::quantile_ms;
@@ -19,6 +21,8 @@ pub struct Siege {
     calm: Duration,
     phase: Phase,
     calm_delays: Delays,
+    neighbours: Option<Neighbours>,
+    newcomers: Option<Newcomers>,
 }
 
 #[derive(Debug)]
@@ -46,6 +50,8 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     Nothing,
+    /// The healthy sessions are complete: to connect the neighbours.
+    Neighbours,
     /// To measure from now on.
     Window,
     /// To be told what was measured, and to begin the attack then.
@@ -68,6 +74,10 @@ pub struct Besieged {
     /// By how much the 99th percentile rose; `null` if there was nothing to compare.
     pub tick_delay_p99_rise_ms: Option<f64>,
     pub tally: Tally,
+    /// Healthy sessions that read every 10, 20, 33 or 50 ms, from before the attack to its end.
+    pub neighbours: NeighboursReport,
+    /// Sessions that come under an attack that takes the places; `null` in other attacks.
+    pub newcomers: Option<NewcomersReport>,
 }
 
 /// How late ticks were.
@@ -98,6 +108,8 @@ impl Siege {
                 until: now + MAX_FILL,
             },
             calm_delays: Delays::default(),
+            neighbours: None,
+            newcomers: None,
         }
     }
 
@@ -108,7 +120,7 @@ impl Siege {
                 self.phase = Phase::Settling {
                     until: now + SETTLE,
                 };
-                Want::Nothing
+                Want::Neighbours
             }
             Phase::Settling { until } if until <= now => {
                 self.phase = Phase::Calm {
@@ -131,6 +143,15 @@ impl Siege {
         }
     }
 
+    /// Connects the neighbours.
+    ///
+    /// # Errors
+    /// If there is no thread left for them.
+    pub fn begin_neighbours(&mut self, target: SocketAddr) -> io::Result<()> {
+        self.neighbours = Some(Neighbours::begin(target)?);
+        Ok(())
+    }
+
     /// Begins the attack; `delays` are those of the calm before it.
     ///
     /// # Errors
@@ -146,6 +167,9 @@ impl Siege {
         self.phase = Phase::Over;
         let squad = Squad::begin(self.attack, self.attackers, target, seed)?;
         self.phase = Phase::Attack { since: now, squad };
+        if self.attack.takes_places() {
+            self.newcomers = Some(Newcomers::begin(target)?);
+        }
         let (attackers, name) = (self.attackers, self.attack.name());
         log::info!("{attackers} attackers begin: {name}");
         Ok(())
@@ -165,7 +189,14 @@ impl Siege {
         };
         if let Phase::Attack { since, squad } = std::mem::replace(&mut self.phase, Phase::Over) {
             besieged.elapsed_secs = now.duration_since(since).as_secs_f64();
+            // First of all: a newcomer is served by a server that is attacked.
+            if let Some(newcomers) = self.newcomers.take() {
+                besieged.newcomers = Some(newcomers.end()?);
+            }
             besieged.tally = squad.end()?;
+        }
+        if let Some(neighbours) = self.neighbours.take() {
+            besieged.neighbours = neighbours.end()?;
         }
         Ok(besieged)
     }

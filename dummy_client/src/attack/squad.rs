@@ -9,7 +9,8 @@ use serde::Serialize;
 use server_core::framer::Framer;
 use server_core::wire::MAX_PACKET_BYTES;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
@@ -74,8 +75,12 @@ struct Fight {
     plan: Plan,
     framer: Framer,
     since: Instant,
-    /// Bytes of the opening, or of one refrain, that are still to be sent.
-    unsent: Vec<u8>,
+    /// The opening, or one refrain.
+    output: Cow<'static, [u8]>,
+    /// Bytes of the output that the socket has accepted.
+    sent: usize,
+    /// When the opening is to be sent, if that is later than the connection.
+    opening_at: Option<Instant>,
     refrain_at: Option<Instant>,
     is_writable: bool,
     has_shut: bool,
@@ -90,11 +95,19 @@ enum End {
     AsPlanned,
     /// By the attacker, which has waited long enough.
     OutOfPatience,
+    /// By the attacker, which has closed its write side and does not wait.
+    Left,
 }
 
 const WAKER: Token = Token(usize::MAX);
 /// One look at a socket: then the others have their turn.
 const BUDGET_BYTES: usize = 256 << 10;
+/// Connections that have left and are not closed yet; the oldest is closed for the next one.
+const MAX_LEFT: usize = 100;
+/// The start of what the server has sent to a connection that left: a refusal is the first packet.
+const FIRST_BYTES: usize = 4 << 10;
+/// A connection that sends its opening in step is idle for at least this long before.
+const IDLE: Duration = Duration::from_millis(200);
 
 impl Squad {
     /// Begins the attack.
@@ -122,7 +135,9 @@ impl Squad {
                     is_decided: false,
                 })
                 .collect(),
+            began_at: Instant::now(),
             begun: 0,
+            left: VecDeque::new(),
             buffer: vec![0; 64 << 10],
             tally: Tally::default(),
         };
@@ -156,8 +171,11 @@ struct Field {
     target: SocketAddr,
     rng: fastrand::Rng,
     attackers: Vec<Attacker>,
+    began_at: Instant,
     /// Connections begun so far.
     begun: u64,
+    /// Connections that have left, the oldest first.
+    left: VecDeque<Box<Fight>>,
     buffer: Vec<u8>,
     tally: Tally,
 }
@@ -200,6 +218,9 @@ impl Field {
                 }
             }
         }
+        while let Some(fight) = self.left.pop_front() {
+            self.close_left(fight);
+        }
         let now = Instant::now();
         for attacker in &self.attackers {
             self.tally.undecided += u64::from(attacker.is_undecided());
@@ -230,6 +251,11 @@ impl Field {
                         self.attackers[index].next_at = fight.next_at();
                         self.attackers[index].state = State::Fighting(fight);
                         has_more
+                    }
+                    Err(End::Left) => {
+                        self.rest(index, fight.plan.pause, now);
+                        self.leave(fight);
+                        false
                     }
                     Err(end) => {
                         self.attackers[index].is_decided |= end.is_telling();
@@ -274,7 +300,8 @@ impl Field {
                     // Closing it is a reset then: that is what is planned, and it spares our ports.
                     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                 }
-                let fight = Box::new(Fight::new(stream, plan, now));
+                let opening_at = (plan.in_step).map(|step| next_step(self.began_at, step, now));
+                let fight = Box::new(Fight::new(stream, plan, opening_at, now));
                 self.attackers[index].state = State::Fighting(fight);
                 self.step(index, now)
             }
@@ -287,6 +314,30 @@ impl Field {
                 false
             }
         }
+    }
+
+    /// Takes a connection that has left; a bounded number of them is open at a time.
+    fn leave(&mut self, mut fight: Box<Fight>) {
+        // What the server does about it is read when it is closed.
+        let _ = self.poll.registry().deregister(&mut fight.stream);
+        self.left.push_back(fight);
+        if self.left.len() > MAX_LEFT
+            && let Some(oldest) = self.left.pop_front()
+        {
+            self.close_left(oldest);
+        }
+    }
+
+    fn close_left(&mut self, mut fight: Box<Fight>) {
+        // Not read to its end: a client that leaves does not wait for what is under way.
+        if let Ok(count) = fight.stream.read(&mut self.buffer[..FIRST_BYTES]) {
+            fight.look_for_bye(&self.buffer[..count], &mut self.tally);
+        }
+        let end = match fight.bye {
+            Some(code) => End::ByServer(Some(code)),
+            None => End::AsPlanned,
+        };
+        self.count(&fight.plan, &end);
     }
 
     fn turn_away(&mut self, index: usize, now: Instant) {
@@ -305,7 +356,7 @@ impl Field {
         let is_refused = matches!(end, End::ByServer(Some(SERVER_FULL)));
         tally.fought += u64::from(!is_refused || self.attack.is_of_connections());
         match *end {
-            End::AsPlanned => {}
+            End::AsPlanned | End::Left => {}
             End::OutOfPatience => tally.not_kicked += 1,
             End::ByServer(Some(SERVER_FULL)) => tally.turned_away += 1,
             End::ByServer(Some(code)) => {
@@ -346,10 +397,17 @@ impl End {
     fn is_telling(&self) -> bool {
         match self {
             Self::ByServer(code) => *code != Some(SERVER_FULL),
-            Self::AsPlanned => false,
+            Self::AsPlanned | Self::Left => false,
             Self::OutOfPatience => true,
         }
     }
+}
+
+/// The next moment at which all attackers act; a connection of this moment is idle until then.
+fn next_step(began_at: Instant, step: Duration, now: Instant) -> Instant {
+    let elapsed = (now + IDLE).duration_since(began_at).as_nanos();
+    let steps = elapsed.div_ceil(step.as_nanos());
+    began_at + step * u32::try_from(steps).unwrap_or(u32::MAX)
 }
 
 /// Begins a connection; the size of a receive buffer has to be set before.
@@ -385,10 +443,12 @@ const SERVER_FULL: u16 = 9;
 const SHUTDOWN: u16 = 10;
 
 impl Fight {
-    fn new(stream: TcpStream, mut plan: Plan, now: Instant) -> Self {
+    fn new(stream: TcpStream, mut plan: Plan, opening_at: Option<Instant>, now: Instant) -> Self {
         Self {
             stream,
-            unsent: std::mem::take(&mut plan.opening),
+            output: std::mem::take(&mut plan.opening),
+            sent: 0,
+            opening_at,
             refrain_at: plan.refrain.as_ref().map(|_| now),
             plan,
             framer: Framer::default(),
@@ -407,16 +467,23 @@ impl Fight {
             _ => Some(self.since + self.plan.patience),
         };
         let refrain = self.refrain_at.filter(|_| self.is_writable);
-        patience.into_iter().chain(refrain).min()
+        let times = [patience, refrain, self.opening_at];
+        times.into_iter().flatten().min()
     }
 
     /// Reads, writes, and looks at the time. Returns whether there is more to do at once.
     fn go_on(&mut self, buffer: &mut [u8], tally: &mut Tally, now: Instant) -> Result<bool, End> {
-        let may_read_on = self.plan.reads && self.read(buffer, tally)?;
+        // All openings of one step go out before the first answer is read.
+        let opens_in_step = self.opening_at.is_some_and(|at| at <= now);
+        let may_read_on = self.plan.reads && (opens_in_step || self.read(buffer, tally)?);
         let may_write_on = self.write(buffer, tally, now)?;
         match self.plan.ending {
             Ending::Reset(after) if self.since + after <= now => return Err(End::AsPlanned),
-            Ending::ShutWrite if self.unsent.is_empty() && !self.has_shut => {
+            Ending::Leave if self.has_sent_all() => {
+                let _ = self.stream.shutdown(Shutdown::Write);
+                return Err(End::Left);
+            }
+            Ending::ShutWrite if self.has_sent_all() && !self.has_shut => {
                 self.has_shut = true;
                 // If it is closed already, the next read tells.
                 let _ = self.stream.shutdown(Shutdown::Write);
@@ -428,6 +495,10 @@ impl Fight {
             return Err(End::OutOfPatience);
         }
         Ok(may_read_on || may_write_on)
+    }
+
+    fn has_sent_all(&self) -> bool {
+        self.sent == self.output.len()
     }
 
     fn read(&mut self, buffer: &mut [u8], tally: &mut Tally) -> Result<bool, End> {
@@ -462,20 +533,25 @@ impl Fight {
     }
 
     fn write(&mut self, buffer: &mut [u8], tally: &mut Tally, now: Instant) -> Result<bool, End> {
+        if self.opening_at.is_some_and(|at| at > now) {
+            return Ok(false);
+        }
+        self.opening_at = None;
         let mut left = BUDGET_BYTES;
         while self.is_writable && self.bye.is_none() && left > 0 {
-            if self.unsent.is_empty() {
+            if self.has_sent_all() {
                 match (&self.plan.refrain, self.refrain_at) {
                     (Some(refrain), Some(at)) if at <= now => {
-                        self.unsent.extend_from_slice(&refrain.bytes);
+                        self.output = refrain.bytes.clone();
+                        self.sent = 0;
                         self.refrain_at = Some(now + refrain.every);
                     }
                     _ => return Ok(false),
                 }
             }
-            match self.stream.write(&self.unsent) {
+            match self.stream.write(&self.output[self.sent..]) {
                 Ok(count) => {
-                    self.unsent.drain(..count);
+                    self.sent += count;
                     tally.bytes_sent += count as u64;
                     left = left.saturating_sub(count.max(1));
                 }
@@ -496,5 +572,55 @@ impl Fight {
             }
         }
         Ok(self.is_writable && self.bye.is_none() && left == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn all_connections_of_one_step_act_at_one_moment() {
+        let began_at = Instant::now();
+        let (step, at) = (Duration::from_secs(1), |ms| {
+            began_at + Duration::from_millis(ms)
+        });
+        for (now, expected) in [
+            (0, 1000),
+            (800, 1000),
+            (801, 2000),
+            (1000, 2000),
+            (1800, 2000),
+        ] {
+            assert_eq!(next_step(began_at, step, at(now)), at(expected), "{now}");
+        }
+    }
+
+    /// Each connection sends the permitted burst, closes its write side, and the next one comes
+    /// although the server has not answered.
+    #[test]
+    fn churn_and_bursts_send_20_chats_and_leave() {
+        for (attack, connections) in [(Attack::ChatChurn, 30), (Attack::ChatBurst, 6)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let target = listener.local_addr().unwrap();
+            let squad = Squad::begin(attack, 3, target, 1).unwrap();
+            for _ in 0..connections {
+                let mut received = Vec::new();
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_to_end(&mut received).unwrap();
+                let mut input = &received[..];
+                let mut framer = Framer::default();
+                let mut chats = 0;
+                while let Ok(Some(packet)) = framer.next_packet(&mut input, MAX_PACKET_BYTES) {
+                    assert_eq!((packet.id(), packet.size()), (4, 4 + 512), "{attack:?}");
+                    chats += 1;
+                }
+                assert_eq!((chats, framer.is_mid_packet()), (20, false), "{attack:?}");
+            }
+            let tally = squad.end().unwrap();
+            assert!(tally.connections >= connections, "{attack:?}: {tally:?}");
+            assert_eq!(tally.turned_away, 0, "{attack:?}: {tally:?}");
+        }
     }
 }

@@ -125,7 +125,8 @@ impl<'a> Conductor<'a> {
             self_check,
             findings: Findings::default(),
             window: Window::default(),
-            siege: (args.attack).map(|attack| Siege::new(attack, args.attackers, ends_in, now)),
+            siege: (args.attack)
+                .map(|attack| Siege::new(attack, args.attackers(attack), ends_in, now)),
             besieged: None,
             live: Live::new(bar, ends_in),
             started_at: now,
@@ -355,9 +356,17 @@ impl<'a> Conductor<'a> {
     // ---- attackers -----------------------------------------------------------------------------
 
     fn besiege(&mut self, now: Instant) {
-        let is_full = self.tally.live == self.tally.asked;
+        let is_full = match &self.plan {
+            Plan::Shape(shape) => self.tally.live == shape.max(),
+            Plan::Search(_) => false,
+        };
         let want = (self.siege.as_mut()).map_or(Want::Nothing, |siege| siege.poll(is_full, now));
-        if want == Want::Nothing {
+        if let (Want::Neighbours, Some(siege)) = (want, &mut self.siege)
+            && let Err(error) = siege.begin_neighbours(self.args.addr)
+        {
+            log::error!("cannot connect the neighbours: {error}");
+        }
+        if matches!(want, Want::Nothing | Want::Neighbours) {
             return;
         }
         self.end_window(now);

@@ -43,7 +43,7 @@ enum Comparison {
 }
 
 /// Times that a lag of this program makes longer.
-const MEASURED_HERE: [&str; 7] = [
+const MEASURED_HERE: [&str; 8] = [
     "tick_delay_ms.",
     "tick_spread_ms.",
     "rtt_ms.",
@@ -51,6 +51,7 @@ const MEASURED_HERE: [&str; 7] = [
     "connect_ms.",
     "attack.during.",
     "attack.tick_delay_p99_rise_ms",
+    "attack.newcomers.longest_wait_ms",
 ];
 
 /// The longer ones first: `<=` begins as `<` does.

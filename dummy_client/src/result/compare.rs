@@ -239,7 +239,8 @@ fn doubts(before: &Value, after: &Value) -> Vec<String> {
     for setting in same {
         let (from, to) = (&before["settings"][setting], &after["settings"][setting]);
         if from != to {
-            doubts.push(format!("{setting} was {from}, and then {to}"));
+            let doubt = format!("{setting} was {from}, and then {to}");
+            doubts.push(output::without_controls(&doubt));
         }
     }
     let seconds = |run: &Value| run["elapsed_secs"].as_f64().unwrap_or(0.0);

@@ -3,6 +3,7 @@
 use super::report;
 use super::summary::Summary;
 use crate::load::Failure;
+use serde::Serialize;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -147,6 +148,38 @@ fn replace(mut file: File, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
+/// A value as JSON for a file, a terminal or a page, and whoever reads it there: characters that
+/// control a terminal or turn a line around are spelled out, as `\u009b`. A server can send them.
+///
+/// # Errors
+/// One line for the user.
+pub fn to_json(value: &impl Serialize, is_pretty: bool) -> Result<String, String> {
+    let json = match is_pretty {
+        true => serde_json::to_string_pretty(value),
+        false => serde_json::to_string(value),
+    };
+    json.map(|json| without_controls(&json))
+        .map_err(|error| format!("the result cannot be written as JSON: {error}"))
+}
+
+/// JSON with those characters spelled out. They are part of its strings: between these, it is ASCII.
+/// Those below U+0020 are spelled out in its strings already.
+pub fn without_controls(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}'
+            | '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => text += &format!("\\u{:04x}", u32::from(c)),
+            other => text.push(other),
+        }
+    }
+    text
+}
+
 /// Writes a result to standard output.
 ///
 /// # Errors
@@ -174,4 +207,34 @@ fn check_written(result: io::Result<()>, place: &str) -> Result<(), String> {
 
 fn cannot_write(place: &str, error: &io::Error) -> String {
     format!("cannot write to {place}: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_no_controls_and_reads_as_it_was() {
+        let all: String = ('\0'..='\u{ffff}').collect();
+        for is_pretty in [true, false] {
+            let json = to_json(&[&all], is_pretty).unwrap();
+            let is_turn = |c: char| {
+                matches!(
+                    c,
+                    '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+                ) || matches!(c, '\u{2066}'..='\u{2069}')
+            };
+            let bad = |c: &char| (c.is_control() && *c != '\n') || is_turn(*c);
+            assert_eq!(json.chars().find(bad), None);
+            assert_eq!(json.contains('\n'), is_pretty);
+            assert_eq!(
+                serde_json::from_str::<[String; 1]>(&json).unwrap(),
+                [all.as_str()]
+            );
+            assert!(
+                json.contains("\\u009b") && json.contains("\\u202e"),
+                "as \\u and four digits"
+            );
+        }
+    }
 }

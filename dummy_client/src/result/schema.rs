@@ -17,7 +17,7 @@ pub fn print() -> Result<ExitCode, Failure> {
 fn text() -> String {
     let schema = schemars::schema_for!(Summary);
     // A value of strings, numbers, lists and maps can always be written.
-    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    let mut text = output::to_json(&schema, true).unwrap_or_default();
     text.push('\n');
     text
 }

@@ -3,9 +3,10 @@
 use super::assertion::Asserted;
 use super::machine::MachineFacts;
 use super::metric::Metrics;
+use super::output;
 use super::verdict::Verdict;
 use crate::args::Args;
-use crate::attack::Besieged;
+use crate::attack::{Besieged, NewcomersReport};
 use crate::load::capacity::{Capacity, Step};
 use crate::load::life::Sessions;
 use crate::measure::board::Counts;
@@ -39,7 +40,7 @@ pub struct Summary {
     pub elapsed_secs: f64,
     /// All that was lost, added up: sessions that were not back in time, ticks that were missing,
     /// sessions that had not seen the newest tick at the end or none at all, echoes and chats that
-    /// did not come back.
+    /// did not come back. The neighbours of an attack are among the sessions.
     pub lost: u64,
     pub sessions: Sessions,
     pub packets: Packets,
@@ -308,6 +309,10 @@ impl Summary {
         let blank = Self {
             attack: Some(Besieged {
                 tick_delay_p99_rise_ms: Some(0.0),
+                newcomers: Some(NewcomersReport {
+                    longest_wait_ms: Some(0.0),
+                    ..NewcomersReport::default()
+                }),
                 ..Besieged::default()
             }),
             ..Self::default()
@@ -339,9 +344,7 @@ impl Summary {
     /// # Errors
     /// One line for the user.
     pub fn to_json(&self) -> Result<String, String> {
-        serde_json::to_string_pretty(self)
-            .map(|text| text + "\n")
-            .map_err(|error| format!("the summary cannot be written as JSON: {error}"))
+        output::to_json(self, true).map(|json| json + "\n")
     }
 }
 

@@ -132,10 +132,28 @@ fn attack_text(attack: &Besieged) -> String {
         true => "none".into(),
         false => kicked.join(", "),
     };
+    let neighbours = &attack.neighbours;
+    let by_interval = neighbours.by_interval.iter();
+    let lost: Vec<String> = by_interval
+        .map(|group| format!("{} ms {}", group.read_interval_ms, group.lost))
+        .collect();
+    let newcomers = attack
+        .newcomers
+        .as_ref()
+        .map_or(String::new(), |newcomers| {
+            format!(
+                "newcomers {} tried, {} not served, {:.0} ms the longest wait\n",
+                newcomers.tried,
+                newcomers.not_served,
+                newcomers.longest_wait_ms.unwrap_or(0.0),
+            )
+        });
     format!(
         "attack    {} by {} attackers for {:.1} s: {} connections, kicked {kicked}, {} ended without a \
          reason, {} turned away, {} not kicked in time\n\
-         healthy   tick delay p99 {:.2} ms before, {:.2} ms under the attack\n",
+         healthy   tick delay p99 {:.2} ms before, {:.2} ms under the attack\n\
+         neighbours {} of {} connected, {} lost, {} ticks missing; lost by read interval: {}\n\
+         {newcomers}",
         attack.name,
         attack.attackers,
         attack.elapsed_secs,
@@ -145,6 +163,11 @@ fn attack_text(attack: &Besieged) -> String {
         tally.not_kicked,
         attack.before.p99_ms,
         attack.during.p99_ms,
+        neighbours.connected,
+        neighbours.sessions,
+        neighbours.lost,
+        neighbours.missing_ticks,
+        lost.join(", "),
     )
 }
 

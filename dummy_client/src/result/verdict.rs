@@ -3,7 +3,7 @@
 use super::metric::Metrics;
 use super::summary::Summary;
 use crate::args::Args;
-use crate::attack::Besieged;
+use crate::attack::{Besieged, NEIGHBOURS};
 use crate::load::capacity::Answer;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -56,13 +56,15 @@ impl Summary {
         let sessions = &self.sessions;
         // With --reconnect a loss that came back in time is no failure; without, none comes back.
         let lost_for_good = sessions.lost - sessions.came_back.min(sessions.lost);
+        let neighbours = self.attack.as_ref().map(|attack| &attack.neighbours);
         let (behind, silent) = (sessions.behind as u64, sessions.silent as u64);
         self.lost = lost_for_good
             + self.ticks.missing
             + behind
             + silent
             + self.echoes.unanswered
-            + self.chats.unheard;
+            + self.chats.unheard
+            + neighbours.map_or(0, |seen| seen.lost as u64 + seen.missing_ticks);
         let packets_were_due = sessions.connected > 0 && self.packets.received == 0;
         // What was sent is wrong whoever had to wait for it.
         let wrong = [
@@ -100,6 +102,7 @@ impl Summary {
         }
         if let Some(attack) = &self.attack {
             late.extend(attack_failures(attack, self.client.client_limited));
+            late.extend(neighbour_failures(attack, self.longest_tick_gap_ms));
         }
         // Whoever was not there to read cannot say that nothing came.
         let was_away = self.client.worst_lag_ms() > MAX_EXCUSED_LAG_MS;
@@ -147,6 +150,27 @@ impl Summary {
             false => ExitCode::FAILURE,
         }
     }
+}
+
+/// What a neighbour must not see. `healthy_gap_ms`: the longest time between two ticks of the server.
+fn neighbour_failures(attack: &Besieged, healthy_gap_ms: f64) -> Vec<String> {
+    let seen = &attack.neighbours;
+    let mut failures = seen.faults.clone();
+    if attack.elapsed_secs > 0.0 && seen.sessions < NEIGHBOURS {
+        let missing = NEIGHBOURS - seen.sessions;
+        failures.push(format!("{missing} neighbours were never connected"));
+    }
+    for group in &seen.by_interval {
+        let (gap, every) = (group.longest_tick_gap_ms, group.read_interval_ms);
+        // A reader that this program held up waits as long.
+        if gap > healthy_gap_ms + MAX_WAIT_MS + group.longest_pause_ms {
+            failures.push(format!(
+                "a neighbour, which reads every {every} ms, waited {gap:.0} ms for a tick; the longest \
+                 gap between two ticks of the server is {healthy_gap_ms:.0} ms"
+            ));
+        }
+    }
+    failures
 }
 
 /// What an attack must not do. A rise that may be this program's own is none of the server's.

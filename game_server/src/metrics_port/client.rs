@@ -6,6 +6,7 @@
 //!
 //! Each phase has a deadline of its own that nothing extends. Knows no clock: `now` is an argument.
 
+use super::host::Host;
 use super::http::{MAX_HEAD_BYTES, Request, Status};
 use mio::net::TcpStream;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -106,16 +107,21 @@ impl Client {
         }
     }
 
-    /// Goes on as far as its socket allows.
-    pub fn advance(&mut self, scratch: &mut [u8], now: Instant) -> Step {
+    /// Goes on as far as its socket allows. Its request may be for one of `hosts`.
+    pub fn advance(&mut self, scratch: &mut [u8], hosts: &[Host], now: Instant) -> Step {
         self.is_ready = false;
         // An error of its socket ends it, and is nobody else's concern.
-        self.try_advance(scratch, now).unwrap_or(Step::Over)
+        self.try_advance(scratch, hosts, now).unwrap_or(Step::Over)
     }
 
-    fn try_advance(&mut self, scratch: &mut [u8], now: Instant) -> io::Result<Step> {
+    fn try_advance(
+        &mut self,
+        scratch: &mut [u8],
+        hosts: &[Host],
+        now: Instant,
+    ) -> io::Result<Step> {
         if let Phase::Asking { head } = &mut self.phase {
-            match read_head(&mut self.stream, head, scratch)? {
+            match read_head(&mut self.stream, head, scratch, hosts)? {
                 Asked::For(request) => {
                     self.phase = Phase::Waiting { request };
                     self.deadline = now + ANSWER_TIME;
@@ -169,9 +175,9 @@ impl Client {
         self.is_ready = true;
     }
 
-    /// Answers with the name of the status alone.
+    /// Answers with the text of the status alone.
     pub fn refuse(&mut self, status: Status, now: Instant) {
-        let body = format!("{}\n", status.line());
+        let body = status.text();
         self.answer(status, "text/plain", body.into_bytes().into(), now);
     }
 }
@@ -184,7 +190,12 @@ enum Asked {
     NotYet,
 }
 
-fn read_head(stream: &mut impl Read, head: &mut Vec<u8>, scratch: &mut [u8]) -> io::Result<Asked> {
+fn read_head(
+    stream: &mut TcpStream,
+    head: &mut Vec<u8>,
+    scratch: &mut [u8],
+    hosts: &[Host],
+) -> io::Result<Asked> {
     loop {
         // Below the limit, or the last round would have refused it.
         let room = (MAX_HEAD_BYTES - head.len()).min(scratch.len());
@@ -196,7 +207,12 @@ fn read_head(stream: &mut impl Read, head: &mut Vec<u8>, scratch: &mut [u8]) -> 
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         }
-        match Request::parse(head) {
+        // A port that is bound to all addresses has that of the connection.
+        let is_answered = |host: &Host| {
+            let own = stream.local_addr().ok().map(|addr| addr.ip());
+            host.is_answered(own, hosts)
+        };
+        match Request::parse(head, is_answered) {
             Ok(None) => {}
             Ok(Some(request)) => return Ok(Asked::For(request)),
             Err(status) => return Ok(Asked::Wrongly(status)),

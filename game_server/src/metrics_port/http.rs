@@ -3,6 +3,7 @@
 //! No keep-alive: each answer says so and is followed by the end of the stream. Bodies of requests
 //! are not looked at. Knows no socket.
 
+use super::host::Host;
 use std::fmt::Write;
 
 /// The longest head of a request.
@@ -58,6 +59,8 @@ pub enum Status {
     Ok,
     /// It is no HTTP/1, or asks for a list of sessions that there is not.
     BadRequest,
+    /// It is for a host that this port does not answer for.
+    Misdirected,
     /// Nothing is at this path.
     NotFound,
     /// The path is right, what to do with it is not.
@@ -71,11 +74,17 @@ pub enum Status {
 }
 
 impl Request {
-    /// Reads the head of a request. `None` while its end has not come.
+    /// Reads the head of a request for a host that `is_answered`. `None` while its end has not come.
+    ///
+    /// A request of HTTP/1.0 may have no host: a browser, which a page on another site could use,
+    /// always names one.
     ///
     /// # Errors
     /// How to refuse it.
-    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, Status> {
+    pub fn parse(
+        bytes: &[u8],
+        is_answered: impl FnOnce(&Host) -> bool,
+    ) -> Result<Option<Self>, Status> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(bytes) {
@@ -90,6 +99,11 @@ impl Request {
         let (Some(method), Some(target)) = (request.method, request.path) else {
             return Err(Status::BadRequest);
         };
+        match host(request.headers)? {
+            Some(host) if !is_answered(&host) => return Err(Status::Misdirected),
+            None if request.version != Some(0) => return Err(Status::BadRequest),
+            _ => {}
+        }
         let (path, query) = path_and_query(target);
         // The selection is read last: a wrong path or method is wrong whatever is asked of it.
         let route = match path {
@@ -126,6 +140,20 @@ impl Selection {
     }
 }
 
+/// The only `Host` of a request.
+fn host(headers: &[httparse::Header<'_>]) -> Result<Option<Host>, Status> {
+    let mut hosts = (headers.iter()).filter(|header| header.name.eq_ignore_ascii_case("host"));
+    match (hosts.next(), hosts.next()) {
+        (None, _) => Ok(None),
+        (Some(host), None) => {
+            let host = std::str::from_utf8(host.value).ok();
+            let host = host.and_then(|host| host.trim().parse().ok());
+            host.map(Some).ok_or(Status::BadRequest)
+        }
+        _ => Err(Status::BadRequest),
+    }
+}
+
 /// Path and query of a request's target, which may be a whole URL.
 fn path_and_query(target: &str) -> (&str, &str) {
     let target = match target.strip_prefix("http://") {
@@ -149,9 +177,21 @@ impl Status {
             Self::NotFound => "404 Not Found",
             Self::MethodNotAllowed => "405 Method Not Allowed",
             Self::Timeout => "408 Request Timeout",
+            Self::Misdirected => "421 Misdirected Request",
             Self::HeadTooLarge => "431 Request Header Fields Too Large",
             Self::Unavailable => "503 Service Unavailable",
         }
+    }
+
+    /// One line that says what is wrong.
+    pub fn text(self) -> String {
+        let hint = match self {
+            Self::Misdirected => {
+                ": this Host is not allowed, game_server --admin-host NAME allows it"
+            }
+            _ => "",
+        };
+        format!("{}{hint}\n", self.line())
     }
 
     /// The head of an answer whose body has this type and length.
@@ -182,7 +222,41 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Option<Request>, Status> {
-        Request::parse(text.as_bytes())
+        Request::parse(text.as_bytes(), |host| host.is_answered(None, &[]))
+    }
+
+    #[test]
+    fn the_host_is_looked_at_first() {
+        for (status, line) in [
+            (None, "HTTP/1.0\r\n"),
+            (None, "HTTP/1.1\r\nhOST:\tLOCALHOST \r\n"),
+            (None, "HTTP/1.0\r\nHost: [::1]:9100\r\n"),
+            (Some(Status::BadRequest), "HTTP/1.1\r\n"),
+            (Some(Status::BadRequest), "HTTP/1.1\r\nHost:\r\n"),
+            (Some(Status::BadRequest), "HTTP/1.1\r\nHost: a b\r\n"),
+            (
+                Some(Status::BadRequest),
+                "HTTP/1.1\r\nHost: localhost\r\nhost: localhost\r\n",
+            ),
+            (
+                Some(Status::BadRequest),
+                "HTTP/1.0\r\nHost: localhost\r\nHost: evil.example\r\n",
+            ),
+            (
+                Some(Status::Misdirected),
+                "HTTP/1.1\r\nHost: evil.example\r\n",
+            ),
+            (
+                Some(Status::Misdirected),
+                "HTTP/1.0\r\nHost: evil.example:9100\r\n",
+            ),
+        ] {
+            for (path, found) in [("/metrics", None), ("/nothing", Some(Status::NotFound))] {
+                let outcome = parse(&format!("GET {path} {line}\r\n"));
+                assert_eq!(outcome.err(), status.or(found), "{path} {line:?}");
+            }
+        }
+        assert!(Status::Misdirected.text().contains("--admin-host"));
     }
 
     #[test]
@@ -193,17 +267,20 @@ mod tests {
                 is_head: false,
             }))
         };
-        assert_eq!(parse("GET /metrics HTTP/1.1\r\n\r\n"), get(Route::Metrics));
         assert_eq!(
-            parse("GET /healthz?from=here HTTP/1.0\r\nHost: x\r\n\r\n"),
+            parse("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            get(Route::Metrics)
+        );
+        assert_eq!(
+            parse("GET /healthz?from=here HTTP/1.0\r\nHost: localhost\r\n\r\n"),
             get(Route::Health)
         );
         assert_eq!(
-            parse("GET http://host:1/sessions HTTP/1.1\nHost: host\n\n"),
+            parse("GET http://host:1/sessions HTTP/1.1\nHost: localhost\n\n"),
             get(Route::Sessions(Selection::All))
         );
         for target in ["/", "/?x", "http://host", "http://host?x=/metrics", "/#top"] {
-            let text = format!("GET {target} HTTP/1.1\r\n\r\n");
+            let text = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             assert_eq!(parse(&text), get(Route::Page), "{target}");
         }
         for (query, selection) in [
@@ -213,23 +290,46 @@ mod tests {
             ("?slowest", Selection::All),
             ("?fastest=0&&=#slowest=0", Selection::All),
         ] {
-            let text = format!("GET /sessions{query} HTTP/1.1\r\n\r\n");
+            let text = format!("GET /sessions{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             assert_eq!(parse(&text), get(Route::Sessions(selection)), "{query}");
         }
-        let head = parse("HEAD /metrics HTTP/1.1\r\n\r\n").unwrap().unwrap();
+        let head = parse("HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap()
+            .unwrap();
         assert!(head.is_head);
     }
 
     #[test]
     fn what_is_refused() {
         for (status, text) in [
-            (Status::NotFound, "GET // HTTP/1.1\r\n\r\n"),
-            (Status::NotFound, "GET /live.html HTTP/1.1\r\n\r\n"),
-            (Status::NotFound, "GET http://host/x HTTP/1.1\r\n\r\n"),
-            (Status::NotFound, "POST /metrics/ HTTP/1.1\r\n\r\n"),
-            (Status::MethodNotAllowed, "POST / HTTP/1.1\r\n\r\n"),
-            (Status::MethodNotAllowed, "POST /metrics HTTP/1.1\r\n\r\n"),
-            (Status::MethodNotAllowed, "BREW /sessions HTTP/1.1\r\n\r\n"),
+            (
+                Status::NotFound,
+                "GET // HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            ),
+            (
+                Status::NotFound,
+                "GET /live.html HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            ),
+            (
+                Status::NotFound,
+                "GET http://host/x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            ),
+            (
+                Status::NotFound,
+                "POST /metrics/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            ),
+            (
+                Status::MethodNotAllowed,
+                "POST / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            ),
+            (
+                Status::MethodNotAllowed,
+                "POST /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            ),
+            (
+                Status::MethodNotAllowed,
+                "BREW /sessions HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            ),
             (Status::BadRequest, "GET /metrics\r\n\r\n"),
             (Status::BadRequest, "PRI * HTTP/2.0\r\n\r\n"),
             (Status::BadRequest, "\x16\x03\x01\x02\0\x01\0"),
@@ -250,7 +350,7 @@ mod tests {
             "99999999999999999999",
             "%31",
         ] {
-            let text = format!("GET /sessions?slowest={count} HTTP/1.1\r\n\r\n");
+            let text = format!("GET /sessions?slowest={count} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             assert_eq!(parse(&text), Err(Status::BadRequest), "{count:?}");
         }
         let many = "a: b\r\n".repeat(MAX_HEADERS + 1);

@@ -9,12 +9,14 @@
 
 mod client;
 mod exposition;
+mod host;
 mod http;
 mod sessions;
 
 use crate::stats::TickMetrics;
 use client::{Claim, Client, Step};
 use exposition::Exposition;
+pub use host::Host;
 use http::{Request, Route, Selection, Status};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -69,6 +71,7 @@ pub struct MetricsPort {
     poll: Poll,
     socket: TcpListener,
     local_addr: SocketAddr,
+    hosts: Vec<Host>,
     stop: Arc<Stop>,
 }
 
@@ -86,11 +89,11 @@ struct Stop {
 }
 
 impl MetricsPort {
-    /// Binds and listens.
+    /// Binds and listens. Requests may be for these `hosts` besides its address and loopback names.
     ///
     /// # Errors
     /// Those of the system, for example [`ErrorKind::AddrInUse`].
-    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+    pub fn bind(addr: SocketAddr, hosts: Vec<Host>) -> io::Result<Self> {
         let mut socket = TcpListener::bind(addr)?;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
@@ -101,6 +104,7 @@ impl MetricsPort {
             local_addr: socket.local_addr()?,
             poll,
             socket,
+            hosts,
             stop: Arc::new(Stop { is_set, waker }),
         })
     }
@@ -336,7 +340,7 @@ impl Service {
             if !client.is_ready && now < client.deadline() {
                 continue;
             }
-            match client.advance(&mut self.scratch, now) {
+            match client.advance(&mut self.scratch, &self.port.hosts, now) {
                 Step::Wait => {}
                 Step::Again => client.is_ready = true,
                 Step::Asks(request) => self.answer(key, request, now),

@@ -104,13 +104,13 @@ pub fn open_files(machine: &Machine, sessions: Option<u64>, other_files: u64) ->
         }
     };
     let total = target.saturating_add(other_files);
-    let needed = match allowed {
-        None => format!("{total}: {target} sessions and {other_files} others"),
-        Some(allowed) => format!("as many as there are: room for {allowed} sessions"),
-    };
+    let mut needed = format!("{total}: {target} sessions and {other_files} others");
     let Some(limit) = machine.fd_soft_limit else {
         return unknown(subject, needed);
     };
+    if let Some(allowed) = allowed {
+        needed += &format!("; there is room for {allowed} sessions");
+    }
     let grade = match allowed {
         None if total <= limit => Grade::Ok,
         None => Grade::Fail,
@@ -429,7 +429,8 @@ mod tests {
         };
         let few = open_files(&low, None, 168);
         assert_eq!((few.grade, fix(&few)), (Grade::Warn, "ulimit -n 1168"));
-        assert!(few.needed.contains("room for 32"), "{}", few.needed);
+        let needed = "1168: 1000 sessions and 168 others; there is room for 32 sessions";
+        assert_eq!(few.needed, needed);
     }
 
     #[test]

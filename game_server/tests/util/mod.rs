@@ -207,6 +207,16 @@ impl Server {
         }
     }
 
+    /// Sets its soft limit of descriptors while it runs, as an operator would.
+    pub fn limit_descriptors(&self, limit: usize) {
+        let status = Command::new("prlimit")
+            .args(["--pid", &self.pid().to_string()])
+            .arg(format!("--nofile={limit}:"))
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
     fn is_stopped(&self) -> bool {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
         let mut states = tasks.map(|task| {

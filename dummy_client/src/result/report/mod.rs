@@ -7,6 +7,7 @@ mod format;
 mod plot;
 
 use super::assertion::Asserted;
+use super::output;
 use super::summary::{Bye, Quantiles, Summary};
 use super::verdict;
 use crate::load::capacity::{Answer, Capacity, Step};
@@ -45,8 +46,18 @@ fn page(summary: &Summary) -> Result<Page<'_>, String> {
         machine: machine(summary),
         plot_size: SIZE,
         version: env!("CARGO_PKG_VERSION"),
+        json: script_json(summary)?,
         summary,
     })
+}
+
+/// The summary for a script element, which `</script` or `<!--` in a string must not end.
+fn script_json(summary: &Summary) -> Result<String, String> {
+    let json = output::to_json(summary, false)?;
+    Ok(json
+        .replace('&', "\\u0026")
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e"))
 }
 
 /// What the template shows. A list that is empty has no section on the page.
@@ -74,6 +85,8 @@ struct Page<'a> {
     plot_size: (u32, u32),
     version: &'static str,
     summary: &'a Summary,
+    /// The same, for programs that read the page.
+    json: String,
 }
 
 struct Verdict<'a> {
@@ -631,6 +644,7 @@ mod tests {
         assert!(html.contains(r"\u{202e}\u{1b}[31m"), "{html}");
         let (_, json) = html.split_once("id=\"summary\">").unwrap();
         let (json, _) = json.split_once("</script>").unwrap();
+        assert!(!json.contains(['<', '\u{202e}', '\u{1b}']), "{json}");
         let read: serde_json::Value = serde_json::from_str(json).unwrap();
         assert_eq!(read["byes"][0]["text"], attack);
         assert_eq!(read, serde_json::to_value(&summary).unwrap());

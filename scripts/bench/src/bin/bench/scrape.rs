@@ -13,7 +13,7 @@ impl Metrics {
         let ask = || {
             let mut stream = TcpStream::connect(addr)?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\n\r\n")?;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
             let mut page = String::new();
             stream.read_to_string(&mut page)?;
             Ok(Self(page))

@@ -1178,6 +1178,9 @@ impl Sim {
         };
         expect("sessions gauge", totals.sessions, 0);
         expect("send_queue_bytes gauge", totals.send_queue_bytes, 0);
+        let partial_bytes = |worker| self.metrics.worker(worker).partial_packet_bytes.get();
+        let partial_bytes = (0..self.config.workers).map(partial_bytes).sum();
+        expect("partial_packet_bytes gauge", partial_bytes, 0);
         expect("admission", self.admission.total() as u64, 0);
         expect(
             "packets_received",

@@ -440,6 +440,7 @@ pub mod session_table;
 #[cfg_attr(doc, doc(hidden))]
 pub mod shard;
 pub mod snapshot;
+pub mod start;
 #[cfg_attr(doc, doc(hidden))]
 pub mod stopwatch;
 #[cfg_attr(doc, doc(hidden))]

@@ -51,10 +51,21 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Posts whatever the limit says: for items whose number something else bounds.
+    /// Posts whatever the limit says: for items whose number something else bounds. `bytes` is at
+    /// least 1.
     pub fn post(&self, item: T, bytes: usize) {
-        self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.push(item, bytes);
+        // A closed mailbox drops the item.
+        let _ = self.post_if_open(item, bytes);
+    }
+
+    /// As [`post`](Self::post), but a closed mailbox gives the item back. After `Ok` the reader
+    /// takes the item, also a reader that closes the mailbox in the same moment.
+    ///
+    /// # Errors
+    /// The item itself.
+    pub fn post_if_open(&self, item: T, bytes: usize) -> Result<(), T> {
+        self.queued_bytes.fetch_add(bytes, Ordering::SeqCst);
+        self.push(item, bytes)
     }
 
     /// Posts, or gives the item back if more than `limit_bytes` would wait then.
@@ -66,13 +77,14 @@ impl<T> Mailbox<T> {
     pub fn try_post(&self, item: T, bytes: usize, limit_bytes: usize) -> Result<(), T> {
         let reserved =
             self.queued_bytes
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |queued| {
+                .fetch_update(Ordering::SeqCst, Ordering::Acquire, |queued| {
                     (queued == 0 || queued.saturating_add(bytes) <= limit_bytes)
                         .then(|| queued.saturating_add(bytes))
                 });
         match reserved {
             Ok(_) => {
-                self.push(item, bytes);
+                // A closed mailbox drops the item.
+                let _ = self.push(item, bytes);
                 Ok(())
             }
             Err(_) => Err(item),
@@ -155,8 +167,21 @@ impl<T> Mailbox<T> {
 
     /// The reader is gone: from now on items are dropped and nobody waits.
     pub fn close(&self) {
+        self.close_and_take(drop);
+    }
+
+    /// As [`close`](Self::close); `take` gets each item that was posted before. Nothing is in the
+    /// mailbox when this returns, and nothing comes any more.
+    pub fn close_and_take(&self, mut take: impl FnMut(T)) {
         self.closed.store(true, Ordering::SeqCst);
-        self.take_all(drop);
+        // A poster charges its item before it looks whether the mailbox is closed, and we look at
+        // the charges after we have closed it: either it sees that, or we wait for its item.
+        while {
+            self.take_all(&mut take);
+            self.queued_bytes.load(Ordering::SeqCst) > 0
+        } {
+            thread::yield_now();
+        }
     }
 
     /// Bytes that wait.
@@ -165,14 +190,15 @@ impl<T> Mailbox<T> {
         self.queued_bytes.load(Ordering::Acquire)
     }
 
-    fn push(&self, item: T, bytes: usize) {
+    fn push(&self, item: T, bytes: usize) -> Result<(), T> {
         if self.is_closed() {
             self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            return;
+            return Err(item);
         }
         // We hold a receiver ourselves, so the channel cannot be disconnected.
         let _ = self.sender.send((bytes, item));
         self.wake();
+        Ok(())
     }
 
     fn is_closed(&self) -> bool {

@@ -1,7 +1,7 @@
 //! How a server is set up and started.
 
-use super::Server;
 use super::handle::ServerHandle;
+use super::{EndWorkersOnDrop, Server};
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::connector::Connector;
@@ -14,6 +14,7 @@ use crate::router::Router;
 use crate::send_buffer::{ChunkPool, SendBufferManager};
 use crate::session::{Peer, Session};
 use crate::shard::{Farewell, Shared};
+use crate::start;
 use crate::worker::{Worker, poll_with_mailbox};
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
@@ -97,32 +98,28 @@ impl ServerBuilder {
     /// Binds, starts the workers and then accepts. `factory` makes the session of each new peer, on the
     /// worker that will own it.
     ///
+    /// Of several addresses, those of a name for example, it listens on the first that can be bound:
+    /// see [`Server::local_addr`].
+    ///
     /// # Errors
-    /// Those of binding, for example [`io::ErrorKind::AddrInUse`], and of starting threads.
+    /// Those of binding, for example [`io::ErrorKind::AddrInUse`], and of starting threads. The error
+    /// names the step that failed, each address that was tried, and the limit that is reached, if
+    /// there is one. Nothing of the server is left then: no thread, no descriptor, no open port.
     pub fn start<S: Session>(
         self,
         addr: impl ToSocketAddrs,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> io::Result<Server> {
         let config = self.config.clone().clamped();
-        let mut outcome = Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the name has no address",
-        ));
-        for addr in addr.to_socket_addrs()? {
-            outcome = Listener::bind(addr, &config);
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        self.launch(Some(outcome?), factory)
+        let listener = Listener::bind_first(addr.to_socket_addrs()?, &config)?;
+        self.launch(Some(listener), factory)
     }
 
     /// Starts the workers alone. Sessions come from [`ServerHandle::connect`] only: this is how a
     /// client is built on the same library.
     ///
     /// # Errors
-    /// Those of starting threads.
+    /// Those of starting threads, as for [`start`](Self::start).
     pub fn start_without_listener<S: Session>(
         self,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
@@ -145,7 +142,11 @@ impl ServerBuilder {
             config.max_sessions_per_ip,
         ));
         let (polls, mailboxes): (Vec<_>, Vec<_>) = (0..config.workers)
-            .map(|_| poll_with_mailbox(config.mailbox_bytes))
+            .map(|worker| {
+                poll_with_mailbox(config.mailbox_bytes).map_err(|error| {
+                    start::failed(format_args!("cannot set up worker {worker}"), error)
+                })
+            })
             .collect::<io::Result<Vec<_>>>()?
             .into_iter()
             .unzip();
@@ -167,13 +168,16 @@ impl ServerBuilder {
             handle: handle.clone(),
             threads: Vec::new(),
         };
+        // Dropped before the server, which then waits for the workers.
+        let listener = listener.map(|listener| (listener, EndWorkersOnDrop(handle)));
         for (index, poll) in polls.into_iter().enumerate() {
             let (router, shared) = (Arc::clone(&router), Arc::clone(&shared));
-            server.spawn(format!("worker-{index}"), move || {
+            server.spawn(&format!("worker-{index}"), move || {
                 Worker::new(index, poll, router, shared).run()
             })?;
         }
-        if let Some(listener) = listener {
+        // The last one: nobody is accepted by a server that cannot start.
+        if let Some((listener, end_workers)) = listener {
             let reception = Reception {
                 config,
                 admission,
@@ -183,10 +187,9 @@ impl ServerBuilder {
                 farewell: self.farewell,
                 departures,
             };
-            server.spawn("listener".into(), move || {
-                let outcome = listener.run(&reception);
-                handle.shut_workers_down();
-                outcome
+            server.spawn("listener", move || {
+                let _end_workers = end_workers;
+                listener.run(&reception)
             })?;
         }
         Ok(server)

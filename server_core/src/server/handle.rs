@@ -1,7 +1,7 @@
 //! What other threads can ask of a running server.
 
 use crate::config::LONGEST_TIME;
-use crate::connector::Connector;
+use crate::connector::{Connector, server_has_ended};
 use crate::group_id::GroupId;
 use crate::id::SessionId;
 use crate::listener::{Listener, StopSignal};
@@ -250,8 +250,12 @@ impl ServerHandle {
     /// # Errors
     /// What the system says at once: no descriptor left, no port, no route. A refusal comes later, as
     /// [`DisconnectReason::ConnectFailed`].
+    ///
+    /// [`io::ErrorKind::NotConnected`] if the server has ended or is shutting down. After `Ok` the
+    /// session comes, also if a shutdown begins in the same moment: it is told
+    /// [`DisconnectReason::Shutdown`] then.
     pub fn connect(&self, addr: SocketAddr, tag: u64) -> io::Result<()> {
-        self.inner.connector.connect(addr, tag)
+        self.connect_from(None, addr, tag)
     }
 
     /// As [`connect`](Self::connect), from an address of this machine: where one has not enough
@@ -265,6 +269,9 @@ impl ServerHandle {
         addr: SocketAddr,
         tag: u64,
     ) -> io::Result<()> {
+        if self.is_shutting_down() {
+            return Err(server_has_ended());
+        }
         self.inner.connector.connect_from(source, addr, tag)
     }
 

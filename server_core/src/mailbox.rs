@@ -314,4 +314,25 @@ mod tests {
         mailbox.take_all(|_| ());
         assert_eq!(mailbox.queued_bytes(), 0);
     }
+
+    #[test]
+    fn an_item_is_taken_or_comes_back_however_the_mailbox_closes() {
+        for _ in 0..200 {
+            let (mailbox, _) = counted_mailbox(8);
+            let posters: Vec<_> = (0..3)
+                .map(|_| {
+                    let mailbox = Arc::clone(&mailbox);
+                    let is_posted = move |n: &u32| mailbox.post_if_open(*n, 8).is_ok();
+                    thread::spawn(move || (0..).take_while(is_posted).count())
+                })
+                .collect();
+            let mut taken = 0;
+            while taken < 10 {
+                mailbox.take_all(|_| taken += 1);
+            }
+            mailbox.close_and_take(|_| taken += 1);
+            let posted: usize = (posters.into_iter()).map(|one| one.join().unwrap()).sum();
+            assert_eq!((taken, mailbox.queued_bytes()), (posted, 0));
+        }
+    }
 }

@@ -24,6 +24,27 @@ use std::time::{Duration, Instant};
 ///
 /// What sends waits while a worker's mailbox is full. Do not hold a lock meanwhile that a callback takes:
 /// see [what blocks](crate#threads).
+///
+/// # After the end
+///
+/// A handle outlives its server. No method panics or waits then:
+///
+/// | method | after the end |
+/// |---|---|
+/// | [`broadcast`](Self::broadcast), [`broadcast_packet`](Self::broadcast_packet), [`broadcast_buffer`](Self::broadcast_buffer) | does nothing |
+/// | [`broadcast_measured`](Self::broadcast_measured) | does nothing, and measures nothing |
+/// | [`send_to`](Self::send_to), [`send_packet_to`](Self::send_packet_to) | does nothing |
+/// | [`broadcast_to`](Self::broadcast_to), [`broadcast_to_others`](Self::broadcast_to_others), [`broadcast_packet_to`](Self::broadcast_packet_to), [`broadcast_packet_to_others`](Self::broadcast_packet_to_others), [`broadcast_buffer_to`](Self::broadcast_buffer_to) | does nothing |
+/// | [`join`](Self::join), [`leave`](Self::leave), [`close`](Self::close) | does nothing |
+/// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
+/// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |
+/// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::snapshot::WorkerGone) |
+/// | [`metrics`](Self::metrics), [`pool_stats`](Self::pool_stats) | the last values; no session is counted as connected |
+/// | [`is_shutting_down`](Self::is_shutting_down) | `true`, as soon as a shutdown has begun |
+/// | [`shutdown`](Self::shutdown) | does nothing: the first call counts |
+///
+/// Between the call of `shutdown` and the end a packet still reaches a session that its worker has
+/// not closed yet.
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
     inner: Arc<Inner>,

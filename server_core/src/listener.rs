@@ -11,7 +11,6 @@ use crate::recv_buffer::RecvBuffer;
 use crate::router::{Arrival, Router};
 use crate::send_buffer::SendBufferManager;
 use crate::shard::{Farewell, guarded};
-use crate::start;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -94,35 +93,6 @@ impl Listener {
             gate: AcceptGate::default(),
             summary_at: None,
         })
-    }
-
-    /// Binds the first of these addresses that can be bound, and listens there.
-    ///
-    /// # Errors
-    /// What the system says about each of them.
-    pub fn bind_first(
-        addrs: impl IntoIterator<Item = SocketAddr>,
-        config: &Config,
-    ) -> io::Result<Self> {
-        let mut tried: Option<io::Error> = None;
-        for addr in addrs {
-            let error = match Self::bind(addr, config) {
-                Ok(listener) => return Ok(listener),
-                Err(error) => error,
-            };
-            let is_limit = start::limit(&error).is_some();
-            let error = start::failed(format_args!("cannot listen on {addr}"), error);
-            tried = Some(match tried {
-                Some(tried) => io::Error::new(error.kind(), format!("{tried}; {error}")),
-                None => error,
-            });
-            // Another address has no more room in a limit of the process.
-            if is_limit {
-                break;
-            }
-        }
-        Err(tried
-            .unwrap_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the name has no address")))
     }
 
     /// Whether [`bind`](Self::bind) would find the address free, without listening there.

@@ -16,6 +16,7 @@ use crate::session::{Peer, Session};
 use crate::shard::{Farewell, Shared};
 use crate::start;
 use crate::worker::{Worker, poll_with_mailbox};
+use socket2::{Domain, Socket, Type};
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +112,9 @@ impl ServerBuilder {
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> io::Result<Server> {
         let config = self.config.clone().clamped();
-        let listener = Listener::bind_first(addr.to_socket_addrs()?, &config)?;
+        let listener = start::first_of("cannot listen on", addr.to_socket_addrs()?, |addr| {
+            Listener::bind(addr, &config)
+        })?;
         self.launch(Some(listener), factory)
     }
 
@@ -133,6 +136,17 @@ impl ServerBuilder {
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> io::Result<Server> {
         let config = self.config.clamped();
+        // A server without a descriptor for one session cannot work. Free again when it accepts.
+        let room_for_one = (listener.as_ref())
+            .map(|listener| {
+                Socket::new(
+                    Domain::for_address(listener.local_addr()),
+                    Type::STREAM,
+                    None,
+                )
+            })
+            .transpose()
+            .map_err(|error| start::failed("cannot accept a connection", error))?;
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let buffers = SendBufferManager::new(pool);
         let metrics = Arc::new(Metrics::new(config.workers));
@@ -187,6 +201,7 @@ impl ServerBuilder {
                 farewell: self.farewell,
                 departures,
             };
+            drop(room_for_one);
             server.spawn("listener", move || {
                 let _end_workers = end_workers;
                 listener.run(&reception)

@@ -371,7 +371,7 @@
 //! |---|---|
 //! | 8 | `ticker` |
 //! | 7 | `server` |
-//! | 6 | `worker`, `listener`, `connector`: the only ones with a `mio::Poll` or a socket |
+//! | 6 | `worker`, `listener`, `connector`: the only ones with a `mio::Poll` or a socket; `start` |
 //! | 5 | `shard` |
 //! | 4 | `connection`, `router`, `handlers` |
 //! | 3 | `send_queue`, `session`, `list`, `packets` |

@@ -14,7 +14,7 @@ use crate::router::Router;
 use crate::send_buffer::{ChunkPool, SendBufferManager};
 use crate::session::{Peer, Session};
 use crate::shard::{Farewell, Shared};
-use crate::start;
+use crate::start::{failed, first_of};
 use crate::worker::{Worker, poll_with_mailbox};
 use socket2::{Domain, Socket, Type};
 use std::net::ToSocketAddrs;
@@ -112,7 +112,7 @@ impl ServerBuilder {
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> io::Result<Server> {
         let config = self.config.clone().clamped();
-        let listener = start::first_of("cannot listen on", addr.to_socket_addrs()?, |addr| {
+        let listener = first_of("cannot listen on", addr.to_socket_addrs()?, |addr| {
             Listener::bind(addr, &config)
         })?;
         self.launch(Some(listener), factory)
@@ -146,7 +146,7 @@ impl ServerBuilder {
                 )
             })
             .transpose()
-            .map_err(|error| start::failed("cannot accept a connection", error))?;
+            .map_err(|error| failed("cannot accept a connection", error))?;
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let buffers = SendBufferManager::new(pool);
         let metrics = Arc::new(Metrics::new(config.workers));
@@ -157,9 +157,8 @@ impl ServerBuilder {
         ));
         let (polls, mailboxes): (Vec<_>, Vec<_>) = (0..config.workers)
             .map(|worker| {
-                poll_with_mailbox(config.mailbox_bytes).map_err(|error| {
-                    start::failed(format_args!("cannot set up worker {worker}"), error)
-                })
+                poll_with_mailbox(config.mailbox_bytes)
+                    .map_err(|error| failed(format_args!("cannot set up worker {worker}"), error))
             })
             .collect::<io::Result<Vec<_>>>()?
             .into_iter()

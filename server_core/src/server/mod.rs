@@ -7,7 +7,7 @@ pub use builder::ServerBuilder;
 pub use handle::ServerHandle;
 
 use crate::packet::PacketHead;
-use crate::start;
+use crate::start::spawn;
 use std::io;
 use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
@@ -80,7 +80,7 @@ impl Server {
         run: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let guard = ShutdownOnDrop(self.handle.clone());
-        let thread = start::spawn(name, move || {
+        let thread = spawn(name, move || {
             let _guard = guard;
             run()
         })?;

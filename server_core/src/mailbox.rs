@@ -64,7 +64,7 @@ impl<T> Mailbox<T> {
     /// # Errors
     /// The item itself.
     pub fn post_if_open(&self, item: T, bytes: usize) -> Result<(), T> {
-        self.queued_bytes.fetch_add(bytes, Ordering::SeqCst);
+        self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
         self.push(item, bytes)
     }
 
@@ -77,7 +77,7 @@ impl<T> Mailbox<T> {
     pub fn try_post(&self, item: T, bytes: usize, limit_bytes: usize) -> Result<(), T> {
         let reserved =
             self.queued_bytes
-                .fetch_update(Ordering::SeqCst, Ordering::Acquire, |queued| {
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |queued| {
                     (queued == 0 || queued.saturating_add(bytes) <= limit_bytes)
                         .then(|| queued.saturating_add(bytes))
                 });
@@ -174,11 +174,12 @@ impl<T> Mailbox<T> {
     /// mailbox when this returns, and nothing comes any more.
     pub fn close_and_take(&self, mut take: impl FnMut(T)) {
         self.closed.store(true, Ordering::SeqCst);
-        // A poster charges its item before it looks whether the mailbox is closed, and we look at
-        // the charges after we have closed it: either it sees that, or we wait for its item.
+        // A poster charges its item before it looks whether the mailbox is closed, and we change the
+        // charges after we have closed it: either we see its charge and wait for the item, or it
+        // sees our change, and with that the mailbox closed.
         while {
             self.take_all(&mut take);
-            self.queued_bytes.load(Ordering::SeqCst) > 0
+            self.queued_bytes.fetch_add(0, Ordering::AcqRel) > 0
         } {
             thread::yield_now();
         }

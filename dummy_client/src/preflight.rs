@@ -117,7 +117,7 @@ mod tests {
     use game_server::process::parse_addrs;
     use std::net::{SocketAddr, TcpListener};
 
-    /// Somebody listens at `addrs[1]` alone.
+    /// A socket listens at `addrs[1]` alone.
     fn two_addresses() -> (Addresses, [SocketAddr; 2], TcpListener) {
         let closed = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let open = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -25,7 +25,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     let config = args.config(fd_limit);
     let max_chats_per_sec = args.max_chats_per_sec();
     let ticks = Arc::new(TickMetrics::default());
-    // Before the server: a start that fails must not have let anybody in. Ends with this function,
+    // Before the server: a start that fails must not have accepted a peer. Ends with this function,
     // when the sessions have gone.
     let metrics_thread = (args.metrics_addr.as_ref())
         .map(|addrs| MetricsPort::bind(addrs.all())?.start(Arc::clone(&ticks)))

@@ -91,7 +91,7 @@ fn each_descriptor_that_a_start_is_refused_is_one_line() {
     );
 }
 
-/// Each thread wants 1 GiB of address space for its stack, and so many of them fit.
+/// Each thread wants 1 GiB of address space for its stack, and the limit has room for N of them.
 #[test]
 fn each_thread_that_a_start_is_refused_is_one_line() {
     let limits = (0..9).map(|threads| format!("-v {}", 700_000 + threads * (1 << 20)));

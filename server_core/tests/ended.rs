@@ -63,7 +63,7 @@ struct Ended {
     handle: ServerHandle,
     id: SessionId,
     buffer: SendBuffer,
-    /// Somebody listens here.
+    /// A socket listens here.
     elsewhere: SocketAddr,
 }
 
@@ -147,7 +147,7 @@ const METHODS: [(&str, Call); 23] = [
     }),
 ];
 
-/// Each one of them, often enough to fill a mailbox that nobody empties.
+/// Each one of them, often enough to fill a mailbox.
 #[test]
 fn every_method_of_a_handle_has_its_answer_after_the_end() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();

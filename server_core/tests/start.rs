@@ -172,7 +172,7 @@ fn a_start_without_enough_threads_leaves_nothing() {
         }
         return;
     }
-    // Each thread wants 1 GiB of address space for its stack, and so many of them fit.
+    // Each thread wants 1 GiB of address space for its stack, and the limit has room for N of them.
     let stack = [("RUST_MIN_STACK", "1073741824"), ("MALLOC_ARENA_MAX", "1")];
     let mut refused = BTreeSet::new();
     for threads in 0..8 {

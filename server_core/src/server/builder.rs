@@ -189,7 +189,7 @@ impl ServerBuilder {
                 Worker::new(index, poll, router, shared).run()
             })?;
         }
-        // The last one: nobody is accepted by a server that cannot start.
+        // The last thread: a server that cannot start accepts no peer.
         if let Some((listener, end_workers)) = listener {
             let reception = Reception {
                 config,

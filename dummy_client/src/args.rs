@@ -10,10 +10,9 @@ use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, value_parser};
 use game_server::packets::MAX_CHAT_BYTES;
-use game_server::process::{parse_addr, parse_seconds};
+use game_server::process::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::fmt;
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -26,10 +25,10 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// The server
-    #[arg(long, env = "DUMMY_CLIENT_ADDR", default_value = "127.0.0.1:7777", value_parser = parse_addr)]
+    /// The server. Of a name with several addresses the first that accepts a connection
+    #[arg(long, env = "DUMMY_CLIENT_ADDR", default_value = "127.0.0.1:7777", value_parser = parse_addrs)]
     #[arg(help_heading = "Network", value_name = "HOST:PORT")]
-    pub addr: SocketAddr,
+    pub addr: Addresses,
 
     /// Connections to open; with --find-capacity, the most to try [default: 5, or as many as can be]
     #[arg(long, env = "DUMMY_CLIENT_COUNT", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_SESSIONS as u64))]

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Some(Command::Compare(compare)) => result::compare::run(&compare),
         Some(Command::Schema) => result::schema::print(),
         None if args.check => Ok(preflight::check(&args)),
-        None => run(&args),
+        None => run(&mut args),
     };
     outcome.unwrap_or_else(|failure| {
         process::complain("dummy_client", &failure.why);
@@ -40,10 +40,11 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(args: &Args) -> Result<ExitCode, Failure> {
+fn run(args: &mut Args) -> Result<ExitCode, Failure> {
     let bar = load::status_bar();
     // The conductor tells of losses itself; the library would tell of our own goodbyes too.
     process::init_logs_through("info,server_core=warn", load::LogWriter(bar.clone()));
+    preflight::choose_address(&mut args.addr);
     let outputs = Outputs::open(args.json.as_deref(), args.report.as_deref())?;
     let summary = load::run(args, bar)?;
     outputs.publish(&summary)?;

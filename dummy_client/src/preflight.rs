@@ -7,13 +7,34 @@ use crate::load::shape::MAX_SESSIONS;
 use crate::load::{Failure, MAX_CONNECTING};
 use game_server::preflight::judge::{self, Finding};
 use game_server::preflight::{Machine, Sources, first_failure, publish};
-use game_server::process;
+use game_server::process::{self, Addresses};
+use server_core::start;
+use std::net::TcpStream;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Looks, prints a table, and starts nothing.
 pub fn check(args: &Args) -> ExitCode {
     let (_, findings) = look(args);
     publish("dummy_client", &findings)
+}
+
+/// Of a server's name with several addresses, the first that accepts a connection is taken for the
+/// run. If none does, the run says so and goes on with the first: it counts what fails.
+pub fn choose_address(addrs: &mut Addresses) {
+    if !addrs.are_several() {
+        return;
+    }
+    let accepting = start::first_of("cannot connect to", addrs.all().iter().copied(), |addr| {
+        TcpStream::connect_timeout(&addr, MAX_CONNECT_TIME).map(|_| addr)
+    });
+    match accepting {
+        Ok(addr) => {
+            log::info!("took {addr} of {addrs}");
+            addrs.prefer(addr);
+        }
+        Err(error) => log::error!("no address of {addrs} accepts a connection: {error}"),
+    }
 }
 
 /// The machine, if it can do what is asked for. What it can do badly is logged.
@@ -49,8 +70,11 @@ pub fn max_sessions(args: &Args, machine: &Machine) -> usize {
 /// Where the connections come from.
 pub fn sources(args: &Args, machine: &Machine) -> Sources {
     let sessions = max_sessions(args, machine);
-    Sources::plan(args.addr.ip(), sessions, machine.ephemeral_ports)
+    Sources::plan(args.addr.first().ip(), sessions, machine.ephemeral_ports)
 }
+
+/// The wait for one address of several.
+const MAX_CONNECT_TIME: Duration = Duration::from_secs(3);
 
 /// What systems allow that do not tell.
 const DEFAULT_FILES: u64 = 1024;
@@ -77,7 +101,7 @@ fn look(args: &Args) -> (Machine, Vec<Finding>) {
         judge::open_files(&machine, Some(sessions), other_files(args)),
         judge::ports(&machine, &sources(args, &machine)),
     ];
-    if args.addr.ip().is_loopback() {
+    if args.addr.first().ip().is_loopback() {
         // The server is on this machine, so its limits can be seen from here.
         let at_a_time = max_sessions.min(MAX_CONNECTING) as u64;
         findings.push(judge::backlog(&machine, at_a_time));
@@ -87,4 +111,38 @@ fn look(args: &Args) -> (Machine, Vec<Finding>) {
     findings.extend(judge::conntrack(&machine, sessions));
     findings.push(judge::clock(&machine));
     (machine, findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use game_server::process::parse_addrs;
+    use std::net::{SocketAddr, TcpListener};
+
+    /// A socket listens at `addrs[1]` alone.
+    fn two_addresses() -> (Addresses, [SocketAddr; 2], TcpListener) {
+        let closed = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let open = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let [one, two] = [&closed, &open].map(|socket| socket.local_addr().expect("an address"));
+        let mut addrs = parse_addrs(&two.to_string()).expect("an address");
+        addrs.prefer(one);
+        (addrs, [one, two], open)
+    }
+
+    #[test]
+    fn of_several_addresses_the_first_that_accepts_is_taken() {
+        let (mut addrs, [one, two], _listener) = two_addresses();
+        choose_address(&mut addrs);
+        assert_eq!(addrs.all(), [two, one]);
+        choose_address(&mut addrs);
+        assert_eq!(addrs.first(), two, "the order changes no more");
+    }
+
+    #[test]
+    fn where_none_accepts_the_first_is_taken() {
+        let (mut addrs, [one, two], listener) = two_addresses();
+        drop(listener);
+        choose_address(&mut addrs);
+        assert_eq!(addrs.all(), [one, two]);
+    }
 }

@@ -6,10 +6,9 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
 use game_server::packets::SHello;
 use game_server::preflight::judge::sessions_allowed;
-use game_server::process::{parse_addr, parse_seconds};
+use game_server::process::{Addresses, parse_addrs, parse_seconds};
 use server_core::Config;
 use server_core::wire::MAX_PAYLOAD_BYTES;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -20,10 +19,11 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP)]
 pub struct Args {
-    /// Where to listen; port 0 takes a free one
-    #[arg(long, env = "GAME_SERVER_ADDR", default_value = "127.0.0.1:7777", value_parser = parse_addr)]
+    /// Where to listen; port 0 takes a free one. Of a name with several addresses the first that can be
+    /// bound
+    #[arg(long, env = "GAME_SERVER_ADDR", default_value = "127.0.0.1:7777", value_parser = parse_addrs)]
     #[arg(help_heading = "Network", value_name = "HOST:PORT")]
-    pub addr: SocketAddr,
+    pub addr: Addresses,
 
     /// Event loops, one thread each [default: number of cores]
     #[arg(long, env = "GAME_SERVER_WORKERS", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
@@ -110,9 +110,9 @@ pub struct Args {
     pub max_chats_per_sec: u32,
 
     /// HTTP with /metrics, /healthz, /sessions and a live page at / there; port 0 takes a free one [default: off]
-    #[arg(long, env = "GAME_SERVER_METRICS_ADDR", value_parser = parse_addr)]
+    #[arg(long, env = "GAME_SERVER_METRICS_ADDR", value_parser = parse_addrs)]
     #[arg(help_heading = "Output", value_name = "HOST:PORT")]
-    pub metrics_addr: Option<SocketAddr>,
+    pub metrics_addr: Option<Addresses>,
 
     /// Name for which the metrics port answers besides its own address and loopback names;
     /// repeatable, comma separated in the environment
@@ -206,7 +206,10 @@ impl Args {
     /// metrics port.
     fn descriptors_aside(&self) -> u64 {
         let workers = self.workers.unwrap_or(Config::default().workers);
-        let metrics = self.metrics_addr.map_or(0, |_| metrics_port::DESCRIPTORS);
+        let metrics = self
+            .metrics_addr
+            .as_ref()
+            .map_or(0, |_| metrics_port::DESCRIPTORS);
         (160 + 4 * workers + metrics) as u64
     }
 
@@ -273,7 +276,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_contract() {
         let args = parse(&[]).unwrap();
-        assert_eq!(args.addr, SocketAddr::from(([127, 0, 0, 1], 7777)));
+        assert_eq!(args.addr.all(), [([127, 0, 0, 1], 7777).into()]);
         assert_eq!(args.tick_period(), Some(Duration::from_millis(250)));
         assert_eq!(args.hello_tail(), b"Hello World");
         assert_eq!(args.max_chats_per_sec(), Some(10));

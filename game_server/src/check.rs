@@ -21,7 +21,14 @@ pub fn check(args: &Args) -> ExitCode {
     let most = sessions.unwrap_or_else(|| args.sessions_allowed(machine.fd_soft_limit));
     findings.extend(judge::conntrack(&machine, most));
     findings.push(judge::clock(&machine));
-    for addr in [Some(args.addr), args.metrics_addr].into_iter().flatten() {
+    for addrs in [Some(&args.addr), args.metrics_addr.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        // A start takes the first that can be bound.
+        let mut tries = addrs.all().iter().map(|addr| Listener::try_bind(*addr));
+        let index = tries.position(|tried| tried.is_ok()).unwrap_or(0);
+        let addr = addrs.all()[index];
         findings.push(judge::address(addr, &Listener::try_bind(addr)));
     }
     preflight::publish("game_server", &findings)

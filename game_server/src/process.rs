@@ -1,9 +1,10 @@
 //! What both programs do with their process: logs, signals, descriptors, last words.
 
 use crossbeam_channel::Receiver;
+use server_core::start;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -37,7 +38,7 @@ fn log_builder(default_filter: &str) -> env_logger::Builder {
 /// process at once.
 ///
 /// # Errors
-/// If the handlers cannot be installed.
+/// If the handlers cannot be installed, or their thread cannot be started.
 pub fn stop_signals(notify: impl Fn() + Send + 'static) -> io::Result<Receiver<i32>> {
     stop_signals_of(&[SIGINT, SIGTERM], notify)
 }
@@ -46,7 +47,7 @@ pub fn stop_signals(notify: impl Fn() + Send + 'static) -> io::Result<Receiver<i
 /// nothing to reload.
 ///
 /// # Errors
-/// If the handlers cannot be installed.
+/// As there.
 pub fn stop_signals_but_hangup(notify: impl Fn() + Send + 'static) -> io::Result<Receiver<i32>> {
     stop_signals_of(&[SIGINT, SIGTERM, SIGHUP], notify)
 }
@@ -55,25 +56,24 @@ fn stop_signals_of(
     signals: &[i32],
     notify: impl Fn() + Send + 'static,
 ) -> io::Result<Receiver<i32>> {
-    let mut signals = Signals::new(signals)?;
+    let mut signals = Signals::new(signals)
+        .map_err(|error| start::failed("cannot install the signal handlers", error))?;
     let (sender, receiver) = crossbeam_channel::bounded(1);
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            let mut is_first = true;
-            for signal in signals.forever() {
-                if signal == SIGHUP {
-                    log::info!("SIGHUP ignored: there is nothing to reload");
-                    continue;
-                }
-                if !std::mem::take(&mut is_first) {
-                    std::process::exit(128 + signal);
-                }
-                // Nobody listens any more: then the process is about to end anyway.
-                let _ = sender.send(signal);
-                notify();
+    start::spawn("signals", move || {
+        let mut is_first = true;
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                log::info!("SIGHUP ignored: there is nothing to reload");
+                continue;
             }
-        })?;
+            if !std::mem::take(&mut is_first) {
+                std::process::exit(128 + signal);
+            }
+            // Nobody listens any more: then the process is about to end anyway.
+            let _ = sender.send(signal);
+            notify();
+        }
+    })?;
     Ok(receiver)
 }
 
@@ -92,15 +92,81 @@ pub fn complain(program: &str, what: impl Display) {
     let _ = writeln!(io::stderr(), "{program}: {what}");
 }
 
-/// Reads an address, or a name that has one, from the command line.
+/// HOST:PORT from a command line, and its addresses: a name may have several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    text: String,
+    /// At least one.
+    addrs: Vec<SocketAddr>,
+}
+
+impl Addresses {
+    /// All of them, in the order in which to try them.
+    #[must_use]
+    pub fn all(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// The first one.
+    #[must_use]
+    pub fn first(&self) -> SocketAddr {
+        self.addrs[0]
+    }
+
+    /// Whether the name has more than one.
+    #[must_use]
+    pub fn are_several(&self) -> bool {
+        self.addrs.len() > 1
+    }
+
+    /// This one is the first one from now on.
+    pub fn prefer(&mut self, addr: SocketAddr) {
+        self.addrs.retain(|one| *one != addr);
+        self.addrs.insert(0, addr);
+    }
+}
+
+/// As it was given; a name with its addresses, if there are several.
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        if self.are_several() {
+            let addrs: Vec<String> = self.addrs.iter().map(SocketAddr::to_string).collect();
+            write!(f, " ({})", addrs.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads HOST:PORT from the command line. A name is looked up.
 ///
 /// # Errors
-/// Why it is none, in the user's words.
+/// Why it has no address, in the user's words.
+pub fn parse_addrs(text: &str) -> Result<Addresses, String> {
+    let mut addrs: Vec<SocketAddr> = Vec::new();
+    let found = text
+        .to_socket_addrs()
+        .map_err(|error| format!("{error}; expected HOST:PORT, for example 127.0.0.1:7777"))?;
+    for addr in found {
+        if !addrs.contains(&addr) {
+            addrs.push(addr);
+        }
+    }
+    match addrs.is_empty() {
+        true => Err("the name has no address".into()),
+        false => Ok(Addresses {
+            text: text.into(),
+            addrs,
+        }),
+    }
+}
+
+/// As [`parse_addrs`], but takes the first address of a name.
+///
+/// # Errors
+/// As there.
 pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
-    text.to_socket_addrs()
-        .map_err(|error| format!("{error}; expected HOST:PORT, for example 127.0.0.1:7777"))?
-        .next()
-        .ok_or_else(|| "the name has no address".into())
+    parse_addrs(text).map(|addrs| addrs.first())
 }
 
 /// Reads seconds, whole or with a fraction, from the command line.
@@ -151,6 +217,21 @@ mod tests {
         for bad in ["", "127.0.0.1", "127.0.0.1:70000", "7777"] {
             assert!(parse_addr(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_preferred_address_comes_first_and_the_others_stay() {
+        let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut addrs = Addresses {
+            text: "name:1".into(),
+            addrs: vec![one, two],
+        };
+        assert_eq!(addrs.to_string(), "name:1 (127.0.0.1:1, 127.0.0.1:2)");
+        addrs.prefer(two);
+        assert_eq!((addrs.first(), addrs.all()), (two, &[two, one][..]));
+        let alone = parse_addrs("127.0.0.1:7").unwrap();
+        assert!(!alone.are_several());
+        assert_eq!(alone.to_string(), "127.0.0.1:7");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use game_server::preflight::Machine;
 use game_server::{GameSession, process};
 use server_core::tick::TickSchedule;
 use server_core::{Server, ServerHandle};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,33 +20,34 @@ use std::time::{Duration, Instant};
 pub fn run(args: &Args) -> Result<(), String> {
     let fd_limit = process::raise_fd_limit();
     let ticks_here = std::thread::current();
-    let signals = process::stop_signals_but_hangup(move || ticks_here.unpark())
-        .map_err(|error| format!("cannot install the signal handlers: {error}"))?;
+    let in_words = |error: io::Error| error.to_string();
+    let signals =
+        process::stop_signals_but_hangup(move || ticks_here.unpark()).map_err(in_words)?;
     let config = args.config(fd_limit);
     let max_chats_per_sec = args.max_chats_per_sec();
-    // Before the server: a start that fails must not have let anybody in.
-    let metrics_port = (args.metrics_addr)
-        .map(|addr| {
-            MetricsPort::bind(addr, args.admin_hosts.clone())
-                .map_err(|error| format!("cannot serve metrics on {addr}: {error}"))
-        })
-        .transpose()?;
+    let ticks = Arc::new(TickMetrics::default());
+    // Before the server: a start that fails must not have accepted a peer. Ends with this function,
+    // when the sessions have gone.
+    let metrics_thread = (args.metrics_addr.as_ref())
+        .map(|addrs| MetricsPort::bind(addrs.all(), &args.admin_hosts)?.start(Arc::clone(&ticks)))
+        .transpose()
+        .map_err(in_words)?;
     let server = Server::builder()
         .config(config.clone())
         .farewell(SBye::farewell)
-        .start(args.addr, move |_peer| GameSession::new(max_chats_per_sec))
-        .map_err(|error| format!("cannot listen on {}: {error}", args.addr))?;
-    let handle = server.handle();
-    let ticks = Arc::new(TickMetrics::default());
-    // Ends with this function, when the sessions have gone.
-    let _metrics_thread = metrics_port
-        .map(|port| {
-            log::info!("metrics on {}", port.local_addr());
-            port.start(handle.clone(), Arc::clone(&ticks))
-                .map_err(|error| format!("cannot start the metrics thread: {error}"))
+        .start(args.addr.all(), move |_peer| {
+            GameSession::new(max_chats_per_sec)
         })
-        .transpose()?;
+        .map_err(in_words)?;
+    let handle = server.handle();
+    if let Some(thread) = &metrics_thread {
+        log::info!("metrics on {}", thread.local_addr());
+        thread.serve(handle.clone());
+    }
     log::info!("listening on {}", server.local_addr());
+    if args.addr.are_several() {
+        log::info!("took {} of {}", server.local_addr(), args.addr);
+    }
     log::info!(
         "tick {} ms, {} workers, at most {} sessions ({fd_limit} open files)",
         args.tick_ms,

@@ -42,6 +42,7 @@ impl Connector {
     /// What the system says at once: no descriptor left, no port, no route, a source address that
     /// this machine does not have. A refusal comes later, as
     /// [`DisconnectReason::ConnectFailed`](crate::reason::DisconnectReason::ConnectFailed).
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if the worker has ended: no session is made.
     pub fn connect_from(
         &self,
         source: Option<IpAddr>,
@@ -55,14 +56,23 @@ impl Connector {
         if let Err(error) = stream.set_nodelay(true) {
             log::debug!("no TCP_NODELAY towards {addr}: {error}");
         }
-        self.router.adopt(Arrival {
+        let is_adopted = self.router.adopt(Arrival {
             stream,
             permit: self.admission.admit_outgoing(addr),
             tag: Some(tag),
             is_connecting: true,
         });
-        Ok(())
+        is_adopted.then_some(()).ok_or_else(server_has_ended)
     }
+}
+
+/// Why an ended server connects to nothing.
+#[must_use]
+pub fn server_has_ended() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotConnected,
+        "the server has ended, or is shutting down",
+    )
 }
 
 fn begin_from(source: IpAddr, addr: SocketAddr) -> io::Result<TcpStream> {

@@ -233,7 +233,9 @@
 //! session gets the last packet of [`farewell`](ServerBuilder::farewell), then a FIN. It may be called
 //! from any thread, that of a signal for example, which this library leaves to you (crates `ctrlc` and
 //! `signal-hook`). A [`Ticker::for_server`] ends with it, and [`Server::join`] returns when the last
-//! session has gone or the time for that is up.
+//! session has gone or the time for that is up. A callback of the server may call `shutdown`, too, and
+//! cannot wait for the end: there `join` returns an error. What a handle does after the end is
+//! [a table](ServerHandle#after-the-end).
 //!
 //! ```
 //! # use server_core::{Context, Kick, Packet, Server, Session, Ticker};
@@ -393,7 +395,7 @@
 //! |---|---|
 //! | 8 | `ticker` |
 //! | 7 | `server` |
-//! | 6 | `worker`, `listener`, `connector`: the only ones with a `mio::Poll` or a socket |
+//! | 6 | `worker`, `listener`, `connector`: the only ones with a `mio::Poll` or a socket; `start` |
 //! | 5 | `shard` |
 //! | 4 | `connection`, `router`, `handlers`, `content` |
 //! | 3 | `send_queue`, `session`, `list`, `packets` |
@@ -470,6 +472,7 @@ pub mod session_table;
 #[cfg_attr(doc, doc(hidden))]
 pub mod shard;
 pub mod snapshot;
+pub mod start;
 #[cfg_attr(doc, doc(hidden))]
 pub mod stopwatch;
 #[cfg_attr(doc, doc(hidden))]

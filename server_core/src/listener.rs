@@ -207,12 +207,15 @@ impl Listener {
             }
         }
         match reception.admission.admit(peer) {
-            Some(permit) => reception.router.adopt(Arrival {
-                stream,
-                permit,
-                tag: None,
-                is_connecting: false,
-            }),
+            Some(permit) => {
+                // A worker that failed takes nothing, and its whole server ends.
+                reception.router.adopt(Arrival {
+                    stream,
+                    permit,
+                    tag: None,
+                    is_connecting: false,
+                });
+            }
             None => {
                 reception.metrics.rejected.add(1);
                 let reason = DisconnectReason::ServerFull;

@@ -67,10 +67,21 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Posts whatever the limit says: for items whose number something else bounds.
+    /// Posts whatever the limit says: for items whose number something else bounds. `bytes` is at
+    /// least 1.
     pub fn post(&self, item: T, bytes: usize) {
+        // A closed mailbox drops the item.
+        let _ = self.post_if_open(item, bytes);
+    }
+
+    /// As [`post`](Self::post), but a closed mailbox gives the item back. After `Ok` the reader
+    /// takes the item, also a reader that closes the mailbox in the same moment.
+    ///
+    /// # Errors
+    /// The item itself.
+    pub fn post_if_open(&self, item: T, bytes: usize) -> Result<(), T> {
         self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.push(item, bytes);
+        self.push(item, bytes)
     }
 
     /// Posts, or gives the item back if more than `limit_bytes` would wait then.
@@ -80,13 +91,12 @@ impl<T> Mailbox<T> {
     /// # Errors
     /// The item itself.
     pub fn try_post(&self, item: T, bytes: usize, limit_bytes: usize) -> Result<(), T> {
-        match self.try_reserve(bytes, limit_bytes) {
-            true => {
-                self.push(item, bytes);
-                Ok(())
-            }
-            false => Err(item),
+        if !self.try_reserve(bytes, limit_bytes) {
+            return Err(item);
         }
+        // A closed mailbox drops the item.
+        let _ = self.push(item, bytes);
+        Ok(())
     }
 
     /// Reserves room for an item, if no more than `limit_bytes` would wait then: the first half of
@@ -105,7 +115,8 @@ impl<T> Mailbox<T> {
 
     /// Posts an item for which [`try_reserve`](Self::try_reserve) has reserved these bytes.
     pub fn post_reserved(&self, item: T, bytes: usize) {
-        self.push(item, bytes);
+        // A closed mailbox drops the item.
+        let _ = self.push(item, bytes);
     }
 
     /// Gives back what [`try_reserve`](Self::try_reserve) has reserved.
@@ -195,8 +206,22 @@ impl<T> Mailbox<T> {
 
     /// The reader is gone: from now on items are dropped and nobody waits.
     pub fn close(&self) {
+        self.close_and_take(drop);
+    }
+
+    /// As [`close`](Self::close); `take` gets each item that was posted before. Nothing is in the
+    /// mailbox when this returns, and nothing comes any more.
+    pub fn close_and_take(&self, mut take: impl FnMut(T)) {
         self.closed.store(true, Ordering::SeqCst);
-        self.take_all(drop);
+        // A poster charges its item before it looks whether the mailbox is closed, and we change the
+        // charges after we have closed it: either we see its charge and wait for the item, or it
+        // sees our change, and with that the mailbox closed.
+        while {
+            self.take_all(&mut take);
+            self.queued_bytes.fetch_add(0, Ordering::AcqRel) > 0
+        } {
+            thread::yield_now();
+        }
     }
 
     /// Bytes that wait.
@@ -205,14 +230,15 @@ impl<T> Mailbox<T> {
         self.queued_bytes.load(Ordering::Acquire)
     }
 
-    fn push(&self, item: T, bytes: usize) {
+    fn push(&self, item: T, bytes: usize) -> Result<(), T> {
         if self.is_closed() {
             self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            return;
+            return Err(item);
         }
         // We hold a receiver ourselves, so the channel cannot be disconnected.
         let _ = self.sender.send((bytes, item));
         self.wake();
+        Ok(())
     }
 
     fn is_closed(&self) -> bool {
@@ -327,5 +353,26 @@ mod tests {
         mailbox.post(3, 8);
         mailbox.take_all(|_| ());
         assert_eq!(mailbox.queued_bytes(), 0);
+    }
+
+    #[test]
+    fn an_item_is_taken_or_comes_back_however_the_mailbox_closes() {
+        for _ in 0..200 {
+            let (mailbox, _) = counted_mailbox(8);
+            let posters: Vec<_> = (0..3)
+                .map(|_| {
+                    let mailbox = Arc::clone(&mailbox);
+                    let is_posted = move |n: &u32| mailbox.post_if_open(*n, 8).is_ok();
+                    thread::spawn(move || (0..).take_while(is_posted).count())
+                })
+                .collect();
+            let mut taken = 0;
+            while taken < 10 {
+                mailbox.take_all(|_| taken += 1);
+            }
+            mailbox.close_and_take(|_| taken += 1);
+            let posted: usize = (posters.into_iter()).map(|one| one.join().unwrap()).sum();
+            assert_eq!((taken, mailbox.queued_bytes()), (posted, 0));
+        }
     }
 }

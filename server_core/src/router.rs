@@ -263,10 +263,12 @@ impl<T: Send + 'static> Router<T> {
     }
 
     /// Hands a connection over to the worker that its permit names. Never waits: permits bound
-    /// how many there can be.
-    pub fn adopt(&self, arrival: Arrival<T>) {
-        let worker = arrival.permit.worker();
-        self.mailboxes[worker].post(Command::Adopt(arrival), ADOPT_BYTES);
+    /// how many there can be. After `true` the worker makes a session of the connection, also if it
+    /// is about to end; after `false` it has ended, and the connection is closed.
+    pub fn adopt(&self, arrival: Arrival<T>) -> bool {
+        let mailbox = &self.mailboxes[arrival.permit.worker()];
+        let posted = mailbox.post_if_open(Command::Adopt(arrival), ADOPT_BYTES);
+        posted.is_ok()
     }
 
     /// Ends everything. Never waits.

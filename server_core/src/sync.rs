@@ -77,7 +77,7 @@ mod explored {
 
     /// Threads as far as the mailbox needs them.
     pub mod thread {
-        pub use loom::thread::current;
+        pub use loom::thread::{current, yield_now};
 
         /// Loom knows no time: the others go on first.
         pub fn park_timeout(_: std::time::Duration) {

@@ -77,8 +77,24 @@ impl<S: Session> Worker<S> {
         let router = Arc::clone(&self.router);
         let mailbox = router.mailbox(self.index);
         let _closed_at_the_end = CloseOnDrop(mailbox);
+        self.run_until_finished(mailbox)?;
+        // A connection that was begun in the last moment has been promised a session, which hears
+        // of the shutdown as the others do.
+        let (shard, registry, now) = (&mut self.shard, self.poll.registry(), Instant::now());
+        mailbox.close_and_take(|command| {
+            if let Command::Adopt(_) = command {
+                shard.handle_command(command, now, |stream, id| register(registry, stream, id));
+            }
+        });
+        self.run_until_finished(mailbox)?;
+        self.shard.finish();
+        Ok(())
+    }
+
+    fn run_until_finished(&mut self, mailbox: &Mailbox<Command<TcpStream>>) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
-        let mut has_mail = false;
+        // Sessions that came before the first turn may have something to do.
+        let mut has_mail = true;
         while !self.shard.is_finished() {
             let timeout = match has_mail || self.shard.has_work() {
                 true => Some(Duration::ZERO),
@@ -114,7 +130,6 @@ impl<S: Session> Worker<S> {
                     .spawn(memory::give_back);
             }
         }
-        self.shard.finish();
         Ok(())
     }
 }

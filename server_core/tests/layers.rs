@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(usize, &[&str])] = &[
     (8, &["ticker"]),
     (7, &["server"]),
-    (6, &["worker", "listener", "connector"]),
+    (6, &["worker", "listener", "connector", "start"]),
     (5, &["shard"]),
     (4, &["connection", "router", "handlers", "content"]),
     (3, &["send_queue", "session", "list", "packets"]),
@@ -74,7 +74,7 @@ const FOLDERS: &[Folder] = &[
     Folder {
         name: "server",
         files: &["handle", "builder"],
-        shared: &["Server"],
+        shared: &["Server", "EndWorkersOnDrop"],
     },
     // Parts of one machine, none of which names another.
     Folder {

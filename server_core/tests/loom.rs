@@ -210,3 +210,18 @@ fn who_asks_for_room_gets_it_or_is_called() {
         assert!(is_posted || is_called, "it waits for room that is there");
     });
 }
+
+#[test]
+fn what_is_posted_as_the_mailbox_closes_is_taken_or_comes_back() {
+    loom::model(|| {
+        let (mailbox, _) = mailbox(1_000);
+        let poster = {
+            let mailbox = Arc::clone(&mailbox);
+            thread::spawn(move || mailbox.post_if_open(1, 1).is_ok())
+        };
+        let mut taken = 0;
+        mailbox.close_and_take(|_| taken += 1);
+        let posted = poster.join().unwrap();
+        assert_eq!(taken, u32::from(posted), "an item is lost");
+    });
+}

@@ -7,6 +7,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use schemars::JsonSchema;
 use serde::Serialize;
 use server_core::framer::Framer;
+use server_core::start;
 use server_core::wire::MAX_PACKET_BYTES;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::borrow::Cow;
@@ -15,7 +16,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Attackers at work.
@@ -120,8 +121,9 @@ impl Squad {
         target: SocketAddr,
         seed: u64,
     ) -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
+        let refused = |error| start::failed("cannot set up the attackers", error);
+        let poll = Poll::new().map_err(refused)?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(refused)?;
         let is_over = Arc::new(AtomicBool::new(false));
         let mut field = Field {
             poll,
@@ -142,9 +144,7 @@ impl Squad {
             tally: Tally::default(),
         };
         let over = Arc::clone(&is_over);
-        let thread = thread::Builder::new()
-            .name("attackers".into())
-            .spawn(move || field.fight(&over))?;
+        let thread = start::spawn("attackers", move || field.fight(&over))?;
         Ok(Self {
             thread,
             is_over,

@@ -272,7 +272,7 @@ impl<'a> Conductor<'a> {
         let mut tries = 0;
         loop {
             let source = self.sources.source(index);
-            let begun = (self.server).connect_from(source, self.args.addr, index as u64);
+            let begun = (self.server).connect_from(source, self.args.addr.first(), index as u64);
             match begun.as_ref().map_err(io::Error::kind) {
                 Err(ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse) => tries += 1,
                 _ => return begun,
@@ -362,7 +362,7 @@ impl<'a> Conductor<'a> {
         };
         let want = (self.siege.as_mut()).map_or(Want::Nothing, |siege| siege.poll(is_full, now));
         if let (Want::Neighbours, Some(siege)) = (want, &mut self.siege)
-            && let Err(error) = siege.begin_neighbours(self.args.addr)
+            && let Err(error) = siege.begin_neighbours(self.args.addr.first())
         {
             log::error!("cannot connect the neighbours: {error}");
         }
@@ -372,7 +372,7 @@ impl<'a> Conductor<'a> {
         self.end_window(now);
         if let (Want::Attack, Some(siege)) = (want, &mut self.siege) {
             let delays = &self.meter.window.tick_delays;
-            let begun = siege.begin(delays, self.args.addr, self.args.seed(), now);
+            let begun = siege.begin(delays, self.args.addr.first(), self.args.seed(), now);
             if let Err(error) = begun {
                 log::error!("the attack could not begin: {error}");
             }
@@ -458,7 +458,7 @@ impl<'a> Conductor<'a> {
         self.connecting -= 1;
         self.tally.failed_connects += 1;
         self.losses.add(why.into());
-        self.complain_once(&format!("{}: {why}", self.args.addr));
+        self.complain_once(&format!("{}: {why}", self.args.addr.first()));
         self.retry_or_give_up(index, now);
     }
 

@@ -16,7 +16,7 @@ use crate::result::summary::Summary;
 use conductor::Conductor;
 use game_server::process;
 use indicatif::ProgressBar;
-use server_core::{Config, Server};
+use server_core::{Config, Server, start};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,12 +41,11 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
     let machine = preflight::require(args)?;
     let max_sessions = preflight::max_sessions(args, &machine);
-    let failed = |what: &str, error: std::io::Error| Failure {
-        why: format!("{what}: {error}"),
+    let failed = |error: std::io::Error| Failure {
+        why: error.to_string(),
         exit_status: 1,
     };
-    let signals = process::stop_signals(|| ())
-        .map_err(|error| failed("cannot install the signal handlers", error))?;
+    let signals = process::stop_signals(|| ()).map_err(failed)?;
     let (board, events) = Board::new(max_sessions, args.threads);
     let board = Arc::new(board);
     let settings = Arc::new(BotSettings {
@@ -57,14 +56,13 @@ pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
     let server = Server::builder()
         .config(config(args.threads))
         .start_without_listener(move |peer| Bot::new(Arc::clone(&settings), peer))
-        .map_err(|error| failed("cannot start", error))?;
+        .map_err(failed)?;
+    let self_check = SelfCheck::start(args.threads).map_err(failed)?;
     log::info!(
         "{max_sessions} sessions to {}, seed {}",
-        args.addr,
+        args.addr.first(),
         args.seed()
     );
-    let self_check =
-        SelfCheck::start(args.threads).map_err(|error| failed("cannot start a thread", error))?;
     let handle = server.handle();
     let mut conductor = Conductor::new(args, machine, handle, board, events, self_check, bar);
     conductor.conduct(&signals);
@@ -72,7 +70,7 @@ pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
     server.handle().shutdown(GOODBYE);
     server
         .join()
-        .map_err(|error| failed("a thread failed", error))?;
+        .map_err(|error| failed(start::failed("a thread failed", error)))?;
     // Only now: nothing is counted any more while it is summed up.
     Ok(conductor.summarize())
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 use server_core::metrics::{Histogram, Metrics};
+use server_core::start;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,9 +80,7 @@ impl SelfCheck {
     pub fn start(threads: usize) -> io::Result<Self> {
         let heartbeat = Arc::new(Heartbeat::default());
         let beating = Arc::clone(&heartbeat);
-        let thread = thread::Builder::new()
-            .name("heartbeat".into())
-            .spawn(move || beating.run())?;
+        let thread = start::spawn("heartbeat", move || beating.run())?;
         let now = Instant::now();
         Ok(Self {
             heartbeat,

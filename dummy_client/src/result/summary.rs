@@ -351,7 +351,7 @@ impl Summary {
 impl Settings {
     fn of(args: &Args) -> Self {
         Self {
-            addr: args.addr.to_string(),
+            addr: args.addr.first().to_string(),
             count: args.max_sessions().unwrap_or(0),
             duration_secs: args.duration_secs.map(|duration| duration.as_secs_f64()),
             ramp_per_sec: args.ramp_per_sec,

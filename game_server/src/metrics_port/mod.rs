@@ -15,6 +15,7 @@ mod sessions;
 
 use crate::stats::TickMetrics;
 use client::{Claim, Client, Step};
+use crossbeam_channel::Sender;
 use exposition::Exposition;
 pub use host::Host;
 use http::{Request, Route, Selection, Status};
@@ -23,6 +24,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use server_core::ServerHandle;
 use server_core::backoff::Backoff;
 use server_core::snapshot::{SessionInfo, Snapshot};
+use server_core::start;
 use slab::Slab;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -78,7 +80,10 @@ pub struct MetricsPort {
 /// The thread that serves. Dropping it ends it.
 #[derive(Debug)]
 pub struct MetricsThread {
+    local_addr: SocketAddr,
     stop: Arc<Stop>,
+    /// Tells the thread what to serve.
+    server: Option<Sender<ServerHandle>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -89,11 +94,19 @@ struct Stop {
 }
 
 impl MetricsPort {
-    /// Binds and listens. Requests may be for these `hosts` besides its address and loopback names.
+    /// Binds the first of these addresses that can be bound, and listens. Requests may be for these
+    /// `hosts` besides its address and loopback names.
     ///
     /// # Errors
     /// Those of the system, for example [`ErrorKind::AddrInUse`].
-    pub fn bind(addr: SocketAddr, hosts: Vec<Host>) -> io::Result<Self> {
+    pub fn bind(addrs: &[SocketAddr], hosts: &[Host]) -> io::Result<Self> {
+        let addrs = addrs.iter().copied();
+        start::first_of("cannot serve metrics on", addrs, |addr| {
+            Self::bind_one(addr, hosts.to_vec())
+        })
+    }
+
+    fn bind_one(addr: SocketAddr, hosts: Vec<Host>) -> io::Result<Self> {
         let mut socket = TcpListener::bind(addr)?;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
@@ -109,33 +122,48 @@ impl MetricsPort {
         })
     }
 
-    /// Where it listens; the port is the real one if port 0 was asked for.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
-    }
-
-    /// Serves this server's counters.
+    /// Starts the thread. It serves when it is told what to [`serve`](MetricsThread::serve).
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(self, server: ServerHandle, ticks: Arc<TickMetrics>) -> io::Result<MetricsThread> {
-        let stop = Arc::clone(&self.stop);
-        let thread = thread::Builder::new()
-            .name("metrics".into())
-            .spawn(move || {
-                if let Err(error) = Service::new(self, server, ticks).run() {
-                    log::error!("the metrics port has ended: {error}");
-                }
-            })?;
+    pub fn start(self, ticks: Arc<TickMetrics>) -> io::Result<MetricsThread> {
+        let (local_addr, stop) = (self.local_addr, Arc::clone(&self.stop));
+        let (sender, server) = crossbeam_channel::bounded(1);
+        let thread = start::spawn("metrics", move || {
+            let Ok(server) = server.recv() else {
+                return; // The start has failed.
+            };
+            if let Err(error) = Service::new(self, server, ticks).run() {
+                log::error!("the metrics port has ended: {error}");
+            }
+        })?;
         Ok(MetricsThread {
+            local_addr,
             stop,
+            server: Some(sender),
             thread: Some(thread),
         })
     }
 }
 
+impl MetricsThread {
+    /// Where it listens; the port is the real one if port 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves this server's counters from now on.
+    pub fn serve(&self, server: ServerHandle) {
+        if let Some(sender) = &self.server {
+            // The first one counts.
+            let _ = sender.try_send(server);
+        }
+    }
+}
+
 impl Drop for MetricsThread {
     fn drop(&mut self) {
+        self.server = None;
         self.stop.is_set.store(true, Ordering::Release);
         if let Err(error) = self.stop.waker.wake() {
             log::error!("the metrics thread could not be woken: {error}");

@@ -92,6 +92,23 @@ pub fn command(flags: &[&str]) -> Command {
     command
 }
 
+/// As [`command`], by a shell that sets this limit first: the arguments of `ulimit`.
+pub fn command_with_ulimit(limit: &str, flags: &[&str]) -> Command {
+    let direct = command(flags);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")])
+        .arg(direct.get_program())
+        .args(direct.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    for (name, _) in direct.get_envs() {
+        shell.env_remove(name);
+    }
+    shell
+}
+
 impl Server {
     /// Starts it on a free port and waits until it listens.
     pub fn start(flags: &[&str]) -> Self {
@@ -110,22 +127,31 @@ impl Server {
     /// Starts it by a shell that sets this limit (`-n` and a number: both limits of descriptors;
     /// `-Sn`: the soft one) first.
     pub fn start_with_ulimit(limit: &str, flags: &[&str]) -> Self {
-        let direct = command(&[&["--addr", "127.0.0.1:0"], flags].concat());
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")])
-            .arg(direct.get_program())
-            .args(direct.get_args())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        for (name, _) in direct.get_envs() {
-            shell.env_remove(name);
-        }
-        Self::spawn(shell)
+        let flags = [&["--addr", "127.0.0.1:0"], flags].concat();
+        Self::spawn(command_with_ulimit(limit, &flags))
     }
 
-    fn spawn(mut command: Command) -> Self {
+    fn spawn(command: Command) -> Self {
+        let mut server = Self::launch(command);
+        server.wait_until_it_listens();
+        server
+    }
+
+    /// Starts it, and waits until it listens, or has ended: then it returns its status, and its log.
+    pub fn try_spawn(command: Command) -> Result<Self, (ExitStatus, Vec<String>)> {
+        let mut server = Self::launch(command);
+        wait_until("the server to listen or to end", DEADLINE, || {
+            let listens = |line: &String| line.contains("listening on ");
+            server.lines().iter().any(listens) || !server.is_running()
+        });
+        if !server.is_running() {
+            return Err((server.wait_for_exit(), server.lines()));
+        }
+        server.wait_until_it_listens();
+        Ok(server)
+    }
+
+    fn launch(mut command: Command) -> Self {
         raise_fd_limit();
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Log::default());
@@ -134,16 +160,18 @@ impl Server {
             let log = Arc::clone(&log);
             thread::spawn(move || log.collect(stderr))
         };
-        let mut server = Self {
+        Self {
             addr: SocketAddr::from(([0, 0, 0, 0], 0)),
             child,
             log,
             log_reader: Some(log_reader),
-        };
-        let line = server.wait_for_line("listening on ");
+        }
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let line = self.wait_for_line("listening on ");
         let (_, addr) = line.rsplit_once("listening on ").unwrap();
-        server.addr = addr.trim().parse().unwrap();
-        server
+        self.addr = addr.trim().parse().unwrap();
     }
 
     pub fn pid(&self) -> u32 {

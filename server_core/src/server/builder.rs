@@ -1,7 +1,7 @@
 //! How a server is set up and started.
 
-use super::Server;
 use super::handle::ServerHandle;
+use super::{EndWorkersOnDrop, Server};
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::connector::Connector;
@@ -14,7 +14,9 @@ use crate::router::Router;
 use crate::send_buffer::{ChunkPool, SendBufferManager};
 use crate::session::{Peer, Session};
 use crate::shard::{Farewell, Shared};
+use crate::start::{failed, first_of};
 use crate::worker::{Worker, poll_with_mailbox};
+use socket2::{Domain, Socket, Type};
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,32 +99,30 @@ impl ServerBuilder {
     /// Binds, starts the workers and then accepts. `factory` makes the session of each new peer, on the
     /// worker that will own it.
     ///
+    /// Of several addresses, those of a name for example, it listens on the first that can be bound:
+    /// see [`Server::local_addr`].
+    ///
     /// # Errors
-    /// Those of binding, for example [`io::ErrorKind::AddrInUse`], and of starting threads.
+    /// Those of binding, for example [`io::ErrorKind::AddrInUse`], and of starting threads. The error
+    /// names the step that failed, each address that was tried, and the limit that is reached, if
+    /// there is one. Nothing of the server is left then: no thread, no descriptor, no open port.
     pub fn start<S: Session>(
         self,
         addr: impl ToSocketAddrs,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> io::Result<Server> {
         let config = self.config.clone().clamped();
-        let mut outcome = Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the name has no address",
-        ));
-        for addr in addr.to_socket_addrs()? {
-            outcome = Listener::bind(addr, &config);
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        self.launch(Some(outcome?), factory)
+        let listener = first_of("cannot listen on", addr.to_socket_addrs()?, |addr| {
+            Listener::bind(addr, &config)
+        })?;
+        self.launch(Some(listener), factory)
     }
 
     /// Starts the workers alone. Sessions come from [`ServerHandle::connect`] only: this is how a
     /// client is built on the same library.
     ///
     /// # Errors
-    /// Those of starting threads.
+    /// Those of starting threads, as for [`start`](Self::start).
     pub fn start_without_listener<S: Session>(
         self,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
@@ -136,6 +136,17 @@ impl ServerBuilder {
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> io::Result<Server> {
         let config = self.config.clamped();
+        // A server without a descriptor for one session cannot work. Free again when it accepts.
+        let room_for_one = (listener.as_ref())
+            .map(|listener| {
+                Socket::new(
+                    Domain::for_address(listener.local_addr()),
+                    Type::STREAM,
+                    None,
+                )
+            })
+            .transpose()
+            .map_err(|error| failed("cannot accept a connection", error))?;
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let buffers = SendBufferManager::new(pool);
         let metrics = Arc::new(Metrics::new(config.workers));
@@ -145,7 +156,10 @@ impl ServerBuilder {
             config.max_sessions_per_ip,
         ));
         let (polls, mailboxes): (Vec<_>, Vec<_>) = (0..config.workers)
-            .map(|_| poll_with_mailbox(config.mailbox_bytes))
+            .map(|worker| {
+                poll_with_mailbox(config.mailbox_bytes)
+                    .map_err(|error| failed(format_args!("cannot set up worker {worker}"), error))
+            })
             .collect::<io::Result<Vec<_>>>()?
             .into_iter()
             .unzip();
@@ -167,13 +181,16 @@ impl ServerBuilder {
             handle: handle.clone(),
             threads: Vec::new(),
         };
+        // Dropped before the server, which then waits for the workers.
+        let listener = listener.map(|listener| (listener, EndWorkersOnDrop(handle)));
         for (index, poll) in polls.into_iter().enumerate() {
             let (router, shared) = (Arc::clone(&router), Arc::clone(&shared));
-            server.spawn(format!("worker-{index}"), move || {
+            server.spawn(&format!("worker-{index}"), move || {
                 Worker::new(index, poll, router, shared).run()
             })?;
         }
-        if let Some(listener) = listener {
+        // The last thread: a server that cannot start accepts no peer.
+        if let Some((listener, end_workers)) = listener {
             let reception = Reception {
                 config,
                 admission,
@@ -183,10 +200,10 @@ impl ServerBuilder {
                 farewell: self.farewell,
                 departures,
             };
-            server.spawn("listener".into(), move || {
-                let outcome = listener.run(&reception);
-                handle.shut_workers_down();
-                outcome
+            drop(room_for_one);
+            server.spawn("listener", move || {
+                let _end_workers = end_workers;
+                listener.run(&reception)
             })?;
         }
         Ok(server)

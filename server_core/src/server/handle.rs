@@ -1,7 +1,7 @@
 //! What other threads can ask of a running server.
 
 use crate::config::LONGEST_TIME;
-use crate::connector::Connector;
+use crate::connector::{Connector, server_has_ended};
 use crate::group_id::GroupId;
 use crate::id::SessionId;
 use crate::listener::{Listener, StopSignal};
@@ -26,6 +26,27 @@ use std::time::{Duration, Instant};
 /// What sends waits while a worker's mailbox is full; what begins with `try_` returns [`MailboxFull`]
 /// instead. Do not hold a lock meanwhile that a callback takes:
 /// see [what blocks](crate#threads).
+///
+/// # After the end
+///
+/// A handle outlives its server. No method panics or waits then:
+///
+/// | method | after the end |
+/// |---|---|
+/// | [`broadcast`](Self::broadcast), [`broadcast_packet`](Self::broadcast_packet), [`broadcast_buffer`](Self::broadcast_buffer) | does nothing |
+/// | [`broadcast_measured`](Self::broadcast_measured) | does nothing, and measures nothing |
+/// | [`send_to`](Self::send_to), [`send_packet_to`](Self::send_packet_to) | does nothing |
+/// | [`broadcast_to`](Self::broadcast_to), [`broadcast_to_others`](Self::broadcast_to_others), [`broadcast_packet_to`](Self::broadcast_packet_to), [`broadcast_packet_to_others`](Self::broadcast_packet_to_others), [`broadcast_buffer_to`](Self::broadcast_buffer_to) | does nothing |
+/// | [`join`](Self::join), [`leave`](Self::leave), [`close`](Self::close) | does nothing |
+/// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
+/// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |
+/// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::snapshot::WorkerGone) |
+/// | [`metrics`](Self::metrics), [`pool_stats`](Self::pool_stats) | the last values; no session is counted as connected |
+/// | [`is_shutting_down`](Self::is_shutting_down) | `true`, as soon as a shutdown has begun |
+/// | [`shutdown`](Self::shutdown) | does nothing: the first call counts |
+///
+/// Between the call of `shutdown` and the end a packet still reaches a session that its worker has
+/// not closed yet.
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
     inner: Arc<Inner>,
@@ -310,8 +331,12 @@ impl ServerHandle {
     /// # Errors
     /// What the system says at once: no descriptor left, no port, no route. A refusal comes later, as
     /// [`DisconnectReason::ConnectFailed`].
+    ///
+    /// [`io::ErrorKind::NotConnected`] if the server has ended or is shutting down. After `Ok` the
+    /// session comes, also if a shutdown begins in the same moment: it is told
+    /// [`DisconnectReason::Shutdown`] then.
     pub fn connect(&self, addr: SocketAddr, tag: u64) -> io::Result<()> {
-        self.inner.connector.connect(addr, tag)
+        self.connect_from(None, addr, tag)
     }
 
     /// As [`connect`](Self::connect), from an address of this machine: where one has not enough
@@ -325,6 +350,9 @@ impl ServerHandle {
         addr: SocketAddr,
         tag: u64,
     ) -> io::Result<()> {
+        if self.is_shutting_down() {
+            return Err(server_has_ended());
+        }
         self.inner.connector.connect_from(source, addr, tag)
     }
 

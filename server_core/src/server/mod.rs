@@ -7,6 +7,7 @@ pub use builder::ServerBuilder;
 pub use handle::ServerHandle;
 
 use crate::packet::PacketHead;
+use crate::start::spawn;
 use std::io;
 use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
@@ -14,6 +15,10 @@ use std::time::Duration;
 
 /// A running server: its threads. Dropping it ends it at once; [`Server::join`] after
 /// [`ServerHandle::shutdown`] ends it in order.
+///
+/// Dropping waits until every thread has ended, except on one of these threads, that is, in a
+/// callback of the server itself: there it begins the shutdown and returns, and the threads end
+/// behind it.
 #[derive(Debug)]
 #[must_use = "a server ends when it is dropped"]
 pub struct Server {
@@ -49,11 +54,21 @@ impl Server {
         self.handle.broadcast(head, tail);
     }
 
-    /// Waits until every thread has ended.
+    /// Waits until every thread has ended. It does not end the server: [`ServerHandle::shutdown`]
+    /// does.
     ///
     /// # Errors
-    /// If one of them failed or panicked.
+    /// If one of them failed or panicked. [`io::ErrorKind::Deadlock`] at once if this is called on
+    /// one of them, that is, in a callback of the server itself: a thread cannot wait for its own
+    /// end. The server is dropped then, which ends it. A callback calls `shutdown` instead, and the
+    /// thread that started the server joins it.
     pub fn join(mut self) -> io::Result<()> {
+        if self.is_own_thread() {
+            return Err(io::Error::new(
+                io::ErrorKind::Deadlock,
+                "a server cannot wait for its own end: `join` was called on one of its threads",
+            ));
+        }
         self.join_threads()
     }
 
@@ -61,16 +76,21 @@ impl Server {
     /// server would take connections that nobody serves.
     fn spawn(
         &mut self,
-        name: String,
+        name: &str,
         run: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let guard = ShutdownOnDrop(self.handle.clone());
-        let thread = thread::Builder::new().name(name).spawn(move || {
+        let thread = spawn(name, move || {
             let _guard = guard;
             run()
         })?;
         self.threads.push(thread);
         Ok(())
+    }
+
+    fn is_own_thread(&self) -> bool {
+        let this = thread::current().id();
+        self.threads.iter().any(|one| one.thread().id() == this)
     }
 
     fn join_threads(&mut self) -> io::Result<()> {
@@ -89,10 +109,22 @@ impl Drop for Server {
     fn drop(&mut self) {
         if !self.threads.is_empty() {
             self.handle.shutdown(Duration::ZERO);
+            if self.is_own_thread() {
+                return;
+            }
             if let Err(error) = self.join_threads() {
                 log::error!("the server did not end well: {error}");
             }
         }
+    }
+}
+
+/// Ends the workers of a server with a listener: that has ended, has failed, or never ran.
+struct EndWorkersOnDrop(ServerHandle);
+
+impl Drop for EndWorkersOnDrop {
+    fn drop(&mut self) {
+        self.0.shut_workers_down();
     }
 }
 

@@ -1,0 +1,67 @@
+//! A start that cannot succeed says so in one line and ends, whichever of its steps is refused.
+#![cfg(target_os = "linux")] // `ulimit -v`.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod util;
+
+use std::process::Command;
+use util::{Run, Stub, client, hello};
+
+/// Runs the client under one limit after the other until a run succeeds, and returns the status and
+/// the line of each start that failed before.
+fn starts(limits: impl Iterator<Item = String>, env: &[(&str, &str)]) -> Vec<(i32, String)> {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
+    let args = ["--threads", "2", "--count", "1", "--duration-secs", "0.3"];
+    let direct = client(stub.addr, &args);
+    let mut failed = Vec::new();
+    for limit in limits {
+        // A run that hangs is killed, which is a status of its own.
+        let script = format!(r#"ulimit {limit} && exec timeout -s KILL 60 "$0" "$@""#);
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &script])
+            .arg(direct.get_program())
+            .args(direct.get_args())
+            .env_remove("RUST_LOG")
+            .envs(env.iter().copied());
+        let run = Run::of(&mut shell);
+        match run.status {
+            Some(0) => return failed,
+            // The system's loader wants something as well, and so does that of `timeout`.
+            Some(125..=127) => {}
+            status => {
+                assert_eq!(run.stderr.lines().count(), 1, "{limit}: {run:?}");
+                assert!(run.stderr.starts_with("dummy_client: "), "{limit}: {run:?}");
+                failed.push((status.unwrap(), run.stderr));
+            }
+        }
+    }
+    panic!("no run succeeded: {failed:#?}");
+}
+
+#[test]
+fn too_few_descriptors_are_one_line_whatever_their_number() {
+    let failed = starts((4..64).map(|limit| format!("-n {limit}")), &[]);
+    assert!(!failed.is_empty());
+    for (status, line) in &failed {
+        assert_eq!(*status, 2, "{line}");
+        assert!(line.contains("open files: found "), "{line}");
+    }
+}
+
+/// Each thread wants 1 GiB of address space for its stack, and the limit has room for N of them.
+#[test]
+fn each_thread_that_a_start_is_refused_is_one_line() {
+    let limits = (0..9).map(|threads| format!("-v {}", 700_000 + threads * (1 << 20)));
+    let stack = [("RUST_MIN_STACK", "1073741824"), ("MALLOC_ARENA_MAX", "1")];
+    let failed = starts(limits, &stack);
+    let mut refused = Vec::new();
+    for (status, line) in &failed {
+        assert_eq!(*status, 1, "{line}");
+        assert!(line.contains("RLIMIT_NPROC"), "{line}");
+        let (_, name) = line.split_once("cannot start thread `").unwrap();
+        refused.push(name.split('`').next().unwrap());
+    }
+    refused.dedup();
+    assert_eq!(refused, ["signals", "worker-0", "worker-1", "heartbeat"]);
+}

@@ -1,0 +1,106 @@
+//! A start that cannot succeed says so in one line and ends, whichever of its steps is refused.
+#![cfg(target_os = "linux")] // `ulimit -v`, and a loopback network.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod util;
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use util::{Server, command_with_ulimit};
+
+/// An address that no other test uses.
+fn free_addr() -> SocketAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let listener = TcpListener::bind(SocketAddr::from(([127, 78, high, low], 0))).unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// Starts the server under one limit after the other until it listens, and returns the lines of the
+/// starts that failed before.
+fn starts(limits: impl Iterator<Item = String>, env: &[(&str, &str)]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for limit in limits {
+        let addr = free_addr();
+        let mut command = command_with_ulimit(
+            &limit,
+            &[
+                "--addr",
+                &addr.to_string(),
+                "--workers",
+                "2",
+                "--metrics-addr",
+                "127.0.0.1:0",
+            ],
+        );
+        command.envs(env.iter().copied());
+        match Server::try_spawn(command) {
+            Ok(mut server) => {
+                server.join().echo(b"served");
+                server.signal("TERM");
+                assert_eq!(server.wait_for_exit().code(), Some(0), "{limit}");
+                return lines;
+            }
+            // The system's loader wants something as well.
+            Err((status, _)) if status.code() == Some(127) => {}
+            Err((status, said)) => {
+                assert_eq!(
+                    (status.code(), said.len()),
+                    (Some(1), 1),
+                    "{limit}: {said:#?}"
+                );
+                assert!(
+                    said[0].starts_with("game_server: cannot "),
+                    "{limit}: {said:#?}"
+                );
+                assert!(TcpStream::connect(addr).is_err(), "{limit}");
+                lines.extend(said);
+            }
+        }
+    }
+    panic!("no start succeeded: {lines:#?}");
+}
+
+/// The steps that these lines name, without repetitions.
+fn steps<'a>(lines: &'a [String], begin: &str, end: &str) -> Vec<&'a str> {
+    let (mut steps, begin) = (Vec::new(), format!("game_server: {begin}"));
+    for line in lines {
+        let rest = line
+            .strip_prefix(&begin)
+            .unwrap_or_else(|| panic!("{line}"));
+        let (step, _) = rest.split_once(end).unwrap();
+        steps.push(step);
+    }
+    steps.dedup();
+    steps
+}
+
+#[test]
+fn each_descriptor_that_a_start_is_refused_is_one_line() {
+    let lines = starts((4..64).map(|limit| format!("-n {limit}")), &[]);
+    let limit = |line: &String| line.contains("RLIMIT_NOFILE");
+    assert!(lines.iter().all(limit), "{lines:#?}");
+    assert_eq!(
+        steps(&lines, "cannot ", ":"),
+        [
+            "install the signal handlers",
+            "serve metrics on 127.0.0.1",
+            &format!("listen on {}", free_addr().ip()),
+            "accept a connection",
+            "set up worker 0",
+            "set up worker 1",
+        ]
+    );
+}
+
+/// Each thread wants 1 GiB of address space for its stack, and the limit has room for N of them.
+#[test]
+fn each_thread_that_a_start_is_refused_is_one_line() {
+    let limits = (0..9).map(|threads| format!("-v {}", 700_000 + threads * (1 << 20)));
+    let stack = [("RUST_MIN_STACK", "1073741824"), ("MALLOC_ARENA_MAX", "1")];
+    let lines = starts(limits, &stack);
+    let limit = |line: &String| line.contains("RLIMIT_NPROC") && line.contains("pids.max");
+    assert!(lines.iter().all(limit), "{lines:#?}");
+    assert_eq!(
+        steps(&lines, "cannot start thread `", "`"),
+        ["signals", "metrics", "worker-0", "worker-1", "listener"]
+    );
+}

@@ -1,7 +1,8 @@
 //! Who may come in, and to which worker. The permit is the seat: it goes back by itself.
 
+use crate::address_budgets::owner_of;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -131,15 +132,6 @@ impl ByIp {
     fn counts(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
         // Counts are changed in one step each: a panic elsewhere cannot have torn them.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The address by which its owner is counted. One customer has not one IPv6 address but all that begin
-/// with the same 64 bits, and could come from another one each time.
-fn owner_of(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-        ip => ip,
     }
 }
 

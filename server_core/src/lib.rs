@@ -373,8 +373,8 @@
 //! | 5 | `shard` |
 //! | 4 | `connection`, `router`, `handlers` |
 //! | 3 | `send_queue`, `session`, `list`, `packets` |
-//! | 2 | `framer`, `send_buffer`, `packet_writer`, `groups` |
-//! | 1 | `config`, `admission`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader`, `group_directory` |
+//! | 2 | `framer`, `send_buffer`, `packet_writer`, `groups`, `admission` |
+//! | 1 | `config`, `address_budgets`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader`, `group_directory` |
 //! | 0 | `id`, `group_id`, `reason`, `wire`, `tick`, `recv_buffer`, `rate_limiter`, `backoff`, `stopwatch`, `sync` |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
@@ -384,6 +384,8 @@
 // on asking for theirs.
 #[cfg_attr(doc, doc(hidden))]
 pub mod accept_gate;
+#[cfg_attr(doc, doc(hidden))]
+pub mod address_budgets;
 #[cfg_attr(doc, doc(hidden))]
 pub mod admission;
 pub mod backoff;
@@ -453,6 +455,8 @@ pub mod wire;
 #[cfg_attr(doc, doc(hidden))]
 pub mod worker;
 
+#[doc(inline)]
+pub use address_budgets::AddressBudgets;
 #[doc(inline)]
 pub use config::Config;
 #[doc(inline)]

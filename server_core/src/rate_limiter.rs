@@ -28,6 +28,12 @@ impl RateLimiter {
         self.full_at = Some(full_at + cost);
         true
     }
+
+    /// Whether the bucket is full: as good as a new one.
+    #[must_use]
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at.is_none_or(|at| at <= now)
+    }
 }
 
 /// A burst may be this many seconds' worth of events.

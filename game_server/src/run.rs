@@ -4,6 +4,7 @@ use crate::args::Args;
 use crate::check;
 use crate::metrics_port::MetricsPort;
 use crate::stats::{Stats, TickMetrics};
+use game_server::chat_budget::ChatBudget;
 use game_server::packets::{SBye, SHello};
 use game_server::preflight::Machine;
 use game_server::{GameSession, process};
@@ -22,7 +23,11 @@ pub fn run(args: &Args) -> Result<(), String> {
     let signals = process::stop_signals(move || ticks_here.unpark())
         .map_err(|error| format!("cannot install the signal handlers: {error}"))?;
     let config = args.config(fd_limit);
-    let max_chats_per_sec = args.max_chats_per_sec();
+    let (max_chats_per_sec, requires_login) = (args.max_chats_per_sec(), args.requires_login());
+    let chats_of_address = args
+        .max_chats_per_ip_per_sec()
+        .map(ChatBudget::new)
+        .map(Arc::new);
     // Before the server: a start that fails must not have let anybody in.
     let metrics_port = (args.metrics_addr)
         .map(|addr| {
@@ -33,7 +38,11 @@ pub fn run(args: &Args) -> Result<(), String> {
     let server = Server::builder()
         .config(config.clone())
         .farewell(SBye::farewell)
-        .start(args.addr, move |_peer| GameSession::new(max_chats_per_sec))
+        .start(args.addr, move |_peer| {
+            GameSession::new(max_chats_per_sec)
+                .with_chats_of_address(chats_of_address.clone())
+                .with_login(requires_login)
+        })
         .map_err(|error| format!("cannot listen on {}: {error}", args.addr))?;
     let handle = server.handle();
     let ticks = Arc::new(TickMetrics::default());
@@ -55,6 +64,9 @@ pub fn run(args: &Args) -> Result<(), String> {
     let limits = check::limits(args, &Machine::look());
     for finding in limits.iter().filter(|finding| finding.grade.is_bad()) {
         log::warn!("{finding}");
+    }
+    if let Some(warning) = args.silence_warning() {
+        log::warn!("{warning}");
     }
 
     let signal = tick_until_signal(args, &handle, &ticks, &signals);

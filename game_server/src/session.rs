@@ -1,9 +1,10 @@
 //! What this game does with a peer's packets.
 
+use crate::chat_budget::ChatBudget;
 use crate::packets::{CChat, CEcho, SChat, SEcho};
 use server_core::rate_limiter::RateLimiter;
 use server_core::{Context, Handlers, Kick, Packet, Session};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 /// Every packet that a player may send.
 static HANDLERS: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
@@ -17,6 +18,8 @@ static HANDLERS: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
 pub struct GameSession {
     max_chats_per_sec: Option<u32>,
     chats: RateLimiter,
+    chats_of_address: Option<Arc<ChatBudget>>,
+    requires_login: bool,
 }
 
 impl GameSession {
@@ -27,7 +30,23 @@ impl GameSession {
         Self {
             max_chats_per_sec,
             chats: RateLimiter::default(),
+            chats_of_address: None,
+            requires_login: false,
         }
+    }
+
+    /// Shares a budget with the other sessions of its address. A chat over it is dropped.
+    #[must_use]
+    pub fn with_chats_of_address(mut self, budget: Option<Arc<ChatBudget>>) -> Self {
+        self.chats_of_address = budget;
+        self
+    }
+
+    /// Makes the first valid packet the player's login, without which the session ends.
+    #[must_use]
+    pub fn with_login(mut self, requires_login: bool) -> Self {
+        self.requires_login = requires_login;
+        self
     }
 
     fn on_echo(&mut self, ctx: &mut Context<'_>, bytes: &[u8]) -> Result<(), Kick> {
@@ -42,12 +61,20 @@ impl GameSession {
         if !allowed {
             return Err(Kick::ChatFlood);
         }
+        let mut budgets = self.chats_of_address.iter();
+        if !budgets.all(|budget| budget.take(ctx.peer_addr(), ctx.now())) {
+            return Ok(());
+        }
         ctx.broadcast(&SChat::from(ctx.id()), text);
         Ok(())
     }
 }
 
 impl Session for GameSession {
+    fn requires_login(&self) -> bool {
+        self.requires_login
+    }
+
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
         log::trace!(
             "session {}: id {} size {}",
@@ -55,7 +82,9 @@ impl Session for GameSession {
             packet.id(),
             packet.size()
         );
-        HANDLERS.dispatch(self, ctx, packet)
+        HANDLERS.dispatch(self, ctx, packet)?;
+        ctx.admit();
+        Ok(())
     }
 }
 

@@ -96,9 +96,8 @@ impl AddressBudgets {
 impl Set {
     fn bucket_of(&mut self, owner: IpAddr, now: Instant) -> &mut RateLimiter {
         let is_its = |place: &Option<(IpAddr, _)>| place.is_some_and(|(ip, _)| ip == owner);
-        let is_free = |place: &Option<(_, RateLimiter)>| {
-            place.is_none_or(|(_, bucket)| bucket.is_full(now))
-        };
+        let is_free =
+            |place: &Option<(_, RateLimiter)>| place.is_none_or(|(_, bucket)| bucket.is_full(now));
         let places = &self.places;
         let index = (places.iter().position(is_its)).or_else(|| places.iter().position(is_free));
         let Some(index) = index else {

@@ -89,6 +89,12 @@ impl Admission {
         self.total.load(Ordering::Acquire)
     }
 
+    /// Places that are free.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.max_total.saturating_sub(self.total())
+    }
+
     fn seat(self: &Arc<Self>, peer: SocketAddr) -> Permit {
         let (worker, load) = self
             .by_worker
@@ -143,6 +149,12 @@ impl Permit {
             Seat::V4(addr, _) => (*addr).into(),
             Seat::V6(addr, _) => (**addr).into(),
         }
+    }
+
+    /// Places that are free beside this one.
+    #[must_use]
+    pub fn free_places(&self) -> usize {
+        self.admission.free()
     }
 
     /// The worker on which the place is.

@@ -302,6 +302,9 @@
 //! | [`backlog`](Config::backlog) | connections | 4,096 | those that the kernel keeps waiting for accept | the kernel lets the peer ask again |
 //! | [`max_sessions`](Config::max_sessions) | sessions | off | all at a time | [`DisconnectReason::ServerFull`] |
 //! | [`max_sessions_per_ip`](Config::max_sessions_per_ip) | sessions | off | those of one address at a time | [`DisconnectReason::ServerFull`] |
+//! | [`max_connects_per_ip_per_sec`](Config::max_connects_per_ip_per_sec) | connections a second | off | those of one address, in a burst twice that | closed without a packet, counted as rejected |
+//! | [`login_timeout`](Config::login_timeout) | time | 10 s | the login of a session that [requires one](Session::requires_login) | [`DisconnectReason::LoginTimeout`] |
+//! | [`max_unadmitted`](Config::max_unadmitted) | sessions | off | those that have not logged in, all at a time; without it half of `max_sessions` | [`DisconnectReason::LoginTimeout`] for the oldest |
 //! | [`max_packet_bytes`](Config::max_packet_bytes) | bytes | 65,535 | a packet that a peer sends, header included | [`Kick::TooLarge`] |
 //! | [`max_send_queue_bytes`](Config::max_send_queue_bytes) | bytes | 1 MiB | what waits for one session | [`Kick::SlowConsumer`] |
 //! | [`max_send_lag`](Config::max_send_lag) | time | 5 s | age of the oldest byte that waits for one session | [`Kick::SlowConsumer`] |
@@ -327,7 +330,8 @@
 //!
 //! What the format or the layout fixes: 65,535 bytes in a packet, 16,777,216 sessions of one worker
 //! at a time, lists that lie 16 deep. Budgets for what a packet costs beyond its bytes are the game's:
-//! [`RateLimiter`](rate_limiter::RateLimiter) and [`Kick::ChatFlood`] are there for that.
+//! [`RateLimiter`](rate_limiter::RateLimiter) and [`Kick::ChatFlood`] are there for that, and
+//! [`AddressBudgets`] for a budget that survives a reconnect.
 //!
 //! # Errors
 //!

@@ -1,6 +1,7 @@
 //! Where connections come in: accept, admit, hand over.
 
-use crate::accept_gate::{AcceptGate, Answer};
+use crate::accept_gate::{AcceptGate, Answer, SILENCE};
+use crate::address_budgets::AddressBudgets;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::connection::{Draining, Progress};
@@ -33,6 +34,10 @@ pub struct Listener {
     gate: AcceptGate,
     /// When the line about those who were turned away is due.
     summary_at: Option<Instant>,
+    /// Connections over the budget of their address since the last line about them.
+    over_budget: u64,
+    /// No line about them before this.
+    next_budget_line_at: Option<Instant>,
 }
 
 /// Ends a listener from another thread.
@@ -48,6 +53,8 @@ pub struct Reception {
     pub config: Config,
     /// Who may come in.
     pub admission: Arc<Admission>,
+    /// How often an address may connect.
+    pub connects: Option<AddressBudgets>,
     /// The way to the workers.
     pub router: Arc<Router<TcpStream>>,
     /// For the goodbye to those who may not.
@@ -92,6 +99,8 @@ impl Listener {
             rejected: Slab::new(),
             gate: AcceptGate::default(),
             summary_at: None,
+            over_budget: 0,
+            next_budget_line_at: None,
         })
     }
 
@@ -187,6 +196,12 @@ impl Listener {
         scratch: &mut RecvBuffer,
         now: Instant,
     ) {
+        let mut budgets = reception.connects.iter();
+        if !budgets.all(|budgets| budgets.take(peer.ip(), now)) {
+            reception.metrics.rejected.add(1);
+            self.note_over_budget(peer, now);
+            return;
+        }
         let config = &reception.config;
         let settings = [
             ("TCP_NODELAY", stream.set_nodelay(true)),
@@ -213,6 +228,17 @@ impl Listener {
                 self.summary_at = self.summary_at.or(summary_at);
                 self.reject(stream, reception, scratch, now);
             }
+        }
+    }
+
+    fn note_over_budget(&mut self, peer: SocketAddr, now: Instant) {
+        self.over_budget += 1;
+        if self.next_budget_line_at.is_none_or(|at| at <= now) {
+            let count = std::mem::take(&mut self.over_budget);
+            log::warn!(
+                "connections over max_connects_per_ip_per_sec: {count} closed, the last of {peer}"
+            );
+            self.next_budget_line_at = Some(now + SILENCE);
         }
     }
 

@@ -41,6 +41,16 @@ use std::time::Instant;
 /// }
 /// ```
 pub trait Session: 'static {
+    /// Whether an accepted peer has to log in: the session is unadmitted until
+    /// [`Context::admit`] is called. Asked once, when the session is made.
+    ///
+    /// An unadmitted session is ended after [`login_timeout`](crate::Config::login_timeout), or when
+    /// it is the oldest of too many ([`max_unadmitted`](crate::Config::max_unadmitted)), so peers that
+    /// connect and say nothing cannot take all places. An outgoing session is always admitted.
+    fn requires_login(&self) -> bool {
+        false
+    }
+
     /// The connection stands. Not called for an outgoing connection that could not be made.
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;
@@ -98,6 +108,7 @@ pub struct Context<'a> {
     buffers: &'a SendBufferManager,
     effects: &'a mut Vec<Effect>,
     groups: &'a mut Groups,
+    pub(crate) is_admitted: bool,
 }
 
 /// One thing that a handler asked for.
@@ -114,6 +125,8 @@ pub enum Effect {
     Close(SessionId, DisconnectReason),
     /// Call this session again at an instant, or not at all.
     Timer(SessionId, Option<Instant>),
+    /// Admit this session.
+    Admit(SessionId),
 }
 
 impl Effect {
@@ -143,7 +156,21 @@ impl<'a> Context<'a> {
             buffers,
             effects,
             groups,
+            is_admitted: true,
         }
+    }
+
+    /// Admits this session: its login is complete, and the limits of unadmitted sessions hold no more.
+    pub fn admit(&mut self) {
+        if !std::mem::replace(&mut self.is_admitted, true) {
+            self.effects.push(Effect::Admit(self.peer.id));
+        }
+    }
+
+    /// Whether this session is admitted: from the beginning, or since [`admit`](Self::admit).
+    #[must_use]
+    pub fn is_admitted(&self) -> bool {
+        self.is_admitted
     }
 
     /// The session that is being called.

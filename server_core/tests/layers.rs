@@ -93,6 +93,7 @@ const FOLDERS: &[Folder] = &[
             "deadlines",
             "output",
             "leaving",
+            "unadmitted",
         ],
         shared: &["Shard", "guarded", "MIN_PACKET_COST", "STALL"],
     },

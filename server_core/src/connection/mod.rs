@@ -60,6 +60,8 @@ pub struct Connection<T, S> {
     pub is_dirty: bool,
     /// What everybody gets in this turn is in its queue already, or none of its business.
     pub is_apart: bool,
+    /// It has logged in, or does not have to.
+    pub is_admitted: bool,
     /// Its end is decided, and waits behind what was asked for before: nobody calls it any more.
     pub is_leaving: bool,
     stream: T,
@@ -146,6 +148,7 @@ impl<T: Transport, S> Connection<T, S> {
             is_listed_readable: false,
             is_dirty: false,
             is_apart: false,
+            is_admitted: true,
             is_leaving: false,
             stream,
             permit,
@@ -204,6 +207,17 @@ impl<T: Transport, S> Connection<T, S> {
     /// The stream, for registering it.
     pub fn stream_mut(&mut self) -> &mut T {
         &mut self.stream
+    }
+
+    /// The place that it holds.
+    #[must_use]
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// When the time for its login began, if that is not complete.
+    fn login_began_at(&self) -> Option<Instant> {
+        (!self.is_admitted).then_some(self.since)
     }
 
     /// The socket says that it can be written. Returns whether the connection has just been made.
@@ -467,6 +481,7 @@ impl<T: Transport, S> Connection<T, S> {
             paused_until,
             after(self.framer.began_at(), config.packet_timeout),
             after(Some(self.last_received_at), config.idle_timeout),
+            after(self.login_began_at(), config.login_timeout),
             after(self.queue.oldest_at(), config.max_send_lag),
         ]
         .into_iter()
@@ -498,6 +513,8 @@ impl<T: Transport, S> Connection<T, S> {
             Due::Input(Kick::PacketTimeout.into())
         } else if is_over(Some(self.last_received_at), config.idle_timeout) {
             Due::Input(DisconnectReason::Idle)
+        } else if is_over(self.login_began_at(), config.login_timeout) {
+            Due::Input(DisconnectReason::LoginTimeout)
         } else if is_over(self.queue.oldest_at(), config.max_send_lag) {
             Due::Output(Kick::SlowConsumer.into())
         } else {

@@ -25,8 +25,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         } = arrival;
         let addr = permit.peer();
         let shared = Arc::clone(&self.shared);
+        let mut requires_login = false;
         let inserted = self.table.insert(|id| {
-            let session = guarded(|| (shared.factory)(Peer::new(id, addr, tag)))?;
+            let session = guarded(|| {
+                let session = (shared.factory)(Peer::new(id, addr, tag));
+                requires_login = session.requires_login();
+                session
+            })?;
             Ok::<_, DisconnectReason>(Connection::new(session, stream, permit, tag, now))
         });
         if !is_connecting {
@@ -52,6 +57,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.rearm(id);
         } else {
             self.table.visit(id, |connection| connection.open(now));
+            if requires_login {
+                self.await_login(id);
+            }
             self.connected(id, now);
         }
         if self.shutdown_by.is_some() {

@@ -20,6 +20,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let groups = &mut self.groups;
         let outcome = self.table.visit(id, |connection| {
             let mut ctx = Context::new(connection.peer(id), now, buffers, effects, groups);
+            ctx.is_admitted = connection.is_admitted;
             guarded(|| callback(&mut connection.session, &mut ctx))
         });
         self.apply_effects();
@@ -34,7 +35,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     /// Does what callbacks have asked for, in order, as far as the output of this turn goes. The
-    /// rest waits for the next turn, and so does all reading. Timers are no output and never wait.
+    /// rest waits for the next turn, and so does all reading. Timers and logins are no output and
+    /// never wait.
     pub(super) fn apply_effects(&mut self) {
         while self.output_left > 0
             && let Some(effect) = self.deferred.pop_front()
@@ -43,7 +45,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
-            let may_wait = !matches!(effect, Effect::Timer(..));
+            let may_wait = !matches!(effect, Effect::Timer(..) | Effect::Admit(_));
             if may_wait && (self.output_left <= 0 || !self.deferred.is_empty()) {
                 self.deferred.push_back(effect);
             } else {
@@ -87,6 +89,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 self.table.visit(id, |connection| connection.set_timer(at));
                 self.rearm(id);
             }
+            Effect::Admit(id) => self.admit(id),
         }
     }
 

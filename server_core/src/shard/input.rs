@@ -68,11 +68,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (effects, groups) = (&mut self.effects, &mut self.groups);
         let received = self.table.visit(id, |connection| {
             connection.is_listed_readable = false;
-            let peer = connection.peer(id);
+            let (peer, mut is_admitted) = (connection.peer(id), connection.is_admitted);
             connection.receive(buffer, &shared.config, now, |session, packet| {
                 let asked_before = effects.len();
                 let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
-                guarded(|| session.on_packet(&mut ctx, packet))??;
+                ctx.is_admitted = is_admitted;
+                let handled = guarded(|| session.on_packet(&mut ctx, packet));
+                is_admitted = ctx.is_admitted;
+                handled??;
                 // Who has closed its own session does not want what stands behind this packet.
                 match effects[asked_before..]
                     .iter()

@@ -30,6 +30,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let was_open = connection.is_open();
         let peer = connection.peer(id);
         self.timeouts.disarm(id, &mut connection.alarm);
+        self.unadmitted.count -= usize::from(!connection.is_admitted);
         self.metrics().sessions.sub(u64::from(was_open));
         self.metrics().disconnects[reason.index()].add(1);
         let summary_at = shared.departures.note(Some(id), peer.addr, reason, now);
@@ -44,10 +45,15 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let flush_by = self
             .shutdown_by
             .unwrap_or(now + shared.config.flush_timeout);
+        let is_admitted = connection.is_admitted;
         let (mut session, mut draining) = connection.into_draining(reason, last_packet, flush_by);
+        if self.unadmitted.is_evicting && reason == DisconnectReason::LoginTimeout {
+            draining.close_at_once(now);
+        }
 
         let (effects, groups) = (&mut self.effects, &mut self.groups);
         let mut ctx = Context::new(peer, now, &shared.buffers, effects, groups);
+        ctx.is_admitted = is_admitted;
         // Should it panic, or its destructor, the session is gone all the same.
         let _ = guarded(|| session.on_disconnected(&mut ctx, reason));
         let _ = guarded(|| drop(session));

@@ -17,6 +17,7 @@ mod effects;
 mod input;
 mod leaving;
 mod output;
+mod unadmitted;
 
 use crate::config::Config;
 use crate::connection::{Connection, Draining, Transport};
@@ -39,6 +40,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use unadmitted::Unadmitted;
 
 /// Makes the session of each new peer, on the worker that will own it.
 pub type SessionFactory<S> = dyn Fn(Peer) -> S + Send + Sync;
@@ -81,6 +83,7 @@ pub struct Shard<T, S> {
     draining: HashMap<SessionId, Draining<T>>,
     groups: Groups,
     timeouts: TimeoutQueue,
+    unadmitted: Unadmitted,
     recv_buffer: RecvBuffer,
     /// What callbacks asked for, until they have returned.
     effects: Vec<Effect>,
@@ -142,6 +145,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             draining_next: VecDeque::new(),
             discard_left: 0,
             timeouts: TimeoutQueue::default(),
+            unadmitted: Unadmitted::default(),
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
             effects: Vec::new(),
             readable: VecDeque::new(),
@@ -251,12 +255,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         self.read_all(now);
         self.look_at_deadlines(now);
-        loop {
-            self.flush_all(now);
-            if !self.reap(now) {
-                break;
-            }
-        }
+        self.flush_and_reap(now);
+        self.evict_unadmitted(now);
         // Those wait for the next turn, and may have been sent to since they were flushed.
         for id in &self.dirty_next {
             self.table.visit(*id, |connection| connection.settle(now));
@@ -266,6 +266,15 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.discard_left = 0;
         while let Some(request) = self.snapshots.pop() {
             self.answer(request);
+        }
+    }
+
+    fn flush_and_reap(&mut self, now: Instant) {
+        loop {
+            self.flush_all(now);
+            if !self.reap(now) {
+                break;
+            }
         }
     }
 
@@ -294,7 +303,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         !self.dirty.is_empty()
             || !self.draining_next.is_empty()
             || !self.deferred.is_empty() && self.stalled.is_empty()
-            || may_read && !self.readable.is_empty()
+            || may_read && (!self.readable.is_empty() || self.unadmitted_excess(0) > 0)
     }
 
     /// When to come again if nothing happens.

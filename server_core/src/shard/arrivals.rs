@@ -46,6 +46,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 return;
             }
         };
+        if requires_login && !is_connecting {
+            self.await_login(id);
+        }
         let registered = self.table.judge(id, |connection| {
             register(connection.stream_mut(), id)
                 .map_err(|error| DisconnectReason::IoError(error.kind()))
@@ -57,9 +60,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.rearm(id);
         } else {
             self.table.visit(id, |connection| connection.open(now));
-            if requires_login {
-                self.await_login(id);
-            }
             self.connected(id, now);
         }
         if self.shutdown_by.is_some() {

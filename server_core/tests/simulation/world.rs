@@ -63,6 +63,18 @@ pub struct Record {
     pub echoes: u64,
     pub packets: u64,
     pub timer_at: Option<Instant>,
+    pub requires_login: bool,
+    pub connected_at: Option<Instant>,
+    pub disconnected_at: Option<Instant>,
+    pub admitted_at: Option<Instant>,
+}
+
+impl Record {
+    /// Since when it is connected without a login, if it is.
+    pub fn unadmitted_since(&self) -> Option<Instant> {
+        let waits = self.requires_login && self.admitted_at.is_none() && self.disconnected == 0;
+        self.connected_at.filter(|_| waits)
+    }
 }
 
 #[derive(Debug)]
@@ -81,6 +93,8 @@ pub struct World {
     pub panics_one_in: u32,
     pub actions_one_in: u32,
     pub handlers_close: bool,
+    /// In percent: sessions that require a login.
+    pub logins: u32,
     pub quiet: bool,
 }
 
@@ -122,6 +136,7 @@ impl World {
             panics_one_in: u32::MAX,
             actions_one_in: 3,
             handlers_close: true,
+            logins: 0,
             quiet: false,
         }
     }
@@ -232,6 +247,7 @@ pub fn filler_byte(stamp: Stamp) -> u8 {
 pub struct SimSession {
     world: SharedWorld,
     id: SessionId,
+    requires_login: bool,
 }
 
 impl SimSession {
@@ -241,11 +257,41 @@ impl SimSession {
             book.offences.push(format!("{:?} was used before", peer.id));
         }
         book.ids.push(peer.id);
-        book.sessions.insert(peer.id, Record::default());
+        // An outgoing session requires none, whatever it says.
+        let requires_login = book.rng.u32(..100) < book.logins;
+        let record = Record {
+            requires_login: requires_login && peer.tag.is_none(),
+            ..Record::default()
+        };
+        book.sessions.insert(peer.id, record);
         drop(book);
         Self {
             world: world.clone(),
             id: peer.id,
+            requires_login,
+        }
+    }
+
+    /// The login is complete, perhaps.
+    fn log_in(&mut self, ctx: &mut Context<'_>, one_in: u32) {
+        let mut book = self.world.lock();
+        let admits = book.rng.u32(..one_in) == 0;
+        self.check_login(&mut book, ctx);
+        if admits {
+            ctx.admit();
+            if let Some(record) = book.sessions.get_mut(&self.id) {
+                record.admitted_at.get_or_insert(ctx.now());
+            }
+        }
+        self.check_login(&mut book, ctx);
+    }
+
+    fn check_login(&self, book: &mut World, ctx: &Context<'_>) {
+        let record = &book.sessions[&self.id];
+        let should_be = !record.requires_login || record.admitted_at.is_some();
+        if ctx.is_admitted() != should_be {
+            let text = format!("{}: is_admitted is not {should_be}: {record:?}", self.id);
+            book.offences.push(text);
         }
     }
 
@@ -311,6 +357,10 @@ impl SimSession {
 }
 
 impl Session for SimSession {
+    fn requires_login(&self) -> bool {
+        self.requires_login
+    }
+
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
         let own = self.id.worker();
         let seq = {
@@ -320,9 +370,11 @@ impl Session for SimSession {
         };
         self.note("connected twice, or late", |record| {
             record.connected += 1;
+            record.connected_at = Some(ctx.now());
             record.own_seq_at_start = seq.unwrap_or_default();
             record.connected == 1 && record.disconnected == 0
         });
+        self.log_in(ctx, 10);
         self.act(ctx);
     }
 
@@ -347,6 +399,7 @@ impl Session for SimSession {
                     true
                 });
                 ctx.send(&SEcho(seq.into()), packet.payload());
+                self.log_in(ctx, 4);
                 self.act(ctx);
                 Ok(())
             }
@@ -360,6 +413,7 @@ impl Session for SimSession {
             let due = record.timer_at.take().is_some_and(|at| at <= ctx.now());
             due && record.connected == 1 && record.disconnected == 0 && !record.has_panicked
         });
+        self.log_in(ctx, 4);
         self.act(ctx);
     }
 
@@ -372,8 +426,10 @@ impl Session for SimSession {
         self.note("disconnected twice", |record| {
             record.disconnected += 1;
             record.reason = Some(reason);
+            record.disconnected_at = Some(ctx.now());
             record.disconnected == 1
         });
+        self.check_login(&mut self.world.lock(), ctx);
         self.act(ctx);
     }
 }

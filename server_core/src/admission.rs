@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Admission {
     total: AtomicUsize,
     max_total: usize,
+    /// Admitted, and not yet taken over by a worker.
+    in_transit: AtomicUsize,
     by_worker: Box<[AtomicUsize]>,
     by_ip: Option<ByIp>,
 }
@@ -47,6 +49,7 @@ impl Admission {
         Self {
             total: AtomicUsize::new(0),
             max_total: max_total.unwrap_or(usize::MAX),
+            in_transit: AtomicUsize::new(0),
             by_worker: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             by_ip: max_per_ip.map(|max| ByIp {
                 max,
@@ -70,7 +73,19 @@ impl Admission {
             self.total.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
+        self.in_transit.fetch_add(1, Ordering::AcqRel);
         Some(self.seat(peer))
+    }
+
+    /// A worker has taken over this many connections, and has ended those that had to go for them.
+    pub fn settle(&self, connections: usize) {
+        self.in_transit.fetch_sub(connections, Ordering::AcqRel);
+    }
+
+    /// Whether all places are taken and a worker may be about to free some of them.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.free() == 0 && self.in_transit.load(Ordering::Acquire) > 0
     }
 
     /// A place that no limit can refuse: for connections that we ourselves make.
@@ -151,10 +166,10 @@ impl Permit {
         }
     }
 
-    /// Places that are free beside this one.
+    /// What gave it.
     #[must_use]
-    pub fn free_places(&self) -> usize {
-        self.admission.free()
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.admission
     }
 
     /// The worker on which the place is.

@@ -34,6 +34,8 @@ pub struct Listener {
     gate: AcceptGate,
     /// When the line about those who were turned away is due.
     summary_at: Option<Instant>,
+    /// All places are taken since then, and the workers may be about to free some.
+    unsettled_since: Option<Instant>,
     /// Connections over the budget of their address since the last line about them.
     over_budget: u64,
     /// No line about them before this.
@@ -72,6 +74,9 @@ const SOCKET: Token = Token(usize::MAX - 1);
 /// Rejected connections that may linger at a time: each holds a descriptor. One more, and one of
 /// them is closed at once.
 const MAX_LINGERING: usize = 128;
+/// Time between two looks whether the workers have freed places, and the longest wait for that.
+const SETTLING: Duration = Duration::from_millis(1);
+const LONGEST_SETTLING: Duration = Duration::from_millis(100);
 /// Questions without an answer after which a silent peer has vanished.
 const KEEPALIVE_RETRIES: u32 = 3;
 
@@ -99,6 +104,7 @@ impl Listener {
             rejected: Slab::new(),
             gate: AcceptGate::default(),
             summary_at: None,
+            unsettled_since: None,
             over_budget: 0,
             next_budget_line_at: None,
         })
@@ -133,6 +139,7 @@ impl Listener {
         let mut scratch = RecvBuffer::new(reception.config.recv_buffer_bytes);
         while !self.stop.is_set.load(Ordering::Acquire) {
             let timeout = match self.gate.is_open() {
+                true if self.unsettled_since.is_some() => Some(SETTLING),
                 true => Some(Duration::ZERO),
                 false => self.next_deadline().map(|at| {
                     at.saturating_duration_since(Instant::now())
@@ -169,6 +176,9 @@ impl Listener {
 
     fn accept_batch(&mut self, reception: &Reception, scratch: &mut RecvBuffer, now: Instant) {
         for _ in 0..reception.config.accept_batch {
+            if self.waits_for_places(&reception.admission, now) {
+                return;
+            }
             match self.gate.judge(self.socket.accept(), now) {
                 Answer::Connection((stream, peer)) => {
                     self.receive(stream, peer, reception, scratch, now);
@@ -186,6 +196,16 @@ impl Listener {
                 }
             }
         }
+    }
+
+    /// A burst of connections is accepted faster than workers end the sessions that have to go for
+    /// them. Until the workers have, the next connection waits in the backlog and is not refused.
+    fn waits_for_places(&mut self, admission: &Admission, now: Instant) -> bool {
+        if !admission.is_unsettled() {
+            self.unsettled_since = None;
+            return false;
+        }
+        now < *self.unsettled_since.get_or_insert(now) + LONGEST_SETTLING
     }
 
     fn receive(

@@ -24,6 +24,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             is_connecting,
         } = arrival;
         let addr = permit.peer();
+        if self.admission.is_none() {
+            self.admission = Some(Arc::clone(permit.admission()));
+        }
         let shared = Arc::clone(&self.shared);
         let mut requires_login = false;
         let inserted = self.table.insert(|id| {
@@ -36,6 +39,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         });
         if !is_connecting {
             shared.metrics.accepted.add(1);
+            self.unadmitted.unsettled += 1;
         }
         let id = match inserted {
             Ok(id) => id,

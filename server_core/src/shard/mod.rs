@@ -19,6 +19,7 @@ mod leaving;
 mod output;
 mod unadmitted;
 
+use crate::admission::Admission;
 use crate::config::Config;
 use crate::connection::{Connection, Draining, Transport};
 use crate::departure_log::DepartureLog;
@@ -84,6 +85,8 @@ pub struct Shard<T, S> {
     groups: Groups,
     timeouts: TimeoutQueue,
     unadmitted: Unadmitted,
+    /// Known since the first arrival.
+    admission: Option<Arc<Admission>>,
     recv_buffer: RecvBuffer,
     /// What callbacks asked for, until they have returned.
     effects: Vec<Effect>,
@@ -146,6 +149,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             discard_left: 0,
             timeouts: TimeoutQueue::default(),
             unadmitted: Unadmitted::default(),
+            admission: None,
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
             effects: Vec::new(),
             readable: VecDeque::new(),
@@ -370,7 +374,6 @@ pub(crate) fn guarded<R>(callback: impl FnOnce() -> R) -> Result<R, DisconnectRe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Admission;
     use crate::mailbox::Mailbox;
     use crate::packet::Packet;
     use crate::reason::Kick;

@@ -18,6 +18,8 @@ pub(super) struct Unadmitted {
     pub(super) count: usize,
     /// Places that the latest arrival found too few.
     missing_places: usize,
+    /// Connections taken over since [`Admission::settle`] was last called.
+    pub(super) unsettled: usize,
     /// Sessions that leave now have to give their places back at once.
     pub(super) is_evicting: bool,
 }
@@ -30,7 +32,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub(super) fn await_login(&mut self, id: SessionId) {
         let free_places = self.table.visit(id, |connection| {
             connection.is_admitted = false;
-            connection.permit().free_places()
+            connection.permit().admission().free()
         });
         let Some(free_places) = free_places else {
             return;
@@ -90,6 +92,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.unadmitted.is_evicting = true;
             self.flush_and_reap(now);
             self.unadmitted.is_evicting = false;
+        }
+        if self.unadmitted_excess(0) == 0
+            && let Some(admission) = &self.admission
+        {
+            admission.settle(std::mem::take(&mut self.unadmitted.unsettled));
         }
     }
 }

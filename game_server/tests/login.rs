@@ -66,9 +66,9 @@ fn without_the_flag_a_client_may_only_listen() {
 fn a_start_that_silence_can_fill_says_so() {
     let flag = "--login-timeout-ms";
     let warns = |flags: &[&str]| {
-        let server = quiet(flags);
-        server.connect().finish_writing();
-        server.wait_for_line("left: peer_closed");
+        let mut server = quiet(flags);
+        server.signal("TERM");
+        server.wait_for_exit();
         let lines = server.lines();
         lines.iter().filter(|line| line.contains(flag)).count()
     };

@@ -428,9 +428,15 @@ mod tests {
         }
     }
 
-    struct Nobody;
+    struct Nobody {
+        requires_login: bool,
+    }
 
     impl Session for Nobody {
+        fn requires_login(&self) -> bool {
+            self.requires_login
+        }
+
         fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
             Ok(())
         }
@@ -439,6 +445,7 @@ mod tests {
     fn shard(config: &Config) -> Shard<Flood, Nobody> {
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let mailbox = Mailbox::new(config.mailbox_bytes, || {});
+        let requires_login = config.max_unadmitted.is_some();
         Shard::new(
             0,
             Arc::new(Shared {
@@ -447,7 +454,7 @@ mod tests {
                 buffers: SendBufferManager::new(pool),
                 metrics: Arc::new(Metrics::new(1)),
                 departures: DepartureLog::default(),
-                factory: Box::new(|_| Nobody),
+                factory: Box::new(move |_| Nobody { requires_login }),
                 farewell: Arc::new(|_, _| None),
             }),
         )
@@ -548,6 +555,70 @@ mod tests {
         assert!(shard.draining.is_empty() && admission.total() == 0);
         shard.run(now + config.linger);
         assert!(!shard.has_work(), "nothing is left on a list");
+    }
+
+    /// The oldest go, and their places are back in the same turn: they do not linger.
+    #[test]
+    fn the_oldest_unadmitted_go_and_give_their_places_back_at_once() {
+        let config = Config {
+            workers: 1,
+            max_unadmitted: Some(3),
+            ..Config::default()
+        };
+        let (mut shard, now) = (shard(&config), Instant::now());
+        let (ids, _, admission) = thousand(&mut shard, Some(0), now);
+        shard.admit(ids[7]);
+        shard.run(now);
+        let mut left = Vec::new();
+        shard.table.visit_all(|id, _| left.push(id));
+        assert_eq!(left, [ids[7], ids[997], ids[998], ids[999]]);
+        assert_eq!((admission.total(), shard.unadmitted.count), (4, 3));
+        let totals = shard.shared.metrics.totals();
+        assert_eq!(totals.disconnects_for(DisconnectReason::LoginTimeout), 996);
+        assert!(!shard.has_work());
+    }
+
+    /// A last look at many that send without end is within the input of a turn; the rest goes in the
+    /// next turns.
+    #[test]
+    fn an_eviction_reads_no_more_than_the_input_of_a_turn() {
+        let config = Config {
+            max_unadmitted: Some(1),
+            ..Config::default()
+        };
+        let (mut shard, now) = (shard(&config), Instant::now());
+        let (_, read_bytes, _admission) = thousand(&mut shard, None, now);
+        let mut turns = 0;
+        while shard.sessions() > 1 {
+            let before = read_bytes.load(Ordering::Relaxed);
+            shard.run(now);
+            let bytes = read_bytes.load(Ordering::Relaxed) - before;
+            // As much again may come from those who have just been thrown out.
+            let allowed = 2 * (config.turn_input_bytes + config.read_budget_bytes);
+            assert!(bytes <= allowed, "{bytes} bytes in one turn");
+            turns += 1;
+            assert!(turns < 1000, "{} are left", shard.sessions());
+        }
+    }
+
+    #[test]
+    fn the_list_of_the_unadmitted_does_not_grow_with_the_admitted() {
+        let config = Config {
+            max_unadmitted: Some(1 << 20),
+            ..Config::default()
+        };
+        let (mut shard, now) = (shard(&config), Instant::now());
+        let mut admissions = Vec::new();
+        for _ in 0..5 {
+            let (ids, _, admission) = thousand(&mut shard, Some(1), now);
+            ids.into_iter().for_each(|id| shard.admit(id));
+            admissions.push(admission);
+        }
+        assert_eq!(shard.unadmitted.count, 0);
+        let entries = shard.unadmitted.queue_len();
+        // Beyond that an arrival walks it; these arrived a thousand at a time.
+        assert!(entries <= 2 * 1000, "{entries} entries");
+        assert!(!shard.has_work());
     }
 
     /// Whether one session ends or all of them do: what everybody was sent before comes before that.

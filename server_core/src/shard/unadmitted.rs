@@ -24,6 +24,13 @@ pub(super) struct Unadmitted {
     pub(super) is_evicting: bool,
 }
 
+#[cfg(test)]
+impl Unadmitted {
+    pub(super) fn queue_len(&self) -> usize {
+        self.queue.len()
+    }
+}
+
 /// Entries that the queue may have beyond twice the sessions that it is about.
 const SLACK: usize = 64;
 

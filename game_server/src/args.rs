@@ -115,8 +115,9 @@ pub struct Args {
     /// Chats a second from one address (or one IPv6 network of 64 bits), with a burst of twice that;
     /// 0: off [default: 4 times --max-chats-per-sec]
     ///
-    /// A reconnect does not reset it. A chat over it is dropped, and its session stays: neighbours behind
-    /// one address do not pay with their sessions. A load test that chats from one address needs 0.
+    /// A reconnect does not reset it. A chat over it waits for up to 2 s and is dropped if that is not
+    /// enough; its session stays, as neighbours behind one address must not pay with theirs. A load test
+    /// that chats from one address needs 0.
     #[arg(long, env = "GAME_SERVER_MAX_CHATS_PER_IP_PER_SEC", value_parser = value_parser!(u32).range(0..=400_000_000))]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_chats_per_ip_per_sec: Option<u32>,

@@ -28,6 +28,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         .max_chats_per_ip_per_sec()
         .map(ChatBudget::new)
         .map(Arc::new);
+    let for_sessions = chats_of_address.clone();
     // Before the server: a start that fails must not have let anybody in.
     let metrics_port = (args.metrics_addr)
         .map(|addr| {
@@ -40,7 +41,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         .farewell(SBye::farewell)
         .start(args.addr, move |_peer| {
             GameSession::new(max_chats_per_sec)
-                .with_chats_of_address(chats_of_address.clone())
+                .with_chats_of_address(for_sessions.clone())
                 .with_login(requires_login)
         })
         .map_err(|error| format!("cannot listen on {}: {error}", args.addr))?;
@@ -50,7 +51,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     let _metrics_thread = metrics_port
         .map(|port| {
             log::info!("metrics on {}", port.local_addr());
-            port.start(handle.clone(), Arc::clone(&ticks))
+            port.start(handle.clone(), Arc::clone(&ticks), chats_of_address)
                 .map_err(|error| format!("cannot start the metrics thread: {error}"))
         })
         .transpose()?;

@@ -4,7 +4,9 @@ use crate::chat_budget::ChatBudget;
 use crate::packets::{CChat, CEcho, SChat, SEcho};
 use server_core::rate_limiter::RateLimiter;
 use server_core::{Context, Handlers, Kick, Packet, Session};
+use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 /// Every packet that a player may send.
 static HANDLERS: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
@@ -19,6 +21,9 @@ pub struct GameSession {
     max_chats_per_sec: Option<u32>,
     chats: RateLimiter,
     chats_of_address: Option<Arc<ChatBudget>>,
+    /// Chats that wait for the budget of their address, and until when. An address has no more of them
+    /// than its burst.
+    delayed_chats: VecDeque<(Instant, Box<str>)>,
     requires_login: bool,
 }
 
@@ -31,11 +36,13 @@ impl GameSession {
             max_chats_per_sec,
             chats: RateLimiter::default(),
             chats_of_address: None,
+            delayed_chats: VecDeque::new(),
             requires_login: false,
         }
     }
 
-    /// Shares a budget with the other sessions of its address. A chat over it is dropped.
+    /// Shares a budget with the other sessions of its address. A chat over it waits, or is dropped:
+    /// see [`ChatBudget`].
     #[must_use]
     pub fn with_chats_of_address(mut self, budget: Option<Arc<ChatBudget>>) -> Self {
         self.chats_of_address = budget;
@@ -61,16 +68,41 @@ impl GameSession {
         if !allowed {
             return Err(Kick::ChatFlood);
         }
-        let mut budgets = self.chats_of_address.iter();
-        if !budgets.all(|budget| budget.take(ctx.peer_addr(), ctx.now())) {
-            return Ok(());
+        let wait = match &self.chats_of_address {
+            Some(budget) => budget.book(ctx.peer_addr(), ctx.now()),
+            None => Some(Duration::ZERO),
+        };
+        match wait {
+            None => {}
+            Some(Duration::ZERO) if self.delayed_chats.is_empty() => say(ctx, text),
+            Some(wait) => {
+                let at = ctx.now() + wait;
+                if self.delayed_chats.is_empty() {
+                    ctx.set_timer(at);
+                }
+                self.delayed_chats.push_back((at, text.into()));
+            }
         }
-        ctx.broadcast(&SChat::from(ctx.id()), text);
         Ok(())
     }
 }
 
+fn say(ctx: &mut Context<'_>, text: &str) {
+    ctx.broadcast(&SChat::from(ctx.id()), text);
+}
+
 impl Session for GameSession {
+    fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        while let Some((at, text)) = self.delayed_chats.front() {
+            if *at > ctx.now() {
+                ctx.set_timer(*at);
+                break;
+            }
+            say(ctx, text);
+            self.delayed_chats.pop_front();
+        }
+    }
+
     fn requires_login(&self) -> bool {
         self.requires_login
     }

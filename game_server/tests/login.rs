@@ -189,6 +189,32 @@ fn a_reconnect_does_not_reset_the_chats_of_an_address() {
     assert_eq!(departures(&server.lines(), "chat_flood"), 0);
 }
 
+/// A burst that the address has no budget for at once arrives a little later, whole and in order, and
+/// holds nothing else up.
+#[test]
+fn chats_over_the_budget_of_an_address_wait_in_order() {
+    let server = quiet(&["--max-chats-per-ip-per-sec", "5"]);
+    let mut client = server.join();
+    let began = Instant::now();
+    for number in 0..20_u8 {
+        client.send(&packet(C_CHAT, &[b'a' + number]));
+    }
+    client.send(&packet(C_ECHO, b"at once"));
+    let (mut heard, mut heard_before_echo) = (Vec::new(), None);
+    while heard.len() < 20 {
+        let packet = client.next_but_hello();
+        match packet.id {
+            S_CHAT => heard.extend(split_number(&packet.payload).1),
+            _ => heard_before_echo = Some(heard.len()),
+        }
+    }
+    assert_eq!(heard, (b'a'..b'a' + 20).collect::<Vec<u8>>());
+    assert!(heard_before_echo.is_some_and(|count| count < 20));
+    // Ten are its burst; the others come at five a second.
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(1_900), "{took:?}");
+}
+
 #[test]
 fn zero_switches_the_chats_of_an_address_off() {
     let server = quiet(&["--max-chats-per-ip-per-sec", "0"]);

@@ -6,7 +6,7 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A [`RateLimiter`] for each address, shared by all threads.
 ///
@@ -82,14 +82,20 @@ impl AddressBudgets {
 
     /// Takes one token of the address's bucket, or returns `false` if the bucket is empty.
     pub fn take(&self, ip: IpAddr, now: Instant) -> bool {
+        self.book(ip, Duration::ZERO, now).is_some()
+    }
+
+    /// Takes one token, also one that comes within `longest_wait`, and returns the time until then. See
+    /// [`RateLimiter::book`].
+    pub fn book(&self, ip: IpAddr, longest_wait: Duration, now: Instant) -> Option<Duration> {
         let owner = owner_of(ip);
         let hash = self.hasher.hash_one(owner) as usize;
         let stripe = &self.stripes[hash % STRIPES];
         // Every change of a set is one assignment: a panic elsewhere cannot have torn it.
         let mut sets = stripe.lock().unwrap_or_else(PoisonError::into_inner);
         let set = hash / STRIPES % sets.len();
-        let set = sets[set].get_or_insert_default();
-        set.bucket_of(owner, now).take(self.rate_per_sec, now)
+        let bucket = sets[set].get_or_insert_default().bucket_of(owner, now);
+        bucket.book(self.rate_per_sec, longest_wait, now)
     }
 }
 
@@ -134,7 +140,6 @@ pub fn owner_of(ip: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
-    use std::time::Duration;
 
     const RATE: u32 = 5;
     const BURST: usize = 10;

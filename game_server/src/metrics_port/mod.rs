@@ -15,6 +15,7 @@ mod sessions;
 use crate::stats::TickMetrics;
 use client::{Claim, Client, Step};
 use exposition::Exposition;
+use game_server::chat_budget::ChatBudget;
 use http::{Request, Route, Selection, Status};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -114,12 +115,17 @@ impl MetricsPort {
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(self, server: ServerHandle, ticks: Arc<TickMetrics>) -> io::Result<MetricsThread> {
+    pub fn start(
+        self,
+        server: ServerHandle,
+        ticks: Arc<TickMetrics>,
+        chats: Option<Arc<ChatBudget>>,
+    ) -> io::Result<MetricsThread> {
         let stop = Arc::clone(&self.stop);
         let thread = thread::Builder::new()
             .name("metrics".into())
             .spawn(move || {
-                if let Err(error) = Service::new(self, server, ticks).run() {
+                if let Err(error) = Service::new(self, server, ticks, chats).run() {
                     log::error!("the metrics port has ended: {error}");
                 }
             })?;
@@ -177,10 +183,15 @@ struct Look {
 type Asker = (usize, Instant);
 
 impl Service {
-    fn new(port: MetricsPort, server: ServerHandle, ticks: Arc<TickMetrics>) -> Self {
+    fn new(
+        port: MetricsPort,
+        server: ServerHandle,
+        ticks: Arc<TickMetrics>,
+        chats: Option<Arc<ChatBudget>>,
+    ) -> Self {
         Self {
             port,
-            exposition: Exposition::new(server.clone(), ticks),
+            exposition: Exposition::new(server.clone(), ticks, chats),
             server,
             page: PAGE.as_bytes().into(),
             clients: Slab::with_capacity(MAX_CLIENTS),

@@ -61,6 +61,9 @@ pub struct Args {
     pub echo_hz: f64,
 
     /// Chats a second that each session sends, on a fixed schedule; 0: none. Each reaches all
+    ///
+    /// A game_server delays and drops chats over the budget of their address, which are then unheard here:
+    /// start it with --max-chats-per-ip-per-sec 0 where all sessions together send more than 40 a second.
     #[arg(long, env = "DUMMY_CLIENT_CHAT_HZ", default_value_t = 0.0, value_parser = parse_hz)]
     #[arg(help_heading = "Load", value_name = "HZ")]
     pub chat_hz: f64,

@@ -56,6 +56,27 @@ pub struct Args {
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_sessions_per_ip: usize,
 
+    /// Connections a second that one address may make, with a burst of twice that; 0: off
+    ///
+    /// One over it is closed without a packet and counts as rejected.
+    #[arg(long, env = "GAME_SERVER_MAX_CONNECTS_PER_IP_PER_SEC", default_value_t = 0, value_parser = value_parser!(u32).range(0..=100_000_000))]
+    #[arg(help_heading = "Limits", value_name = "N")]
+    pub max_connects_per_ip_per_sec: u32,
+
+    /// Time that a client has to send its first valid packet, in milliseconds; 0: off
+    ///
+    /// Without it, clients that connect and say nothing can take all places. Clients that only listen
+    /// to the hello need it off.
+    #[arg(long, env = "GAME_SERVER_LOGIN_TIMEOUT_MS", default_value_t = 0, value_parser = value_parser!(u64).range(0..=DAY_MS))]
+    #[arg(help_heading = "Limits", value_name = "MS")]
+    pub login_timeout_ms: u64,
+
+    /// Sessions at a time that have not sent a valid packet, with --login-timeout-ms; one more ends the
+    /// oldest of them; 0: half of the sessions
+    #[arg(long, env = "GAME_SERVER_MAX_UNADMITTED", default_value_t = 0)]
+    #[arg(help_heading = "Limits", value_name = "N")]
+    pub max_unadmitted: usize,
+
     /// Largest packet that a client may send, header included
     #[arg(long, env = "GAME_SERVER_MAX_PACKET_BYTES", default_value_t = 65_535, value_parser = RangedU64ValueParser::<usize>::new().range(4..=65_535))]
     #[arg(help_heading = "Limits", value_name = "BYTES")]
@@ -108,6 +129,16 @@ pub struct Args {
     #[arg(long, env = "GAME_SERVER_MAX_CHATS_PER_SEC", default_value_t = 10, value_parser = value_parser!(u32).range(0..=100_000_000))]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_chats_per_sec: u32,
+
+    /// Chats a second from one address (or one IPv6 network of 64 bits), with a burst of twice that;
+    /// 0: off [default: 4 times --max-chats-per-sec]
+    ///
+    /// A reconnect does not reset it. A chat over it waits for up to 2 s and is dropped if that is not
+    /// enough; its session stays, as neighbours behind one address must not pay with theirs. A load test
+    /// that chats from one address needs 0.
+    #[arg(long, env = "GAME_SERVER_MAX_CHATS_PER_IP_PER_SEC", value_parser = value_parser!(u32).range(0..=400_000_000))]
+    #[arg(help_heading = "Limits", value_name = "N")]
+    pub max_chats_per_ip_per_sec: Option<u32>,
 
     /// HTTP with /metrics, /healthz, /sessions and a live page at / there; port 0 takes a free one [default: off]
     #[arg(long, env = "GAME_SERVER_METRICS_ADDR", value_parser = parse_addrs)]
@@ -233,6 +264,10 @@ impl Args {
         config.max_sessions = Some(usize::try_from(most).unwrap_or(usize::MAX));
         config.max_sessions_per_ip =
             (self.max_sessions_per_ip > 0).then_some(self.max_sessions_per_ip);
+        config.max_connects_per_ip_per_sec =
+            (self.max_connects_per_ip_per_sec > 0).then_some(self.max_connects_per_ip_per_sec);
+        config.login_timeout = millis_or_off(self.login_timeout_ms);
+        config.max_unadmitted = (self.max_unadmitted > 0).then_some(self.max_unadmitted);
         config.max_packet_bytes = self.max_packet_bytes;
         config.max_send_queue_bytes = self.max_send_queue_bytes;
         config.max_send_grace = Duration::from_millis(self.max_send_grace_ms);
@@ -251,6 +286,26 @@ impl Args {
     /// The budget for chats, if there is one.
     pub fn max_chats_per_sec(&self) -> Option<u32> {
         (self.max_chats_per_sec > 0).then_some(self.max_chats_per_sec)
+    }
+
+    /// The budget for chats of one address, if there is one.
+    pub fn max_chats_per_ip_per_sec(&self) -> Option<u32> {
+        let default = self.max_chats_per_sec.saturating_mul(4);
+        let rate = self.max_chats_per_ip_per_sec.unwrap_or(default);
+        (rate > 0).then_some(rate)
+    }
+
+    /// Whether a session has to send a valid packet in time.
+    pub fn requires_login(&self) -> bool {
+        self.login_timeout_ms > 0
+    }
+
+    /// What a start warns of: silent peers that can come from other machines.
+    pub fn silence_warning(&self) -> Option<&'static str> {
+        let is_loopback = |addr: &std::net::SocketAddr| addr.ip().to_canonical().is_loopback();
+        (!self.requires_login() && !self.addr.all().iter().all(is_loopback)).then_some(
+            "silent peers can take all places and keep them: --login-timeout-ms ends them",
+        )
     }
 }
 
@@ -280,11 +335,16 @@ mod tests {
         assert_eq!(args.tick_period(), Some(Duration::from_millis(250)));
         assert_eq!(args.hello_tail(), b"Hello World");
         assert_eq!(args.max_chats_per_sec(), Some(10));
+        assert_eq!(args.max_chats_per_ip_per_sec(), Some(40));
+        assert!(!args.requires_login());
         assert_eq!(args.metrics_addr, None);
         let config = args.config(20_000);
         assert_eq!(config.max_send_lag, Some(Duration::from_secs(5)));
         assert_eq!(config.packet_timeout, Some(Duration::from_secs(10)));
         assert_eq!(config.idle_timeout, None);
+        assert_eq!(config.login_timeout, None);
+        assert_eq!(config.max_unadmitted, None);
+        assert_eq!(config.max_connects_per_ip_per_sec, None);
         assert_eq!(config.max_send_queue_bytes, 1 << 20);
         assert!(config.max_sessions.unwrap() > 19_000);
     }
@@ -321,11 +381,24 @@ mod tests {
         assert_eq!(args.config(1000).max_send_lag, None);
         assert_eq!(args.config(1000).packet_timeout, None);
         assert!(parse(&["--max-send-queue-bytes=0"]).is_err());
+        let by_address = |flag: &str| parse(&[flag]).unwrap().max_chats_per_ip_per_sec();
+        assert_eq!(by_address("--max-chats-per-ip-per-sec=0"), None);
+        assert_eq!(by_address("--max-chats-per-sec=0"), None);
+        assert_eq!(by_address("--max-chats-per-sec=3"), Some(12));
         let slow = parse(&["--tick-ms=60000"]).unwrap();
         assert_eq!(
             slow.config(1000).max_send_lag,
             Some(Duration::from_secs(600))
         );
+    }
+
+    #[test]
+    fn a_start_warns_of_silent_peers_where_they_can_come_from_elsewhere() {
+        let warns = |flags: &[&str]| parse(flags).unwrap().silence_warning().is_some();
+        assert!(warns(&["--addr=0.0.0.0:7777"]) && warns(&["--addr=[::]:7777"]));
+        assert!(!warns(&[]) && !warns(&["--addr=[::1]:7777"]));
+        assert!(!warns(&["--addr=[::ffff:127.0.0.1]:7777"]));
+        assert!(!warns(&["--addr=0.0.0.0:7777", "--login-timeout-ms=5000"]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! The server program is in `main.rs`; the load client (`dummy_client`) uses the same packets.
 
+pub mod chat_budget;
 pub mod packets;
 pub mod preflight;
 pub mod process;

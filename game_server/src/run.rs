@@ -4,6 +4,7 @@ use crate::args::Args;
 use crate::check;
 use crate::metrics_port::MetricsPort;
 use crate::stats::{Stats, TickMetrics};
+use game_server::chat_budget::ChatBudget;
 use game_server::packets::{SBye, SHello};
 use game_server::preflight::Machine;
 use game_server::{GameSession, process};
@@ -24,12 +25,20 @@ pub fn run(args: &Args) -> Result<(), String> {
     let signals =
         process::stop_signals_but_hangup(move || ticks_here.unpark()).map_err(in_words)?;
     let config = args.config(fd_limit);
-    let max_chats_per_sec = args.max_chats_per_sec();
+    let (max_chats_per_sec, requires_login) = (args.max_chats_per_sec(), args.requires_login());
+    let chats_of_address = args
+        .max_chats_per_ip_per_sec()
+        .map(ChatBudget::new)
+        .map(Arc::new);
+    let for_sessions = chats_of_address.clone();
     let ticks = Arc::new(TickMetrics::default());
     // Before the server: a start that fails must not have accepted a peer. Ends with this function,
     // when the sessions have gone.
     let metrics_thread = (args.metrics_addr.as_ref())
-        .map(|addrs| MetricsPort::bind(addrs.all(), &args.admin_hosts)?.start(Arc::clone(&ticks)))
+        .map(|addrs| {
+            let port = MetricsPort::bind(addrs.all(), &args.admin_hosts)?;
+            port.start(Arc::clone(&ticks), chats_of_address)
+        })
         .transpose()
         .map_err(in_words)?;
     let server = Server::builder()
@@ -37,6 +46,8 @@ pub fn run(args: &Args) -> Result<(), String> {
         .farewell(SBye::farewell)
         .start(args.addr.all(), move |_peer| {
             GameSession::new(max_chats_per_sec)
+                .with_chats_of_address(for_sessions.clone())
+                .with_login(requires_login)
         })
         .map_err(in_words)?;
     let handle = server.handle();
@@ -66,6 +77,9 @@ pub fn run(args: &Args) -> Result<(), String> {
     }
     for finding in limits.iter().filter(|finding| finding.grade.is_bad()) {
         log::warn!("{finding}");
+    }
+    if let Some(warning) = args.silence_warning() {
+        log::warn!("{warning}");
     }
 
     let signal = tick_until_signal(args, &handle, &ticks, &signals);

@@ -1,9 +1,12 @@
 //! What this game does with a peer's packets.
 
+use crate::chat_budget::ChatBudget;
 use crate::packets::{CChat, CEcho, SChat, SEcho};
 use server_core::rate_limiter::RateLimiter;
 use server_core::{Context, Handlers, Kick, Packet, Session};
-use std::sync::LazyLock;
+use std::collections::VecDeque;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 /// Every packet that a player may send.
 static HANDLERS: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
@@ -17,6 +20,11 @@ static HANDLERS: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
 pub struct GameSession {
     max_chats_per_sec: Option<u32>,
     chats: RateLimiter,
+    chats_of_address: Option<Arc<ChatBudget>>,
+    /// Chats that wait for the budget of their address, and until when. An address has no more of them
+    /// than its burst.
+    delayed_chats: VecDeque<(Instant, Box<str>)>,
+    requires_login: bool,
 }
 
 impl GameSession {
@@ -27,7 +35,25 @@ impl GameSession {
         Self {
             max_chats_per_sec,
             chats: RateLimiter::default(),
+            chats_of_address: None,
+            delayed_chats: VecDeque::new(),
+            requires_login: false,
         }
+    }
+
+    /// Shares a budget with the other sessions of its address. A chat over it waits, or is dropped:
+    /// see [`ChatBudget`].
+    #[must_use]
+    pub fn with_chats_of_address(mut self, budget: Option<Arc<ChatBudget>>) -> Self {
+        self.chats_of_address = budget;
+        self
+    }
+
+    /// Makes the first valid packet the player's login, without which the session ends.
+    #[must_use]
+    pub fn with_login(mut self, requires_login: bool) -> Self {
+        self.requires_login = requires_login;
+        self
     }
 
     fn on_echo(&mut self, ctx: &mut Context<'_>, bytes: &[u8]) -> Result<(), Kick> {
@@ -42,12 +68,45 @@ impl GameSession {
         if !allowed {
             return Err(Kick::ChatFlood);
         }
-        ctx.broadcast(&SChat::from(ctx.id()), text);
+        let wait = match &self.chats_of_address {
+            Some(budget) => budget.book(ctx.peer_addr(), ctx.now()),
+            None => Some(Duration::ZERO),
+        };
+        match wait {
+            None => {}
+            Some(Duration::ZERO) if self.delayed_chats.is_empty() => say(ctx, text),
+            Some(wait) => {
+                let at = ctx.now() + wait;
+                if self.delayed_chats.is_empty() {
+                    ctx.set_timer(at);
+                }
+                self.delayed_chats.push_back((at, text.into()));
+            }
+        }
         Ok(())
     }
 }
 
+fn say(ctx: &mut Context<'_>, text: &str) {
+    ctx.broadcast(&SChat::from(ctx.id()), text);
+}
+
 impl Session for GameSession {
+    fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        while let Some((at, text)) = self.delayed_chats.front() {
+            if *at > ctx.now() {
+                ctx.set_timer(*at);
+                break;
+            }
+            say(ctx, text);
+            self.delayed_chats.pop_front();
+        }
+    }
+
+    fn requires_login(&self) -> bool {
+        self.requires_login
+    }
+
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
         log::trace!(
             "session {}: id {} size {}",
@@ -55,7 +114,9 @@ impl Session for GameSession {
             packet.id(),
             packet.size()
         );
-        HANDLERS.dispatch(self, ctx, packet)
+        HANDLERS.dispatch(self, ctx, packet)?;
+        ctx.admit();
+        Ok(())
     }
 }
 

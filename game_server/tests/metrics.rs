@@ -30,6 +30,7 @@ const NAMES: &[(&str, &str)] = &[
     ("server_send_chunks_pooled", "gauge"),
     ("server_ticks_total", "counter"),
     ("server_ticks_skipped_total", "counter"),
+    ("server_chats_dropped_total", "counter"),
     ("server_tick_lag_seconds", "histogram"),
     ("server_broadcast_seconds", "histogram"),
 ];

@@ -1,7 +1,8 @@
 //! Who may come in, and to which worker. The permit is the seat: it goes back by itself.
 
+use crate::address_budgets::owner_of;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Admission {
     total: AtomicUsize,
     max_total: usize,
+    /// Admitted, and not yet taken over by a worker.
+    in_transit: AtomicUsize,
     by_worker: Box<[AtomicUsize]>,
     by_ip: Option<ByIp>,
 }
@@ -46,6 +49,7 @@ impl Admission {
         Self {
             total: AtomicUsize::new(0),
             max_total: max_total.unwrap_or(usize::MAX),
+            in_transit: AtomicUsize::new(0),
             by_worker: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             by_ip: max_per_ip.map(|max| ByIp {
                 max,
@@ -69,7 +73,19 @@ impl Admission {
             self.total.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
+        self.in_transit.fetch_add(1, Ordering::AcqRel);
         Some(self.seat(peer))
+    }
+
+    /// A worker has taken over this many connections, and has ended those that had to go for them.
+    pub fn settle(&self, connections: usize) {
+        self.in_transit.fetch_sub(connections, Ordering::AcqRel);
+    }
+
+    /// Whether all places are taken and a worker may be about to free some of them.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.free() == 0 && self.in_transit.load(Ordering::Acquire) > 0
     }
 
     /// A place that no limit can refuse: for connections that we ourselves make.
@@ -86,6 +102,12 @@ impl Admission {
     #[must_use]
     pub fn total(&self) -> usize {
         self.total.load(Ordering::Acquire)
+    }
+
+    /// Places that are free.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.max_total.saturating_sub(self.total())
     }
 
     fn seat(self: &Arc<Self>, peer: SocketAddr) -> Permit {
@@ -134,15 +156,6 @@ impl ByIp {
     }
 }
 
-/// The address by which its owner is counted. One customer has not one IPv6 address but all that begin
-/// with the same 64 bits, and could come from another one each time.
-fn owner_of(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-        ip => ip,
-    }
-}
-
 impl Permit {
     /// Whom it was given to.
     #[must_use]
@@ -151,6 +164,12 @@ impl Permit {
             Seat::V4(addr, _) => (*addr).into(),
             Seat::V6(addr, _) => (**addr).into(),
         }
+    }
+
+    /// What gave it.
+    #[must_use]
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.admission
     }
 
     /// The worker on which the place is.

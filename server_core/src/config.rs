@@ -33,6 +33,22 @@ pub struct Config {
     /// Sessions at a time from one address; the 2^64 addresses of one IPv6 network are one. Default:
     /// `None`.
     pub max_sessions_per_ip: Option<usize>,
+    /// Connections a second that one address may make, with a burst of twice that; the 2^64 addresses
+    /// of one IPv6 network are one. Default: `None`.
+    ///
+    /// The listener closes a connection over it at once, without a packet, and counts it as rejected.
+    pub max_connects_per_ip_per_sec: Option<u32>,
+    /// Time that a session has to be admitted ([`Context::admit`](crate::Context::admit)), if it
+    /// declares that it has to ([`Session::requires_login`](crate::Session::requires_login)).
+    /// Default: 10 s.
+    pub login_timeout: Option<Duration>,
+    /// Sessions at a time that wait to be admitted, over all workers; one more ends the oldest of them.
+    /// Default: `None`, which means half of `max_sessions` where that is set.
+    ///
+    /// Each worker keeps its share, one session at least. Whatever this says, the workers end the
+    /// oldest of them while fewer than an eighth of `max_sessions`, at most 64 places, are free: places
+    /// that silent peers hold are no reason to refuse the next connection.
+    pub max_unadmitted: Option<usize>,
     /// The largest packet that a peer may send, header included. Default: 65,535 bytes.
     pub max_packet_bytes: usize,
     /// Unsent bytes of one session. Default: 1 MiB.
@@ -141,6 +157,9 @@ impl Default for Config {
             backlog: 4096,
             max_sessions: None,
             max_sessions_per_ip: None,
+            max_connects_per_ip_per_sec: None,
+            login_timeout: Some(Duration::from_secs(10)),
+            max_unadmitted: None,
             max_packet_bytes: MAX_PACKET_BYTES,
             max_send_queue_bytes: 1 << 20,
             max_send_grace: Duration::from_secs(1),
@@ -226,11 +245,25 @@ impl Config {
             &mut self.idle_timeout,
             &mut self.unacknowledged_timeout,
             &mut self.connect_timeout,
+            &mut self.login_timeout,
         ];
         for time in times.into_iter().chain(times_or_off.into_iter().flatten()) {
             *time = (*time).min(LONGEST_TIME);
         }
         self
+    }
+
+    /// Sessions of one worker that may wait to be admitted at a time.
+    pub(crate) fn max_unadmitted_of_worker(&self) -> usize {
+        let half = || self.max_sessions.map(|sessions| sessions / 2);
+        let all = self.max_unadmitted.or_else(half);
+        all.map_or(usize::MAX, |all| all.div_ceil(self.workers).max(1))
+    }
+
+    /// Places that stay free while there are sessions that wait to be admitted.
+    pub(crate) fn places_for_newcomers(&self) -> usize {
+        self.max_sessions
+            .map_or(0, |sessions| (sessions / 8).min(64))
     }
 }
 
@@ -268,6 +301,7 @@ mod tests {
             idle_timeout: endless,
             unacknowledged_timeout: endless,
             connect_timeout: endless,
+            login_timeout: endless,
             flush_timeout: Duration::MAX,
             linger: Duration::MAX,
             max_send_grace: Duration::MAX,

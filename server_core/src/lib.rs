@@ -325,6 +325,9 @@
 //! | [`backlog`](Config::backlog) | connections | 4,096 | those that the kernel keeps waiting for accept | the kernel lets the peer ask again |
 //! | [`max_sessions`](Config::max_sessions) | sessions | off | all at a time | [`DisconnectReason::ServerFull`] |
 //! | [`max_sessions_per_ip`](Config::max_sessions_per_ip) | sessions | off | those of one address at a time | [`DisconnectReason::ServerFull`] |
+//! | [`max_connects_per_ip_per_sec`](Config::max_connects_per_ip_per_sec) | connections a second | off | those of one address, in a burst twice that | closed without a packet, counted as rejected |
+//! | [`login_timeout`](Config::login_timeout) | time | 10 s | the login of a session that [requires one](Session::requires_login) | [`DisconnectReason::LoginTimeout`] |
+//! | [`max_unadmitted`](Config::max_unadmitted) | sessions | off | those that have not logged in, all at a time; without it half of `max_sessions` | [`DisconnectReason::LoginTimeout`] for the oldest |
 //! | [`max_packet_bytes`](Config::max_packet_bytes) | bytes | 65,535 | a packet that a peer sends, header included | [`Kick::TooLarge`] |
 //! | [`max_send_queue_bytes`](Config::max_send_queue_bytes) | bytes | 1 MiB | what waits for one session; eight times of it at once | [`Kick::SlowConsumer`] |
 //! | [`max_send_grace`](Config::max_send_grace) | time | 1 s | a queue that is longer than `max_send_queue_bytes`, of a peer that takes less than 512 KiB a second | [`Kick::SlowConsumer`] |
@@ -353,7 +356,8 @@
 //!
 //! What the format or the layout fixes: 65,535 bytes in a packet, 16,777,216 sessions of one worker
 //! at a time, lists that lie 16 deep. Budgets for what a packet costs beyond its bytes are the game's:
-//! [`RateLimiter`](rate_limiter::RateLimiter) and [`Kick::ChatFlood`] are there for that.
+//! [`RateLimiter`](rate_limiter::RateLimiter) and [`Kick::ChatFlood`] are there for that, and
+//! [`AddressBudgets`] for a budget that survives a reconnect.
 //!
 //! # Errors
 //!
@@ -399,8 +403,8 @@
 //! | 5 | `shard` |
 //! | 4 | `connection`, `router`, `handlers`, `content` |
 //! | 3 | `send_queue`, `session`, `list`, `packets` |
-//! | 2 | `framer`, `send_buffer`, `packet_writer`, `groups` |
-//! | 1 | `config`, `admission`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader`, `group_directory` |
+//! | 2 | `framer`, `send_buffer`, `packet_writer`, `groups`, `admission` |
+//! | 1 | `config`, `address_budgets`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader`, `group_directory` |
 //! | 0 | `id`, `group_id`, `reason`, `wire`, `tick`, `recv_buffer`, `rate_limiter`, `backoff`, `stopwatch`, `sync`, `outbox`, `memory` |
 //!
 //! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
@@ -410,6 +414,8 @@
 // on asking for theirs.
 #[cfg_attr(doc, doc(hidden))]
 pub mod accept_gate;
+#[cfg_attr(doc, doc(hidden))]
+pub mod address_budgets;
 #[cfg_attr(doc, doc(hidden))]
 pub mod admission;
 pub mod backoff;
@@ -486,6 +492,8 @@ pub mod wire;
 #[cfg_attr(doc, doc(hidden))]
 pub mod worker;
 
+#[doc(inline)]
+pub use address_budgets::AddressBudgets;
 #[doc(inline)]
 pub use config::Config;
 #[doc(inline)]

@@ -1,6 +1,7 @@
 //! Where connections come in: accept, admit, hand over.
 
-use crate::accept_gate::{AcceptGate, Answer};
+use crate::accept_gate::{AcceptGate, Answer, SILENCE};
+use crate::address_budgets::AddressBudgets;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::connection::{Draining, Progress};
@@ -33,6 +34,12 @@ pub struct Listener {
     gate: AcceptGate,
     /// When the line about those who were turned away is due.
     summary_at: Option<Instant>,
+    /// All places are taken since then, and the workers may be about to free some.
+    unsettled_since: Option<Instant>,
+    /// Connections over the budget of their address since the last line about them.
+    over_budget: u64,
+    /// No line about them before this.
+    next_budget_line_at: Option<Instant>,
 }
 
 /// Ends a listener from another thread.
@@ -48,6 +55,8 @@ pub struct Reception {
     pub config: Config,
     /// Who may come in.
     pub admission: Arc<Admission>,
+    /// How often an address may connect.
+    pub connects: Option<AddressBudgets>,
     /// The way to the workers.
     pub router: Arc<Router<TcpStream>>,
     /// For the goodbye to those who may not.
@@ -65,8 +74,10 @@ const SOCKET: Token = Token(usize::MAX - 1);
 /// Rejected connections that may linger at a time: each holds a descriptor. One more, and one of
 /// them is closed at once.
 const MAX_LINGERING: usize = 128;
-/// When to look again whether the workers have taken over the connections that they were given.
-const ROOM_POLL: Duration = Duration::from_millis(1);
+/// Time between two looks whether the workers have freed places or taken over the connections that they
+/// were given, and the longest wait for places.
+const SETTLING: Duration = Duration::from_millis(1);
+const LONGEST_SETTLING: Duration = Duration::from_millis(100);
 /// Questions without an answer after which a silent peer has vanished.
 const KEEPALIVE_RETRIES: u32 = 3;
 
@@ -94,6 +105,9 @@ impl Listener {
             rejected: Slab::new(),
             gate: AcceptGate::default(),
             summary_at: None,
+            unsettled_since: None,
+            over_budget: 0,
+            next_budget_line_at: None,
         })
     }
 
@@ -127,8 +141,8 @@ impl Listener {
         while !self.stop.is_set.load(Ordering::Acquire) {
             let has_room = reception.router.has_room_for_connections();
             let timeout = match self.gate.is_open() {
-                true if has_room => Some(Duration::ZERO),
-                true => Some(ROOM_POLL),
+                true if has_room && self.unsettled_since.is_none() => Some(Duration::ZERO),
+                true => Some(SETTLING),
                 false => self.next_deadline().map(|at| {
                     at.saturating_duration_since(Instant::now())
                         .max(Duration::from_millis(1))
@@ -164,7 +178,9 @@ impl Listener {
 
     fn accept_batch(&mut self, reception: &Reception, scratch: &mut RecvBuffer, now: Instant) {
         for _ in 0..reception.config.accept_batch {
-            if !reception.router.has_room_for_connections() {
+            if self.waits_for_places(&reception.admission, now)
+                || !reception.router.has_room_for_connections()
+            {
                 return;
             }
             match self.gate.judge(self.socket.accept(), now) {
@@ -186,6 +202,16 @@ impl Listener {
         }
     }
 
+    /// A burst of connections is accepted faster than workers end the sessions that have to go for
+    /// them. Until the workers have, the next connection waits in the backlog and is not refused.
+    fn waits_for_places(&mut self, admission: &Admission, now: Instant) -> bool {
+        if !admission.is_unsettled() {
+            self.unsettled_since = None;
+            return false;
+        }
+        now < *self.unsettled_since.get_or_insert(now) + LONGEST_SETTLING
+    }
+
     fn receive(
         &mut self,
         stream: TcpStream,
@@ -194,6 +220,12 @@ impl Listener {
         scratch: &mut RecvBuffer,
         now: Instant,
     ) {
+        let mut budgets = reception.connects.iter();
+        if !budgets.all(|budgets| budgets.take(peer.ip(), now)) {
+            reception.metrics.rejected.add(1);
+            self.note_over_budget(peer, now);
+            return;
+        }
         let config = &reception.config;
         let settings = [
             ("TCP_NODELAY", stream.set_nodelay(true)),
@@ -223,6 +255,17 @@ impl Listener {
                 self.summary_at = self.summary_at.or(summary_at);
                 self.reject(stream, reception, scratch, now);
             }
+        }
+    }
+
+    fn note_over_budget(&mut self, peer: SocketAddr, now: Instant) {
+        self.over_budget += 1;
+        if self.next_budget_line_at.is_none_or(|at| at <= now) {
+            let count = std::mem::take(&mut self.over_budget);
+            log::warn!(
+                "connections over max_connects_per_ip_per_sec: {count} closed, the last of {peer}"
+            );
+            self.next_budget_line_at = Some(now + SILENCE);
         }
     }
 

@@ -118,7 +118,8 @@ pub struct Metrics {
     workers: Box<[WorkerMetrics]>,
     /// Connections that became sessions.
     pub accepted: Counter,
-    /// Connections that were told that the server is full. They count here alone.
+    /// Connections that were told that the server is full, or closed because their address makes too many
+    /// of them. They count here alone.
     pub rejected: Counter,
     /// Times that accept failed, for example for want of descriptors.
     pub accept_errors: Counter,

@@ -17,16 +17,33 @@ impl RateLimiter {
     /// A rate of zero has no tokens ever.
     #[must_use]
     pub fn take(&mut self, rate_per_sec: u32, now: Instant) -> bool {
-        let Some(cost) = Duration::from_secs(1).checked_div(rate_per_sec) else {
-            return false;
-        };
+        self.book(rate_per_sec, Duration::ZERO, now).is_some()
+    }
+
+    /// Takes one token, also one that comes within `longest_wait`, and returns the time until then.
+    /// Those who book wait in the order of their calls. `None`: there is none by then, and nothing is
+    /// taken.
+    #[must_use]
+    pub fn book(
+        &mut self,
+        rate_per_sec: u32,
+        longest_wait: Duration,
+        now: Instant,
+    ) -> Option<Duration> {
+        let cost = Duration::from_secs(1).checked_div(rate_per_sec)?;
         let depth = cost * BURST_FACTOR * rate_per_sec;
-        let full_at = self.full_at.map_or(now, |at| at.max(now));
-        if full_at + cost > now + depth {
-            return false;
-        }
-        self.full_at = Some(full_at + cost);
-        true
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + cost;
+        let wait = full_at.saturating_duration_since(now + depth);
+        (wait <= longest_wait).then(|| {
+            self.full_at = Some(full_at);
+            wait
+        })
+    }
+
+    /// Whether the bucket is full: as good as a new one.
+    #[must_use]
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at.is_none_or(|at| at <= now)
     }
 }
 
@@ -57,6 +74,21 @@ mod tests {
         while limiter.take(5, start) {}
         let later = start + Duration::from_secs(3600);
         assert_eq!((0..100).filter(|_| limiter.take(5, later)).count(), 10);
+    }
+
+    #[test]
+    fn bookings_come_at_the_rate_in_order_and_no_later_than_allowed() {
+        let now = Instant::now();
+        let mut limiter = RateLimiter::default();
+        while limiter.take(10, now) {}
+        let second = Duration::from_secs(1);
+        let waits: Vec<_> = (0..100)
+            .map_while(|_| limiter.book(10, second, now))
+            .collect();
+        let expected: Vec<_> = (1..=10).map(|n| n * second / 10).collect();
+        assert_eq!(waits, expected);
+        assert!(!limiter.take(10, now + second));
+        assert!(limiter.take(10, now + second + second / 10));
     }
 
     #[test]

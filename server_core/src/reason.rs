@@ -97,12 +97,15 @@ pub enum DisconnectReason {
     ConnectFailed(io::ErrorKind),
     /// A callback of this session panicked: a bug of ours, which costs this session alone.
     HandlerPanicked,
+    /// The session was not admitted within `Config::login_timeout`, or was the oldest of more than
+    /// `Config::max_unadmitted`.
+    LoginTimeout,
 }
 
 impl DisconnectReason {
     /// How many different labels there are. Rises with each new reason, which is no breaking change:
     /// let arrays of this length take it from here.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 18;
 
     /// The labels, each at the place that [`index`](Self::index) gives.
     pub const LABELS: [&'static str; Self::COUNT] = [
@@ -123,6 +126,7 @@ impl DisconnectReason {
         "closed",
         "connect_failed",
         "handler_panic",
+        "login_timeout",
     ];
 
     /// A small number for tables of counters.
@@ -139,6 +143,7 @@ impl DisconnectReason {
             Self::Closed => 14,
             Self::ConnectFailed(_) => 15,
             Self::HandlerPanicked => 16,
+            Self::LoginTimeout => 17,
         }
     }
 
@@ -155,6 +160,7 @@ impl DisconnectReason {
             Self::Kicked(kick) => Some(kick.code()),
             Self::ServerFull => Some(9),
             Self::Shutdown => Some(10),
+            Self::LoginTimeout => Some(12),
             _ => None,
         }
     }
@@ -207,6 +213,7 @@ impl fmt::Display for DisconnectReason {
             Self::Closed => f.write_str("the session was closed here"),
             Self::ConnectFailed(kind) => write!(f, "could not connect: {kind}"),
             Self::HandlerPanicked => f.write_str("the session's own code failed"),
+            Self::LoginTimeout => f.write_str("the session did not log in in time"),
         }
     }
 }
@@ -240,6 +247,7 @@ mod tests {
             DisconnectReason::Closed,
             DisconnectReason::ConnectFailed(kind),
             DisconnectReason::HandlerPanicked,
+            DisconnectReason::LoginTimeout,
         ]);
         assert_eq!(reasons.len(), DisconnectReason::COUNT);
         for (place, reason) in reasons.iter().enumerate() {
@@ -256,6 +264,7 @@ mod tests {
         assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(DisconnectReason::ServerFull.code(), Some(9));
         assert_eq!(DisconnectReason::Shutdown.code(), Some(10));
+        assert_eq!(DisconnectReason::LoginTimeout.code(), Some(12));
         assert_eq!(DisconnectReason::PeerClosed.code(), None);
     }
 }

@@ -41,6 +41,16 @@ use std::time::Instant;
 /// }
 /// ```
 pub trait Session: 'static {
+    /// Whether an accepted peer has to log in: the session is unadmitted until
+    /// [`Context::admit`] is called. Asked once, when the session is made.
+    ///
+    /// An unadmitted session is ended after [`login_timeout`](crate::Config::login_timeout), or when
+    /// it is the oldest of too many ([`max_unadmitted`](crate::Config::max_unadmitted)), so peers that
+    /// connect and say nothing cannot take all places. An outgoing session is always admitted.
+    fn requires_login(&self) -> bool {
+        false
+    }
+
     /// The connection stands. Not called for an outgoing connection that could not be made.
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;
@@ -104,6 +114,7 @@ pub struct Context<'a> {
     effects: &'a mut Vec<Effect>,
     groups: &'a mut Groups,
     queued_bytes: usize,
+    pub(crate) is_admitted: bool,
 }
 
 /// One thing that a handler asked for.
@@ -122,6 +133,8 @@ pub enum Effect {
     Timer(SessionId, Option<Instant>),
     /// Call this session again when its queue holds this many bytes or fewer.
     NotifyDrained(SessionId, usize),
+    /// Admit this session.
+    Admit(SessionId),
 }
 
 impl Effect {
@@ -132,7 +145,7 @@ impl Effect {
             Self::Send(_, buffer) | Self::Broadcast(buffer) | Self::BroadcastTo(_, _, buffer) => {
                 buffer.len()
             }
-            Self::Close(..) | Self::Timer(..) | Self::NotifyDrained(..) => 0,
+            Self::Close(..) | Self::Timer(..) | Self::NotifyDrained(..) | Self::Admit(_) => 0,
         }
     }
 
@@ -142,7 +155,8 @@ impl Effect {
             Self::Send(id, _)
             | Self::Close(id, _)
             | Self::Timer(id, _)
-            | Self::NotifyDrained(id, _) => *id == source,
+            | Self::NotifyDrained(id, _)
+            | Self::Admit(id) => *id == source,
             Self::Broadcast(_) | Self::BroadcastTo(..) => false,
         }
     }
@@ -175,7 +189,21 @@ impl<'a> Context<'a> {
             effects,
             groups,
             queued_bytes,
+            is_admitted: true,
         }
+    }
+
+    /// Admits this session: its login is complete, and the limits of unadmitted sessions hold no more.
+    pub fn admit(&mut self) {
+        if !std::mem::replace(&mut self.is_admitted, true) {
+            self.effects.push(Effect::Admit(self.peer.id));
+        }
+    }
+
+    /// Whether this session is admitted: from the beginning, or since [`admit`](Self::admit).
+    #[must_use]
+    pub fn is_admitted(&self) -> bool {
+        self.is_admitted
     }
 
     /// The session that is being called.

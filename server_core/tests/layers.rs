@@ -14,7 +14,16 @@ const FLOORS: &[(usize, &[&str])] = &[
     (5, &["shard"]),
     (4, &["connection", "router", "handlers", "content"]),
     (3, &["send_queue", "session", "list", "packets"]),
-    (2, &["framer", "send_buffer", "packet_writer", "groups"]),
+    (
+        2,
+        &[
+            "framer",
+            "send_buffer",
+            "packet_writer",
+            "groups",
+            "admission",
+        ],
+    ),
     (
         1,
         &[
@@ -25,7 +34,7 @@ const FLOORS: &[(usize, &[&str])] = &[
             "timeout_queue",
             "departure_log",
             "config",
-            "admission",
+            "address_budgets",
             "snapshot",
             "mailbox",
             "accept_gate",
@@ -88,6 +97,7 @@ const FOLDERS: &[Folder] = &[
             "leaving",
             "pacing",
             "memory",
+            "unadmitted",
         ],
         shared: &["Shard", "Deferred", "guarded", "MIN_PACKET_COST", "STALL"],
     },

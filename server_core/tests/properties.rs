@@ -4,6 +4,7 @@
 mod models;
 mod util;
 
+use models::address_budgets::Step as BudgetStep;
 use models::chunk_pool::Step as PoolStep;
 use models::connection::{Meeting, REFUSED_ID, Step as ConnectionStep};
 use models::content::Piece;
@@ -222,6 +223,7 @@ fn a_connection_step() -> impl Strategy<Value = ConnectionStep> {
         8 => Just(ConnectionStep::Flush),
         5 => Just(ConnectionStep::Writable),
         2 => (0_u64..1_500).prop_map(|millis| ConnectionStep::Pass { millis }),
+        1 => Just(ConnectionStep::Admit),
         1 => Just(ConnectionStep::Close),
     ]
 }
@@ -285,6 +287,29 @@ fn content_of_any_pieces_is_what_the_book_says() {
         models::content::receive(&pieces, limit);
         Ok(())
     });
+}
+
+// ---- address budgets ----------------------------------------------------------------------------
+
+fn a_budget_step() -> impl Strategy<Value = BudgetStep> {
+    let pause = prop_oneof![3 => 0_u64..50, 1 => 0_u64..3_000];
+    prop_oneof![
+        8 => (any::<usize>(), any::<u64>()).prop_map(|(owner, host)| BudgetStep::Take(owner, host)),
+        2 => pause.prop_map(BudgetStep::Pass),
+    ]
+}
+
+#[test]
+fn few_addresses_have_a_rate_limiter_each_and_many_get_no_more_than_two() {
+    let steps = || prop::collection::vec(a_budget_step(), 1..400);
+    for owners in [6, 2_000] {
+        let strategy = (0_u32..8, steps());
+        check("address budgets", 200, &strategy, |(rate, steps)| {
+            let mut machine = models::address_budgets::Machine::new(rate, owners);
+            steps.into_iter().for_each(|step| machine.step(step));
+            Ok(())
+        });
+    }
 }
 
 // ---- timeout queue ------------------------------------------------------------------------------

@@ -36,11 +36,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 use wire::{FakeStream, PeerEnd, Stand};
 use world::{C_BAD_PAYLOAD, C_ECHO, OUTSIDE, SBroadcast, SBye, SCast, SDirect, SEcho, SharedWorld};
-use world::{SimSession, Stamp, World, filler_byte};
+use world::{Record, SimSession, Stamp, World, filler_byte};
 
 const DEFAULT_SEEDS: u64 = 2_500;
 const THREADS: u64 = 2;
 const MAX_PACKET_BYTES: usize = 8_192;
+/// Connections of one run.
+const MOST_PEERS: usize = 14;
 /// Turns within one instant, after which it is said to go round and round.
 const TURNS_TO_REST: usize = 30_000;
 
@@ -159,10 +161,14 @@ struct Tally {
     /// Calls of `on_drained`, and those among them whose request had to wait for the peer.
     drained: u64,
     drained_later: u64,
+    logins: u64,
+    /// Sessions that had their time for a login, and those that had to go before.
+    login_timeouts: u64,
+    evictions: u64,
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 17] {
+    fn fields(&mut self) -> [&mut u64; 20] {
         [
             &mut self.turns,
             &mut self.sessions,
@@ -181,6 +187,9 @@ impl Tally {
             &mut self.joins_refused,
             &mut self.drained,
             &mut self.drained_later,
+            &mut self.logins,
+            &mut self.login_timeouts,
+            &mut self.evictions,
         ]
     }
 
@@ -485,12 +494,18 @@ impl Sim {
         config.write_budget_bytes = *rng.choice(&[500, 4_000, 64 << 10]).unwrap();
         config.turn_input_bytes = *rng.choice(&[200, 20_000, 256 << 10]).unwrap();
         config.turn_output_bytes = *rng.choice(&[2_000, 20_000, 8 << 20]).unwrap();
+        config.login_timeout = rng.bool().then_some(Duration::from_millis(2_500));
+        config.max_unadmitted = *rng
+            .choice(&[None, None, Some(0), Some(3), Some(6)])
+            .unwrap();
+        config.max_sessions = rng.bool().then_some(MOST_PEERS);
         config.max_groups_per_session = *rng.choice(&[1, 2, 64]).unwrap();
 
         let mut world = World::new(rng.fork());
         world.panics_one_in = *rng.choice(&[u32::MAX, 300, 40]).unwrap();
         world.actions_one_in = rng.u32(1..6);
         world.handlers_close = rng.bool();
+        world.logins = *rng.choice(&[0, 50, 100]).unwrap();
         world.groups.max_per_session = config.max_groups_per_session;
         let world = SharedWorld(Arc::new(Mutex::new(world)));
 
@@ -533,7 +548,7 @@ impl Sim {
             tally: Tally::default(),
             may_lose_edges: false,
             woken,
-            admission: Arc::new(Admission::new(workers, None, None)),
+            admission: Arc::new(Admission::new(workers, config.max_sessions, None)),
             router,
             buffers,
             pool,
@@ -604,7 +619,7 @@ impl Sim {
     // ---- what happens outside ---------------------------------------------------------------
 
     fn outside(&mut self) {
-        if self.rng.u32(..6) == 0 && self.peers.len() < 14 {
+        if self.rng.u32(..6) == 0 && self.peers.len() < MOST_PEERS {
             self.connect();
         }
         if self.rng.u32(..4) == 0 {
@@ -990,7 +1005,21 @@ impl Sim {
                         .push(format!("{id}: its timer was slept through"));
                 }
             }
+            let began = record.unadmitted_since();
+            let login_by = began
+                .zip(self.config.login_timeout)
+                .map(|(at, time)| at + time);
+            if let Some(at) = login_by.filter(|at| *at <= self.now) {
+                let noticed = self.overdue.get(&(*id, at)).copied();
+                let noticed = noticed.unwrap_or(self.now);
+                overdue.insert((*id, at), noticed);
+                if noticed + TIMER_PATIENCE <= self.now {
+                    self.offences
+                        .push(format!("{id}: is unadmitted beyond its time: {record:?}"));
+                }
+            }
         }
+        self.check_unadmitted();
         self.overdue = overdue;
     }
 
@@ -1008,6 +1037,35 @@ impl Sim {
                 ));
             }
         }
+    }
+
+    /// No worker has more sessions without a login than its share of the cap.
+    fn check_unadmitted(&mut self) {
+        let half = self.config.max_sessions.map(|sessions| sessions / 2);
+        let Some(cap) = self.config.max_unadmitted.or(half) else {
+            return;
+        };
+        let share = cap.div_ceil(self.config.workers).max(1);
+        for worker in 0..self.shards.len() {
+            let world = self.world.lock();
+            let its = world.sessions.iter().filter(|(id, record)| {
+                id.worker() == worker && record.unadmitted_since().is_some()
+            });
+            let count = its.count();
+            if count > share {
+                self.offences.push(format!(
+                    "{count} sessions of worker {worker} wait for a login, its share is {share}"
+                ));
+            }
+        }
+    }
+
+    /// Whether a session may have to go before its time for a login is up.
+    fn evicts(&self) -> bool {
+        self.config
+            .max_unadmitted
+            .or(self.config.max_sessions)
+            .is_some()
     }
 
     /// Everybody is where it should be, and a worker is in the directory if it has members.
@@ -1241,6 +1299,13 @@ impl Sim {
         offences.truncate(12);
         let resets =
             |peer: &&PeerSide| peer.kind == Kind::Resets && peer.end.pipe().broken.is_some();
+        let login_timeouts = |had_time: bool| {
+            let ended = world.sessions.values().filter(|record| {
+                record.reason == Some(DisconnectReason::LoginTimeout)
+                    && self.had_time_for_login(record) == had_time
+            });
+            ended.count() as u64
+        };
         let tally = Tally {
             sessions: world.sessions.len() as u64,
             packets_to_peers: packets,
@@ -1254,9 +1319,21 @@ impl Sim {
             joins_refused: world.groups.refused + totals.joins_refused,
             drained: world.drained,
             drained_later: world.drained_later,
+            logins: (world.sessions.values())
+                .filter(|record| record.requires_login && record.admitted_at.is_some())
+                .count() as u64,
+            login_timeouts: login_timeouts(true),
+            evictions: login_timeouts(false),
             ..self.tally
         };
         (offences, tally)
+    }
+
+    fn had_time_for_login(&self, record: &Record) -> bool {
+        let had = (record.connected_at.zip(record.disconnected_at))
+            .map(|(began, ended)| ended.saturating_duration_since(began));
+        had.zip(self.config.login_timeout)
+            .is_some_and(|(had, time)| had >= time)
     }
 
     /// One session's whole life against what its peer did.
@@ -1288,6 +1365,11 @@ impl Sim {
         use DisconnectReason as Why;
         let is_explained = match reason {
             Why::Closed => record.close_was_asked,
+            Why::LoginTimeout => {
+                record.requires_login
+                    && record.admitted_at.is_none()
+                    && (self.evicts() || self.had_time_for_login(record))
+            }
             Why::HandlerPanicked => record.has_panicked,
             Why::Shutdown => self.flush_by.is_some(),
             Why::PeerClosed => pipe.peer_sent_fin,
@@ -1315,6 +1397,8 @@ impl Sim {
         let arrives = reason.flushes() && pipe.broken.is_none() && peer.reads() && !peer.may_be_cut;
         // At a shutdown, the deadline may have come before the peer has read.
         let arrives = arrives && self.flush_by.is_none();
+        // Who goes for the next peer gets one write, and no time.
+        let arrives = arrives && !(reason == Why::LoginTimeout && self.evicts());
         if arrives && record.connected > 0 && !seen.is_complete() {
             offence("lost the rest of a packet");
         }

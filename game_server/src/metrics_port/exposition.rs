@@ -1,6 +1,7 @@
 //! The counters as Prometheus text. Knows no HTTP.
 
 use crate::stats::TickMetrics;
+use game_server::chat_budget::ChatBudget;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
 use prometheus_client::metrics::MetricType;
@@ -24,13 +25,22 @@ pub struct Exposition {
 struct ServerCollector {
     server: ServerHandle,
     ticks: Arc<TickMetrics>,
+    chats: Option<Arc<ChatBudget>>,
 }
 
 impl Exposition {
-    /// The exposition of this server and its ticks.
-    pub fn new(server: ServerHandle, ticks: Arc<TickMetrics>) -> Self {
+    /// The exposition of this server, its ticks and its chats.
+    pub fn new(
+        server: ServerHandle,
+        ticks: Arc<TickMetrics>,
+        chats: Option<Arc<ChatBudget>>,
+    ) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(ServerCollector { server, ticks }));
+        registry.register_collector(Box::new(ServerCollector {
+            server,
+            ticks,
+            chats,
+        }));
         Self { registry }
     }
 
@@ -82,7 +92,7 @@ impl Collector for ServerCollector {
             ),
             (
                 "server_rejected",
-                "Connections that were told that the server is full",
+                "Connections that were refused: the server full, or too many of one address",
                 totals.rejected,
             ),
             (
@@ -114,6 +124,11 @@ impl Collector for ServerCollector {
                 "server_ticks_skipped",
                 "Ticks whose whole period went by unseen",
                 self.ticks.skipped.get(),
+            ),
+            (
+                "server_chats_dropped",
+                "Chats over the budget of their address",
+                self.chats.as_ref().map_or(0, |chats| chats.dropped()),
             ),
         ] {
             encoder

@@ -17,6 +17,7 @@ use crate::stats::TickMetrics;
 use client::{Claim, Client, Step};
 use crossbeam_channel::Sender;
 use exposition::Exposition;
+use game_server::chat_budget::ChatBudget;
 pub use host::Host;
 use http::{Request, Route, Selection, Status};
 use mio::net::{TcpListener, TcpStream};
@@ -126,14 +127,18 @@ impl MetricsPort {
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(self, ticks: Arc<TickMetrics>) -> io::Result<MetricsThread> {
+    pub fn start(
+        self,
+        ticks: Arc<TickMetrics>,
+        chats: Option<Arc<ChatBudget>>,
+    ) -> io::Result<MetricsThread> {
         let (local_addr, stop) = (self.local_addr, Arc::clone(&self.stop));
         let (sender, server) = crossbeam_channel::bounded(1);
         let thread = start::spawn("metrics", move || {
             let Ok(server) = server.recv() else {
                 return; // The start has failed.
             };
-            if let Err(error) = Service::new(self, server, ticks).run() {
+            if let Err(error) = Service::new(self, server, ticks, chats).run() {
                 log::error!("the metrics port has ended: {error}");
             }
         })?;
@@ -209,10 +214,15 @@ struct Look {
 type Asker = (usize, Instant);
 
 impl Service {
-    fn new(port: MetricsPort, server: ServerHandle, ticks: Arc<TickMetrics>) -> Self {
+    fn new(
+        port: MetricsPort,
+        server: ServerHandle,
+        ticks: Arc<TickMetrics>,
+        chats: Option<Arc<ChatBudget>>,
+    ) -> Self {
         Self {
             port,
-            exposition: Exposition::new(server.clone(), ticks),
+            exposition: Exposition::new(server.clone(), ticks, chats),
             server,
             page: PAGE.as_bytes().into(),
             clients: Slab::with_capacity(MAX_CLIENTS),

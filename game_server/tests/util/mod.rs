@@ -37,6 +37,7 @@ pub const REASONS: &[&str] = &[
     "peer_reset",
     "io_error",
     "idle",
+    "login_timeout",
 ];
 
 /// Flags of a server that says nothing by itself for as long as a test lasts.
@@ -437,6 +438,14 @@ pub struct Client {
 impl Client {
     pub fn connect(addr: SocketAddr) -> Self {
         Self::from_stream(TcpStream::connect(addr).unwrap())
+    }
+
+    /// One that comes from this address of the loopback network.
+    pub fn connect_from(source: [u8; 4], addr: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&addr.into()).unwrap();
+        Self::from_stream(socket.into())
     }
 
     /// One whose system takes about that much and no more while nothing is read. By default it

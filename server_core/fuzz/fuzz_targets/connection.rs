@@ -34,6 +34,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             14 => Step::Pass {
                 millis: number(input)? as u64,
             },
+            _ if which >= 128 => Step::Admit,
             _ => Step::Close,
         });
         Ok(())

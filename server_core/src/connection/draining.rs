@@ -24,6 +24,8 @@ pub struct Draining<T> {
     pub(super) is_writable: bool,
     pub(super) saw_fin: bool,
     write_is_shut: bool,
+    /// Whether it waits for the peer's FIN.
+    lingers: bool,
     deadline: Instant,
     pub(super) gauged_bytes: usize,
 }
@@ -76,6 +78,7 @@ impl<T: Transport> Draining<T> {
             is_writable: true,
             saw_fin: false,
             write_is_shut: false,
+            lingers: true,
             deadline: flush_by,
             gauged_bytes: 0,
         }
@@ -110,6 +113,11 @@ impl<T: Transport> Draining<T> {
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// The next step is the last one, whatever the peer takes or sends: its place is needed.
+    pub fn close_at_once(&mut self, now: Instant) {
+        (self.deadline, self.lingers) = (now, false);
     }
 
     /// It may not take longer than this.
@@ -165,7 +173,9 @@ impl<T: Transport> Draining<T> {
         if is_flushed && !self.write_is_shut {
             self.stream.shutdown_write()?;
             self.write_is_shut = true;
-            self.deadline = now + config.linger;
+            if self.lingers {
+                self.deadline = now + config.linger;
+            }
         }
         let mut has_more = flushed.has_more;
         if !self.saw_fin {

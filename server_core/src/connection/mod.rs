@@ -60,6 +60,8 @@ pub struct Connection<T, S> {
     pub is_dirty: bool,
     /// What everybody gets in this turn is in its queue already, or none of its business.
     pub is_apart: bool,
+    /// It has logged in, or does not have to.
+    pub is_admitted: bool,
     /// Its end is decided, and waits behind what was asked for before: nobody calls it any more.
     pub is_leaving: bool,
     /// Effects of its callbacks wait in the worker's list of deferred ones: it is not read meanwhile.
@@ -188,6 +190,7 @@ impl<T: Transport, S> Connection<T, S> {
             is_listed_readable: false,
             is_dirty: false,
             is_apart: false,
+            is_admitted: true,
             is_leaving: false,
             is_held: false,
             is_pacing: false,
@@ -254,6 +257,18 @@ impl<T: Transport, S> Connection<T, S> {
     /// The stream, for registering it.
     pub fn stream_mut(&mut self) -> &mut T {
         &mut self.stream
+    }
+
+    /// The place that it holds.
+    #[must_use]
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// When the time for its login began, if that is not complete. `None` while the peer is not read: its
+    /// login may wait in its socket.
+    fn login_began_at(&self) -> Option<Instant> {
+        (!self.is_admitted && !self.is_input_paused()).then_some(self.since)
     }
 
     /// The socket says that it can be written. Returns whether the connection has just been made.
@@ -599,6 +614,7 @@ impl<T: Transport, S> Connection<T, S> {
             paused_until,
             after(began_at, config.packet_timeout),
             after(last_received_at, config.idle_timeout),
+            after(self.login_began_at(), config.login_timeout),
             after(self.queue.over_limit_since(), Some(config.max_send_grace)),
             (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag)),
         ]
@@ -641,6 +657,8 @@ impl<T: Transport, S> Connection<T, S> {
             Due::Input(Kick::PacketTimeout.into())
         } else if is_over(last_received_at, config.idle_timeout) {
             Due::Input(DisconnectReason::Idle)
+        } else if is_over(self.login_began_at(), config.login_timeout) {
+            Due::Input(DisconnectReason::LoginTimeout)
         } else if self.is_slow(config, now) {
             Due::Output(Kick::SlowConsumer.into())
         } else {

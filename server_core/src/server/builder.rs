@@ -2,6 +2,7 @@
 
 use super::handle::ServerHandle;
 use super::{EndWorkersOnDrop, Server};
+use crate::address_budgets::AddressBudgets;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::connector::Connector;
@@ -55,6 +56,12 @@ impl ServerBuilder {
         max_sessions: Option<usize>,
         /// See [`Config::max_sessions_per_ip`].
         max_sessions_per_ip: Option<usize>,
+        /// See [`Config::max_connects_per_ip_per_sec`].
+        max_connects_per_ip_per_sec: Option<u32>,
+        /// See [`Config::login_timeout`].
+        login_timeout: Option<Duration>,
+        /// See [`Config::max_unadmitted`].
+        max_unadmitted: Option<usize>,
         /// See [`Config::max_packet_bytes`].
         max_packet_bytes: usize,
         /// See [`Config::max_send_queue_bytes`].
@@ -191,7 +198,9 @@ impl ServerBuilder {
         }
         // The last thread: a server that cannot start accepts no peer.
         if let Some((listener, end_workers)) = listener {
+            let connects = config.max_connects_per_ip_per_sec;
             let reception = Reception {
+                connects: connects.map(AddressBudgets::new),
                 config,
                 admission,
                 router: Arc::clone(&router),

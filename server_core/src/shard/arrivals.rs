@@ -24,13 +24,22 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             is_connecting,
         } = arrival;
         let addr = permit.peer();
+        if self.admission.is_none() {
+            self.admission = Some(Arc::clone(permit.admission()));
+        }
         let shared = Arc::clone(&self.shared);
+        let mut requires_login = false;
         let inserted = self.table.insert(|id| {
-            let session = guarded(|| (shared.factory)(Peer::new(id, addr, tag)))?;
+            let session = guarded(|| {
+                let session = (shared.factory)(Peer::new(id, addr, tag));
+                requires_login = session.requires_login();
+                session
+            })?;
             Ok::<_, DisconnectReason>(Connection::new(session, stream, permit, tag, now))
         });
         if !is_connecting {
             shared.metrics.accepted.add(1);
+            self.unadmitted.unsettled += 1;
         }
         let id = match inserted {
             Ok(id) => id,
@@ -41,6 +50,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 return;
             }
         };
+        if requires_login && !is_connecting {
+            self.await_login(id);
+        }
         let registered = self.table.judge(id, |connection| {
             register(connection.stream_mut(), id)
                 .map_err(|error| DisconnectReason::IoError(error.kind()))

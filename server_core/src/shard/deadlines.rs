@@ -3,6 +3,7 @@
 use super::{STALL, Shard};
 use crate::connection::{Connection, Due, Flushed, Transport};
 use crate::id::SessionId;
+use crate::reason::DisconnectReason;
 use crate::session::Session;
 use std::time::{Duration, Instant};
 
@@ -81,7 +82,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     .table
                     .visit(id, |connection| connection.is_listed_readable);
                 match self.due(id, now) {
-                    Due::Input(_) if has_more == Some(true) => self.look_again_at(id, now + RETRY),
+                    // What a peer sends on and on may hide a packet's end, and is no login.
+                    Due::Input(reason)
+                        if has_more == Some(true) && reason != DisconnectReason::LoginTimeout =>
+                    {
+                        self.look_again_at(id, now + RETRY);
+                    }
                     Due::Input(reason) => self.close_in_order(id, reason),
                     _ => self.rearm(id),
                 }

@@ -22,6 +22,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let outcome = self.table.visit(id, |connection| {
             let (peer, queued_bytes) = (connection.peer(id), connection.queued_bytes());
             let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
+            ctx.is_admitted = connection.is_admitted;
             guarded(|| callback(&mut connection.session, &mut ctx))
         });
         self.apply_effects(id, now);
@@ -74,13 +75,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     /// Does what callbacks of `source` have asked for, in order, as far as the output of this turn and
-    /// the receivers allow. The rest waits, and `source` is not read until it is done. Timers are no
-    /// output and never wait.
+    /// the receivers allow. The rest waits, and `source` is not read until it is done. Timers and logins
+    /// are no output and never wait.
     pub(super) fn apply_effects(&mut self, source: SessionId, now: Instant) {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             let fan_out_bytes = effect.fan_out_bytes(source);
-            if matches!(effect, Effect::Timer(..))
+            if matches!(effect, Effect::Timer(..) | Effect::Admit(_))
                 || self.may_apply(source, effect.is_own(source), fan_out_bytes, now)
             {
                 self.apply(effect);
@@ -166,6 +167,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     self.dirty.push(id);
                 }
             }
+            Effect::Admit(id) => self.admit(id),
         }
     }
 

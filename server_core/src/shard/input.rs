@@ -79,6 +79,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let received = self.table.visit(id, |connection| {
             connection.is_listed_readable = false;
             let (peer, mut queued_bytes) = (connection.peer(id), connection.queued_bytes());
+            let mut is_admitted = connection.is_admitted;
             // Its answers must not make its own queue pace the others.
             let room = pacing_bytes.saturating_sub(queued_bytes);
             let budget_bytes = budget_bytes.min(room.max(MIN_READ_BYTES));
@@ -91,8 +92,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     let asked_before = effects.len();
                     let buffers = &shared.buffers;
                     let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
-                    guarded(|| session.on_packet(&mut ctx, packet))??;
-                    queued_bytes = ctx.queued_bytes();
+                    ctx.is_admitted = is_admitted;
+                    let handled = guarded(|| session.on_packet(&mut ctx, packet));
+                    (is_admitted, queued_bytes) = (ctx.is_admitted, ctx.queued_bytes());
+                    handled??;
                     // Who has closed its own session does not want what stands behind this packet.
                     match effects[asked_before..]
                         .iter()

@@ -30,6 +30,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let was_open = connection.is_open();
         let (peer, queued_bytes) = (connection.peer(id), connection.queued_bytes());
         self.timeouts.disarm(id, &mut connection.alarm);
+        self.unadmitted.count -= usize::from(!connection.is_admitted);
         self.metrics().sessions.sub(u64::from(was_open));
         let partial_bytes = connection.partial_bytes() as u64;
         self.metrics().partial_packet_bytes.sub(partial_bytes);
@@ -46,11 +47,16 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let flush_by = self
             .shutdown_by
             .unwrap_or(now + shared.config.flush_timeout);
+        let is_admitted = connection.is_admitted;
         let (mut session, mut draining) = connection.into_draining(reason, last_packet, flush_by);
+        if self.unadmitted.is_evicting && reason == DisconnectReason::LoginTimeout {
+            draining.close_at_once(now);
+        }
 
         let (effects, groups) = (&mut self.effects, &mut self.groups);
         let buffers = &shared.buffers;
         let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
+        ctx.is_admitted = is_admitted;
         // Should it panic, or its destructor, the session is gone all the same.
         let _ = guarded(|| session.on_disconnected(&mut ctx, reason));
         let _ = guarded(|| drop(session));

@@ -19,7 +19,9 @@ mod leaving;
 mod memory;
 mod output;
 mod pacing;
+mod unadmitted;
 
+use crate::admission::Admission;
 use crate::config::Config;
 use crate::connection::{Connection, Draining, ReadLimits, Transport};
 use crate::departure_log::DepartureLog;
@@ -42,6 +44,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use unadmitted::Unadmitted;
 
 /// Makes the session of each new peer, on the worker that will own it.
 pub type SessionFactory<S> = dyn Fn(Peer) -> S + Send + Sync;
@@ -84,6 +87,9 @@ pub struct Shard<T, S> {
     draining: HashMap<SessionId, Draining<T>>,
     groups: Groups,
     timeouts: TimeoutQueue,
+    unadmitted: Unadmitted,
+    /// Known since the first arrival.
+    admission: Option<Arc<Admission>>,
     recv_buffer: RecvBuffer,
     /// What callbacks asked for, until they have returned.
     effects: Vec<Effect>,
@@ -173,6 +179,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             draining_next: VecDeque::new(),
             discard_left: 0,
             timeouts: TimeoutQueue::default(),
+            unadmitted: Unadmitted::default(),
+            admission: None,
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
             effects: Vec::new(),
             readable: VecDeque::new(),
@@ -296,12 +304,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.read_all(now);
         self.look_at_deadlines(now);
         self.flush_all(now);
-        if self.call_drained(now) {
-            self.flush_all(now);
-        }
-        while self.reap(now) || self.end_longest_queues(now) {
-            self.flush_all(now);
-        }
+        self.call_drained(now);
+        self.flush_and_reap(now);
+        self.evict_unadmitted(now);
         // Those wait for the next turn, and may have been sent to since they were flushed.
         for id in &self.dirty_next {
             self.table.visit(*id, |connection| connection.settle(now));
@@ -315,6 +320,15 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.discard_left = 0;
         while let Some(request) = self.snapshots.pop() {
             self.answer(request);
+        }
+    }
+
+    fn flush_and_reap(&mut self, now: Instant) {
+        loop {
+            self.flush_all(now);
+            if !self.reap(now) && !self.end_longest_queues(now) {
+                break;
+            }
         }
     }
 
@@ -343,7 +357,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         !self.dirty.is_empty()
             || !self.draining_next.is_empty()
             || !self.deferred.is_empty() && self.paced_until.is_none() && self.stalled.is_empty()
-            || may_read && !(self.readable.is_empty() && self.drained.is_empty())
+            || may_read
+                && (!self.readable.is_empty()
+                    || !self.drained.is_empty()
+                    || self.unadmitted_excess(0) > 0)
     }
 
     /// Whether packets of callbacks wait for receivers that are behind.
@@ -426,7 +443,6 @@ pub(crate) fn guarded<R>(callback: impl FnOnce() -> R) -> Result<R, DisconnectRe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Admission;
     use crate::mailbox::Mailbox;
     use crate::packet::Packet;
     use crate::reason::Kick;
@@ -481,9 +497,15 @@ mod tests {
         }
     }
 
-    struct Nobody;
+    struct Nobody {
+        requires_login: bool,
+    }
 
     impl Session for Nobody {
+        fn requires_login(&self) -> bool {
+            self.requires_login
+        }
+
         fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
             Ok(())
         }
@@ -492,6 +514,7 @@ mod tests {
     fn shard(config: &Config) -> Shard<Flood, Nobody> {
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let mailbox = Mailbox::new(config.mailbox_bytes, || {});
+        let requires_login = config.max_unadmitted.is_some();
         Shard::new(
             0,
             Arc::new(Shared {
@@ -500,7 +523,7 @@ mod tests {
                 buffers: SendBufferManager::new(pool),
                 metrics: Arc::new(Metrics::new(1)),
                 departures: DepartureLog::default(),
-                factory: Box::new(|_| Nobody),
+                factory: Box::new(move |_| Nobody { requires_login }),
                 farewell: Arc::new(|_, _| None),
             }),
         )
@@ -601,6 +624,70 @@ mod tests {
         assert!(shard.draining.is_empty() && admission.total() == 0);
         shard.run(now + config.linger);
         assert!(!shard.has_work(), "nothing is left on a list");
+    }
+
+    /// The oldest go, and their places are back in the same turn: they do not linger.
+    #[test]
+    fn the_oldest_unadmitted_go_and_give_their_places_back_at_once() {
+        let config = Config {
+            workers: 1,
+            max_unadmitted: Some(3),
+            ..Config::default()
+        };
+        let (mut shard, now) = (shard(&config), Instant::now());
+        let (ids, _, admission) = thousand(&mut shard, Some(0), now);
+        shard.admit(ids[7]);
+        shard.run(now);
+        let mut left = Vec::new();
+        shard.table.visit_all(|id, _| left.push(id));
+        assert_eq!(left, [ids[7], ids[997], ids[998], ids[999]]);
+        assert_eq!((admission.total(), shard.unadmitted.count), (4, 3));
+        let totals = shard.shared.metrics.totals();
+        assert_eq!(totals.disconnects_for(DisconnectReason::LoginTimeout), 996);
+        assert!(!shard.has_work());
+    }
+
+    /// A last look at many that send without end is within the input of a turn; the rest goes in the
+    /// next turns.
+    #[test]
+    fn an_eviction_reads_no_more_than_the_input_of_a_turn() {
+        let config = Config {
+            max_unadmitted: Some(1),
+            ..Config::default()
+        };
+        let (mut shard, now) = (shard(&config), Instant::now());
+        let (_, read_bytes, _admission) = thousand(&mut shard, None, now);
+        let mut turns = 0;
+        while shard.sessions() > 1 {
+            let before = read_bytes.load(Ordering::Relaxed);
+            shard.run(now);
+            let bytes = read_bytes.load(Ordering::Relaxed) - before;
+            // As much again may come from those who have just been thrown out.
+            let allowed = 2 * (config.turn_input_bytes + config.read_budget_bytes);
+            assert!(bytes <= allowed, "{bytes} bytes in one turn");
+            turns += 1;
+            assert!(turns < 1000, "{} are left", shard.sessions());
+        }
+    }
+
+    #[test]
+    fn the_list_of_the_unadmitted_does_not_grow_with_the_admitted() {
+        let config = Config {
+            max_unadmitted: Some(1 << 20),
+            ..Config::default()
+        };
+        let (mut shard, now) = (shard(&config), Instant::now());
+        let mut admissions = Vec::new();
+        for _ in 0..5 {
+            let (ids, _, admission) = thousand(&mut shard, Some(1), now);
+            ids.into_iter().for_each(|id| shard.admit(id));
+            admissions.push(admission);
+        }
+        assert_eq!(shard.unadmitted.count, 0);
+        let entries = shard.unadmitted.queue_len();
+        // Beyond that an arrival walks it; these arrived a thousand at a time.
+        assert!(entries <= 2 * 1000, "{entries} entries");
+        assert!(!shard.has_work());
     }
 
     /// Whether one session ends or all of them do: what everybody was sent before comes before that.

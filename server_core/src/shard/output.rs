@@ -199,9 +199,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Calls the sessions whose queue has fallen as far as they asked for, each at most once: the flush
     /// that follows may find them again, for the next turn. What they send waits behind what was
-    /// deferred, so they are called when reading may go on. Returns whether any was called.
-    pub(super) fn call_drained(&mut self, now: Instant) -> bool {
-        let mut any = false;
+    /// deferred, so they are called when reading may go on.
+    pub(super) fn call_drained(&mut self, now: Instant) {
         for _ in 0..self.drained.len() {
             if !self.may_read() {
                 break;
@@ -214,10 +213,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             });
             if is_drained == Some(true) {
                 self.call(id, now, |session, ctx| session.on_drained(ctx));
-                any = true;
             }
         }
-        any
     }
 
     pub(super) fn count(&self, flushed: &Flushed) {

@@ -37,6 +37,8 @@ pub enum Step {
     Pass {
         millis: u64,
     },
+    /// Its login is complete.
+    Admit,
     /// Our side ends it.
     Close,
 }
@@ -103,6 +105,7 @@ impl Default for Machine {
         config.max_send_lag = Some(Duration::from_secs(3));
         config.packet_timeout = Some(Duration::from_secs(2));
         config.idle_timeout = Some(Duration::from_secs(5));
+        config.login_timeout = Some(Duration::from_secs(4));
         config.read_budget_bytes = 700;
         config.write_budget_bytes = 900;
         let admission = Arc::new(Admission::new(1, None, None));
@@ -112,6 +115,7 @@ impl Default for Machine {
         let stream = Stream(Rc::clone(&wire));
         let mut connection = Connection::new((), stream, permit.unwrap(), None, now);
         connection.open(now);
+        connection.is_admitted = false;
         Self {
             wire,
             state: State::Open(Box::new(connection)),
@@ -145,6 +149,11 @@ impl Machine {
             Step::SendCommon(bytes, two) => self.send_common(bytes, two),
             Step::Receive => self.receive(),
             Step::Flush => self.flush(),
+            Step::Admit => {
+                if let State::Open(connection) = &mut self.state {
+                    connection.is_admitted = true;
+                }
+            }
             Step::Close => self.leave(DisconnectReason::Closed),
             Step::Writable => match &mut self.state {
                 State::Open(connection) => {
@@ -353,6 +362,8 @@ impl Machine {
             let is_due_still =
                 (connection.next_deadline(&self.config)).is_some_and(|at| at <= self.now);
             assert_eq!(due != Due::Nothing, is_due && is_due_still);
+            let is_late = due == Due::Input(DisconnectReason::LoginTimeout);
+            assert!(!is_late || !connection.is_admitted);
         }
         let is_gone = matches!(self.state, State::Gone);
         assert_eq!(self.admission.total(), usize::from(!is_gone));

@@ -4,6 +4,7 @@
 //! where they differ. The steps come from the property tests (`tests/properties.rs`), and from the
 //! fuzz targets (`fuzz/`), which share these files.
 
+pub mod address_budgets;
 pub mod chunk_pool;
 pub mod connection;
 pub mod content;

@@ -69,6 +69,18 @@ pub struct Record {
     pub drained_below: Option<usize>,
     /// Its queue was longer than that when it was made.
     has_to_wait: bool,
+    pub requires_login: bool,
+    pub connected_at: Option<Instant>,
+    pub disconnected_at: Option<Instant>,
+    pub admitted_at: Option<Instant>,
+}
+
+impl Record {
+    /// Since when it is connected without a login, if it is.
+    pub fn unadmitted_since(&self) -> Option<Instant> {
+        let waits = self.requires_login && self.admitted_at.is_none() && self.disconnected == 0;
+        self.connected_at.filter(|_| waits)
+    }
 }
 
 #[derive(Debug)]
@@ -90,6 +102,8 @@ pub struct World {
     pub panics_one_in: u32,
     pub actions_one_in: u32,
     pub handlers_close: bool,
+    /// In percent: sessions that require a login.
+    pub logins: u32,
     pub quiet: bool,
 }
 
@@ -134,6 +148,7 @@ impl World {
             panics_one_in: u32::MAX,
             actions_one_in: 3,
             handlers_close: true,
+            logins: 0,
             quiet: false,
         }
     }
@@ -251,6 +266,7 @@ pub fn filler_byte(stamp: Stamp) -> u8 {
 pub struct SimSession {
     world: SharedWorld,
     id: SessionId,
+    requires_login: bool,
 }
 
 impl SimSession {
@@ -260,11 +276,41 @@ impl SimSession {
             book.offences.push(format!("{:?} was used before", peer.id));
         }
         book.ids.push(peer.id);
-        book.sessions.insert(peer.id, Record::default());
+        // An outgoing session requires none, whatever it says.
+        let requires_login = book.rng.u32(..100) < book.logins;
+        let record = Record {
+            requires_login: requires_login && peer.tag.is_none(),
+            ..Record::default()
+        };
+        book.sessions.insert(peer.id, record);
         drop(book);
         Self {
             world: world.clone(),
             id: peer.id,
+            requires_login,
+        }
+    }
+
+    /// The login is complete, perhaps.
+    fn log_in(&mut self, ctx: &mut Context<'_>, one_in: u32) {
+        let mut book = self.world.lock();
+        let admits = book.rng.u32(..one_in) == 0;
+        self.check_login(&mut book, ctx);
+        if admits {
+            ctx.admit();
+            if let Some(record) = book.sessions.get_mut(&self.id) {
+                record.admitted_at.get_or_insert(ctx.now());
+            }
+        }
+        self.check_login(&mut book, ctx);
+    }
+
+    fn check_login(&self, book: &mut World, ctx: &Context<'_>) {
+        let record = &book.sessions[&self.id];
+        let should_be = !record.requires_login || record.admitted_at.is_some();
+        if ctx.is_admitted() != should_be {
+            let text = format!("{}: is_admitted is not {should_be}: {record:?}", self.id);
+            book.offences.push(text);
         }
     }
 
@@ -348,6 +394,10 @@ impl SimSession {
 }
 
 impl Session for SimSession {
+    fn requires_login(&self) -> bool {
+        self.requires_login
+    }
+
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
         let own = self.id.worker();
         let seq = {
@@ -357,9 +407,11 @@ impl Session for SimSession {
         };
         self.note("connected twice, or late", |record| {
             record.connected += 1;
+            record.connected_at = Some(ctx.now());
             record.own_seq_at_start = seq.unwrap_or_default();
             record.connected == 1 && record.disconnected == 0
         });
+        self.log_in(ctx, 10);
         self.act(ctx);
     }
 
@@ -384,6 +436,7 @@ impl Session for SimSession {
                     true
                 });
                 ctx.send(&SEcho(seq.into()), packet.payload());
+                self.log_in(ctx, 4);
                 self.act(ctx);
                 Ok(())
             }
@@ -397,6 +450,7 @@ impl Session for SimSession {
             let due = record.timer_at.take().is_some_and(|at| at <= ctx.now());
             due && record.connected == 1 && record.disconnected == 0 && !record.has_panicked
         });
+        self.log_in(ctx, 4);
         self.act(ctx);
     }
 
@@ -424,8 +478,10 @@ impl Session for SimSession {
         self.note("disconnected twice", |record| {
             record.disconnected += 1;
             record.reason = Some(reason);
+            record.disconnected_at = Some(ctx.now());
             record.disconnected == 1
         });
+        self.check_login(&mut self.world.lock(), ctx);
         self.act(ctx);
     }
 }

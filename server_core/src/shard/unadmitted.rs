@@ -1,0 +1,116 @@
+//! Sessions that have not logged in: how many there may be, and which of them goes first.
+
+use super::{MIN_PACKET_COST, Shard};
+use crate::connection::{Connection, Transport};
+use crate::id::SessionId;
+use crate::reason::DisconnectReason;
+use crate::session::Session;
+use crate::session_table::SessionTable;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// The unadmitted sessions of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Unadmitted {
+    /// Each of them in the order of arrival, among others that were admitted or have left.
+    queue: VecDeque<SessionId>,
+    /// Unadmitted sessions in the table.
+    pub(super) count: usize,
+    /// Places that the latest arrival found too few.
+    missing_places: usize,
+    /// Connections taken over since [`Admission::settle`] was last called.
+    pub(super) unsettled: usize,
+    /// Sessions that leave now have to give their places back at once.
+    pub(super) is_evicting: bool,
+}
+
+#[cfg(test)]
+impl Unadmitted {
+    pub(super) fn queue_len(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+/// Entries that the queue may have beyond twice the sessions that it is about.
+const SLACK: usize = 64;
+
+impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
+    /// A session has come that has to log in.
+    pub(super) fn await_login(&mut self, id: SessionId) {
+        let free_places = self.table.visit(id, |connection| {
+            connection.is_admitted = false;
+            connection.permit().admission().free()
+        });
+        let Some(free_places) = free_places else {
+            return;
+        };
+        let unadmitted = &mut self.unadmitted;
+        unadmitted.count += 1;
+        if unadmitted.queue.len() > 2 * unadmitted.count + SLACK {
+            // More than half of the entries go: an arrival costs two steps of such a walk at most.
+            let table = &mut self.table;
+            (unadmitted.queue).retain(|id| is_unadmitted(table, *id));
+        }
+        unadmitted.queue.push_back(id);
+        let wanted = self.shared.config.places_for_newcomers();
+        unadmitted.missing_places = wanted.saturating_sub(free_places);
+    }
+
+    pub(super) fn admit(&mut self, id: SessionId) {
+        let was_admitted = self.table.visit(id, |connection| {
+            std::mem::replace(&mut connection.is_admitted, true)
+        });
+        self.unadmitted.count -= usize::from(was_admitted == Some(false));
+    }
+
+    /// Sessions that have to go, beside those that leave already: the ones over the cap, and the ones
+    /// whose places the next peers need. The newest session does not go for the latter.
+    pub(super) fn unadmitted_excess(&self, leaving: usize) -> usize {
+        let count = self.unadmitted.count.saturating_sub(leaving);
+        let over = count.saturating_sub(self.shared.config.max_unadmitted_of_worker());
+        over.max(self.unadmitted.missing_places.min(count.saturating_sub(1)))
+    }
+
+    /// Ends the oldest unadmitted sessions where there are too many. As at a deadline, each is read once
+    /// more before: its login may lie in its socket. What the input of a turn has no room for waits for
+    /// the next one.
+    pub(super) fn evict_unadmitted(&mut self, now: Instant) {
+        let mut left = self.shared.config.turn_input_bytes;
+        let mut leaving = 0;
+        while self.unadmitted_excess(leaving) > 0 && left > 0 && self.may_read() {
+            let Some(id) = self.unadmitted.queue.pop_front() else {
+                debug_assert!(false, "each unadmitted session is in the queue");
+                break;
+            };
+            if !is_unadmitted(&mut self.table, id) {
+                continue;
+            }
+            // The look itself is a system call.
+            left = left.saturating_sub(self.read(id, now).max(MIN_PACKET_COST));
+            match self.table.visit(id, |connection| connection.is_admitted) {
+                Some(true) => continue,
+                Some(false) => self.close_in_order(id, DisconnectReason::LoginTimeout),
+                None => {}
+            }
+            leaving += 1;
+            self.unadmitted.missing_places = self.unadmitted.missing_places.saturating_sub(1);
+        }
+        if leaving > 0 {
+            self.unadmitted.is_evicting = true;
+            self.flush_and_reap(now);
+            self.unadmitted.is_evicting = false;
+        }
+        if self.unadmitted_excess(0) == 0
+            && let Some(admission) = &self.admission
+        {
+            admission.settle(std::mem::take(&mut self.unadmitted.unsettled));
+        }
+    }
+}
+
+fn is_unadmitted<T: Transport, S>(
+    table: &mut SessionTable<Connection<T, S>>,
+    id: SessionId,
+) -> bool {
+    table.visit(id, |connection| !connection.is_admitted) == Some(true)
+}

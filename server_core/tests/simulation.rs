@@ -972,26 +972,26 @@ impl Sim {
                     .push(format!("worker {worker} sleeps on {waiting} bytes of mail"));
             }
         }
-        // What is paced waits for time to pass.
-        let is_paced = self.shards.iter().flatten().any(SimShard::is_paced);
-        let has_waiting = is_paced || !outbox::is_empty();
-        if !has_waiting {
-            self.check_groups();
-        }
-        // One is what this thread writes into.
-        let live = self.pool.stats().live;
-        if live > 1 && !has_waiting {
-            self.offences
-                .push(format!("{live} chunks are held while everybody rests"));
-        }
         if self.listener.waiting() == 0 || self.free_descriptors() == 0 {
             self.may_accept_since = None;
         } else if *self.may_accept_since.get_or_insert(self.now) + RETRY.1 <= self.now {
             self.offences
                 .push("the listener sleeps on waiting connections and free descriptors".into());
         }
-        if !has_waiting {
-            self.check_drained();
+        // What is paced waits for time to pass, and what it holds up waits with it.
+        let is_paced = self.shards.iter().flatten().any(SimShard::is_paced);
+        if is_paced || !outbox::is_empty() {
+            self.overdue.clear();
+            return;
+        }
+        self.check_groups();
+        self.check_drained();
+        self.check_unadmitted();
+        // One is what this thread writes into.
+        let live = self.pool.stats().live;
+        if live > 1 {
+            self.offences
+                .push(format!("{live} chunks are held while everybody rests"));
         }
         let mut overdue = HashMap::new();
         for (id, record) in &self.world.lock().sessions {
@@ -1019,7 +1019,6 @@ impl Sim {
                 }
             }
         }
-        self.check_unadmitted();
         self.overdue = overdue;
     }
 

@@ -265,10 +265,9 @@ impl<T: Transport, S> Connection<T, S> {
         &self.permit
     }
 
-    /// When the time for its login began, if that is not complete. `None` while the peer is not read: its
-    /// login may wait in its socket.
+    /// When the time for its login began, if that is not complete.
     fn login_began_at(&self) -> Option<Instant> {
-        (!self.is_admitted && !self.is_input_paused()).then_some(self.since)
+        (!self.is_admitted).then_some(self.since)
     }
 
     /// The socket says that it can be written. Returns whether the connection has just been made.
@@ -600,27 +599,38 @@ impl<T: Transport, S> Connection<T, S> {
     /// When to look at this connection next, if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self, config: &Config) -> Option<Instant> {
+        self.deadlines(config).min()
+    }
+
+    /// The same without those whose instant has come, but for the session's own timer.
+    #[must_use]
+    pub fn next_deadline_after(&self, now: Instant, config: &Config) -> Option<Instant> {
+        let later = self.deadlines(config).filter(|at| *at > now);
+        later.chain(self.timer_at()).min()
+    }
+
+    fn deadlines(&self, config: &Config) -> impl Iterator<Item = Instant> {
         let after = |since: Option<Instant>, wait: Option<_>| Some(since? + wait?);
-        if self.phase == Phase::Connecting {
-            return after(Some(self.since), config.connect_timeout);
-        }
-        let (began_at, last_received_at) = self.input_clock();
-        let paused_until = match self.intake() {
-            Intake::Paused { until } => Some(until),
-            Intake::Free | Intake::Resumed => None,
-        };
-        [
-            self.timer_at(),
-            paused_until,
-            after(began_at, config.packet_timeout),
-            after(last_received_at, config.idle_timeout),
-            after(self.login_began_at(), config.login_timeout),
-            after(self.queue.over_limit_since(), Some(config.max_send_grace)),
-            (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag)),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let connecting = (self.phase == Phase::Connecting)
+            .then(|| [after(Some(self.since), config.connect_timeout)]);
+        let open = connecting.is_none().then(|| {
+            let (began_at, last_received_at) = self.input_clock();
+            let paused_until = match self.intake() {
+                Intake::Paused { until } => Some(until),
+                Intake::Free | Intake::Resumed => None,
+            };
+            [
+                self.timer_at(),
+                paused_until,
+                after(began_at, config.packet_timeout),
+                after(last_received_at, config.idle_timeout),
+                after(self.login_began_at(), config.login_timeout),
+                after(self.queue.over_limit_since(), Some(config.max_send_grace)),
+                (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag)),
+            ]
+        });
+        let connecting = connecting.into_iter().flatten();
+        connecting.chain(open.into_iter().flatten()).flatten()
     }
 
     /// Since when a packet is incomplete, and when bytes last came. `None` while the peer is not read.

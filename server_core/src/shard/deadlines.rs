@@ -20,11 +20,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         });
     }
 
-    fn look_again_at(&mut self, id: SessionId, at: Instant) {
-        let timeouts = &mut self.timeouts;
+    fn look_again_at(&mut self, id: SessionId, at: Instant, now: Instant) {
+        let (timeouts, config) = (&mut self.timeouts, &self.shared.config);
         self.table.visit(id, |connection| {
-            // Its own timer must not wait for that.
-            let at = connection.timer_at().map_or(at, |timer| timer.min(at));
+            // Its own timer and its other deadlines must not wait for that.
+            let other = connection.next_deadline_after(now, config);
+            let at = other.map_or(at, |other| other.min(at));
             timeouts.rearm(id, &mut connection.alarm, at);
         });
     }
@@ -51,7 +52,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             self.table.visit(id, |connection| connection.alarm.rang());
             match left {
-                0 => self.look_again_at(id, now),
+                0 => self.look_again_at(id, now, now),
                 _ => left = left.saturating_sub(self.look_at(id, now)),
             }
         }
@@ -75,7 +76,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         match self.due(id, now) {
             Due::Nothing => self.rearm(id),
             Due::Over(reason) => self.close(id, reason),
-            Due::Input(_) if !self.may_read() => self.look_again_at(id, now + RETRY),
+            Due::Input(_) if !self.may_read() => self.look_again_at(id, now + RETRY, now),
             Due::Input(_) => {
                 let cost = self.read(id, now);
                 let has_more = self
@@ -86,7 +87,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     Due::Input(reason)
                         if has_more == Some(true) && reason != DisconnectReason::LoginTimeout =>
                     {
-                        self.look_again_at(id, now + RETRY);
+                        self.look_again_at(id, now + RETRY, now);
                     }
                     Due::Input(reason) => self.close_in_order(id, reason),
                     _ => self.rearm(id),
@@ -102,11 +103,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 let has_more = self.table.visit(id, |connection| connection.is_dirty);
                 match (self.due(id, now), self.lenient_until) {
                     (Due::Output(_), _) if has_more == Some(true) => {
-                        self.look_again_at(id, now + RETRY);
+                        self.look_again_at(id, now + RETRY, now);
                     }
                     // While we did not run, nobody could take anything: who has an old byte
                     // waiting gets as much time as we took.
-                    (Due::Output(_), Some(at)) if now < at => self.look_again_at(id, at),
+                    (Due::Output(_), Some(at)) if now < at => self.look_again_at(id, at, now),
                     (Due::Output(reason), _) => self.close(id, reason),
                     _ => self.rearm(id),
                 }

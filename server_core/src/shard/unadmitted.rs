@@ -89,7 +89,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             left = left.saturating_sub(self.read(id, now).max(MIN_PACKET_COST));
             match self.table.visit(id, |connection| connection.is_admitted) {
                 Some(true) => continue,
-                Some(false) => self.close_in_order(id, DisconnectReason::LoginTimeout),
+                // Not behind what waits for others: its place is needed now.
+                Some(false) => self.close(id, DisconnectReason::LoginTimeout),
                 None => {}
             }
             leaving += 1;

@@ -119,12 +119,17 @@ fn sessions_with_a_backlog_that_read_on_are_flushed_to_the_last_byte() {
         let mut server = Server::start(&flags);
         let mut witness = server.join();
         let mut clients: Vec<Client> = (0..CLIENTS).map(|_| server.join()).collect();
-        for client in &mut clients {
-            (0..PACKETS).for_each(|n| client.send(&packet(C_ECHO, &[n; 60_000])));
-            // When this is heard, all that came before it has been handled.
-            client.send(&packet(C_CHAT, b"sent"));
-            witness.next_but_hello();
-        }
+        // Side by side: each is not read for a second, as it does not take its answers.
+        thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(|| {
+                    (0..PACKETS).for_each(|n| client.send(&packet(C_ECHO, &[n; 60_000])));
+                    // When this is heard, all that came before it has been handled.
+                    client.send(&packet(C_CHAT, b"sent"));
+                });
+            }
+            (0..CLIENTS).for_each(|_| drop(witness.next_but_hello()));
+        });
         let has_begun = Arc::new(Barrier::new(CLIENTS + 1));
         let reading: Vec<_> = clients
             .into_iter()

@@ -142,6 +142,9 @@ fn the_deaf_pin_no_chunks_and_queue_no_more_than_their_limit() {
         "0",
         "--max-send-queue-bytes",
         &limit,
+        // With a grace, what comes in that time is queued, too.
+        "--max-send-grace-ms",
+        "0",
         "--stats-interval-secs",
         "0.02",
     ]);

@@ -79,7 +79,7 @@ const SHORT: SShort = SShort {
 const TAIL: [u8; 1_000] = [7; 1_000];
 
 /// Each method of a handle, and what it has to do after the end.
-const METHODS: [(&str, Call); 23] = [
+const METHODS: [(&str, Call); 28] = [
     ("broadcast", |it| it.handle.broadcast(&NOTE, TAIL)),
     ("broadcast_packet", |it| it.handle.broadcast_packet(&SHORT)),
     ("broadcast_buffer", |it| {
@@ -109,6 +109,20 @@ const METHODS: [(&str, Call); 23] = [
     ("broadcast_buffer_to", |it| {
         it.handle.broadcast_buffer_to(ROOM, None, &it.buffer);
     }),
+    ("send_buffer", |it| {
+        it.handle.send_buffer(it.id, it.buffer.clone());
+    }),
+    ("try_send_buffer", |it| {
+        assert!(it.handle.try_send_buffer(it.id, it.buffer.clone()).is_ok());
+    }),
+    ("try_broadcast_buffer", |it| {
+        assert!(it.handle.try_broadcast_buffer(&it.buffer).is_ok());
+    }),
+    ("try_broadcast_buffer_to", |it| {
+        let answer = it.handle.try_broadcast_buffer_to(ROOM, None, &it.buffer);
+        assert!(answer.is_ok());
+    }),
+    ("is_congested", |it| assert!(!it.handle.is_congested())),
     ("join", |it| {
         it.handle.join(it.id, ROOM);
         // It has drawn no packet.

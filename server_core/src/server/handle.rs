@@ -37,6 +37,9 @@ use std::time::{Duration, Instant};
 /// | [`broadcast_measured`](Self::broadcast_measured) | does nothing, and measures nothing |
 /// | [`send_to`](Self::send_to), [`send_packet_to`](Self::send_packet_to) | does nothing |
 /// | [`broadcast_to`](Self::broadcast_to), [`broadcast_to_others`](Self::broadcast_to_others), [`broadcast_packet_to`](Self::broadcast_packet_to), [`broadcast_packet_to_others`](Self::broadcast_packet_to_others), [`broadcast_buffer_to`](Self::broadcast_buffer_to) | does nothing |
+/// | [`send_buffer`](Self::send_buffer) | does nothing |
+/// | [`try_send_buffer`](Self::try_send_buffer), [`try_broadcast_buffer`](Self::try_broadcast_buffer), [`try_broadcast_buffer_to`](Self::try_broadcast_buffer_to) | `Ok`; the packet is dropped |
+/// | [`is_congested`](Self::is_congested) | `false` |
 /// | [`join`](Self::join), [`leave`](Self::leave), [`close`](Self::close) | does nothing |
 /// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
 /// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |

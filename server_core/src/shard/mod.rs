@@ -394,6 +394,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// The last act of a worker: log lines that were still held back.
     pub fn finish(&self) {
+        if self.pacing.is_active() {
+            self.shared.router.relieve();
+        }
         self.shared.departures.finish();
     }
 

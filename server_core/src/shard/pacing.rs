@@ -62,9 +62,14 @@ impl Pacing {
         self.sessions.len() == 1
     }
 
+    /// Whether any session paces.
+    pub fn is_active(&self) -> bool {
+        !self.sessions.is_empty()
+    }
+
     /// When to look again whether the sessions still pace.
     pub fn check_at(&self, now: Instant) -> Option<Instant> {
-        (!self.sessions.is_empty()).then(|| now + POLL)
+        self.is_active().then(|| now + POLL)
     }
 }
 
@@ -100,7 +105,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// The end of a turn: takes out the sessions that have caught up, have left, or take too little.
     pub(super) fn review_pacing(&mut self, now: Instant) {
-        if self.pacing.sessions.is_empty() {
+        if !self.pacing.is_active() {
             return;
         }
         let (table, low) = (&mut self.table, self.shared.config.crowded_bytes());
@@ -111,7 +116,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             });
             paces == Some(true)
         });
-        if self.pacing.sessions.is_empty() {
+        if !self.pacing.is_active() {
             self.shared.router.relieve();
         }
     }

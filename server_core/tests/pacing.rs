@@ -67,6 +67,7 @@ struct Pipe {
     input: Vec<u8>,
     /// Whether there is always more `input`: chats.
     sends_on: bool,
+    has_left: bool,
     /// What the server has written and the peer has not read.
     unread: Vec<u8>,
     is_closed: bool,
@@ -83,6 +84,9 @@ impl Read for Stream {
         if pipe.sends_on && pipe.input.len() < memory.len() {
             let packets = memory.len() / CHAT_BYTES + 1;
             pipe.input.extend(chat_bytes().repeat(packets));
+        }
+        if pipe.has_left {
+            return Ok(0);
         }
         if pipe.input.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
@@ -128,10 +132,18 @@ impl Drop for Stream {
     }
 }
 
-/// Chat goes to everybody.
-struct Player;
+/// Chat goes to everybody, and so do packets when a session leaves.
+struct Player {
+    packets_on_leave: usize,
+}
 
 impl Session for Player {
+    fn on_disconnected(&mut self, ctx: &mut Context<'_>, _: DisconnectReason) {
+        for _ in 0..self.packets_on_leave {
+            ctx.broadcast(&SChat([]), [b'x'; 1000]);
+        }
+    }
+
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
         ctx.broadcast(&SChat([]), packet.payload());
         Ok(())
@@ -174,6 +186,10 @@ struct Sim {
 
 impl Sim {
     fn new(config: Config) -> Self {
+        Self::with_packets_on_leave(config, 0)
+    }
+
+    fn with_packets_on_leave(config: Config, packets_on_leave: usize) -> Self {
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let mailboxes = (0..config.workers).map(|_| Mailbox::new(config.mailbox_bytes, || {}));
         let router = Arc::new(Router::new(mailboxes));
@@ -185,7 +201,7 @@ impl Sim {
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
             departures: DepartureLog::default(),
-            factory: Box::new(|_| Player),
+            factory: Box::new(move |_| Player { packets_on_leave }),
             farewell: Arc::new(|_, _| None),
         });
         let now = Instant::now();
@@ -210,6 +226,7 @@ impl Sim {
         let pipe = Arc::new(Mutex::new(Pipe {
             input: Vec::new(),
             sends_on,
+            has_left: false,
             unread: Vec::new(),
             is_closed: false,
             became_writable: false,
@@ -458,6 +475,31 @@ fn a_fast_reader_gets_its_ticks_on_time_beside_one_that_paces() {
         sim.peers[fast].latest_tick
     );
     assert_eq!(sim.slow_consumers(), 0);
+}
+
+#[test]
+fn sessions_that_leave_with_many_packets_end_no_reader() {
+    let mut sim = Sim::with_packets_on_leave(config(2), 60);
+    let readers = [2, 20, 50].map(|pause_ms| sim.connect(keeps_up(pause_ms), false));
+    let leaving: Vec<usize> = (0..40).map(|_| sim.connect(FAST, false)).collect();
+    sim.run(Duration::from_millis(200));
+    for index in leaving {
+        let peer = &sim.peers[index];
+        peer.pipe.lock().unwrap().has_left = true;
+        sim.shards[peer.id.worker()].handle_readiness(peer.id, true, false, sim.now);
+    }
+    // 2.4 MB to each reader.
+    sim.run(Duration::from_secs(5));
+    for index in readers {
+        let peer = &sim.peers[index];
+        assert_eq!(peer.ended_at, None, "{:?}", peer.reader);
+        assert_eq!(peer.chat_bytes, 40 * 60 * 1004);
+        assert!(
+            peer.latest_tick < Duration::from_millis(800),
+            "{:?}",
+            peer.latest_tick
+        );
+    }
 }
 
 /// Bytes of chat a second that a fast reader gets, beside these others.

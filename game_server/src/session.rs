@@ -3,7 +3,7 @@
 use crate::chat_budget::ChatBudget;
 use crate::packets::{CChat, CEcho, SChat, SEcho};
 use server_core::rate_limiter::RateLimiter;
-use server_core::{Context, Handlers, Kick, Packet, Session};
+use server_core::{Context, DisconnectReason, Handlers, Kick, Packet, Session};
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -100,6 +100,13 @@ impl Session for GameSession {
             }
             say(ctx, text);
             self.delayed_chats.pop_front();
+        }
+    }
+
+    /// What its address had a budget for is said: at most a burst of it.
+    fn on_disconnected(&mut self, ctx: &mut Context<'_>, _: DisconnectReason) {
+        for (_, text) in self.delayed_chats.drain(..) {
+            say(ctx, &text);
         }
     }
 

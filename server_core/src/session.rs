@@ -140,8 +140,12 @@ pub enum Effect {
 impl Effect {
     /// What this costs a receiver besides the session that caused it: zero if there is none.
     pub(crate) fn fan_out_bytes(&self, source: SessionId) -> usize {
+        if self.is_own(source) { 0 } else { self.bytes() }
+    }
+
+    /// The bytes of its packet.
+    pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Send(to, _) if *to == source => 0,
             Self::Send(_, buffer) | Self::Broadcast(buffer) | Self::BroadcastTo(_, _, buffer) => {
                 buffer.len()
             }

@@ -54,6 +54,8 @@ pub struct Connection<T, S> {
     pub session: S,
     /// When the worker has to look at this connection next.
     pub alarm: Alarm,
+    /// There may be input that no edge will announce.
+    pub has_input: bool,
     /// On the worker's list of sessions to read from.
     pub is_listed_readable: bool,
     /// On the worker's list of sessions to flush.
@@ -64,8 +66,9 @@ pub struct Connection<T, S> {
     pub is_admitted: bool,
     /// Its end is decided, and waits behind what was asked for before: nobody calls it any more.
     pub is_leaving: bool,
-    /// Effects of its callbacks wait in the worker's list of deferred ones: it is not read meanwhile.
-    pub is_held: bool,
+    /// Effects of its callbacks that wait in the worker's list of deferred ones: it is held, and not read,
+    /// while there are any.
+    pub held_effects: u32,
     /// On the worker's list of sessions that pace what is sent to them.
     pub is_pacing: bool,
     stream: T,
@@ -187,12 +190,13 @@ impl<T: Transport, S> Connection<T, S> {
         Self {
             session,
             alarm: Alarm::default(),
+            has_input: false,
             is_listed_readable: false,
             is_dirty: false,
             is_apart: false,
             is_admitted: true,
             is_leaving: false,
-            is_held: false,
+            held_effects: 0,
             is_pacing: false,
             stream,
             permit,
@@ -347,6 +351,19 @@ impl<T: Transport, S> Connection<T, S> {
         self.queue.queued_bytes() > 0
     }
 
+    /// Whether it is not read, as effects of its callbacks wait.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held_effects > 0
+    }
+
+    /// There is input. Returns whether this connection now has to be put on the list of those to read: a
+    /// held one is when that is over.
+    pub fn list_readable(&mut self) -> bool {
+        self.has_input = true;
+        !self.is_held() && !std::mem::replace(&mut self.is_listed_readable, true)
+    }
+
     /// Unsent bytes.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
@@ -373,7 +390,7 @@ impl<T: Transport, S> Connection<T, S> {
     /// Takes this connection off that list, and the request if the queue is still short enough. A session
     /// that is held keeps its request.
     pub fn take_drained(&mut self) -> bool {
-        let (queued_bytes, is_held) = (self.queued_bytes(), self.is_held);
+        let (queued_bytes, is_held) = (self.queued_bytes(), self.is_held());
         let Some(extras) = &mut self.extras else {
             return false;
         };
@@ -430,7 +447,7 @@ impl<T: Transport, S> Connection<T, S> {
 
     /// Whether the peer is not read for now, whatever it has sent.
     fn is_input_paused(&self) -> bool {
-        self.is_held || matches!(self.intake(), Intake::Paused { .. })
+        self.is_held() || matches!(self.intake(), Intake::Paused { .. })
     }
 
     fn intake(&self) -> Intake {
@@ -578,12 +595,12 @@ impl<T: Transport, S> Connection<T, S> {
     /// wait.
     #[must_use]
     pub fn timer_at(&self) -> Option<Instant> {
-        self.timer_at.filter(|_| !self.is_held)
+        self.timer_at.filter(|_| !self.is_held())
     }
 
     /// Takes the session's timer, if its instant has come.
     pub fn take_timer(&mut self, now: Instant) -> bool {
-        !self.is_held && self.timer_at.take_if(|at| *at <= now).is_some()
+        !self.is_held() && self.timer_at.take_if(|at| *at <= now).is_some()
     }
 
     /// Gives back what it still holds of chunks: no flush follows in this turn.
@@ -602,11 +619,10 @@ impl<T: Transport, S> Connection<T, S> {
         self.deadlines(config).min()
     }
 
-    /// The same without those whose instant has come, but for the session's own timer.
+    /// The same without those whose instant has come.
     #[must_use]
     pub fn next_deadline_after(&self, now: Instant, config: &Config) -> Option<Instant> {
-        let later = self.deadlines(config).filter(|at| *at > now);
-        later.chain(self.timer_at()).min()
+        self.deadlines(config).filter(|at| *at > now).min()
     }
 
     fn deadlines(&self, config: &Config) -> impl Iterator<Item = Instant> {

@@ -3,6 +3,7 @@
 use super::{STALL, Shard};
 use crate::connection::{Connection, Due, Flushed, Transport};
 use crate::id::SessionId;
+use crate::outbox;
 use crate::reason::DisconnectReason;
 use crate::session::Session;
 use std::time::{Duration, Instant};
@@ -64,7 +65,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if (self.table).visit(id, |connection| connection.is_leaving) != Some(false) {
             return 0;
         }
-        let is_timer_due = (self.table).visit(id, |connection| connection.take_timer(now));
+        // What a callback posts through a handle would lengthen an outbox that is not empty.
+        let may_call = outbox::is_empty();
+        let is_timer_due =
+            (self.table).visit(id, |connection| may_call && connection.take_timer(now));
         if is_timer_due == Some(true) {
             self.call(id, now, |session, ctx| session.on_timer(ctx));
         }
@@ -74,14 +78,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.list_readable(id);
         }
         match self.due(id, now) {
+            Due::Nothing if !may_call => self.look_again_at(id, now + RETRY, now),
             Due::Nothing => self.rearm(id),
             Due::Over(reason) => self.close(id, reason),
             Due::Input(_) if !self.may_read() => self.look_again_at(id, now + RETRY, now),
             Due::Input(_) => {
                 let cost = self.read(id, now);
-                let has_more = self
-                    .table
-                    .visit(id, |connection| connection.is_listed_readable);
+                let has_more = self.table.visit(id, |connection| connection.has_input);
                 match self.due(id, now) {
                     // What a peer sends on and on may hide a packet's end, and is no login.
                     Due::Input(reason)

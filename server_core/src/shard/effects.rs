@@ -50,27 +50,36 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 self.paced_until = Some(self.pacing.retry_at(now));
                 return;
             }
-            self.deferred_bytes -= bytes;
-            if let Some(Deferred { effect, .. }) = self.deferred.pop_front() {
+            if let Some(Deferred { source, effect, .. }) = self.deferred.pop_front() {
+                self.deferred_bytes -= effect.bytes();
                 self.apply(effect);
+                self.release_one(source, now);
             }
         }
-        if self.deferred.is_empty() {
-            for id in std::mem::take(&mut self.held) {
-                let released = self.table.visit(id, |connection| {
-                    connection.is_held = false;
-                    connection.restart_input_clock(now);
-                    (connection.is_listed_readable, connection.has_drained())
-                });
-                let (is_readable, has_drained) = released.unwrap_or_default();
-                if is_readable {
-                    self.readable.push_back(id);
-                }
-                if has_drained {
-                    self.drained.push_back(id);
-                }
-                self.rearm(id);
+    }
+
+    /// An effect of this session waits no more. With the last one the session is read again.
+    fn release_one(&mut self, source: SessionId, now: Instant) {
+        let (timeouts, config) = (&mut self.timeouts, &self.shared.config);
+        let released = self.table.visit(source, |connection| {
+            connection.held_effects -= 1;
+            if connection.is_held() {
+                return (false, false);
             }
+            connection.restart_input_clock(now);
+            if let Some(at) = connection.next_deadline(config) {
+                // What was due meanwhile is not late: it looks like a stall of this process else.
+                timeouts.arm(source, &mut connection.alarm, at.max(now));
+            }
+            let is_readable = connection.has_input && connection.list_readable();
+            (is_readable, connection.has_drained())
+        });
+        let (is_readable, has_drained) = released.unwrap_or_default();
+        if is_readable {
+            self.readable.push_back(source);
+        }
+        if has_drained {
+            self.drained.push_back(source);
         }
     }
 
@@ -112,18 +121,15 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             return may_fan_out;
         }
         // What no other session can notice overtakes what waits for others, but not its own.
-        is_own && (self.table).visit(source, |connection| connection.is_held) == Some(false)
+        is_own && (self.table).visit(source, |connection| connection.is_held()) == Some(false)
     }
 
     fn defer(&mut self, source: SessionId, effect: Effect, fan_out_bytes: usize) {
-        let was_held = (self.table).visit(source, |connection| {
-            std::mem::replace(&mut connection.is_held, true)
-        });
-        if was_held == Some(false) {
-            self.held.push(source);
-        }
-        self.deferred_bytes += fan_out_bytes;
+        self.table
+            .visit(source, |connection| connection.held_effects += 1);
+        self.deferred_bytes += effect.bytes();
         self.deferred.push_back(Deferred {
+            source,
             effect,
             fan_out_bytes,
         });

@@ -27,13 +27,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     pub(super) fn list_readable(&mut self, id: SessionId) {
-        let was_listed = self.table.visit(id, |connection| {
-            let was_listed = !connection.is_open()
-                || std::mem::replace(&mut connection.is_listed_readable, true);
-            // A session that is held is put on the list when that is over.
-            was_listed || connection.is_held
+        let is_new = self.table.visit(id, |connection| {
+            connection.is_open() && connection.list_readable()
         });
-        if was_listed == Some(false) {
+        if is_new == Some(true) {
             self.readable.push_back(id);
         }
     }
@@ -58,12 +55,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     fn may_receive(&mut self, id: SessionId, now: Instant) -> bool {
         let limits = self.read_limits;
         let may_receive = self.table.visit(id, |connection| {
-            if connection.is_held {
+            connection.is_listed_readable = false;
+            if connection.is_held() || !connection.has_input {
                 return false;
             }
-            let may_receive = connection.may_receive(limits, now);
-            connection.is_listed_readable &= may_receive;
-            may_receive
+            connection.has_input = connection.may_receive(limits, now);
+            connection.has_input
         });
         if may_receive == Some(false) {
             self.rearm(id);
@@ -77,7 +74,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (shared, buffer) = (&*self.shared, &mut self.recv_buffer);
         let (effects, groups) = (&mut self.effects, &mut self.groups);
         let received = self.table.visit(id, |connection| {
-            connection.is_listed_readable = false;
+            connection.has_input = false;
             let (peer, mut queued_bytes) = (connection.peer(id), connection.queued_bytes());
             let mut is_admitted = connection.is_admitted;
             // Its answers must not make its own queue pace the others.

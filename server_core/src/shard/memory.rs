@@ -74,7 +74,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub fn wants_to_give_back(&mut self, now: Instant) -> bool {
         let bytes = self.metrics().waiting_bytes();
         self.peak_bytes = self.peak_bytes.max(bytes);
-        let has_fallen = self.peak_bytes - bytes > GIVE_BACK_BYTES && bytes < self.peak_bytes / 2;
+        let least_bytes = GIVE_BACK_BYTES / self.shared.router.workers();
+        let has_fallen = self.peak_bytes - bytes > least_bytes && bytes < self.peak_bytes / 2;
         if !has_fallen {
             self.give_back_at = None;
             return false;
@@ -92,7 +93,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
 /// One line about ended sessions in this time.
 const WARNING_INTERVAL: Duration = Duration::from_secs(5);
-/// Less than this is not worth a call.
+/// Less than this on all workers is not worth a call.
 const GIVE_BACK_BYTES: usize = 8 << 20;
 /// From when much has been freed to when it is given back.
 const GIVE_BACK_DELAY: Duration = Duration::from_secs(3);

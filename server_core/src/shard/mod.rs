@@ -118,9 +118,11 @@ pub struct Shard<T, S> {
     /// What callbacks asked for beyond the output of one turn, or beyond what receivers can take, in
     /// order. Sessions that caused some of it are not read meanwhile.
     deferred: VecDeque<Deferred>,
+    /// The bytes of its packets, whoever gets them.
     deferred_bytes: usize,
-    /// Sessions that caused some of it.
-    held: Vec<SessionId>,
+    /// Whether what was posted through handles gets its share of the floor before the deferred effects:
+    /// they take turns.
+    outbox_is_first: bool,
     /// The deferred effects wait for receivers; when to try again.
     paced_until: Option<Instant>,
     pacing: Pacing,
@@ -152,6 +154,7 @@ pub struct Shard<T, S> {
 /// An effect that waits.
 #[derive(Debug)]
 struct Deferred {
+    source: SessionId,
     effect: Effect,
     /// What it costs sessions other than the one that caused it.
     fan_out_bytes: usize,
@@ -193,7 +196,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             stalled: VecDeque::new(),
             deferred: VecDeque::new(),
             deferred_bytes: 0,
-            held: Vec::new(),
+            outbox_is_first: false,
             paced_until: None,
             pacing: Pacing::new(shared.router.workers()),
             read_limits: ReadLimits::new(&shared.config, false),
@@ -225,6 +228,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::Send(to, buffer) => self.queue_for(to, buffer),
             Command::Broadcast(buffer) => self.queue_for_all(&buffer),
             Command::TimedBroadcast(buffer, lap) => {
+                // A tick waits for no reader; callbacks get what it leaves of the floor.
+                self.pacing
+                    .charge(buffer.len() / self.shared.router.workers(), now);
                 self.queue_for_all(&buffer);
                 self.laps.push(lap);
             }
@@ -294,6 +300,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             // Mail comes first in a turn, and must not starve what callbacks have asked for.
             let share = self.shared.config.turn_output_bytes as isize / 2;
             self.output_left = self.output_left.max(share.max(1));
+        }
+        self.outbox_is_first = !self.outbox_is_first;
+        if self.outbox_is_first {
+            self.retry_outbox(now);
         }
         self.release_deferred(now);
         if self.deferred.is_empty()

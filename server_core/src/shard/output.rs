@@ -177,14 +177,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             if connection.has_output()
                 && let Some(at) = connection.next_deadline(config)
             {
-                timeouts.arm(id, &mut connection.alarm, at);
+                timeouts.arm(id, &mut connection.alarm, at.max(now));
             }
             if connection.paces(high, now) && !std::mem::replace(&mut connection.is_pacing, true) {
                 starts_pacing = true;
             }
-            if connection.resume(limits, now)
-                && !std::mem::replace(&mut connection.is_listed_readable, true)
-            {
+            if connection.resume(limits, now) && connection.list_readable() {
                 readable.push_back(id);
             }
             if connection.has_drained() {

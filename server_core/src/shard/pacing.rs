@@ -20,7 +20,8 @@ const FLOOR_BYTES_PER_SEC: u32 = 768 << 10;
 const FLOOR_BURST: Duration = Duration::from_millis(10);
 /// What waits for another worker to catch up is tried again after this time.
 const POLL: Duration = Duration::from_millis(5);
-/// Bytes of deferred packets above which no session of a worker is read.
+/// Bytes of deferred packets above which no session is read, divided by the number of workers, as the
+/// floor is.
 const MAX_DEFERRED_BYTES: usize = 256 << 10;
 /// Which sessions pace this worker, and how much of the floor is used.
 #[derive(Debug)]
@@ -42,13 +43,18 @@ impl Pacing {
 
     /// Takes `bytes` of the floor, if there is room in it.
     pub fn take(&mut self, bytes: usize, now: Instant) -> bool {
-        let next_at = self.next_at.map_or(now, |at| at.max(now));
-        let has_room = next_at <= now + FLOOR_BURST;
+        let has_room = self.next_at.is_none_or(|at| at <= now + FLOOR_BURST);
         if has_room {
-            let cost = Duration::from_secs(1) * bytes as u32 / self.bytes_per_sec;
-            self.next_at = Some(next_at + cost);
+            self.charge(bytes, now);
         }
         has_room
+    }
+
+    /// Takes `bytes` of the floor, whatever room there is.
+    pub fn charge(&mut self, bytes: usize, now: Instant) {
+        let next_at = self.next_at.map_or(now, |at| at.max(now));
+        let cost = Duration::from_secs(1) * bytes as u32 / self.bytes_per_sec;
+        self.next_at = Some(next_at + cost);
     }
 
     /// When to try again what the floor has no room for.
@@ -77,7 +83,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     /// Whether a packet of `bytes` bytes to others may be queued now: no session paces, or the floor has
     /// room.
     pub(super) fn may_fan_out(&mut self, bytes: usize, now: Instant) -> bool {
-        bytes == 0 || !self.shared.router.is_congested() || self.pacing.take(bytes, now)
+        bytes == 0
+            || !self.shared.router.is_congested()
+            || self.shutdown_next.is_some()
+            || self.pacing.take(bytes, now)
     }
 
     /// Bytes to read from one session in this turn.
@@ -93,7 +102,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     /// Whether reading may go on although effects wait: the floor is what they wait for, and there are
     /// few of them.
     pub(super) fn may_read_while_paced(&self) -> bool {
-        self.paced_until.is_some() && self.deferred_bytes < MAX_DEFERRED_BYTES
+        let max_bytes = MAX_DEFERRED_BYTES / self.shared.router.workers();
+        self.paced_until.is_some()
+            && self.shutdown_next.is_none()
+            && self.deferred_bytes < max_bytes
     }
 
     /// This session paces from now on.

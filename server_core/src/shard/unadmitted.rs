@@ -53,7 +53,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         unadmitted.queue.push_back(id);
         let wanted = self.shared.config.places_for_newcomers();
-        unadmitted.missing_places = wanted.saturating_sub(free_places);
+        // One goes for each that comes: places that are free are not taken from a login under way.
+        let missing_places = wanted.saturating_sub(free_places);
+        unadmitted.missing_places = missing_places.min(unadmitted.missing_places + 1);
     }
 
     pub(super) fn admit(&mut self, id: SessionId) {
@@ -85,8 +87,21 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             if !is_unadmitted(&mut self.table, id) {
                 continue;
             }
-            // The look itself is a system call.
-            left = left.saturating_sub(self.read(id, now).max(MIN_PACKET_COST));
+            let state = (self.table).visit(id, |connection| {
+                (connection.is_leaving, connection.is_held())
+            });
+            match state {
+                // Its end is decided, for another reason.
+                Some((true, _)) | None => {
+                    leaving += 1;
+                    continue;
+                }
+                // The look itself is a system call.
+                Some((false, false)) => {
+                    left = left.saturating_sub(self.read(id, now).max(MIN_PACKET_COST));
+                }
+                Some((false, true)) => {}
+            }
             match self.table.visit(id, |connection| connection.is_admitted) {
                 Some(true) => continue,
                 // Not behind what waits for others: its place is needed now.

@@ -42,7 +42,8 @@ impl ChatBudget {
         }
     }
 
-    /// Chats that were over the budget of their address.
+    /// Chats that were over the budget of their address, those included whose session left while they
+    /// waited.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -61,6 +62,11 @@ impl ChatBudget {
             }
         }
         wait
+    }
+
+    /// These chats wait no more: their session has left. Said now, they would come faster than the budget.
+    pub fn forget(&self, chats: usize) {
+        self.dropped.fetch_add(chats as u64, Ordering::Relaxed);
     }
 
     /// The chats dropped since the last line, if the next line is due.

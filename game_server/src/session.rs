@@ -103,10 +103,9 @@ impl Session for GameSession {
         }
     }
 
-    /// What its address had a budget for is said: at most a burst of it.
-    fn on_disconnected(&mut self, ctx: &mut Context<'_>, _: DisconnectReason) {
-        for (_, text) in self.delayed_chats.drain(..) {
-            say(ctx, &text);
+    fn on_disconnected(&mut self, _: &mut Context<'_>, _: DisconnectReason) {
+        if let Some(budget) = &self.chats_of_address {
+            budget.forget(self.delayed_chats.len());
         }
     }
 

@@ -59,7 +59,8 @@ pub fn send(bytes: &[u8], window: usize, takes: &[usize], others: &[usize]) -> V
         if !is_done && other > 0 && queued < window {
             queue.push_back((other, None));
         }
-        let mut take = (*takes.next().unwrap()).max(1);
+        // More than the others add, or the queue would never fall.
+        let mut take = (*takes.next().unwrap()).max(1) + other;
         while let Some((left, packet)) = queue.front_mut() {
             let taken = take.min(*left);
             (*left, take) = (*left - taken, take - taken);

@@ -2,8 +2,9 @@
 //!
 //! A worker must not wait: two servers whose callbacks post to each other would wait for ever. Nor may a
 //! mailbox grow without a limit. So a callback's post that finds no room waits here, in order, on the
-//! thread of the worker; its shard tries again at the end of each turn, and reads nothing meanwhile. The
-//! memory is bounded by what the callbacks of one turn post.
+//! thread of the worker; its shard tries again in each turn. Meanwhile it reads nothing and calls no timer,
+//! so the memory is bounded by what one read posts, and by what `on_connected` and `on_disconnected` of the
+//! sessions that come and leave post.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -33,7 +34,7 @@ pub fn is_empty() -> bool {
     OUTBOX.with_borrow(|outbox| outbox.as_ref().is_none_or(VecDeque::is_empty))
 }
 
-/// Adds an attempt behind the others. Without effect on a thread that is no worker.
+/// Adds an attempt behind the others. Does nothing on a thread that is not a worker.
 pub fn push(attempt: Attempt) {
     OUTBOX.with_borrow_mut(|outbox| {
         if let Some(outbox) = outbox {
@@ -45,7 +46,7 @@ pub fn push(attempt: Attempt) {
 /// Makes the attempts in order, up to the first that fails. Returns whether nothing is left.
 pub fn retry(mut may_fan_out: impl FnMut(usize) -> bool) -> bool {
     while let Some(mut attempt) = pop() {
-        // Not while the outbox is borrowed: what an attempt drops is not ours to know.
+        // The outbox is not borrowed here: an attempt may drop a value that posts.
         if !attempt(&mut may_fan_out) {
             OUTBOX.with_borrow_mut(|outbox| {
                 if let Some(outbox) = outbox {

@@ -5,8 +5,7 @@ use crate::args::Args;
 use game_server::preflight::judge::{self, Finding};
 use game_server::preflight::{self, Machine};
 use game_server::process;
-use server_core::Config;
-use server_core::listener::Listener;
+use server_core::{Config, Server};
 use std::process::ExitCode;
 
 /// Looks, prints a table, and starts nothing.
@@ -26,10 +25,10 @@ pub fn check(args: &Args) -> ExitCode {
         .flatten()
     {
         // A start takes the first that can be bound.
-        let mut tries = addrs.all().iter().map(|addr| Listener::try_bind(*addr));
+        let mut tries = addrs.all().iter().map(|addr| Server::try_bind(*addr));
         let index = tries.position(|tried| tried.is_ok()).unwrap_or(0);
         let addr = addrs.all()[index];
-        findings.push(judge::address(addr, &Listener::try_bind(addr)));
+        findings.push(judge::address(addr, &Server::try_bind(addr)));
     }
     preflight::publish("game_server", &findings)
 }

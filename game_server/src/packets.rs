@@ -73,7 +73,7 @@ impl SBye {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use server_core::send_buffer::{ChunkPool, SendBufferManager};
+    use server_core::buffer::{ChunkPool, SendBufferManager};
     use server_core::{Kick, Packet, PacketHead};
 
     fn encoded(head: &impl PacketHead, tail: &str) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use game_server::process::human_bytes;
 use server_core::ServerHandle;
 use server_core::metrics::Totals;
-pub use server_core::ticker::TickMetrics;
+pub use server_core::server::ticker::TickMetrics;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

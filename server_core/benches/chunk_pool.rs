@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use server_core::PacketHead;
-use server_core::send_buffer::{ChunkPool, SendBufferManager};
+use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::wire::U64Le;
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -6,13 +6,13 @@
 use bytemuck::{Pod, Zeroable};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use server_core::admission::Admission;
+use server_core::base::disconnect_log::DepartureLog;
+use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::Transport;
-use server_core::departure_log::DepartureLog;
-use server_core::mailbox::Mailbox;
+use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
-use server_core::router::{Arrival, Router};
-use server_core::send_buffer::{ChunkPool, SendBufferManager};
+use server_core::routing::mailbox::Mailbox;
+use server_core::routing::router::{Arrival, Router};
 use server_core::shard::{Shard, Shared};
 use server_core::wire::U64Le;
 use server_core::{Config, Context, GroupId, Kick, Packet, PacketHead, Session, SessionId};
@@ -80,7 +80,7 @@ fn to_all(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn join_and_leave(bencher: Bencher<'_, '_>) {
     let directory = Arc::default();
-    let mut groups = server_core::groups::Groups::new(0, directory, 64);
+    let mut groups = server_core::groups::members::Groups::new(0, directory, 64);
     for n in 0..SESSIONS {
         let joined = groups.join(session(n), group_of(n / MEMBERS));
         joined.expect("it is in no other one");

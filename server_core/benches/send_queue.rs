@@ -3,8 +3,8 @@
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use server_core::SendBuffer;
-use server_core::send_buffer::{ChunkPool, SendBufferManager};
-use server_core::send_queue::{MAX_SLICES, SendQueue};
+use server_core::buffer::queue::{MAX_SLICES, SendQueue};
+use server_core::buffer::{ChunkPool, SendBufferManager};
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
 

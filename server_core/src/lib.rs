@@ -390,142 +390,93 @@
 //! crate alone and may change at any time; `ARCHITECTURE.md` is their guide. Rust 1.88 or newer on a
 //! 64-bit Unix, of which Linux is tested; a newer Rust is asked for in a new minor version only.
 //!
-//! # The way through the modules
+//! # The layers
 //!
-//! For whoever changes this crate. They lie on floors; each imports from lower floors only.
-//! `ARCHITECTURE.md` in the crate's folder tells why, and walks a byte through them.
+//! For contributors to this crate. A folder is a layer; each imports from itself and from the layers below it.
+//! `ARCHITECTURE.md` in the crate's folder says why, and follows a byte through them.
 //!
-//! | floor | modules |
+//! | layer | what it holds |
 //! |---|---|
-//! | 8 | `ticker` |
-//! | 7 | `server` |
-//! | 6 | `worker`, `listener`, `connector`: the only ones with a `mio::Poll` or a socket; `start` |
-//! | 5 | `shard` |
-//! | 4 | `connection`, `router`, `handlers`, `content` |
-//! | 3 | `send_queue`, `session`, `list`, `packets` |
-//! | 2 | `framer`, `send_buffer`, `packet_writer`, `groups`, `admission` |
-//! | 1 | `config`, `address_budgets`, `packet`, `metrics`, `session_table`, `timeout_queue`, `departure_log`, `snapshot`, `mailbox`, `accept_gate`, `packet_reader`, `group_directory` |
-//! | 0 | `id`, `group_id`, `reason`, `wire`, `tick`, `recv_buffer`, `rate_limiter`, `backoff`, `stopwatch`, `sync`, `outbox`, `memory` |
+//! | `server` | builder, handle, ticker and its schedule |
+//! | `runtime` | worker, listener, acceptor, connector: threads, sockets, clocks, and the only `mio::Poll`s |
+//! | `shard` | one worker's sessions and one turn of its loop |
+//! | `routing` | mailboxes between threads, and the router that fans out |
+//! | `connection` | one peer: reading, output, draining; admission |
+//! | `session` | the [`Session`] trait, its context, typed handlers, content |
+//! | `groups` | members of groups, and the index of workers that have some |
+//! | `buffer` | chunks, their pool, send queues, the receive buffer |
+//! | `protocol` | packets, typed packets, the framer |
+//! | `base` | ids, reasons, limits, metrics, timers, small machines |
 //!
-//! Floors 0 to 5 touch no socket and no clock: bytes and instants are their arguments.
+//! The layers below `runtime` touch no socket and no clock: bytes and instants are their arguments.
 
-// Hidden are modules whose API is all at the root, and those that are public for this crate's own
-// tests, benchmarks and fuzz targets. Only the documentation hides them: the compiler and Clippy go
-// on asking for theirs.
+// Public for this crate's own tests, benchmarks and fuzz targets.
 #[cfg_attr(doc, doc(hidden))]
-pub mod accept_gate;
+pub mod base;
 #[cfg_attr(doc, doc(hidden))]
-pub mod address_budgets;
-#[cfg_attr(doc, doc(hidden))]
-pub mod admission;
-pub mod backoff;
-#[cfg_attr(doc, doc(hidden))]
-pub mod config;
+pub mod buffer;
 #[cfg_attr(doc, doc(hidden))]
 pub mod connection;
 #[cfg_attr(doc, doc(hidden))]
-pub mod connector;
-#[cfg_attr(doc, doc(hidden))]
-pub mod content;
-#[cfg_attr(doc, doc(hidden))]
-pub mod departure_log;
-#[cfg_attr(doc, doc(hidden))]
-pub mod framer;
-#[cfg_attr(doc, doc(hidden))]
-pub mod group_directory;
-#[cfg_attr(doc, doc(hidden))]
-pub mod group_id;
-#[cfg_attr(doc, doc(hidden))]
 pub mod groups;
 #[cfg_attr(doc, doc(hidden))]
-pub mod handlers;
+pub mod protocol;
 #[cfg_attr(doc, doc(hidden))]
-pub mod id;
+pub mod routing;
 #[cfg_attr(doc, doc(hidden))]
-pub mod list;
-#[cfg_attr(doc, doc(hidden))]
-pub mod listener;
-#[cfg_attr(doc, doc(hidden))]
-pub mod mailbox;
-#[cfg_attr(doc, doc(hidden))]
-pub mod memory;
-pub mod metrics;
-#[cfg_attr(doc, doc(hidden))]
-pub mod outbox;
-pub mod packet;
-#[cfg_attr(doc, doc(hidden))]
-pub mod packet_reader;
-#[cfg_attr(doc, doc(hidden))]
-pub mod packet_writer;
-mod packets;
-pub mod rate_limiter;
-#[cfg_attr(doc, doc(hidden))]
-pub mod reason;
-#[cfg_attr(doc, doc(hidden))]
-pub mod recv_buffer;
-#[cfg_attr(doc, doc(hidden))]
-pub mod router;
-#[cfg_attr(doc, doc(hidden))]
-pub mod send_buffer;
-#[cfg_attr(doc, doc(hidden))]
-pub mod send_queue;
+pub mod runtime;
 #[cfg_attr(doc, doc(hidden))]
 pub mod server;
 #[cfg_attr(doc, doc(hidden))]
 pub mod session;
 #[cfg_attr(doc, doc(hidden))]
-pub mod session_table;
-#[cfg_attr(doc, doc(hidden))]
 pub mod shard;
-pub mod snapshot;
-pub mod start;
-#[cfg_attr(doc, doc(hidden))]
-pub mod stopwatch;
-#[cfg_attr(doc, doc(hidden))]
-pub mod sync;
-pub mod tick;
-#[cfg_attr(doc, doc(hidden))]
-pub mod ticker;
-#[cfg_attr(doc, doc(hidden))]
-pub mod timeout_queue;
-pub mod wire;
-#[cfg_attr(doc, doc(hidden))]
-pub mod worker;
+
+/// For the expansion of [`packets!`] alone.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::protocol::reader::{limited, text_of};
+}
+
+pub use base::{backoff, metrics, rate_limiter, snapshot, wire};
+pub use protocol::{framer, packet};
+pub use runtime::start;
+pub use server::schedule as tick;
 
 #[doc(inline)]
-pub use address_budgets::AddressBudgets;
+pub use base::address_budgets::AddressBudgets;
 #[doc(inline)]
-pub use config::Config;
+pub use base::config::Config;
 #[doc(inline)]
-pub use content::{Content, ContentError, ContentReceiver, ContentSender};
+pub use base::id::SessionId;
 #[doc(inline)]
-pub use group_id::GroupId;
+pub use base::reason::{DisconnectReason, Kick};
 #[doc(inline)]
-pub use groups::TooManyGroups;
+pub use buffer::{SendBuffer, pool::PoolStats};
 #[doc(inline)]
-pub use handlers::Handlers;
+pub use groups::id::GroupId;
 #[doc(inline)]
-pub use id::SessionId;
+pub use groups::members::TooManyGroups;
 #[doc(inline)]
-pub use list::{List, ListIter};
+pub use protocol::list::{List, ListIter};
 #[doc(inline)]
-pub use mailbox::MailboxFull;
+pub use protocol::packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};
 #[doc(inline)]
-pub use packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};
+pub use protocol::reader::{PacketReader, ReadPart};
 #[doc(inline)]
-pub use packet_reader::{PacketReader, ReadPart};
+pub use protocol::writer::{OutgoingPacket, PacketWriter, WritePart};
 #[doc(inline)]
-pub use packet_writer::{OutgoingPacket, PacketWriter, WritePart};
+pub use routing::mailbox::MailboxFull;
 #[doc(inline)]
-pub use reason::{DisconnectReason, Kick};
-#[doc(inline)]
-pub use send_buffer::{SendBuffer, pool::PoolStats};
+pub use server::ticker::{TickMetrics, TickStopper, Ticker};
 #[doc(inline)]
 pub use server::{Server, ServerBuilder, ServerHandle};
 #[doc(inline)]
-pub use session::{Context, Peer, Session};
+pub use session::content::{Content, ContentError, ContentReceiver, ContentSender};
 #[doc(inline)]
-pub use ticker::{TickMetrics, TickStopper, Ticker};
+pub use session::handlers::Handlers;
+#[doc(inline)]
+pub use session::{Context, Peer, Session};
 
 /// The README's program has to compile.
 #[cfg(doctest)]

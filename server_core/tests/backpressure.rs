@@ -6,12 +6,12 @@
 #[path = "simulation/wire.rs"]
 mod wire;
 
-use server_core::admission::Admission;
-use server_core::departure_log::DepartureLog;
-use server_core::mailbox::Mailbox;
+use server_core::base::disconnect_log::DepartureLog;
+use server_core::buffer::{ChunkPool, SendBufferManager};
+use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
-use server_core::router::{Arrival, Command, Router};
-use server_core::send_buffer::{ChunkPool, SendBufferManager};
+use server_core::routing::mailbox::Mailbox;
+use server_core::routing::router::{Arrival, Command, Router};
 use server_core::shard::{Shard, Shared};
 use server_core::{
     Config, ContentReceiver, ContentSender, Context, GroupId, Kick, MailboxFull, Packet,

@@ -2,10 +2,10 @@
 //! none waits.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-use server_core::admission::Admission;
-use server_core::connector::Connector;
-use server_core::mailbox::Mailbox;
-use server_core::router::Router;
+use server_core::connection::admission::Admission;
+use server_core::routing::mailbox::Mailbox;
+use server_core::routing::router::Router;
+use server_core::runtime::connector::Connector;
 use server_core::snapshot::WorkerGone;
 use server_core::wire::U32Le;
 use server_core::{
@@ -279,11 +279,11 @@ fn a_connection_for_a_worker_that_has_ended_gives_its_place_back() {
     let router = Arc::new(Router::new([Mailbox::new(1 << 20, || {})]));
     let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
     let addr = there.local_addr().unwrap();
-    connector.connect(addr, 1).unwrap();
+    connector.connect_from(None, addr, 1).unwrap();
     assert_eq!(admission.total(), 1);
     router.mailbox(0).close();
     assert_eq!(admission.total(), 0);
-    let error = connector.connect(addr, 2).unwrap_err();
+    let error = connector.connect_from(None, addr, 2).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotConnected);
     assert_eq!(admission.total(), 0);
 }

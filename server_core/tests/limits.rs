@@ -6,7 +6,7 @@ use server_core::Config;
 use std::collections::BTreeMap;
 
 const LIB: &str = include_str!("../src/lib.rs");
-const CONFIG: &str = include_str!("../src/config.rs");
+const CONFIG: &str = include_str!("../src/base/config.rs");
 
 #[test]
 fn the_table_has_every_limit_in_the_order_of_config_with_its_default() {

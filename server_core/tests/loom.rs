@@ -9,9 +9,9 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
-use server_core::mailbox::Mailbox;
-use server_core::send_buffer::chunk::{Block, ChunkWriter};
-use server_core::send_buffer::{ChunkPool, SendBuffer};
+use server_core::buffer::chunk::{Block, ChunkWriter};
+use server_core::buffer::{ChunkPool, SendBuffer};
+use server_core::routing::mailbox::Mailbox;
 
 const CHUNK_BYTES: usize = 6;
 

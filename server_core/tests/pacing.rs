@@ -8,14 +8,14 @@
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use bytemuck::{Pod, Zeroable};
-use server_core::admission::Admission;
+use server_core::base::disconnect_log::DepartureLog;
+use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::Transport;
-use server_core::departure_log::DepartureLog;
-use server_core::mailbox::Mailbox;
+use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
-use server_core::outbox;
-use server_core::router::{Arrival, Command, Router};
-use server_core::send_buffer::{ChunkPool, SendBufferManager};
+use server_core::routing::mailbox::Mailbox;
+use server_core::routing::outbox;
+use server_core::routing::router::{Arrival, Command, Router};
 use server_core::shard::{Shard, Shared};
 use server_core::wire::U64Le;
 use server_core::{

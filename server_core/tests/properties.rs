@@ -14,7 +14,7 @@ use models::send_queue::Step as QueueStep;
 use models::session_table::Step as TableStep;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
-use server_core::timeout_queue::{Alarm, TimeoutQueue};
+use server_core::base::timers::{Alarm, TimeoutQueue};
 use server_core::{ContentReceiver, SessionId};
 use std::collections::HashMap;
 use std::io::ErrorKind;

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use bytemuck::{Pod, Zeroable};
-use server_core::listener::Listener;
 use server_core::wire::{U16Le, U64Le};
 use server_core::{
     Config, Context, DisconnectReason, Kick, Packet, PacketHead, Peer, Server, ServerBuilder,
@@ -377,10 +376,10 @@ fn a_source_that_cannot_be_is_an_error_at_once() {
 fn an_address_is_tried_without_being_taken() {
     let taken = TcpListener::bind("127.0.0.77:0").unwrap();
     let addr = taken.local_addr().unwrap();
-    let refused = Listener::try_bind(addr).unwrap_err();
+    let refused = Server::try_bind(addr).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::AddrInUse);
     drop(taken);
-    Listener::try_bind(addr).unwrap();
+    Server::try_bind(addr).unwrap();
     TcpListener::bind(addr).expect("the try has left it free");
 }
 

@@ -2,12 +2,12 @@
 
 use super::Transport;
 use super::output::{Flushed, regauge, write_queue};
-use crate::admission::Permit;
-use crate::config::Config;
-use crate::recv_buffer::RecvBuffer;
-use crate::send_buffer::SendBuffer;
-use crate::send_queue::SendQueue;
-use crate::timeout_queue::Alarm;
+use crate::base::config::Config;
+use crate::base::timers::Alarm;
+use crate::buffer::SendBuffer;
+use crate::buffer::queue::SendQueue;
+use crate::buffer::recv::RecvBuffer;
+use crate::connection::admission::Permit;
 use std::io::{self, ErrorKind};
 use std::time::Instant;
 

@@ -9,25 +9,26 @@
 //! The first two are phases of a [`Connection`], in the session table. `Draining` is a type of its
 //! own: what has left the table has no session, no framer, and nothing that could be sent to.
 
+pub mod admission;
 mod draining;
 mod output;
 
 pub use draining::{Drained, Draining, Progress};
 pub use output::Flushed;
 
-use crate::admission::Permit;
-use crate::config::Config;
-use crate::framer::Framer;
-use crate::id::SessionId;
-use crate::packet::Packet;
-use crate::rate_limiter::RateLimiter;
-use crate::reason::{DisconnectReason, Kick};
-use crate::recv_buffer::RecvBuffer;
-use crate::send_buffer::SendBuffer;
-use crate::send_queue::{PacketRun, SendQueue};
+use crate::base::config::Config;
+use crate::base::id::SessionId;
+use crate::base::rate_limiter::RateLimiter;
+use crate::base::reason::{DisconnectReason, Kick};
+use crate::base::snapshot::SessionInfo;
+use crate::base::timers::Alarm;
+use crate::buffer::SendBuffer;
+use crate::buffer::queue::{PacketRun, SendQueue};
+use crate::buffer::recv::RecvBuffer;
+use crate::connection::admission::Permit;
+use crate::protocol::framer::Framer;
+use crate::protocol::packet::Packet;
 use crate::session::Peer;
-use crate::snapshot::SessionInfo;
-use crate::timeout_queue::Alarm;
 use output::{regauge, write_queue};
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -735,8 +736,8 @@ impl<T: Transport, S> Connection<T, S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Admission;
-    use crate::send_buffer::{ChunkPool, SendBufferManager};
+    use crate::buffer::{ChunkPool, SendBufferManager};
+    use crate::connection::admission::Admission;
     use std::io::IoSlice;
     use std::net::SocketAddr;
     use std::sync::Arc;

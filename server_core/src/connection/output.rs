@@ -1,7 +1,7 @@
 //! Writing a queue to a stream, for those who are here and those on their way out.
 
-use crate::config::Config;
-use crate::send_queue::{MAX_SLICES, SendQueue};
+use crate::base::config::Config;
+use crate::buffer::queue::{MAX_SLICES, SendQueue};
 use std::io::{self, ErrorKind, IoSlice, Write};
 
 /// What one flush did.

@@ -1,19 +1,19 @@
 //! What other threads can ask of a running server.
 
-use crate::config::LONGEST_TIME;
-use crate::connector::{Connector, server_has_ended};
-use crate::group_id::GroupId;
-use crate::id::SessionId;
-use crate::listener::{Listener, StopSignal};
-use crate::mailbox::MailboxFull;
-use crate::metrics::Metrics;
-use crate::packet::{PacketHead, PacketTooLarge};
-use crate::packet_writer::OutgoingPacket;
-use crate::reason::DisconnectReason;
-use crate::router::Router;
-use crate::send_buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
-use crate::snapshot::{Snapshot, SnapshotGate};
-use crate::stopwatch::Stopwatch;
+use crate::base::config::LONGEST_TIME;
+use crate::base::id::SessionId;
+use crate::base::metrics::Metrics;
+use crate::base::reason::DisconnectReason;
+use crate::base::snapshot::{Snapshot, SnapshotGate};
+use crate::buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
+use crate::groups::id::GroupId;
+use crate::protocol::packet::{PacketHead, PacketTooLarge};
+use crate::protocol::writer::OutgoingPacket;
+use crate::routing::completion_timer::Stopwatch;
+use crate::routing::mailbox::MailboxFull;
+use crate::routing::router::Router;
+use crate::runtime::connector::{Connector, server_has_ended};
+use crate::runtime::listener::{Listener, StopSignal};
 use mio::net::TcpStream;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 /// | [`join`](Self::join), [`leave`](Self::leave), [`close`](Self::close) | does nothing |
 /// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
 /// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |
-/// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::snapshot::WorkerGone) |
+/// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::base::snapshot::WorkerGone) |
 /// | [`metrics`](Self::metrics), [`pool_stats`](Self::pool_stats) | the last values; no session is counted as connected |
 /// | [`is_shutting_down`](Self::is_shutting_down) | `true`, as soon as a shutdown has begun |
 /// | [`shutdown`](Self::shutdown) | does nothing: the first call counts |

@@ -2,12 +2,14 @@
 
 mod builder;
 mod handle;
+pub mod schedule;
+pub mod ticker;
 
 pub use builder::ServerBuilder;
 pub use handle::ServerHandle;
 
-use crate::packet::PacketHead;
-use crate::start::spawn;
+use crate::protocol::packet::PacketHead;
+use crate::runtime::start::spawn;
 use std::io;
 use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
@@ -30,6 +32,14 @@ impl Server {
     /// Sets up a server with the default [`Config`](crate::Config).
     pub fn builder() -> ServerBuilder {
         ServerBuilder::new()
+    }
+
+    /// Whether a [`start`](ServerBuilder::start) would find the address free, without listening there.
+    ///
+    /// # Errors
+    /// Those of the system, for example [`AddrInUse`](io::ErrorKind::AddrInUse).
+    pub fn try_bind(addr: SocketAddr) -> io::Result<()> {
+        crate::runtime::listener::try_bind(addr)
     }
 
     /// For other threads.

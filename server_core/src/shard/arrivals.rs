@@ -1,10 +1,10 @@
 //! Coming: a connection gets its place in the table, and its session.
 
 use super::{Shard, guarded};
+use crate::base::id::SessionId;
+use crate::base::reason::DisconnectReason;
 use crate::connection::{Connection, Transport};
-use crate::id::SessionId;
-use crate::reason::DisconnectReason;
-use crate::router::Arrival;
+use crate::routing::router::Arrival;
 use crate::session::{Peer, Session};
 use std::io;
 use std::sync::Arc;

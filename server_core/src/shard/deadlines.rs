@@ -1,10 +1,10 @@
 //! Time: timers of the sessions, and everything that has to happen by some instant.
 
 use super::{STALL, Shard};
+use crate::base::id::SessionId;
+use crate::base::reason::DisconnectReason;
 use crate::connection::{Connection, Due, Flushed, Transport};
-use crate::id::SessionId;
-use crate::outbox;
-use crate::reason::DisconnectReason;
+use crate::routing::outbox;
 use crate::session::Session;
 use std::time::{Duration, Instant};
 

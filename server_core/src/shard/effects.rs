@@ -1,11 +1,11 @@
 //! Callbacks, and doing what they have asked for: here, or by way of another worker's mailbox.
 
 use super::{Deferred, Shard, guarded};
+use crate::base::id::SessionId;
+use crate::base::reason::DisconnectReason;
 use crate::connection::Transport;
-use crate::id::SessionId;
-use crate::outbox;
-use crate::reason::DisconnectReason;
-use crate::router::Command;
+use crate::routing::outbox;
+use crate::routing::router::Command;
 use crate::session::{Context, Effect, Session};
 use std::time::Instant;
 

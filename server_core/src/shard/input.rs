@@ -1,8 +1,8 @@
 //! Input: reading from those who have some, in the order of their turns.
 
 use super::{MIN_PACKET_COST, Shard, guarded};
+use crate::base::id::SessionId;
 use crate::connection::{Received, Transport};
-use crate::id::SessionId;
 use crate::session::{Context, Session};
 use std::time::Instant;
 

@@ -1,9 +1,9 @@
 //! Leaving: what was decided is carried out here, and nowhere else.
 
 use super::{MIN_PACKET_COST, Shard, guarded};
+use crate::base::id::SessionId;
+use crate::base::reason::DisconnectReason;
 use crate::connection::{Connection, Drained, Draining, Progress, Transport};
-use crate::id::SessionId;
-use crate::reason::DisconnectReason;
 use crate::session::{Context, Session};
 use std::sync::Arc;
 use std::time::Instant;

@@ -6,9 +6,9 @@
 //! the longest queues.
 
 use super::Shard;
+use crate::base::id::SessionId;
+use crate::base::reason::Kick;
 use crate::connection::{ReadLimits, Transport};
-use crate::id::SessionId;
-use crate::reason::Kick;
 use crate::session::Session;
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};

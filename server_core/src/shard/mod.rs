@@ -9,7 +9,7 @@
 //!   flush** (a stream that drains after its session has left is the flush of that session).
 //! * Callbacks only ask: what they asked for is done when they have returned.
 //! * No socket and no clock in here: streams are a type parameter, the time is an argument. The
-//!   [`worker`](crate::worker) brings both; tests bring fakes.
+//!   [`worker`](crate::runtime::worker) brings both; tests bring fakes.
 
 mod arrivals;
 mod deadlines;
@@ -19,25 +19,26 @@ mod leaving;
 mod memory;
 mod output;
 mod pacing;
+pub mod table;
 mod unadmitted;
 
-use crate::admission::Admission;
-use crate::config::Config;
+use crate::base::config::Config;
+use crate::base::disconnect_log::DepartureLog;
+use crate::base::id::SessionId;
+use crate::base::metrics::{Metrics, WorkerMetrics};
+use crate::base::reason::DisconnectReason;
+use crate::base::snapshot::SnapshotRequest;
+use crate::base::timers::TimeoutQueue;
+use crate::buffer::queue::PacketRun;
+use crate::buffer::recv::RecvBuffer;
+use crate::buffer::{SendBuffer, SendBufferManager};
+use crate::connection::admission::Admission;
 use crate::connection::{Connection, Draining, ReadLimits, Transport};
-use crate::departure_log::DepartureLog;
-use crate::groups::Groups;
-use crate::id::SessionId;
-use crate::metrics::{Metrics, WorkerMetrics};
-use crate::reason::DisconnectReason;
-use crate::recv_buffer::RecvBuffer;
-use crate::router::{Command, Router};
-use crate::send_buffer::{SendBuffer, SendBufferManager};
-use crate::send_queue::PacketRun;
+use crate::groups::members::Groups;
+use crate::routing::completion_timer::Lap;
+use crate::routing::router::{Command, Router};
 use crate::session::{Effect, Peer, Session};
-use crate::session_table::SessionTable;
-use crate::snapshot::SnapshotRequest;
-use crate::stopwatch::Lap;
-use crate::timeout_queue::TimeoutQueue;
+use crate::shard::table::SessionTable;
 use pacing::Pacing;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -456,11 +457,11 @@ pub(crate) fn guarded<R>(callback: impl FnOnce() -> R) -> Result<R, DisconnectRe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mailbox::Mailbox;
-    use crate::packet::Packet;
-    use crate::reason::Kick;
-    use crate::router::Arrival;
-    use crate::send_buffer::ChunkPool;
+    use crate::base::reason::Kick;
+    use crate::buffer::ChunkPool;
+    use crate::protocol::packet::Packet;
+    use crate::routing::mailbox::Mailbox;
+    use crate::routing::router::Arrival;
     use crate::session::Context;
     use std::io::{Read, Write};
     use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,11 +4,11 @@
 //! of its own comes behind it, is set `apart`.
 
 use super::{MIN_PACKET_COST, Shard};
+use crate::base::id::SessionId;
+use crate::buffer::SendBuffer;
+use crate::buffer::queue::PacketRun;
 use crate::connection::{Connection, Flushed, Transport};
-use crate::group_id::GroupId;
-use crate::id::SessionId;
-use crate::send_buffer::SendBuffer;
-use crate::send_queue::PacketRun;
+use crate::groups::id::GroupId;
 use crate::session::Session;
 use std::time::Instant;
 

@@ -8,8 +8,8 @@
 
 use super::Shard;
 use super::input::MIN_READ_BYTES;
+use crate::base::id::SessionId;
 use crate::connection::Transport;
-use crate::id::SessionId;
 use crate::session::Session;
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,11 @@
 //! Sessions that have not logged in: how many there may be, and which of them goes first.
 
 use super::{MIN_PACKET_COST, Shard};
+use crate::base::id::SessionId;
+use crate::base::reason::DisconnectReason;
 use crate::connection::{Connection, Transport};
-use crate::id::SessionId;
-use crate::reason::DisconnectReason;
 use crate::session::Session;
-use crate::session_table::SessionTable;
+use crate::shard::table::SessionTable;
 use std::collections::VecDeque;
 use std::time::Instant;
 

@@ -1,6 +1,6 @@
 //! Chunk pools and the buffers cut from them, beside plain copies of what was written.
 
-use server_core::send_buffer::{ChunkPool, SendBuffer, SendBufferManager};
+use server_core::buffer::{ChunkPool, SendBuffer, SendBufferManager};
 use std::collections::HashSet;
 
 #[derive(Clone, Debug)]

@@ -2,11 +2,11 @@
 
 use super::framer::{Packets, are_same, by_the_book};
 use super::send_queue::{a_packet, join};
-use server_core::admission::Admission;
+use server_core::buffer::queue::PacketRun;
+use server_core::buffer::recv::RecvBuffer;
+use server_core::buffer::{ChunkPool, SendBufferManager};
+use server_core::connection::admission::Admission;
 use server_core::connection::{Connection, Drained, Draining, Due, Flushed, Progress, Transport};
-use server_core::recv_buffer::RecvBuffer;
-use server_core::send_buffer::{ChunkPool, SendBufferManager};
-use server_core::send_queue::PacketRun;
 use server_core::{Config, DisconnectReason, Kick};
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! A content that is pumped through a queue, and pieces of any kind, put together by the book.
 
-use server_core::groups::Groups;
-use server_core::send_buffer::{ChunkPool, SendBuffer, SendBufferManager};
+use server_core::buffer::{ChunkPool, SendBuffer, SendBufferManager};
+use server_core::groups::members::Groups;
 use server_core::session::Effect;
 use server_core::{Content, ContentReceiver, ContentSender, Context, Peer, SessionId};
 use std::collections::VecDeque;

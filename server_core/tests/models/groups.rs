@@ -1,7 +1,7 @@
 //! The groups of several workers, and the directory that they share, beside a set of pairs.
 
-use server_core::group_directory::{Claim, GroupDirectory};
-use server_core::groups::Groups;
+use server_core::groups::index::{Claim, GroupDirectory};
+use server_core::groups::members::Groups;
 use server_core::{GroupId, SessionId};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! A send queue beside a plain queue of bytes.
 
-use server_core::send_buffer::{ChunkPool, SendBuffer, SendBufferManager};
-use server_core::send_queue::{MAX_SLICES, SendQueue};
+use server_core::buffer::queue::{MAX_SLICES, SendQueue};
+use server_core::buffer::{ChunkPool, SendBuffer, SendBufferManager};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::time::{Duration, Instant};

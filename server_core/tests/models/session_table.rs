@@ -1,6 +1,6 @@
 //! A session table beside a list of names.
 
-use server_core::session_table::SessionTable;
+use server_core::shard::table::SessionTable;
 use server_core::{DisconnectReason, Kick, SessionId};
 use std::collections::{HashMap, HashSet, VecDeque};
 

@@ -2,7 +2,7 @@
 
 use crate::wire::FakeStream;
 
-use server_core::accept_gate::{AcceptGate, Answer, RETRY, SILENCE};
+use server_core::runtime::acceptor::{AcceptGate, Answer, RETRY, SILENCE};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;

@@ -1,0 +1,319 @@
+//! Every limit of the library, by name. "Everything has a limit, and the limit has a name."
+
+use crate::base::memory;
+use crate::base::wire::{HEADER_BYTES, MAX_PACKET_BYTES};
+use std::time::Duration;
+
+/// The limits and sizes of a server. [`Default`] is meant for the open internet; the
+/// [crate's documentation](crate#limits-and-defaults) has all of it in one table.
+///
+/// A duration or rate that is `None` is switched off. Later versions may add fields, so begin with
+/// the defaults:
+///
+/// ```
+/// # use {server_core::{Config, Server}, std::time::Duration};
+/// let mut config = Config::default();
+/// config.idle_timeout = Some(Duration::from_secs(60));
+/// config.linger = Duration::from_millis(100);
+/// let builder = Server::builder().config(config);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// Event loops, each on a thread of its own. Default: the number of cores; at most 256.
+    pub workers: usize,
+    /// Connections that the kernel keeps waiting for accept. The kernel cuts it to
+    /// `net.core.somaxconn`. Default: 4,096.
+    ///
+    /// With the customary 128, most of a thousand clients that connect at once while the
+    /// listener is busy wait a second for their SYN to be sent again.
+    pub backlog: u32,
+    /// Sessions at a time, over all workers. Default: `None`.
+    pub max_sessions: Option<usize>,
+    /// Sessions at a time from one address; the 2^64 addresses of one IPv6 network are one. Default:
+    /// `None`.
+    pub max_sessions_per_ip: Option<usize>,
+    /// Connections a second that one address may make, with a burst of twice that; the 2^64 addresses
+    /// of one IPv6 network are one. Default: `None`.
+    ///
+    /// The listener closes a connection over it at once, without a packet, and counts it as rejected.
+    pub max_connects_per_ip_per_sec: Option<u32>,
+    /// Time that a session has to be admitted ([`Context::admit`](crate::Context::admit)), if it
+    /// declares that it has to ([`Session::requires_login`](crate::Session::requires_login)).
+    /// Default: 10 s.
+    pub login_timeout: Option<Duration>,
+    /// Sessions at a time that wait to be admitted, over all workers; one more ends the oldest of them.
+    /// Default: `None`, which means half of `max_sessions` where that is set.
+    ///
+    /// Each worker keeps its share, one session at least. Whatever this says, the workers end the
+    /// oldest of them while fewer than an eighth of `max_sessions`, at most 64 places, are free: places
+    /// that silent peers hold are no reason to refuse the next connection.
+    pub max_unadmitted: Option<usize>,
+    /// The largest packet that a peer may send, header included. Default: 65,535 bytes.
+    pub max_packet_bytes: usize,
+    /// Unsent bytes of one session. Default: 1 MiB.
+    ///
+    /// A session is a slow consumer when its queue is longer than this for
+    /// [`max_send_grace`](Self::max_send_grace) without a break and its socket takes less than 512 KiB a
+    /// second, or when its queue is longer than [eight times](Self::SEND_QUEUE_CAP) of this after a write.
+    /// Packets to others are paced at half of it, and at 128 KiB: see [pacing](crate#pacing).
+    pub max_send_queue_bytes: usize,
+    /// How long a queue may be longer than [`max_send_queue_bytes`](Self::max_send_queue_bytes) without a
+    /// break. Default: 1 s.
+    pub max_send_grace: Duration,
+    /// What waits for all sessions together, and the memory of packets that have begun to come.
+    /// Default: a quarter of the memory that the machine, the control group and the address space allow
+    /// (`None`).
+    ///
+    /// A packet that waits for several sessions counts once for each. Over three quarters of it, a session
+    /// with more than 16 KiB in its queue is not read; over all of it, the sessions with the longest
+    /// queues are ended as slow consumers.
+    pub max_total_queue_bytes: Option<usize>,
+    /// Age of the oldest unsent byte above which a session is a slow consumer, unless its socket has taken
+    /// [`min_send_rate_bytes`](Self::min_send_rate_bytes) a second over that time. Default: 5 s.
+    pub max_send_lag: Option<Duration>,
+    /// Bytes a second that a socket takes on average from a session that is behind, but not a slow
+    /// consumer by age. Default: 16,384; 0 excuses no session.
+    pub min_send_rate_bytes: u32,
+    /// From the first byte of a packet to its last. Default: 10 s.
+    pub packet_timeout: Option<Duration>,
+    /// Silence after which a session ends. Default: `None`.
+    pub idle_timeout: Option<Duration>,
+    /// How long the peer's system may leave unacknowledged what it was sent, or refuse to take more,
+    /// before the connection is given up; raised to `max_send_lag` if that is longer. Default: 30 s.
+    ///
+    /// A machine that loses its network says nothing, and without this the kernel goes on asking for
+    /// a quarter of an hour (`TCP_USER_TIMEOUT`); one that has nothing to acknowledge is asked after
+    /// this time (`SO_KEEPALIVE`). With `max_send_lag` switched off, peers may stop reading for as
+    /// long as they like, so only silent machines are asked.
+    pub unacknowledged_timeout: Option<Duration>,
+    /// How long an outgoing connection may take to be made. Default: 10 s.
+    pub connect_timeout: Option<Duration>,
+    /// Packets a second that one session may send, with a burst of twice that. Default: `None`.
+    pub max_packets_per_sec: Option<u32>,
+    /// Groups that one session may be in at a time. Default: 64.
+    ///
+    /// It bounds what joining, leaving and the memory for it can cost, whatever a peer makes a handler
+    /// do. Over it, [`Context::join`](crate::Context::join) returns an error, and a
+    /// [`ServerHandle::join`](crate::ServerHandle::join) does nothing but count (`joins_refused`).
+    pub max_groups_per_session: usize,
+    /// How long a session that ends may take to flush what is queued for it. Default: 2 s.
+    pub flush_timeout: Duration,
+    /// How long a flushed session waits for the peer's FIN. Default: 500 ms.
+    ///
+    /// Closing while input is unread makes the kernel send a reset, which may overtake and
+    /// destroy the last packets on their way to the peer.
+    pub linger: Duration,
+    /// Unsent bytes that the kernel takes for one accepted socket before it says that it would
+    /// block, where the system has `TCP_NOTSENT_LOWAT`. Default: 16 KiB.
+    ///
+    /// Without it the kernel takes megabytes for a peer that does not read: at 92 bytes a second
+    /// that is half a day before anybody notices.
+    pub unsent_window_bytes: Option<u32>,
+    /// Size of a send-buffer chunk. Larger chunks, fewer visits to the pool. Default: 64 KiB;
+    /// between 1 KiB and 16 MiB.
+    pub chunk_bytes: usize,
+    /// Free chunks that the pool keeps. More go back to the allocator. Default: 64.
+    pub pooled_chunks: usize,
+    /// Bytes that may wait between two threads before the sender has to. Default: 4 MiB.
+    pub mailbox_bytes: usize,
+    /// The worker's read buffer, shared by its sessions. Default: 64 KiB.
+    pub recv_buffer_bytes: usize,
+    /// Bytes read from one session in one turn. Default: 128 KiB.
+    pub read_budget_bytes: usize,
+    /// How long a session is not read while more than 64 KiB, or a quarter of its `max_send_queue_bytes`,
+    /// waits for it. Default: 1 s; zero never pauses.
+    ///
+    /// The requests of a peer that asks faster than it takes the answers wait in its own socket. After
+    /// the pause the session is read on, unless its queue is longer than `max_send_queue_bytes`.
+    pub read_pause: Duration,
+    /// Bytes written to one session in one turn, unless its queue is over its cap
+    /// ([`SEND_QUEUE_CAP`](Self::SEND_QUEUE_CAP)). Default: 64 KiB.
+    ///
+    /// A session that sends in [`on_drained`](crate::Session::on_drained) is written to once more in the
+    /// same turn.
+    pub write_budget_bytes: usize,
+    /// Bytes that one turn of a worker reads from all its sessions, each packet counted as 64 bytes at
+    /// least. Default: 256 KiB.
+    ///
+    /// What a hundred flooders have sent must not keep a tick waiting: the rest is read in the next
+    /// turn, behind what has come to the mailbox meanwhile.
+    pub turn_input_bytes: usize,
+    /// What one turn of a worker may queue, each packet counted once for every session that gets
+    /// it, and as 64 bytes at least. Default: 8 MiB.
+    ///
+    /// It bounds how long a turn takes, and what it can put into memory, however much fans out.
+    /// What is asked for beyond it waits for the next turn, and so does all reading. A broadcast
+    /// to 10,000 sessions is a tenth of it.
+    pub turn_output_bytes: usize,
+    /// Connections accepted before the listener looks at anything else. Default: 256.
+    pub accept_batch: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            backlog: 4096,
+            max_sessions: None,
+            max_sessions_per_ip: None,
+            max_connects_per_ip_per_sec: None,
+            login_timeout: Some(Duration::from_secs(10)),
+            max_unadmitted: None,
+            max_packet_bytes: MAX_PACKET_BYTES,
+            max_send_queue_bytes: 1 << 20,
+            max_send_grace: Duration::from_secs(1),
+            max_total_queue_bytes: None,
+            max_send_lag: Some(Duration::from_secs(5)),
+            min_send_rate_bytes: 16 << 10,
+            packet_timeout: Some(Duration::from_secs(10)),
+            idle_timeout: None,
+            unacknowledged_timeout: Some(Duration::from_secs(30)),
+            connect_timeout: Some(Duration::from_secs(10)),
+            max_packets_per_sec: None,
+            max_groups_per_session: 64,
+            flush_timeout: Duration::from_secs(2),
+            linger: Duration::from_millis(500),
+            unsent_window_bytes: Some(16 << 10),
+            chunk_bytes: 64 << 10,
+            pooled_chunks: 64,
+            mailbox_bytes: 4 << 20,
+            recv_buffer_bytes: 64 << 10,
+            read_budget_bytes: 128 << 10,
+            read_pause: Duration::from_secs(1),
+            write_budget_bytes: 64 << 10,
+            turn_input_bytes: 256 << 10,
+            turn_output_bytes: 8 << 20,
+            accept_batch: 256,
+        }
+    }
+}
+
+impl Config {
+    /// A queue of more than this many times [`max_send_queue_bytes`](Self::max_send_queue_bytes) ends its
+    /// session at once: the bound of the memory of one session.
+    pub const SEND_QUEUE_CAP: usize = 8;
+
+    pub(crate) fn send_queue_cap(&self) -> usize {
+        self.max_send_queue_bytes
+            .saturating_mul(Self::SEND_QUEUE_CAP)
+    }
+
+    /// What [`max_total_queue_bytes`](Self::max_total_queue_bytes) comes to on this machine.
+    #[must_use]
+    pub fn total_queue_bytes(&self) -> usize {
+        let default = || memory::allowed_bytes().map_or(usize::MAX, |bytes| (bytes / 4) as usize);
+        self.max_total_queue_bytes.unwrap_or_else(default).max(1)
+    }
+
+    /// Above this the queue of one session paces who sends to it: small enough that a tick behind it is
+    /// not late, and larger than what a reader leaves between two looks at its socket.
+    pub(crate) fn pacing_bytes(&self) -> usize {
+        (self.max_send_queue_bytes / 2).min(128 << 10)
+    }
+
+    /// Above this a session is not read: it asks faster than it takes the answers. Half of
+    /// `pacing_bytes`, so that a session's own answers pace no other session.
+    pub(crate) fn crowded_bytes(&self) -> usize {
+        self.pacing_bytes() / 2
+    }
+
+    /// Brings every size and time into the range in which the server works.
+    #[must_use]
+    pub(crate) fn clamped(mut self) -> Self {
+        self.workers = self
+            .workers
+            .clamp(1, crate::base::id::SessionId::MAX_WORKERS);
+        self.max_packet_bytes = self.max_packet_bytes.clamp(HEADER_BYTES, MAX_PACKET_BYTES);
+        self.max_send_queue_bytes = self.max_send_queue_bytes.max(1);
+        self.max_total_queue_bytes = Some(self.total_queue_bytes());
+        self.chunk_bytes = self.chunk_bytes.clamp(1 << 10, 16 << 20);
+        self.mailbox_bytes = self.mailbox_bytes.max(1);
+        self.recv_buffer_bytes = self.recv_buffer_bytes.clamp(1 << 10, 16 << 20);
+        self.read_budget_bytes = self.read_budget_bytes.max(1);
+        self.write_budget_bytes = self.write_budget_bytes.max(1);
+        self.turn_input_bytes = self.turn_input_bytes.max(1);
+        self.turn_output_bytes = self.turn_output_bytes.clamp(1, 1 << 40);
+        self.accept_batch = self.accept_batch.max(1);
+        let times = [
+            &mut self.flush_timeout,
+            &mut self.linger,
+            &mut self.max_send_grace,
+            &mut self.read_pause,
+        ];
+        let times_or_off = [
+            &mut self.max_send_lag,
+            &mut self.packet_timeout,
+            &mut self.idle_timeout,
+            &mut self.unacknowledged_timeout,
+            &mut self.connect_timeout,
+            &mut self.login_timeout,
+        ];
+        for time in times.into_iter().chain(times_or_off.into_iter().flatten()) {
+            *time = (*time).min(LONGEST_TIME);
+        }
+        self
+    }
+
+    /// Sessions of one worker that may wait to be admitted at a time.
+    pub(crate) fn max_unadmitted_of_worker(&self) -> usize {
+        let half = || self.max_sessions.map(|sessions| sessions / 2);
+        let all = self.max_unadmitted.or_else(half);
+        all.map_or(usize::MAX, |all| all.div_ceil(self.workers).max(1))
+    }
+
+    /// Places that stay free while there are sessions that wait to be admitted.
+    pub(crate) fn places_for_newcomers(&self) -> usize {
+        self.max_sessions
+            .map_or(0, |sessions| (sessions / 8).min(64))
+    }
+}
+
+/// Far beyond any session, and far below where an instant plus a time overflows.
+pub(crate) const LONGEST_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_sizes_are_brought_into_range() {
+        let config = Config {
+            workers: 0,
+            max_packet_bytes: 0,
+            chunk_bytes: 0,
+            recv_buffer_bytes: 0,
+            read_budget_bytes: 0,
+            ..Config::default()
+        }
+        .clamped();
+        assert_eq!(config.workers, 1);
+        assert_eq!(config.max_packet_bytes, 4);
+        assert_eq!(config.chunk_bytes, 1024);
+        assert_eq!(config.recv_buffer_bytes, 1024);
+        assert_eq!(config.read_budget_bytes, 1);
+    }
+
+    #[test]
+    fn no_time_is_so_long_that_a_deadline_overflows() {
+        let endless = Some(Duration::MAX);
+        let config = Config {
+            max_send_lag: endless,
+            packet_timeout: endless,
+            idle_timeout: endless,
+            unacknowledged_timeout: endless,
+            connect_timeout: endless,
+            login_timeout: endless,
+            flush_timeout: Duration::MAX,
+            linger: Duration::MAX,
+            max_send_grace: Duration::MAX,
+            read_pause: Duration::MAX,
+            ..Config::default()
+        }
+        .clamped();
+        let shown = format!("{config:?}");
+        assert!(!shown.contains(&format!("{:?}", Duration::MAX)), "{shown}");
+        assert_eq!(config.linger, LONGEST_TIME);
+        assert_eq!(config.idle_timeout, Some(LONGEST_TIME));
+    }
+}

@@ -1,0 +1,177 @@
+//! A look at all sessions from another thread. Knows no socket and no worker.
+
+use crate::base::id::SessionId;
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// One session, as it was at the end of a turn of its worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionInfo {
+    /// Its name.
+    pub id: SessionId,
+    /// The other end.
+    pub addr: SocketAddr,
+    /// When its connection stood.
+    pub opened_at: Instant,
+    /// Whole packets that came from it.
+    pub packets_received: u64,
+    /// Whole packets that its socket took.
+    pub packets_sent: u64,
+    /// Bytes that wait for it.
+    pub queued_bytes: usize,
+    /// Since when the oldest of them waits, if any is from an earlier turn. May be early by a
+    /// sixteenth of its age.
+    pub oldest_unsent_at: Option<Instant>,
+}
+
+/// The answers of all workers, as they come in.
+#[derive(Debug)]
+pub struct Snapshot {
+    answers: Receiver<Vec<SessionInfo>>,
+    missing: usize,
+    sessions: Vec<SessionInfo>,
+}
+
+/// What one worker is asked.
+#[cfg_attr(doc, doc(hidden))]
+#[derive(Debug)]
+pub struct SnapshotRequest {
+    answers: Sender<Vec<SessionInfo>>,
+    /// Until every worker has answered, or has dropped the question, nobody asks again.
+    _turn: Arc<Turn>,
+}
+
+/// Lets one snapshot be under way at a time: what the workers are asked for is bounded, however
+/// often somebody wants to know.
+#[cfg_attr(doc, doc(hidden))]
+#[derive(Debug, Default)]
+pub struct SnapshotGate {
+    is_taken: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Turn(Arc<AtomicBool>);
+
+/// A worker has ended and will not answer any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerGone;
+
+impl SnapshotGate {
+    /// Begins a snapshot: a request for each worker, and where their answers come in. `None` while
+    /// an earlier one is under way.
+    #[must_use]
+    pub fn begin(&self, workers: usize) -> Option<(Vec<SnapshotRequest>, Snapshot)> {
+        if self.is_taken.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let turn = Arc::new(Turn(Arc::clone(&self.is_taken)));
+        let (sender, receiver) = crossbeam_channel::bounded(workers);
+        let request = || SnapshotRequest {
+            answers: sender.clone(),
+            _turn: Arc::clone(&turn),
+        };
+        let requests = (0..workers).map(|_| request()).collect();
+        let snapshot = Snapshot {
+            answers: receiver,
+            missing: workers,
+            sessions: Vec::new(),
+        };
+        Some((requests, snapshot))
+    }
+}
+
+impl Snapshot {
+    /// All sessions, when the last worker has answered; `None` before that. Never waits.
+    ///
+    /// # Errors
+    /// [`WorkerGone`] if the server has ended meanwhile.
+    pub fn poll(&mut self) -> Result<Option<Vec<SessionInfo>>, WorkerGone> {
+        while self.missing > 0 {
+            match self.answers.try_recv() {
+                Ok(mut sessions) => {
+                    self.missing -= 1;
+                    self.sessions.append(&mut sessions);
+                }
+                Err(TryRecvError::Empty) => return Ok(None),
+                Err(TryRecvError::Disconnected) => return Err(WorkerGone),
+            }
+        }
+        Ok(Some(std::mem::take(&mut self.sessions)))
+    }
+}
+
+impl SnapshotRequest {
+    /// Answers. Never waits: there is room for the answer of each worker.
+    pub fn answer(self, sessions: Vec<SessionInfo>) {
+        // Whoever asked may have given up.
+        let _ = self.answers.try_send(sessions);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl std::fmt::Display for WorkerGone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a worker has ended")
+    }
+}
+
+impl std::error::Error for WorkerGone {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(slot: u32) -> SessionInfo {
+        SessionInfo {
+            id: SessionId::new(1, 0, slot),
+            addr: SocketAddr::from(([127, 0, 0, 1], 7)),
+            opened_at: Instant::now(),
+            packets_received: 0,
+            packets_sent: 0,
+            queued_bytes: 0,
+            oldest_unsent_at: None,
+        }
+    }
+
+    #[test]
+    fn complete_when_all_have_answered() {
+        let gate = SnapshotGate::default();
+        let (mut requests, mut snapshot) = gate.begin(2).unwrap();
+        assert!(snapshot.poll().unwrap().is_none());
+        requests.pop().unwrap().answer(vec![session(1), session(2)]);
+        assert!(snapshot.poll().unwrap().is_none());
+        requests.pop().unwrap().answer(vec![session(3)]);
+        assert_eq!(snapshot.poll().unwrap().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn one_at_a_time_also_if_the_asker_gave_up() {
+        let gate = SnapshotGate::default();
+        let (requests, snapshot) = gate.begin(2).unwrap();
+        drop(snapshot);
+        assert!(gate.begin(2).is_none(), "the workers have not answered yet");
+        for request in requests {
+            request.answer(Vec::new());
+        }
+        assert!(gate.begin(2).is_some());
+    }
+
+    #[test]
+    fn a_worker_that_ends_leaves_nobody_waiting() {
+        let gate = SnapshotGate::default();
+        let (mut requests, mut snapshot) = gate.begin(2).unwrap();
+        requests.pop().unwrap().answer(Vec::new());
+        drop(requests);
+        assert_eq!(snapshot.poll().err(), Some(WorkerGone));
+        assert!(gate.begin(2).is_some());
+    }
+}

@@ -1,0 +1,110 @@
+//! When to look at which session next. One entry per session at most.
+
+use crate::base::id::SessionId;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// The deadlines of one worker's sessions, earliest first.
+///
+/// A session remembers the instant it is armed for ([`Alarm`]), so that moving it needs no
+/// search. An alarm that comes early is cheap and harmless: whoever is called looks at what is
+/// really due and arms again. So a deadline that only moves *back* (each received packet pushes
+/// the idle deadline on) touches nothing here until the old one comes up.
+#[derive(Debug, Default)]
+pub struct TimeoutQueue {
+    entries: BTreeSet<(Instant, SessionId)>,
+}
+
+/// What one session is armed for.
+#[derive(Debug, Default)]
+pub struct Alarm(Option<Instant>);
+
+impl TimeoutQueue {
+    /// Makes sure that `id` comes up no later than `at`.
+    pub fn arm(&mut self, id: SessionId, alarm: &mut Alarm, at: Instant) {
+        if alarm.0.is_some_and(|armed| armed <= at) {
+            return;
+        }
+        self.disarm(id, alarm);
+        self.entries.insert((at, id));
+        alarm.0 = Some(at);
+    }
+
+    /// Makes `id` come up at `at`, whatever it was armed for.
+    pub fn rearm(&mut self, id: SessionId, alarm: &mut Alarm, at: Instant) {
+        self.disarm(id, alarm);
+        self.arm(id, alarm, at);
+    }
+
+    /// Forgets `id`.
+    pub fn disarm(&mut self, id: SessionId, alarm: &mut Alarm) {
+        if let Some(at) = alarm.0.take() {
+            self.entries.remove(&(at, id));
+        }
+    }
+
+    /// The earliest deadline.
+    #[must_use]
+    pub fn next_at(&self) -> Option<Instant> {
+        self.entries.first().map(|(at, _)| *at)
+    }
+
+    /// Takes out one session whose instant has come. Its owner must call
+    /// [`Alarm::rang`] before arming it again.
+    pub fn pop_due(&mut self, now: Instant) -> Option<SessionId> {
+        let (at, _) = self.entries.first()?;
+        if *at > now {
+            return None;
+        }
+        self.entries.pop_first().map(|(_, id)| id)
+    }
+}
+
+impl Alarm {
+    /// Its entry came up and is gone.
+    pub fn rang(&mut self) {
+        self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn earlier_moves_and_later_stays() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let id = SessionId::new(1, 0, 0);
+        let (mut queue, mut alarm) = (TimeoutQueue::default(), Alarm::default());
+        queue.arm(id, &mut alarm, at(10));
+        queue.arm(id, &mut alarm, at(60));
+        assert_eq!(queue.next_at(), Some(at(10)));
+        queue.arm(id, &mut alarm, at(3));
+        assert_eq!(queue.next_at(), Some(at(3)));
+        assert_eq!(queue.pop_due(at(2)), None);
+        assert_eq!(queue.pop_due(at(3)), Some(id));
+        assert_eq!(queue.pop_due(at(100)), None, "one entry per session");
+        alarm.rang();
+        queue.arm(id, &mut alarm, at(60));
+        queue.disarm(id, &mut alarm);
+        assert_eq!(queue.next_at(), None);
+    }
+
+    #[test]
+    fn comes_up_in_order() {
+        let start = Instant::now();
+        let mut queue = TimeoutQueue::default();
+        let mut alarms: Vec<Alarm> = (0..50).map(|_| Alarm::default()).collect();
+        for (slot, alarm) in alarms.iter_mut().enumerate() {
+            let delay = Duration::from_millis((slot as u64 * 37) % 50);
+            queue.arm(SessionId::new(1, 0, slot as u32), alarm, start + delay);
+        }
+        let late = start + Duration::from_secs(1);
+        let order: Vec<usize> = std::iter::from_fn(|| queue.pop_due(late))
+            .map(|id| (id.slot() * 37) % 50)
+            .collect();
+        assert_eq!(order, (0..50).collect::<Vec<_>>());
+    }
+}

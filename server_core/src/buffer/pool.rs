@@ -1,0 +1,106 @@
+//! Where blocks rest between two uses.
+
+use super::chunk::{Block, ChunkWriter, Home};
+use crate::base::metrics::Counter;
+use crate::base::sync::channel::{self, Receiver, Sender};
+use std::sync::Arc;
+
+/// A bounded store of equal blocks: a bounded channel, with counters.
+///
+/// What comes back above the bound goes to the allocator, so a peak does not keep its memory.
+#[derive(Debug)]
+pub struct ChunkPool {
+    give: Sender<Block>,
+    take: Receiver<Block>,
+    chunk_bytes: usize,
+    pops: Counter,
+    pushes: Counter,
+}
+
+/// What the pool has done so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolStats {
+    /// Chunks that were taken.
+    pub pops: u64,
+    /// Chunks that came back.
+    pub pushes: u64,
+    /// Chunks that are out now.
+    pub live: u64,
+    /// Blocks that lie here now.
+    pub pooled: u64,
+}
+
+impl ChunkPool {
+    /// A pool of blocks of `chunk_bytes`, of which it keeps up to `max_pooled`.
+    #[must_use]
+    pub fn new(chunk_bytes: usize, max_pooled: usize) -> Arc<Self> {
+        let (give, take) = channel::bounded(max_pooled);
+        Arc::new(Self {
+            give,
+            take,
+            chunk_bytes,
+            pops: Counter::default(),
+            pushes: Counter::default(),
+        })
+    }
+
+    /// Takes a chunk to write into.
+    #[must_use]
+    pub fn pop(self: &Arc<Self>) -> ChunkWriter {
+        let (block, origin) = match self.take.try_recv() {
+            Ok(block) => (block, "the pool"),
+            Err(_) => (Block::new(self.chunk_bytes), "the allocator"),
+        };
+        self.pops.add(1);
+        log::trace!("pop: a chunk of {} bytes from {origin}", self.chunk_bytes);
+        ChunkWriter::new(block, Some(Arc::clone(self) as Arc<dyn Home>))
+    }
+
+    /// Size of each chunk.
+    #[must_use]
+    pub fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        // Pushes first: a chunk may come back in between, and `live` must not fall below zero.
+        let pushes = self.pushes.get();
+        let pops = self.pops.get();
+        PoolStats {
+            pops,
+            pushes,
+            live: pops.saturating_sub(pushes),
+            pooled: self.take.len() as u64,
+        }
+    }
+}
+
+impl Home for ChunkPool {
+    fn take_back(&self, block: Block) {
+        self.pushes.add(1);
+        let kept = self.give.try_send(block).is_ok();
+        let end = if kept { "the pool" } else { "the allocator" };
+        log::trace!("push: a chunk of {} bytes to {end}", self.chunk_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounded_and_counted() {
+        let pool = ChunkPool::new(64, 2);
+        let chunks: Vec<_> = (0..5).map(|_| pool.pop()).collect();
+        let stats = pool.stats();
+        assert_eq!((stats.pops, stats.live, stats.pooled), (5, 5, 0));
+        drop(chunks);
+        let stats = pool.stats();
+        assert_eq!((stats.pushes, stats.live, stats.pooled), (5, 0, 2));
+        let _again = pool.pop();
+        assert_eq!(pool.stats().pooled, 1, "taken from the pool, not made");
+    }
+}

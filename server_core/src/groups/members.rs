@@ -1,0 +1,274 @@
+//! The groups of one worker's sessions: who is in which.
+
+use crate::base::id::SessionId;
+use crate::groups::id::GroupId;
+use crate::groups::index::{Claim, GroupDirectory};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// Who of this worker's sessions is in which group.
+///
+/// * A session without groups and a group without members take no memory here.
+/// * Joining and leaving cost a step for each group that a session is in, however many members those
+///   have: each session knows its place in its groups, and the last member takes over a place
+///   that becomes free.
+/// * The directory that all workers share hears of the first member and of the last one.
+#[derive(Debug)]
+pub struct Groups {
+    worker: usize,
+    max_per_session: usize,
+    directory: Arc<GroupDirectory>,
+    groups: HashMap<GroupId, Group>,
+    /// Where each session stands: `groups[place.group].members[place.index]` is the session.
+    places: HashMap<SessionId, Vec<Place>>,
+}
+
+/// A group that has members.
+#[derive(Debug)]
+struct Group {
+    members: Vec<SessionId>,
+    _claim: Claim,
+}
+
+#[derive(Debug)]
+struct Place {
+    group: GroupId,
+    index: u32,
+}
+
+/// The session is in as many groups as one may be: see
+/// [`Config::max_groups_per_session`](crate::Config::max_groups_per_session).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TooManyGroups;
+
+impl fmt::Display for TooManyGroups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the session is in as many groups as one may be")
+    }
+}
+
+impl std::error::Error for TooManyGroups {}
+
+/// Below this a list of members is not worth shrinking.
+const KEPT_MEMBERS: usize = 64;
+
+impl Groups {
+    /// No groups yet. The directory is told that `worker` has members.
+    #[must_use]
+    pub fn new(worker: usize, directory: Arc<GroupDirectory>, max_per_session: usize) -> Self {
+        Self {
+            worker,
+            max_per_session,
+            directory,
+            groups: HashMap::new(),
+            places: HashMap::new(),
+        }
+    }
+
+    /// Makes a session a member. Who is one already stays one.
+    ///
+    /// # Errors
+    /// [`TooManyGroups`], and nothing has changed.
+    pub fn join(&mut self, id: SessionId, group: GroupId) -> Result<(), TooManyGroups> {
+        self.enter(id, group, None)
+    }
+
+    /// As [`join`](Self::join), for a join that came with a claim on its group.
+    ///
+    /// # Errors
+    /// [`TooManyGroups`], and nothing has changed.
+    pub fn join_claimed(&mut self, id: SessionId, claim: Claim) -> Result<(), TooManyGroups> {
+        self.enter(id, claim.group(), Some(claim))
+    }
+
+    fn enter(
+        &mut self,
+        id: SessionId,
+        group: GroupId,
+        claim: Option<Claim>,
+    ) -> Result<(), TooManyGroups> {
+        if self.is_in(id, group) {
+            return Ok(());
+        }
+        if self.places_of(id).len() >= self.max_per_session {
+            return Err(TooManyGroups);
+        }
+        let (directory, worker) = (&self.directory, self.worker);
+        let entered = self.groups.entry(group).or_insert_with(|| Group {
+            members: Vec::new(),
+            _claim: claim.unwrap_or_else(|| directory.claim(group, worker)),
+        });
+        // A worker has 2^24 sessions at most.
+        let index = entered.members.len() as u32;
+        entered.members.push(id);
+        let places = self.places.entry(id).or_default();
+        places.push(Place { group, index });
+        Ok(())
+    }
+
+    /// Ends a membership. Returns whether there was one.
+    pub fn leave(&mut self, id: SessionId, group: GroupId) -> bool {
+        let Some(places) = self.places.get_mut(&id) else {
+            return false;
+        };
+        let Some(at) = places.iter().position(|place| place.group == group) else {
+            return false;
+        };
+        let place = places.swap_remove(at);
+        if places.is_empty() {
+            self.places.remove(&id);
+        }
+        self.vacate(&place);
+        true
+    }
+
+    /// Ends all memberships of a session.
+    pub fn leave_all(&mut self, id: SessionId) {
+        for place in self.places.remove(&id).into_iter().flatten() {
+            self.vacate(&place);
+        }
+    }
+
+    /// The members of a group that are on this worker, in no order that means anything.
+    #[must_use]
+    pub fn members(&self, group: GroupId) -> &[SessionId] {
+        (self.groups.get(&group)).map_or(&[], |group| &group.members)
+    }
+
+    /// Whether a session is a member.
+    #[must_use]
+    pub fn is_in(&self, id: SessionId, group: GroupId) -> bool {
+        (self.places_of(id).iter()).any(|place| place.group == group)
+    }
+
+    /// The groups that a session is in.
+    pub fn groups_of(&self, id: SessionId) -> impl Iterator<Item = GroupId> + '_ {
+        self.places_of(id).iter().map(|place| place.group)
+    }
+
+    /// Groups that have members on this worker.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Whether nobody is in any group.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    fn places_of(&self, id: SessionId) -> &[Place] {
+        self.places.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Frees the place of a session that has given it up; the last member moves there.
+    fn vacate(&mut self, place: &Place) {
+        let Some(group) = self.groups.get_mut(&place.group) else {
+            return;
+        };
+        let members = &mut group.members;
+        members.swap_remove(place.index as usize);
+        if members.is_empty() {
+            self.groups.remove(&place.group);
+            return;
+        }
+        if members.capacity() > KEPT_MEMBERS.max(4 * members.len()) {
+            members.shrink_to(2 * members.len());
+        }
+        if let Some(moved) = members.get(place.index as usize)
+            && let Some(places) = self.places.get_mut(moved)
+            && let Some(its) = places.iter_mut().find(|its| its.group == place.group)
+        {
+            its.index = place.index;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: GroupId = GroupId::new(1, 1);
+    const ZONE: GroupId = GroupId::new(2, 1);
+
+    fn groups(max_per_session: usize) -> (Groups, Arc<GroupDirectory>) {
+        let directory = Arc::new(GroupDirectory::default());
+        let groups = Groups::new(3, Arc::clone(&directory), max_per_session);
+        (groups, directory)
+    }
+
+    fn id(slot: u32) -> SessionId {
+        SessionId::new(1, 3, slot)
+    }
+
+    fn sorted(groups: &Groups, group: GroupId) -> Vec<SessionId> {
+        let mut members = groups.members(group).to_vec();
+        members.sort();
+        members
+    }
+
+    #[test]
+    fn members_come_and_go() {
+        let (mut groups, directory) = groups(4);
+        for slot in 0..3 {
+            assert_eq!(groups.join(id(slot), ROOM), Ok(()));
+        }
+        assert_eq!(groups.join(id(1), ROOM), Ok(()), "once more is no more");
+        assert_eq!(groups.join(id(1), ZONE), Ok(()));
+        assert_eq!(sorted(&groups, ROOM), [id(0), id(1), id(2)]);
+        assert_eq!(groups.members(ZONE), [id(1)]);
+        assert!(groups.leave(id(0), ROOM) && !groups.leave(id(0), ROOM));
+        assert!(!groups.leave(id(2), ZONE) && !groups.leave(id(9), ROOM));
+        assert_eq!(sorted(&groups, ROOM), [id(1), id(2)]);
+        assert_eq!(directory.workers(ROOM).iter().collect::<Vec<_>>(), [3]);
+        groups.leave_all(id(1));
+        groups.leave_all(id(2));
+        assert!(groups.is_empty() && groups.places.is_empty());
+        assert_eq!(directory.groups(), 0);
+    }
+
+    #[test]
+    fn a_limit_refuses_and_changes_nothing() {
+        let (mut groups, directory) = groups(1);
+        assert_eq!(groups.join(id(0), ROOM), Ok(()));
+        assert_eq!(groups.join(id(0), ZONE), Err(TooManyGroups));
+        let claim = directory.claim(ZONE, 3);
+        assert_eq!(groups.join_claimed(id(0), claim), Err(TooManyGroups));
+        assert!(directory.workers(ZONE).is_empty(), "the claim went back");
+        assert_eq!(groups.join(id(0), ROOM), Ok(()), "in there it is already");
+        assert!(groups.leave(id(0), ROOM));
+        assert_eq!(groups.join(id(0), ZONE), Ok(()));
+    }
+
+    #[test]
+    fn a_claim_that_came_along_serves_the_group() {
+        let (mut groups, directory) = groups(4);
+        for slot in 0..2 {
+            let claim = directory.claim(ROOM, 3);
+            assert_eq!(groups.join_claimed(id(slot), claim), Ok(()));
+        }
+        assert!(groups.leave(id(0), ROOM));
+        assert!(!directory.workers(ROOM).is_empty());
+        assert!(groups.leave(id(1), ROOM));
+        assert!(directory.workers(ROOM).is_empty());
+    }
+
+    #[test]
+    fn the_memory_of_a_group_follows_its_members() {
+        let (mut groups, _) = groups(4);
+        for slot in 0..10_000 {
+            groups.join(id(slot), ROOM).unwrap();
+        }
+        for slot in 0..9_990 {
+            groups.leave(id(slot), ROOM);
+        }
+        assert_eq!(
+            sorted(&groups, ROOM),
+            (9_990..10_000).map(id).collect::<Vec<_>>()
+        );
+        assert!(groups.groups[&ROOM].members.capacity() <= KEPT_MEMBERS);
+    }
+}

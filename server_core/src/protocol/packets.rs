@@ -1,0 +1,542 @@
+//! The table of a game's packets: defined once, read and written everywhere.
+
+/// Defines packets: way, id, name and payload, one to a line.
+///
+/// ```
+/// server_core::packets! {
+///     /// Every tick, to all. Fixed fields, then the rest of the payload as text.
+///     server 1 => pub SHello {
+///         /// 1 for the first tick, and one more for each.
+///         tick: u64,
+///     } + text;
+///
+///     /// Any bytes, to be sent back. No fields.
+///     client 2 => pub CEcho + bytes;
+///
+///     /// A line of chat, of 1 to 512 bytes.
+///     client 4 => pub CChat + text(1..=512);
+///
+///     /// A step. Fixed fields and nothing else.
+///     client 7 => pub CMove {
+///         /// Where to.
+///         to: Position,
+///     };
+///
+///     /// Who is in a room. A lifetime says: of any size, with parts of any size.
+///     server 8 => pub SRoom<'a> {
+///         /// Up to 32 bytes.
+///         name: &'a str where 1..=32,
+///         /// Where the walls are.
+///         walls: &'a [Position],
+///         /// Those who are there.
+///         players: List<'a, Player<'a>>,
+///     };
+///
+///     /// A place: part of other packets.
+///     part pub Position {
+///         /// To the right.
+///         x: i32,
+///         /// Down.
+///         y: i32,
+///     };
+///
+///     /// One player: part of a packet, of any size.
+///     part pub Player<'a> {
+///         /// Its session.
+///         id: u64,
+///         /// Its name.
+///         name: &'a str,
+///         /// What it carries.
+///         items: List<'a, u16>,
+///     };
+/// }
+/// use server_core::{Kick, List, Packet};
+///
+/// let step = Packet::new(7, &[3, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff]).decode::<CMove>()?;
+/// assert_eq!((step.to.x.get(), step.to.y.get()), (3, -2));
+/// let chat = Packet::new(CChat::ID, b"").decode::<CChat>();
+/// assert_eq!(chat, Err(Kick::BadPayload), "at least one byte");
+/// # let room = SRoom { name: "r", walls: &[], players: List::default() };
+/// # assert_eq!(server_core::OutgoingPacket::packet_bytes(&room).unwrap(), 11);
+/// # let hello = SHello { tick: 1.into() };
+/// # let _ = (hello, CEcho, Player { id: 1, name: "", items: List::of(&[1]) });
+/// # Ok::<(), Kick>(())
+/// ```
+///
+/// # What a line says
+///
+/// | | |
+/// |---|---|
+/// | way | `server`: from server to client; `client`: from client to server; `both`; `part`: no packet, but part of some |
+/// | id | a `u16`; the same one twice does not compile |
+/// | `{ fields }` | a *fixed head*: numbers, arrays of them, and fixed parts. `u64` stands for [`U64Le`](crate::base::wire::U64Le) and so on, so the struct is plain bytes of alignment 1, read where it lies: a check of the length and no copy |
+/// | `+ text`, `+ bytes` | the rest of the payload, after the fixed head; `+ text(1..=512)` limits its bytes |
+/// | `NAME<'a> { fields }` | *variable*: numbers, `bool`, `&'a str`, `&'a [PART]`, [`List<'a, PART>`](crate::List), parts, and whatever else is [`ReadPart`](crate::ReadPart) and [`WritePart`](crate::WritePart). Strings and lists have a `u16` in front; `where 1..=32` behind a type limits it |
+///
+/// A field keeps its doc comment; fields are public.
+///
+/// # What comes of it
+///
+/// Each packet has a `const ID`, is an [`IncomingPacket`](crate::IncomingPacket) for
+/// [`Packet::decode`](crate::Packet::decode) and [`Handlers`](crate::Handlers), and is sent:
+///
+/// | defined as | read as | sent by |
+/// |---|---|---|
+/// | fixed fields | `&Self` | `ctx.send_packet(&head)` |
+/// | fixed fields and a tail | `(&Self, &str)` or `(&Self, &[u8])` | `ctx.send(&head, tail)` |
+/// | a tail alone | `&str` or `&[u8]` | `ctx.send(&Self, tail)` |
+/// | variable | `Self` | `ctx.send_packet(&packet)` |
+///
+/// What a peer sends wrong is [`Kick::BadPayload`](crate::Kick::BadPayload), without a line of yours: too
+/// short, too long, no UTF-8, over a limit, a count beyond the bytes, bytes left over.
+/// A limit binds who reads, not who writes: one's own packets are one's own care.
+///
+/// # What does not compile
+///
+/// The same id twice:
+///
+/// ```compile_fail,E0081
+/// server_core::packets! {
+///     /// One.
+///     client 1 => pub COne;
+///     /// Two.
+///     client 1 => pub CTwo;
+/// }
+/// ```
+///
+/// An id that is no `u16`:
+///
+/// ```compile_fail
+/// server_core::packets! {
+///     /// One.
+///     client 65536 => pub COne;
+/// }
+/// ```
+///
+/// A way that there is not:
+///
+/// ```compile_fail
+/// server_core::packets! {
+///     /// One.
+///     sideways 1 => pub COne;
+/// }
+/// ```
+///
+/// A fixed head of something whose bytes are not all allowed, or have no size on the wire:
+///
+/// ```compile_fail,E0277
+/// server_core::packets! {
+///     /// One.
+///     client 1 => pub COne {
+///         /// 2 to 255 are no bool.
+///         is_new: bool,
+///     };
+/// }
+/// ```
+///
+/// A variable packet with something that cannot be read:
+///
+/// ```compile_fail,E0277
+/// server_core::packets! {
+///     /// One.
+///     client 1 => pub COne<'a> {
+///         /// Would have to be allocated from a claim.
+///         names: Vec<&'a str>,
+///     };
+/// }
+/// ```
+///
+/// A packet with a tail that is sent without it:
+///
+/// ```compile_fail,E0277
+/// server_core::packets! {
+///     /// One.
+///     server 1 => pub SOne + text;
+/// }
+/// fn send(ctx: &mut server_core::Context<'_>) {
+///     ctx.send_packet(&SOne);
+/// }
+/// ```
+///
+/// A tail that there is not:
+///
+/// ```compile_fail
+/// server_core::packets! {
+///     /// One.
+///     server 1 => pub SOne + json;
+/// }
+/// ```
+///
+/// A packet with a lifetime and a tail:
+///
+/// ```compile_fail
+/// server_core::packets! {
+///     /// One.
+///     server 1 => pub SOne<'a> {
+///         /// The last field says it all.
+///         name: &'a str,
+///     } + text;
+/// }
+/// ```
+///
+/// A list of what has no bytes, which could be of any length:
+///
+/// ```compile_fail,E0080
+/// server_core::packets! {
+///     /// One.
+///     client 1 => pub COne<'a> {
+///         /// 65,535 of them in two bytes.
+///         twos: server_core::List<'a, CTwo>,
+///     };
+///     /// Two.
+///     client 2 => pub CTwo;
+/// }
+/// let _ = server_core::Packet::new(1, &[0, 0]).decode::<COne<'_>>();
+/// ```
+///
+/// Each of them, put right:
+///
+/// ```
+/// server_core::packets! {
+///     /// One.
+///     client 1 => pub COne<'a> {
+///         /// One byte each.
+///         threes: server_core::List<'a, Three>,
+///         /// Checked.
+///         is_new: bool,
+///         /// Borrowed.
+///         names: server_core::List<'a, &'a str>,
+///     };
+///     /// Two.
+///     both 65535 => pub Two + text;
+///     /// Part of one.
+///     part pub Three {
+///         /// One byte.
+///         three: u8,
+///     };
+/// }
+/// let one = server_core::Packet::new(1, &[1, 0, 3, 0, 0, 0]).decode::<COne<'_>>();
+/// assert!(one.is_ok_and(|one| one.threes.len() == 1 && one.names.is_empty()));
+/// fn send(ctx: &mut server_core::Context<'_>) {
+///     ctx.send(&Two, "text");
+/// }
+/// ```
+#[macro_export]
+macro_rules! packets {
+    ($(
+        $(#[$meta:meta])*
+        $way:ident $($id:literal =>)? $vis:vis $name:ident $(<$life:lifetime>)?
+        $({ $($fields:tt)* })?
+        $(+ $tail:ident $(($limit:expr))?)?
+    );* $(;)?) => {
+        $($crate::__packet! {
+            $way [$($id)?] [$(#[$meta])*] [$vis] $name [$($life)?]
+            [$({ $($fields)* })?] [$($tail $(($limit))?)?]
+        })*
+
+        // Two variants of one number do not compile, and the compiler names both.
+        const _: () = {
+            #[allow(dead_code)]
+            enum Ids { $($($name = $id,)?)* }
+        };
+    };
+}
+
+/// One line of `packets!`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __packet {
+    // Part of packets, of fixed size.
+    (part [] [$($meta:tt)*] [$vis:vis] $name:ident [] [{ $($fields:tt)+ }] []) => {
+        $crate::__fixed! { [$($meta)*] [$vis] $name [{ $($fields)* }] }
+        $crate::__fixed_part! { $name }
+    };
+    // Part of packets, of any size.
+    (part [] [$($meta:tt)*] [$vis:vis] $name:ident [$life:lifetime] [{ $($fields:tt)* }] []) => {
+        $crate::__variable! { [$($meta)*] [$vis] $name $life { $($fields)* } }
+    };
+    (part $($rest:tt)*) => {
+        compile_error!("a part has fields, and neither an id nor a tail");
+    };
+    // Variable.
+    (
+        $way:ident [$id:literal] [$($meta:tt)*] [$vis:vis] $name:ident [$life:lifetime]
+        [{ $($fields:tt)* }] []
+    ) => {
+        $crate::__variable! { [$($meta)*] [$vis] $name $life { $($fields)* } }
+        impl $name<'_> {
+            /// The packet id.
+            pub const ID: u16 = $id;
+        }
+        impl $crate::packet::IncomingPacket for $name<'_> {
+            const ID: u16 = $id;
+            type Body<'a> = $name<'a>;
+            fn decode(
+                packet: $crate::packet::Packet<'_>,
+            ) -> ::core::result::Result<Self::Body<'_>, $crate::Kick> {
+                let mut reader = $crate::PacketReader::new(packet.payload());
+                let body = reader.read()?;
+                reader.finish()?;
+                ::core::result::Result::Ok(body)
+            }
+        }
+        impl $crate::OutgoingPacket for $name<'_> {
+            const ID: u16 = $id;
+        }
+        $crate::__way! { $way $name<'_> }
+    };
+    ($way:ident [$id:literal] $meta:tt $vis:tt $name:ident [$life:lifetime] $($rest:tt)*) => {
+        compile_error!("a packet with a lifetime has fields and no tail: make it the last field");
+    };
+    // Fixed fields alone.
+    ($way:ident [$id:literal] $meta:tt $vis:tt $name:ident [] $fields:tt []) => {
+        $crate::__fixed! { $meta $vis $name $fields }
+        $crate::__head! { $way $id $name }
+        $crate::__fixed_part! { $name }
+        impl $crate::packet::IncomingPacket for $name {
+            const ID: u16 = $id;
+            type Body<'a> = &'a Self;
+            fn decode(
+                packet: $crate::packet::Packet<'_>,
+            ) -> ::core::result::Result<Self::Body<'_>, $crate::Kick> {
+                packet.parse_exact()
+            }
+        }
+        impl $crate::OutgoingPacket for $name {
+            const ID: u16 = $id;
+        }
+    };
+    // A tail alone.
+    (
+        $way:ident [$id:literal] $meta:tt $vis:tt $name:ident [] []
+        [$tail:ident $(($limit:expr))?]
+    ) => {
+        $crate::__fixed! { $meta $vis $name [] }
+        $crate::__head! { $way $id $name }
+        impl $crate::packet::IncomingPacket for $name {
+            const ID: u16 = $id;
+            type Body<'a> = &'a $crate::__tail_type!($tail);
+            fn decode(
+                packet: $crate::packet::Packet<'_>,
+            ) -> ::core::result::Result<Self::Body<'_>, $crate::Kick> {
+                let tail = packet.payload();
+                $($crate::__private::limited(tail.len(), $limit)?;)?
+                $crate::__read_tail!($tail tail)
+            }
+        }
+    };
+    // Fixed fields and a tail.
+    (
+        $way:ident [$id:literal] $meta:tt $vis:tt $name:ident [] $fields:tt
+        [$tail:ident $(($limit:expr))?]
+    ) => {
+        $crate::__fixed! { $meta $vis $name $fields }
+        $crate::__head! { $way $id $name }
+        impl $crate::packet::IncomingPacket for $name {
+            const ID: u16 = $id;
+            type Body<'a> = (&'a Self, &'a $crate::__tail_type!($tail));
+            fn decode(
+                packet: $crate::packet::Packet<'_>,
+            ) -> ::core::result::Result<Self::Body<'_>, $crate::Kick> {
+                let (head, tail) = packet.parse::<Self>()?;
+                $($crate::__private::limited(tail.len(), $limit)?;)?
+                ::core::result::Result::Ok((head, $crate::__read_tail!($tail tail)?))
+            }
+        }
+    };
+    ($way:ident [] $($rest:tt)*) => {
+        compile_error!("a packet needs an id: `client 1 => NAME`; what is no packet is a `part`");
+    };
+}
+
+/// A struct of fixed size, and how it lies inside of others.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __fixed {
+    ([$($meta:tt)*] [$vis:vis] $name:ident []) => {
+        $($meta)*
+        #[derive(
+            Clone, Copy, Debug, PartialEq,
+            $crate::wire::bytemuck::Pod, $crate::wire::bytemuck::Zeroable,
+        )]
+        // A derive takes no `$crate`: whoever renames this crate cannot use `packets!`.
+        #[bytemuck(crate = "::server_core::wire::bytemuck")]
+        #[repr(C)]
+        $vis struct $name;
+    };
+    (
+        [$($meta:tt)*] [$vis:vis] $name:ident
+        [{ $($(#[$field_meta:meta])* $field:ident: $type:tt),* $(,)? }]
+    ) => {
+        $($meta)*
+        #[derive(
+            Clone, Copy, Debug, PartialEq,
+            $crate::wire::bytemuck::Pod, $crate::wire::bytemuck::Zeroable,
+        )]
+        #[bytemuck(crate = "::server_core::wire::bytemuck")]
+        #[repr(C)]
+        $vis struct $name {
+            $($(#[$field_meta])* pub $field: $crate::__wire_type!($type),)*
+        }
+    };
+}
+
+/// A struct of fixed size can lie inside of others.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __fixed_part {
+    ($name:ident) => {
+        impl<'a> $crate::ReadPart<'a> for $name {
+            const MIN_BYTES: usize = ::core::mem::size_of::<Self>();
+            fn read(
+                reader: &mut $crate::PacketReader<'a>,
+            ) -> ::core::result::Result<Self, $crate::Kick> {
+                reader.head().copied()
+            }
+        }
+        impl $crate::WritePart for $name {
+            fn write(&self, writer: &mut $crate::PacketWriter<'_>) {
+                writer.put($crate::wire::bytemuck::bytes_of(self));
+            }
+        }
+    };
+}
+
+/// A packet with a fixed head, which may be empty.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __head {
+    ($way:ident $id:literal $name:ident) => {
+        impl $name {
+            /// The packet id.
+            pub const ID: u16 = $id;
+        }
+        impl $crate::packet::PacketHead for $name {
+            const ID: u16 = $id;
+        }
+        $crate::__way! { $way $name }
+    };
+}
+
+/// A struct of any size, and how it lies inside of others.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __variable {
+    (
+        [$($meta:tt)*] [$vis:vis] $name:ident $life:lifetime
+        { $($(#[$field_meta:meta])* $field:ident: $type:ty $(where $limit:expr)?),* $(,)? }
+    ) => {
+        $($meta)*
+        #[derive(Clone, Debug, PartialEq)]
+        $vis struct $name<$life> {
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+        impl<$life> $crate::ReadPart<$life> for $name<$life> {
+            const MIN_BYTES: usize =
+                0 $(+ <$type as $crate::ReadPart<$life>>::MIN_BYTES)*;
+            fn read(
+                reader: &mut $crate::PacketReader<$life>,
+            ) -> ::core::result::Result<Self, $crate::Kick> {
+                $(
+                    let $field: $type = reader.read()?;
+                    $($crate::__private::limited($field.len(), $limit)?;)?
+                )*
+                ::core::result::Result::Ok(Self { $($field),* })
+            }
+        }
+        impl $crate::WritePart for $name<'_> {
+            fn write(&self, writer: &mut $crate::PacketWriter<'_>) {
+                $(writer.write(&self.$field);)*
+            }
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __way {
+    (client $name:ty) => {
+        impl $crate::packet::Travels<$crate::packet::FromClient> for $name {}
+    };
+    (server $name:ty) => {
+        impl $crate::packet::Travels<$crate::packet::FromServer> for $name {}
+    };
+    (both $name:ty) => {
+        $crate::__way! { client $name }
+        $crate::__way! { server $name }
+    };
+    ($way:ident $name:ty) => {
+        compile_error!(concat!(
+            "`",
+            stringify!($way),
+            "`: a line begins with `client`, `server`, `both` or `part`"
+        ));
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __wire_type {
+    (u16) => {
+        $crate::wire::U16Le
+    };
+    (u32) => {
+        $crate::wire::U32Le
+    };
+    (u64) => {
+        $crate::wire::U64Le
+    };
+    (i16) => {
+        $crate::wire::I16Le
+    };
+    (i32) => {
+        $crate::wire::I32Le
+    };
+    (i64) => {
+        $crate::wire::I64Le
+    };
+    (f32) => {
+        $crate::wire::F32Le
+    };
+    (f64) => {
+        $crate::wire::F64Le
+    };
+    ([$item:tt; $count:expr]) => {
+        [$crate::__wire_type!($item); $count]
+    };
+    ($type:ty) => {
+        $type
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __tail_type {
+    (text) => {
+        str
+    };
+    (bytes) => {
+        [u8]
+    };
+    ($tail:ident) => {
+        compile_error!(concat!(
+            "`",
+            stringify!($tail),
+            "`: a tail is `text` or `bytes`"
+        ))
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __read_tail {
+    (text $bytes:ident) => {
+        $crate::__private::text_of($bytes)
+    };
+    (bytes $bytes:ident) => {
+        ::core::result::Result::Ok::<_, $crate::Kick>($bytes)
+    };
+    ($tail:ident $bytes:ident) => {
+        ::core::result::Result::Err($crate::Kick::BadPayload)
+    };
+}

@@ -1,0 +1,263 @@
+//! A tick loop that waits, skips and counts, so that nobody has to write one with `sleep`.
+
+use crate::base::metrics::{Counter, Histogram};
+use crate::server::ServerHandle;
+use crate::server::schedule::{Tick, TickSchedule};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Calls a function on a fixed schedule, on the thread that runs it.
+///
+/// The n-th tick is due at `start + n * period`, however long the function takes: there is no drift.
+/// Ticks whose whole period goes by while the function runs, or while the process is stopped, are
+/// skipped and counted. See [`TickSchedule`] for the same without a clock.
+///
+/// ```
+/// use server_core::{Context, Kick, Packet, Server, Session, Ticker};
+/// use std::time::Duration;
+///
+/// server_core::packets! {
+///     /// Every tick, to all.
+///     server 1 => pub SHello {
+///         /// 1 for the first tick, and one more for each.
+///         tick: u64,
+///     } + text;
+/// }
+///
+/// struct Player;
+/// impl Session for Player {
+///     fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+///         Err(Kick::UnknownId)
+///     }
+/// }
+///
+/// let server = Server::builder().workers(1).start("127.0.0.1:0", |_peer| Player)?;
+/// let ticker = Ticker::new(Duration::from_millis(5)).for_server(&server.handle());
+/// let (metrics, stopper) = (ticker.metrics(), ticker.stopper());
+/// ticker.run(|tick| {
+///     server.broadcast(&SHello { tick: tick.number.into() }, "Hello World");
+///     if tick.number == 3 {
+///         stopper.stop(); // from here, or from any other thread
+///     }
+/// });
+/// assert_eq!(metrics.ticks.get(), 3);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "no tick comes before `run`"]
+pub struct Ticker {
+    period: Duration,
+    server: Option<ServerHandle>,
+    metrics: Arc<TickMetrics>,
+    stopper: TickStopper,
+}
+
+/// Ends the loop of a [`Ticker`] from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct TickStopper(Arc<Stop>);
+
+/// Waiting for a channel would spin for a while first, at each tick.
+#[derive(Debug, Default)]
+struct Stop {
+    was_asked: Mutex<bool>,
+    asked: Condvar,
+}
+
+/// What has become of the ticks so far.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct TickMetrics {
+    /// Those that were handed out.
+    pub ticks: Counter,
+    /// Those whose whole period has gone by unseen.
+    pub skipped: Counter,
+    /// How long after its instant the loop came for each that was handed out.
+    pub lag: Histogram,
+}
+
+/// How often the loop looks whether the server still runs, where ticks are further apart.
+const LOOK: Duration = Duration::from_millis(100);
+
+impl Ticker {
+    /// A loop that has not begun yet.
+    pub fn new(period: Duration) -> Self {
+        Self {
+            period,
+            server: None,
+            metrics: Arc::default(),
+            stopper: TickStopper::default(),
+        }
+    }
+
+    /// Lets the loop end when this server ends, by whatever it ends.
+    pub fn for_server(mut self, server: &ServerHandle) -> Self {
+        self.server = Some(server.clone());
+        self
+    }
+
+    /// What ends the loop.
+    #[must_use]
+    pub fn stopper(&self) -> TickStopper {
+        self.stopper.clone()
+    }
+
+    /// The counters, which are kept while the loop runs.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<TickMetrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// Calls `on_tick` at each tick, the first time one period from now. Returns when it was
+    /// stopped, or when the server has ended.
+    pub fn run(self, mut on_tick: impl FnMut(Tick)) {
+        let mut schedule = TickSchedule::new(Instant::now(), self.period);
+        while !self.server_has_ended() {
+            let look_at = self.server.as_ref().map(|_| Instant::now() + LOOK);
+            let next_at = schedule.next_at();
+            let wake_at = look_at.map_or(next_at, |at| at.min(next_at));
+            if self.stopper.0.is_asked_by(wake_at) {
+                return;
+            }
+            if let Some(tick) = schedule.poll(Instant::now()) {
+                // Counted first: who has seen a tick finds it in the metrics.
+                self.metrics.count(tick);
+                on_tick(tick);
+            }
+        }
+    }
+
+    fn server_has_ended(&self) -> bool {
+        self.server
+            .as_ref()
+            .is_some_and(ServerHandle::is_shutting_down)
+    }
+}
+
+impl TickStopper {
+    /// Ends the loop before its next tick, or before it begins. A second time changes nothing.
+    pub fn stop(&self) {
+        *self.0.lock() = true;
+        self.0.asked.notify_all();
+    }
+}
+
+impl Stop {
+    /// Waits until then, or until it is asked.
+    fn is_asked_by(&self, at: Instant) -> bool {
+        let wait = at.saturating_duration_since(Instant::now());
+        let waited = (self.asked).wait_timeout_while(self.lock(), wait, |was_asked| !*was_asked);
+        let (was_asked, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *was_asked
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        // It is set in one step: a panic elsewhere cannot have torn it.
+        self.was_asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TickMetrics {
+    /// Counts one tick.
+    pub fn count(&self, tick: Tick) {
+        self.ticks.add(1);
+        self.skipped.add(tick.skipped);
+        self.lag.record(tick.lag);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    const PERIOD: Duration = Duration::from_millis(5);
+    /// Never in a test.
+    const SO_RARELY: Duration = Duration::from_secs(100_000);
+
+    /// Runs on a thread of its own; a loop that does not end fails the test.
+    fn ends(ticker: Ticker) {
+        let (tell, told) = crossbeam_channel::bounded(1);
+        thread::spawn(move || {
+            ticker.run(|_| ());
+            tell.send(()).unwrap();
+        });
+        told.recv_timeout(Duration::from_secs(30)).unwrap();
+    }
+
+    #[test]
+    fn each_tick_has_the_next_number_and_is_counted_before_it_is_seen() {
+        let ticker = Ticker::new(PERIOD);
+        let (metrics, stopper) = (ticker.metrics(), ticker.stopper());
+        let began = Instant::now();
+        let mut seen = Vec::new();
+        ticker.run(|tick| {
+            seen.push(tick);
+            assert_eq!(metrics.ticks.get(), tick.number);
+            if tick.number == 10 {
+                stopper.stop();
+            }
+        });
+        assert!(seen.iter().map(|tick| tick.number).eq(1..=10));
+        let skipped: u64 = seen.iter().map(|tick| tick.skipped).sum();
+        assert_eq!(metrics.skipped.get(), skipped);
+        assert_eq!(metrics.lag.count(), 10);
+        assert!(
+            began.elapsed() >= PERIOD * (10 + skipped as u32),
+            "never early"
+        );
+    }
+
+    #[test]
+    fn a_long_round_is_skipped_over_and_counted() {
+        let ticker = Ticker::new(PERIOD);
+        let (metrics, stopper) = (ticker.metrics(), ticker.stopper());
+        let mut skipped = Vec::new();
+        ticker.run(|tick| {
+            skipped.push(tick.skipped);
+            match tick.number {
+                1 => thread::sleep(PERIOD * 6),
+                _ => stopper.stop(),
+            }
+        });
+        // Of the six that were due meanwhile the last one may be the next one.
+        assert!(skipped[1] >= 5, "{skipped:?}");
+        assert_eq!(metrics.skipped.get(), skipped.iter().sum::<u64>());
+    }
+
+    #[test]
+    fn another_thread_stops_it_before_its_next_tick() {
+        let ticker = Ticker::new(SO_RARELY);
+        let stopper = ticker.stopper();
+        let other = thread::spawn(move || {
+            stopper.stop();
+            stopper.stop();
+        });
+        ends(ticker);
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn what_was_stopped_before_it_began_does_nothing() {
+        let ticker = Ticker::new(Duration::ZERO);
+        ticker.stopper().stop();
+        ticker.run(|tick| panic!("{tick:?}"));
+    }
+
+    #[test]
+    fn a_stopper_outlives_its_loop() {
+        let ticker = Ticker::new(PERIOD);
+        let stopper = ticker.stopper();
+        drop(ticker);
+        stopper.stop();
+    }
+
+    #[test]
+    fn no_period_is_too_long() {
+        let ticker = Ticker::new(Duration::MAX);
+        let stopper = ticker.stopper();
+        stopper.stop();
+        ends(ticker);
+    }
+}

@@ -1,0 +1,301 @@
+//! Who handles which packet: a table by id, made once and shared by all sessions.
+
+use crate::base::reason::Kick;
+use crate::protocol::packet::{FromClient, IncomingPacket, Packet, Travels};
+use crate::session::Context;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// A table of typed handlers for sessions of type `S`, which are those of a server. Those of a client
+/// have a `Handlers<S, FromServer>`.
+///
+/// The packet is read before its handler is called, which sees the body and no bytes; what a peer
+/// sends wrong never reaches it. An id without a handler is [`Kick::UnknownId`], for each of the
+/// 65,536. A packet costs a binary search, and no allocation.
+///
+/// A handler has the signature of a method that takes the body, so methods of the session will do
+/// as well as closures:
+///
+/// ```
+/// use server_core::{Context, Handlers, Kick, Packet, Session};
+/// use std::sync::LazyLock;
+///
+/// server_core::packets! {
+///     /// Any bytes, to be sent back.
+///     client 2 => pub CEcho + bytes;
+///     /// The same bytes.
+///     server 3 => pub SEcho + bytes;
+///     /// A step.
+///     client 7 => pub CMove {
+///         /// To the right.
+///         dx: i16,
+///     };
+/// }
+///
+/// #[derive(Default)]
+/// struct Player {
+///     x: i64,
+/// }
+///
+/// static HANDLERS: LazyLock<Handlers<Player>> = LazyLock::new(|| {
+///     Handlers::<Player>::new()
+///         .on::<CMove>(Player::on_move)
+///         .on::<CEcho>(|_player, ctx, bytes| {
+///             ctx.send(&SEcho, bytes);
+///             Ok(())
+///         })
+/// });
+///
+/// impl Session for Player {
+///     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+///         HANDLERS.dispatch(self, ctx, packet)
+///     }
+/// }
+///
+/// impl Player {
+///     fn on_move(&mut self, _: &mut Context<'_>, step: &CMove) -> Result<(), Kick> {
+///         self.x += i64::from(step.dx.get());
+///         Ok(())
+///     }
+/// }
+/// # assert_eq!(HANDLERS.ids().collect::<Vec<_>>(), [2, 7]);
+/// ```
+///
+/// A packet that the other side sends cannot be registered by mistake. This does not compile, and it
+/// does with `client 1` or `both 1`:
+///
+/// ```compile_fail,E0277
+/// # use server_core::Handlers;
+/// server_core::packets! {
+///     /// From server to client.
+///     server 1 => pub SHello { tick: u64 } + text;
+/// }
+/// Handlers::<()>::new().on::<SHello>(|_, _, _| Ok(()));
+/// ```
+///
+/// ```
+/// # use server_core::{Handlers, packet::FromServer};
+/// # server_core::packets! {
+/// #     /// From server to client.
+/// #     both 1 => pub SHello { tick: u64 } + text;
+/// # }
+/// Handlers::<()>::new().on::<SHello>(|_, _, _| Ok(()));
+/// Handlers::<(), FromServer>::new().on::<SHello>(|_, _, _| Ok(()));
+/// ```
+pub struct Handlers<S, Way = FromClient> {
+    /// Rising by id, none twice.
+    by_id: Vec<(u16, Box<Handler<S>>)>,
+    way: PhantomData<fn(Way)>,
+}
+
+/// Reads a packet and handles its body.
+type Handler<S> =
+    dyn Fn(&mut S, &mut Context<'_>, Packet<'_>) -> Result<(), Kick> + Send + Sync + 'static;
+
+impl<S, Way> Handlers<S, Way> {
+    /// A table without handlers.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            by_id: Vec::new(),
+            way: PhantomData,
+        }
+    }
+
+    /// Adds the handler of one kind of packet.
+    ///
+    /// # Panics
+    /// If there is one for this id already. Within one `packets!` no two packets have an id in
+    /// common, so that is the same packet a second time. A table in a `LazyLock` is made when it is
+    /// first used: use it once before the server starts, and a mistake ends the start.
+    #[must_use]
+    #[track_caller]
+    pub fn on<P>(
+        mut self,
+        handler: impl Fn(&mut S, &mut Context<'_>, P::Body<'_>) -> Result<(), Kick>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self
+    where
+        P: IncomingPacket + Travels<Way>,
+    {
+        let Err(place) = self.place_of(P::ID) else {
+            panic!("packet {} has two handlers", P::ID);
+        };
+        let handler: Box<Handler<S>> =
+            Box::new(move |session, ctx, packet| handler(session, ctx, P::decode(packet)?));
+        self.by_id.insert(place, (P::ID, handler));
+        self
+    }
+
+    /// Reads a packet and calls its handler.
+    ///
+    /// # Errors
+    /// [`Kick::UnknownId`] if it has none, [`Kick::BadPayload`] if it is not what its id allows, and
+    /// what the handler returns.
+    pub fn dispatch(
+        &self,
+        session: &mut S,
+        ctx: &mut Context<'_>,
+        packet: Packet<'_>,
+    ) -> Result<(), Kick> {
+        match self.place_of(packet.id()) {
+            Ok(place) => self.by_id[place].1(session, ctx, packet),
+            Err(_) => Err(Kick::UnknownId),
+        }
+    }
+
+    /// The ids that have a handler, rising.
+    pub fn ids(&self) -> impl Iterator<Item = u16> + '_ {
+        self.by_id.iter().map(|(id, _)| *id)
+    }
+
+    /// Where a handler is, or where it would have to be.
+    fn place_of(&self, id: u16) -> Result<usize, usize> {
+        self.by_id.binary_search_by_key(&id, |(id, _)| *id)
+    }
+}
+
+impl<S, Way> Default for Handlers<S, Way> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S, Way> fmt::Debug for Handlers<S, Way> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handlers ")?;
+        f.debug_set().entries(self.ids()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::SessionId;
+    use crate::buffer::{ChunkPool, SendBufferManager};
+    use crate::groups::members::Groups;
+    use crate::protocol::packet::PacketHead;
+    use crate::session::{Effect, Peer};
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    /// An empty packet of any id.
+    struct Id<const ID: u16>;
+    impl<const ID: u16> IncomingPacket for Id<ID> {
+        const ID: u16 = ID;
+        type Body<'a> = &'a [u8];
+
+        fn decode(packet: Packet<'_>) -> Result<Self::Body<'_>, Kick> {
+            match packet.payload() {
+                [] => Err(Kick::BadPayload),
+                bytes => Ok(bytes),
+            }
+        }
+    }
+    impl<const ID: u16> Travels<FromClient> for Id<ID> {}
+
+    /// What was handled.
+    type Seen = Vec<(u16, Vec<u8>)>;
+
+    fn table() -> Handlers<Seen> {
+        // Not in order, and at both ends: id 65,535 is one beyond the lecture's table.
+        Handlers::new()
+            .on::<Id<7>>(|seen, _, body| handle(seen, 7, body))
+            .on::<Id<65_535>>(|seen, _, body| handle(seen, 65_535, body))
+            .on::<Id<0>>(|seen, _, body| handle(seen, 0, body))
+            .on::<Id<300>>(|_, _, _| Err(Kick::ChatFlood))
+    }
+
+    fn handle(seen: &mut Seen, id: u16, body: &[u8]) -> Result<(), Kick> {
+        seen.push((id, body.to_vec()));
+        Ok(())
+    }
+
+    fn with_context<T>(call: impl FnOnce(&mut Context<'_>) -> T) -> (T, Vec<Effect>) {
+        let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+        let (mut effects, mut groups) = (Vec::new(), Groups::new(0, Arc::default(), 1));
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        let peer = Peer::new(SessionId::new(1, 0, 0), addr, None);
+        let mut ctx = Context::new(peer, Instant::now(), &buffers, &mut effects, &mut groups, 0);
+        let outcome = call(&mut ctx);
+        (outcome, effects)
+    }
+
+    #[test]
+    fn all_65_536_ids_find_their_handler_or_are_a_kick() {
+        let handlers = table();
+        with_context(|ctx| {
+            for id in 0..=u16::MAX {
+                let mut seen = Seen::new();
+                let outcome = handlers.dispatch(&mut seen, ctx, Packet::new(id, b"x"));
+                match id {
+                    0 | 7 | 65_535 => {
+                        assert_eq!((outcome, seen), (Ok(()), vec![(id, b"x".to_vec())]));
+                    }
+                    300 => assert_eq!(outcome, Err(Kick::ChatFlood)),
+                    _ => assert_eq!((outcome, seen), (Err(Kick::UnknownId), vec![])),
+                }
+            }
+        });
+        assert_eq!(format!("{handlers:?}"), "Handlers {0, 7, 300, 65535}");
+    }
+
+    #[test]
+    fn what_is_no_such_packet_never_reaches_its_handler() {
+        let mut seen = Seen::new();
+        let packet = Packet::new(7, b"");
+        let (outcome, _) = with_context(|ctx| table().dispatch(&mut seen, ctx, packet));
+        assert_eq!((outcome, seen), (Err(Kick::BadPayload), vec![]));
+    }
+
+    #[test]
+    fn a_table_without_handlers_knows_no_id() {
+        let packet = Packet::new(0, b"");
+        let (outcome, _) =
+            with_context(|ctx| Handlers::<Seen>::new().dispatch(&mut Seen::new(), ctx, packet));
+        assert_eq!(outcome, Err(Kick::UnknownId));
+    }
+
+    #[test]
+    #[should_panic(expected = "packet 7 has two handlers")]
+    fn two_handlers_of_one_packet_are_a_mistake_of_ours() {
+        let _ = table().on::<Id<7>>(|_, _, _| Ok(()));
+    }
+
+    #[test]
+    fn a_handler_has_the_context_and_may_hold_what_all_sessions_share() {
+        #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+        #[repr(C)]
+        struct Pong;
+        impl PacketHead for Pong {
+            const ID: u16 = 9;
+        }
+        let shared = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let counted = std::sync::Arc::clone(&shared);
+        let handlers = Handlers::<()>::new().on::<Id<1>>(move |(), ctx, body| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            ctx.send(&Pong, body);
+            Ok(())
+        });
+        let packet = Packet::new(1, b"x");
+        let (outcome, effects) = with_context(|ctx| handlers.dispatch(&mut (), ctx, packet));
+        assert_eq!(outcome, Ok(()));
+        assert_eq!(shared.load(std::sync::atomic::Ordering::Relaxed), 1);
+        let [Effect::Send(to, buffer)] = &effects[..] else {
+            panic!("{effects:?}");
+        };
+        assert_eq!(
+            (*to, &buffer[..]),
+            (SessionId::new(1, 0, 0), &[5, 0, 9, 0, b'x'][..])
+        );
+    }
+
+    #[test]
+    fn tables_are_shared_between_threads() {
+        fn is_shared<T: Send + Sync + 'static>() {}
+        is_shared::<Handlers<Seen>>();
+    }
+}

@@ -410,26 +410,56 @@
 //!
 //! The layers below `runtime` touch no socket and no clock: bytes and instants are their arguments.
 
-// Public for this crate's own tests, benchmarks and fuzz targets.
-#[cfg_attr(doc, doc(hidden))]
+// The feature `testing` shows the layers to this crate's own tests, benchmarks and fuzz targets.
+#[cfg(not(feature = "testing"))]
+mod base;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod base;
-#[cfg_attr(doc, doc(hidden))]
+#[cfg(not(feature = "testing"))]
+mod buffer;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod buffer;
-#[cfg_attr(doc, doc(hidden))]
+#[cfg(not(feature = "testing"))]
+mod connection;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod connection;
-#[cfg_attr(doc, doc(hidden))]
+#[cfg(not(feature = "testing"))]
+mod groups;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod groups;
-#[cfg_attr(doc, doc(hidden))]
+#[cfg(not(feature = "testing"))]
+mod protocol;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod protocol;
-#[cfg_attr(doc, doc(hidden))]
+#[cfg(not(feature = "testing"))]
+mod routing;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod routing;
-#[cfg_attr(doc, doc(hidden))]
+#[cfg(not(feature = "testing"))]
+mod runtime;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod runtime;
-#[cfg_attr(doc, doc(hidden))]
+#[cfg(not(feature = "testing"))]
+mod server;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod server;
-#[cfg_attr(doc, doc(hidden))]
+#[cfg(not(feature = "testing"))]
+mod session;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod session;
-#[cfg_attr(doc, doc(hidden))]
+#[cfg(not(feature = "testing"))]
+mod shard;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod shard;
 
 /// For the expansion of [`packets!`] alone.

@@ -1,4 +1,5 @@
-//! The folders of `src/` are the layers: imports go down only.
+//! The folders of `src/` are the layers: imports go down only. That the layers below `runtime` name
+//! no socket and no clock is Clippy's to say (`.clippy.toml`); here is seen that it is asked to.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use std::fs;
@@ -17,6 +18,11 @@ const LAYERS: [&str; 10] = [
     "runtime",
     "server",
 ];
+
+/// The lowest layer with sockets and clocks.
+const RUNTIME: &str = "runtime";
+const PURE: &str =
+    "#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]";
 
 #[test]
 fn imports_go_down_only() {
@@ -65,6 +71,16 @@ fn every_file_is_in_a_layer_and_the_documentation_names_the_layers_in_order() {
         LAYERS.contains(&name).then_some(name)
     });
     assert!(rows.eq(LAYERS.into_iter().rev()));
+}
+
+#[test]
+fn clippy_forbids_sockets_and_clocks_below_the_runtime() {
+    for layer in LAYERS.into_iter().take_while(|layer| *layer != RUNTIME) {
+        let mut files = sources().into_iter().filter(|(of, ..)| of == layer);
+        assert!(files.any(|(_, path, source)| path.ends_with("mod.rs") && source.contains(PURE)));
+    }
+    let allowed = |source: &str| source.contains("allow(clippy::disallowed");
+    assert!(!sources().iter().any(|(_, _, source)| allowed(source)));
 }
 
 fn offences_of<'a>(layer: &'a str, source: &'a str) -> impl Iterator<Item = String> + 'a {

@@ -1,5 +1,7 @@
 //! What every layer uses: ids, reasons, the wire's numbers, limits, counters and small machines.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod address_budgets;
 pub mod backoff;
 pub mod config;

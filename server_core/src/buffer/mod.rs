@@ -14,6 +14,8 @@
 //! * [`manager`]: each thread writes into a chunk of its own, so threads meet at the pool only,
 //!   once per chunk and not once per packet.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod chunk;
 pub mod manager;
 pub mod pool;

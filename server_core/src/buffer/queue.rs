@@ -325,6 +325,7 @@ impl SendQueue {
     }
 
     /// Bytes of chunks (not of private blocks) that this queue keeps alive: zero after `settle`.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn pinned_bytes(&self) -> usize {
         let backlog = self.backlog.iter().flat_map(|backlog| &backlog.segments);

@@ -9,6 +9,8 @@
 //! The first two are phases of a [`Connection`], in the session table. `Draining` is a type of its
 //! own: what has left the table has no session, no framer, and nothing that could be sent to.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod admission;
 mod draining;
 mod output;

@@ -1,5 +1,7 @@
 //! Packets: how bytes become packets, and packets bytes.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod framer;
 pub mod list;
 pub mod packet;

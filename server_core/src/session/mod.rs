@@ -1,5 +1,7 @@
 //! What the user of this library writes: one object per peer, and what it may ask for.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod content;
 pub mod handlers;
 

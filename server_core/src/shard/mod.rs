@@ -11,6 +11,8 @@
 //! * No socket and no clock in here: streams are a type parameter, the time is an argument. The
 //!   [`worker`](crate::runtime::worker) brings both; tests bring fakes.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod arrivals;
 mod deadlines;
 mod effects;
@@ -375,6 +377,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     /// Whether packets of callbacks wait for receivers that are behind.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn is_paced(&self) -> bool {
         self.paced_until.is_some()
@@ -412,18 +415,21 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     /// Unsent bytes of one session. `None` if it is not here, or on its way out.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn queued_bytes(&mut self, id: SessionId) -> Option<usize> {
         self.table.visit(id, |connection| connection.queued_bytes())
     }
 
     /// Sessions that are here, those on their way out included.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.table.len()
     }
 
     /// Who of them is in which group.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn groups(&self) -> &Groups {
         &self.groups

@@ -294,6 +294,8 @@ fn packet_timeout() -> Vec<Figure> {
 
 fn send_queue() -> Vec<Figure> {
     const PACKET: f64 = 60_004.0;
+    const TICK_SECS: f64 = 0.02;
+    const GRACE_SECS: f64 = 1.0;
     let flags = ["--tick-ms", "20", "--payload-bytes", "60000"];
     let limits = ["--max-send-lag-ms", "0", "--stats-interval-secs", "0.01"];
     let server = Server::start(&[&flags[..], &limits].concat());
@@ -309,7 +311,9 @@ fn send_queue() -> Vec<Figure> {
         rounds.push(server.rss_bytes());
     }
     let most = largest(&server, 0, queued_bytes);
-    let allowed = 50.0 * (QUEUE_LIMIT + PACKET) * ROUNDING;
+    // A queue may be over its limit for `--max-send-grace-ms`, and ticks bring this much meanwhile.
+    let in_grace = GRACE_SECS * PACKET / TICK_SECS;
+    let allowed = 50.0 * (QUEUE_LIMIT + in_grace + PACKET) * ROUNDING;
     let first = mb(rounds[0]);
     let worst = rounds.iter().copied().map(mb).fold(0.0, f64::max);
     vec![

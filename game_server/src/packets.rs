@@ -64,7 +64,7 @@ impl From<SessionId> for SChat {
 impl SBye {
     /// What to say to a session that the server ends; nothing where nobody is there to hear it.
     #[must_use]
-    pub fn farewell(reason: DisconnectReason) -> Option<(Self, String)> {
+    pub fn close_message(reason: DisconnectReason) -> Option<(Self, String)> {
         let code = reason.code()?.into();
         Some((Self { reason: code }, reason.to_string()))
     }

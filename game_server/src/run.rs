@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         .map_err(in_words)?;
     let server = Server::builder()
         .config(config.clone())
-        .farewell(SBye::farewell)
+        .close_message(SBye::close_message)
         .start(args.addr.all(), move |_peer| {
             GameSession::new(max_chats_per_sec)
                 .with_chats_of_address(for_sessions.clone())

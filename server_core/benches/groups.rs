@@ -6,13 +6,13 @@
 use bytemuck::{Pod, Zeroable};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use server_core::base::disconnect_log::DepartureLog;
+use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
-use server_core::routing::router::{Arrival, Router};
+use server_core::routing::router::{NewConnection, Router};
 use server_core::shard::{Shard, Shared};
 use server_core::wire::U64Le;
 use server_core::{Config, Context, GroupId, Kick, Packet, PacketHead, Session, SessionId};
@@ -130,9 +130,9 @@ impl Rig {
             router: Arc::clone(&router),
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
-            departures: DepartureLog::default(),
+            departures: DisconnectLog::default(),
             factory: Box::new(|_| Silent),
-            farewell: Arc::new(|_, _| None),
+            close_message: Arc::new(|_, _| None),
         });
         let mut rig = Self {
             shard: Shard::new(0, shared),
@@ -145,7 +145,7 @@ impl Rig {
         let admission = Arc::new(Admission::new(1, None, None));
         for port in 0..SESSIONS {
             let permit = admission.admit(SocketAddr::from(([127, 0, 0, 1], port as u16)));
-            rig.router.adopt(Arrival {
+            rig.router.adopt(NewConnection {
                 stream: Sink,
                 permit: permit.expect("there is no limit"),
                 tag: None,

@@ -230,7 +230,7 @@
 //! # The end of a server
 //!
 //! [`ServerHandle::shutdown`] ends it in order: no more accepting, what is queued is flushed, each
-//! session gets the last packet of [`farewell`](ServerBuilder::farewell), then a FIN. It may be called
+//! session gets the last packet of [`close_message`](ServerBuilder::close_message), then a FIN. It may be called
 //! from any thread, that of a signal for example, which this library leaves to you (crates `ctrlc` and
 //! `signal-hook`). A [`Ticker::for_server`] ends with it, and [`Server::join`] returns when the last
 //! session has gone or the time for that is up. A callback of the server may call `shutdown`, too, and
@@ -257,7 +257,7 @@
 //!
 //! Over real sockets, on port 0: a server starts and ends in milliseconds, any number of them side by
 //! side. A client of few lines is enough, as packets write and read themselves; the bots of the
-//! examples are sessions of [`start_without_listener`](ServerBuilder::start_without_listener) and
+//! examples are sessions of [`start_client`](ServerBuilder::start_client) and
 //! [`ServerHandle::connect`], which is the way to many of them.
 //!
 //! ```

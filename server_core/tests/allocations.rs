@@ -3,15 +3,15 @@
 #![allow(unsafe_code)] // A global allocator cannot be written without.
 
 use bytemuck::{Pod, Zeroable};
-use server_core::base::disconnect_log::DepartureLog;
+use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::groups::members::Groups;
 use server_core::metrics::Metrics;
-use server_core::routing::completion_timer::Stopwatch;
+use server_core::routing::completion_timer::CompletionTimer;
 use server_core::routing::mailbox::Mailbox;
-use server_core::routing::router::{Arrival, Command, Router};
+use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
 use server_core::wire::U64Le;
 use server_core::{
@@ -156,11 +156,11 @@ impl Rig {
             router: Arc::clone(&router),
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
-            departures: DepartureLog::default(),
+            departures: DisconnectLog::default(),
             factory: Box::new(|peer| Ticker {
                 is_first: peer.addr.port() == 0,
             }),
-            farewell: Arc::new(|_, _| None),
+            close_message: Arc::new(|_, _| None),
         });
         let mut rig = Self {
             shard: Shard::new(0, shared),
@@ -172,7 +172,7 @@ impl Rig {
         let admission = Arc::new(Admission::new(1, None, None));
         for port in 0..SESSIONS {
             let addr = SocketAddr::from(([127, 0, 0, 1], port as u16));
-            let arrival = Arrival {
+            let arrival = NewConnection {
                 stream: Sink,
                 permit: admission.admit(addr).unwrap(),
                 tag: None,
@@ -288,7 +288,7 @@ fn a_packet_to_a_group_costs_no_more_than_one_to_all() {
 #[test]
 fn measuring_a_broadcast_costs_no_allocation() {
     let mut rig = Rig::new();
-    let stopwatch = Arc::new(Stopwatch::new(2));
+    let stopwatch = Arc::new(CompletionTimer::new(2));
     let (allocations, chunks) = rig.measure(|rig| {
         let hello = Hello { tick: 7.into() };
         let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();

@@ -6,12 +6,12 @@
 #[path = "simulation/wire.rs"]
 mod wire;
 
-use server_core::base::disconnect_log::DepartureLog;
+use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
-use server_core::routing::router::{Arrival, Command, Router};
+use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
 use server_core::{
     Config, ContentReceiver, ContentSender, Context, GroupId, Kick, MailboxFull, Packet,
@@ -146,18 +146,18 @@ impl One {
             router: Arc::new(Router::new([mailbox])),
             buffers: SendBufferManager::new(pool),
             metrics: Arc::new(Metrics::new(1)),
-            departures: DepartureLog::default(),
+            departures: DisconnectLog::default(),
             factory: Box::new(move |_| Probe {
                 events: teller.lock().unwrap().clone(),
                 content: None,
                 gate: Arc::clone(&gate),
             }),
-            farewell: Arc::new(|_, _| None),
+            close_message: Arc::new(|_, _| None),
         };
         let mut shard = Shard::new(0, Arc::new(shared));
         let (stream, end) = wire::pair(fastrand::Rng::with_seed(0), Stand::Standing);
         let admission = Arc::new(Admission::new(1, None, None));
-        let arrival = Arrival {
+        let arrival = NewConnection {
             stream,
             permit: admission.admit(([127, 0, 0, 1], 1).into()).unwrap(),
             tag: None,

@@ -245,7 +245,7 @@ fn a_connection_that_is_begun_as_the_server_ends_is_refused_or_told_of_the_end()
         let (tell, told) = channel();
         let sessions = Mutex::new(tell);
         let server = (Server::builder().workers(2))
-            .start_without_listener(move |_| Told(sessions.lock().unwrap().clone()))
+            .start_client(move |_| Told(sessions.lock().unwrap().clone()))
             .unwrap();
         let (handle, (begin, begun)) = (server.handle(), channel());
         let connecting = thread::spawn(move || {
@@ -305,7 +305,7 @@ enum Place {
     OnPacket,
     OnTimer,
     OnDisconnected,
-    Farewell,
+    CloseMessage,
 }
 
 /// Ends its server in one of its own callbacks.
@@ -361,7 +361,7 @@ impl Session for Ender {
     fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
         self.pass(Place::OnPacket);
         match self.place {
-            Place::OnDisconnected | Place::Farewell => Err(Kick::UnknownId),
+            Place::OnDisconnected | Place::CloseMessage => Err(Kick::UnknownId),
             _ => Ok(()),
         }
     }
@@ -400,8 +400,8 @@ fn scene(way: Way, place: Place) -> Scene {
     // Held until the server is where the callbacks look for it.
     let mut place_for_server = shared.lock().unwrap();
     let server = (Server::builder().workers(2))
-        .farewell(move |_| {
-            for_farewell.lock().unwrap().pass(Place::Farewell);
+        .close_message(move |_| {
+            for_farewell.lock().unwrap().pass(Place::CloseMessage);
             Some((NOTE, ""))
         })
         .start("127.0.0.1:0", move |_| {
@@ -460,7 +460,7 @@ fn a_callback_can_end_its_own_server_and_cannot_wait_for_it() {
         Place::OnPacket,
         Place::OnTimer,
         Place::OnDisconnected,
-        Place::Farewell,
+        Place::CloseMessage,
     ];
     for (way, place) in ways
         .into_iter()
@@ -479,7 +479,9 @@ fn a_callback_can_end_its_own_server_and_cannot_wait_for_it() {
         drop(actor);
         let reason = scene.departures.recv_timeout(PATIENCE).unwrap();
         let expected = match place {
-            Place::OnDisconnected | Place::Farewell => DisconnectReason::Kicked(Kick::UnknownId),
+            Place::OnDisconnected | Place::CloseMessage => {
+                DisconnectReason::Kicked(Kick::UnknownId)
+            }
             _ => DisconnectReason::Shutdown,
         };
         assert_eq!(reason, expected, "{way:?} in {place:?}: no callback panics");

@@ -8,14 +8,14 @@
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use bytemuck::{Pod, Zeroable};
-use server_core::base::disconnect_log::DepartureLog;
+use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::outbox;
-use server_core::routing::router::{Arrival, Command, Router};
+use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
 use server_core::wire::U64Le;
 use server_core::{
@@ -200,9 +200,9 @@ impl Sim {
             router: Arc::clone(&router),
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
-            departures: DepartureLog::default(),
+            departures: DisconnectLog::default(),
             factory: Box::new(move |_| Player { packets_on_leave }),
-            farewell: Arc::new(|_, _| None),
+            close_message: Arc::new(|_, _| None),
         });
         let now = Instant::now();
         Self {
@@ -235,7 +235,7 @@ impl Sim {
         let addr = ([127, 0, 0, 1], self.peers.len() as u16).into();
         let permit = self.admission.admit(addr).unwrap();
         let (worker, mut id) = (permit.worker(), None);
-        let arrival = Arrival {
+        let arrival = NewConnection {
             stream: Stream(Arc::clone(&pipe)),
             permit,
             tag: None,

@@ -5,7 +5,7 @@ mod util;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
-use server_core::packet::{FromClient, FromServer, Travels};
+use server_core::packet::{Direction, FromClient, FromServer};
 use server_core::wire::{MAX_PACKET_BYTES, U16Le};
 use server_core::{IncomingPacket, Kick, List, OutgoingPacket, Packet, PacketHead};
 
@@ -157,7 +157,7 @@ fn golden_bytes_of_variable_parts() {
 
 #[test]
 fn ids_and_ways_are_those_of_the_table() {
-    fn id_of<P: IncomingPacket + Travels<Way>, Way>() -> u16 {
+    fn id_of<P: IncomingPacket + Direction<Way>, Way>() -> u16 {
         P::ID
     }
     let ids = [

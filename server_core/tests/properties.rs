@@ -14,7 +14,7 @@ use models::send_queue::Step as QueueStep;
 use models::session_table::Step as TableStep;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
-use server_core::base::timers::{Alarm, TimeoutQueue};
+use server_core::base::timers::{TimeoutQueue, TimerSlot};
 use server_core::{ContentReceiver, SessionId};
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -333,7 +333,7 @@ fn timeout_queue_behaves_as_a_list_of_instants() {
     check("timeout queue", 400, &strategy, |steps| {
         let id = |who: usize| SessionId::new(1 + who as u32 % 3, 0, who as u32);
         let mut queue = TimeoutQueue::default();
-        let mut alarms: Vec<Alarm> = (0..SESSIONS).map(|_| Alarm::default()).collect();
+        let mut alarms: Vec<TimerSlot> = (0..SESSIONS).map(|_| TimerSlot::default()).collect();
         let mut model: HashMap<usize, Instant> = HashMap::new();
         let mut now = Instant::now();
         for step in steps {
@@ -354,7 +354,7 @@ fn timeout_queue_behaves_as_a_list_of_instants() {
                     while let Some(due) = queue.pop_due(now) {
                         let who = due.slot();
                         prop_assert_eq!(due, id(who));
-                        alarms[who].rang();
+                        alarms[who].cleared();
                         let at = model.remove(&who);
                         prop_assert!(at.is_some_and(|at| at <= now), "too early, or not armed");
                         prop_assert!(last <= at, "out of order");

@@ -127,7 +127,7 @@ struct Running {
 fn builder() -> ServerBuilder {
     Server::builder()
         .workers(2)
-        .farewell(|reason| Some((Bye(reason.code()?.into()), "")))
+        .close_message(|reason| Some((Bye(reason.code()?.into()), "")))
 }
 
 fn factory() -> (
@@ -282,7 +282,7 @@ fn lecture_22_a_handler_sees_whole_packets_only_however_they_arrive() {
 fn lecture_23_a_client_is_built_on_the_same_sessions() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
     let (factory, events, _) = factory();
-    let client = builder().start_without_listener(factory).unwrap();
+    let client = builder().start_client(factory).unwrap();
     client
         .handle()
         .connect(there.local_addr().unwrap(), 77)
@@ -317,7 +317,7 @@ fn a_refused_connection_is_told_of_once_and_was_never_connected() {
         taken.local_addr().unwrap()
     };
     let (factory, events, _) = factory();
-    let client = builder().start_without_listener(factory).unwrap();
+    let client = builder().start_client(factory).unwrap();
     client.handle().connect(nobody, 5).unwrap();
     let refused = DisconnectReason::ConnectFailed(ErrorKind::ConnectionRefused);
     let told = events.recv_timeout(PATIENCE).unwrap();
@@ -337,7 +337,7 @@ fn a_connection_comes_from_the_address_that_was_asked_for() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = there.local_addr().unwrap();
     let (factory, events, _) = factory();
-    let client = builder().start_without_listener(factory).unwrap();
+    let client = builder().start_client(factory).unwrap();
     for (tag, source) in [(1, "127.0.0.2"), (2, "127.0.0.3"), (3, "127.0.0.1")] {
         let source: IpAddr = source.parse().unwrap();
         (client.handle().connect_from(Some(source), addr, tag)).unwrap();
@@ -359,7 +359,7 @@ fn a_source_that_cannot_be_is_an_error_at_once() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = there.local_addr().unwrap();
     let (factory, events, _) = factory();
-    let client = builder().start_without_listener(factory).unwrap();
+    let client = builder().start_client(factory).unwrap();
     // One is set aside for documentation, so nobody has it; the other is of another family.
     for source in ["192.0.2.1", "::1"] {
         let source: IpAddr = source.parse().unwrap();

@@ -15,13 +15,13 @@ mod world;
 use bytemuck::from_bytes;
 use groups::Verdict;
 use listener::FakeListener;
-use server_core::base::disconnect_log::DepartureLog;
+use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::outbox;
-use server_core::routing::router::{Arrival, Command, Router};
+use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::runtime::acceptor::RETRY;
 use server_core::shard::{Shard, Shared};
 use server_core::{Config, DisconnectReason, Kick, PacketHead, SessionId};
@@ -528,12 +528,12 @@ impl Sim {
             router: Arc::clone(&router),
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
-            departures: DepartureLog::default(),
+            departures: DisconnectLog::default(),
             factory: Box::new({
                 let world = world.clone();
                 move |peer| SimSession::new(peer, &world)
             }),
-            farewell: Arc::new(|reason, buffers| {
+            close_message: Arc::new(|reason, buffers| {
                 buffers.encode(&SBye(reason.code()?.into()), b"bye").ok()
             }),
         });
@@ -731,7 +731,7 @@ impl Sim {
             seen: Seen::default(),
         });
         if is_outgoing {
-            self.router.adopt(Arrival {
+            self.router.adopt(NewConnection {
                 stream,
                 permit: self.admission.admit_outgoing(addr),
                 tag: Some(u64::from(addr.port())),
@@ -752,7 +752,7 @@ impl Sim {
             self.may_accept_since = None;
         }
         for (stream, addr) in accepted {
-            self.router.adopt(Arrival {
+            self.router.adopt(NewConnection {
                 stream,
                 permit: self.admission.admit(addr).unwrap(),
                 tag: None,

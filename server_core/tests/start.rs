@@ -68,7 +68,7 @@ fn start(addr: Option<SocketAddr>) -> std::io::Result<Server> {
     let builder = Server::builder().workers(WORKERS);
     match addr {
         Some(addr) => builder.start(addr, |_| Nobody),
-        None => builder.start_without_listener(|_| Nobody),
+        None => builder.start_client(|_| Nobody),
     }
 }
 

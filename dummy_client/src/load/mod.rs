@@ -55,7 +55,7 @@ pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
     });
     let server = Server::builder()
         .config(config(args.threads))
-        .start_without_listener(move |peer| Bot::new(Arc::clone(&settings), peer))
+        .start_client(move |peer| Bot::new(Arc::clone(&settings), peer))
         .map_err(failed)?;
     let self_check = SelfCheck::start(args.threads).map_err(failed)?;
     log::info!(

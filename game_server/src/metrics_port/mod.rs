@@ -196,7 +196,7 @@ struct Service {
     /// Accept again then.
     retry_at: Option<Instant>,
     backoff: Backoff,
-    may_say_why_at: Option<Instant>,
+    next_log_at: Option<Instant>,
     look: Option<Look>,
     /// The lists of sessions that somebody still reads.
     lists: Vec<Weak<[u8]>>,
@@ -231,7 +231,7 @@ impl Service {
             is_asked_for: false,
             retry_at: None,
             backoff: Backoff::new(RETRY.0, RETRY.1),
-            may_say_why_at: None,
+            next_log_at: None,
             look: None,
             lists: Vec::new(),
         }
@@ -364,8 +364,8 @@ impl Service {
         self.retry_at = Some(now + self.backoff.next_delay(u32::MAX));
         // By then that one may have gone.
         self.is_asked_for = false;
-        if self.may_say_why_at.is_none_or(|at| at <= now) {
-            self.may_say_why_at = Some(now + SILENCE);
+        if self.next_log_at.is_none_or(|at| at <= now) {
+            self.next_log_at = Some(now + SILENCE);
             log::warn!("the metrics port cannot accept for now: {error}");
         }
     }

@@ -75,15 +75,13 @@ impl Bots {
         };
         let (teller, told) = crossbeam_channel::unbounded();
         // The client is a second user of the library: the same sessions, without a listener.
-        let client = Server::builder()
-            .workers(1)
-            .start_without_listener(move |peer| {
-                make_bot(Verdict {
-                    bot: peer.tag.unwrap_or_default() as u16,
-                    bots,
-                    teller: Some(teller.clone()),
-                })
-            })?;
+        let client = Server::builder().workers(1).start_client(move |peer| {
+            make_bot(Verdict {
+                bot: peer.tag.unwrap_or_default() as u16,
+                bots,
+                teller: Some(teller.clone()),
+            })
+        })?;
         for bot in 0..bots {
             client.handle().connect(server.local_addr(), bot.into())?;
         }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// A peer can be made to leave a million times, for a different reason each time; it must not be
 /// able to fill the disk with that. Clones are the same log.
 #[derive(Clone, Debug, Default)]
-pub struct DepartureLog {
+pub struct DisconnectLog {
     window: Arc<Mutex<Window>>,
 }
 
@@ -44,7 +44,7 @@ const SPARE_LINES: u32 = 8;
 /// Addresses that a summary tells apart; the set must not grow with the attack.
 const MAX_ADDRESSES: usize = 1024;
 
-impl DepartureLog {
+impl DisconnectLog {
     /// Tells of one departure; a connection that was turned away never had an id. If it was only
     /// counted, returns when its summary is due.
     pub fn note(
@@ -201,14 +201,14 @@ mod tests {
     use super::*;
     use crate::base::reason::Kick;
 
-    fn note(log: &DepartureLog, n: u64, reason: Kick, now: Instant) -> Option<Instant> {
+    fn note(log: &DisconnectLog, n: u64, reason: Kick, now: Instant) -> Option<Instant> {
         let peer = SocketAddr::from(([127, 0, 0, (n % 3) as u8], 1));
         log.note(Some(SessionId::new(1, 0, 0)), peer, reason.into(), now)
     }
 
     #[test]
     fn a_flood_is_a_few_lines_and_a_summary_per_window() {
-        let log = DepartureLog::default();
+        let log = DisconnectLog::default();
         let start = Instant::now();
         let own_lines = (0..10_000)
             .filter(|&n| note(&log, n, Kick::BadSize, start).is_none())
@@ -251,7 +251,7 @@ mod tests {
             Kick::RateLimit,
             Kick::ChatFlood,
         ];
-        let log = DepartureLog::default();
+        let log = DisconnectLog::default();
         let start = Instant::now();
         let (mut lines, mut summary_at) = (0, None);
         for n in 0..10_000_u32 {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 /// The deadlines of one worker's sessions, earliest first.
 ///
-/// A session remembers the instant it is armed for ([`Alarm`]), so that moving it needs no
+/// A session remembers the instant it is armed for ([`TimerSlot`]), so that moving it needs no
 /// search. An alarm that comes early is cheap and harmless: whoever is called looks at what is
 /// really due and arms again. So a deadline that only moves *back* (each received packet pushes
 /// the idle deadline on) touches nothing here until the old one comes up.
@@ -17,28 +17,28 @@ pub struct TimeoutQueue {
 
 /// What one session is armed for.
 #[derive(Debug, Default)]
-pub struct Alarm(Option<Instant>);
+pub struct TimerSlot(Option<Instant>);
 
 impl TimeoutQueue {
     /// Makes sure that `id` comes up no later than `at`.
-    pub fn arm(&mut self, id: SessionId, alarm: &mut Alarm, at: Instant) {
-        if alarm.0.is_some_and(|armed| armed <= at) {
+    pub fn arm(&mut self, id: SessionId, timer: &mut TimerSlot, at: Instant) {
+        if timer.0.is_some_and(|armed| armed <= at) {
             return;
         }
-        self.disarm(id, alarm);
+        self.disarm(id, timer);
         self.entries.insert((at, id));
-        alarm.0 = Some(at);
+        timer.0 = Some(at);
     }
 
     /// Makes `id` come up at `at`, whatever it was armed for.
-    pub fn rearm(&mut self, id: SessionId, alarm: &mut Alarm, at: Instant) {
-        self.disarm(id, alarm);
-        self.arm(id, alarm, at);
+    pub fn rearm(&mut self, id: SessionId, timer: &mut TimerSlot, at: Instant) {
+        self.disarm(id, timer);
+        self.arm(id, timer, at);
     }
 
     /// Forgets `id`.
-    pub fn disarm(&mut self, id: SessionId, alarm: &mut Alarm) {
-        if let Some(at) = alarm.0.take() {
+    pub fn disarm(&mut self, id: SessionId, timer: &mut TimerSlot) {
+        if let Some(at) = timer.0.take() {
             self.entries.remove(&(at, id));
         }
     }
@@ -50,7 +50,7 @@ impl TimeoutQueue {
     }
 
     /// Takes out one session whose instant has come. Its owner must call
-    /// [`Alarm::rang`] before arming it again.
+    /// [`TimerSlot::cleared`] before arming it again.
     pub fn pop_due(&mut self, now: Instant) -> Option<SessionId> {
         let (at, _) = self.entries.first()?;
         if *at > now {
@@ -60,9 +60,9 @@ impl TimeoutQueue {
     }
 }
 
-impl Alarm {
+impl TimerSlot {
     /// Its entry came up and is gone.
-    pub fn rang(&mut self) {
+    pub fn cleared(&mut self) {
         self.0 = None;
     }
 }
@@ -77,18 +77,18 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let id = SessionId::new(1, 0, 0);
-        let (mut queue, mut alarm) = (TimeoutQueue::default(), Alarm::default());
-        queue.arm(id, &mut alarm, at(10));
-        queue.arm(id, &mut alarm, at(60));
+        let (mut queue, mut timer) = (TimeoutQueue::default(), TimerSlot::default());
+        queue.arm(id, &mut timer, at(10));
+        queue.arm(id, &mut timer, at(60));
         assert_eq!(queue.next_at(), Some(at(10)));
-        queue.arm(id, &mut alarm, at(3));
+        queue.arm(id, &mut timer, at(3));
         assert_eq!(queue.next_at(), Some(at(3)));
         assert_eq!(queue.pop_due(at(2)), None);
         assert_eq!(queue.pop_due(at(3)), Some(id));
         assert_eq!(queue.pop_due(at(100)), None, "one entry per session");
-        alarm.rang();
-        queue.arm(id, &mut alarm, at(60));
-        queue.disarm(id, &mut alarm);
+        timer.cleared();
+        queue.arm(id, &mut timer, at(60));
+        queue.disarm(id, &mut timer);
         assert_eq!(queue.next_at(), None);
     }
 
@@ -96,10 +96,10 @@ mod tests {
     fn comes_up_in_order() {
         let start = Instant::now();
         let mut queue = TimeoutQueue::default();
-        let mut alarms: Vec<Alarm> = (0..50).map(|_| Alarm::default()).collect();
-        for (slot, alarm) in alarms.iter_mut().enumerate() {
+        let mut timers: Vec<TimerSlot> = (0..50).map(|_| TimerSlot::default()).collect();
+        for (slot, timer) in timers.iter_mut().enumerate() {
             let delay = Duration::from_millis((slot as u64 * 37) % 50);
-            queue.arm(SessionId::new(1, 0, slot as u32), alarm, start + delay);
+            queue.arm(SessionId::new(1, 0, slot as u32), timer, start + delay);
         }
         let late = start + Duration::from_secs(1);
         let order: Vec<usize> = std::iter::from_fn(|| queue.pop_due(late))

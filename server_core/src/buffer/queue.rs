@@ -36,7 +36,7 @@ pub struct SendQueue {
 
 /// Packets that lie side by side in one chunk.
 #[derive(Clone, Debug)]
-pub struct PacketRun {
+pub struct PacketBatch {
     buffer: SendBuffer,
     packets: usize,
 }
@@ -99,7 +99,7 @@ pub const THROUGHPUT_WINDOW: Duration = Duration::from_millis(250);
 /// 1 MiB/s that is promised to a reader: what its socket takes lags what it reads by a buffer.
 pub const KEEPS_UP_BYTES_PER_SEC: u64 = 512 << 10;
 
-impl PacketRun {
+impl PacketBatch {
     /// A run of one encoded packet.
     #[must_use]
     pub fn new(packet: SendBuffer) -> Self {
@@ -132,12 +132,12 @@ impl PacketRun {
 impl SendQueue {
     /// Queues one encoded packet.
     pub fn push(&mut self, buffer: SendBuffer) {
-        self.push_run(PacketRun::new(buffer));
+        self.push_run(PacketBatch::new(buffer));
     }
 
     /// Queues several at once.
-    pub fn push_run(&mut self, run: PacketRun) {
-        let PacketRun { buffer, packets } = run;
+    pub fn push_run(&mut self, run: PacketBatch) {
+        let PacketBatch { buffer, packets } = run;
         if buffer.is_empty() {
             return;
         }

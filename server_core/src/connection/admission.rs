@@ -1,4 +1,4 @@
-//! Who may come in, and to which worker. The permit is the seat: it goes back by itself.
+//! Who may come in, and to which worker. The permit is the slot: it goes back by itself.
 
 use crate::base::address_budgets::owner_of;
 use std::collections::HashMap;
@@ -28,12 +28,12 @@ struct ByIp {
 #[derive(Debug)]
 pub struct Permit {
     admission: Arc<Admission>,
-    seat: Seat,
+    slot: Slot,
 }
 
 /// Whose place it is, and on which worker. Every session has one: the long address is elsewhere.
 #[derive(Debug)]
-enum Seat {
+enum Slot {
     V4(SocketAddrV4, u8),
     V6(Box<SocketAddrV6>, u8),
 }
@@ -74,7 +74,7 @@ impl Admission {
             return None;
         }
         self.in_transit.fetch_add(1, Ordering::AcqRel);
-        Some(self.seat(peer))
+        Some(self.slot(peer))
     }
 
     /// A worker has taken over this many connections, and has ended those that had to go for them.
@@ -95,7 +95,7 @@ impl Admission {
         if let Some(by_ip) = &self.by_ip {
             *by_ip.counts().entry(owner_of(peer.ip())).or_default() += 1;
         }
-        self.seat(peer)
+        self.slot(peer)
     }
 
     /// Permits that are out.
@@ -110,7 +110,7 @@ impl Admission {
         self.max_total.saturating_sub(self.total())
     }
 
-    fn seat(self: &Arc<Self>, peer: SocketAddr) -> Permit {
+    fn slot(self: &Arc<Self>, peer: SocketAddr) -> Permit {
         let (worker, load) = self
             .by_worker
             .iter()
@@ -120,9 +120,9 @@ impl Admission {
         load.fetch_add(1, Ordering::AcqRel);
         Permit {
             admission: Arc::clone(self),
-            seat: match peer {
-                SocketAddr::V4(addr) => Seat::V4(addr, worker as u8),
-                SocketAddr::V6(addr) => Seat::V6(Box::new(addr), worker as u8),
+            slot: match peer {
+                SocketAddr::V4(addr) => Slot::V4(addr, worker as u8),
+                SocketAddr::V6(addr) => Slot::V6(Box::new(addr), worker as u8),
             },
         }
     }
@@ -160,9 +160,9 @@ impl Permit {
     /// Whom it was given to.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
-        match &self.seat {
-            Seat::V4(addr, _) => (*addr).into(),
-            Seat::V6(addr, _) => (**addr).into(),
+        match &self.slot {
+            Slot::V4(addr, _) => (*addr).into(),
+            Slot::V6(addr, _) => (**addr).into(),
         }
     }
 
@@ -175,7 +175,7 @@ impl Permit {
     /// The worker on which the place is.
     #[must_use]
     pub fn worker(&self) -> usize {
-        let (Seat::V4(_, worker) | Seat::V6(_, worker)) = &self.seat;
+        let (Slot::V4(_, worker) | Slot::V6(_, worker)) = &self.slot;
         usize::from(*worker)
     }
 }

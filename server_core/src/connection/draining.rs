@@ -3,7 +3,7 @@
 use super::Transport;
 use super::output::{Flushed, regauge, write_queue};
 use crate::base::config::Config;
-use crate::base::timers::Alarm;
+use crate::base::timers::TimerSlot;
 use crate::buffer::SendBuffer;
 use crate::buffer::queue::SendQueue;
 use crate::buffer::recv::RecvBuffer;
@@ -15,7 +15,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Draining<T> {
     /// When its owner has to look at it next.
-    pub alarm: Alarm,
+    pub timer: TimerSlot,
     /// On its owner's list of those that have more to do.
     pub is_listed: bool,
     stream: T,
@@ -70,7 +70,7 @@ impl<T: Transport> Draining<T> {
             queue.push(packet);
         }
         Self {
-            alarm: Alarm::default(),
+            timer: TimerSlot::default(),
             is_listed: false,
             stream,
             _permit: None,

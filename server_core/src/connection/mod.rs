@@ -23,9 +23,9 @@ use crate::base::id::SessionId;
 use crate::base::rate_limiter::RateLimiter;
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::base::snapshot::SessionInfo;
-use crate::base::timers::Alarm;
+use crate::base::timers::TimerSlot;
 use crate::buffer::SendBuffer;
-use crate::buffer::queue::{PacketRun, SendQueue};
+use crate::buffer::queue::{PacketBatch, SendQueue};
 use crate::buffer::recv::RecvBuffer;
 use crate::connection::admission::Permit;
 use crate::protocol::framer::Framer;
@@ -56,7 +56,7 @@ pub struct Connection<T, S> {
     /// The user's object.
     pub session: S,
     /// When the worker has to look at this connection next.
-    pub alarm: Alarm,
+    pub timer: TimerSlot,
     /// There may be input that no edge will announce.
     pub has_input: bool,
     /// On the worker's list of sessions to read from.
@@ -64,7 +64,7 @@ pub struct Connection<T, S> {
     /// On the worker's list of sessions to flush.
     pub is_dirty: bool,
     /// What everybody gets in this turn is in its queue already, or none of its business.
-    pub is_apart: bool,
+    pub is_detached: bool,
     /// It has logged in, or does not have to.
     pub is_admitted: bool,
     /// Its end is decided, and waits behind what was asked for before: nobody calls it any more.
@@ -95,7 +95,7 @@ pub struct Connection<T, S> {
 struct Extras {
     tag: Option<u64>,
     rate: RateLimiter,
-    intake: Intake,
+    intake: ReadState,
     /// The session is called when its queue holds this many bytes or fewer.
     drained_below: Option<usize>,
     /// On the worker's list of sessions whose queue has drained.
@@ -112,7 +112,7 @@ enum Phase {
 
 /// Whether the input of a peer waits in its socket until it has taken more of its output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Intake {
+enum ReadState {
     /// It is read as it comes.
     #[default]
     Free,
@@ -148,15 +148,15 @@ pub struct Received {
 
 /// What the time brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
-    /// Nothing yet.
-    Nothing,
+pub enum Expired {
+    /// None yet.
+    None,
     /// The peer should have sent something by now: read once more, then kick.
-    Input(DisconnectReason),
+    ReadThenClose(DisconnectReason),
     /// The peer should have taken something by now: write once more, then kick.
-    Output(DisconnectReason),
+    WriteThenClose(DisconnectReason),
     /// No use in another try.
-    Over(DisconnectReason),
+    Close(DisconnectReason),
 }
 
 impl ReadLimits {
@@ -192,11 +192,11 @@ impl<T: Transport, S> Connection<T, S> {
         });
         Self {
             session,
-            alarm: Alarm::default(),
+            timer: TimerSlot::default(),
             has_input: false,
             is_listed_readable: false,
             is_dirty: false,
-            is_apart: false,
+            is_detached: false,
             is_admitted: true,
             is_leaving: false,
             held_effects: 0,
@@ -299,11 +299,11 @@ impl<T: Transport, S> Connection<T, S> {
     /// Queues a packet. Returns whether this connection now has to be put on the list of those to
     /// flush.
     pub fn queue(&mut self, buffer: SendBuffer) -> bool {
-        self.queue_run(PacketRun::new(buffer))
+        self.queue_run(PacketBatch::new(buffer))
     }
 
     /// The same for several packets at once.
-    pub fn queue_run(&mut self, run: PacketRun) -> bool {
+    pub fn queue_run(&mut self, run: PacketBatch) -> bool {
         self.queue.push_run(run);
         !std::mem::replace(&mut self.is_dirty, true)
     }
@@ -314,9 +314,9 @@ impl<T: Transport, S> Connection<T, S> {
     ///
     /// # Errors
     /// If the stream is broken.
-    pub fn send_common(
+    pub fn write_broadcast(
         &mut self,
-        run: &PacketRun,
+        run: &PacketBatch,
         config: &Config,
         flushed: &mut Flushed,
     ) -> Result<bool, DisconnectReason> {
@@ -408,15 +408,15 @@ impl<T: Transport, S> Connection<T, S> {
     pub fn may_receive(&mut self, limits: ReadLimits, now: Instant) -> bool {
         let queued_bytes = self.queue.queued_bytes();
         let must_pause = match self.intake() {
-            Intake::Free => queued_bytes > limits.pause_above,
-            Intake::Paused { .. } => false,
-            Intake::Resumed => queued_bytes > limits.resume_up_to,
+            ReadState::Free => queued_bytes > limits.pause_above,
+            ReadState::Paused { .. } => false,
+            ReadState::Resumed => queued_bytes > limits.resume_up_to,
         };
         if must_pause && !limits.pause.is_zero() {
             let until = now + limits.pause;
-            self.extras.get_or_insert_default().intake = Intake::Paused { until };
+            self.extras.get_or_insert_default().intake = ReadState::Paused { until };
         }
-        !matches!(self.intake(), Intake::Paused { .. })
+        !matches!(self.intake(), ReadState::Paused { .. })
     }
 
     /// Whether a pause of its input is over: then it has to be read, as no edge will tell.
@@ -425,17 +425,17 @@ impl<T: Transport, S> Connection<T, S> {
         let Some(extras) = &mut self.extras else {
             return false;
         };
-        let was_paused = matches!(extras.intake, Intake::Paused { .. });
-        let is_over = matches!(extras.intake, Intake::Paused { until } if until <= now);
+        let was_paused = matches!(extras.intake, ReadState::Paused { .. });
+        let is_over = matches!(extras.intake, ReadState::Paused { until } if until <= now);
         if queued_bytes <= limits.pause_above {
-            extras.intake = Intake::Free;
+            extras.intake = ReadState::Free;
         } else if is_over && queued_bytes > limits.resume_up_to {
             let until = now + limits.pause;
-            extras.intake = Intake::Paused { until };
+            extras.intake = ReadState::Paused { until };
         } else if is_over {
-            extras.intake = Intake::Resumed;
+            extras.intake = ReadState::Resumed;
         }
-        let resumes = was_paused && !matches!(extras.intake, Intake::Paused { .. });
+        let resumes = was_paused && !matches!(extras.intake, ReadState::Paused { .. });
         if resumes {
             self.restart_input_clock(now);
         }
@@ -450,11 +450,11 @@ impl<T: Transport, S> Connection<T, S> {
 
     /// Whether the peer is not read for now, whatever it has sent.
     fn is_input_paused(&self) -> bool {
-        self.is_held() || matches!(self.intake(), Intake::Paused { .. })
+        self.is_held() || matches!(self.intake(), ReadState::Paused { .. })
     }
 
-    fn intake(&self) -> Intake {
-        (self.extras.as_ref()).map_or(Intake::Free, |extras| extras.intake)
+    fn intake(&self) -> ReadState {
+        (self.extras.as_ref()).map_or(ReadState::Free, |extras| extras.intake)
     }
 
     /// Bytes that wait in both directions.
@@ -635,8 +635,8 @@ impl<T: Transport, S> Connection<T, S> {
         let open = connecting.is_none().then(|| {
             let (began_at, last_received_at) = self.input_clock();
             let paused_until = match self.intake() {
-                Intake::Paused { until } => Some(until),
-                Intake::Free | Intake::Resumed => None,
+                ReadState::Paused { until } => Some(until),
+                ReadState::Free | ReadState::Resumed => None,
             };
             [
                 self.timer_at(),
@@ -662,36 +662,36 @@ impl<T: Transport, S> Connection<T, S> {
     }
 
     /// What was read in the turn that began then counts from the end of that turn.
-    pub fn postdate(&mut self, began: Instant, ended: Instant) {
+    pub fn shift_to(&mut self, began: Instant, ended: Instant) {
         if self.last_received_at == began {
             self.last_received_at = ended;
         }
-        self.framer.postdate(began, ended);
+        self.framer.shift_to(began, ended);
     }
 
     /// What the time has brought. A peer that passes a check of its throughput is given more time here.
     #[must_use]
-    pub fn due(&mut self, config: &Config, now: Instant) -> Due {
+    pub fn expired(&mut self, config: &Config, now: Instant) -> Expired {
         let is_over = |since: Option<Instant>, wait: Option<_>| {
             since.zip(wait).is_some_and(|(at, wait)| at + wait <= now)
         };
         if self.phase == Phase::Connecting {
             return match is_over(Some(self.since), config.connect_timeout) {
-                true => Due::Over(DisconnectReason::ConnectFailed(ErrorKind::TimedOut)),
-                false => Due::Nothing,
+                true => Expired::Close(DisconnectReason::ConnectFailed(ErrorKind::TimedOut)),
+                false => Expired::None,
             };
         }
         let (began_at, last_received_at) = self.input_clock();
         if is_over(began_at, config.packet_timeout) {
-            Due::Input(Kick::PacketTimeout.into())
+            Expired::ReadThenClose(Kick::PacketTimeout.into())
         } else if is_over(last_received_at, config.idle_timeout) {
-            Due::Input(DisconnectReason::Idle)
+            Expired::ReadThenClose(DisconnectReason::Idle)
         } else if is_over(self.login_began_at(), config.login_timeout) {
-            Due::Input(DisconnectReason::LoginTimeout)
+            Expired::ReadThenClose(DisconnectReason::LoginTimeout)
         } else if self.is_slow(config, now) {
-            Due::Output(Kick::SlowConsumer.into())
+            Expired::WriteThenClose(Kick::SlowConsumer.into())
         } else {
-            Due::Nothing
+            Expired::None
         }
     }
 
@@ -724,7 +724,7 @@ impl<T: Transport, S> Connection<T, S> {
         flush_by: Instant,
     ) -> (S, Draining<T>) {
         let mut draining = Draining::new(self.stream, self.queue, last_packet, flush_by);
-        draining.alarm = self.alarm;
+        draining.timer = self.timer;
         draining._permit = Some(self.permit);
         // Whoever was closed earlier in this turn has not heard of an edge that came since: one write
         // that would block is the price of not waiting for it for ever.

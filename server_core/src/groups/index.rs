@@ -8,28 +8,28 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The workers of every group that has members.
 ///
-/// A worker holds one [`Claim`] on a group as long as it has members of it, and so does each join
+/// A worker holds one [`Subscription`] on a group as long as it has members of it, and so does each join
 /// that is on its way to it. Who joins and leaves where others are writes nothing in here.
 #[derive(Debug, Default)]
-pub struct GroupDirectory {
+pub struct GroupIndex {
     /// Several locks, so that workers rarely meet.
-    shelves: [RwLock<Shelf>; SHELVES],
+    stripes: [RwLock<Stripe>; STRIPES],
     hasher: std::hash::RandomState,
 }
 
-type Shelf = HashMap<GroupId, Vec<Claims>>;
+type Stripe = HashMap<GroupId, Vec<WorkerSubscriptions>>;
 
-/// How many claims one worker has on a group: never none.
+/// How many subscriptions one worker has on a group: never none.
 #[derive(Debug)]
-struct Claims {
+struct WorkerSubscriptions {
     worker: u8,
     count: usize,
 }
 
 /// Says that a worker has, or is about to have, members of a group. Dropping it takes that back.
 #[derive(Debug)]
-pub struct Claim {
-    directory: Arc<GroupDirectory>,
+pub struct Subscription {
+    group_index: Arc<GroupIndex>,
     group: GroupId,
     worker: u8,
 }
@@ -38,24 +38,27 @@ pub struct Claim {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkerSet([u64; WORDS]);
 
-const SHELVES: usize = 16;
+const STRIPES: usize = 16;
 const WORDS: usize = SessionId::MAX_WORKERS / u64::BITS as usize;
 
-impl GroupDirectory {
+impl GroupIndex {
     /// From now on `worker` is told of what goes to this group.
     #[must_use]
-    pub fn claim(self: &Arc<Self>, group: GroupId, worker: usize) -> Claim {
+    pub fn subscribe(self: &Arc<Self>, group: GroupId, worker: usize) -> Subscription {
         debug_assert!(worker < SessionId::MAX_WORKERS);
         let worker = worker as u8;
-        let mut shelf = self.write(group);
-        let claims = shelf.entry(group).or_default();
-        match claims.iter_mut().find(|claims| claims.worker == worker) {
-            Some(claims) => claims.count += 1,
-            None => claims.push(Claims { worker, count: 1 }),
+        let mut stripe = self.write(group);
+        let subscriptions = stripe.entry(group).or_default();
+        match subscriptions
+            .iter_mut()
+            .find(|subscriptions| subscriptions.worker == worker)
+        {
+            Some(subscriptions) => subscriptions.count += 1,
+            None => subscriptions.push(WorkerSubscriptions { worker, count: 1 }),
         }
-        drop(shelf);
-        Claim {
-            directory: Arc::clone(self),
+        drop(stripe);
+        Subscription {
+            group_index: Arc::clone(self),
             group,
             worker,
         }
@@ -65,56 +68,59 @@ impl GroupDirectory {
     #[must_use]
     pub fn workers(&self, group: GroupId) -> WorkerSet {
         let mut workers = WorkerSet::default();
-        for claims in self.read(group).get(&group).into_iter().flatten() {
-            workers.insert(claims.worker);
+        for subscriptions in self.read(group).get(&group).into_iter().flatten() {
+            workers.insert(subscriptions.worker);
         }
         workers
     }
 
-    /// Groups that somebody has a claim on.
+    /// Groups that somebody has a subscription on.
     #[must_use]
     pub fn groups(&self) -> usize {
-        let shelves = self.shelves.iter();
-        shelves
-            .map(|shelf| shelf.read().unwrap_or_else(PoisonError::into_inner).len())
+        let stripes = self.stripes.iter();
+        stripes
+            .map(|stripe| stripe.read().unwrap_or_else(PoisonError::into_inner).len())
             .sum()
     }
 
     fn release(&self, group: GroupId, worker: u8) {
-        let mut shelf = self.write(group);
-        let Some(claims) = shelf.get_mut(&group) else {
+        let mut stripe = self.write(group);
+        let Some(subscriptions) = stripe.get_mut(&group) else {
             return;
         };
-        if let Some(at) = claims.iter().position(|claims| claims.worker == worker) {
-            claims[at].count -= 1;
-            if claims[at].count == 0 {
-                claims.swap_remove(at);
+        if let Some(at) = subscriptions
+            .iter()
+            .position(|subscriptions| subscriptions.worker == worker)
+        {
+            subscriptions[at].count -= 1;
+            if subscriptions[at].count == 0 {
+                subscriptions.swap_remove(at);
             }
         }
-        if claims.is_empty() {
-            shelf.remove(&group);
+        if subscriptions.is_empty() {
+            stripe.remove(&group);
         }
     }
 
-    // Each change is made in one step: a panic elsewhere cannot have torn a shelf.
+    // Each change is made in one step: a panic elsewhere cannot have torn a stripe.
 
-    fn read(&self, group: GroupId) -> RwLockReadGuard<'_, Shelf> {
-        let shelf = &self.shelves[self.place(group)];
-        shelf.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self, group: GroupId) -> RwLockReadGuard<'_, Stripe> {
+        let stripe = &self.stripes[self.place(group)];
+        stripe.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, group: GroupId) -> RwLockWriteGuard<'_, Shelf> {
-        let shelf = &self.shelves[self.place(group)];
-        shelf.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self, group: GroupId) -> RwLockWriteGuard<'_, Stripe> {
+        let stripe = &self.stripes[self.place(group)];
+        stripe.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Peers may have a say in the numbers of groups, so which shelf it is must be hard to guess.
+    /// Peers may have a say in the numbers of groups, so which stripe it is must be hard to guess.
     fn place(&self, group: GroupId) -> usize {
-        self.hasher.hash_one(group) as usize % SHELVES
+        self.hasher.hash_one(group) as usize % STRIPES
     }
 }
 
-impl Claim {
+impl Subscription {
     /// On which group.
     #[must_use]
     pub fn group(&self) -> GroupId {
@@ -122,9 +128,9 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        self.directory.release(self.group, self.worker);
+        self.group_index.release(self.group, self.worker);
     }
 }
 
@@ -156,43 +162,43 @@ impl WorkerSet {
 mod tests {
     use super::*;
 
-    fn workers(directory: &GroupDirectory, group: GroupId) -> Vec<usize> {
-        directory.workers(group).iter().collect()
+    fn workers(group_index: &GroupIndex, group: GroupId) -> Vec<usize> {
+        group_index.workers(group).iter().collect()
     }
 
     #[test]
     fn a_worker_is_told_as_long_as_it_has_a_claim() {
-        let directory = Arc::new(GroupDirectory::default());
+        let group_index = Arc::new(GroupIndex::default());
         let (room, other) = (GroupId::new(1, 7), GroupId::new(2, 7));
-        assert!(directory.workers(room).is_empty());
-        let claims = [255, 0, 63, 64, 0].map(|worker| directory.claim(room, worker));
-        assert_eq!(workers(&directory, room), [0, 63, 64, 255]);
-        assert!(directory.workers(other).is_empty());
-        let [last, one, third, fourth, two] = claims;
+        assert!(group_index.workers(room).is_empty());
+        let subscriptions = [255, 0, 63, 64, 0].map(|worker| group_index.subscribe(room, worker));
+        assert_eq!(workers(&group_index, room), [0, 63, 64, 255]);
+        assert!(group_index.workers(other).is_empty());
+        let [last, one, third, fourth, two] = subscriptions;
         drop((last, one, third, fourth));
-        assert_eq!(workers(&directory, room), [0], "one of its two is left");
-        assert_eq!(directory.groups(), 1);
+        assert_eq!(workers(&group_index, room), [0], "one of its two is left");
+        assert_eq!(group_index.groups(), 1);
         drop(two);
-        assert_eq!(directory.groups(), 0, "nothing is left of an empty group");
+        assert_eq!(group_index.groups(), 0, "nothing is left of an empty group");
     }
 
     #[test]
     fn threads_that_claim_and_release_leave_nothing_behind() {
-        let directory = Arc::new(GroupDirectory::default());
+        let group_index = Arc::new(GroupIndex::default());
         std::thread::scope(|scope| {
             for worker in 0..4 {
-                let directory = &directory;
+                let group_index = &group_index;
                 scope.spawn(move || {
                     for n in 0..2_000 {
                         let group = GroupId::from_u64(n % 5);
-                        let claim = directory.claim(group, worker);
-                        assert!(workers(directory, group).contains(&worker));
-                        drop(claim);
-                        assert!(!workers(directory, group).contains(&worker));
+                        let subscription = group_index.subscribe(group, worker);
+                        assert!(workers(group_index, group).contains(&worker));
+                        drop(subscription);
+                        assert!(!workers(group_index, group).contains(&worker));
                     }
                 });
             }
         });
-        assert_eq!(directory.groups(), 0);
+        assert_eq!(group_index.groups(), 0);
     }
 }

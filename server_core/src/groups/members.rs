@@ -2,7 +2,7 @@
 
 use crate::base::id::SessionId;
 use crate::groups::id::GroupId;
-use crate::groups::index::{Claim, GroupDirectory};
+use crate::groups::index::{GroupIndex, Subscription};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub struct Groups {
     worker: usize,
     max_per_session: usize,
-    directory: Arc<GroupDirectory>,
+    group_index: Arc<GroupIndex>,
     groups: HashMap<GroupId, Group>,
     /// Where each session stands: `groups[place.group].members[place.index]` is the session.
     places: HashMap<SessionId, Vec<Place>>,
@@ -28,7 +28,7 @@ pub struct Groups {
 #[derive(Debug)]
 struct Group {
     members: Vec<SessionId>,
-    _claim: Claim,
+    _subscription: Subscription,
 }
 
 #[derive(Debug)]
@@ -57,11 +57,11 @@ const KEPT_MEMBERS: usize = 64;
 impl Groups {
     /// No groups yet. The directory is told that `worker` has members.
     #[must_use]
-    pub fn new(worker: usize, directory: Arc<GroupDirectory>, max_per_session: usize) -> Self {
+    pub fn new(worker: usize, group_index: Arc<GroupIndex>, max_per_session: usize) -> Self {
         Self {
             worker,
             max_per_session,
-            directory,
+            group_index,
             groups: HashMap::new(),
             places: HashMap::new(),
         }
@@ -75,19 +75,23 @@ impl Groups {
         self.enter(id, group, None)
     }
 
-    /// As [`join`](Self::join), for a join that came with a claim on its group.
+    /// As [`join`](Self::join), for a join that came with a subscription on its group.
     ///
     /// # Errors
     /// [`TooManyGroups`], and nothing has changed.
-    pub fn join_claimed(&mut self, id: SessionId, claim: Claim) -> Result<(), TooManyGroups> {
-        self.enter(id, claim.group(), Some(claim))
+    pub fn join_subscribed(
+        &mut self,
+        id: SessionId,
+        subscription: Subscription,
+    ) -> Result<(), TooManyGroups> {
+        self.enter(id, subscription.group(), Some(subscription))
     }
 
     fn enter(
         &mut self,
         id: SessionId,
         group: GroupId,
-        claim: Option<Claim>,
+        subscription: Option<Subscription>,
     ) -> Result<(), TooManyGroups> {
         if self.is_in(id, group) {
             return Ok(());
@@ -95,10 +99,10 @@ impl Groups {
         if self.places_of(id).len() >= self.max_per_session {
             return Err(TooManyGroups);
         }
-        let (directory, worker) = (&self.directory, self.worker);
+        let (group_index, worker) = (&self.group_index, self.worker);
         let entered = self.groups.entry(group).or_insert_with(|| Group {
             members: Vec::new(),
-            _claim: claim.unwrap_or_else(|| directory.claim(group, worker)),
+            _subscription: subscription.unwrap_or_else(|| group_index.subscribe(group, worker)),
         });
         // A worker has 2^24 sessions at most.
         let index = entered.members.len() as u32;
@@ -194,10 +198,10 @@ mod tests {
     const ROOM: GroupId = GroupId::new(1, 1);
     const ZONE: GroupId = GroupId::new(2, 1);
 
-    fn groups(max_per_session: usize) -> (Groups, Arc<GroupDirectory>) {
-        let directory = Arc::new(GroupDirectory::default());
-        let groups = Groups::new(3, Arc::clone(&directory), max_per_session);
-        (groups, directory)
+    fn groups(max_per_session: usize) -> (Groups, Arc<GroupIndex>) {
+        let group_index = Arc::new(GroupIndex::default());
+        let groups = Groups::new(3, Arc::clone(&group_index), max_per_session);
+        (groups, group_index)
     }
 
     fn id(slot: u32) -> SessionId {
@@ -212,7 +216,7 @@ mod tests {
 
     #[test]
     fn members_come_and_go() {
-        let (mut groups, directory) = groups(4);
+        let (mut groups, group_index) = groups(4);
         for slot in 0..3 {
             assert_eq!(groups.join(id(slot), ROOM), Ok(()));
         }
@@ -223,21 +227,27 @@ mod tests {
         assert!(groups.leave(id(0), ROOM) && !groups.leave(id(0), ROOM));
         assert!(!groups.leave(id(2), ZONE) && !groups.leave(id(9), ROOM));
         assert_eq!(sorted(&groups, ROOM), [id(1), id(2)]);
-        assert_eq!(directory.workers(ROOM).iter().collect::<Vec<_>>(), [3]);
+        assert_eq!(group_index.workers(ROOM).iter().collect::<Vec<_>>(), [3]);
         groups.leave_all(id(1));
         groups.leave_all(id(2));
         assert!(groups.is_empty() && groups.places.is_empty());
-        assert_eq!(directory.groups(), 0);
+        assert_eq!(group_index.groups(), 0);
     }
 
     #[test]
     fn a_limit_refuses_and_changes_nothing() {
-        let (mut groups, directory) = groups(1);
+        let (mut groups, group_index) = groups(1);
         assert_eq!(groups.join(id(0), ROOM), Ok(()));
         assert_eq!(groups.join(id(0), ZONE), Err(TooManyGroups));
-        let claim = directory.claim(ZONE, 3);
-        assert_eq!(groups.join_claimed(id(0), claim), Err(TooManyGroups));
-        assert!(directory.workers(ZONE).is_empty(), "the claim went back");
+        let subscription = group_index.subscribe(ZONE, 3);
+        assert_eq!(
+            groups.join_subscribed(id(0), subscription),
+            Err(TooManyGroups)
+        );
+        assert!(
+            group_index.workers(ZONE).is_empty(),
+            "the subscription went back"
+        );
         assert_eq!(groups.join(id(0), ROOM), Ok(()), "in there it is already");
         assert!(groups.leave(id(0), ROOM));
         assert_eq!(groups.join(id(0), ZONE), Ok(()));
@@ -245,15 +255,15 @@ mod tests {
 
     #[test]
     fn a_claim_that_came_along_serves_the_group() {
-        let (mut groups, directory) = groups(4);
+        let (mut groups, group_index) = groups(4);
         for slot in 0..2 {
-            let claim = directory.claim(ROOM, 3);
-            assert_eq!(groups.join_claimed(id(slot), claim), Ok(()));
+            let subscription = group_index.subscribe(ROOM, 3);
+            assert_eq!(groups.join_subscribed(id(slot), subscription), Ok(()));
         }
         assert!(groups.leave(id(0), ROOM));
-        assert!(!directory.workers(ROOM).is_empty());
+        assert!(!group_index.workers(ROOM).is_empty());
         assert!(groups.leave(id(1), ROOM));
-        assert!(directory.workers(ROOM).is_empty());
+        assert!(group_index.workers(ROOM).is_empty());
     }
 
     #[test]

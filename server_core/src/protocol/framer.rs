@@ -105,7 +105,7 @@ impl Framer {
     }
 
     /// A packet that has begun at `noted` has begun at `later`.
-    pub fn postdate(&mut self, noted: Instant, later: Instant) {
+    pub fn shift_to(&mut self, noted: Instant, later: Instant) {
         if let Some(rest) = &mut self.rest
             && rest.began_at == Some(noted)
         {

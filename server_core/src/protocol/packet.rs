@@ -64,10 +64,10 @@ pub trait IncomingPacket {
 
 /// A packet may travel this way: [`FromClient`] or [`FromServer`].
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a packet that comes `{Way}`",
+    message = "`{Self}` is not a packet that comes `{D}`",
     note = "a server handles what clients send, `client` or `both` in `packets!`; a client handles `server` or `both`"
 )]
-pub trait Travels<Way> {}
+pub trait Direction<D> {}
 
 /// From a client to the server.
 #[derive(Clone, Copy, Debug)]

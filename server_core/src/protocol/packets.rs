@@ -283,7 +283,7 @@ macro_rules! __packet {
         impl $crate::OutgoingPacket for $name<'_> {
             const ID: u16 = $id;
         }
-        $crate::__way! { $way $name<'_> }
+        $crate::__direction! { $way $name<'_> }
     };
     ($way:ident [$id:literal] $meta:tt $vis:tt $name:ident [$life:lifetime] $($rest:tt)*) => {
         compile_error!("a packet with a lifetime has fields and no tail: make it the last field");
@@ -414,7 +414,7 @@ macro_rules! __head {
         impl $crate::packet::PacketHead for $name {
             const ID: u16 = $id;
         }
-        $crate::__way! { $way $name }
+        $crate::__direction! { $way $name }
     };
 }
 
@@ -454,16 +454,16 @@ macro_rules! __variable {
 
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __way {
+macro_rules! __direction {
     (client $name:ty) => {
-        impl $crate::packet::Travels<$crate::packet::FromClient> for $name {}
+        impl $crate::packet::Direction<$crate::packet::FromClient> for $name {}
     };
     (server $name:ty) => {
-        impl $crate::packet::Travels<$crate::packet::FromServer> for $name {}
+        impl $crate::packet::Direction<$crate::packet::FromServer> for $name {}
     };
     (both $name:ty) => {
-        $crate::__way! { client $name }
-        $crate::__way! { server $name }
+        $crate::__direction! { client $name }
+        $crate::__direction! { server $name }
     };
     ($way:ident $name:ty) => {
         compile_error!(concat!(

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// that was taken once: a broadcast that is measured allocates no more than one that is not.
 ///
 /// ```
-/// # use {server_core::routing::completion_timer::Stopwatch, std::sync::Arc, std::time::{Duration, Instant}};
-/// let stopwatch = Arc::new(Stopwatch::new(64));
+/// # use {server_core::routing::completion_timer::CompletionTimer, std::sync::Arc, std::time::{Duration, Instant}};
+/// let stopwatch = Arc::new(CompletionTimer::new(64));
 /// let start = Instant::now();
 /// let mut laps = stopwatch.start(start, 2);
 /// let (first, second) = (laps.next().expect("a slot is free"), laps.next().expect("likewise"));
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// assert_eq!(first.end(start + Duration::from_millis(3)), Some(Duration::from_millis(3)));
 /// ```
 #[derive(Debug)]
-pub struct Stopwatch {
+pub struct CompletionTimer {
     /// The shares that have not ended yet of what is measured in each slot; 0: the slot is free.
     shares_left: Box<[AtomicUsize]>,
     /// Where to look for a free slot first.
@@ -27,13 +27,13 @@ pub struct Stopwatch {
 
 /// One share. Dropped without an end it counts as ended, but tells nothing.
 #[derive(Debug)]
-pub struct Lap {
-    stopwatch: Arc<Stopwatch>,
+pub struct Share {
+    stopwatch: Arc<CompletionTimer>,
     slot: Option<usize>,
     since: Instant,
 }
 
-impl Stopwatch {
+impl CompletionTimer {
     /// A stopwatch that can measure so many things at a time.
     #[must_use]
     pub fn new(slots: usize) -> Self {
@@ -49,12 +49,12 @@ impl Stopwatch {
         self: &Arc<Self>,
         since: Instant,
         shares: usize,
-    ) -> impl Iterator<Item = Lap> + use<> {
+    ) -> impl Iterator<Item = Share> + use<> {
         let slot = (shares > 0).then(|| self.take_slot(shares)).flatten();
         let stopwatch = Arc::clone(self);
         slot.into_iter()
             .flat_map(move |slot| std::iter::repeat_n(slot, shares))
-            .map(move |slot| Lap {
+            .map(move |slot| Share {
                 stopwatch: Arc::clone(&stopwatch),
                 slot: Some(slot),
                 since,
@@ -74,7 +74,7 @@ impl Stopwatch {
     }
 }
 
-impl Lap {
+impl Share {
     /// This share has ended. The last one learns how long the whole took.
     #[must_use]
     pub fn end(mut self, now: Instant) -> Option<Duration> {
@@ -90,7 +90,7 @@ impl Lap {
     }
 }
 
-impl Drop for Lap {
+impl Drop for Share {
     fn drop(&mut self) {
         self.leave();
     }
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_last_share_tells() {
-        let stopwatch = Arc::new(Stopwatch::new(4));
+        let stopwatch = Arc::new(CompletionTimer::new(4));
         let start = Instant::now();
         let (one, two): (Vec<_>, Vec<_>) = (
             stopwatch.start(start, 3).collect(),
@@ -116,27 +116,27 @@ mod tests {
         let told: Vec<_> = one
             .into_iter()
             .zip([30, 20, 40])
-            .map(|(lap, at)| lap.end(start + millis(at)))
+            .map(|(share, at)| share.end(start + millis(at)))
             .collect();
         assert_eq!(told, [None, None, Some(millis(40))]);
         let told: Vec<_> = two
             .into_iter()
-            .map(|lap| lap.end(start + millis(15)))
+            .map(|share| share.end(start + millis(15)))
             .collect();
         assert_eq!(told, [None, Some(millis(5))]);
     }
 
     #[test]
     fn a_lost_share_keeps_no_slot() {
-        let stopwatch = Arc::new(Stopwatch::new(1));
+        let stopwatch = Arc::new(CompletionTimer::new(1));
         let start = Instant::now();
         for _ in 0..10 {
-            let mut laps: Vec<_> = stopwatch.start(start, 2).collect();
-            assert_eq!(laps.len(), 2);
+            let mut shares: Vec<_> = stopwatch.start(start, 2).collect();
+            assert_eq!(shares.len(), 2);
             assert_eq!(stopwatch.start(start, 2).count(), 0, "no slot is free");
-            drop(laps.pop());
+            drop(shares.pop());
             assert_eq!(
-                laps.pop().unwrap().end(start + millis(1)),
+                shares.pop().unwrap().end(start + millis(1)),
                 Some(millis(1)),
                 "the other one is the last"
             );
@@ -147,12 +147,12 @@ mod tests {
 
     #[test]
     fn threads_that_end_at_once_agree_on_the_last_one() {
-        let stopwatch = Arc::new(Stopwatch::new(8));
+        let stopwatch = Arc::new(CompletionTimer::new(8));
         let start = Instant::now();
         for _ in 0..300 {
             let threads: Vec<_> = stopwatch
                 .start(start, 4)
-                .map(|lap| thread::spawn(move || lap.end(start + millis(7))))
+                .map(|share| thread::spawn(move || share.end(start + millis(7))))
                 .collect();
             let told: Vec<_> = threads
                 .into_iter()

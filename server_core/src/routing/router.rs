@@ -6,8 +6,8 @@ use crate::base::snapshot::SnapshotRequest;
 use crate::buffer::SendBuffer;
 use crate::connection::admission::Permit;
 use crate::groups::id::GroupId;
-use crate::groups::index::{Claim, GroupDirectory};
-use crate::routing::completion_timer::Lap;
+use crate::groups::index::{GroupIndex, Subscription};
+use crate::routing::completion_timer::Share;
 use crate::routing::mailbox::{Mailbox, MailboxFull};
 use crate::routing::outbox;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Router<T> {
     mailboxes: Box<[Mailbox<Command<T>>]>,
-    groups: Arc<GroupDirectory>,
+    groups: Arc<GroupIndex>,
     /// Workers with a session that paces.
     congested_workers: AtomicUsize,
     /// Set with the shutdown commands: who is still busy with earlier mail when it passes, leaves
@@ -31,17 +31,17 @@ pub struct Router<T> {
 #[derive(Debug)]
 pub enum Command<T> {
     /// A new connection is yours.
-    Adopt(Arrival<T>),
+    Adopt(NewConnection<T>),
     /// Queue a packet for one of your sessions.
     Send(SessionId, SendBuffer),
     /// Queue a packet for all of your sessions.
     Broadcast(SendBuffer),
     /// As `Broadcast`, and say when the turn has ended in which that was done.
-    TimedBroadcast(SendBuffer, Lap),
+    TimedBroadcast(SendBuffer, Share),
     /// Queue a packet for your members of a group, except perhaps one.
     BroadcastTo(GroupId, Option<SessionId>, SendBuffer),
-    /// Make one of your sessions a member of the group that the claim is on.
-    Join(SessionId, Claim),
+    /// Make one of your sessions a member of the group that the subscription is on.
+    Join(SessionId, Subscription),
     /// Take one of your sessions out of a group.
     Leave(SessionId, GroupId),
     /// Say at the end of the turn how your sessions are doing.
@@ -54,7 +54,7 @@ pub enum Command<T> {
 
 /// A connection on its way to its worker.
 #[derive(Debug)]
-pub struct Arrival<T> {
+pub struct NewConnection<T> {
     /// Its socket.
     pub stream: T,
     /// Its place.
@@ -107,7 +107,7 @@ impl<T: Send + 'static> Router<T> {
 
     /// Which workers have members of which group.
     #[must_use]
-    pub fn groups(&self) -> &Arc<GroupDirectory> {
+    pub fn groups(&self) -> &Arc<GroupIndex> {
         &self.groups
     }
 
@@ -146,14 +146,14 @@ impl<T: Send + 'static> Router<T> {
     pub fn broadcast_timed(
         self: &Arc<Self>,
         buffer: &SendBuffer,
-        mut laps: impl Iterator<Item = Lap>,
+        mut shares: impl Iterator<Item = Share>,
     ) {
         for worker in 0..self.workers() {
             let buffer = buffer.clone();
             self.post(
                 worker,
-                match laps.next() {
-                    Some(lap) => Command::TimedBroadcast(buffer, lap),
+                match shares.next() {
+                    Some(share) => Command::TimedBroadcast(buffer, share),
                     None => Command::Broadcast(buffer),
                 },
             );
@@ -219,8 +219,8 @@ impl<T: Send + 'static> Router<T> {
     pub fn join(self: &Arc<Self>, id: SessionId, group: GroupId) {
         if id.worker() < self.workers() {
             // Claimed now: what is sent to the group from now on goes there, too, behind this.
-            let claim = self.groups.claim(group, id.worker());
-            self.post(id.worker(), Command::Join(id, claim));
+            let subscription = self.groups.subscribe(group, id.worker());
+            self.post(id.worker(), Command::Join(id, subscription));
         }
     }
 
@@ -265,7 +265,7 @@ impl<T: Send + 'static> Router<T> {
     /// Hands a connection over to the worker that its permit names. Never waits: permits bound
     /// how many there can be. After `true` the worker makes a session of the connection, also if it
     /// is about to end; after `false` it has ended, and the connection is closed.
-    pub fn adopt(&self, arrival: Arrival<T>) -> bool {
+    pub fn adopt(&self, arrival: NewConnection<T>) -> bool {
         let mailbox = &self.mailboxes[arrival.permit.worker()];
         let posted = mailbox.post_if_open(Command::Adopt(arrival), ADOPT_BYTES);
         posted.is_ok()
@@ -428,7 +428,7 @@ mod tests {
             4
         });
         router.broadcast_to(ROOM, None, &packet);
-        let claims = [0, 2].map(|worker| router.groups().claim(ROOM, worker));
+        let subscriptions = [0, 2].map(|worker| router.groups().subscribe(ROOM, worker));
         let except = SessionId::new(1, 2, 0);
         router.broadcast_to(ROOM, Some(except), &packet);
         for (worker, times) in [(0, 1), (1, 0), (2, 1)] {
@@ -440,7 +440,7 @@ mod tests {
                 Command::BroadcastTo(ROOM, Some(id), buffer) if *id == except && **buffer == *packet
             )));
         }
-        drop(claims);
+        drop(subscriptions);
         router.broadcast_to(ROOM, None, &packet);
         assert!((0..3).all(|worker| take(&router, worker).is_empty()));
     }
@@ -495,10 +495,10 @@ mod tests {
         let commands = take(&router, 1);
         assert!(matches!(
             &commands[..],
-            [Command::Join(joins, claim), Command::BroadcastTo(ROOM, None, _)]
-                if *joins == id && claim.group() == ROOM
+            [Command::Join(joins, subscription), Command::BroadcastTo(ROOM, None, _)]
+                if *joins == id && subscription.group() == ROOM
         ));
-        // A command that nobody carries out gives its claim back.
+        // A command that nobody carries out gives its subscription back.
         drop(commands);
         assert!(router.groups().workers(ROOM).is_empty());
     }

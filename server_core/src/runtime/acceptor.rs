@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 /// accept would block, because a batch is full or no descriptor is left, is told nothing more by
 /// the poll, and has to remember it: that is this gate.
 #[derive(Debug)]
-pub struct AcceptGate {
+pub struct Acceptor {
     /// More may be waiting, and no event will say so.
     is_open: bool,
     /// Closed until then: the last try failed for want of something.
     retry_at: Option<Instant>,
     backoff: Backoff,
-    may_say_why_at: Option<Instant>,
+    next_log_at: Option<Instant>,
 }
 
 /// What one call of `accept` came to.
 #[derive(Debug)]
-pub enum Answer<C> {
+pub enum AcceptOutcome<C> {
     /// A connection.
     Connection(C),
     /// That one was gone before it was accepted; there may be others.
@@ -33,28 +33,28 @@ pub enum Answer<C> {
         /// Why.
         error: io::Error,
         /// Whether it was not said lately.
-        is_news: bool,
+        should_log: bool,
     },
 }
 
 /// At the limit a place comes and goes many times a second; that is said once in this time.
-pub const SILENCE: Duration = Duration::from_secs(30);
+pub const LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// Waits after a failed accept. Short at the upper end: somebody may be waiting.
 pub const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
-impl Default for AcceptGate {
+impl Default for Acceptor {
     /// Open: connections may have come before the first poll.
     fn default() -> Self {
         Self {
             is_open: true,
             retry_at: None,
             backoff: Backoff::new(RETRY.0, RETRY.1),
-            may_say_why_at: None,
+            next_log_at: None,
         }
     }
 }
 
-impl AcceptGate {
+impl Acceptor {
     /// The listening socket has become ready. During a pause that is no news.
     pub fn handle_readable(&mut self) {
         self.is_open |= self.retry_at.is_none();
@@ -80,33 +80,33 @@ impl AcceptGate {
 
     /// Judges what `accept` has answered. The caller goes on as long as there are connections and
     /// its batch is not full.
-    pub fn judge<C>(&mut self, answer: io::Result<C>, now: Instant) -> Answer<C> {
+    pub fn evaluate<C>(&mut self, answer: io::Result<C>, now: Instant) -> AcceptOutcome<C> {
         let error = match answer {
             Ok(connection) => {
                 self.backoff.reset();
-                return Answer::Connection(connection);
+                return AcceptOutcome::Connection(connection);
             }
             Err(error) => error,
         };
         match error.kind() {
             ErrorKind::WouldBlock => {
                 self.is_open = false;
-                Answer::Empty
+                AcceptOutcome::Empty
             }
             // These are of the one connection that was about to be accepted.
             ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset => {
-                Answer::Again
+                AcceptOutcome::Again
             }
             // The connection stays in the backlog and no new edge will tell of it, so a timer has
             // to.
             _ => {
                 self.is_open = false;
                 self.retry_at = Some(now + self.backoff.next_delay(u32::MAX));
-                let is_news = self.may_say_why_at.is_none_or(|at| at <= now);
-                if is_news {
-                    self.may_say_why_at = Some(now + SILENCE);
+                let should_log = self.next_log_at.is_none_or(|at| at <= now);
+                if should_log {
+                    self.next_log_at = Some(now + LOG_INTERVAL);
                 }
-                Answer::Paused { error, is_news }
+                AcceptOutcome::Paused { error, should_log }
             }
         }
     }
@@ -122,41 +122,49 @@ mod tests {
 
     #[test]
     fn open_until_nobody_waits_and_again_after_an_edge() {
-        let (mut gate, now) = (AcceptGate::default(), Instant::now());
-        assert!(gate.may_accept(now));
-        assert!(matches!(gate.judge(Ok(7), now), Answer::Connection(7)));
-        assert!(gate.is_open(), "a full batch leaves it open");
+        let (mut acceptor, now) = (Acceptor::default(), Instant::now());
+        assert!(acceptor.may_accept(now));
         assert!(matches!(
-            gate.judge(fails(ErrorKind::ConnectionAborted), now),
-            Answer::Again
+            acceptor.evaluate(Ok(7), now),
+            AcceptOutcome::Connection(7)
+        ));
+        assert!(acceptor.is_open(), "a full batch leaves it open");
+        assert!(matches!(
+            acceptor.evaluate(fails(ErrorKind::ConnectionAborted), now),
+            AcceptOutcome::Again
         ));
         assert!(matches!(
-            gate.judge(fails(ErrorKind::WouldBlock), now),
-            Answer::Empty
+            acceptor.evaluate(fails(ErrorKind::WouldBlock), now),
+            AcceptOutcome::Empty
         ));
-        assert!(!gate.may_accept(now) && gate.retry_at().is_none());
-        gate.handle_readable();
-        assert!(gate.may_accept(now));
+        assert!(!acceptor.may_accept(now) && acceptor.retry_at().is_none());
+        acceptor.handle_readable();
+        assert!(acceptor.may_accept(now));
     }
 
     #[test]
     fn out_of_descriptors_it_comes_back_without_an_edge_and_says_so_once() {
-        let (mut gate, mut now) = (AcceptGate::default(), Instant::now());
+        let (mut acceptor, mut now) = (Acceptor::default(), Instant::now());
         let mut said = 0;
         for _ in 0..100 {
-            assert!(gate.may_accept(now));
-            if let Answer::Paused { is_news, .. } = gate.judge(fails(ErrorKind::Other), now) {
-                said += u32::from(is_news);
+            assert!(acceptor.may_accept(now));
+            if let AcceptOutcome::Paused { should_log, .. } =
+                acceptor.evaluate(fails(ErrorKind::Other), now)
+            {
+                said += u32::from(should_log);
             }
-            gate.handle_readable();
-            assert!(!gate.may_accept(now), "an edge does not end a pause");
-            let at = gate.retry_at().unwrap();
+            acceptor.handle_readable();
+            assert!(!acceptor.may_accept(now), "an edge does not end a pause");
+            let at = acceptor.retry_at().unwrap();
             assert!(at > now && at <= now + RETRY.1);
             now = at;
         }
         assert_eq!(said, 2, "a hundred tries in some 50 seconds");
-        assert!(gate.may_accept(now));
-        assert!(matches!(gate.judge(Ok(()), now), Answer::Connection(())));
-        assert!(gate.retry_at().is_none());
+        assert!(acceptor.may_accept(now));
+        assert!(matches!(
+            acceptor.evaluate(Ok(()), now),
+            AcceptOutcome::Connection(())
+        ));
+        assert!(acceptor.retry_at().is_none());
     }
 }

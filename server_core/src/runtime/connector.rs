@@ -1,7 +1,7 @@
 //! Outgoing connections, on the same workers as incoming ones.
 
 use crate::connection::admission::Admission;
-use crate::routing::router::{Arrival, Router};
+use crate::routing::router::{NewConnection, Router};
 use mio::net::TcpStream;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -47,7 +47,7 @@ impl Connector {
         if let Err(error) = stream.set_nodelay(true) {
             log::debug!("no TCP_NODELAY towards {addr}: {error}");
         }
-        let is_adopted = self.router.adopt(Arrival {
+        let is_adopted = self.router.adopt(NewConnection {
             stream,
             permit: self.admission.admit_outgoing(addr),
             tag: Some(tag),

@@ -2,16 +2,16 @@
 
 use crate::base::address_budgets::AddressBudgets;
 use crate::base::config::Config;
-use crate::base::disconnect_log::DepartureLog;
+use crate::base::disconnect_log::DisconnectLog;
 use crate::base::metrics::Metrics;
 use crate::base::reason::DisconnectReason;
 use crate::buffer::SendBufferManager;
 use crate::buffer::recv::RecvBuffer;
 use crate::connection::admission::Admission;
 use crate::connection::{Draining, Progress};
-use crate::routing::router::{Arrival, Router};
-use crate::runtime::acceptor::{AcceptGate, Answer, SILENCE};
-use crate::shard::{Farewell, guarded};
+use crate::routing::router::{NewConnection, Router};
+use crate::runtime::acceptor::{AcceptOutcome, Acceptor, LOG_INTERVAL};
+use crate::shard::{CloseMessage, guarded};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -31,7 +31,7 @@ pub struct Listener {
     stop: Arc<StopSignal>,
     /// Connections that were told that the server is full, until they have gone.
     rejected: Slab<Draining<TcpStream>>,
-    gate: AcceptGate,
+    acceptor: Acceptor,
     /// When the line about those who were turned away is due.
     summary_at: Option<Instant>,
     /// All places are taken since then, and the workers may be about to free some.
@@ -50,7 +50,7 @@ pub struct StopSignal {
 }
 
 /// What a listener needs to know of its server.
-pub struct Reception {
+pub struct ListenerContext {
     /// The limits.
     pub config: Config,
     /// Who may come in.
@@ -64,9 +64,9 @@ pub struct Reception {
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The goodbye.
-    pub farewell: Arc<Farewell>,
+    pub close_message: Arc<CloseMessage>,
     /// The lines about who was turned away.
-    pub departures: DepartureLog,
+    pub departures: DisconnectLog,
 }
 
 const WAKER: Token = Token(usize::MAX);
@@ -103,7 +103,7 @@ impl Listener {
                 waker,
             }),
             rejected: Slab::new(),
-            gate: AcceptGate::default(),
+            acceptor: Acceptor::default(),
             summary_at: None,
             unsettled_since: None,
             over_budget: 0,
@@ -127,12 +127,12 @@ impl Listener {
     ///
     /// # Errors
     /// If the system's poll fails, which only a bug of ours could cause.
-    pub fn run(mut self, reception: &Reception) -> io::Result<()> {
+    pub fn run(mut self, context: &ListenerContext) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
-        let mut scratch = RecvBuffer::new(reception.config.recv_buffer_bytes);
+        let mut scratch = RecvBuffer::new(context.config.recv_buffer_bytes);
         while !self.stop.is_set.load(Ordering::Acquire) {
-            let has_room = reception.router.has_room_for_connections();
-            let timeout = match self.gate.is_open() {
+            let has_room = context.router.has_room_for_connections();
+            let timeout = match self.acceptor.is_open() {
                 true if has_room && self.unsettled_since.is_none() => Some(Duration::ZERO),
                 true => Some(SETTLING),
                 false => self.next_deadline().map(|at| {
@@ -148,42 +148,42 @@ impl Listener {
             for event in &events {
                 match event.token() {
                     WAKER => {}
-                    SOCKET => self.gate.handle_readable(),
+                    SOCKET => self.acceptor.handle_readable(),
                     Token(key) => {
                         if let Some(rejected) = self.rejected.get_mut(key) {
                             rejected.handle_writable();
                         }
-                        self.advance_rejected(key, &mut scratch, &reception.config, now);
+                        self.advance_rejected(key, &mut scratch, &context.config, now);
                     }
                 }
             }
-            if self.gate.may_accept(now) {
-                self.accept_batch(reception, &mut scratch, now);
+            if self.acceptor.may_accept(now) {
+                self.accept_batch(context, &mut scratch, now);
             }
-            self.close_overdue(&mut scratch, &reception.config, now);
+            self.close_overdue(&mut scratch, &context.config, now);
             if self.summary_at.is_some_and(|at| at <= now) {
-                self.summary_at = reception.departures.flush(now);
+                self.summary_at = context.departures.flush(now);
             }
         }
         Ok(())
     }
 
-    fn accept_batch(&mut self, reception: &Reception, scratch: &mut RecvBuffer, now: Instant) {
-        for _ in 0..reception.config.accept_batch {
-            if self.waits_for_places(&reception.admission, now)
-                || !reception.router.has_room_for_connections()
+    fn accept_batch(&mut self, context: &ListenerContext, scratch: &mut RecvBuffer, now: Instant) {
+        for _ in 0..context.config.accept_batch {
+            if self.waits_for_places(&context.admission, now)
+                || !context.router.has_room_for_connections()
             {
                 return;
             }
-            match self.gate.judge(self.socket.accept(), now) {
-                Answer::Connection((stream, peer)) => {
-                    self.receive(stream, peer, reception, scratch, now);
+            match self.acceptor.evaluate(self.socket.accept(), now) {
+                AcceptOutcome::Connection((stream, peer)) => {
+                    self.receive(stream, peer, context, scratch, now);
                 }
-                Answer::Again => {}
-                Answer::Empty => return,
-                Answer::Paused { error, is_news } => {
-                    reception.metrics.accept_errors.add(1);
-                    if is_news {
+                AcceptOutcome::Again => {}
+                AcceptOutcome::Empty => return,
+                AcceptOutcome::Paused { error, should_log } => {
+                    context.metrics.accept_errors.add(1);
+                    if should_log {
                         log::warn!(
                             "cannot accept for now: {error}; connected sessions are served on"
                         );
@@ -208,17 +208,17 @@ impl Listener {
         &mut self,
         stream: TcpStream,
         peer: SocketAddr,
-        reception: &Reception,
+        context: &ListenerContext,
         scratch: &mut RecvBuffer,
         now: Instant,
     ) {
-        let mut budgets = reception.connects.iter();
+        let mut budgets = context.connects.iter();
         if !budgets.all(|budgets| budgets.take(peer.ip(), now)) {
-            reception.metrics.rejected.add(1);
+            context.metrics.rejected.add(1);
             self.note_over_budget(peer, now);
             return;
         }
-        let config = &reception.config;
+        let config = &context.config;
         let settings = [
             ("TCP_NODELAY", stream.set_nodelay(true)),
             ("TCP_NOTSENT_LOWAT", limit_unsent(&stream, config)),
@@ -230,10 +230,10 @@ impl Listener {
                 log::debug!("no {name} for {peer}: {error}");
             }
         }
-        match reception.admission.admit(peer) {
+        match context.admission.admit(peer) {
             Some(permit) => {
                 // A worker that failed takes nothing, and its whole server ends.
-                reception.router.adopt(Arrival {
+                context.router.adopt(NewConnection {
                     stream,
                     permit,
                     tag: None,
@@ -241,11 +241,11 @@ impl Listener {
                 });
             }
             None => {
-                reception.metrics.rejected.add(1);
+                context.metrics.rejected.add(1);
                 let reason = DisconnectReason::ServerFull;
-                let summary_at = reception.departures.note(None, peer, reason, now);
+                let summary_at = context.departures.note(None, peer, reason, now);
                 self.summary_at = self.summary_at.or(summary_at);
-                self.reject(stream, reception, scratch, now);
+                self.reject(stream, context, scratch, now);
             }
         }
     }
@@ -257,14 +257,14 @@ impl Listener {
             log::warn!(
                 "connections over max_connects_per_ip_per_sec: {count} closed, the last of {peer}"
             );
-            self.next_budget_line_at = Some(now + SILENCE);
+            self.next_budget_line_at = Some(now + LOG_INTERVAL);
         }
     }
 
     fn reject(
         &mut self,
         stream: TcpStream,
-        reception: &Reception,
+        context: &ListenerContext,
         scratch: &mut RecvBuffer,
         now: Instant,
     ) {
@@ -273,9 +273,10 @@ impl Listener {
         {
             self.rejected.remove(oldest);
         }
-        let farewell = || (reception.farewell)(DisconnectReason::ServerFull, &reception.buffers);
-        let last_packet = guarded(farewell).unwrap_or(None);
-        let mut draining = Draining::rejected(stream, last_packet, now + reception.config.linger);
+        let close_message =
+            || (context.close_message)(DisconnectReason::ServerFull, &context.buffers);
+        let last_packet = guarded(close_message).unwrap_or(None);
+        let mut draining = Draining::rejected(stream, last_packet, now + context.config.linger);
         let entry = self.rejected.vacant_entry();
         let both = Interest::READABLE | Interest::WRITABLE;
         let token = Token(entry.key());
@@ -285,7 +286,7 @@ impl Listener {
         }
         let key = entry.key();
         entry.insert(draining);
-        self.advance_rejected(key, scratch, &reception.config, now);
+        self.advance_rejected(key, scratch, &context.config, now);
     }
 
     fn advance_rejected(
@@ -323,7 +324,7 @@ impl Listener {
         self.rejected
             .iter()
             .map(|(_, rejected)| rejected.deadline())
-            .chain(self.gate.retry_at())
+            .chain(self.acceptor.retry_at())
             .chain(self.summary_at)
             .min()
     }
@@ -408,9 +409,9 @@ impl fmt::Debug for Listener {
     }
 }
 
-impl fmt::Debug for Reception {
+impl fmt::Debug for ListenerContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reception")
+        f.debug_struct("ListenerContext")
             .field("config", &self.config)
             .finish_non_exhaustive()
     }

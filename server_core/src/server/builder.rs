@@ -4,7 +4,7 @@ use super::handle::ServerHandle;
 use super::{EndWorkersOnDrop, Server};
 use crate::base::address_budgets::AddressBudgets;
 use crate::base::config::Config;
-use crate::base::disconnect_log::DepartureLog;
+use crate::base::disconnect_log::DisconnectLog;
 use crate::base::metrics::Metrics;
 use crate::base::reason::DisconnectReason;
 use crate::buffer::{ChunkPool, SendBufferManager};
@@ -12,11 +12,11 @@ use crate::connection::admission::Admission;
 use crate::protocol::packet::PacketHead;
 use crate::routing::router::Router;
 use crate::runtime::connector::Connector;
-use crate::runtime::listener::{Listener, Reception};
+use crate::runtime::listener::{Listener, ListenerContext};
 use crate::runtime::start::{failed, first_of};
 use crate::runtime::worker::{Worker, poll_with_mailbox};
 use crate::session::{Peer, Session};
-use crate::shard::{Farewell, Shared};
+use crate::shard::{CloseMessage, Shared};
 use socket2::{Domain, Socket, Type};
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use std::{fmt, io};
 #[must_use = "nothing is started before `start`"]
 pub struct ServerBuilder {
     config: Config,
-    farewell: Arc<Farewell>,
+    close_message: Arc<CloseMessage>,
 }
 
 macro_rules! setters {
@@ -45,7 +45,7 @@ impl ServerBuilder {
     pub(super) fn new() -> Self {
         Self {
             config: Config::default(),
-            farewell: Arc::new(|_, _| None),
+            close_message: Arc::new(|_, _| None),
         }
     }
 
@@ -88,16 +88,16 @@ impl ServerBuilder {
 
     /// The last packet for each session that the server ends, by the reason for it. It is also
     /// what a connection is told that comes when the server is full.
-    pub fn farewell<H, Tail>(
+    pub fn close_message<H, Tail>(
         mut self,
-        farewell: impl Fn(DisconnectReason) -> Option<(H, Tail)> + Send + Sync + 'static,
+        close_message: impl Fn(DisconnectReason) -> Option<(H, Tail)> + Send + Sync + 'static,
     ) -> Self
     where
         H: PacketHead,
         Tail: AsRef<[u8]>,
     {
-        self.farewell = Arc::new(move |reason, buffers| {
-            let (head, tail) = farewell(reason)?;
+        self.close_message = Arc::new(move |reason, buffers| {
+            let (head, tail) = close_message(reason)?;
             buffers.encode(&head, tail.as_ref()).ok()
         });
         self
@@ -130,7 +130,7 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// Those of starting threads, as for [`start`](Self::start).
-    pub fn start_without_listener<S: Session>(
+    pub fn start_client<S: Session>(
         self,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> io::Result<Server> {
@@ -173,7 +173,7 @@ impl ServerBuilder {
         let router = Arc::new(Router::new(mailboxes));
         let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
         let handle = ServerHandle::new(listener.as_ref(), &router, connector, &buffers, &metrics);
-        let departures = DepartureLog::default();
+        let departures = DisconnectLog::default();
         let shared = Arc::new(Shared {
             config: config.clone(),
             router: Arc::clone(&router),
@@ -181,7 +181,7 @@ impl ServerBuilder {
             metrics: Arc::clone(&metrics),
             departures: departures.clone(),
             factory: Box::new(factory),
-            farewell: Arc::clone(&self.farewell),
+            close_message: Arc::clone(&self.close_message),
         });
         // From here on an early return drops the server, which ends the threads that run already.
         let mut server = Server {
@@ -199,20 +199,20 @@ impl ServerBuilder {
         // The last thread: a server that cannot start accepts no peer.
         if let Some((listener, end_workers)) = listener {
             let connects = config.max_connects_per_ip_per_sec;
-            let reception = Reception {
+            let context = ListenerContext {
                 connects: connects.map(AddressBudgets::new),
                 config,
                 admission,
                 router: Arc::clone(&router),
                 buffers,
                 metrics,
-                farewell: self.farewell,
+                close_message: self.close_message,
                 departures,
             };
             drop(room_for_one);
             server.spawn("listener", move || {
                 let _end_workers = end_workers;
-                listener.run(&reception)
+                listener.run(&context)
             })?;
         }
         Ok(server)

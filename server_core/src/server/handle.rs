@@ -9,7 +9,7 @@ use crate::buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
 use crate::groups::id::GroupId;
 use crate::protocol::packet::{PacketHead, PacketTooLarge};
 use crate::protocol::writer::OutgoingPacket;
-use crate::routing::completion_timer::Stopwatch;
+use crate::routing::completion_timer::CompletionTimer;
 use crate::routing::mailbox::MailboxFull;
 use crate::routing::router::Router;
 use crate::runtime::connector::{Connector, server_has_ended};
@@ -62,7 +62,7 @@ struct Inner {
     connector: Connector,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
-    stopwatch: Arc<Stopwatch>,
+    stopwatch: Arc<CompletionTimer>,
     snapshots: SnapshotGate,
     listener: Option<Arc<StopSignal>>,
     /// By when a shutdown has to be flushed; set once, before the listener is told to stop.
@@ -89,7 +89,7 @@ impl ServerHandle {
                 connector,
                 buffers: buffers.clone(),
                 metrics: Arc::clone(metrics),
-                stopwatch: Arc::new(Stopwatch::new(MEASURED_BROADCASTS)),
+                stopwatch: Arc::new(CompletionTimer::new(MEASURED_BROADCASTS)),
                 snapshots: SnapshotGate::default(),
                 listener: listener.map(Listener::stop_signal),
                 flush_by: Mutex::new(None),
@@ -133,8 +133,8 @@ impl ServerHandle {
         match self.encode(head, tail) {
             Ok(buffer) => {
                 let router = &self.inner.router;
-                let laps = self.inner.stopwatch.start(origin, router.workers());
-                router.broadcast_timed(&buffer, laps);
+                let shares = self.inner.stopwatch.start(origin, router.workers());
+                router.broadcast_timed(&buffer, shares);
             }
             Err(error) => log::error!("packet {} to all: {error}", H::ID),
         }

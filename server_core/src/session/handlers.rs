@@ -1,7 +1,7 @@
 //! Who handles which packet: a table by id, made once and shared by all sessions.
 
 use crate::base::reason::Kick;
-use crate::protocol::packet::{FromClient, IncomingPacket, Packet, Travels};
+use crate::protocol::packet::{Direction, FromClient, IncomingPacket, Packet};
 use crate::session::Context;
 use std::fmt;
 use std::marker::PhantomData;
@@ -82,23 +82,23 @@ use std::marker::PhantomData;
 /// Handlers::<()>::new().on::<SHello>(|_, _, _| Ok(()));
 /// Handlers::<(), FromServer>::new().on::<SHello>(|_, _, _| Ok(()));
 /// ```
-pub struct Handlers<S, Way = FromClient> {
+pub struct Handlers<S, D = FromClient> {
     /// Rising by id, none twice.
     by_id: Vec<(u16, Box<Handler<S>>)>,
-    way: PhantomData<fn(Way)>,
+    direction: PhantomData<fn(D)>,
 }
 
 /// Reads a packet and handles its body.
 type Handler<S> =
     dyn Fn(&mut S, &mut Context<'_>, Packet<'_>) -> Result<(), Kick> + Send + Sync + 'static;
 
-impl<S, Way> Handlers<S, Way> {
+impl<S, D> Handlers<S, D> {
     /// A table without handlers.
     #[must_use]
     pub const fn new() -> Self {
         Self {
             by_id: Vec::new(),
-            way: PhantomData,
+            direction: PhantomData,
         }
     }
 
@@ -118,7 +118,7 @@ impl<S, Way> Handlers<S, Way> {
         + 'static,
     ) -> Self
     where
-        P: IncomingPacket + Travels<Way>,
+        P: IncomingPacket + Direction<D>,
     {
         let Err(place) = self.place_of(P::ID) else {
             panic!("packet {} has two handlers", P::ID);
@@ -157,13 +157,13 @@ impl<S, Way> Handlers<S, Way> {
     }
 }
 
-impl<S, Way> Default for Handlers<S, Way> {
+impl<S, D> Default for Handlers<S, D> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<S, Way> fmt::Debug for Handlers<S, Way> {
+impl<S, D> fmt::Debug for Handlers<S, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Handlers ")?;
         f.debug_set().entries(self.ids()).finish()
@@ -195,7 +195,7 @@ mod tests {
             }
         }
     }
-    impl<const ID: u16> Travels<FromClient> for Id<ID> {}
+    impl<const ID: u16> Direction<FromClient> for Id<ID> {}
 
     /// What was handled.
     type Seen = Vec<(u16, Vec<u8>)>;

@@ -4,7 +4,7 @@ use super::{Shard, guarded};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
 use crate::connection::{Connection, Transport};
-use crate::routing::router::Arrival;
+use crate::routing::router::NewConnection;
 use crate::session::{Peer, Session};
 use std::io;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use std::time::Instant;
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub(super) fn adopt(
         &mut self,
-        arrival: Arrival<T>,
+        arrival: NewConnection<T>,
         now: Instant,
         register: impl FnOnce(&mut T, SessionId) -> io::Result<()>,
     ) {
-        let Arrival {
+        let NewConnection {
             stream,
             permit,
             tag,
@@ -53,7 +53,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if requires_login && !is_connecting {
             self.await_login(id);
         }
-        let registered = self.table.judge(id, |connection| {
+        let registered = self.table.try_visit(id, |connection| {
             register(connection.stream_mut(), id)
                 .map_err(|error| DisconnectReason::IoError(error.kind()))
         });
@@ -72,11 +72,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     pub(super) fn connected(&mut self, id: SessionId, now: Instant) {
-        if self.common.is_some() {
+        if self.pending_broadcast.is_some() {
             // What was sent to everybody before it came is not for it.
             self.table
-                .visit(id, |connection| connection.is_apart = true);
-            self.apart.push(id);
+                .visit(id, |connection| connection.is_detached = true);
+            self.detached.push(id);
         }
         self.metrics().sessions.add(1);
         self.call(id, now, |session, ctx| session.on_connected(ctx));

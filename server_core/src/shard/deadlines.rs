@@ -3,7 +3,7 @@
 use super::{STALL, Shard};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
-use crate::connection::{Connection, Due, Flushed, Transport};
+use crate::connection::{Connection, Expired, Flushed, Transport};
 use crate::routing::outbox;
 use crate::session::Session;
 use std::time::{Duration, Instant};
@@ -16,30 +16,30 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (timeouts, config) = (&mut self.timeouts, &self.shared.config);
         self.table.visit(id, |connection| {
             if let Some(at) = connection.next_deadline(config) {
-                timeouts.arm(id, &mut connection.alarm, at);
+                timeouts.arm(id, &mut connection.timer, at);
             }
         });
     }
 
-    fn look_again_at(&mut self, id: SessionId, at: Instant, now: Instant) {
+    fn defer_check(&mut self, id: SessionId, at: Instant, now: Instant) {
         let (timeouts, config) = (&mut self.timeouts, &self.shared.config);
         self.table.visit(id, |connection| {
             // Its own timer and its other deadlines must not wait for that.
             let other = connection.next_deadline_after(now, config);
             let at = other.map_or(at, |other| other.min(at));
-            timeouts.rearm(id, &mut connection.alarm, at);
+            timeouts.rearm(id, &mut connection.timer, at);
         });
     }
 
     pub(super) fn look_at_deadlines(&mut self, now: Instant) {
-        if self.departure_summary_at.is_some_and(|at| at <= now) {
-            self.departure_summary_at = self.shared.departures.flush(now);
+        if self.disconnect_summary_at.is_some_and(|at| at <= now) {
+            self.disconnect_summary_at = self.shared.departures.flush(now);
         }
         // A deadline that is long past says that this process did not run meanwhile.
         let late = (self.timeouts.next_at())
             .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        if late > STALL && self.lenient_until.is_none_or(|at| at <= now) {
-            self.lenient_until = Some(now + late);
+        if late > STALL && self.grace_until.is_none_or(|at| at <= now) {
+            self.grace_until = Some(now + late);
         }
         // Collected first: a timer that is set to "now" again comes up in the next turn.
         let due: Vec<SessionId> = std::iter::from_fn(|| self.timeouts.pop_due(now)).collect();
@@ -47,21 +47,22 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let mut left = self.shared.config.turn_input_bytes;
         for id in due {
             if let Some(draining) = self.draining.get_mut(&id) {
-                draining.alarm.rang();
+                draining.timer.cleared();
                 self.advance_draining(id, now);
                 continue;
             }
-            self.table.visit(id, |connection| connection.alarm.rang());
+            self.table
+                .visit(id, |connection| connection.timer.cleared());
             match left {
-                0 => self.look_again_at(id, now, now),
-                _ => left = left.saturating_sub(self.look_at(id, now)),
+                0 => self.defer_check(id, now, now),
+                _ => left = left.saturating_sub(self.check_deadline(id, now)),
             }
         }
     }
 
     /// Nobody is kicked for time before a last look: this process may have been stopped or busy,
     /// and what the peer owes us may lie in its socket. Returns what it costs of the turn's input.
-    fn look_at(&mut self, id: SessionId, now: Instant) -> usize {
+    fn check_deadline(&mut self, id: SessionId, now: Instant) -> usize {
         if (self.table).visit(id, |connection| connection.is_leaving) != Some(false) {
             return 0;
         }
@@ -77,41 +78,43 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if resumes == Some(true) {
             self.list_readable(id);
         }
-        match self.due(id, now) {
-            Due::Nothing if !may_call => self.look_again_at(id, now + RETRY, now),
-            Due::Nothing => self.rearm(id),
-            Due::Over(reason) => self.close(id, reason),
-            Due::Input(_) if !self.may_read() => self.look_again_at(id, now + RETRY, now),
-            Due::Input(_) => {
+        match self.expired(id, now) {
+            Expired::None if !may_call => self.defer_check(id, now + RETRY, now),
+            Expired::None => self.rearm(id),
+            Expired::Close(reason) => self.close(id, reason),
+            Expired::ReadThenClose(_) if !self.may_read() => self.defer_check(id, now + RETRY, now),
+            Expired::ReadThenClose(_) => {
                 let cost = self.read(id, now);
                 let has_more = self.table.visit(id, |connection| connection.has_input);
-                match self.due(id, now) {
+                match self.expired(id, now) {
                     // What a peer sends on and on may hide a packet's end, and is no login.
-                    Due::Input(reason)
+                    Expired::ReadThenClose(reason)
                         if has_more == Some(true) && reason != DisconnectReason::LoginTimeout =>
                     {
-                        self.look_again_at(id, now + RETRY, now);
+                        self.defer_check(id, now + RETRY, now);
                     }
-                    Due::Input(reason) => self.close_in_order(id, reason),
+                    Expired::ReadThenClose(reason) => self.close_in_order(id, reason),
                     _ => self.rearm(id),
                 }
                 return cost;
             }
-            Due::Output(_) => {
+            Expired::WriteThenClose(_) => {
                 self.table.visit(id, Connection::assume_writable);
                 let mut flushed = Flushed::default();
                 self.flush(id, now, &mut flushed);
                 self.count(&flushed);
                 // On the list again: the peer takes, only the budget was used up.
                 let has_more = self.table.visit(id, |connection| connection.is_dirty);
-                match (self.due(id, now), self.lenient_until) {
-                    (Due::Output(_), _) if has_more == Some(true) => {
-                        self.look_again_at(id, now + RETRY, now);
+                match (self.expired(id, now), self.grace_until) {
+                    (Expired::WriteThenClose(_), _) if has_more == Some(true) => {
+                        self.defer_check(id, now + RETRY, now);
                     }
                     // While we did not run, nobody could take anything: who has an old byte
                     // waiting gets as much time as we took.
-                    (Due::Output(_), Some(at)) if now < at => self.look_again_at(id, at, now),
-                    (Due::Output(reason), _) => self.close(id, reason),
+                    (Expired::WriteThenClose(_), Some(at)) if now < at => {
+                        self.defer_check(id, at, now)
+                    }
+                    (Expired::WriteThenClose(reason), _) => self.close(id, reason),
                     _ => self.rearm(id),
                 }
             }
@@ -120,10 +123,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     /// What the time has brought for one session. Its own timer is another matter.
-    fn due(&mut self, id: SessionId, now: Instant) -> Due {
+    fn expired(&mut self, id: SessionId, now: Instant) -> Expired {
         let config = &self.shared.config;
         self.table
-            .visit(id, |connection| connection.due(config, now))
-            .unwrap_or(Due::Nothing)
+            .visit(id, |connection| connection.expired(config, now))
+            .unwrap_or(Expired::None)
     }
 }

@@ -69,7 +69,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             connection.restart_input_clock(now);
             if let Some(at) = connection.next_deadline(config) {
                 // What was due meanwhile is not late: it looks like a stall of this process else.
-                timeouts.arm(source, &mut connection.alarm, at.max(now));
+                timeouts.arm(source, &mut connection.timer, at.max(now));
             }
             let is_readable = connection.has_input && connection.list_readable();
             (is_readable, connection.has_drained())
@@ -179,7 +179,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Ends a session behind what it was sent so far.
     pub(super) fn close(&mut self, id: SessionId, reason: DisconnectReason) {
-        self.set_apart(id);
+        self.detach(id);
         self.table.close(id, reason);
     }
 

@@ -11,7 +11,7 @@ pub(super) const MIN_READ_BYTES: usize = 4 << 10;
 
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub(super) fn handle_writable(&mut self, id: SessionId, now: Instant) {
-        let is_new = self.table.judge(id, |connection| {
+        let is_new = self.table.try_visit(id, |connection| {
             let is_new = connection.handle_writable(now)?;
             if connection.has_output() && !connection.is_dirty {
                 connection.is_dirty = true;

@@ -29,19 +29,19 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let shared = Arc::clone(&self.shared);
         let was_open = connection.is_open();
         let (peer, queued_bytes) = (connection.peer(id), connection.queued_bytes());
-        self.timeouts.disarm(id, &mut connection.alarm);
+        self.timeouts.disarm(id, &mut connection.timer);
         self.unadmitted.count -= usize::from(!connection.is_admitted);
         self.metrics().sessions.sub(u64::from(was_open));
         let partial_bytes = connection.partial_bytes() as u64;
         self.metrics().partial_packet_bytes.sub(partial_bytes);
         self.metrics().disconnects[reason.index()].add(1);
         let summary_at = shared.departures.note(Some(id), peer.addr, reason, now);
-        let ends = [self.departure_summary_at, summary_at];
-        self.departure_summary_at = ends.into_iter().flatten().min();
+        let ends = [self.disconnect_summary_at, summary_at];
+        self.disconnect_summary_at = ends.into_iter().flatten().min();
 
         let told = was_open && reason.flushes();
         let last_packet = match told {
-            true => guarded(|| (shared.farewell)(reason, &shared.buffers)).unwrap_or(None),
+            true => guarded(|| (shared.close_message)(reason, &shared.buffers)).unwrap_or(None),
             false => None,
         };
         let flush_by = self
@@ -106,14 +106,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.count(&flushed);
         self.metrics().bytes_received.add(discarded_bytes as u64);
         if progress == Progress::Done {
-            self.timeouts.disarm(id, &mut draining.alarm);
+            self.timeouts.disarm(id, &mut draining.timer);
             return;
         }
         if let Some(flush_by) = self.shutdown_by {
             draining.hurry(flush_by + self.shared.config.linger);
         }
         let deadline = draining.deadline();
-        self.timeouts.arm(id, &mut draining.alarm, deadline);
+        self.timeouts.arm(id, &mut draining.timer, deadline);
         if progress == Progress::Again && !std::mem::replace(&mut draining.is_listed, true) {
             self.draining_next.push_back(id);
         }
@@ -125,11 +125,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             return;
         }
         self.shutdown_by = Some(flush_by);
-        self.queue_common();
+        self.flush_broadcast_to_queues();
         self.table.close_all(DisconnectReason::Shutdown);
         for (id, draining) in &mut self.draining {
             draining.hurry(flush_by);
-            self.timeouts.arm(*id, &mut draining.alarm, flush_by);
+            self.timeouts.arm(*id, &mut draining.timer, flush_by);
         }
     }
 }

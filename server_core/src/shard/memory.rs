@@ -54,7 +54,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             ended += 1;
             match self.draining.remove(&id) {
                 Some(mut draining) => {
-                    self.timeouts.disarm(id, &mut draining.alarm);
+                    self.timeouts.disarm(id, &mut draining.timer);
                     self.count(&draining.abandon());
                 }
                 None => self.close(id, Kick::SlowConsumer.into()),

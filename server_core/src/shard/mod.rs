@@ -25,19 +25,19 @@ pub mod table;
 mod unadmitted;
 
 use crate::base::config::Config;
-use crate::base::disconnect_log::DepartureLog;
+use crate::base::disconnect_log::DisconnectLog;
 use crate::base::id::SessionId;
 use crate::base::metrics::{Metrics, WorkerMetrics};
 use crate::base::reason::DisconnectReason;
 use crate::base::snapshot::SnapshotRequest;
 use crate::base::timers::TimeoutQueue;
-use crate::buffer::queue::PacketRun;
+use crate::buffer::queue::PacketBatch;
 use crate::buffer::recv::RecvBuffer;
 use crate::buffer::{SendBuffer, SendBufferManager};
 use crate::connection::admission::Admission;
 use crate::connection::{Connection, Draining, ReadLimits, Transport};
 use crate::groups::members::Groups;
-use crate::routing::completion_timer::Lap;
+use crate::routing::completion_timer::Share;
 use crate::routing::router::{Command, Router};
 use crate::session::{Effect, Peer, Session};
 use crate::shard::table::SessionTable;
@@ -52,7 +52,7 @@ use unadmitted::Unadmitted;
 /// Makes the session of each new peer, on the worker that will own it.
 pub type SessionFactory<S> = dyn Fn(Peer) -> S + Send + Sync;
 /// The last packet for a session that ends for this reason, if it gets one.
-pub type Farewell =
+pub type CloseMessage =
     dyn Fn(DisconnectReason, &SendBufferManager) -> Option<SendBuffer> + Send + Sync;
 
 /// What all workers of a server have in common.
@@ -66,11 +66,11 @@ pub struct Shared<T, S> {
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The lines about who left.
-    pub departures: DepartureLog,
+    pub departures: DisconnectLog,
     /// Makes sessions.
     pub factory: Box<SessionFactory<S>>,
     /// Says goodbye.
-    pub farewell: Arc<Farewell>,
+    pub close_message: Arc<CloseMessage>,
 }
 
 impl<T, S> fmt::Debug for Shared<T, S> {
@@ -102,15 +102,15 @@ pub struct Shard<T, S> {
     discard_left: usize,
     /// Sessions with input, in the order of their turns.
     readable: VecDeque<SessionId>,
-    /// What every session gets in this turn that is not `apart`. It is in no queue: most peers keep
+    /// What every session gets in this turn that is not `detached`. It is in no queue: most peers keep
     /// up, and for them it is written from where it lies.
-    common: Option<PacketRun>,
+    pending_broadcast: Option<PacketBatch>,
     /// Bytes that every session has been sent in this turn.
     common_bytes: usize,
     /// Sessions whose queue has fallen as far as they asked for: called after a flush.
     drained: VecDeque<SessionId>,
     /// Sessions for which something comes before or behind it, or that were not here when it was sent.
-    apart: Vec<SessionId>,
+    detached: Vec<SessionId>,
     /// Sessions that something was queued for in this turn.
     dirty: Vec<SessionId>,
     /// Sessions whose write budget was used up: dirty in the next turn.
@@ -143,15 +143,15 @@ pub struct Shard<T, S> {
     /// gets it. Below zero by one packet at most.
     output_left: isize,
     /// The measured broadcasts that were queued in this turn.
-    laps: Vec<Lap>,
+    shares: Vec<Share>,
     /// Who wants to know at the end of this turn how the sessions are doing.
     snapshots: Vec<SnapshotRequest>,
     shutdown_by: Option<Instant>,
     /// A shutdown that waits for `deferred`.
     shutdown_next: Option<Instant>,
-    departure_summary_at: Option<Instant>,
+    disconnect_summary_at: Option<Instant>,
     /// After a stall of our own, nobody is too slow before this.
-    lenient_until: Option<Instant>,
+    grace_until: Option<Instant>,
 }
 
 /// An effect that waits.
@@ -190,10 +190,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
             effects: Vec::new(),
             readable: VecDeque::new(),
-            common: None,
+            pending_broadcast: None,
             common_bytes: 0,
             drained: VecDeque::new(),
-            apart: Vec::new(),
+            detached: Vec::new(),
             dirty: Vec::new(),
             dirty_next: Vec::new(),
             stalled: VecDeque::new(),
@@ -209,12 +209,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             pacing_check_at: None,
             outbox_retry_at: None,
             output_left: shared.config.turn_output_bytes as isize,
-            laps: Vec::new(),
+            shares: Vec::new(),
             snapshots: Vec::new(),
             shutdown_by: None,
             shutdown_next: None,
-            departure_summary_at: None,
-            lenient_until: None,
+            disconnect_summary_at: None,
+            grace_until: None,
             shared,
         }
     }
@@ -230,19 +230,19 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::Adopt(arrival) => self.adopt(arrival, now, register),
             Command::Send(to, buffer) => self.queue_for(to, buffer),
             Command::Broadcast(buffer) => self.queue_for_all(&buffer),
-            Command::TimedBroadcast(buffer, lap) => {
+            Command::TimedBroadcast(buffer, share) => {
                 // A tick waits for no reader; callbacks get what it leaves of the floor.
                 self.pacing
                     .charge(buffer.len() / self.shared.router.workers(), now);
                 self.queue_for_all(&buffer);
-                self.laps.push(lap);
+                self.shares.push(share);
             }
             Command::BroadcastTo(group, except, buffer) => {
                 self.queue_for_group(group, except, &buffer);
             }
             // Who is on the way out joins nothing any more: `reap` comes by only once.
             Command::Join(id, claim) if self.table.visit(id, |_| ()).is_some() => {
-                let refused = self.groups.join_claimed(id, claim).is_err();
+                let refused = self.groups.join_subscribed(id, claim).is_err();
                 self.metrics().joins_refused.add(refused.into());
             }
             Command::Join(..) => {}
@@ -356,9 +356,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             // This process was stopped in the middle of the turn. What was read in the rest of it
             // may have come just now, and bears the time of the beginning.
             self.table
-                .visit_all(|_, connection| connection.postdate(began, now));
+                .visit_all(|_, connection| connection.shift_to(began, now));
         }
-        for duration in self.laps.drain(..).filter_map(|lap| lap.end(now)) {
+        for duration in self.shares.drain(..).filter_map(|share| share.end(now)) {
             metrics.broadcasts.record(duration);
         }
     }
@@ -390,7 +390,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let shutdown_by = (self.shared.router.shutdown_by()).filter(|_| self.shutdown_by.is_none());
         let ends = [
             self.timeouts.next_at(),
-            self.departure_summary_at,
+            self.disconnect_summary_at,
             shutdown_by,
             self.paced_until,
             self.pacing_check_at,
@@ -467,7 +467,7 @@ mod tests {
     use crate::buffer::ChunkPool;
     use crate::protocol::packet::Packet;
     use crate::routing::mailbox::Mailbox;
-    use crate::routing::router::Arrival;
+    use crate::routing::router::NewConnection;
     use crate::session::Context;
     use std::io::{Read, Write};
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -542,9 +542,9 @@ mod tests {
                 router: Arc::new(Router::new([mailbox])),
                 buffers: SendBufferManager::new(pool),
                 metrics: Arc::new(Metrics::new(1)),
-                departures: DepartureLog::default(),
+                departures: DisconnectLog::default(),
                 factory: Box::new(move |_| Nobody { requires_login }),
-                farewell: Arc::new(|_, _| None),
+                close_message: Arc::new(|_, _| None),
             }),
         )
     }
@@ -559,7 +559,7 @@ mod tests {
         let read_bytes = Arc::new(AtomicUsize::new(0));
         let mut ids = Vec::new();
         for port in 0..1000 {
-            let arrival = Arrival {
+            let arrival = NewConnection {
                 stream: Flood {
                     read_bytes: Arc::clone(&read_bytes),
                     hesitates,

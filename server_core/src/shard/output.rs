@@ -1,12 +1,12 @@
 //! Output: what is sent is queued, and written once, at the end of the turn.
 //!
-//! What everybody gets is in no queue: it waits as `common`, and who needs it in a queue, as something
-//! of its own comes behind it, is set `apart`.
+//! What everybody gets is in no queue: it waits as `pending_broadcast`, and who needs it in a queue, as something
+//! of its own comes behind it, is set `detached`.
 
 use super::{MIN_PACKET_COST, Shard};
 use crate::base::id::SessionId;
 use crate::buffer::SendBuffer;
-use crate::buffer::queue::PacketRun;
+use crate::buffer::queue::PacketBatch;
 use crate::connection::{Connection, Flushed, Transport};
 use crate::groups::id::GroupId;
 use crate::session::Session;
@@ -27,7 +27,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     pub(super) fn queue_for(&mut self, to: SessionId, buffer: SendBuffer) {
         self.charge(buffer.len(), 1);
-        self.set_apart(to);
+        self.detach(to);
         if self.queue_if(to, buffer, |_| true).is_none() {
             self.metrics().undeliverable.add(1);
         }
@@ -40,13 +40,17 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             // More than this would fill every queue before its socket has had a chance to take any.
             self.output_left = self.output_left.min(0);
         }
-        if self.common.as_mut().is_some_and(|run| run.append(buffer)) {
-            for index in 0..self.apart.len() {
-                self.queue_if_open(self.apart[index], buffer);
+        if self
+            .pending_broadcast
+            .as_mut()
+            .is_some_and(|run| run.append(buffer))
+        {
+            for index in 0..self.detached.len() {
+                self.queue_if_open(self.detached[index], buffer);
             }
         } else {
-            self.queue_common();
-            self.common = Some(PacketRun::new(buffer.clone()));
+            self.flush_broadcast_to_queues();
+            self.pending_broadcast = Some(PacketBatch::new(buffer.clone()));
         }
     }
 
@@ -61,7 +65,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         for index in 0..members {
             let id = self.groups.members(group)[index];
             if Some(id) != except {
-                self.set_apart(id);
+                self.detach(id);
                 self.queue_if_open(id, buffer);
             }
         }
@@ -93,14 +97,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     /// What everybody gets comes before what follows for this session alone.
-    pub(super) fn set_apart(&mut self, id: SessionId) {
-        let Some(run) = &self.common else {
+    pub(super) fn detach(&mut self, id: SessionId) {
+        let Some(run) = &self.pending_broadcast else {
             return;
         };
-        let (apart, dirty) = (&mut self.apart, &mut self.dirty);
+        let (detached, dirty) = (&mut self.detached, &mut self.dirty);
         self.table.visit(id, |connection| {
-            if connection.is_open() && !std::mem::replace(&mut connection.is_apart, true) {
-                apart.push(id);
+            if connection.is_open() && !std::mem::replace(&mut connection.is_detached, true) {
+                detached.push(id);
                 if connection.queue_run(run.clone()) {
                     dirty.push(id);
                 }
@@ -109,23 +113,23 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     /// What everybody gets comes before what follows for everybody and lies elsewhere.
-    pub(super) fn queue_common(&mut self) {
-        let Some(run) = self.common.take() else {
+    pub(super) fn flush_broadcast_to_queues(&mut self) {
+        let Some(run) = self.pending_broadcast.take() else {
             return;
         };
         let dirty = &mut self.dirty;
         self.table.visit_all(|id, connection| {
-            let is_apart = std::mem::take(&mut connection.is_apart);
-            if connection.is_open() && !is_apart && connection.queue_run(run.clone()) {
+            let is_detached = std::mem::take(&mut connection.is_detached);
+            if connection.is_open() && !is_detached && connection.queue_run(run.clone()) {
                 dirty.push(id);
             }
         });
-        self.apart.clear();
+        self.detached.clear();
     }
 
     pub(super) fn flush_all(&mut self, now: Instant) {
         let mut total = Flushed::default();
-        self.send_common(&mut total);
+        self.write_broadcast(&mut total);
         let mut dirty = std::mem::take(&mut self.dirty);
         for id in dirty.drain(..) {
             self.flush(id, now, &mut total);
@@ -140,23 +144,23 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     /// Writes what everybody gets to those who have nothing before it. The others are flushed.
-    fn send_common(&mut self, total: &mut Flushed) {
-        let Some(run) = self.common.take() else {
+    fn write_broadcast(&mut self, total: &mut Flushed) {
+        let Some(run) = self.pending_broadcast.take() else {
             return;
         };
         let (config, dirty) = (&self.shared.config, &mut self.dirty);
         let mut broken = Vec::new();
         self.table.visit_all(|id, connection| {
-            if std::mem::take(&mut connection.is_apart) || !connection.is_open() {
+            if std::mem::take(&mut connection.is_detached) || !connection.is_open() {
                 return;
             }
-            match connection.send_common(&run, config, total) {
+            match connection.write_broadcast(&run, config, total) {
                 Ok(true) => dirty.push(id),
                 Ok(false) => {}
                 Err(reason) => broken.push((id, reason)),
             }
         });
-        self.apart.clear();
+        self.detached.clear();
         for (id, reason) in broken {
             self.table.close(id, reason);
         }
@@ -168,7 +172,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (readable, drained) = (&mut self.readable, &mut self.drained);
         let limits = self.read_limits;
         let (high, mut starts_pacing) = (config.pacing_bytes(), false);
-        self.table.judge(id, |connection| {
+        self.table.try_visit(id, |connection| {
             let (flushed, verdict) = connection.flush(config, now);
             total.absorb(&flushed);
             if flushed.has_more && !std::mem::replace(&mut connection.is_dirty, true) {
@@ -177,7 +181,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             if connection.has_output()
                 && let Some(at) = connection.next_deadline(config)
             {
-                timeouts.arm(id, &mut connection.alarm, at.max(now));
+                timeouts.arm(id, &mut connection.timer, at.max(now));
             }
             if connection.paces(high, now) && !std::mem::replace(&mut connection.is_pacing, true) {
                 starts_pacing = true;

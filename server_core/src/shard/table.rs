@@ -8,7 +8,7 @@
 //! walk is a borrow error:
 //!
 //! ```compile_fail,E0499
-//! # use server_core::{DisconnectReason, session_table::SessionTable};
+//! # use server_core::{DisconnectReason, shard::table::SessionTable};
 //! let mut table: SessionTable<String> = SessionTable::new(0);
 //! table.visit_all(|id, session| {
 //!     session.push('!');
@@ -20,7 +20,7 @@
 //! the removal behind the walk compiles:
 //!
 //! ```
-//! # use server_core::{DisconnectReason, session_table::SessionTable};
+//! # use server_core::{DisconnectReason, shard::table::SessionTable};
 //! let mut table: SessionTable<String> = SessionTable::new(0);
 //! table.visit_all(|id, session| {
 //!     session.push('!');
@@ -36,7 +36,7 @@ use std::collections::VecDeque;
 /// The sessions of one worker, each under an id that is never used twice.
 ///
 /// A session leaves in two steps. Whoever finds a reason records it ([`close`](Self::close) or an
-/// `Err` from [`judge`](Self::judge)); from then on nobody is shown that session any more. Later,
+/// `Err` from [`try_visit`](Self::try_visit)); from then on nobody is shown that session any more. Later,
 /// when no walk is under way, [`pop_closing`](Self::pop_closing) moves it out, whole.
 #[derive(Debug)]
 pub struct SessionTable<T> {
@@ -114,12 +114,12 @@ impl<T> SessionTable<T> {
     }
 
     /// Shows one session to a judge; an `Err` is recorded as its reason to leave.
-    pub fn judge<R>(
+    pub fn try_visit<R>(
         &mut self,
         id: SessionId,
-        judge: impl FnOnce(&mut T) -> Result<R, DisconnectReason>,
+        try_visit: impl FnOnce(&mut T) -> Result<R, DisconnectReason>,
     ) -> Option<R> {
-        match judge(self.open_slot(id)?) {
+        match try_visit(self.open_slot(id)?) {
             Ok(answer) => Some(answer),
             Err(reason) => {
                 self.close(id, reason);
@@ -232,7 +232,7 @@ mod tests {
     fn lecture_54_a_session_that_leaves_is_shown_to_nobody_and_stays_until_the_walk_is_over() {
         let (mut table, ids) = table_with(&["a", "b", "c"]);
         assert_eq!(
-            table.judge(ids[1], |_| Err::<(), _>(Kick::BadSize.into())),
+            table.try_visit(ids[1], |_| Err::<(), _>(Kick::BadSize.into())),
             None
         );
         assert_eq!(shown(&mut table), ["a", "c"]);

@@ -2,11 +2,13 @@
 
 use super::framer::{Packets, are_same, by_the_book};
 use super::send_queue::{a_packet, join};
-use server_core::buffer::queue::PacketRun;
+use server_core::buffer::queue::PacketBatch;
 use server_core::buffer::recv::RecvBuffer;
 use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::admission::Admission;
-use server_core::connection::{Connection, Drained, Draining, Due, Flushed, Progress, Transport};
+use server_core::connection::{
+    Connection, Drained, Draining, Expired, Flushed, Progress, Transport,
+};
 use server_core::{Config, DisconnectReason, Kick};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -146,7 +148,7 @@ impl Machine {
             Step::Meets(meeting) => self.wire.borrow_mut().script.push_back(meeting),
             Step::Pass { millis } => self.now += Duration::from_millis(millis),
             Step::Queue(bytes) => self.queue(bytes),
-            Step::SendCommon(bytes, two) => self.send_common(bytes, two),
+            Step::SendCommon(bytes, two) => self.write_broadcast(bytes, two),
             Step::Receive => self.receive(),
             Step::Flush => self.flush(),
             Step::Admit => {
@@ -184,13 +186,13 @@ impl Machine {
         }
     }
 
-    fn send_common(&mut self, bytes: usize, two: bool) {
+    fn write_broadcast(&mut self, bytes: usize, two: bool) {
         let State::Open(connection) = &mut self.state else {
             return;
         };
         let first = a_packet(&self.buffers, bytes.max(4), self.serial);
         self.expected.extend(&first[..]);
-        let mut run = PacketRun::new(first);
+        let mut run = PacketBatch::new(first);
         if two {
             let second = a_packet(&self.buffers, 4, self.serial);
             if run.append(&second) {
@@ -199,7 +201,7 @@ impl Machine {
         }
         let (had_output, was_dirty) = (connection.has_output(), connection.is_dirty);
         let mut flushed = Flushed::default();
-        let sent = connection.send_common(&run, &self.config, &mut flushed);
+        let sent = connection.write_broadcast(&run, &self.config, &mut flushed);
         self.bytes_sent += flushed.bytes;
         self.packets_sent += flushed.packets;
         assert!(
@@ -307,12 +309,12 @@ impl Machine {
         let State::Open(connection) = std::mem::replace(&mut self.state, State::Gone) else {
             return;
         };
-        let farewell = (reason.flushes() && reason.code().is_some())
+        let close_message = (reason.flushes() && reason.code().is_some())
             .then(|| a_packet(&self.buffers, FAREWELL_BYTES, self.serial));
         self.expected
-            .extend(farewell.iter().flat_map(|packet| packet.to_vec()));
+            .extend(close_message.iter().flat_map(|packet| packet.to_vec()));
         let flush_by = self.now + Duration::from_secs(2);
-        let ((), mut draining) = connection.into_draining(reason, farewell, flush_by);
+        let ((), mut draining) = connection.into_draining(reason, close_message, flush_by);
         if reason.flushes() {
             self.state = State::Draining(Box::new(draining));
         } else {
@@ -357,12 +359,12 @@ impl Machine {
         if let State::Open(connection) = &mut self.state {
             let deadline = connection.next_deadline(&self.config);
             let is_due = deadline.is_some_and(|at| at <= self.now);
-            let due = connection.due(&self.config, self.now);
+            let due = connection.expired(&self.config, self.now);
             // A peer that passes a check of its throughput is given more time.
             let is_due_still =
                 (connection.next_deadline(&self.config)).is_some_and(|at| at <= self.now);
-            assert_eq!(due != Due::Nothing, is_due && is_due_still);
-            let is_late = due == Due::Input(DisconnectReason::LoginTimeout);
+            assert_eq!(due != Expired::None, is_due && is_due_still);
+            let is_late = due == Expired::ReadThenClose(DisconnectReason::LoginTimeout);
             assert!(!is_late || !connection.is_admitted);
         }
         let is_gone = matches!(self.state, State::Gone);

@@ -1,6 +1,6 @@
 //! The groups of several workers, and the directory that they share, beside a set of pairs.
 
-use server_core::groups::index::{Claim, GroupDirectory};
+use server_core::groups::index::{GroupIndex, Subscription};
 use server_core::groups::members::Groups;
 use server_core::{GroupId, SessionId};
 use std::collections::{BTreeSet, VecDeque};
@@ -29,16 +29,16 @@ pub enum Step {
 /// Three workers, and who should be in what.
 pub struct Machine {
     max_per_session: usize,
-    directory: Arc<GroupDirectory>,
+    directory: Arc<GroupIndex>,
     workers: Vec<Groups>,
     generations: [u32; WORKERS * SLOTS],
-    posted: VecDeque<(SessionId, Claim)>,
+    posted: VecDeque<(SessionId, Subscription)>,
     members: BTreeSet<(GroupId, SessionId)>,
 }
 
 impl Machine {
     pub fn new(max_per_session: usize) -> Self {
-        let directory = Arc::new(GroupDirectory::default());
+        let directory = Arc::new(GroupIndex::default());
         let workers =
             (0..WORKERS).map(|worker| Groups::new(worker, Arc::clone(&directory), max_per_session));
         Self {
@@ -61,17 +61,17 @@ impl Machine {
             }
             Step::Post(who, group) => {
                 let (id, group) = (self.session(who), group_of(group));
-                let claim = self.directory.claim(group, id.worker());
-                self.posted.push_back((id, claim));
+                let subscribe = self.directory.subscribe(group, id.worker());
+                self.posted.push_back((id, subscribe));
             }
             Step::Deliver => {
                 // Of who has left meanwhile, the worker itself sees that it is not there.
-                let Some((id, claim)) = self.posted.pop_front() else {
+                let Some((id, subscribe)) = self.posted.pop_front() else {
                     return;
                 };
                 if self.session(place_of(id)) == id {
-                    let expected = self.join(id, claim.group());
-                    let joined = self.workers[id.worker()].join_claimed(id, claim);
+                    let expected = self.join(id, subscribe.group());
+                    let joined = self.workers[id.worker()].join_subscribed(id, subscribe);
                     assert_eq!(joined.is_ok(), expected);
                 }
             }
@@ -119,8 +119,8 @@ impl Machine {
                 let expected: Vec<SessionId> = its.map(|(_, id)| *id).collect();
                 assert_eq!(members, expected, "{group} on worker {worker}");
                 let mut posted = self.posted.iter();
-                let is_awaited =
-                    posted.any(|(id, claim)| claim.group() == group && id.worker() == worker);
+                let is_awaited = posted
+                    .any(|(id, subscribe)| subscribe.group() == group && id.worker() == worker);
                 if is_awaited || !members.is_empty() {
                     told.insert(worker);
                 }

@@ -57,7 +57,7 @@ impl Machine {
             }
             Step::Judge(n, ok) => {
                 let Some(id) = self.pick(n) else { return };
-                let answer = self.table.judge(id, |name| match ok {
+                let answer = self.table.try_visit(id, |name| match ok {
                     true => Ok(*name),
                     false => Err(DisconnectReason::Idle),
                 });

@@ -2,16 +2,16 @@
 
 use crate::wire::FakeStream;
 
-use server_core::runtime::acceptor::{AcceptGate, Answer, RETRY, SILENCE};
+use server_core::runtime::acceptor::{AcceptOutcome, Acceptor, LOG_INTERVAL, RETRY};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-/// What `listener.rs` is around the gate, without a socket.
+/// What `listener.rs` is around the acceptor, without a socket.
 #[derive(Debug)]
 pub struct FakeListener {
-    gate: AcceptGate,
+    acceptor: Acceptor,
     backlog: VecDeque<(FakeStream, SocketAddr)>,
     edge: bool,
     /// The last accept met "would block": only then is the next connection an edge.
@@ -27,7 +27,7 @@ pub struct FakeListener {
 impl Default for FakeListener {
     fn default() -> Self {
         Self {
-            gate: AcceptGate::default(),
+            acceptor: Acceptor::default(),
             backlog: VecDeque::new(),
             edge: false,
             is_blocked: true,
@@ -60,8 +60,8 @@ impl FakeListener {
     }
 
     pub fn needs_turn(&self, now: Instant) -> bool {
-        let is_due = self.gate.retry_at().is_some_and(|at| at <= now);
-        !self.is_closed && (self.edge || self.gate.is_open() || is_due)
+        let is_due = self.acceptor.retry_at().is_some_and(|at| at <= now);
+        !self.is_closed && (self.edge || self.acceptor.is_open() || is_due)
     }
 
     /// One turn of its loop: what it accepted, a batch at most.
@@ -77,23 +77,23 @@ impl FakeListener {
             return accepted;
         }
         if std::mem::take(&mut self.edge) || rng.u32(..20) == 0 {
-            self.gate.handle_readable();
+            self.acceptor.handle_readable();
         }
-        if !self.gate.may_accept(now) {
+        if !self.acceptor.may_accept(now) {
             return accepted;
         }
         for _ in 0..batch {
             let answer = self.accept(descriptors, rng, now);
-            match self.gate.judge(answer, now) {
-                Answer::Connection(connection) => {
+            match self.acceptor.evaluate(answer, now) {
+                AcceptOutcome::Connection(connection) => {
                     descriptors -= 1;
                     self.failed_at = None;
                     accepted.push(connection);
                 }
-                Answer::Again => {}
-                Answer::Empty => break,
-                Answer::Paused { is_news, .. } => {
-                    self.note_said(is_news, now);
+                AcceptOutcome::Again => {}
+                AcceptOutcome::Empty => break,
+                AcceptOutcome::Paused { should_log, .. } => {
+                    self.note_said(should_log, now);
                     break;
                 }
             }
@@ -131,12 +131,12 @@ impl FakeListener {
         Ok(self.backlog.pop_front().unwrap())
     }
 
-    fn note_said(&mut self, is_news: bool, now: Instant) {
-        if is_news
+    fn note_said(&mut self, should_log: bool, now: Instant) {
+        if should_log
             && self
                 .said_at
                 .replace(now)
-                .is_some_and(|at| now < at + SILENCE)
+                .is_some_and(|at| now < at + LOG_INTERVAL)
         {
             (self.offences).push("it says twice that it cannot accept".into());
         }

@@ -508,7 +508,7 @@ pub use session::handlers::Handlers;
 #[doc(inline)]
 pub use session::{Context, Peer, Session};
 
-/// The README's program has to compile.
+/// The program in the README compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 #[derive(Debug)]

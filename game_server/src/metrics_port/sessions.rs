@@ -10,7 +10,7 @@ use std::time::Instant;
 /// What the text is served as.
 pub const CONTENT_TYPE: &str = "application/json";
 
-/// One session. Names and units are part of what the README promises.
+/// One session. Names and units are part of the contract in `game_server/README.md`.
 #[derive(Serialize)]
 struct SessionJson {
     id: u64,

@@ -1,4 +1,5 @@
-//! The documents agree with the program and with the repository: flags, metrics, reason codes, links.
+//! The documents agree with the program and with the repository: flags, metrics, reason codes,
+//! unsafe code, links.
 #![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
 
 mod pages;
@@ -67,11 +68,35 @@ fn the_protocol_has_every_reason_with_its_code() {
     }
 }
 
+/// The workspace denies `unsafe_code`, so a file with unsafe code has to name that lint.
+#[test]
+fn security_md_names_the_files_with_unsafe_code() {
+    let security = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let (_, section) = security.split_once("\n## Unsafe code").unwrap();
+    let mut named: Vec<_> = paths(section)
+        .filter(|path| path.ends_with(".rs"))
+        .collect();
+    named.sort_unstable();
+    let mut sources = Vec::new();
+    for package in ["dummy_client", "game_server", "server_core"] {
+        find_files(&root().join(package).join("src"), "rs", &mut sources);
+    }
+    sources.retain(|file| fs::read_to_string(file).unwrap().contains("unsafe_code"));
+    sources.sort_unstable();
+    assert_eq!(
+        named
+            .into_iter()
+            .map(|path| root().join(path))
+            .collect::<Vec<_>>(),
+        sources
+    );
+}
+
 #[test]
 fn every_link_and_path_of_every_document_leads_somewhere() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = root();
     let mut documents = Vec::new();
-    find_documents(root, &mut documents);
+    find_files(root, "md", &mut documents);
     let (mut found, mut broken) = (0, Vec::new());
     for document in documents {
         let text = fs::read_to_string(&document).unwrap();
@@ -95,8 +120,12 @@ fn every_link_and_path_of_every_document_leads_somewhere() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// All Markdown below `folder`, without what cargo has built and what is hidden.
-fn find_documents(folder: &Path, documents: &mut Vec<PathBuf>) {
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// All files below `folder` with this ending, without what cargo has built and what is hidden.
+fn find_files(folder: &Path, ending: &str, files: &mut Vec<PathBuf>) {
     if folder.join("CACHEDIR.TAG").exists() {
         return;
     }
@@ -107,9 +136,9 @@ fn find_documents(folder: &Path, documents: &mut Vec<PathBuf>) {
             continue;
         }
         if path.is_dir() {
-            find_documents(&path, documents);
-        } else if path.extension().is_some_and(|end| end == "md") {
-            documents.push(path);
+            find_files(&path, ending, files);
+        } else if path.extension().is_some_and(|end| end == ending) {
+            files.push(path);
         }
     }
 }

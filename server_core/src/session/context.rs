@@ -1,4 +1,4 @@
-//! What a callback may ask of its worker.
+//! The requests of a callback to its worker.
 
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
@@ -11,11 +11,10 @@ use crate::session::{Effect, Peer};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-/// What a session may ask of its worker.
+/// The requests of a callback to its worker.
 ///
-/// A handler has no road to the other sessions: it asks, and the worker does it when the handler
-/// has returned. So no callback ever runs inside another one, and none runs while a list is
-/// walked.
+/// A handler has no access to other sessions: it makes requests, and the worker carries them out when the
+/// handler has returned. So no callback runs inside another callback, or while a list is iterated.
 #[derive(Debug)]
 pub struct Context<'a> {
     peer: Peer,
@@ -28,9 +27,9 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// A context for one callback; what the handler asks for is added to `effects`. `groups` are
-    /// those of its worker, `queued_bytes` those of its session.
-    #[cfg_attr(doc, doc(hidden))] // Its arguments are the worker's.
+    /// A context for one callback. Requests of the handler are added to `effects`. `groups` belongs to the
+    /// worker, `queued_bytes` to the session.
+    #[cfg_attr(doc, doc(hidden))] // The arguments belong to the worker.
     pub fn new(
         peer: Peer,
         now: Instant,
@@ -50,32 +49,32 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Admits this session: its login is complete, and the limits of unadmitted sessions hold no more.
+    /// Admits this session: its login is complete, and the limits of unadmitted sessions no longer apply.
     pub fn admit(&mut self) {
         if !std::mem::replace(&mut self.is_admitted, true) {
             self.effects.push(Effect::Admit(self.peer.id));
         }
     }
 
-    /// Whether this session is admitted: from the beginning, or since [`admit`](Self::admit).
+    /// Whether this session is admitted, from the start or since [`admit`](Self::admit).
     #[must_use]
     pub fn is_admitted(&self) -> bool {
         self.is_admitted
     }
 
-    /// The session that is being called.
+    /// Id of the session of this callback.
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.peer.id
     }
 
-    /// Its other end.
+    /// Address of the peer.
     #[must_use]
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer.addr
     }
 
-    /// The time at which this turn of the event loop began. One reading serves the whole turn.
+    /// The instant at which this turn of the event loop began. The clock is read once a turn.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.now
@@ -83,13 +82,13 @@ impl<'a> Context<'a> {
 
     /// Sends a packet to this session's peer.
     ///
-    /// A packet that would not fit its size field is not sent; an error is logged. Use
-    /// [`encode`](Self::encode) where a handler can do something about it.
+    /// A packet that does not fit its size field is not sent, and an error is logged. Use
+    /// [`encode`](Self::encode) to handle that error.
     pub fn send<H: PacketHead>(&mut self, head: &H, tail: impl AsRef<[u8]>) {
         self.send_to(self.peer.id, head, tail);
     }
 
-    /// Sends a packet to any session. If it is gone, nothing happens but a count.
+    /// Sends a packet to any session. If the session has ended, the packet is only counted.
     pub fn send_to<H: PacketHead>(&mut self, to: SessionId, head: &H, tail: impl AsRef<[u8]>) {
         if let Some(buffer) = self.logged(H::ID, self.encode(head, tail)) {
             self.send_buffer(to, buffer);
@@ -103,7 +102,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Encodes a packet once, to be sent to several sessions.
+    /// Encodes a packet once, to send it to several sessions.
     ///
     /// # Errors
     /// [`PacketTooLarge`] if it does not fit its size field.
@@ -115,14 +114,14 @@ impl<'a> Context<'a> {
         self.buffers.encode(head, tail.as_ref())
     }
 
-    /// Sends a packet without a separate tail to this session's peer. As with [`send`](Self::send),
-    /// one that is too large is not sent; an error is logged.
+    /// Sends a packet without a separate tail to this session's peer. As with [`send`](Self::send), a
+    /// packet that is too large is not sent, and an error is logged.
     pub fn send_packet<P: OutgoingPacket>(&mut self, packet: &P) {
         self.send_packet_to(self.peer.id, packet);
     }
 
-    /// Sends a packet without a separate tail to any session. If it is gone, nothing happens but a
-    /// count.
+    /// Sends a packet without a separate tail to any session. If the session has ended, the packet is only
+    /// counted.
     pub fn send_packet_to<P: OutgoingPacket>(&mut self, to: SessionId, packet: &P) {
         if let Some(buffer) = self.logged(P::ID, self.encode_packet(packet)) {
             self.send_buffer(to, buffer);
@@ -136,7 +135,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Encodes a packet without a separate tail once, to be sent to several sessions.
+    /// Encodes a packet without a separate tail once, to send it to several sessions.
     ///
     /// # Errors
     /// [`PacketTooLarge`] if it does not fit its size field.
@@ -161,23 +160,22 @@ impl<'a> Context<'a> {
         self.effects.push(Effect::Broadcast(buffer));
     }
 
-    /// Makes this session a member of a group, at once: whoever learns of that and broadcasts to the
-    /// group reaches it, from whichever thread. Who is a member already stays one.
+    /// Makes this session a member of a group, at once: a thread that learns of the join and then
+    /// broadcasts to the group reaches this session. A member stays a member.
     ///
-    /// A session that leaves the server leaves its groups; in
-    /// [`on_disconnected`](crate::Session::on_disconnected) it can join none any more for good.
+    /// A session that ends leaves its groups. A join in
+    /// [`on_disconnected`](crate::Session::on_disconnected) does not last.
     ///
     /// # Errors
-    /// [`TooManyGroups`] if it is in
-    /// [`max_groups_per_session`](crate::Config::max_groups_per_session) groups, and nothing has
-    /// changed.
+    /// [`TooManyGroups`] if this session is in
+    /// [`max_groups_per_session`](crate::Config::max_groups_per_session) groups. Nothing changes then.
     pub fn join(&mut self, group: GroupId) -> Result<(), TooManyGroups> {
         self.groups.join(self.peer.id, group)
     }
 
-    /// Takes this session out of a group, at once: nothing more is queued for it there, not even what
-    /// this callback has asked for before, nor what callbacks have for packets of its peer that were read
-    /// together with this one. Returns whether it was a member.
+    /// Removes this session from a group, at once: no further packet to the group is queued for it. That
+    /// includes earlier requests of this callback, and requests of the callbacks for packets of its peer
+    /// that were read together with this one. Returns whether the session was a member.
     pub fn leave(&mut self, group: GroupId) -> bool {
         self.groups.leave(self.peer.id, group)
     }
@@ -188,15 +186,15 @@ impl<'a> Context<'a> {
         self.groups.is_in(self.peer.id, group)
     }
 
-    /// The groups that this session is in; in [`on_disconnected`](crate::Session::on_disconnected), those
-    /// that it was in at the end.
+    /// The groups of this session. In [`on_disconnected`](crate::Session::on_disconnected), its groups at
+    /// the end.
     #[must_use]
     pub fn groups(&self) -> Vec<GroupId> {
         self.groups.groups_of(self.peer.id).collect()
     }
 
-    /// Sends a packet to every member of a group, on all workers: to who is one when the callback has
-    /// returned, this session included if it is one itself.
+    /// Sends a packet to every session, on all workers, that is a member of the group when the callback has
+    /// returned. This session is included if it is a member.
     pub fn broadcast_to<H: PacketHead>(
         &mut self,
         group: GroupId,
@@ -208,7 +206,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// As [`broadcast_to`](Self::broadcast_to), to every member but this session.
+    /// Like [`broadcast_to`](Self::broadcast_to), to every member but this session.
     pub fn broadcast_to_others<H: PacketHead>(
         &mut self,
         group: GroupId,
@@ -247,8 +245,8 @@ impl<'a> Context<'a> {
             .push(Effect::BroadcastTo(group, except, buffer));
     }
 
-    /// Ends this session, after what was queued for it has left. As with a [`Kick`](crate::Kick), nothing is handled
-    /// of what its peer sent behind the packet that this is asked for.
+    /// Ends this session, after its queue is flushed. As with a [`Kick`](crate::Kick), packets of its peer
+    /// behind the packet of this callback are not handled.
     pub fn close(&mut self) {
         self.close_session(self.peer.id);
     }
@@ -259,38 +257,39 @@ impl<'a> Context<'a> {
             .push(Effect::Close(id, DisconnectReason::Closed));
     }
 
-    /// Asks for one call of [`Session::on_timer`](crate::Session::on_timer) at `at`, in place of an earlier request.
+    /// Requests one call of [`Session::on_timer`](crate::Session::on_timer) at `at`. Replaces an earlier
+    /// request.
     pub fn set_timer(&mut self, at: Instant) {
         self.effects.push(Effect::Timer(self.peer.id, Some(at)));
     }
 
-    /// Takes back what [`set_timer`](Self::set_timer) asked for.
+    /// Cancels the request of [`set_timer`](Self::set_timer).
     pub fn clear_timer(&mut self) {
         self.effects.push(Effect::Timer(self.peer.id, None));
     }
 
-    /// Returns the bytes that this session's socket has not taken yet: those in the session's queue,
-    /// and those of the packets that this callback, and the callbacks for packets read together with
-    /// this one, have sent to this session by its id.
+    /// The bytes that this session's socket has not taken yet: the bytes in the session's queue, and the
+    /// bytes of packets that this callback, and the callbacks for packets read together with this one, have
+    /// sent to this session by its id.
     ///
-    /// A broadcast counts from the end of its turn on. A packet that the
+    /// A broadcast counts from the end of its turn. A packet that the
     /// [output limit](crate::Config::turn_output_bytes) of an earlier turn has deferred counts from the
-    /// turn on that queues it.
+    /// turn that queues it.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes
     }
 
-    /// Asks for one call of [`Session::on_drained`](crate::Session::on_drained) when the queue of this session has fallen to
-    /// `below` bytes or fewer, in place of an earlier request.
+    /// Requests one call of [`Session::on_drained`](crate::Session::on_drained) when the queue of this
+    /// session has fallen to `below` bytes or fewer. Replaces an earlier request.
     ///
-    /// The call comes after a write to the socket; [`queued_bytes`](Self::queued_bytes) is `below` at
+    /// The call comes after a write to the socket. [`queued_bytes`](Self::queued_bytes) is `below` at
     /// most when the callback begins. A queue that is that short already is reported at the end of the
-    /// same turn. The request counts behind everything that this session was sent before. It ends with
-    /// the session.
+    /// same turn. The request counts behind every packet that was sent to this session before. The request
+    /// ends with the session.
     ///
-    /// Sending a window of packets and then waiting for the call paces a source by its reader:
-    /// [`ContentSender`](crate::ContentSender) does that for one large content.
+    /// A session that sends a window of packets and then waits for the call sends as fast as its reader
+    /// reads: [`ContentSender`](crate::ContentSender) does that for one large content.
     pub fn notify_drained(&mut self, below: usize) {
         let id = self.peer.id;
         self.effects.push(Effect::NotifyDrained(id, below));

@@ -1,4 +1,4 @@
-//! What a callback asked for, as values that its worker carries out.
+//! The requests of callbacks, as values that their worker carries out.
 
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
@@ -6,7 +6,7 @@ use crate::buffer::SendBuffer;
 use crate::groups::id::GroupId;
 use std::time::Instant;
 
-/// One thing that a handler asked for.
+/// One request of a callback.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Effect {
@@ -14,25 +14,25 @@ pub enum Effect {
     Send(SessionId, SendBuffer),
     /// Queue a packet for every session.
     Broadcast(SendBuffer),
-    /// Queue a packet for every member of a group, except perhaps one.
+    /// Queue a packet for every member of a group, except the session, if one is given.
     BroadcastTo(GroupId, Option<SessionId>, SendBuffer),
     /// End a session.
     Close(SessionId, DisconnectReason),
-    /// Call this session again at an instant, or not at all.
+    /// Set the timer of this session, or clear it.
     Timer(SessionId, Option<Instant>),
-    /// Call this session again when its queue holds this many bytes or fewer.
+    /// Call `on_drained` of this session when its queue holds this number of bytes or fewer.
     NotifyDrained(SessionId, usize),
     /// Admit this session.
     Admit(SessionId),
 }
 
 impl Effect {
-    /// What this costs a receiver besides the session that caused it: zero if there is none.
+    /// Bytes for each receiver other than `source`: zero for an effect without such a receiver.
     pub(crate) fn fan_out_bytes(&self, source: SessionId) -> usize {
         if self.is_own(source) { 0 } else { self.bytes() }
     }
 
-    /// The bytes of its packet.
+    /// Bytes of the packet, zero for an effect without a packet.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Send(_, buffer) | Self::Broadcast(buffer) | Self::BroadcastTo(_, _, buffer) => {
@@ -42,7 +42,7 @@ impl Effect {
         }
     }
 
-    /// Whether no session but `source` can notice this.
+    /// Whether the effect concerns `source` alone.
     pub(crate) fn is_own(&self, source: SessionId) -> bool {
         match self {
             Self::Send(id, _)
@@ -54,7 +54,7 @@ impl Effect {
         }
     }
 
-    /// Why this ends that session, if it does.
+    /// The reason for the end of `session`, if this effect ends it.
     pub(crate) fn end_of(&self, session: SessionId) -> Option<DisconnectReason> {
         match self {
             Self::Close(id, reason) if *id == session => Some(*reason),

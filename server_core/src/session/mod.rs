@@ -1,4 +1,4 @@
-//! What the user of this library writes: one object per peer, and what it may ask for.
+//! The session of a game: the trait that a game implements, its context, effects, handlers and content.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
@@ -15,11 +15,11 @@ use crate::base::reason::{DisconnectReason, Kick};
 use crate::protocol::packet::Packet;
 use std::net::SocketAddr;
 
-/// One peer. Made when it comes, called on its worker's thread only, dropped when it has left.
+/// The game's object for one peer. It is made when the peer connects, called on its worker's thread only,
+/// and dropped after the disconnect.
 ///
-/// There is no hook for raw bytes: whoever writes a session cannot bypass the framing, neither by
-/// intent nor by mistake. The lecture seals `OnRecv` for the same reason (rows 22, 23 and 28), so that
-/// code which tried to would stop compiling:
+/// The trait has no hook for raw bytes: a session cannot bypass the framing, neither by intent nor by
+/// mistake (lecture rows 22, 23 and 28). Code that tries it does not compile:
 ///
 /// ```compile_fail,E0407
 /// # use server_core::{Context, Kick, Packet, Session};
@@ -46,60 +46,59 @@ use std::net::SocketAddr;
 /// }
 /// ```
 pub trait Session: 'static {
-    /// Whether an accepted peer has to log in: the session is unadmitted until
-    /// [`Context::admit`] is called. Asked once, when the session is made.
+    /// Whether an accepted peer has to log in: the session is unadmitted until it calls
+    /// [`Context::admit`]. Called once, when the session is made.
     ///
-    /// An unadmitted session is ended after [`login_timeout`](crate::Config::login_timeout), or when
-    /// it is the oldest of too many ([`max_unadmitted`](crate::Config::max_unadmitted)), so peers that
-    /// connect and say nothing cannot take all places. An outgoing session is always admitted.
+    /// An unadmitted session ends after [`login_timeout`](crate::Config::login_timeout), or when it is the
+    /// oldest of too many ([`max_unadmitted`](crate::Config::max_unadmitted)). So peers that connect and
+    /// stay silent cannot take all places. An outgoing session is always admitted.
     fn requires_login(&self) -> bool {
         false
     }
 
-    /// The connection stands. Not called for an outgoing connection that could not be made.
+    /// The session is connected. Not called for an outgoing connection that failed.
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;
     }
 
-    /// One whole packet has come.
+    /// A complete packet was received.
     ///
     /// # Errors
-    /// Return the [`Kick`] that says what the peer did wrong, and it is ended: told why, after
-    /// what was queued for it before, and with nothing handled of what it sent behind this
-    /// packet.
+    /// Return the [`Kick`] that names the peer's offence to end the session. The peer gets the reason behind
+    /// the packets that are queued already. Its later packets are not handled.
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick>;
 
-    /// The instant has come that [`Context::set_timer`] asked for.
+    /// The instant of [`Context::set_timer`] has come.
     fn on_timer(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;
     }
 
-    /// The queue of this session has fallen as far as [`Context::notify_drained`] asked for.
+    /// The queue of this session has fallen to the length given to [`Context::notify_drained`].
     fn on_drained(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;
     }
 
-    /// The session has left; it is in no list any more, and nothing reaches its peer. Others may
-    /// be told.
+    /// The session has ended. It is in no list, and no packet reaches its peer. The callback may send to
+    /// other sessions.
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
         let _ = (ctx, reason);
     }
 }
 
-/// Whom a session is for, known before the session is made.
+/// Id, address and tag of a peer, known before its session is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Peer {
     /// The id that the session will have.
     pub id: SessionId,
-    /// The other end.
+    /// Address of the peer.
     pub addr: SocketAddr,
-    /// For an outgoing connection, the number that its maker gave to `connect`.
+    /// For an outgoing connection, the number that was given to `connect`.
     pub tag: Option<u64>,
 }
 
 impl Peer {
-    /// Describes a peer.
+    /// A peer with this id, address and tag.
     #[must_use]
     pub const fn new(id: SessionId, addr: SocketAddr, tag: Option<u64>) -> Self {
         Self { id, addr, tag }

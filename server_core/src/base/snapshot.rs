@@ -42,7 +42,7 @@ pub struct Snapshot {
 pub struct SnapshotRequest {
     answers: Sender<Vec<SessionInfo>>,
     /// No next snapshot begins until every worker has answered its request, or dropped it.
-    _turn: Arc<Turn>,
+    _in_progress: Arc<InProgress>,
 }
 
 /// Permits one snapshot at a time, which bounds the requests to the workers however often a thread
@@ -54,7 +54,8 @@ pub struct SnapshotGate {
 }
 
 #[derive(Debug)]
-struct Turn(Arc<AtomicBool>);
+/// Frees the gate when the last request is dropped.
+struct InProgress(Arc<AtomicBool>);
 
 /// A worker has ended without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,17 +63,18 @@ pub struct WorkerGone;
 
 impl SnapshotGate {
     /// Begins a snapshot. Returns a request for each worker, and the [`Snapshot`] that collects the
-    /// answers. `None` while an earlier snapshot is under way.
+    /// answers. `None` while an earlier snapshot is
+    /// not complete.
     #[must_use]
     pub fn begin(&self, workers: usize) -> Option<(Vec<SnapshotRequest>, Snapshot)> {
         if self.is_taken.swap(true, Ordering::AcqRel) {
             return None;
         }
-        let turn = Arc::new(Turn(Arc::clone(&self.is_taken)));
+        let in_progress = Arc::new(InProgress(Arc::clone(&self.is_taken)));
         let (sender, receiver) = crossbeam_channel::bounded(workers);
         let request = || SnapshotRequest {
             answers: sender.clone(),
-            _turn: Arc::clone(&turn),
+            _in_progress: Arc::clone(&in_progress),
         };
         let requests = (0..workers).map(|_| request()).collect();
         let snapshot = Snapshot {
@@ -112,7 +114,7 @@ impl SnapshotRequest {
     }
 }
 
-impl Drop for Turn {
+impl Drop for InProgress {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }

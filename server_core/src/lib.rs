@@ -321,7 +321,7 @@
 //! `off` is `None`. A size of zero is raised to the range in which a server works, and a time above a
 //! hundred years is a hundred years.
 //!
-//! | limit | unit | default | what it bounds | over it |
+//! | limit | unit | default | bounds | over the limit |
 //! |---|---|---|---|---|
 //! | [`workers`](Config::workers) | threads | the number of cores | event loops, 1 to 256 | |
 //! | [`backlog`](Config::backlog) | connections | 4,096 | connections that wait in the kernel for accept | the peer's kernel sends its SYN again |

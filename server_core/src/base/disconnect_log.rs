@@ -88,7 +88,7 @@ impl DisconnectLog {
     }
 
     fn limiter(&self) -> MutexGuard<'_, LogLimiter> {
-        // It holds only counts and lines: a panic elsewhere leaves nothing wrong in it.
+        // The limiter holds only counts: a panic elsewhere leaves nothing wrong in it.
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

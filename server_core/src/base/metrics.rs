@@ -118,7 +118,7 @@ pub struct Metrics {
     /// Connections that became sessions.
     pub accepted: Counter,
     /// Connections that were closed because the server is full, or because their address makes too many
-    /// connections. They count here alone.
+    /// connections. Such a connection counts here alone.
     pub rejected: Counter,
     /// Failed accepts, for example for want of descriptors.
     pub accept_errors: Counter,

@@ -46,7 +46,7 @@
 ///         id: u64,
 ///         /// Its name.
 ///         name: &'a str,
-///         /// What it carries.
+///         /// The ids of its items.
 ///         items: List<'a, u16>,
 ///     };
 /// }
@@ -89,8 +89,8 @@
 ///
 /// An invalid payload is [`Kick::BadPayload`](crate::Kick::BadPayload), without a line of yours: too
 /// short, too long, not UTF-8, over a limit, a count beyond the bytes, bytes left over.
-/// A limit is checked when a packet is read. It is not checked when a packet is written: your own packets
-/// are your responsibility.
+/// A limit is checked when a packet is read, and not when it is written: your own packets are your
+/// responsibility.
 ///
 /// # Definitions that do not compile
 ///

@@ -142,7 +142,7 @@ impl TickStopper {
 }
 
 impl Stop {
-    /// Waits until `at` or until the stop. Returns whether the stop was asked for.
+    /// Waits until `at` or until the stop. Returns whether the loop is stopped.
     fn is_asked_by(&self, at: Instant) -> bool {
         let wait = at.saturating_duration_since(Instant::now());
         let waited = (self.asked).wait_timeout_while(self.lock(), wait, |was_asked| !*was_asked);

@@ -103,7 +103,7 @@ fn every_reason_reaches_a_peer_that_reads() {
     };
     assert_eq!(code, 9, "{text}");
     texts.push(text);
-    server.wait_for_line("turned away: server_full ");
+    server.wait_for_line("rejected: server_full ");
 
     // It has heard the chats that the flooder's budget allowed.
     stays.send(&packet(C_ECHO, b"not disturbed"));

@@ -389,7 +389,7 @@ pub fn stat(line: &str, name: &str) -> Option<u64> {
 
 /// How many have left for a reason, as the log tells: lines of their own, and summaries.
 pub fn departures(lines: &[String], label: &str) -> u64 {
-    let (left, away) = (format!("left: {label} "), format!("turned away: {label} "));
+    let (left, away) = (format!("left: {label} "), format!("rejected: {label} "));
     let more = format!(" more {label} from ");
     lines
         .iter()

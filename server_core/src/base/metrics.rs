@@ -1,9 +1,8 @@
-//! What happened so far, in plain numbers that any thread may read.
+//! Counters, levels and histograms that any thread may read.
 //!
-//! Counters only rise, levels rise and fall, histograms count durations by size. All are atomics
-//! that the event loops write and that reading costs nothing; who exports them, and in which
-//! format, is not this crate's business. `game_server` does it for Prometheus in a page of code
-//! (`metrics_port/exposition.rs`); what it takes is this:
+//! A counter only rises, a level rises and falls, a histogram counts durations by size. All are atomics
+//! that the event loops write, and a read costs the event loops nothing. Export and its format are not
+//! part of this module. An exporter needs this:
 //!
 //! ```
 //! use server_core::{Context, Kick, Packet, Server, Session};
@@ -27,8 +26,8 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! The ticks have theirs in [`TickMetrics`](crate::server::ticker::TickMetrics), the chunk pool in
-//! [`ServerHandle::pool_stats`](crate::ServerHandle::pool_stats), and single sessions in
+//! Other numbers: of the ticks in [`TickMetrics`](crate::server::ticker::TickMetrics), of the chunk pool in
+//! [`ServerHandle::pool_stats`](crate::ServerHandle::pool_stats), of single sessions in
 //! [`snapshot`](crate::base::snapshot).
 
 use crate::base::reason::DisconnectReason;
@@ -41,14 +40,14 @@ use std::time::Duration;
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds to it.
+    /// Adds `amount`.
     pub fn add(&self, amount: u64) {
         if amount > 0 {
             self.0.fetch_add(amount, Ordering::Relaxed);
         }
     }
 
-    /// Takes away from a level.
+    /// Subtracts `amount` from a level.
     pub fn sub(&self, amount: u64) {
         if amount > 0 {
             self.0.fetch_sub(amount, Ordering::Relaxed);
@@ -64,7 +63,7 @@ impl Counter {
         }
     }
 
-    /// Its value now.
+    /// The present value.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -77,36 +76,36 @@ impl fmt::Debug for Counter {
     }
 }
 
-/// The counters of one worker, on cache lines of their own: no two threads write the same one.
+/// The counters of one worker, on cache lines of their own: no two threads write the same cache line.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 #[repr(align(128))]
 pub struct WorkerMetrics {
     /// Sessions that are connected now.
     pub sessions: Counter,
-    /// Bytes that wait in send queues now.
+    /// Bytes in send queues now.
     pub send_queue_bytes: Counter,
-    /// Bytes of memory for packets that have begun to come and are not complete.
+    /// Bytes of memory for incomplete packets.
     pub partial_packet_bytes: Counter,
-    /// Whole packets that sockets took, goodbyes included.
+    /// Packets whose last byte a socket took, close messages included.
     pub packets_sent: Counter,
     /// Bytes that sockets took.
     pub bytes_sent: Counter,
-    /// Whole packets that came, one that a session was kicked for included. A header that breaks
-    /// the framing is no packet, and what stands behind an offence is not looked at.
+    /// Complete packets received, a packet that a session was kicked for included. A header that breaks
+    /// the framing does not count as a packet. Bytes behind an offence are not parsed.
     pub packets_received: Counter,
-    /// Bytes that were read from sockets, those included that were thrown away behind an offence
-    /// or while a session was on its way out.
+    /// Bytes read from sockets, including the discarded bytes behind an offence and of sessions that
+    /// drain.
     pub bytes_received: Counter,
     /// Calls of `write` and `writev`.
     pub write_calls: Counter,
-    /// Packets for a session that was no longer there.
+    /// Packets for a session that had ended.
     pub undeliverable: Counter,
-    /// Joins that another thread asked for and that would have been a group too many. A callback
-    /// that asks is told so.
+    /// Joins by other threads that were refused because the session is in the maximum number of groups.
+    /// A callback's join returns an error instead.
     pub joins_refused: Counter,
-    /// Turns of the event loop, and how long each took from waking up to the next wait: what came
-    /// in meanwhile had to wait that long.
+    /// Durations of the turns of the event loop, from the wake-up to the next wait. Input that came in
+    /// between waited for that time.
     pub turns: Histogram,
     /// Ended sessions, by [`DisconnectReason::index`].
     pub disconnects: [Counter; DisconnectReason::COUNT],
@@ -118,20 +117,20 @@ pub struct Metrics {
     workers: Box<[WorkerMetrics]>,
     /// Connections that became sessions.
     pub accepted: Counter,
-    /// Connections that were told that the server is full, or closed because their address makes too many
-    /// of them. They count here alone.
+    /// Connections that were closed because the server is full, or because their address makes too many
+    /// connections. Such a connection counts here alone.
     pub rejected: Counter,
-    /// Times that accept failed, for example for want of descriptors.
+    /// Failed accepts, for example for want of descriptors.
     pub accept_errors: Counter,
-    /// How long broadcasts took that were measured: from their origin until the last worker has
-    /// ended the turn in which it queued the packet for its sessions and flushed them.
+    /// Durations of measured broadcasts: from their origin to the end of the turn in which the last
+    /// worker queued the packet for its sessions and flushed them.
     ///
-    /// What a socket did not take in that turn is not waited for: a peer that is behind is behind
-    /// by its own doing, and is judged by its queue. A worker without sessions ends its turn, too.
+    /// The duration does not include bytes that a socket did not take in that turn: a peer causes its
+    /// own delay, and the limits of its queue apply to it. A worker without sessions ends its turn, too.
     pub broadcasts: Histogram,
 }
 
-/// The sums over all workers, read one after the other while they go on.
+/// The sums over all workers, read one worker after the other while the workers run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
@@ -157,26 +156,26 @@ pub struct Totals {
     pub undeliverable: u64,
     /// [`WorkerMetrics::joins_refused`].
     pub joins_refused: u64,
-    /// How many [`WorkerMetrics::turns`].
+    /// The number of [`WorkerMetrics::turns`].
     pub turns: u64,
     /// [`WorkerMetrics::disconnects`].
     pub disconnects: [u64; DisconnectReason::COUNT],
 }
 
 impl WorkerMetrics {
-    /// What waits here in all, in both directions.
+    /// Waiting bytes of this worker, in both directions.
     pub(crate) fn waiting_bytes(&self) -> usize {
         (self.send_queue_bytes.get() + self.partial_packet_bytes.get()) as usize
     }
 }
 
 impl Metrics {
-    /// What waits on all workers.
+    /// Waiting bytes of all workers.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.workers.iter().map(WorkerMetrics::waiting_bytes).sum()
     }
 
-    /// All at zero.
+    /// Counters at zero.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
@@ -191,7 +190,7 @@ impl Metrics {
     /// The counters of one worker.
     ///
     /// # Panics
-    /// If there is no such worker.
+    /// If `worker` is not below the number of workers.
     #[must_use]
     pub fn worker(&self, worker: usize) -> &WorkerMetrics {
         &self.workers[worker]
@@ -239,7 +238,7 @@ impl Totals {
     }
 }
 
-/// Durations by size: bucket n counts those of up to `2^n` microseconds that no smaller one counts.
+/// Durations by size: bucket n counts durations of up to `2^n` µs that no smaller bucket counts.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [Counter; BUCKETS],
@@ -253,7 +252,7 @@ impl Histogram {
     /// Counts one duration.
     pub fn record(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        // Rounded up, for a bound is exact: a nanosecond above it is above it.
+        // Rounded up, for a bound is exact: a nanosecond above the bound is in the next bucket.
         let above = u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         let bucket = (u64::BITS - above.saturating_sub(1).leading_zeros()) as usize;
         self.buckets[bucket.min(BUCKETS - 1)].add(1);
@@ -261,7 +260,7 @@ impl Histogram {
         self.max_micros.fetch_max(micros, Ordering::Relaxed);
     }
 
-    /// How many were counted.
+    /// The number of counted durations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(Counter::get).sum()
@@ -273,8 +272,8 @@ impl Histogram {
         Duration::from_micros(self.sum_micros.get())
     }
 
-    /// Upper bounds in rising order, and how many were within each but not within the one before.
-    /// The last bound is open: `None`.
+    /// Upper bounds in rising order, each with the number of durations within it and above the bound
+    /// before. The last bound is open: `None`.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
         self.buckets.iter().enumerate().map(|(power, count)| {
             let bound = (power < BUCKETS - 1).then(|| Duration::from_micros(1 << power));
@@ -282,7 +281,7 @@ impl Histogram {
         })
     }
 
-    /// The longest since this was last asked.
+    /// The longest duration since the last call.
     pub fn take_max(&self) -> Duration {
         Duration::from_micros(self.max_micros.swap(0, Ordering::Relaxed))
     }

@@ -17,7 +17,7 @@ pub struct ChunkPool {
     pushes: Counter,
 }
 
-/// Counters of a [`ChunkPool`].
+/// Counters of the chunk pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {

@@ -55,21 +55,21 @@ impl Drop for Block {
 }
 
 /// The receiver of a block whose chunk has lost its last reference.
-pub trait Home: Send + Sync {
+pub trait Recycler: Send + Sync {
     /// Takes the block back. Called on the thread that dropped the last reference.
-    fn take_back(&self, block: Block);
+    fn recycle(&self, block: Block);
 }
 
 /// A block in use. Its writer and every buffer that was cut from it share the chunk. The last drop of
-/// them gives the block to its `Home`.
+/// them gives the block to its `Recycler`.
 pub struct Chunk {
     block: Option<Block>,
-    home: Option<SharedHome>,
+    recycler: Option<SharedRecycler>,
 }
 
 /// The standard library's `Arc` in every build: loom's `Arc` cannot hold a trait object, and the invariant
 /// rests on the count of the chunk alone.
-pub type SharedHome = std::sync::Arc<dyn Home>;
+pub type SharedRecycler = std::sync::Arc<dyn Recycler>;
 
 impl Chunk {
     fn memory(&self) -> NonNull<u8> {
@@ -98,8 +98,8 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        if let (Some(home), Some(block)) = (&self.home, self.block.take()) {
-            home.take_back(block);
+        if let (Some(recycler), Some(block)) = (&self.recycler, self.block.take()) {
+            recycler.recycle(block);
         }
     }
 }
@@ -111,13 +111,13 @@ pub struct ChunkWriter {
 }
 
 impl ChunkWriter {
-    /// Starts a chunk on this block. In the end the block goes to `home`, or to the allocator if `home` is
-    /// `None`.
+    /// Starts a chunk on this block. In the end the block goes to `recycler`, or to the allocator without
+    /// one.
     #[must_use]
-    pub fn new(block: Block, home: Option<SharedHome>) -> Self {
+    pub fn new(block: Block, recycler: Option<SharedRecycler>) -> Self {
         let block = Some(block);
         Self {
-            chunk: Arc::new(Chunk { block, home }),
+            chunk: Arc::new(Chunk { block, recycler }),
             used: 0,
         }
     }
@@ -160,22 +160,22 @@ impl ChunkWriter {
         })
     }
 
-    /// Whether only this writer's chunk keeps its home alive.
+    /// Whether only this writer's chunk keeps its recycler alive.
     #[must_use]
-    pub fn is_orphan(&self) -> bool {
+    pub fn is_recycler_unused(&self) -> bool {
         self.chunk
-            .home
+            .recycler
             .as_ref()
-            .is_some_and(|home| SharedHome::strong_count(home) == 1)
+            .is_some_and(|recycler| SharedRecycler::strong_count(recycler) == 1)
     }
 
-    /// Whether this writer's chunk goes back to `home`.
+    /// Whether this writer's chunk goes back to `recycler`.
     #[must_use]
-    pub fn belongs_to(&self, home: *const ()) -> bool {
+    pub fn belongs_to(&self, recycler: *const ()) -> bool {
         self.chunk
-            .home
+            .recycler
             .as_ref()
-            .is_some_and(|own| std::ptr::addr_eq(SharedHome::as_ptr(own), home))
+            .is_some_and(|own| std::ptr::addr_eq(SharedRecycler::as_ptr(own), recycler))
     }
 }
 
@@ -196,7 +196,7 @@ impl SendBuffer {
         Self {
             chunk: Arc::new(Chunk {
                 block: None,
-                home: None,
+                recycler: None,
             }),
             start: 0,
             len: 0,
@@ -207,7 +207,7 @@ impl SendBuffer {
     /// keeps no other packet's memory alive.
     #[must_use]
     pub fn is_private(&self) -> bool {
-        self.chunk.home.is_none()
+        self.chunk.recycler.is_none()
     }
 
     /// Grows over `next` if `next` lies directly behind this buffer. Returns whether it does.
@@ -286,8 +286,8 @@ mod tests {
 
     #[derive(Default)]
     struct Returned(Mutex<Vec<Block>>);
-    impl Home for Returned {
-        fn take_back(&self, block: Block) {
+    impl Recycler for Returned {
+        fn recycle(&self, block: Block) {
             self.0.lock().unwrap().push(block);
         }
     }
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_reference_sends_the_block_home() {
+    fn the_last_reference_recycles_the_block() {
         let returned = Arc::new(Returned::default());
         let mut writer = ChunkWriter::new(Block::new(64), Some(returned.clone()));
         let buffer = write(&mut writer, b"abc").unwrap();

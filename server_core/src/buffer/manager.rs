@@ -73,11 +73,11 @@ impl SendBufferManager {
         }
         CURRENT.with(|current| {
             let mut chunks = current.borrow_mut();
-            let home = Arc::as_ptr(&self.pool).cast::<()>();
-            let index = chunks.iter().position(|chunk| chunk.belongs_to(home));
+            let pool = Arc::as_ptr(&self.pool).cast::<()>();
+            let index = chunks.iter().position(|chunk| chunk.belongs_to(pool));
             let index = index.unwrap_or_else(|| {
                 // A server that has ended leaves no chunk on the threads that used it.
-                chunks.retain(|chunk| !chunk.is_orphan());
+                chunks.retain(|chunk| !chunk.is_recycler_unused());
                 chunks.push(self.pool.pop());
                 chunks.len() - 1
             });
@@ -91,9 +91,9 @@ impl SendBufferManager {
 
     /// Gives up this thread's current chunk, for example before a long wait.
     pub fn release(&self) {
-        let home = Arc::as_ptr(&self.pool).cast::<()>();
+        let pool = Arc::as_ptr(&self.pool).cast::<()>();
         let _ = CURRENT.try_with(|current| {
-            current.borrow_mut().retain(|chunk| !chunk.belongs_to(home));
+            current.borrow_mut().retain(|chunk| !chunk.belongs_to(pool));
         });
     }
 

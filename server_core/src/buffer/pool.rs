@@ -1,6 +1,6 @@
 //! The blocks between two uses.
 
-use super::chunk::{Block, ChunkWriter, Home};
+use super::chunk::{Block, ChunkWriter, Recycler};
 use crate::base::metrics::Counter;
 use crate::base::sync::channel::{self, Receiver, Sender};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub struct ChunkPool {
     pushes: Counter,
 }
 
-/// Counters of a [`ChunkPool`].
+/// Counters of the chunk pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
@@ -54,7 +54,7 @@ impl ChunkPool {
         };
         self.pops.add(1);
         log::trace!("pop: a chunk of {} bytes from {origin}", self.chunk_bytes);
-        ChunkWriter::new(block, Some(Arc::clone(self) as Arc<dyn Home>))
+        ChunkWriter::new(block, Some(Arc::clone(self) as Arc<dyn Recycler>))
     }
 
     /// Size of each chunk.
@@ -78,8 +78,8 @@ impl ChunkPool {
     }
 }
 
-impl Home for ChunkPool {
-    fn take_back(&self, block: Block) {
+impl Recycler for ChunkPool {
+    fn recycle(&self, block: Block) {
         self.pushes.add(1);
         let kept = self.give.try_send(block).is_ok();
         let end = if kept { "the pool" } else { "the allocator" };

@@ -10,39 +10,24 @@ use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::sync::{Arc, Barrier};
 use std::thread;
-use util::{
-    C_CHAT, C_ECHO, Client, QUIET, S_CHAT, S_ECHO, S_HELLO, Server, assert_bye, packet, random,
-    random_bytes, split_number,
-};
-
-fn quiet(more: &[&'static str]) -> Server {
-    Server::start(&[&QUIET[..], more].concat())
-}
+use util::*;
 
 /// Says something and returns what everybody hears: the speaker's session id, and the text.
 #[track_caller]
 fn chat(client: &mut Client, text: &str) -> (u64, String) {
     client.send(&packet(C_CHAT, text.as_bytes()));
-    hear(client)
-}
-
-#[track_caller]
-fn hear(client: &mut Client) -> (u64, String) {
-    let packet = client.next_but_hello();
-    assert_eq!(packet.id, S_CHAT, "{packet:?}");
-    let (sender, text) = split_number(&packet.payload);
-    (sender, String::from_utf8(text).unwrap())
+    client.next_chat()
 }
 
 #[test]
 fn chat_reaches_all_and_the_sender_too() {
-    let server = quiet(&["--workers", "3"]);
+    let server = Server::start_quiet(&["--workers", "3"]);
     let mut clients: Vec<Client> = (0..7).map(|_| server.join()).collect();
     let mut ids = HashSet::new();
     for speaker in 0..clients.len() {
         let text = format!("I am {speaker}, grüß euch");
         clients[speaker].send(&packet(C_CHAT, text.as_bytes()));
-        let heard: Vec<(u64, String)> = clients.iter_mut().map(hear).collect();
+        let heard: Vec<(u64, String)> = clients.iter_mut().map(Client::next_chat).collect();
         let id = heard[0].0;
         assert!(
             heard.iter().all(|one| *one == (id, text.clone())),
@@ -55,7 +40,7 @@ fn chat_reaches_all_and_the_sender_too() {
 
 #[test]
 fn a_session_keeps_its_id_and_a_later_one_never_gets_it() {
-    let server = quiet(&["--workers", "1"]);
+    let server = Server::start_quiet(&["--workers", "1"]);
     let mut ids = HashSet::new();
     for _ in 0..50 {
         let mut client = server.connect();
@@ -70,7 +55,7 @@ fn a_session_keeps_its_id_and_a_later_one_never_gets_it() {
 
 #[test]
 fn chat_of_1_and_of_512_bytes() {
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     let mut client = server.connect();
     for text in ["x".to_owned(), "y".repeat(512), "ü".repeat(256)] {
         assert_eq!(chat(&mut client, &text).1, text);
@@ -79,7 +64,7 @@ fn chat_of_1_and_of_512_bytes() {
 
 #[test]
 fn chat_that_its_id_does_not_allow_is_kicked() {
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     let cut_character = &"ü".as_bytes()[..1];
     let bad: [&[u8]; 6] = [
         b"",
@@ -100,7 +85,7 @@ fn chat_that_its_id_does_not_allow_is_kicked() {
 
 #[test]
 fn a_chat_flood_is_kicked_after_its_burst() {
-    let server = quiet(&["--max-chats-per-sec", "2"]);
+    let server = Server::start_quiet(&["--max-chats-per-sec", "2"]);
     let mut witness = server.join();
     let mut client = server.connect();
     let flood: Vec<u8> = (0..40).flat_map(|_| packet(C_CHAT, b"spam")).collect();
@@ -118,7 +103,7 @@ fn a_chat_flood_is_kicked_after_its_burst() {
     // A burst of twice the rate; one more only if the machine was slow.
     assert!((4..=6).contains(&heard), "{heard} chats went through");
     for _ in 0..heard {
-        assert_eq!(hear(&mut witness).1, "spam");
+        assert_eq!(witness.next_chat().1, "spam");
     }
     witness.echo(b"no more than that");
 }
@@ -126,7 +111,7 @@ fn a_chat_flood_is_kicked_after_its_burst() {
 #[test]
 fn the_chat_budget_is_on_by_default_and_0_switches_it_off() {
     let flood: Vec<u8> = (0..200).flat_map(|_| packet(C_CHAT, b"spam")).collect();
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     let mut client = server.connect();
     client.send(&flood);
     let last = loop {
@@ -137,17 +122,17 @@ fn the_chat_budget_is_on_by_default_and_0_switches_it_off() {
     };
     assert_bye(&last, 8);
 
-    let server = quiet(&["--max-chats-per-sec", "0"]);
+    let server = Server::start_quiet(&["--max-chats-per-sec", "0"]);
     let mut client = server.connect();
     client.send(&flood);
     for _ in 0..200 {
-        assert_eq!(hear(&mut client).1, "spam");
+        assert_eq!(client.next_chat().1, "spam");
     }
 }
 
 #[test]
 fn more_packets_than_the_rate_allows_are_kicked() {
-    let server = quiet(&["--max-packets-per-sec", "50"]);
+    let server = Server::start_quiet(&["--max-packets-per-sec", "50"]);
     let mut patient = server.join();
     let mut client = server.connect();
     let flood: Vec<u8> = (0..1000_u32)

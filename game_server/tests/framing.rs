@@ -8,7 +8,7 @@ mod util;
 
 use std::io::Write;
 use std::thread;
-use util::{C_CHAT, C_ECHO, QUIET, Server, header, packet, random, random_bytes};
+use util::*;
 
 #[test]
 fn one_byte_at_a_time() {

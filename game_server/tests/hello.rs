@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{C_ECHO, Client, S_HELLO, Server, packet, split_number};
+use util::*;
 
 #[test]
 fn golden_bytes() {

@@ -8,7 +8,7 @@ mod util;
 
 use std::collections::VecDeque;
 use std::thread;
-use util::{C_CHAT, C_ECHO, Client, QUIET, Server, header, packet};
+use util::*;
 
 /// Connections that are open at a time, per thread.
 const WINDOW: usize = 64;

@@ -10,20 +10,13 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{
-    C_ECHO, Client, DEADLINE, QUIET, S_BYE, S_ECHO, Server, assert_bye, header, packet, stat,
-    wait_until,
-};
-
-fn quiet(more: &[&'static str]) -> Server {
-    Server::start(&[&QUIET[..], more].concat())
-}
+use util::*;
 
 // ---- time -------------------------------------------------------------------------------------
 
 #[test]
 fn an_unfinished_packet_is_kicked_and_an_idle_session_is_not() {
-    let server = quiet(&["--packet-timeout-ms", "500"]);
+    let server = Server::start_quiet(&["--packet-timeout-ms", "500"]);
     let mut idle = server.join();
     for part in [&header(100, C_ECHO)[..], &header(100, C_ECHO)[..1]] {
         let mut client = server.join();
@@ -42,7 +35,7 @@ fn an_unfinished_packet_is_kicked_and_an_idle_session_is_not() {
 /// Counted from the first byte: a byte now and then does not buy more time.
 #[test]
 fn later_bytes_do_not_extend_the_packet_timeout() {
-    let server = quiet(&["--packet-timeout-ms", "600"]);
+    let server = Server::start_quiet(&["--packet-timeout-ms", "600"]);
     let mut client = server.join();
     let mut sender = client.sender();
     let from = Instant::now();
@@ -70,7 +63,7 @@ fn later_bytes_do_not_extend_the_packet_timeout() {
 /// A packet that begins when another one ends has all the time of its own.
 #[test]
 fn each_packet_has_its_own_timeout() {
-    let server = quiet(&["--packet-timeout-ms", "1500"]);
+    let server = Server::start_quiet(&["--packet-timeout-ms", "1500"]);
     let mut client = server.join();
     let bytes = packet(C_ECHO, b"slow but within the time");
     let (front, back) = bytes.split_at(9);
@@ -87,7 +80,7 @@ fn each_packet_has_its_own_timeout() {
 
 #[test]
 fn a_silent_session_ends_after_the_idle_timeout_and_no_other() {
-    let server = quiet(&["--idle-timeout-ms", "1200"]);
+    let server = Server::start_quiet(&["--idle-timeout-ms", "1200"]);
     let from = Instant::now();
     let mut silent = server.join();
     let mut busy = server.join();
@@ -108,7 +101,7 @@ fn a_silent_session_ends_after_the_idle_timeout_and_no_other() {
 /// The server was stopped, not the peer slow: what it sent in time lies in its socket.
 #[test]
 fn a_stopped_process_kicks_nobody_for_its_own_delay() {
-    let server = quiet(&["--packet-timeout-ms", "600", "--idle-timeout-ms", "900"]);
+    let server = Server::start_quiet(&["--packet-timeout-ms", "600", "--idle-timeout-ms", "900"]);
     let (mut begun, mut idle) = (server.join(), server.join());
     let bytes = packet(C_ECHO, b"sent in time");
     begun.send(&bytes[..7]);
@@ -127,7 +120,7 @@ fn a_stopped_process_kicks_nobody_for_its_own_delay() {
 
 #[test]
 fn answers_are_flushed_after_a_half_close() {
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     for tail in [&b""[..], &header(1000, C_ECHO)[..]] {
         let mut client = server.connect();
         let mut stream: Vec<u8> = (0..2000_u32)
@@ -145,7 +138,7 @@ fn answers_are_flushed_after_a_half_close() {
 
 #[test]
 fn a_half_close_with_more_answers_than_the_kernel_takes() {
-    let server = quiet(&["--max-send-queue-bytes", "100000000"]);
+    let server = Server::start_quiet(&["--max-send-queue-bytes", "100000000"]);
     let mut client = server.connect();
     let mut sender = client.sender();
     let sending = thread::spawn(move || {
@@ -187,7 +180,7 @@ fn a_reset_in_the_middle_of_broadcasts_harms_nobody() {
 /// Kicked, half-closed or rejected: who then neither reads nor closes is closed all the same.
 #[test]
 fn no_descriptor_stays_with_a_peer_that_does_not_close() {
-    let server = quiet(&["--max-sessions", "60"]);
+    let server = Server::start_quiet(&["--max-sessions", "60"]);
     let idle_fds = server.resting_fds();
     let many_answers = packet(C_ECHO, &[3; 50_000]).repeat(100);
     let mut silent: Vec<Client> = (0..60).map(|_| server.join()).collect();
@@ -217,7 +210,7 @@ fn no_descriptor_stays_with_a_peer_that_does_not_close() {
 /// read yet. The goodbye must be there also for one who looks only after the server has closed.
 #[test]
 fn the_goodbye_is_there_for_a_late_reader() {
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     let idle_fds = server.resting_fds();
     let mut late = server.connect();
     late.send(&packet(C_ECHO, b"an answer"));
@@ -235,7 +228,7 @@ fn the_goodbye_is_there_for_a_late_reader() {
 /// A kicked peer that goes on sending is not read for ever.
 #[test]
 fn a_kicked_flooder_is_closed() {
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     let mut healthy = server.join();
     let idle_fds = server.resting_fds();
     let mut flooder = server.connect();
@@ -256,40 +249,19 @@ fn a_kicked_flooder_is_closed() {
 
 // ---- the peer does not read -------------------------------------------------------------------
 
-/// A thread that takes every tick; ends after `done` says so. Returns how many there were.
-fn take_every_tick(
-    mut client: Client,
-    done: &std::sync::Arc<std::sync::atomic::AtomicBool>,
-) -> thread::JoinHandle<u64> {
-    let done = std::sync::Arc::clone(done);
-    thread::spawn(move || {
-        let (first, _) = client.next_hello();
-        let mut last = first;
-        while !done.load(std::sync::atomic::Ordering::Acquire) {
-            let (tick, text) = client.next_hello();
-            assert_eq!(tick, last + 1, "a gap");
-            assert!(text.starts_with(b"Hello World"));
-            last = tick;
-        }
-        last - first
-    })
-}
-
 #[test]
 fn a_slow_consumer_is_kicked_by_its_bytes_and_costs_nobody_a_tick() {
     let flags = ["--tick-ms", "20", "--payload-bytes", "20000"];
     let limits = ["--max-send-queue-bytes", "500000", "--max-send-lag-ms", "0"];
     let server = Server::start(&[&flags[..], &limits].concat());
-    let done = std::sync::Arc::default();
-    let healthy = take_every_tick(server.join(), &done);
+    let healthy = TickReader::start(server.join());
     let deaf = TcpStream::connect(server.addr).unwrap();
     let line = server.wait_for_line("left: slow_consumer");
     assert!(
         line.contains(&deaf.local_addr().unwrap().to_string()),
         "{line}"
     );
-    done.store(true, std::sync::atomic::Ordering::Release);
-    let ticks = healthy.join().unwrap();
+    let ticks = healthy.stop_after(1);
     assert!(
         ticks > 25,
         "500,000 bytes were reached after {ticks} ticks?"
@@ -317,12 +289,10 @@ fn a_slow_consumer_is_kicked_by_the_age_of_its_bytes() {
         "800",
     ];
     let server = Server::start(&[&flags[..], &limits].concat());
-    let done = std::sync::Arc::default();
-    let healthy = take_every_tick(server.join(), &done);
+    let healthy = TickReader::start(server.join());
     let _deaf = TcpStream::connect(server.addr).unwrap();
     server.wait_for_line("left: slow_consumer");
-    done.store(true, std::sync::atomic::Ordering::Release);
-    healthy.join().unwrap();
+    healthy.stop_after(1);
 }
 
 /// At 50 kB a second the kernel alone would take a minute's worth. With a small unsent window the
@@ -339,7 +309,7 @@ fn a_peer_that_does_not_read_is_found_in_seconds_at_a_low_rate() {
 /// Echo makes a peer that sends and never reads its own slow consumer, too.
 #[test]
 fn a_peer_that_sends_and_never_reads_is_kicked() {
-    let server = quiet(&["--max-send-queue-bytes", "300000"]);
+    let server = Server::start_quiet(&["--max-send-queue-bytes", "300000"]);
     let mut healthy = server.join();
     let flooding = server.connect();
     let mut sender = flooding.sender();
@@ -378,7 +348,7 @@ impl Deaf {
 
 #[test]
 fn the_third_of_two_is_told_and_closed() {
-    let server = quiet(&["--max-sessions", "2"]);
+    let server = Server::start_quiet(&["--max-sessions", "2"]);
     let first = server.join();
     let mut second = server.join();
     for _ in 0..3 {
@@ -404,7 +374,7 @@ fn the_third_of_two_is_told_and_closed() {
 /// Rejected ones that send at once must still be able to read why.
 #[test]
 fn a_rejected_flood_is_told_each_time() {
-    let server = quiet(&["--max-sessions", "1"]);
+    let server = Server::start_quiet(&["--max-sessions", "1"]);
     let mut first = server.join();
     for _ in 0..300 {
         let mut rejected = server.connect();
@@ -416,7 +386,7 @@ fn a_rejected_flood_is_told_each_time() {
 
 #[test]
 fn one_address_may_not_take_all() {
-    let server = quiet(&["--max-sessions-per-ip", "3"]);
+    let server = Server::start_quiet(&["--max-sessions-per-ip", "3"]);
     let mut three: Vec<Client> = (0..3).map(|_| server.join()).collect();
     server.connect().expect_bye(9);
     three.pop();
@@ -434,7 +404,8 @@ fn one_address_may_not_take_all() {
 
 #[test]
 fn the_number_of_sessions_goes_back_to_zero_on_every_way_out() {
-    let server = quiet(&["--stats-interval-secs", "0.1", "--packet-timeout-ms", "300"]);
+    let server =
+        Server::start_quiet(&["--stats-interval-secs", "0.1", "--packet-timeout-ms", "300"]);
     let mut clients: Vec<Client> = (0..8).map(|_| server.join()).collect();
     server.wait_for_line_where("8 sessions", |line| stat(line, "sessions") == Some(8));
     clients[0].send(&header(1, 2));

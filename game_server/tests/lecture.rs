@@ -9,26 +9,9 @@ mod util;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+
 use std::time::{Duration, Instant};
-use util::{
-    C_CHAT, C_ECHO, Client, DEADLINE, QUIET, REASONS, S_CHAT, S_ECHO, S_HELLO, Server, assert_bye,
-    departures, header, packet, random, random_bytes, split_number, stat, wait_until,
-};
-
-fn quiet(more: &[&'static str]) -> Server {
-    Server::start(&[&QUIET[..], more].concat())
-}
-
-/// The text of the next chat.
-#[track_caller]
-fn hear(client: &mut Client) -> Vec<u8> {
-    let packet = client.next_but_hello();
-    assert_eq!(packet.id, S_CHAT, "{packet:?}");
-    split_number(&packet.payload).1
-}
+use util::*;
 
 // ---- sending ----------------------------------------------------------------------------------
 
@@ -75,8 +58,8 @@ fn lecture_06_a_slow_send_stalls_nobody() {
     for n in 0..50_u8 {
         // Each chat goes to the deaf peer, too.
         speaker.send(&packet(C_CHAT, &[b'a' + n % 26]));
-        assert_eq!(hear(&mut listener), [b'a' + n % 26]);
-        assert_eq!(hear(&mut speaker), [b'a' + n % 26]);
+        assert_eq!(listener.next_chat().1.as_bytes(), [b'a' + n % 26]);
+        assert_eq!(speaker.next_chat().1.as_bytes(), [b'a' + n % 26]);
     }
 }
 
@@ -87,7 +70,7 @@ fn lecture_09_pushes_succeed_during_a_long_write() {
     let (server, mut late) = with_a_deaf_peer();
     let mut speaker = server.join();
     speaker.send(&packet(C_CHAT, b"behind all that"));
-    hear(&mut speaker);
+    speaker.next_chat();
     let mut last = None;
     loop {
         let packet = late.next();
@@ -133,7 +116,7 @@ fn with_a_deaf_peer() -> (Server, Client) {
 /// Row 8: sending to a session that is closed does nothing, and costs nothing that stays.
 #[test]
 fn lecture_08_sending_to_a_closed_session_does_nothing() {
-    let server = quiet(&["--max-chats-per-sec", "0"]);
+    let server = Server::start_quiet(&["--max-chats-per-sec", "0"]);
     let mut healthy = server.join();
     let idle_fds = server.resting_fds();
     let questions = packet(C_ECHO, &[9; 500]).repeat(100);
@@ -162,7 +145,7 @@ fn lecture_08_sending_to_a_closed_session_does_nothing() {
 #[test]
 fn lecture_10_many_packets_leave_in_few_system_calls() {
     const PACKETS: usize = 20_000;
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     let mut client = server.join();
     let Some(mut strace) = Strace::attach(server.pid()) else {
         println!("no strace here: the unit tests of the send queue have to do");
@@ -228,7 +211,7 @@ impl Drop for Strace {
 /// Row 12: what is left behind a whole packet stays, and is joined with what comes next.
 #[test]
 fn lecture_12_the_rest_stays_and_is_joined() {
-    let server = quiet(&["--workers", "1"]);
+    let server = Server::start_quiet(&["--workers", "1"]);
     let (mut client, mut witness) = (server.join(), server.join());
     let (first, second) = (packet(C_ECHO, b"whole"), packet(C_ECHO, b"in three parts"));
     client.send(&[&first[..], &second[..3]].concat());
@@ -243,7 +226,7 @@ fn lecture_12_the_rest_stays_and_is_joined() {
 /// and none behind it is taken for a part of it.
 #[test]
 fn lecture_14_the_end_of_a_packet_is_known() {
-    let server = quiet(&["--workers", "1"]);
+    let server = Server::start_quiet(&["--workers", "1"]);
     let (mut client, mut witness) = (server.join(), server.join());
     let bytes = packet(C_CHAT, b"done");
     let (all_but_one, last) = bytes.split_at(bytes.len() - 1);
@@ -252,28 +235,28 @@ fn lecture_14_the_end_of_a_packet_is_known() {
     witness.echo(b"nothing yet");
     client.send(&[last, &packet(C_CHAT, b"next")].concat());
     for one in [&mut client, &mut witness] {
-        assert_eq!(hear(one), b"done");
-        assert_eq!(hear(one), b"next");
+        assert_eq!(one.next_chat().1, "done");
+        assert_eq!(one.next_chat().1, "next");
     }
 }
 
 /// Row 17: the id says what the bytes mean. The same payload under two ids is two things.
 #[test]
 fn lecture_17_the_id_tells_the_kind() {
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     let (mut client, mut other) = (server.join(), server.join());
     client.send(&packet(C_ECHO, b"same bytes"));
     client.expect_echo(b"same bytes");
     client.send(&packet(C_CHAT, b"same bytes"));
-    assert_eq!(hear(&mut client), b"same bytes");
-    assert_eq!(hear(&mut other), b"same bytes");
+    assert_eq!(client.next_chat().1, "same bytes");
+    assert_eq!(other.next_chat().1, "same bytes");
     other.echo(b"the echo was not for it");
 }
 
 /// Row 18: the id does not tell the size; packets of one kind have many.
 #[test]
 fn lecture_18_one_id_many_sizes() {
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     let mut client = server.connect();
     let sizes = [0, 1, 50, 100, 3, 1023, 1024, 1025, 5996, 6000, 65_531, 2];
     let payloads: Vec<Vec<u8>> = sizes.iter().map(|size| vec![*size as u8; *size]).collect();
@@ -288,7 +271,7 @@ fn lecture_18_one_id_many_sizes() {
 /// Row 19: size, id, data, and again, with nothing in between.
 #[test]
 fn lecture_19_packets_follow_one_another_without_a_gap() {
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     let mut client = server.connect();
     let sent = [
         &[6, 0, 2, 0, b'h', b'i'][..],
@@ -318,7 +301,7 @@ fn lecture_29_id_and_size_of_each_packet_are_in_the_log() {
     server.wait_for_line("id 2 size 9");
     client.send(&packet(C_CHAT, b"hello"));
     server.wait_for_line("id 4 size 9");
-    hear(&mut client);
+    client.next_chat();
     client.echo(b"");
     server.wait_for_line("id 2 size 4");
 }
@@ -356,7 +339,7 @@ fn lecture_30_quiet_by_default_with_many_clients() {
 fn lecture_58_pop_and_push_of_chunks_are_in_the_log() {
     let flags = ["--tick-ms", "1", "--payload-bytes", "1000"];
     let server = Server::start_with_env(&flags, &[("RUST_LOG", "trace")]);
-    let reader = Reader::of_every_tick(server.connect());
+    let reader = TickReader::start(server.connect());
     server.wait_for_line("pop: ");
     server.wait_for_line("push: ");
     // And again: the pool goes round.
@@ -472,7 +455,7 @@ const STRICT: [&str; 6] = [
 /// answered with a kick.
 #[test]
 fn lecture_41_the_attack_matrix_is_kicked_and_counted() {
-    let server = quiet(&STRICT);
+    let server = Server::start_quiet(&STRICT);
     for (label, code, bytes) in attacks() {
         let mut attacker = server.connect();
         let addr = attacker.stream.local_addr().unwrap();
@@ -497,7 +480,7 @@ fn lecture_41_the_attack_matrix_is_kicked_and_counted() {
 #[test]
 fn lecture_42_no_input_brings_the_server_down() {
     let mut random = random();
-    let mut server = quiet(&["--max-chats-per-sec", "0"]);
+    let mut server = Server::start_quiet(&["--max-chats-per-sec", "0"]);
     for _ in 0..300 {
         let mut client = server.connect();
         let mut bytes = Vec::new();
@@ -516,7 +499,7 @@ fn lecture_42_no_input_brings_the_server_down() {
         let mut said_goodbye = false;
         while let Some(packet) = client.try_next().unwrap() {
             assert!(!said_goodbye, "{packet:?} behind the goodbye");
-            said_goodbye = packet.id == util::S_BYE;
+            said_goodbye = packet.id == S_BYE;
         }
     }
     assert!(server.is_running());
@@ -530,9 +513,7 @@ fn lecture_42_no_input_brings_the_server_down() {
 fn lecture_45_cheaters_cost_the_honest_nothing() {
     let flags = ["--tick-ms", "10", "--workers", "2"];
     let server = Server::start(&[&flags[..], &STRICT].concat());
-    let honest: Vec<Reader> = (0..5)
-        .map(|_| Reader::of_every_tick(server.join()))
-        .collect();
+    let honest: Vec<TickReader> = (0..5).map(|_| TickReader::start(server.join())).collect();
     let mut player = server.join();
     let mut unread = Vec::new();
     for _ in 0..10 {
@@ -556,41 +537,6 @@ fn lecture_45_cheaters_cost_the_honest_nothing() {
 }
 
 // ---- the crowd --------------------------------------------------------------------------------
-
-/// Takes every tick of one session, on a thread of its own, and fails at a gap.
-struct Reader {
-    /// How many ticks are enough.
-    enough: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
-}
-
-impl Reader {
-    fn of_every_tick(mut client: Client) -> Self {
-        let enough = Arc::new(AtomicU64::new(u64::MAX));
-        let thread = {
-            let enough = Arc::clone(&enough);
-            thread::spawn(move || {
-                let (mut last, mut count) = (None, 0);
-                while count < enough.load(Ordering::Acquire) {
-                    let (tick, _) = client.next_hello();
-                    assert!(
-                        last.is_none_or(|last| tick == last + 1),
-                        "{tick} after {last:?}"
-                    );
-                    last = Some(tick);
-                    count += 1;
-                }
-            })
-        };
-        Self { enough, thread }
-    }
-
-    /// Ends it when it has had that many ticks. Fails if one was lost.
-    fn stop_after(self, ticks: u64) {
-        self.enough.store(ticks, Ordering::Release);
-        self.thread.join().unwrap();
-    }
-}
 
 /// Row 47: a thousand clients at a time, and each is served. "If it is really broken, it crashes
 /// once."
@@ -648,7 +594,7 @@ fn lecture_48_the_crowd_is_killed_during_broadcasts() {
     ];
     let mut server = Server::start(&[&flags[..], &["--stats-interval-secs", "0.1"]].concat());
     for _ in 0..3 {
-        let healthy = Reader::of_every_tick(server.join());
+        let healthy = TickReader::start(server.join());
         let mut crowd = crowd_process(&server);
         let full = |line: &str| stat(line, "sessions") == Some(1001);
         server.wait_for_line_where("1,001 sessions", full);
@@ -714,7 +660,7 @@ impl Drop for Crowd {
 /// all behind it must still get the packet.
 #[test]
 fn lecture_50_the_first_send_of_a_broadcast_fails() {
-    let server = quiet(&["--workers", "1", "--max-chats-per-sec", "0"]);
+    let server = Server::start_quiet(&["--workers", "1", "--max-chats-per-sec", "0"]);
     for round in 0..30 {
         // The first in the table, as it is empty at the start of each round.
         let mut first = server.join();
@@ -735,7 +681,7 @@ fn lecture_50_the_first_send_of_a_broadcast_fails() {
         }
         server.signal("CONT");
         for client in others.iter_mut().chain([&mut speaker]) {
-            assert_eq!(hear(client), text.as_bytes());
+            assert_eq!(client.next_chat().1, text);
         }
         let idle = |mut client: Client| {
             client.finish_writing();
@@ -750,7 +696,7 @@ fn lecture_50_the_first_send_of_a_broadcast_fails() {
 /// offends in one breath is heard by all, itself included, before it goes.
 #[test]
 fn lecture_53_leaving_is_carried_out_after_the_broadcast() {
-    let server = quiet(&["--workers", "2"]);
+    let server = Server::start_quiet(&["--workers", "2"]);
     let mut others: Vec<Client> = (0..6).map(|_| server.join()).collect();
     for round in 0..20 {
         let text = format!("my last words, {round}");
@@ -765,9 +711,9 @@ fn lecture_53_leaving_is_carried_out_after_the_broadcast() {
             leaving.finish_writing();
         }
         for client in &mut others {
-            assert_eq!(hear(client), text.as_bytes());
+            assert_eq!(client.next_chat().1, text);
         }
-        assert_eq!(hear(&mut leaving), text.as_bytes());
+        assert_eq!(leaving.next_chat().1, text);
         match is_kicked {
             true => leaving.expect_bye(1),
             false => leaving.expect_eof(),
@@ -784,9 +730,7 @@ fn lecture_53_leaving_is_carried_out_after_the_broadcast() {
 fn lecture_60_memory_stays_flat() {
     let flags = ["--tick-ms", "2", "--payload-bytes", "1000"];
     let server = Server::start(&[&flags[..], &["--stats-interval-secs", "0.2"]].concat());
-    let readers: Vec<Reader> = (0..20)
-        .map(|_| Reader::of_every_tick(server.join()))
-        .collect();
+    let readers: Vec<TickReader> = (0..20).map(|_| TickReader::start(server.join())).collect();
     let mut meter = server.join();
     let mut after = |ticks: usize| {
         for _ in 0..ticks {
@@ -824,7 +768,7 @@ fn lecture_61_churn() {
         "0",
     ];
     let server = Server::start(&[&flags[..], &["--stats-interval-secs", "0.1"]].concat());
-    let healthy = Reader::of_every_tick(server.join());
+    let healthy = TickReader::start(server.join());
     let mut clients: Vec<Client> = Vec::new();
     let mut connected = 0;
     for _ in 0..4000 {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{C_ECHO, Client, DEADLINE, QUIET, Server, header, packet, random, wait_until};
+use util::*;
 
 const MIB: u64 = 1 << 20;
 

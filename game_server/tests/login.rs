@@ -10,14 +10,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{
-    C_CHAT, C_ECHO, Client, DEADLINE, QUIET, S_CHAT, S_ECHO, Server, departures, packet,
-    split_number, wait_until,
-};
-
-fn quiet(more: &[&str]) -> Server {
-    Server::start(&[&QUIET[..], more].concat())
-}
+use util::*;
 
 /// How long it takes until a newcomer from another address has its first answer.
 #[track_caller]
@@ -32,7 +25,7 @@ fn time_to_get_in(server: &Server) -> Duration {
 
 #[test]
 fn silence_ends_with_login_timeout_and_a_valid_packet_admits_for_good() {
-    let server = quiet(&["--login-timeout-ms", "700"]);
+    let server = Server::start_quiet(&["--login-timeout-ms", "700"]);
     let began = Instant::now();
     let mut silent = server.connect();
     let mut talker = server.join();
@@ -47,7 +40,7 @@ fn silence_ends_with_login_timeout_and_a_valid_packet_admits_for_good() {
 
 #[test]
 fn an_unfinished_packet_is_no_login() {
-    let server = quiet(&["--login-timeout-ms", "500"]);
+    let server = Server::start_quiet(&["--login-timeout-ms", "500"]);
     let mut client = server.connect();
     client.send(&packet(C_ECHO, b"almost")[..7]);
     client.expect_bye(12);
@@ -55,7 +48,7 @@ fn an_unfinished_packet_is_no_login() {
 
 #[test]
 fn without_the_flag_a_client_may_only_listen() {
-    let server = quiet(&["--max-sessions", "8"]);
+    let server = Server::start_quiet(&["--max-sessions", "8"]);
     let silent: Vec<Client> = (0..8).map(|_| server.connect()).collect();
     server.wait_for_line("listening on");
     server.connect().expect_bye(9);
@@ -66,7 +59,7 @@ fn without_the_flag_a_client_may_only_listen() {
 fn a_start_that_silence_can_fill_says_so() {
     let flag = "--login-timeout-ms";
     let warns = |flags: &[&str]| {
-        let mut server = quiet(flags);
+        let mut server = Server::start_quiet(flags);
         server.signal("TERM");
         server.wait_for_exit();
         let lines = server.lines();
@@ -85,7 +78,7 @@ fn a_newcomer_gets_in_while_one_machine_fills_all_places_with_silence() {
     const PLACES: usize = 200;
     let flags = ["--login-timeout-ms", "60000", "--max-sessions", "200"];
     for cap in ["0", "200"] {
-        let server = quiet(&[&flags[..], &["--max-unadmitted", cap]].concat());
+        let server = Server::start_quiet(&[&flags[..], &["--max-unadmitted", cap]].concat());
         let silent: Vec<TcpStream> = (0..2 * PLACES)
             .map(|_| TcpStream::connect(server.addr).unwrap())
             .collect();
@@ -104,7 +97,7 @@ fn a_newcomer_gets_in_while_one_machine_fills_all_places_with_silence() {
 /// The admitted have most of the places, so the cap alone would leave none.
 #[test]
 fn a_newcomer_gets_in_where_the_admitted_leave_little_room() {
-    let server = quiet(&["--login-timeout-ms", "60000", "--max-sessions", "100"]);
+    let server = Server::start_quiet(&["--login-timeout-ms", "60000", "--max-sessions", "100"]);
     let mut players: Vec<Client> = (0..80).map(|_| server.join()).collect();
     let silent: Vec<TcpStream> = (0..100)
         .map(|_| TcpStream::connect(server.addr).unwrap())
@@ -120,7 +113,7 @@ fn a_newcomer_gets_in_where_the_admitted_leave_little_room() {
 /// The silent machine connects on, as fast as one thread can.
 #[test]
 fn a_newcomer_gets_in_while_the_silent_machine_connects_on() {
-    let server = quiet(&["--login-timeout-ms", "60000", "--max-sessions", "1000"]);
+    let server = Server::start_quiet(&["--login-timeout-ms", "60000", "--max-sessions", "1000"]);
     let (stop, connects) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -153,7 +146,7 @@ fn a_newcomer_gets_in_while_the_silent_machine_connects_on() {
 /// One machine chats its permitted burst and comes again: what it gets is its address's budget.
 #[test]
 fn a_reconnect_does_not_reset_the_chats_of_an_address() {
-    let server = quiet(&[]);
+    let server = Server::start_quiet(&[]);
     let mut witness = Client::connect_from([127, 0, 0, 3], server.addr);
     witness.echo(b"ready?");
     let mut neighbour = server.join();
@@ -192,7 +185,7 @@ fn a_reconnect_does_not_reset_the_chats_of_an_address() {
 /// holds nothing else up.
 #[test]
 fn chats_over_the_budget_of_an_address_wait_in_order() {
-    let server = quiet(&["--max-chats-per-ip-per-sec", "5"]);
+    let server = Server::start_quiet(&["--max-chats-per-ip-per-sec", "5"]);
     let mut client = server.join();
     let began = Instant::now();
     for number in 0..20_u8 {
@@ -216,7 +209,7 @@ fn chats_over_the_budget_of_an_address_wait_in_order() {
 
 #[test]
 fn zero_switches_the_chats_of_an_address_off() {
-    let server = quiet(&["--max-chats-per-ip-per-sec", "0"]);
+    let server = Server::start_quiet(&["--max-chats-per-ip-per-sec", "0"]);
     let mut witness = server.join();
     let burst = packet(C_CHAT, b"spam").repeat(20);
     let clients: Vec<Client> = (0..10)
@@ -234,7 +227,7 @@ fn zero_switches_the_chats_of_an_address_off() {
 
 #[test]
 fn connects_over_the_budget_of_an_address_are_closed_without_a_packet() {
-    let server = quiet(&["--max-connects-per-ip-per-sec", "2"]);
+    let server = Server::start_quiet(&["--max-connects-per-ip-per-sec", "2"]);
     let began = Instant::now();
     let mut let_in = 0;
     for _ in 0..40 {

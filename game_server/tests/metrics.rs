@@ -13,27 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use util::admin::*;
 use util::*;
-
-/// Every name of the contract, and its type.
-const NAMES: &[(&str, &str)] = &[
-    ("server_sessions", "gauge"),
-    ("server_accepted_total", "counter"),
-    ("server_rejected_total", "counter"),
-    ("server_disconnects_total", "counter"),
-    ("server_packets_sent_total", "counter"),
-    ("server_packets_received_total", "counter"),
-    ("server_bytes_sent_total", "counter"),
-    ("server_bytes_received_total", "counter"),
-    ("server_send_queue_bytes", "gauge"),
-    ("server_send_chunks_live", "gauge"),
-    ("server_send_chunks_pooled", "gauge"),
-    ("server_ticks_total", "counter"),
-    ("server_ticks_skipped_total", "counter"),
-    ("server_chats_dropped_total", "counter"),
-    ("server_tick_lag_seconds", "histogram"),
-    ("server_broadcast_seconds", "histogram"),
-];
 
 // ---- the start --------------------------------------------------------------------------------
 
@@ -652,7 +633,7 @@ fn the_page_knows_every_name_that_it_shows() {
 fn the_page_is_served_whole_beside_garbage_and_costs_no_tick() {
     let (server, addr) = start(&["--tick-ms", "20"]);
     let whole = get(addr, "/").body;
-    let mut canary = Canary::start(&server);
+    let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
     let mut random = random();
     let mut held = Vec::new();
     for _ in 0..100 {
@@ -667,7 +648,7 @@ fn the_page_is_served_whole_beside_garbage_and_costs_no_tick() {
         scrape(addr);
         assert_eq!(slowest(addr, 20).len(), 1);
     }
-    canary.expect_every_tick();
+    canary.stop_after(11);
 }
 
 // ---- the dashboard ----------------------------------------------------------------------------
@@ -725,14 +706,6 @@ fn the_dashboard_asks_for_what_there_is() {
         };
         assert!(asked.contains(&name), "{name} is on no panel");
     }
-}
-
-/// The names of metrics that stand in a text.
-fn names_in(text: &str) -> BTreeSet<String> {
-    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-        .filter(|word| word.starts_with("server_") && *word != "server_full")
-        .map(str::to_owned)
-        .collect()
 }
 
 // ---- requests that are wrong ------------------------------------------------------------------
@@ -988,7 +961,7 @@ fn a_request_without_an_end_costs_next_to_nothing() {
 #[test]
 fn slow_readers_keep_no_descriptor_and_no_memory() {
     let (server, addr) = start(&["--tick-ms", "20"]);
-    let mut canary = Canary::start(&server);
+    let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
     let players: Vec<TcpStream> = (0..1_000)
         .map(|_| TcpStream::connect(server.addr).unwrap())
         .collect();
@@ -1016,14 +989,14 @@ fn slow_readers_keep_no_descriptor_and_no_memory() {
     // They are still open on this side, and read nothing.
     wait_until("them to be given up", DEADLINE, || server.open_fds() <= fds);
     drop(slow);
-    canary.expect_every_tick();
+    canary.stop_after(11);
     drop(players);
 }
 
 #[test]
 fn garbage_is_answered_or_cut_and_costs_no_tick() {
     let (server, addr) = start(&["--tick-ms", "20"]);
-    let mut canary = Canary::start(&server);
+    let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
     let mut random = random();
     for _ in 0..300 {
         let mut stream = connect(addr);
@@ -1057,13 +1030,13 @@ fn garbage_is_answered_or_cut_and_costs_no_tick() {
         }
     }
     assert_eq!(get(addr, "/metrics").status, 200);
-    canary.expect_every_tick();
+    canary.stop_after(11);
 }
 
 #[test]
 fn many_scrapers_are_all_served_and_cost_no_tick() {
     let (server, addr) = start(&["--tick-ms", "20"]);
-    let mut canary = Canary::start(&server);
+    let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
     let scrapers: Vec<_> = (0..16)
         .map(|n| {
             thread::spawn(move || {
@@ -1080,7 +1053,7 @@ fn many_scrapers_are_all_served_and_cost_no_tick() {
         })
         .collect();
     scrapers.into_iter().for_each(|one| one.join().unwrap());
-    canary.expect_every_tick();
+    canary.stop_after(11);
 }
 
 #[test]
@@ -1201,238 +1174,4 @@ fn out_of_descriptors_it_waits_and_does_not_spin() {
         .iter()
         .filter(|line| line.contains("the metrics port cannot"));
     assert_eq!(complaints.count(), 1, "it is said once");
-}
-
-// ---- a client that misses nothing -------------------------------------------------------------
-
-/// Reads hellos on a thread of its own for as long as it lives.
-struct Canary {
-    stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<Result<u64, String>>>,
-}
-
-impl Canary {
-    /// Longer than any machine here holds a process up; shorter than a port that is in the way.
-    const LONGEST_GAP: Duration = Duration::from_secs(3);
-
-    fn start(server: &Server) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut client = server.join();
-        let thread = thread::spawn({
-            let stop = Arc::clone(&stop);
-            move || {
-                let (mut newest, _) = client.next_hello();
-                let mut at = Instant::now();
-                let mut count = 0;
-                while !stop.load(Ordering::SeqCst) || count < 10 {
-                    let (tick, _) = client.next_hello();
-                    let gap = std::mem::replace(&mut at, Instant::now()).elapsed();
-                    if tick != newest + 1 || gap > Self::LONGEST_GAP {
-                        return Err(format!("tick {tick} came {gap:?} after tick {newest}"));
-                    }
-                    (newest, count) = (tick, count + 1);
-                }
-                Ok(count)
-            }
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-
-    #[track_caller]
-    fn expect_every_tick(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let ticks = self.thread.take().unwrap().join().unwrap().unwrap();
-        assert!(ticks >= 10);
-    }
-}
-
-// ---- a scraper that knows only bytes ----------------------------------------------------------
-
-fn start(flags: &[&str]) -> (Server, SocketAddr) {
-    let server = Server::start(&[flags, &["--metrics-addr", "127.0.0.1:0"]].concat());
-    let addr = metrics_addr(&server);
-    (server, addr)
-}
-
-fn metrics_addr(server: &Server) -> SocketAddr {
-    let line = server.wait_for_line("metrics on ");
-    let (_, addr) = line.rsplit_once("metrics on ").unwrap();
-    addr.trim().parse().unwrap()
-}
-
-fn connect(addr: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(addr).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.set_write_timeout(Some(DEADLINE)).unwrap();
-    stream
-}
-
-fn connect_and_send(addr: SocketAddr, bytes: &[u8]) -> TcpStream {
-    let mut stream = connect(addr);
-    stream.write_all(bytes).unwrap();
-    stream
-}
-
-#[track_caller]
-fn ask(addr: SocketAddr, request: &[u8]) -> Response {
-    Response::read(&mut connect_and_send(addr, request)).unwrap()
-}
-
-#[track_caller]
-fn get(addr: SocketAddr, path: &str) -> Response {
-    ask(
-        addr,
-        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes(),
-    )
-}
-
-#[track_caller]
-fn scrape(addr: SocketAddr) -> Exposition {
-    let response = get(addr, "/metrics");
-    assert_eq!(response.status, 200);
-    Exposition::parse(&response.text())
-}
-
-#[track_caller]
-fn sessions(addr: SocketAddr) -> Vec<Value> {
-    sessions_at(addr, "/sessions")
-}
-
-#[track_caller]
-fn slowest(addr: SocketAddr, count: usize) -> Vec<Value> {
-    sessions_at(addr, &format!("/sessions?slowest={count}"))
-}
-
-#[track_caller]
-fn sessions_at(addr: SocketAddr, path: &str) -> Vec<Value> {
-    let response = get(addr, path);
-    assert_eq!(response.status, 200);
-    assert_eq!(response.header("content-type"), Some("application/json"));
-    serde_json::from_slice(&response.body).unwrap()
-}
-
-#[derive(Debug)]
-struct Response {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Response {
-    /// Reads to the end of the stream. What was read has to be one whole answer.
-    #[track_caller]
-    fn read(stream: &mut TcpStream) -> Result<Self, ErrorKind> {
-        let mut bytes = Vec::new();
-        stream
-            .read_to_end(&mut bytes)
-            .map_err(|error| error.kind())?;
-        if bytes.is_empty() {
-            return Err(ErrorKind::UnexpectedEof);
-        }
-        let end = bytes
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .unwrap();
-        let head = std::str::from_utf8(&bytes[..end]).unwrap();
-        let mut lines = head.split("\r\n");
-        let status_line = lines.next().unwrap();
-        let status = status_line.strip_prefix("HTTP/1.1 ").unwrap();
-        let headers = lines.map(|line| line.split_once(": ").unwrap());
-        let response = Self {
-            status: status[..3].parse().unwrap(),
-            headers: headers
-                .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
-                .collect(),
-            body: bytes[end + 4..].to_vec(),
-        };
-        let length: usize = response.header("content-length").unwrap().parse().unwrap();
-        assert!(response.body.is_empty() || response.body.len() == length);
-        Ok(response)
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        let found = self.headers.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.as_str())
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.body.clone()).unwrap()
-    }
-}
-
-/// A strict reader of the text format, which panics at anything that a scraper could trip over.
-#[derive(Default)]
-struct Exposition {
-    types: BTreeMap<String, String>,
-    samples: BTreeMap<String, f64>,
-}
-
-impl Exposition {
-    #[track_caller]
-    fn value(&self, series: &str) -> f64 {
-        *self.samples.get(series).unwrap()
-    }
-
-    #[track_caller]
-    fn parse(text: &str) -> Self {
-        assert!(text.ends_with('\n'));
-        let mut exposition = Self::default();
-        let mut helps = BTreeSet::new();
-        let mut family = String::new();
-        // Per histogram: the last bound and count of its buckets.
-        let mut buckets: BTreeMap<String, (f64, f64)> = BTreeMap::new();
-        for line in text.lines() {
-            if let Some(rest) = line.strip_prefix("# HELP ") {
-                let (name, help) = rest.split_once(' ').unwrap();
-                assert!(!help.is_empty() && helps.insert(name.to_owned()), "{line}");
-                continue;
-            }
-            if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').unwrap();
-                assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
-                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
-                let before = exposition.types.insert(name.into(), kind.into());
-                assert_eq!(before, None, "{line}");
-                family = name.to_owned();
-                continue;
-            }
-            let (series, value) = line.rsplit_once(' ').unwrap();
-            let value: f64 = value.parse().unwrap();
-            assert!(value.is_finite() && value >= 0.0, "{line}");
-            let (name, labels) = match series.split_once('{') {
-                Some((name, labels)) => (name, labels.strip_suffix("\"}").unwrap()),
-                None => (series, ""),
-            };
-            assert!(
-                name.bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-            );
-            let kind = exposition.types[&family].as_str();
-            let suffix = name.strip_prefix(family.as_str()).unwrap();
-            match (kind, suffix) {
-                ("histogram", "_bucket") => {
-                    let bound = labels.strip_prefix("le=\"").unwrap();
-                    let bound: f64 = bound.replace("+Inf", "inf").parse().unwrap();
-                    let last = buckets.entry(family.clone()).or_insert((-1.0, 0.0));
-                    assert!(bound > last.0 && value >= last.1, "{line} after {last:?}");
-                    *last = (bound, value);
-                }
-                ("histogram", "_sum" | "_count") | ("gauge" | "counter", "") => {}
-                other => panic!("{line}: {other:?}"),
-            }
-            let before = exposition.samples.insert(series.to_owned(), value);
-            assert_eq!(before, None, "twice: {line}");
-        }
-        let names: BTreeSet<String> = exposition.types.keys().cloned().collect();
-        assert_eq!(names, helps, "each has a type and a help");
-        for (name, (bound, count)) in buckets {
-            assert!(bound.is_infinite(), "{name} has no +Inf");
-            assert_eq!(exposition.value(&format!("{name}_count")), count, "{name}");
-        }
-        exposition
-    }
 }

@@ -8,7 +8,7 @@ mod util;
 
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{C_ECHO, Client, QUIET, Server, packet};
+use util::*;
 
 /// With a limit of `limit`, all taken, and `waiting` clients in the backlog.
 fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {
@@ -39,10 +39,7 @@ fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {
             Ok(Some(_)) => sessions += 1,
             _ => break,
         }
-        client
-            .stream
-            .set_read_timeout(Some(util::DEADLINE))
-            .unwrap();
+        client.stream.set_read_timeout(Some(DEADLINE)).unwrap();
     }
     let mut backlog = served.split_off(sessions);
     // The one that did not answer in time still owes that answer: nobody asks it for another one.
@@ -50,10 +47,7 @@ fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {
     assert!(sessions > 10 && open >= sessions, "{sessions} of {open}");
     backlog.extend((0..waiting).map(|_| server.connect()));
     for client in &backlog {
-        client
-            .stream
-            .set_read_timeout(Some(util::DEADLINE))
-            .unwrap();
+        client.stream.set_read_timeout(Some(DEADLINE)).unwrap();
     }
     (server, served, backlog)
 }

@@ -8,7 +8,7 @@ mod util;
 
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
-use util::{QUIET, Server, command};
+use util::*;
 
 /// What `--check` says, and its status. Nothing may be on standard error.
 #[track_caller]
@@ -20,21 +20,6 @@ fn check(command: &mut Command) -> (String, Option<i32>) {
     } = command.stdout(Stdio::piped()).output().unwrap();
     assert!(stderr.is_empty(), "{}", String::from_utf8_lossy(&stderr));
     (String::from_utf8(stdout).unwrap(), status.code())
-}
-
-/// The flags behind a shell that sets this limit first.
-fn limited(limit: &str, flags: &[&str]) -> Command {
-    let direct = command(flags);
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")])
-        .arg(direct.get_program())
-        .args(direct.get_args())
-        .stdin(Stdio::null());
-    for (name, _) in direct.get_envs() {
-        shell.env_remove(name);
-    }
-    shell
 }
 
 fn line<'a>(table: &'a str, subject: &str) -> &'a str {
@@ -56,26 +41,29 @@ fn a_machine_that_can_is_status_0_and_nothing_is_started() {
 fn too_few_descriptors_are_status_2_with_the_command_that_helps() {
     let flags = ["--check", "--addr=127.0.0.1:0", "--max-sessions=100"];
     let workers = "--workers=2";
-    let (table, status) = check(limited("-n 64", &flags).arg(workers));
+    let (table, status) = check(command_with_ulimit("-n 64", &flags).arg(workers));
     assert_eq!(status, Some(2), "{table}");
     assert!(line(&table, "open files").starts_with("FAIL"), "{table}");
     // 99, and not 168: as many others as sessions at the most.
     assert!(line(&table, "fix:").ends_with("ulimit -n 199"), "{table}");
     // And it does help, where there is no hard limit below it.
-    let (table, status) = check(limited("-n 199", &flags).arg(workers));
+    let (table, status) = check(command_with_ulimit("-n 199", &flags).arg(workers));
     assert_eq!(status, Some(0), "{table}");
 }
 
 #[test]
 fn the_limit_to_which_the_soft_one_can_be_raised_counts() {
     let flags = ["--check", "--addr=127.0.0.1:0", "--max-sessions=100"];
-    let (table, status) = check(&mut limited("-Sn 64", &flags));
+    let (table, status) = check(&mut command_with_ulimit("-Sn 64", &flags));
     assert_eq!(status, Some(0), "{table}");
 }
 
 #[test]
 fn as_many_as_fit_is_never_a_failure_but_few_are_a_warning() {
-    let (table, status) = check(&mut limited("-n 64", &["--check", "--addr=127.0.0.1:0"]));
+    let (table, status) = check(&mut command_with_ulimit(
+        "-n 64",
+        &["--check", "--addr=127.0.0.1:0"],
+    ));
     assert_eq!(status, Some(0), "{table}");
     let files = line(&table, "open files");
     assert!(files.starts_with("warn"), "{table}");

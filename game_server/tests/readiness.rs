@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{C_CHAT, C_ECHO, Client, QUIET, S_CHAT, Server, header, packet};
+use util::*;
 
 /// One worker, no ticks, no statistics: between two things that a test does, nothing happens.
 fn silent_server(more: &[&'static str]) -> Server {

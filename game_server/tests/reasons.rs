@@ -8,27 +8,7 @@ mod util;
 
 use socket2::SockRef;
 use std::net::Shutdown;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
-use util::{
-    C_CHAT, C_ECHO, Client, DEADLINE, QUIET, Raw, S_BYE, S_CHAT, S_ECHO, S_HELLO, Server,
-    departures, header, packet, random, random_bytes, stat, wait_until,
-};
-
-const STRICT: [&str; 10] = [
-    "--max-packet-bytes",
-    "4096",
-    "--packet-timeout-ms",
-    "400",
-    "--max-packets-per-sec",
-    "100",
-    "--max-chats-per-sec",
-    "5",
-    "--stats-interval-secs",
-    "0.05",
-];
+use util::*;
 
 /// What earns each code, and the label in log and metrics.
 fn offences() -> Vec<(u16, &'static str, Vec<u8>)> {
@@ -43,36 +23,6 @@ fn offences() -> Vec<(u16, &'static str, Vec<u8>)> {
     ]
 }
 
-/// Reads to the end of the stream, which has to come in order, and returns the goodbye.
-#[track_caller]
-fn last_words(client: &mut Client) -> (u16, String) {
-    let mut last: Option<Raw> = None;
-    loop {
-        match client.try_next() {
-            Ok(Some(packet)) => {
-                assert!(
-                    last.as_ref().is_none_or(|one| one.id != S_BYE),
-                    "{packet:?} behind the goodbye"
-                );
-                last = Some(packet);
-            }
-            // A reset instead of a FIN would be an error here.
-            Ok(None) => break,
-            Err(error) => panic!("the stream did not end in order: {error}"),
-        }
-    }
-    goodbye(&last.unwrap())
-}
-
-/// Code and text.
-#[track_caller]
-fn goodbye(packet: &Raw) -> (u16, String) {
-    assert_eq!(packet.id, S_BYE, "{packet:?}");
-    let (code, text) = packet.payload.split_at(2);
-    let text = String::from_utf8(text.to_vec()).unwrap();
-    (u16::from_le_bytes([code[0], code[1]]), text)
-}
-
 /// Every reason but `slow_consumer`, which cannot be told. The offender reads late: after the
 /// server has done all that it is going to do.
 #[test]
@@ -84,7 +34,7 @@ fn every_reason_reaches_a_peer_that_reads() {
         let mut offender = server.join();
         offender.send(&bytes);
         server.wait_for_line(&format!("left: {label} "));
-        let (got, text) = last_words(&mut offender);
+        let (got, text) = offender.read_to_bye();
         assert_eq!(got, code, "{text}");
         texts.push(text);
     }
@@ -97,7 +47,7 @@ fn every_reason_reaches_a_peer_that_reads() {
         let answer = next.next_but_hello();
         if answer.id == S_BYE {
             next.expect_eof();
-            break goodbye(&answer);
+            break split_bye(&answer);
         }
         told.push(next);
     };
@@ -111,7 +61,7 @@ fn every_reason_reaches_a_peer_that_reads() {
     told.push(stays);
     server.signal("TERM");
     for mut client in told {
-        let (code, text) = last_words(&mut client);
+        let (code, text) = client.read_to_bye();
         assert_eq!(code, 10, "{text}");
         texts.push(text);
     }
@@ -138,7 +88,7 @@ fn a_reason_reaches_a_peer_that_has_half_closed() {
         offender.send(&[packet(C_ECHO, b"before"), bytes].concat());
         let _ = offender.stream.shutdown(Shutdown::Write);
         offender.expect_echo(b"before");
-        assert_eq!(last_words(&mut offender).0, code);
+        assert_eq!(offender.read_to_bye().0, code);
     }
 }
 
@@ -162,7 +112,7 @@ fn ten_thousand_bad_connections_are_at_most_twenty_lines() {
         for (_, bytes) in &kinds {
             let mut client = server.connect();
             client.send(bytes);
-            last_words(&mut client);
+            client.read_to_bye();
         }
     }
     server.signal("TERM");
@@ -182,7 +132,7 @@ fn two_thousand_rejected_are_a_few_lines_and_counted() {
     let mut server = Server::start(&[&QUIET[..], &["--max-sessions", "1"]].concat());
     let mut first = server.join();
     for _ in 0..2_000 {
-        let (code, _) = last_words(&mut server.connect());
+        let (code, _) = server.connect().read_to_bye();
         assert_eq!(code, 9);
     }
     first.echo(b"not disturbed");
@@ -204,7 +154,10 @@ fn the_log_has_no_bytes_of_a_peer() {
     let evil = format!("\n[2000-01-01T00:00:00Z ERROR] {MARK}\x1b[2J\x07").into_bytes();
     let mut client = server.join();
     client.send(&packet(C_CHAT, &evil));
-    client.echo_after_chats(&evil);
+    let chat = client.next_but_hello();
+    assert_eq!((chat.id, &chat.payload[8..]), (S_CHAT, &evil[..]));
+    // It is the only one.
+    client.echo(b"done");
     for bytes in [
         packet(0x5859, &evil),
         packet(C_CHAT, &[&evil[..], &[0xff]].concat()),
@@ -214,7 +167,7 @@ fn the_log_has_no_bytes_of_a_peer() {
     ] {
         let mut offender = server.join();
         offender.send(&bytes);
-        last_words(&mut offender);
+        offender.read_to_bye();
     }
     for line in server.lines() {
         assert!(!line.contains(MARK), "{line}");
@@ -266,20 +219,9 @@ fn three_hundred_random_streams_cost_the_canary_nothing() {
         "--stats-interval-secs",
         "0.05",
     ]);
-    let done = Arc::new(AtomicBool::new(false));
-    let canary = {
-        let (mut client, done) = (server.join(), Arc::clone(&done));
-        thread::spawn(move || {
-            let (mut last, _) = client.next_hello();
-            let from = Instant::now();
-            while !done.load(Ordering::Acquire) || from.elapsed() < Duration::from_secs(1) {
-                let (tick, text) = client.next_hello();
-                assert_eq!(tick, last + 1, "the canary has lost a tick");
-                assert_eq!(text, b"Hello World");
-                last = tick;
-            }
-        })
-    };
+    let mut canary = server.join();
+    assert_eq!(canary.next_hello().1, b"Hello World");
+    let canary = TickReader::start(canary);
     for _ in 0..30 {
         let mut streams: Vec<Client> = (0..10).map(|_| server.connect()).collect();
         for client in &mut streams {
@@ -306,23 +248,12 @@ fn three_hundred_random_streams_cost_the_canary_nothing() {
             }
         }
     }
-    done.store(true, Ordering::Release);
-    canary.join().unwrap();
+    // A second's worth at the least.
+    canary.stop_after(100);
     wait_until("all to have left", DEADLINE, || {
         let lines = server.lines();
         lines.iter().rev().find_map(|line| stat(line, "sessions")) == Some(0)
     });
     assert!(server.is_running());
     assert!(!server.lines().iter().any(|line| line.contains("panicked")));
-}
-
-impl Client {
-    /// Takes the chat that this client has sent, and proves with an echo that it is the only one.
-    fn echo_after_chats(&mut self, text: &[u8]) {
-        let chat = self.next_but_hello();
-        assert_eq!((chat.id, &chat.payload[8..]), (S_CHAT, text));
-        self.send(&packet(C_ECHO, b"done"));
-        let echo = self.next_but_hello();
-        assert_eq!((echo.id, &echo.payload[..]), (S_ECHO, &b"done"[..]));
-    }
 }

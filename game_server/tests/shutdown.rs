@@ -12,10 +12,7 @@ use std::process::{Output, Stdio};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{
-    C_CHAT, C_ECHO, Client, DEADLINE, QUIET, Raw, S_BYE, S_CHAT, S_ECHO, S_HELLO, Server,
-    assert_bye, command, header, packet,
-};
+use util::*;
 
 // ---- the end ----------------------------------------------------------------------------------
 
@@ -161,7 +158,7 @@ fn sessions_with_a_backlog_that_read_on_are_flushed_to_the_last_byte() {
 }
 
 #[track_caller]
-fn next_but_chat(client: &mut Client) -> Raw {
+fn next_but_chat(client: &mut Client) -> RawPacket {
     loop {
         let packet = client.next();
         if packet.id != S_CHAT {

@@ -10,9 +10,7 @@ use std::io::Write;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{
-    C_CHAT, C_ECHO, Client, DEADLINE, QUIET, S_CHAT, Server, departures, packet, queued_bytes, stat,
-};
+use util::*;
 
 const MIB: u64 = 1 << 20;
 

@@ -5,7 +5,7 @@
 mod util;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use util::{Server, command_with_ulimit};
+use util::*;
 
 /// An address that no other test uses.
 fn free_addr() -> SocketAddr {

@@ -1,4 +1,4 @@
-//! Danger: bytes do not come as packets. They come one at a time, many packets at once, cut
+//! Framing: bytes do not arrive as packets. They arrive one at a time, many packets at once, cut
 //! anywhere, and with size fields that lie.
 
 // A failed unwrap is a failed test, also in its helpers.
@@ -9,6 +9,10 @@ mod util;
 use std::io::Write;
 use std::thread;
 use util::*;
+
+const MIB: u64 = 1 << 20;
+
+// ---- packets from bytes -------------------------------------------------------------------------
 
 #[test]
 fn one_byte_at_a_time() {
@@ -32,6 +36,23 @@ fn many_packets_in_one_write() {
     for payload in &payloads {
         client.expect_echo(payload);
     }
+}
+
+#[test]
+fn twenty_thousand_tiny_packets_in_one_write() {
+    let server = Server::start(&QUIET);
+    let mut client = server.connect();
+    let mut sender = client.sender();
+    let sending = thread::spawn(move || {
+        sender
+            .write_all(&packet(C_ECHO, b"").repeat(20_000))
+            .unwrap()
+    });
+    for _ in 0..20_000 {
+        client.expect_echo(b"");
+    }
+    sending.join().unwrap();
+    client.echo(b"and no more");
 }
 
 #[test]
@@ -111,6 +132,77 @@ fn every_byte_value_survives() {
     client.echo(&nested);
 }
 
+/// Row 12: what is left behind a whole packet stays, and is joined with what comes next.
+#[test]
+fn lecture_12_the_rest_stays_and_is_joined() {
+    let server = Server::start_quiet(&["--workers", "1"]);
+    let (mut client, mut witness) = (server.join(), server.join());
+    let (first, second) = (packet(C_ECHO, b"whole"), packet(C_ECHO, b"in three parts"));
+    client.send(&[&first[..], &second[..3]].concat());
+    client.expect_echo(b"whole");
+    client.send(&second[3..10]);
+    witness.echo(b"that has been read");
+    client.send(&second[10..]);
+    client.expect_echo(b"in three parts");
+}
+
+/// Row 14: the receiver knows where a packet ends. Not a byte before it is the packet handled,
+/// and none behind it is taken for a part of it.
+#[test]
+fn lecture_14_the_end_of_a_packet_is_known() {
+    let server = Server::start_quiet(&["--workers", "1"]);
+    let (mut client, mut witness) = (server.join(), server.join());
+    let bytes = packet(C_CHAT, b"done");
+    let (all_but_one, last) = bytes.split_at(bytes.len() - 1);
+    client.send(all_but_one);
+    // The only worker has read that when it answers; a chat would come before the answer.
+    witness.echo(b"nothing yet");
+    client.send(&[last, &packet(C_CHAT, b"next")].concat());
+    for one in [&mut client, &mut witness] {
+        assert_eq!(one.next_chat().1, "done");
+        assert_eq!(one.next_chat().1, "next");
+    }
+}
+
+/// Row 18: the id does not tell the size; packets of one kind have many.
+#[test]
+fn lecture_18_one_id_many_sizes() {
+    let server = Server::start_quiet(&[]);
+    let mut client = server.connect();
+    let sizes = [0, 1, 50, 100, 3, 1023, 1024, 1025, 5996, 6000, 65_531, 2];
+    let payloads: Vec<Vec<u8>> = sizes.iter().map(|size| vec![*size as u8; *size]).collect();
+    for payload in &payloads {
+        client.send(&packet(C_ECHO, payload));
+    }
+    for payload in &payloads {
+        client.expect_echo(payload);
+    }
+}
+
+/// Row 19: size, id, data, and again, with nothing in between.
+#[test]
+fn lecture_19_packets_follow_one_another_without_a_gap() {
+    let server = Server::start_quiet(&[]);
+    let mut client = server.connect();
+    let sent = [
+        &[6, 0, 2, 0, b'h', b'i'][..],
+        &[4, 0, 2, 0],
+        &[9, 0, 2, 0, 0, 255, 4, 0, 2],
+        &[5, 0, 2, 0, b'!'],
+    ];
+    client.send(&sent.concat());
+    let mut answer = sent.concat();
+    let mut read = vec![0; answer.len()];
+    std::io::Read::read_exact(&mut client.stream, &mut read).unwrap();
+    // The answers differ from the questions in their ids alone: 3 for 2.
+    for at in [2, 8, 12, 21] {
+        answer[at] = 3;
+    }
+    assert_eq!(read, answer);
+}
+
+// ---- sizes that lie -----------------------------------------------------------------------------
+
 #[test]
 fn a_size_below_the_header_is_kicked() {
     let server = Server::start(&QUIET);
@@ -166,4 +258,31 @@ fn everything_before_an_offence_is_answered_and_nothing_behind_it() {
     }
     // Had a chat behind an offence been handled, it would have come before this.
     witness.echo(b"nothing else came");
+}
+
+/// A size field reserves nothing: 500 that claim 65,535 bytes and send five cost what they sent.
+#[test]
+fn five_hundred_claims_reserve_no_memory() {
+    let server = Server::start(&[&QUIET[..], &["--workers", "2"]].concat());
+    // Each piece is read by itself: both workers answer somebody else in between.
+    let hold = |pieces: &[&[u8]]| -> Vec<Client> {
+        let mut clients: Vec<Client> = (0..500).map(|_| server.join()).collect();
+        for piece in pieces {
+            clients.iter_mut().for_each(|client| client.send(piece));
+            drop((0..4).map(|_| server.join()).collect::<Vec<_>>());
+        }
+        clients
+    };
+    let idle_fds = server.resting_fds();
+    // To the size that 500 sessions need, each with an unfinished packet.
+    drop(hold(&[&header(9, C_ECHO), &[1]]));
+    wait_until("them to leave", DEADLINE, || server.open_fds() <= idle_fds);
+    let before = server.data_bytes();
+    let clients = hold(&[&header(u16::MAX, C_ECHO), &[1]]);
+    // Not the resident memory: what is reserved and never touched is not resident.
+    let grown = server.data_bytes().saturating_sub(before);
+    // All of it would be 32 MiB.
+    assert!(grown < 4 * MIB, "{grown} bytes more");
+    drop(clients);
+    server.join();
 }

@@ -1,5 +1,4 @@
-//! Danger: a server that starts where it cannot do what it was asked for, or a check that says so
-//! of a machine that can.
+//! `--check`, and the same checks at the start: does the machine have what the flags need?
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]

@@ -1,5 +1,5 @@
-//! Danger: an edge is told once. Whoever stops reading, writing or accepting before the end has to
-//! come back by himself; here no tick and no other client would bring him back.
+//! Edge-triggered readiness: an edge is reported once. A read, a write or an accept that stops before the
+//! end has to be continued; in these tests no tick and no other client causes it.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]

@@ -364,6 +364,16 @@ impl Log {
     }
 }
 
+/// How long it takes until a newcomer from another address has its first answer.
+#[track_caller]
+pub fn time_to_get_in(server: &Server) -> Duration {
+    let began = Instant::now();
+    let mut newcomer = Client::connect_from([127, 0, 0, 2], server.addr);
+    newcomer.echo(b"I say something");
+    began.elapsed()
+}
+
+/// The time for a login is far away: only the cap lets the newcomer in.
 /// The number that stands behind `name ` in a `stats:` line.
 pub fn stat(line: &str, name: &str) -> Option<u64> {
     let (_, rest) = line.split_once("stats: ")?;

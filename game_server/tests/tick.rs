@@ -1,5 +1,4 @@
-//! Danger: the tick is what everybody is here for. It must have the right bytes, come to all, keep
-//! its pace, and not come in bursts.
+//! The tick: its bytes, its number, its text, and its pace.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -83,18 +82,7 @@ fn the_largest_hello() {
     }
 }
 
-#[test]
-fn five_clients_get_the_same_ticks() {
-    let server = Server::start(&["--tick-ms", "20"]);
-    let mut clients: Vec<Client> = (0..5).map(|_| server.join()).collect();
-    let firsts: Vec<u64> = clients.iter_mut().map(|one| one.next_hello().0).collect();
-    let last = firsts.iter().max().unwrap() + 30;
-    for (client, first) in clients.iter_mut().zip(firsts) {
-        for tick in first + 1..=last {
-            assert_eq!(client.next_hello(), (tick, b"Hello World".to_vec()));
-        }
-    }
-}
+// ---- the pace -----------------------------------------------------------------------------------
 
 /// The mean, not the jitter: a loop that sleeps a period after each round falls behind, and does so
 /// always. A machine that did not run us for a while did so in one of the measurements.
@@ -116,6 +104,47 @@ fn the_pace_is_the_period() {
         }
     }
     panic!("a tick each {means:?}");
+}
+
+/// Row 39: five clients, the default pace, and "Hello World" scrolls by for each.
+#[test]
+fn lecture_39_hello_world_scrolls_for_five_clients() {
+    let server = Server::start(&[]);
+    let mut clients: Vec<Client> = (0..5).map(|_| server.join()).collect();
+    let from = Instant::now();
+    for _ in 0..6 {
+        let ticks: Vec<_> = clients.iter_mut().map(Client::next_hello).collect();
+        assert_eq!(ticks[0].1, b"Hello World");
+        assert!(ticks.iter().all(|tick| *tick == ticks[0]), "{ticks:?}");
+    }
+    // Six of them span five periods of 250 ms, and a part of one before.
+    let took = from.elapsed();
+    assert!(took >= Duration::from_millis(1200), "{took:?}");
+}
+
+#[test]
+fn a_stopped_process_owes_no_burst() {
+    const PERIOD: Duration = Duration::from_millis(100);
+    let server = Server::start(&["--tick-ms", "100"]);
+    let mut client = server.join();
+    let (before, _) = client.next_hello();
+    server.signal("STOP");
+    // Not luck: the stop has to last, that is what is tested.
+    thread::sleep(Duration::from_millis(1500));
+    server.signal("CONT");
+    let resumed = Instant::now();
+    let mut ticks = Vec::new();
+    while resumed.elapsed() < 5 * PERIOD {
+        ticks.push(client.next_hello().0);
+    }
+    // 15 are owed. Of those one may come late, and one may have been on its way before the stop.
+    assert!(ticks.len() <= 8, "a burst: {ticks:?}");
+    let expected: Vec<u64> = (before + 1..).take(ticks.len()).collect();
+    assert_eq!(
+        ticks, expected,
+        "the number rises by one for each tick that is sent"
+    );
+    client.echo(b"the session has stayed");
 }
 
 /// Three seconds are longer than each limit on time: nobody is kicked for what this process has
@@ -186,29 +215,4 @@ fn no_source_file_asks_the_wall_clock() {
         }
     }
     assert!(files > 10);
-}
-
-#[test]
-fn a_stopped_process_owes_no_burst() {
-    const PERIOD: Duration = Duration::from_millis(100);
-    let server = Server::start(&["--tick-ms", "100"]);
-    let mut client = server.join();
-    let (before, _) = client.next_hello();
-    server.signal("STOP");
-    // Not luck: the stop has to last, that is what is tested.
-    thread::sleep(Duration::from_millis(1500));
-    server.signal("CONT");
-    let resumed = Instant::now();
-    let mut ticks = Vec::new();
-    while resumed.elapsed() < 5 * PERIOD {
-        ticks.push(client.next_hello().0);
-    }
-    // 15 are owed. Of those one may come late, and one may have been on its way before the stop.
-    assert!(ticks.len() <= 8, "a burst: {ticks:?}");
-    let expected: Vec<u64> = (before + 1..).take(ticks.len()).collect();
-    assert_eq!(
-        ticks, expected,
-        "the number rises by one for each tick that is sent"
-    );
-    client.echo(b"the session has stayed");
 }

@@ -1,5 +1,5 @@
-//! Danger: somebody who does not read what he is sent. He must be found, cost his own bytes and no
-//! more, and must not be confused with somebody who reads as fast as he can.
+//! Slow consumers: a peer that does not read is kicked, costs its own bytes alone, and is not confused
+//! with a peer that reads as fast as it can.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -7,6 +7,7 @@
 mod util;
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,11 +15,11 @@ use util::*;
 
 const MIB: u64 = 1 << 20;
 
+// ---- peers that read ----------------------------------------------------------------------------
+
 fn nobody_was_slow(server: &Server) {
     assert_eq!(departures(&server.lines(), "slow_consumer"), 0);
 }
-
-// ---- who is not slow --------------------------------------------------------------------------
 
 /// 5 MB of answers are five times the limit. A reader that keeps up takes them while it asks, and
 /// the scheduler may let it wait meanwhile.
@@ -90,7 +91,7 @@ fn five_thousand_chats_kick_no_listener() {
     nobody_was_slow(&server);
 }
 
-// ---- who is slow ------------------------------------------------------------------------------
+// ---- peers that do not read ---------------------------------------------------------------------
 
 /// Tiny packets: the peer's own system takes a few kilobytes, ours no more than the unsent window.
 /// At the default of 250 ms the same takes a minute and a half.
@@ -122,7 +123,165 @@ fn who_asks_and_never_reads_is_kicked_by_bytes_all_the_same() {
     asking.join().unwrap();
 }
 
-// ---- what it costs ----------------------------------------------------------------------------
+#[test]
+fn a_slow_consumer_is_kicked_by_its_bytes_and_costs_nobody_a_tick() {
+    let flags = ["--tick-ms", "20", "--payload-bytes", "20000"];
+    let limits = ["--max-send-queue-bytes", "500000", "--max-send-lag-ms", "0"];
+    let server = Server::start(&[&flags[..], &limits].concat());
+    let healthy = TickReader::start(server.join());
+    let deaf = TcpStream::connect(server.addr).unwrap();
+    let line = server.wait_for_line("left: slow_consumer");
+    assert!(
+        line.contains(&deaf.local_addr().unwrap().to_string()),
+        "{line}"
+    );
+    let ticks = healthy.stop_after(1);
+    assert!(
+        ticks > 25,
+        "500,000 bytes were reached after {ticks} ticks?"
+    );
+    assert!(
+        server
+            .lines()
+            .iter()
+            .filter(|line| line.contains("left:"))
+            .count()
+            <= 2
+    );
+    // It is closed at once, without a goodbye that could not reach it.
+    let mut deaf = Deaf::new(deaf);
+    assert!(!deaf.hears_a_goodbye());
+}
+
+/// Reads what has come to a peer that never read.
+struct Deaf(Client);
+
+impl Deaf {
+    fn new(stream: TcpStream) -> Self {
+        Self(Client::from_stream(stream))
+    }
+
+    fn hears_a_goodbye(&mut self) -> bool {
+        while let Ok(Some(packet)) = self.0.try_next() {
+            if packet.id == S_BYE {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[test]
+fn a_slow_consumer_is_kicked_by_the_age_of_its_bytes() {
+    let flags = ["--tick-ms", "20", "--payload-bytes", "20000"];
+    let limits = [
+        "--max-send-queue-bytes",
+        "1000000000",
+        "--max-send-lag-ms",
+        "800",
+    ];
+    let server = Server::start(&[&flags[..], &limits].concat());
+    let healthy = TickReader::start(server.join());
+    let _deaf = TcpStream::connect(server.addr).unwrap();
+    server.wait_for_line("left: slow_consumer");
+    healthy.stop_after(1);
+}
+
+/// At 50 kB a second the kernel alone would take a minute's worth. With a small unsent window the
+/// peer is found when its own receive buffer is full.
+#[test]
+fn a_peer_that_does_not_read_is_found_in_seconds_at_a_low_rate() {
+    let flags = ["--tick-ms", "20", "--payload-bytes", "1000"];
+    let server = Server::start(&[&flags[..], &["--max-send-lag-ms", "1000"]].concat());
+    let _deaf = TcpStream::connect(server.addr).unwrap();
+    // Within `DEADLINE`.
+    server.wait_for_line("left: slow_consumer");
+}
+
+/// Echo makes a peer that sends and never reads its own slow consumer, too.
+#[test]
+fn a_peer_that_sends_and_never_reads_is_kicked() {
+    let server = Server::start_quiet(&["--max-send-queue-bytes", "300000"]);
+    let mut healthy = server.join();
+    let flooding = server.connect();
+    let mut sender = flooding.sender();
+    let sending = thread::spawn(move || {
+        let bytes = packet(C_ECHO, &[5; 60_000]);
+        // Ends when the server has closed, which resets the connection.
+        while sender.write_all(&bytes).is_ok() {}
+    });
+    wait_until("the flooder to be kicked", DEADLINE, || {
+        healthy.echo(b"in between");
+        sending.is_finished()
+    });
+    sending.join().unwrap();
+    server.wait_for_line("left: slow_consumer");
+}
+
+// ---- the cost for others ------------------------------------------------------------------------
+
+/// Row 6: a send that does not get on (its peer does not read) makes no other sender wait.
+#[test]
+fn lecture_06_a_slow_send_stalls_nobody() {
+    let (server, _deaf) = with_a_deaf_peer();
+    let (mut speaker, mut listener) = (server.join(), server.join());
+    for n in 0..50_u8 {
+        // Each chat goes to the deaf peer, too.
+        speaker.send(&packet(C_CHAT, &[b'a' + n % 26]));
+        assert_eq!(listener.next_chat().1.as_bytes(), [b'a' + n % 26]);
+        assert_eq!(speaker.next_chat().1.as_bytes(), [b'a' + n % 26]);
+    }
+}
+
+/// Row 9: while a write is under way (for a peer that takes nothing for a while), more is queued
+/// behind it; when the peer reads at last, all of it is there, in order.
+#[test]
+fn lecture_09_pushes_succeed_during_a_long_write() {
+    let (server, mut late) = with_a_deaf_peer();
+    let mut speaker = server.join();
+    speaker.send(&packet(C_CHAT, b"behind all that"));
+    speaker.next_chat();
+    let mut last = None;
+    loop {
+        let packet = late.next();
+        let (number, text) = split_number(&packet.payload);
+        if packet.id == S_CHAT {
+            assert_eq!(text, b"behind all that");
+            break;
+        }
+        assert_eq!((packet.id, packet.payload.len()), (S_HELLO, 40_000));
+        assert!(
+            last.is_none_or(|last| number == last + 1),
+            "{number} after {last:?}"
+        );
+        last = Some(number);
+    }
+}
+
+/// A server with megabytes queued for a peer that has not read yet, and may be late for ever.
+fn with_a_deaf_peer() -> (Server, Client) {
+    let flags = [
+        "--tick-ms",
+        "10",
+        "--payload-bytes",
+        "40000",
+        "--max-chats-per-sec",
+        "0",
+    ];
+    let limits = [
+        "--max-send-queue-bytes",
+        "1000000000",
+        "--max-send-lag-ms",
+        "0",
+    ];
+    let server = Server::start(&[&flags[..], &limits, &["--stats-interval-secs", "0.1"]].concat());
+    let deaf = server.connect();
+    server.wait_for_line_where("a queue of megabytes", |line| {
+        let queued = line.split_once("queued ").map(|(_, rest)| rest);
+        queued.and_then(|rest| rest.split([' ', ',']).nth(1)) == Some("MB")
+    });
+    (server, deaf)
+}
 
 /// Fifty that do not read, beside fifty that do: no chunk is kept by those who do not, and no queue
 /// is ever longer than the limit and a packet.

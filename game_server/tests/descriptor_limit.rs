@@ -1,5 +1,5 @@
-//! Danger: the process has no descriptor left. It must not spin, not fill the log, not drop who is
-//! there, and not forget those who wait: the edge that told of them is used up.
+//! The limit of descriptors: the server raises the soft one, and at the hard one it neither spins nor
+//! floods the log, serves its sessions, and accepts again when a descriptor is free.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -9,6 +9,48 @@ mod util;
 use std::thread;
 use std::time::{Duration, Instant};
 use util::*;
+
+#[test]
+fn the_soft_limit_of_descriptors_is_raised() {
+    let server = Server::start_with_ulimit("-Sn 64", &QUIET);
+    let mut clients: Vec<Client> = (0..150).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.echo(b"more than the soft limit");
+    }
+}
+
+/// Out of descriptors: who is connected is served on, nothing spins, it is said once, and who
+/// waited is served when there is room again.
+#[test]
+fn out_of_descriptors_and_back() {
+    let flags = [&QUIET[..], &["--max-sessions", "1000", "--workers", "2"]].concat();
+    let server = Server::start_with_ulimit("-n 60", &flags);
+    let mut first = server.join();
+    let mut clients: Vec<Client> = (0..100).map(|_| server.connect()).collect();
+    server.wait_for_line("cannot accept for now");
+    let (cpu, from) = (server.cpu_ticks(), Instant::now());
+    while from.elapsed() < Duration::from_secs(1) {
+        first.echo(b"in between");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let used = server.cpu_ticks() - cpu;
+    assert!(
+        used < 50,
+        "{used} of 100 clock ticks while there is nothing to do"
+    );
+    let said = server
+        .lines()
+        .iter()
+        .filter(|line| line.contains("cannot accept"))
+        .count();
+    assert_eq!(said, 1);
+    // The first ones were accepted first. When they have gone, all others have their turn.
+    drop(clients.drain(..70));
+    for client in &mut clients {
+        client.echo(b"at last");
+    }
+    first.echo(b"still here");
+}
 
 /// With a limit of `limit`, all taken, and `waiting` clients in the backlog.
 fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {

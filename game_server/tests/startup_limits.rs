@@ -1,6 +1,8 @@
-//! A start that cannot succeed says so in one line and ends, whichever of its steps is refused.
+//! A start that the system refuses a descriptor or a thread fails with one line, at every step.
 #![cfg(target_os = "linux")] // `ulimit -v`, and a loopback network.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+// A failed unwrap is a failed test, also in its helpers.
+#![allow(clippy::unwrap_used)]
 
 mod util;
 

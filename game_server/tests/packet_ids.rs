@@ -1,5 +1,6 @@
-//! Danger: the id of a packet is the index of a table in most copies of the lecture, and 65,535
-//! lies beyond its end.
+//! Packet ids: the id tells the kind of a packet, and an id that clients may not send ends the session.
+//! Most copies of the lecture's server use the id as the index of a table, and 65,535 is one beyond its
+//! end.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -9,6 +10,19 @@ mod util;
 use std::collections::VecDeque;
 use std::thread;
 use util::*;
+
+/// Row 17: the id says what the bytes mean. The same payload under two ids is two things.
+#[test]
+fn lecture_17_the_id_tells_the_kind() {
+    let server = Server::start_quiet(&[]);
+    let (mut client, mut other) = (server.join(), server.join());
+    client.send(&packet(C_ECHO, b"same bytes"));
+    client.expect_echo(b"same bytes");
+    client.send(&packet(C_CHAT, b"same bytes"));
+    assert_eq!(client.next_chat().1, "same bytes");
+    assert_eq!(other.next_chat().1, "same bytes");
+    other.echo(b"the echo was not for it");
+}
 
 /// Connections that are open at a time, per thread.
 const WINDOW: usize = 64;

@@ -1,0 +1,248 @@
+//! Hostile peers: every attack ends in a kick, no bytes stop the server, and other sessions lose no
+//! tick.
+
+// A failed unwrap is a failed test, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use socket2::SockRef;
+use std::io::Write;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use util::*;
+
+type Attack = (&'static str, u16, Vec<u8>);
+
+/// What an attacker changes first, and what the server must say to it.
+fn attacks() -> Vec<Attack> {
+    vec![
+        ("bad_size", 1, header(0, C_ECHO).to_vec()),
+        ("bad_size", 1, header(1, C_ECHO).to_vec()),
+        ("bad_size", 1, header(3, C_CHAT).to_vec()),
+        ("too_large", 2, header(5000, C_ECHO).to_vec()),
+        ("too_large", 2, header(u16::MAX, 0).to_vec()),
+        ("unknown_id", 3, header(4, 0).to_vec()),
+        ("unknown_id", 3, packet(S_HELLO, b"I am the server")),
+        ("unknown_id", 3, packet(u16::MAX, b"beyond the table")),
+        ("bad_payload", 4, header(4, C_CHAT).to_vec()),
+        ("bad_payload", 4, packet(C_CHAT, &[b'a'; 513])),
+        ("bad_payload", 4, packet(C_CHAT, b"\xf0\x28\x8c\x28")),
+        ("packet_timeout", 5, header(4000, C_ECHO).to_vec()),
+        ("packet_timeout", 5, vec![4]),
+        ("rate_limit", 7, packet(C_ECHO, b"").repeat(500)),
+        ("chat_flood", 8, packet(C_CHAT, b"spam").repeat(50)),
+    ]
+}
+
+const STRICT: [&str; 6] = [
+    "--max-packet-bytes",
+    "4096",
+    "--packet-timeout-ms",
+    "300",
+    "--max-packets-per-sec",
+    "100",
+];
+
+/// Row 41: size and id are what attackers change first. Each of these must be noticed, named and
+/// answered with a kick.
+#[test]
+fn lecture_41_the_attack_matrix_is_kicked_and_counted() {
+    let server = Server::start_quiet(&STRICT);
+    for (label, code, bytes) in attacks() {
+        let mut attacker = server.connect();
+        let addr = attacker.stream.local_addr().unwrap();
+        attacker.send(&bytes);
+        let last = loop {
+            let packet = attacker.next();
+            if ![S_ECHO, S_CHAT].contains(&packet.id) {
+                break packet;
+            }
+        };
+        assert_bye(&last, code);
+        attacker.expect_eof();
+        // Few enough for each to have a line of its own.
+        let line = server.wait_for_line(&addr.to_string());
+        assert!(line.contains(&format!("left: {label}")), "{line}");
+    }
+    server.join();
+}
+
+/// Row 42: a header is believed until something is off. Whatever bytes come, the server stays up,
+/// and each stream ends either in order or with a goodbye.
+#[test]
+fn lecture_42_no_input_brings_the_server_down() {
+    let mut random = random();
+    let mut server = Server::start_quiet(&["--max-chats-per-sec", "0"]);
+    for _ in 0..300 {
+        let mut client = server.connect();
+        let mut bytes = Vec::new();
+        for _ in 0..random.usize(..8) {
+            let count = random.usize(..300);
+            let noise = random_bytes(&mut random, count);
+            match random.u8(..4) {
+                0 => bytes.extend(noise),
+                1 => bytes.extend(packet(C_ECHO, &noise)),
+                2 => bytes.extend(header(random.u16(..12), random.u16(..8))),
+                _ => bytes.extend(packet(C_CHAT, b"some text")),
+            }
+        }
+        client.send(&bytes);
+        client.finish_writing();
+        let mut said_goodbye = false;
+        while let Some(packet) = client.try_next().unwrap() {
+            assert!(!said_goodbye, "{packet:?} behind the goodbye");
+            said_goodbye = packet.id == S_BYE;
+        }
+    }
+    assert!(server.is_running());
+    server.join();
+    assert!(!server.lines().iter().any(|line| line.contains("panicked")));
+}
+
+/// Row 45: one cheater must not ruin the game for all: with attackers of every kind coming all
+/// the time, honest ones miss no tick and get their answers.
+#[test]
+fn lecture_45_cheaters_cost_the_honest_nothing() {
+    let flags = ["--tick-ms", "10", "--workers", "2"];
+    let server = Server::start(&[&flags[..], &STRICT].concat());
+    let honest: Vec<TickReader> = (0..5).map(|_| TickReader::start(server.join())).collect();
+    let mut player = server.join();
+    let mut unread = Vec::new();
+    for _ in 0..10 {
+        for (_, _, bytes) in attacks() {
+            let mut attacker = server.connect();
+            attacker.send(&bytes);
+            unread.push(attacker);
+        }
+        // The chats that a flooder's budget allows are heard, too.
+        player.send(&packet(C_ECHO, b"my turn"));
+        while player.next().id != S_ECHO {}
+        // Some of them leave only now, their kicks unread.
+        let leaving = unread.len().saturating_sub(40);
+        unread.drain(..leaving);
+        (0..3).for_each(|_| drop(player.next_hello()));
+    }
+    for reader in honest {
+        reader.stop_after(20);
+    }
+    server.join();
+}
+
+/// One that sends without end gets its turn and no more. The flood lasts for as long as the healthy
+/// one needs for its rounds, and its own limit is out of the way: it must not end by a kick.
+#[test]
+fn a_flooder_does_not_delay_the_others() {
+    let queue = ["--max-send-queue-bytes", "1073741824"];
+    let flags = [&["--tick-ms", "20", "--workers", "1"][..], &queue].concat();
+    let server = Server::start(&flags);
+    let mut healthy = server.join();
+    let mut flooder = server.join();
+    let mut sender = flooder.sender();
+    let flooding = thread::spawn(move || {
+        let burst = packet(C_ECHO, b"flood").repeat(2000);
+        while sender.write_all(&burst).is_ok() {}
+    });
+    let is_over = Arc::new(AtomicBool::new(false));
+    let reading = thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            let mut answers = 0_u64;
+            while !is_over.load(Ordering::Relaxed) {
+                flooder.expect_echo(b"flood");
+                answers += 1;
+            }
+            // Closing with answers unread ends the flood.
+            answers
+        }
+    });
+    let mut last = healthy.next_hello().0;
+    for _ in 0..10 {
+        healthy.echo(b"in between");
+        let (tick, _) = healthy.next_hello();
+        assert!(tick > last, "{tick} after {last}");
+        last = tick;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let answers = reading.join().unwrap();
+    flooding.join().unwrap();
+    assert!(answers > 1000, "a flood of {answers} packets is none");
+}
+
+/// Three hundred streams of random bytes, several at a time, beside a canary that must not miss a
+/// tick. The seed is printed; `TEST_SEED` brings it back.
+#[test]
+fn three_hundred_random_streams_cost_the_canary_nothing() {
+    let mut random = random();
+    let mut server = Server::start(&[
+        "--tick-ms",
+        "10",
+        "--packet-timeout-ms",
+        "300",
+        "--stats-interval-secs",
+        "0.05",
+    ]);
+    let mut canary = server.join();
+    assert_eq!(canary.next_hello().1, b"Hello World");
+    let canary = TickReader::start(canary);
+    for _ in 0..30 {
+        let mut streams: Vec<Client> = (0..10).map(|_| server.connect()).collect();
+        for client in &mut streams {
+            let count = 1 << random.usize(..14);
+            let bytes = random_bytes(&mut random, count);
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at(random.usize(1..=rest.len()));
+                // The server may have closed by now, as it should.
+                if std::io::Write::write_all(&mut client.stream, piece).is_err() {
+                    break;
+                }
+                rest = after;
+            }
+            if random.bool() {
+                let _ = client.stream.shutdown(Shutdown::Write);
+            }
+        }
+        for mut client in streams {
+            // Each one ends: by its goodbye, by its own end, or by a reset after noise.
+            let mut ends = false;
+            while !ends {
+                ends = !matches!(client.try_next(), Ok(Some(_)));
+            }
+        }
+    }
+    // A second's worth at the least.
+    canary.stop_after(100);
+    wait_until("all to have left", DEADLINE, || {
+        let lines = server.lines();
+        lines.iter().rev().find_map(|line| stat(line, "sessions")) == Some(0)
+    });
+    assert!(server.is_running());
+    assert!(!server.lines().iter().any(|line| line.contains("panicked")));
+}
+
+/// A byte of urgent data is neither an offence nor part of the stream, wherever it is put in.
+#[test]
+fn urgent_data_is_ignored() {
+    let server = Server::start(&QUIET);
+    let mut client = server.join();
+    let bytes = packet(C_ECHO, b"the stream around it");
+    for at in 0..=bytes.len() {
+        let (front, back) = bytes.split_at(at);
+        client.send(front);
+        let sent = SockRef::from(&client.stream)
+            .send_out_of_band(&[0])
+            .unwrap();
+        assert_eq!(sent, 1);
+        client.send(back);
+        client.expect_echo(b"the stream around it");
+    }
+    // Alone, and with nothing around it.
+    SockRef::from(&client.stream)
+        .send_out_of_band(&[0xff])
+        .unwrap();
+    client.echo(b"still here");
+    assert!(!server.lines().iter().any(|line| line.contains("left: ")));
+}

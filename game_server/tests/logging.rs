@@ -1,0 +1,176 @@
+//! The log: what each level shows, that a peer can neither fill it nor write into it, and that its
+//! counts are exact.
+
+// A failed unwrap is a failed test, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use util::*;
+
+// ---- levels -------------------------------------------------------------------------------------
+
+/// Row 29: each whole packet can be seen in the log, with id and size.
+#[test]
+fn lecture_29_id_and_size_of_each_packet_are_in_the_log() {
+    let server = Server::start_with_env(&QUIET, &[("RUST_LOG", "trace")]);
+    let mut client = server.connect();
+    client.echo(b"12345");
+    server.wait_for_line("id 2 size 9");
+    client.send(&packet(C_CHAT, b"hello"));
+    server.wait_for_line("id 4 size 9");
+    client.next_chat();
+    client.echo(b"");
+    server.wait_for_line("id 2 size 4");
+}
+
+/// Rows 30 and 38: nothing of that by default. A thousand clients that come, talk and go in three ways
+/// are a screen of lines at most.
+#[test]
+fn lecture_30_quiet_by_default_with_many_clients() {
+    let server = Server::start(&["--tick-ms", "50"]);
+    for _ in 0..4 {
+        let mut clients: Vec<Client> = (0..250).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.send(&packet(C_ECHO, b"a").repeat(10));
+        }
+        for (n, mut client) in clients.into_iter().enumerate() {
+            for _ in 0..10 {
+                client.expect_echo(b"a");
+            }
+            match n % 3 {
+                0 => client.send(&header(2, 2)),
+                1 => client.send(&header(4, 7)),
+                _ => {}
+            }
+        }
+    }
+    server.join();
+    let lines = server.lines();
+    assert!(lines.len() < 40, "{} lines for 1,000 clients", lines.len());
+    let noisy = |line: &String| line.contains("TRACE") || line.contains("DEBUG");
+    assert!(!lines.iter().any(noisy));
+}
+
+/// Row 58: taking a chunk of send buffers and giving it back can be seen in the log.
+#[test]
+fn lecture_58_pop_and_push_of_chunks_are_in_the_log() {
+    let flags = ["--tick-ms", "1", "--payload-bytes", "1000"];
+    let server = Server::start_with_env(&flags, &[("RUST_LOG", "trace")]);
+    let reader = TickReader::start(server.connect());
+    server.wait_for_line("pop: ");
+    server.wait_for_line("push: ");
+    // And again: the pool goes round.
+    server.wait_for_new_line_where("another pop", |line| line.contains("pop: "));
+    server.wait_for_new_line_where("another push", |line| line.contains("push: "));
+    reader.stop_after(1);
+}
+
+/// Row 59: the size of the packets decides whether one sees the chunks change: tiny ones fit in
+/// one chunk for long, those of 1,000 bytes use chunk after chunk.
+#[test]
+fn lecture_59_packets_of_1000_bytes_make_the_chunks_change() {
+    let pops_of = |payload_bytes: &'static str| {
+        let flags = ["--tick-ms", "2", "--payload-bytes", payload_bytes];
+        let server = Server::start_with_env(&flags, &[("RUST_LOG", "server_core=trace,info")]);
+        let mut client = server.connect();
+        for _ in 0..500 {
+            client.next_hello();
+        }
+        let pops = |line: &&String| line.contains("pop: ");
+        server.lines().iter().filter(pops).count()
+    };
+    let (tiny, large) = (pops_of("0"), pops_of("1000"));
+    assert!(tiny <= 3, "{tiny} chunks for 500 packets of 23 bytes");
+    assert!(large >= 5, "{large} chunks for 500 packets of 1,000 bytes");
+    assert!(
+        large < 100,
+        "{large} chunks: that is hardly fewer than packets"
+    );
+}
+
+// ---- disconnects --------------------------------------------------------------------------------
+
+/// Thousands of bad connections of every kind in turn: a few lines, and no one is forgotten.
+#[test]
+fn ten_thousand_bad_connections_are_at_most_twenty_lines() {
+    const EACH: u64 = 2_000;
+    let flags = ["--max-packet-bytes", "4096", "--stats-interval-secs", "0"];
+    let mut server = Server::start(&[&QUIET[..], &flags].concat());
+    let before = server.lines().len();
+    let kinds = [
+        ("bad_size", header(0, 0).to_vec()),
+        ("too_large", header(5000, C_ECHO).to_vec()),
+        ("unknown_id", header(4, 77).to_vec()),
+        ("bad_payload", header(4, C_CHAT).to_vec()),
+        ("chat_flood", packet(C_CHAT, b"spam").repeat(40)),
+    ];
+    for _ in 0..EACH {
+        for (_, bytes) in &kinds {
+            let mut client = server.connect();
+            client.send(bytes);
+            client.read_to_bye();
+        }
+    }
+    server.signal("TERM");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+    let lines = &server.lines()[before..];
+    for (label, _) in &kinds {
+        assert_eq!(departures(lines, label), EACH, "{label}");
+    }
+    let about_peers = (lines.iter())
+        .filter(|line| line.contains("left: ") || line.contains(" more "))
+        .count();
+    assert!(about_peers <= 20, "{about_peers} lines: {lines:#?}");
+}
+
+#[test]
+fn two_thousand_rejected_are_a_few_lines_and_counted() {
+    let mut server = Server::start(&[&QUIET[..], &["--max-sessions", "1"]].concat());
+    let mut first = server.join();
+    for _ in 0..2_000 {
+        let (code, _) = server.connect().read_to_bye();
+        assert_eq!(code, 9);
+    }
+    first.echo(b"not disturbed");
+    server.signal("TERM");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+    let lines = server.lines();
+    assert_eq!(departures(&lines, "server_full"), 2_000);
+    let said = lines.iter().filter(|line| line.contains("server_full"));
+    assert!(said.count() <= 20);
+}
+
+/// No byte of a peer's is in the log, at any level: it could be a line of its own, or a command to
+/// the terminal that shows it.
+#[test]
+fn the_log_has_no_bytes_of_a_peer() {
+    const MARK: &str = "Xy7qPeerBytes";
+    let env = [("RUST_LOG", "trace")];
+    let server = Server::start_with_env(&[&QUIET[..], &STRICT].concat(), &env);
+    let evil = format!("\n[2000-01-01T00:00:00Z ERROR] {MARK}\x1b[2J\x07").into_bytes();
+    let mut client = server.join();
+    client.send(&packet(C_CHAT, &evil));
+    let chat = client.next_but_hello();
+    assert_eq!((chat.id, &chat.payload[8..]), (S_CHAT, &evil[..]));
+    // It is the only one.
+    client.echo(b"done");
+    for bytes in [
+        packet(0x5859, &evil),
+        packet(C_CHAT, &[&evil[..], &[0xff]].concat()),
+        evil.clone(),
+        [&header(2, 0x1b0a)[..], &evil].concat(),
+        [&header(4000, C_ECHO)[..], &evil].concat(),
+    ] {
+        let mut offender = server.join();
+        offender.send(&bytes);
+        offender.read_to_bye();
+    }
+    for line in server.lines() {
+        assert!(!line.contains(MARK), "{line}");
+        assert!(
+            line.chars().all(|c| c == ' ' || c.is_ascii_graphic()),
+            "{line:?}"
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! Timeouts: of an unfinished packet, and of an idle session.
+
+// A failed unwrap is a failed test, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+mod util;
+
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+use util::*;
+
+#[test]
+fn an_unfinished_packet_is_kicked_and_an_idle_session_is_not() {
+    let server = Server::start_quiet(&["--packet-timeout-ms", "500"]);
+    let mut idle = server.join();
+    for part in [&header(100, C_ECHO)[..], &header(100, C_ECHO)[..1]] {
+        let mut client = server.join();
+        let from = Instant::now();
+        client.send(part);
+        client.expect_bye(5);
+        assert!(
+            from.elapsed() >= Duration::from_millis(500),
+            "{:?}",
+            from.elapsed()
+        );
+    }
+    idle.echo(b"silence between packets is no offence");
+}
+
+/// Counted from the first byte: a byte now and then does not buy more time.
+#[test]
+fn later_bytes_do_not_extend_the_packet_timeout() {
+    let server = Server::start_quiet(&["--packet-timeout-ms", "600"]);
+    let mut client = server.join();
+    let mut sender = client.sender();
+    let from = Instant::now();
+    let dripping = thread::spawn(move || {
+        // 200 bytes take 10 s like this; the write fails once the server has closed.
+        for byte in packet(C_ECHO, &[1; 196]) {
+            if sender.write_all(&[byte]).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let packet = client.next_but_hello();
+    let took = from.elapsed();
+    assert_bye(&packet, 5);
+    assert!(took >= Duration::from_millis(600), "{took:?}");
+    assert!(
+        took < Duration::from_secs(6),
+        "later bytes have bought time: {took:?}"
+    );
+    drop(client);
+    dripping.join().unwrap();
+}
+
+/// A packet that begins when another one ends has all the time of its own.
+#[test]
+fn each_packet_has_its_own_timeout() {
+    let server = Server::start_quiet(&["--packet-timeout-ms", "1500"]);
+    let mut client = server.join();
+    let bytes = packet(C_ECHO, b"slow but within the time");
+    let (front, back) = bytes.split_at(9);
+    client.send(front);
+    for _ in 0..3 {
+        // Together longer than the timeout, each one shorter.
+        thread::sleep(Duration::from_millis(700));
+        client.send(&[back, front].concat());
+        client.expect_echo(b"slow but within the time");
+    }
+    client.send(back);
+    client.expect_echo(b"slow but within the time");
+}
+
+#[test]
+fn a_silent_session_ends_after_the_idle_timeout_and_no_other() {
+    let server = Server::start_quiet(&["--idle-timeout-ms", "1200"]);
+    let from = Instant::now();
+    let mut silent = server.join();
+    let mut busy = server.join();
+    let watching = thread::spawn(move || {
+        silent.expect_eof();
+        from.elapsed()
+    });
+    while !watching.is_finished() || from.elapsed() < Duration::from_millis(2500) {
+        busy.echo(b"I am here");
+        thread::sleep(Duration::from_millis(50));
+        assert!(from.elapsed() < DEADLINE, "the silent one is still there");
+    }
+    let after = watching.join().unwrap();
+    assert!(after >= Duration::from_millis(1200), "{after:?}");
+    busy.echo(b"still");
+}
+
+/// The server was stopped, not the peer slow: what it sent in time lies in its socket.
+#[test]
+fn a_stopped_process_kicks_nobody_for_its_own_delay() {
+    let server = Server::start_quiet(&["--packet-timeout-ms", "600", "--idle-timeout-ms", "900"]);
+    let (mut begun, mut idle) = (server.join(), server.join());
+    let bytes = packet(C_ECHO, b"sent in time");
+    begun.send(&bytes[..7]);
+    idle.echo(b"the first part has been read");
+    server.signal("STOP");
+    begun.send(&bytes[7..]);
+    idle.send(&bytes);
+    // The stop has to last longer than both timeouts.
+    thread::sleep(Duration::from_millis(1500));
+    server.signal("CONT");
+    begun.expect_echo(b"sent in time");
+    idle.expect_echo(b"sent in time");
+}

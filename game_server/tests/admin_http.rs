@@ -13,7 +13,7 @@ use util::*;
 // ---- the start ----------------------------------------------------------------------------------
 
 #[test]
-fn it_is_off_by_default_and_on_by_flag_or_environment() {
+fn admin_port_is_off_by_default_and_on_by_flag_or_environment() {
     let server = Server::start(&QUIET);
     server.wait_for_line("workers");
     let lines = server.lines();
@@ -27,7 +27,7 @@ fn it_is_off_by_default_and_on_by_flag_or_environment() {
 }
 
 #[test]
-fn a_taken_port_ends_the_start_with_one_line() {
+fn admin_address_in_use_fails_the_start_with_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let flags = ["--addr", "127.0.0.1:0", "--metrics-addr", &addr];
@@ -47,7 +47,7 @@ fn a_taken_port_ends_the_start_with_one_line() {
 }
 
 #[test]
-fn it_serves_until_the_server_has_ended() {
+fn shutdown_with_open_requests_exits_and_closes_the_port() {
     let (mut server, addr) = start(&QUIET);
     let mut idle = TcpStream::connect(addr).unwrap();
     let half = connect_and_send(addr, b"GET /metrics HT");
@@ -62,7 +62,7 @@ fn it_serves_until_the_server_has_ended() {
 // ---- requests -----------------------------------------------------------------------------------
 
 #[test]
-fn what_is_wrong_is_named() {
+fn invalid_request_gets_its_status() {
     let (_server, addr) = start(&QUIET);
     let headers = "a: b\r\n".repeat(1_000);
     for (request, status) in [
@@ -138,7 +138,7 @@ fn what_is_wrong_is_named() {
 /// A page on another site may have its name resolve to this port (DNS rebinding); the `Host` of its
 /// requests is that name.
 #[test]
-fn a_host_that_is_not_its_own_is_refused() {
+fn foreign_host_header_is_refused() {
     let flags = [&QUIET[..], &["--admin-host", "metrics.example"]].concat();
     let (_server, addr) = start(&flags);
     let own = addr.to_string();
@@ -179,7 +179,7 @@ fn a_host_that_is_not_its_own_is_refused() {
 }
 
 #[test]
-fn hosts_may_come_from_the_environment_and_a_bad_one_is_bad_usage() {
+fn hosts_from_the_environment_are_accepted_and_an_invalid_one_is_status_2() {
     let variables = [
         ("GAME_SERVER_METRICS_ADDR", "0.0.0.0:0"),
         ("GAME_SERVER_ADMIN_HOST", "a.example,10.0.0.1"),
@@ -203,7 +203,7 @@ fn hosts_may_come_from_the_environment_and_a_bad_one_is_bad_usage() {
 }
 
 #[test]
-fn head_is_get_without_a_body() {
+fn head_request_gets_the_headers_of_get_without_a_body() {
     let (_server, addr) = start(&QUIET);
     for path in ["/", "/metrics", "/healthz", "/sessions"] {
         let head = ask(
@@ -220,7 +220,7 @@ fn head_is_get_without_a_body() {
 }
 
 #[test]
-fn a_request_may_come_byte_by_byte() {
+fn request_sent_byte_by_byte_is_answered() {
     let (_server, addr) = start(&QUIET);
     let mut stream = connect(addr);
     for byte in b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" {

@@ -16,7 +16,7 @@ use util::*;
 // ---- clients ------------------------------------------------------------------------------------
 
 #[test]
-fn a_scrape_beside_silent_ones_is_served_at_once() {
+fn silent_connections_do_not_delay_a_scrape() {
     let (_server, addr) = start(&QUIET);
     // Fewer than there is room for, and more: then the oldest silent one gives way.
     for silent in [60, 200] {
@@ -33,7 +33,7 @@ fn a_scrape_beside_silent_ones_is_served_at_once() {
 }
 
 #[test]
-fn nothing_extends_the_time_for_a_request() {
+fn trickled_and_silent_requests_time_out() {
     let (_server, addr) = start(&QUIET);
     let since = Instant::now();
     let mut silent = connect(addr);
@@ -60,7 +60,7 @@ fn nothing_extends_the_time_for_a_request() {
 }
 
 #[test]
-fn a_request_without_an_end_costs_next_to_nothing() {
+fn endless_request_is_refused_without_growing_memory() {
     const SENT: usize = 30 << 20;
     let (server, addr) = start(&QUIET);
     let mut canary = server.join();
@@ -129,7 +129,7 @@ fn slow_readers_keep_no_descriptor_and_no_memory() {
 }
 
 #[test]
-fn garbage_is_answered_or_cut_and_costs_no_tick() {
+fn garbage_is_answered_or_closed_and_loses_no_tick() {
     let (server, addr) = start(&["--tick-ms", "20"]);
     let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
     let mut random = random();
@@ -169,7 +169,7 @@ fn garbage_is_answered_or_cut_and_costs_no_tick() {
 }
 
 #[test]
-fn many_scrapers_are_all_served_and_cost_no_tick() {
+fn many_scrapers_are_all_served_and_lose_no_tick() {
     let (server, addr) = start(&["--tick-ms", "20"]);
     let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
     let scrapers: Vec<_> = (0..16)
@@ -194,7 +194,7 @@ fn many_scrapers_are_all_served_and_cost_no_tick() {
 // ---- descriptors --------------------------------------------------------------------------------
 
 #[test]
-fn few_descriptors_are_no_reason_to_keep_a_scrape_waiting() {
+fn few_descriptors_do_not_delay_a_scrape() {
     let flags = [
         &QUIET[..],
         &["--workers", "1", "--metrics-addr", "127.0.0.1:0"],
@@ -214,7 +214,7 @@ fn few_descriptors_are_no_reason_to_keep_a_scrape_waiting() {
 
 /// More sessions than there are descriptors for are not admitted: the port keeps its own.
 #[test]
-fn sessions_never_take_the_descriptors_of_the_port() {
+fn full_server_keeps_the_descriptors_of_the_admin_port() {
     let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "5000"];
     let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
     let server = Server::start_with_ulimit("-n 600", &flags);
@@ -250,7 +250,7 @@ fn descriptors_below_48(server: &Server) -> usize {
 /// Out of descriptors, accept fails before it looks whether anybody waits. Who has the last one may
 /// still ask: nobody else has come.
 #[test]
-fn who_has_the_last_descriptor_may_take_its_time_to_ask() {
+fn last_descriptor_is_evicted_only_for_a_waiting_connection() {
     let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "1000"];
     let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
     let server = Server::start(&flags);
@@ -278,7 +278,7 @@ fn who_has_the_last_descriptor_may_take_its_time_to_ask() {
 }
 
 #[test]
-fn out_of_descriptors_it_waits_and_does_not_spin() {
+fn out_of_descriptors_pauses_accept_without_spinning() {
     let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "1000"];
     let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
     let server = Server::start(&flags);

@@ -18,7 +18,7 @@ use util::*;
 // ---- the text -----------------------------------------------------------------------------------
 
 #[test]
-fn every_name_is_there_from_the_start_and_the_text_is_valid() {
+fn idle_server_exposes_every_metric_as_valid_text() {
     let (_server, addr) = start(&QUIET);
     let response = get(addr, "/metrics");
     assert_eq!(response.status, 200);
@@ -45,7 +45,7 @@ fn every_name_is_there_from_the_start_and_the_text_is_valid() {
 }
 
 #[test]
-fn the_text_is_valid_while_everything_changes() {
+fn text_stays_valid_and_no_counter_falls_under_churn() {
     let (server, addr) = start(&["--tick-ms", "1", "--workers", "2"]);
     let stop = Arc::new(AtomicBool::new(false));
     let players: Vec<_> = (0..4)
@@ -160,7 +160,7 @@ fn live(addr: SocketAddr, mut random: fastrand::Rng, last: (&[u8], u64, &str)) -
 }
 
 #[test]
-fn the_counters_agree_with_the_clients_to_the_packet_and_to_the_byte() {
+fn counters_match_the_clients_to_the_packet_and_the_byte() {
     const MAX_SESSIONS: &str = "14";
     let (server, addr) = start(&[
         "--tick-ms",
@@ -264,7 +264,7 @@ fn the_counters_agree_with_the_clients_to_the_packet_and_to_the_byte() {
 }
 
 #[test]
-fn every_tick_is_a_tick_a_lag_and_a_broadcast() {
+fn every_tick_is_counted_with_its_lag_and_its_broadcast() {
     let (server, addr) = start(&["--tick-ms", "5", "--workers", "2"]);
     let mut client = server.connect();
     let (mut newest, _) = client.next_hello();
@@ -290,7 +290,7 @@ fn every_tick_is_a_tick_a_lag_and_a_broadcast() {
 }
 
 #[test]
-fn a_stall_is_a_number_of_skipped_ticks() {
+fn stall_is_counted_as_skipped_ticks() {
     let (server, addr) = start(&["--tick-ms", "50"]);
     let mut client = server.connect();
     client.next_hello();
@@ -306,7 +306,7 @@ fn a_stall_is_a_number_of_skipped_ticks() {
 // ---- the dashboard ------------------------------------------------------------------------------
 
 #[test]
-fn the_dashboard_asks_for_what_there_is() {
+fn dashboard_queries_every_metric_and_no_unknown_one() {
     let dashboard: Value = serde_json::from_str(include_str!("../grafana.json")).unwrap();
     assert_eq!(dashboard["schemaVersion"], 42);
     let variables = dashboard["templating"]["list"].as_array().unwrap();

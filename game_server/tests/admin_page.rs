@@ -11,7 +11,7 @@ use util::admin::*;
 use util::*;
 
 #[test]
-fn the_page_holds_all_that_it_needs() {
+fn page_loads_nothing_from_elsewhere() {
     let (_server, addr) = start(&QUIET);
     let response = get(addr, "/");
     assert_eq!(response.status, 200);
@@ -64,7 +64,7 @@ fn the_page_holds_all_that_it_needs() {
 }
 
 #[test]
-fn the_page_may_ask_this_port_and_nobody_else() {
+fn page_policy_allows_requests_to_its_own_port_only() {
     let (_server, addr) = start(&QUIET);
     for path in ["/", "/metrics", "/sessions", "/nowhere"] {
         let response = get(addr, path);
@@ -91,7 +91,7 @@ fn the_page_may_ask_this_port_and_nobody_else() {
 }
 
 #[test]
-fn the_page_knows_every_name_that_it_shows() {
+fn page_shows_only_metrics_and_reasons_that_exist() {
     let (_server, addr) = start(&QUIET);
     let page = get(addr, "/").text();
     let text = get(addr, "/metrics").text();
@@ -119,7 +119,7 @@ fn the_page_knows_every_name_that_it_shows() {
 }
 
 #[test]
-fn the_page_is_served_whole_beside_garbage_and_costs_no_tick() {
+fn page_is_served_beside_garbage_and_loses_no_tick() {
     let (server, addr) = start(&["--tick-ms", "20"]);
     let whole = get(addr, "/").body;
     let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);

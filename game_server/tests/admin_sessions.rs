@@ -13,7 +13,7 @@ use util::admin::*;
 use util::*;
 
 #[test]
-fn sessions_are_listed_with_all_their_fields() {
+fn sessions_are_listed_with_every_field() {
     let (server, addr) = start(&[
         "--tick-ms",
         "20",
@@ -92,7 +92,7 @@ fn sessions_are_listed_with_all_their_fields() {
 }
 
 #[test]
-fn a_long_list_is_whole_for_each_of_many_who_ask_at_once() {
+fn long_list_is_complete_for_concurrent_requests() {
     const SESSIONS: usize = 1_500;
     let (server, addr) = start(&["--tick-ms", "50"]);
     let clients: Vec<TcpStream> = (0..SESSIONS)
@@ -117,7 +117,7 @@ fn a_long_list_is_whole_for_each_of_many_who_ask_at_once() {
 }
 
 #[test]
-fn the_slowest_are_those_that_are_furthest_behind() {
+fn slowest_sessions_are_ordered_by_oldest_byte_then_queue() {
     let (server, addr) = start(&[
         "--tick-ms",
         "20",

@@ -15,7 +15,7 @@ use util::*;
 // ---- limits of sessions -------------------------------------------------------------------------
 
 #[test]
-fn the_third_of_two_is_told_and_closed() {
+fn max_sessions_reached_refuses_with_server_full_until_a_session_ends() {
     let server = Server::start_quiet(&["--max-sessions", "2"]);
     let first = server.join();
     let mut second = server.join();
@@ -41,7 +41,7 @@ fn the_third_of_two_is_told_and_closed() {
 
 /// Rejected ones that send at once must still be able to read why.
 #[test]
-fn a_rejected_flood_is_told_each_time() {
+fn each_of_many_refused_connections_gets_server_full() {
     let server = Server::start_quiet(&["--max-sessions", "1"]);
     let mut first = server.join();
     for _ in 0..300 {
@@ -53,7 +53,7 @@ fn a_rejected_flood_is_told_each_time() {
 }
 
 #[test]
-fn one_address_may_not_take_all() {
+fn max_sessions_per_ip_reached_refuses_with_server_full_until_a_session_ends() {
     let server = Server::start_quiet(&["--max-sessions-per-ip", "3"]);
     let mut three: Vec<Client> = (0..3).map(|_| server.join()).collect();
     server.connect().expect_bye(9);
@@ -71,7 +71,7 @@ fn one_address_may_not_take_all() {
 // ---- the login timeout --------------------------------------------------------------------------
 
 #[test]
-fn silence_ends_with_login_timeout_and_a_valid_packet_admits_for_good() {
+fn silent_session_gets_login_timeout_and_a_valid_packet_admits_for_good() {
     let server = Server::start_quiet(&["--login-timeout-ms", "700"]);
     let began = Instant::now();
     let mut silent = server.connect();
@@ -86,7 +86,7 @@ fn silence_ends_with_login_timeout_and_a_valid_packet_admits_for_good() {
 }
 
 #[test]
-fn an_unfinished_packet_is_no_login() {
+fn unfinished_packet_does_not_admit() {
     let server = Server::start_quiet(&["--login-timeout-ms", "500"]);
     let mut client = server.connect();
     client.send(&packet(C_ECHO, b"almost")[..7]);
@@ -94,7 +94,7 @@ fn an_unfinished_packet_is_no_login() {
 }
 
 #[test]
-fn without_the_flag_a_client_may_only_listen() {
+fn without_login_timeout_silent_sessions_keep_their_places() {
     let server = Server::start_quiet(&["--max-sessions", "8"]);
     let silent: Vec<Client> = (0..8).map(|_| server.connect()).collect();
     server.wait_for_line("listening on");
@@ -103,7 +103,7 @@ fn without_the_flag_a_client_may_only_listen() {
 }
 
 #[test]
-fn a_start_that_silence_can_fill_says_so() {
+fn public_address_without_login_timeout_is_warned_of() {
     let flag = "--login-timeout-ms";
     let warns = |flags: &[&str]| {
         let mut server = Server::start_quiet(flags);
@@ -120,7 +120,7 @@ fn a_start_that_silence_can_fill_says_so() {
 // ---- unadmitted sessions ------------------------------------------------------------------------
 
 #[test]
-fn a_newcomer_gets_in_while_one_machine_fills_all_places_with_silence() {
+fn newcomer_is_admitted_while_silent_connections_fill_every_place() {
     const PLACES: usize = 200;
     let flags = ["--login-timeout-ms", "60000", "--max-sessions", "200"];
     for cap in ["0", "200"] {
@@ -142,7 +142,7 @@ fn a_newcomer_gets_in_while_one_machine_fills_all_places_with_silence() {
 
 /// The admitted have most of the places, so the cap alone would leave none.
 #[test]
-fn a_newcomer_gets_in_where_the_admitted_leave_little_room() {
+fn newcomer_is_admitted_while_admitted_sessions_leave_few_places() {
     let server = Server::start_quiet(&["--login-timeout-ms", "60000", "--max-sessions", "100"]);
     let mut players: Vec<Client> = (0..80).map(|_| server.join()).collect();
     let silent: Vec<TcpStream> = (0..100)
@@ -158,7 +158,7 @@ fn a_newcomer_gets_in_where_the_admitted_leave_little_room() {
 
 /// The silent machine connects on, as fast as one thread can.
 #[test]
-fn a_newcomer_gets_in_while_the_silent_machine_connects_on() {
+fn newcomer_is_admitted_while_silent_connections_keep_coming() {
     let server = Server::start_quiet(&["--login-timeout-ms", "60000", "--max-sessions", "1000"]);
     let (stop, connects) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {

@@ -17,7 +17,7 @@ use util::*;
 
 /// Row 31: the server starts the traffic. A client that never sends a byte gets its ticks.
 #[test]
-fn lecture_31_the_server_pushes_without_being_asked() {
+fn client_that_sends_nothing_receives_ticks() {
     let server = Server::start(&["--tick-ms", "10"]);
     let mut client = server.connect();
     for _ in 0..20 {
@@ -29,7 +29,7 @@ fn lecture_31_the_server_pushes_without_being_asked() {
 /// Row 34: one buffer goes to every session: all get the very same bytes for a tick, whichever
 /// thread serves them.
 #[test]
-fn lecture_34_a_broadcast_is_the_same_for_all() {
+fn every_session_receives_the_same_bytes() {
     let server = Server::start(&["--tick-ms", "5", "--workers", "4", "--payload-bytes", "100"]);
     let mut clients: Vec<Client> = (0..40).map(|_| server.connect()).collect();
     let firsts: Vec<u64> = clients.iter_mut().map(|one| one.next_hello().0).collect();
@@ -44,7 +44,7 @@ fn lecture_34_a_broadcast_is_the_same_for_all() {
 }
 
 #[test]
-fn five_clients_get_the_same_ticks() {
+fn five_clients_receive_the_same_ticks() {
     let server = Server::start(&["--tick-ms", "20"]);
     let mut clients: Vec<Client> = (0..5).map(|_| server.join()).collect();
     let firsts: Vec<u64> = clients.iter_mut().map(|one| one.next_hello().0).collect();
@@ -61,7 +61,7 @@ fn five_clients_get_the_same_ticks() {
 /// Row 4: two threads that send to one session at once (here the tick and two workers) never
 /// write its socket at once, and what each of them sends stays in order.
 #[test]
-fn lecture_04_one_sender_at_a_time_and_order_kept() {
+fn concurrent_senders_keep_their_order_in_one_session() {
     let flags = [
         "--tick-ms",
         "1",
@@ -96,7 +96,7 @@ fn lecture_04_one_sender_at_a_time_and_order_kept() {
 /// Each client sends echoes and chats at once and reads at the same time; the tick comes in
 /// between. Every byte that arrives is accounted for.
 #[test]
-fn mixed_packets_of_many_senders_are_never_torn() {
+fn concurrent_echoes_chats_and_ticks_are_never_torn() {
     const CLIENTS: usize = 6;
     const ROUNDS: usize = 150;
     let mut random = random();
@@ -198,7 +198,7 @@ fn mix(
 /// Row 50: the first send of a broadcast fails. The session that fails is the first of the walk;
 /// all behind it must still get the packet.
 #[test]
-fn lecture_50_the_first_send_of_a_broadcast_fails() {
+fn first_send_of_a_broadcast_fails_and_every_other_session_receives_it() {
     let server = Server::start_quiet(&["--workers", "1", "--max-chats-per-sec", "0"]);
     for round in 0..30 {
         // The first in the table, as it is empty at the start of each round.
@@ -234,7 +234,7 @@ fn lecture_50_the_first_send_of_a_broadcast_fails() {
 /// Row 53: leaving is only noted while packets are handled, and carried out later. Who speaks and
 /// offends in one breath is heard by all, itself included, before it goes.
 #[test]
-fn lecture_53_leaving_is_carried_out_after_the_broadcast() {
+fn session_that_chats_and_leaves_is_removed_after_the_broadcast() {
     let server = Server::start_quiet(&["--workers", "2"]);
     let mut others: Vec<Client> = (0..6).map(|_| server.join()).collect();
     for round in 0..20 {
@@ -264,7 +264,7 @@ fn lecture_53_leaving_is_carried_out_after_the_broadcast() {
 }
 
 #[test]
-fn a_reset_in_the_middle_of_broadcasts_harms_nobody() {
+fn reset_during_broadcasts_loses_no_tick_of_others() {
     let server = Server::start(&["--tick-ms", "2", "--payload-bytes", "500"]);
     let mut healthy = server.join();
     let (mut last, _) = healthy.next_hello();
@@ -286,7 +286,7 @@ fn a_reset_in_the_middle_of_broadcasts_harms_nobody() {
 }
 
 #[test]
-fn five_hundred_killed_at_once_during_broadcasts() {
+fn five_hundred_disconnects_during_broadcasts_lose_no_tick_of_others() {
     let mut random = random();
     let server = Server::start(&[
         "--tick-ms",
@@ -330,7 +330,7 @@ const CROWD_ADDR: &str = "GAME_SERVER_TEST_CROWD_ADDR";
 /// Not a test of its own: the process full of clients that row 48 kills. Without its variable
 /// there is nothing to do.
 #[test]
-fn lecture_48_crowd_process() {
+fn client_process_of_a_thousand_sessions() {
     let Ok(addr) = std::env::var(CROWD_ADDR) else {
         return;
     };
@@ -352,7 +352,7 @@ fn lecture_48_crowd_process() {
 /// Rows 48 and 56: the process of a thousand clients is killed while broadcasts go on, again and
 /// again. All its sessions go, the count falls to 0, the server lives and serves who comes next.
 #[test]
-fn lecture_48_the_crowd_is_killed_during_broadcasts() {
+fn killed_client_process_leaves_no_session_and_loses_no_tick_of_others() {
     let flags = [
         "--tick-ms",
         "20",
@@ -385,7 +385,11 @@ fn lecture_48_the_crowd_is_killed_during_broadcasts() {
 /// Starts this very test binary again, as a process of a thousand clients that are all served.
 fn crowd_process(server: &Server) -> Crowd {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["lecture_48_crowd_process", "--exact", "--nocapture"])
+        .args([
+            "client_process_of_a_thousand_sessions",
+            "--exact",
+            "--nocapture",
+        ])
         .env(CROWD_ADDR, server.addr.to_string())
         .stdout(Stdio::piped())
         .spawn()

@@ -16,7 +16,7 @@ fn chat(client: &mut Client, text: &str) -> (u64, String) {
 }
 
 #[test]
-fn chat_reaches_all_and_the_sender_too() {
+fn chat_reaches_every_session_and_its_sender() {
     let server = Server::start_quiet(&["--workers", "3"]);
     let mut clients: Vec<Client> = (0..7).map(|_| server.join()).collect();
     let mut ids = HashSet::new();
@@ -35,7 +35,7 @@ fn chat_reaches_all_and_the_sender_too() {
 }
 
 #[test]
-fn a_session_keeps_its_id_and_a_later_one_never_gets_it() {
+fn session_id_is_stable_and_never_reused() {
     let server = Server::start_quiet(&["--workers", "1"]);
     let mut ids = HashSet::new();
     for _ in 0..50 {
@@ -50,7 +50,7 @@ fn a_session_keeps_its_id_and_a_later_one_never_gets_it() {
 }
 
 #[test]
-fn chat_of_1_and_of_512_bytes() {
+fn chat_of_1_and_of_512_bytes_is_delivered() {
     let server = Server::start_quiet(&[]);
     let mut client = server.connect();
     for text in ["x".to_owned(), "y".repeat(512), "ü".repeat(256)] {
@@ -59,7 +59,7 @@ fn chat_of_1_and_of_512_bytes() {
 }
 
 #[test]
-fn chat_that_its_id_does_not_allow_is_kicked() {
+fn invalid_chat_text_closes_session_with_bad_payload() {
     let server = Server::start_quiet(&[]);
     let cut_character = &"ü".as_bytes()[..1];
     let bad: [&[u8]; 6] = [

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use util::*;
 
 #[test]
-fn the_soft_limit_of_descriptors_is_raised() {
+fn soft_limit_is_raised_to_the_hard_limit() {
     let server = Server::start_with_ulimit("-Sn 64", &QUIET);
     let mut clients: Vec<Client> = (0..150).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -22,7 +22,7 @@ fn the_soft_limit_of_descriptors_is_raised() {
 /// Out of descriptors: who is connected is served on, nothing spins, it is said once, and who
 /// waited is served when there is room again.
 #[test]
-fn out_of_descriptors_and_back() {
+fn out_of_descriptors_pauses_accept_until_sessions_leave() {
     let flags = [&QUIET[..], &["--max-sessions", "1000", "--workers", "2"]].concat();
     let server = Server::start_with_ulimit("-n 60", &flags);
     let mut first = server.join();
@@ -95,7 +95,7 @@ fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {
 }
 
 #[test]
-fn who_is_there_is_served_and_nothing_spins_or_floods_the_log() {
+fn out_of_descriptors_serves_existing_sessions_without_spinning() {
     let (server, mut served, _waiting) = full(60, 30);
     let (lines, cpu, from) = (server.lines().len(), server.cpu_ticks(), Instant::now());
     while from.elapsed() < Duration::from_secs(2) {
@@ -114,7 +114,7 @@ fn who_is_there_is_served_and_nothing_spins_or_floods_the_log() {
 
 /// Descriptors become free and no event tells the listener: neither is there a new connection.
 #[test]
-fn who_waits_is_accepted_when_there_is_room_and_no_new_event() {
+fn waiting_connection_is_accepted_without_a_new_event() {
     let (server, served, mut waiting) = full(60, 10);
     let first = &mut waiting[0];
     let from = Instant::now();
@@ -130,7 +130,7 @@ fn who_waits_is_accepted_when_there_is_room_and_no_new_event() {
 
 /// The room comes from outside: nobody has left, nobody has come.
 #[test]
-fn a_limit_that_is_raised_is_enough() {
+fn raised_limit_resumes_accept() {
     let (server, mut served, mut waiting) = full(60, 10);
     server.limit_descriptors(500);
     for client in &mut waiting {
@@ -143,7 +143,7 @@ fn a_limit_that_is_raised_is_enough() {
 
 /// Again and again: each time all who wait come in, and the log says it once.
 #[test]
-fn several_times_over() {
+fn repeated_exhaustion_is_logged_once() {
     let (server, mut served, mut waiting) = full(60, 0);
     for round in 0..4 {
         let room = served.len();

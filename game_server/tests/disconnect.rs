@@ -12,7 +12,7 @@ use std::thread;
 use util::*;
 
 #[test]
-fn answers_are_flushed_after_a_half_close() {
+fn half_close_flushes_answers_then_closes() {
     let server = Server::start_quiet(&[]);
     for tail in [&b""[..], &header(1000, C_ECHO)[..]] {
         let mut client = server.connect();
@@ -30,7 +30,7 @@ fn answers_are_flushed_after_a_half_close() {
 }
 
 #[test]
-fn a_half_close_with_more_answers_than_the_kernel_takes() {
+fn half_close_flushes_more_answers_than_the_kernel_takes() {
     let server = Server::start_quiet(&["--max-send-queue-bytes", "100000000"]);
     let mut client = server.connect();
     let mut sender = client.sender();
@@ -50,7 +50,7 @@ fn a_half_close_with_more_answers_than_the_kernel_takes() {
 
 /// Kicked, half-closed or rejected: who then neither reads nor closes is closed all the same.
 #[test]
-fn no_descriptor_stays_with_a_peer_that_does_not_close() {
+fn peer_that_does_not_close_keeps_no_descriptor() {
     let server = Server::start_quiet(&["--max-sessions", "60"]);
     let idle_fds = server.resting_fds();
     let many_answers = packet(C_ECHO, &[3; 50_000]).repeat(100);
@@ -79,7 +79,7 @@ fn no_descriptor_stays_with_a_peer_that_does_not_close() {
 
 /// A kicked peer that goes on sending is not read for ever.
 #[test]
-fn a_kicked_flooder_is_closed() {
+fn kicked_peer_that_keeps_sending_is_closed() {
     let server = Server::start_quiet(&[]);
     let mut healthy = server.join();
     let idle_fds = server.resting_fds();
@@ -100,7 +100,7 @@ fn a_kicked_flooder_is_closed() {
 }
 
 #[test]
-fn the_number_of_sessions_goes_back_to_zero_on_every_way_out() {
+fn every_disconnect_lowers_the_session_count() {
     let server =
         Server::start_quiet(&["--stats-interval-secs", "0.1", "--packet-timeout-ms", "300"]);
     let mut clients: Vec<Client> = (0..8).map(|_| server.join()).collect();
@@ -123,7 +123,7 @@ fn the_number_of_sessions_goes_back_to_zero_on_every_way_out() {
 
 /// Row 8: sending to a session that is closed does nothing, and costs nothing that stays.
 #[test]
-fn lecture_08_sending_to_a_closed_session_does_nothing() {
+fn send_to_a_closed_session_has_no_effect() {
     let server = Server::start_quiet(&["--max-chats-per-sec", "0"]);
     let mut healthy = server.join();
     let idle_fds = server.resting_fds();

@@ -79,7 +79,7 @@ fn every_reason_reaches_a_peer_that_reads() {
 /// What comes back before the goodbye is what was asked before the offence, also when the offender
 /// has shut its own side already.
 #[test]
-fn a_reason_reaches_a_peer_that_has_half_closed() {
+fn every_reason_reaches_a_half_closed_peer() {
     let server = Server::start(&[&QUIET[..], &STRICT].concat());
     for (code, _, bytes) in offences().into_iter().filter(|(code, ..)| *code < 5) {
         let mut offender = server.join();
@@ -93,7 +93,7 @@ fn a_reason_reaches_a_peer_that_has_half_closed() {
 /// Closing a socket with unread input resets the connection, which destroys what the peer has not
 /// read yet. The goodbye must be there also for one who looks only after the server has closed.
 #[test]
-fn the_goodbye_is_there_for_a_late_reader() {
+fn kick_with_unread_input_delivers_its_reason() {
     let server = Server::start_quiet(&[]);
     let idle_fds = server.resting_fds();
     let mut late = server.connect();

@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 // ---- packets from bytes -------------------------------------------------------------------------
 
 #[test]
-fn one_byte_at_a_time() {
+fn packet_sent_byte_by_byte_is_answered() {
     let server = Server::start(&QUIET);
     let mut client = server.connect();
     for payload in [&b""[..], b"x", b"twenty bytes of text"] {
@@ -27,7 +27,7 @@ fn one_byte_at_a_time() {
 }
 
 #[test]
-fn many_packets_in_one_write() {
+fn many_packets_in_one_write_are_all_answered() {
     let server = Server::start(&QUIET);
     let mut client = server.connect();
     let payloads: Vec<Vec<u8>> = (0..300_usize).map(|n| vec![n as u8; n]).collect();
@@ -39,7 +39,7 @@ fn many_packets_in_one_write() {
 }
 
 #[test]
-fn twenty_thousand_tiny_packets_in_one_write() {
+fn twenty_thousand_empty_packets_in_one_write_are_all_answered() {
     let server = Server::start(&QUIET);
     let mut client = server.connect();
     let mut sender = client.sender();
@@ -56,7 +56,7 @@ fn twenty_thousand_tiny_packets_in_one_write() {
 }
 
 #[test]
-fn a_stream_split_at_every_offset() {
+fn stream_split_at_every_offset_gives_the_same_packets() {
     // One worker: when it has answered the witness, it has read what others sent before.
     let server = Server::start(&[&QUIET[..], &["--workers", "1"]].concat());
     let mut witness = server.join();
@@ -75,7 +75,7 @@ fn a_stream_split_at_every_offset() {
 }
 
 #[test]
-fn a_thousand_randomly_cut_packets_come_back_in_order() {
+fn randomly_cut_packets_are_answered_in_order() {
     let mut random = random();
     let server = Server::start(&QUIET);
     let mut client = server.connect();
@@ -104,7 +104,7 @@ fn a_thousand_randomly_cut_packets_come_back_in_order() {
 }
 
 #[test]
-fn the_smallest_and_the_largest_packet() {
+fn smallest_and_largest_packets_are_answered() {
     let mut random = random();
     let server = Server::start(&QUIET);
     let mut client = server.connect();
@@ -119,7 +119,7 @@ fn the_smallest_and_the_largest_packet() {
 }
 
 #[test]
-fn every_byte_value_survives() {
+fn payload_of_every_byte_value_is_unchanged() {
     let server = Server::start(&QUIET);
     let mut client = server.connect();
     let all: Vec<u8> = (0..=255).collect();
@@ -134,7 +134,7 @@ fn every_byte_value_survives() {
 
 /// Row 12: what is left behind a whole packet stays, and is joined with what comes next.
 #[test]
-fn lecture_12_the_rest_stays_and_is_joined() {
+fn rest_of_a_read_is_joined_with_the_next_read() {
     let server = Server::start_quiet(&["--workers", "1"]);
     let (mut client, mut witness) = (server.join(), server.join());
     let (first, second) = (packet(C_ECHO, b"whole"), packet(C_ECHO, b"in three parts"));
@@ -149,7 +149,7 @@ fn lecture_12_the_rest_stays_and_is_joined() {
 /// Row 14: the receiver knows where a packet ends. Not a byte before it is the packet handled,
 /// and none behind it is taken for a part of it.
 #[test]
-fn lecture_14_the_end_of_a_packet_is_known() {
+fn packet_is_handled_at_its_last_byte_and_not_before() {
     let server = Server::start_quiet(&["--workers", "1"]);
     let (mut client, mut witness) = (server.join(), server.join());
     let bytes = packet(C_CHAT, b"done");
@@ -166,7 +166,7 @@ fn lecture_14_the_end_of_a_packet_is_known() {
 
 /// Row 18: the id does not tell the size; packets of one kind have many.
 #[test]
-fn lecture_18_one_id_many_sizes() {
+fn one_id_with_many_sizes_is_answered() {
     let server = Server::start_quiet(&[]);
     let mut client = server.connect();
     let sizes = [0, 1, 50, 100, 3, 1023, 1024, 1025, 5996, 6000, 65_531, 2];
@@ -181,7 +181,7 @@ fn lecture_18_one_id_many_sizes() {
 
 /// Row 19: size, id, data, and again, with nothing in between.
 #[test]
-fn lecture_19_packets_follow_one_another_without_a_gap() {
+fn golden_stream_is_answered_without_gaps() {
     let server = Server::start_quiet(&[]);
     let mut client = server.connect();
     let sent = [
@@ -204,7 +204,7 @@ fn lecture_19_packets_follow_one_another_without_a_gap() {
 // ---- sizes that lie -----------------------------------------------------------------------------
 
 #[test]
-fn a_size_below_the_header_is_kicked() {
+fn size_below_header_closes_session_with_bad_size() {
     let server = Server::start(&QUIET);
     for size in 0..4 {
         let mut client = server.connect();
@@ -222,7 +222,7 @@ fn a_size_below_the_header_is_kicked() {
 }
 
 #[test]
-fn above_max_packet_bytes_is_kicked_by_its_header() {
+fn size_above_max_packet_bytes_closes_session_with_too_large() {
     let server = Server::start(&[&QUIET[..], &["--max-packet-bytes", "100"]].concat());
     let mut client = server.connect();
     client.echo(&[7; 96]);
@@ -235,7 +235,7 @@ fn above_max_packet_bytes_is_kicked_by_its_header() {
 }
 
 #[test]
-fn everything_before_an_offence_is_answered_and_nothing_behind_it() {
+fn packets_before_an_invalid_one_are_answered_and_none_behind_it() {
     let server = Server::start(&QUIET);
     let mut witness = server.join();
     let offences: [(u16, Vec<u8>); 4] = [
@@ -262,7 +262,7 @@ fn everything_before_an_offence_is_answered_and_nothing_behind_it() {
 
 /// A size field reserves nothing: 500 that claim 65,535 bytes and send five cost what they sent.
 #[test]
-fn five_hundred_claims_reserve_no_memory() {
+fn claimed_sizes_reserve_no_memory() {
     let server = Server::start(&[&QUIET[..], &["--workers", "2"]].concat());
     // Each piece is read by itself: both workers answer somebody else in between.
     let hold = |pieces: &[&[u8]]| -> Vec<Client> {

@@ -12,7 +12,7 @@ use util::*;
 /// Row 10: many queued buffers leave in one system call. Counted by strace, where there is one
 /// that may attach.
 #[test]
-fn lecture_10_many_packets_leave_in_few_system_calls() {
+fn queued_packets_leave_in_few_system_calls() {
     const PACKETS: usize = 20_000;
     let server = Server::start_quiet(&[]);
     let mut client = server.join();

@@ -49,7 +49,7 @@ const STRICT: [&str; 6] = [
 /// Row 41: size and id are what attackers change first. Each of these must be noticed, named and
 /// answered with a kick.
 #[test]
-fn lecture_41_the_attack_matrix_is_kicked_and_counted() {
+fn every_attack_is_kicked_and_logged() {
     let server = Server::start_quiet(&STRICT);
     for (label, code, bytes) in attacks() {
         let mut attacker = server.connect();
@@ -73,7 +73,7 @@ fn lecture_41_the_attack_matrix_is_kicked_and_counted() {
 /// Row 42: a header is believed until something is off. Whatever bytes come, the server stays up,
 /// and each stream ends either in order or with a goodbye.
 #[test]
-fn lecture_42_no_input_brings_the_server_down() {
+fn random_packets_do_not_stop_the_server() {
     let mut random = random();
     let mut server = Server::start_quiet(&["--max-chats-per-sec", "0"]);
     for _ in 0..300 {
@@ -105,7 +105,7 @@ fn lecture_42_no_input_brings_the_server_down() {
 /// Row 45: one cheater must not ruin the game for all: with attackers of every kind coming all
 /// the time, honest ones miss no tick and get their answers.
 #[test]
-fn lecture_45_cheaters_cost_the_honest_nothing() {
+fn attackers_cost_other_sessions_no_tick() {
     let flags = ["--tick-ms", "10", "--workers", "2"];
     let server = Server::start(&[&flags[..], &STRICT].concat());
     let honest: Vec<TickReader> = (0..5).map(|_| TickReader::start(server.join())).collect();
@@ -134,7 +134,7 @@ fn lecture_45_cheaters_cost_the_honest_nothing() {
 /// One that sends without end gets its turn and no more. The flood lasts for as long as the healthy
 /// one needs for its rounds, and its own limit is out of the way: it must not end by a kick.
 #[test]
-fn a_flooder_does_not_delay_the_others() {
+fn flood_of_echoes_does_not_delay_other_sessions() {
     let queue = ["--max-send-queue-bytes", "1073741824"];
     let flags = [&["--tick-ms", "20", "--workers", "1"][..], &queue].concat();
     let server = Server::start(&flags);
@@ -174,7 +174,7 @@ fn a_flooder_does_not_delay_the_others() {
 /// Three hundred streams of random bytes, several at a time, beside a canary that must not miss a
 /// tick. The seed is printed; `TEST_SEED` brings it back.
 #[test]
-fn three_hundred_random_streams_cost_the_canary_nothing() {
+fn random_streams_cost_other_sessions_no_tick() {
     let mut random = random();
     let mut server = Server::start(&[
         "--tick-ms",

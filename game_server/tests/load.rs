@@ -46,7 +46,7 @@ fn wave(server: &Server, count: usize) {
 }
 
 #[test]
-fn two_thousand_come_and_go_and_nothing_stays() {
+fn two_thousand_sessions_leak_no_descriptor_and_no_memory() {
     let server = Server::start(&["--tick-ms", "10", "--payload-bytes", "200"]);
     let mut healthy = server.join();
     let idle_fds = server.resting_fds();
@@ -72,7 +72,7 @@ fn two_thousand_come_and_go_and_nothing_stays() {
 }
 
 #[test]
-fn three_hundred_connects_at_once_are_all_served() {
+fn three_hundred_concurrent_connects_are_all_served() {
     const THREADS: usize = 10;
     let server = Server::start(&QUIET);
     let addr = server.addr;
@@ -106,7 +106,7 @@ fn three_hundred_connects_at_once_are_all_served() {
 /// Row 47: a thousand clients at a time, and each is served. "If it is really broken, it crashes
 /// once."
 #[test]
-fn lecture_47_a_thousand_clients() {
+fn thousand_sessions_are_all_served() {
     let server = Server::start(&["--tick-ms", "100"]);
     let mut clients: Vec<Client> = (0..1000).map(|_| server.connect()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
@@ -124,7 +124,7 @@ fn lecture_47_a_thousand_clients() {
 /// Row 60: watch the memory: thousands of broadcasts of 1,000 bytes leave it where it was, and
 /// the number of chunks stays flat.
 #[test]
-fn lecture_60_memory_stays_flat() {
+fn broadcasts_do_not_grow_memory() {
     let flags = ["--tick-ms", "2", "--payload-bytes", "1000"];
     let server = Server::start(&[&flags[..], &["--stats-interval-secs", "0.2"]].concat());
     let readers: Vec<TickReader> = (0..20).map(|_| TickReader::start(server.join())).collect();
@@ -154,7 +154,7 @@ fn lecture_60_memory_stays_flat() {
 
 /// Row 61: real stress is churn: sessions that come, send and go at random, all the time.
 #[test]
-fn lecture_61_churn() {
+fn churn_counts_every_disconnect_and_loses_no_tick() {
     let mut random = random();
     let flags = [
         "--tick-ms",

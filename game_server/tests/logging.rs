@@ -12,7 +12,7 @@ use util::*;
 
 /// Row 29: each whole packet can be seen in the log, with id and size.
 #[test]
-fn lecture_29_id_and_size_of_each_packet_are_in_the_log() {
+fn trace_level_logs_id_and_size_of_each_packet() {
     let server = Server::start_with_env(&QUIET, &[("RUST_LOG", "trace")]);
     let mut client = server.connect();
     client.echo(b"12345");
@@ -27,7 +27,7 @@ fn lecture_29_id_and_size_of_each_packet_are_in_the_log() {
 /// Rows 30 and 38: nothing of that by default. A thousand clients that come, talk and go in three ways
 /// are a screen of lines at most.
 #[test]
-fn lecture_30_quiet_by_default_with_many_clients() {
+fn default_level_stays_quiet_with_a_thousand_clients() {
     let server = Server::start(&["--tick-ms", "50"]);
     for _ in 0..4 {
         let mut clients: Vec<Client> = (0..250).map(|_| server.connect()).collect();
@@ -54,7 +54,7 @@ fn lecture_30_quiet_by_default_with_many_clients() {
 
 /// Row 58: taking a chunk of send buffers and giving it back can be seen in the log.
 #[test]
-fn lecture_58_pop_and_push_of_chunks_are_in_the_log() {
+fn trace_level_logs_chunks_taken_and_returned() {
     let flags = ["--tick-ms", "1", "--payload-bytes", "1000"];
     let server = Server::start_with_env(&flags, &[("RUST_LOG", "trace")]);
     let reader = TickReader::start(server.connect());
@@ -69,7 +69,7 @@ fn lecture_58_pop_and_push_of_chunks_are_in_the_log() {
 /// Row 59: the size of the packets decides whether one sees the chunks change: tiny ones fit in
 /// one chunk for long, those of 1,000 bytes use chunk after chunk.
 #[test]
-fn lecture_59_packets_of_1000_bytes_make_the_chunks_change() {
+fn large_packets_replace_chunks_and_tiny_ones_rarely_do() {
     let pops_of = |payload_bytes: &'static str| {
         let flags = ["--tick-ms", "2", "--payload-bytes", payload_bytes];
         let server = Server::start_with_env(&flags, &[("RUST_LOG", "server_core=trace,info")]);
@@ -93,7 +93,7 @@ fn lecture_59_packets_of_1000_bytes_make_the_chunks_change() {
 
 /// Thousands of bad connections of every kind in turn: a few lines, and no one is forgotten.
 #[test]
-fn ten_thousand_bad_connections_are_at_most_twenty_lines() {
+fn ten_thousand_kicks_are_counted_exactly_in_twenty_lines() {
     const EACH: u64 = 2_000;
     let flags = ["--max-packet-bytes", "4096", "--stats-interval-secs", "0"];
     let mut server = Server::start(&[&QUIET[..], &flags].concat());
@@ -125,7 +125,7 @@ fn ten_thousand_bad_connections_are_at_most_twenty_lines() {
 }
 
 #[test]
-fn two_thousand_rejected_are_a_few_lines_and_counted() {
+fn two_thousand_refusals_are_counted_exactly_in_twenty_lines() {
     let mut server = Server::start(&[&QUIET[..], &["--max-sessions", "1"]].concat());
     let mut first = server.join();
     for _ in 0..2_000 {
@@ -144,7 +144,7 @@ fn two_thousand_rejected_are_a_few_lines_and_counted() {
 /// No byte of a peer's is in the log, at any level: it could be a line of its own, or a command to
 /// the terminal that shows it.
 #[test]
-fn the_log_has_no_bytes_of_a_peer() {
+fn peer_bytes_are_never_logged() {
     const MARK: &str = "Xy7qPeerBytes";
     let env = [("RUST_LOG", "trace")];
     let server = Server::start_with_env(&[&QUIET[..], &STRICT].concat(), &env);

@@ -13,7 +13,7 @@ use util::*;
 
 /// Row 17: the id says what the bytes mean. The same payload under two ids is two things.
 #[test]
-fn lecture_17_the_id_tells_the_kind() {
+fn id_decides_how_a_payload_is_handled() {
     let server = Server::start_quiet(&[]);
     let (mut client, mut other) = (server.join(), server.join());
     client.send(&packet(C_ECHO, b"same bytes"));
@@ -30,7 +30,7 @@ const THREADS: u16 = 4;
 
 /// For all 65,536 ids: two may be sent by clients, each of the others costs its sender its session.
 #[test]
-fn every_id_but_echo_and_chat_is_kicked() {
+fn every_id_but_echo_and_chat_closes_session_with_unknown_id() {
     let server = Server::start(&QUIET);
     let mut witness = server.join();
     let addr = server.addr;
@@ -63,7 +63,7 @@ fn every_id_but_echo_and_chat_is_kicked() {
 
 /// The id is judged before the payload is looked at.
 #[test]
-fn ids_of_the_server_are_kicked_with_a_payload_too() {
+fn unknown_id_with_a_payload_closes_session() {
     let server = Server::start(&QUIET);
     for id in [0, 1, 3, 5, 6, 7, 255, 256, 1024, 32_767, 32_768, u16::MAX] {
         let mut client = server.connect();

@@ -27,7 +27,7 @@ fn line<'a>(table: &'a str, subject: &str) -> &'a str {
 }
 
 #[test]
-fn a_machine_that_can_is_status_0_and_nothing_is_started() {
+fn sufficient_machine_passes_with_status_0() {
     let flags = ["--check", "--addr", "127.0.0.1:0", "--max-sessions", "20"];
     let (table, status) = check(&mut command(&flags));
     assert_eq!(status, Some(0), "{table}");
@@ -37,7 +37,7 @@ fn a_machine_that_can_is_status_0_and_nothing_is_started() {
 }
 
 #[test]
-fn too_few_descriptors_are_status_2_with_the_command_that_helps() {
+fn too_few_descriptors_fail_with_status_2_and_the_command_that_helps() {
     let flags = ["--check", "--addr=127.0.0.1:0", "--max-sessions=100"];
     let workers = "--workers=2";
     let (table, status) = check(command_with_ulimit("-n 64", &flags).arg(workers));
@@ -51,14 +51,14 @@ fn too_few_descriptors_are_status_2_with_the_command_that_helps() {
 }
 
 #[test]
-fn the_limit_to_which_the_soft_one_can_be_raised_counts() {
+fn hard_limit_is_what_counts() {
     let flags = ["--check", "--addr=127.0.0.1:0", "--max-sessions=100"];
     let (table, status) = check(&mut command_with_ulimit("-Sn 64", &flags));
     assert_eq!(status, Some(0), "{table}");
 }
 
 #[test]
-fn as_many_as_fit_is_never_a_failure_but_few_are_a_warning() {
+fn few_descriptors_without_max_sessions_are_a_warning() {
     let (table, status) = check(&mut command_with_ulimit(
         "-n 64",
         &["--check", "--addr=127.0.0.1:0"],
@@ -71,7 +71,7 @@ fn as_many_as_fit_is_never_a_failure_but_few_are_a_warning() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_status_2() {
+fn address_in_use_fails_with_status_2() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let (table, status) = check(&mut command(&["--check", "--addr", &addr]));
@@ -80,7 +80,7 @@ fn an_address_that_is_taken_is_status_2() {
 }
 
 #[test]
-fn bad_usage_is_bad_usage_with_check_as_well() {
+fn invalid_flag_with_check_exits_with_status_2() {
     let output = command(&["--check", "--payload-bytes=65532"]).output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(2));
@@ -89,7 +89,7 @@ fn bad_usage_is_bad_usage_with_check_as_well() {
 
 /// The start asks the same and says it in its log; it takes what there is.
 #[test]
-fn a_start_with_too_few_descriptors_is_warned_of_once() {
+fn start_with_too_few_descriptors_warns_once() {
     let flags = [&QUIET[..], &["--max-sessions", "1000", "--workers", "2"]].concat();
     let server = Server::start_with_ulimit("-n 64", &flags);
     server.wait_for_line("open files: found 64, needed ");

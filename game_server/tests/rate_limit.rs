@@ -12,7 +12,7 @@ use util::*;
 // ---- of a session -------------------------------------------------------------------------------
 
 #[test]
-fn more_packets_than_the_rate_allows_are_kicked() {
+fn rate_limit_exceeded_closes_session() {
     let server = Server::start_quiet(&["--max-packets-per-sec", "50"]);
     let mut patient = server.join();
     let mut client = server.connect();
@@ -36,7 +36,7 @@ fn more_packets_than_the_rate_allows_are_kicked() {
 }
 
 #[test]
-fn a_chat_flood_is_kicked_after_its_burst() {
+fn chat_limit_exceeded_closes_session_after_its_burst() {
     let server = Server::start_quiet(&["--max-chats-per-sec", "2"]);
     let mut witness = server.join();
     let mut client = server.connect();
@@ -61,7 +61,7 @@ fn a_chat_flood_is_kicked_after_its_burst() {
 }
 
 #[test]
-fn the_chat_budget_is_on_by_default_and_0_switches_it_off() {
+fn chat_limit_is_on_by_default_and_off_at_0() {
     let flood: Vec<u8> = (0..200).flat_map(|_| packet(C_CHAT, b"spam")).collect();
     let server = Server::start_quiet(&[]);
     let mut client = server.connect();
@@ -86,7 +86,7 @@ fn the_chat_budget_is_on_by_default_and_0_switches_it_off() {
 
 /// One machine chats its permitted burst and comes again: what it gets is its address's budget.
 #[test]
-fn a_reconnect_does_not_reset_the_chats_of_an_address() {
+fn reconnect_does_not_reset_the_chat_limit_of_an_address() {
     let server = Server::start_quiet(&[]);
     let mut witness = Client::connect_from([127, 0, 0, 3], server.addr);
     witness.echo(b"ready?");
@@ -125,7 +125,7 @@ fn a_reconnect_does_not_reset_the_chats_of_an_address() {
 /// A burst that the address has no budget for at once arrives a little later, whole and in order, and
 /// holds nothing else up.
 #[test]
-fn chats_over_the_budget_of_an_address_wait_in_order() {
+fn chats_over_the_limit_of_an_address_are_delayed_in_order() {
     let server = Server::start_quiet(&["--max-chats-per-ip-per-sec", "5"]);
     let mut client = server.join();
     let began = Instant::now();
@@ -149,7 +149,7 @@ fn chats_over_the_budget_of_an_address_wait_in_order() {
 }
 
 #[test]
-fn zero_switches_the_chats_of_an_address_off() {
+fn chat_limit_of_an_address_is_off_at_0() {
     let server = Server::start_quiet(&["--max-chats-per-ip-per-sec", "0"]);
     let mut witness = server.join();
     let burst = packet(C_CHAT, b"spam").repeat(20);
@@ -167,7 +167,7 @@ fn zero_switches_the_chats_of_an_address_off() {
 }
 
 #[test]
-fn connects_over_the_budget_of_an_address_are_closed_without_a_packet() {
+fn connect_limit_exceeded_closes_connection_without_a_packet() {
     let server = Server::start_quiet(&["--max-connects-per-ip-per-sec", "2"]);
     let began = Instant::now();
     let mut let_in = 0;

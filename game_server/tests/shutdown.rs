@@ -47,18 +47,18 @@ fn everybody_is_told(signal: &str) {
 }
 
 #[test]
-fn sigterm_tells_everybody() {
+fn sigterm_sends_bye_to_every_session() {
     everybody_is_told("TERM");
 }
 
 #[test]
-fn sigint_tells_everybody() {
+fn sigint_sends_bye_to_every_session() {
     everybody_is_told("INT");
 }
 
 /// A terminal that closes, or a supervisor that asks for a reload, ends no game.
 #[test]
-fn sighup_is_logged_and_changes_nothing() {
+fn sighup_is_logged_and_ignored() {
     let mut server = Server::start(&QUIET);
     let mut client = server.join();
     for _ in 0..2 {
@@ -75,7 +75,7 @@ fn sighup_is_logged_and_changes_nothing() {
 
 /// Whoever has read `listening on` may send a signal: the handlers stand by then.
 #[test]
-fn a_signal_right_after_listening_is_orderly() {
+fn signal_right_after_listening_exits_with_status_0() {
     for _ in 0..10 {
         let mut server = Server::start(&QUIET);
         server.signal("TERM");
@@ -84,7 +84,7 @@ fn a_signal_right_after_listening_is_orderly() {
 }
 
 #[test]
-fn an_empty_server_ends_at_once() {
+fn shutdown_of_an_empty_server_is_immediate() {
     let mut server = Server::start(&[&QUIET[..], &["--drain-secs", "60"]].concat());
     server.signal("TERM");
     assert_eq!(server.wait_for_exit().code(), Some(0));
@@ -92,7 +92,7 @@ fn an_empty_server_ends_at_once() {
 
 /// What was asked before the signal is answered before the goodbye.
 #[test]
-fn what_is_queued_is_flushed_before_the_goodbye() {
+fn queued_packets_are_flushed_before_bye() {
     let mut server = Server::start(&QUIET);
     let mut witness = server.join();
     let mut client = server.connect();
@@ -114,7 +114,7 @@ fn what_is_queued_is_flushed_before_the_goodbye() {
 /// As above, with more than the kernel takes, and peers that are reading while the signal comes:
 /// sockets become writable in the very turn in which the shutdown is told to their worker.
 #[test]
-fn sessions_with_a_backlog_that_read_on_are_flushed_to_the_last_byte() {
+fn backlog_of_reading_peers_is_flushed_to_the_last_byte() {
     const CLIENTS: usize = 8;
     const PACKETS: u8 = 150;
     let limits = ["--max-send-queue-bytes", "1000000000", "--drain-secs", "5"];
@@ -177,7 +177,7 @@ fn next_but_chat(client: &mut Client) -> RawPacket {
 /// In the middle of everything: floods of echoes and chats, peers that come and go, and some that
 /// do not read. Who reads gets whole packets, in order, and the goodbye as the last one.
 #[test]
-fn a_shutdown_under_load_loses_and_tears_nothing() {
+fn shutdown_under_load_loses_and_tears_nothing() {
     let flags = ["--tick-ms", "5", "--workers", "2", "--drain-secs", "3"];
     let mut server = Server::start(&[&flags[..], &["--max-chats-per-sec", "0"]].concat());
     let deaf: Vec<Client> = (0..5)
@@ -265,7 +265,7 @@ fn with_a_deaf_peer(drain_secs: &'static str) -> (Server, TcpStream) {
 }
 
 #[test]
-fn a_peer_that_does_not_read_cannot_hold_the_exit_up() {
+fn peer_that_does_not_read_does_not_delay_the_exit() {
     let (mut server, _deaf) = with_a_deaf_peer("1");
     let from = Instant::now();
     server.signal("TERM");
@@ -278,7 +278,7 @@ fn a_peer_that_does_not_read_cannot_hold_the_exit_up() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn second_signal_exits_immediately() {
     let (mut server, _deaf) = with_a_deaf_peer("60");
     server.signal("TERM");
     server.wait_for_line("shutting down");

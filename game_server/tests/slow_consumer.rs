@@ -24,7 +24,7 @@ fn nobody_was_slow(server: &Server) {
 /// 5 MB of answers are five times the limit. A reader that keeps up takes them while it asks, and
 /// the scheduler may let it wait meanwhile.
 #[test]
-fn five_thousand_answers_kick_no_reader() {
+fn five_thousand_answers_kick_no_reading_peer() {
     let server = Server::start(&QUIET);
     for bytes in [0, 100, 1000] {
         let mut client = server.join();
@@ -46,7 +46,7 @@ fn five_thousand_answers_kick_no_reader() {
 /// Everything is asked before anything is read: what goes beyond the limit waits in the peer's own
 /// socket, and comes when it reads.
 #[test]
-fn two_megabytes_asked_before_the_first_answer_is_read() {
+fn two_megabytes_requested_before_the_first_read_are_delivered() {
     let server = Server::start(&QUIET);
     for (count, bytes) in [(2000, 1000), (33, 65_000), (20_000, 100)] {
         let mut client = server.join();
@@ -61,7 +61,7 @@ fn two_megabytes_asked_before_the_first_answer_is_read() {
 
 /// One speaks five thousand times at once, everybody hears it all.
 #[test]
-fn five_thousand_chats_kick_no_listener() {
+fn five_thousand_chats_kick_no_reading_peer() {
     const LISTENERS: usize = 8;
     let server = Server::start(&[&QUIET[..], &["--max-chats-per-sec", "0"]].concat());
     let all_are_here = Arc::new(Barrier::new(LISTENERS + 1));
@@ -96,7 +96,7 @@ fn five_thousand_chats_kick_no_listener() {
 /// Tiny packets: the peer's own system takes a few kilobytes, ours no more than the unsent window.
 /// At the default of 250 ms the same takes a minute and a half.
 #[test]
-fn tiny_packets_find_a_peer_that_does_not_read() {
+fn unread_tiny_packets_exceed_the_lag_limit() {
     let server = Server::start(&["--tick-ms", "4", "--max-send-lag-ms", "1000"]);
     let deaf = Client::connect_with_recv_buffer(server.addr, 4096);
     let from = Instant::now();
@@ -108,7 +108,7 @@ fn tiny_packets_find_a_peer_that_does_not_read() {
 
 /// It asks and does not read: its questions wait a while, but not for ever.
 #[test]
-fn who_asks_and_never_reads_is_kicked_by_bytes_all_the_same() {
+fn peer_that_requests_and_never_reads_exceeds_the_byte_limit() {
     // With a tick of 60 s the lag limit is ten minutes: it is not what finds it.
     let server = Server::start(&QUIET);
     let mut deaf = server.join();
@@ -124,7 +124,7 @@ fn who_asks_and_never_reads_is_kicked_by_bytes_all_the_same() {
 }
 
 #[test]
-fn a_slow_consumer_is_kicked_by_its_bytes_and_costs_nobody_a_tick() {
+fn byte_limit_exceeded_kicks_and_loses_no_tick_of_others() {
     let flags = ["--tick-ms", "20", "--payload-bytes", "20000"];
     let limits = ["--max-send-queue-bytes", "500000", "--max-send-lag-ms", "0"];
     let server = Server::start(&[&flags[..], &limits].concat());
@@ -172,7 +172,7 @@ impl Deaf {
 }
 
 #[test]
-fn a_slow_consumer_is_kicked_by_the_age_of_its_bytes() {
+fn lag_limit_exceeded_kicks_and_loses_no_tick_of_others() {
     let flags = ["--tick-ms", "20", "--payload-bytes", "20000"];
     let limits = [
         "--max-send-queue-bytes",
@@ -190,7 +190,7 @@ fn a_slow_consumer_is_kicked_by_the_age_of_its_bytes() {
 /// At 50 kB a second the kernel alone would take a minute's worth. With a small unsent window the
 /// peer is found when its own receive buffer is full.
 #[test]
-fn a_peer_that_does_not_read_is_found_in_seconds_at_a_low_rate() {
+fn unread_low_rate_exceeds_the_lag_limit_in_seconds() {
     let flags = ["--tick-ms", "20", "--payload-bytes", "1000"];
     let server = Server::start(&[&flags[..], &["--max-send-lag-ms", "1000"]].concat());
     let _deaf = TcpStream::connect(server.addr).unwrap();
@@ -200,7 +200,7 @@ fn a_peer_that_does_not_read_is_found_in_seconds_at_a_low_rate() {
 
 /// Echo makes a peer that sends and never reads its own slow consumer, too.
 #[test]
-fn a_peer_that_sends_and_never_reads_is_kicked() {
+fn unread_echoes_kick_their_sender() {
     let server = Server::start_quiet(&["--max-send-queue-bytes", "300000"]);
     let mut healthy = server.join();
     let flooding = server.connect();
@@ -222,7 +222,7 @@ fn a_peer_that_sends_and_never_reads_is_kicked() {
 
 /// Row 6: a send that does not get on (its peer does not read) makes no other sender wait.
 #[test]
-fn lecture_06_a_slow_send_stalls_nobody() {
+fn unread_session_does_not_delay_other_senders() {
     let (server, _deaf) = with_a_deaf_peer();
     let (mut speaker, mut listener) = (server.join(), server.join());
     for n in 0..50_u8 {
@@ -236,7 +236,7 @@ fn lecture_06_a_slow_send_stalls_nobody() {
 /// Row 9: while a write is under way (for a peer that takes nothing for a while), more is queued
 /// behind it; when the peer reads at last, all of it is there, in order.
 #[test]
-fn lecture_09_pushes_succeed_during_a_long_write() {
+fn packets_queued_behind_a_long_write_arrive_in_order() {
     let (server, mut late) = with_a_deaf_peer();
     let mut speaker = server.join();
     speaker.send(&packet(C_CHAT, b"behind all that"));
@@ -286,7 +286,7 @@ fn with_a_deaf_peer() -> (Server, Client) {
 /// Fifty that do not read, beside fifty that do: no chunk is kept by those who do not, and no queue
 /// is ever longer than the limit and a packet.
 #[test]
-fn the_deaf_pin_no_chunks_and_queue_no_more_than_their_limit() {
+fn unread_sessions_pin_no_chunk_and_queue_no_more_than_the_limit() {
     const LIMIT: usize = 300_000;
     const PACKET: usize = 1004;
     let limit = LIMIT.to_string();
@@ -339,7 +339,7 @@ fn the_deaf_pin_no_chunks_and_queue_no_more_than_their_limit() {
 
 /// Round after round of them leaves nothing behind.
 #[test]
-fn memory_comes_back_after_each_round_of_the_deaf() {
+fn memory_returns_after_each_round_of_unread_sessions() {
     let server = Server::start(&[
         "--tick-ms",
         "10",

@@ -13,7 +13,7 @@ use util::*;
 // ---- the address --------------------------------------------------------------------------------
 
 #[test]
-fn port_0_takes_a_free_one_and_says_which() {
+fn port_0_takes_a_free_port_and_logs_it() {
     let (first, second) = (Server::start(&QUIET), Server::start(&QUIET));
     assert_ne!(first.addr.port(), 0);
     assert_ne!(first.addr.port(), second.addr.port());
@@ -22,7 +22,7 @@ fn port_0_takes_a_free_one_and_says_which() {
 }
 
 #[test]
-fn the_port_is_free_again_at_once() {
+fn port_is_free_right_after_the_exit() {
     let mut server = Server::start(&QUIET);
     for signal in ["TERM", "KILL", "INT"] {
         // The server closes first: its side of these connections stays in TIME_WAIT.
@@ -42,7 +42,7 @@ fn the_port_is_free_again_at_once() {
 }
 
 #[test]
-fn an_address_in_use_is_one_clear_line() {
+fn address_in_use_fails_with_one_line() {
     let mut server = Server::start(&QUIET);
     let addr = server.addr.to_string();
     for backtrace in ["0", "1", "full"] {
@@ -76,7 +76,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn bad_usage_is_status_2() {
+fn invalid_flags_exit_with_status_2() {
     let too_long = "x".repeat(65_524);
     let bad: [&[&str]; 14] = [
         &["--no-such-flag"],
@@ -113,7 +113,7 @@ fn bad_usage_is_status_2() {
 }
 
 #[test]
-fn the_largest_values_that_fit_are_good_usage() {
+fn largest_valid_values_are_accepted() {
     let longest = "x".repeat(65_523);
     let server = Server::start(&["--tick-ms", "50", "--message", &longest]);
     assert_eq!(server.connect().next_hello().1.len(), 65_523);
@@ -122,7 +122,7 @@ fn the_largest_values_that_fit_are_good_usage() {
 }
 
 #[test]
-fn environment_variables_stand_in_for_flags() {
+fn environment_variables_replace_flags_and_a_flag_wins() {
     let env = [
         ("GAME_SERVER_TICK_MS", "10"),
         ("GAME_SERVER_MESSAGE", "from outside"),

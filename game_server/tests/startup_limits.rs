@@ -76,7 +76,7 @@ fn steps<'a>(lines: &'a [String], begin: &str, end: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn each_descriptor_that_a_start_is_refused_is_one_line() {
+fn each_refused_descriptor_fails_the_start_with_one_line() {
     let lines = starts((4..64).map(|limit| format!("-n {limit}")), &[]);
     let limit = |line: &String| line.contains("RLIMIT_NOFILE");
     assert!(lines.iter().all(limit), "{lines:#?}");
@@ -95,7 +95,7 @@ fn each_descriptor_that_a_start_is_refused_is_one_line() {
 
 /// Each thread wants 1 GiB of address space for its stack, and the limit has room for N of them.
 #[test]
-fn each_thread_that_a_start_is_refused_is_one_line() {
+fn each_refused_thread_fails_the_start_with_one_line() {
     let limits = (0..9).map(|threads| format!("-v {}", 700_000 + threads * (1 << 20)));
     let stack = [("RUST_MIN_STACK", "1073741824"), ("MALLOC_ARENA_MAX", "1")];
     let lines = starts(limits, &stack);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use util::*;
 
 #[test]
-fn golden_bytes() {
+fn tick_has_the_golden_bytes() {
     let server = Server::start(&["--tick-ms", "20"]);
     let mut client = server.connect();
     let mut bytes = [0; 2 * 23];
@@ -32,13 +32,13 @@ fn golden_bytes() {
 }
 
 #[test]
-fn the_first_tick_is_number_one() {
+fn first_tick_is_number_1() {
     let server = Server::start(&["--tick-ms", "1000"]);
     assert_eq!(server.connect().next_hello().0, 1);
 }
 
 #[test]
-fn the_number_rises_by_one() {
+fn tick_number_rises_by_1() {
     let server = Server::start(&["--tick-ms", "5"]);
     let mut client = server.connect();
     let (first, _) = client.next_hello();
@@ -48,7 +48,7 @@ fn the_number_rises_by_one() {
 }
 
 #[test]
-fn message_and_padding() {
+fn message_is_padded_and_never_cut() {
     let text = "Grüß Gott";
     let server = Server::start(&["--tick-ms", "20", "--message", text]);
     assert_eq!(server.connect().next_hello().1, text.as_bytes());
@@ -72,7 +72,7 @@ fn message_and_padding() {
 }
 
 #[test]
-fn the_largest_hello() {
+fn largest_payload_is_delivered() {
     let server = Server::start(&["--tick-ms", "50", "--payload-bytes", "65531"]);
     let mut client = server.connect();
     for _ in 0..5 {
@@ -87,7 +87,7 @@ fn the_largest_hello() {
 /// The mean, not the jitter: a loop that sleeps a period after each round falls behind, and does so
 /// always. A machine that did not run us for a while did so in one of the measurements.
 #[test]
-fn the_pace_is_the_period() {
+fn mean_pace_is_the_period() {
     let server = Server::start(&["--tick-ms", "50"]);
     let mut client = server.connect();
     client.next_hello();
@@ -108,7 +108,7 @@ fn the_pace_is_the_period() {
 
 /// Row 39: five clients, the default pace, and "Hello World" scrolls by for each.
 #[test]
-fn lecture_39_hello_world_scrolls_for_five_clients() {
+fn five_clients_receive_hello_world_at_the_default_pace() {
     let server = Server::start(&[]);
     let mut clients: Vec<Client> = (0..5).map(|_| server.join()).collect();
     let from = Instant::now();
@@ -123,7 +123,7 @@ fn lecture_39_hello_world_scrolls_for_five_clients() {
 }
 
 #[test]
-fn a_stopped_process_owes_no_burst() {
+fn stopped_process_sends_no_burst() {
     const PERIOD: Duration = Duration::from_millis(100);
     let server = Server::start(&["--tick-ms", "100"]);
     let mut client = server.join();
@@ -150,7 +150,7 @@ fn a_stopped_process_owes_no_burst() {
 /// Three seconds are longer than each limit on time: nobody is kicked for what this process has
 /// missed, what is owed does not come in a burst, and the schedule is the one from the start.
 #[test]
-fn a_process_that_was_stopped_for_three_seconds_goes_on_as_before() {
+fn stopped_process_kicks_no_session_and_keeps_its_schedule() {
     const PERIOD: Duration = Duration::from_millis(250);
     let server = Server::start(&[
         "--packet-timeout-ms",
@@ -199,7 +199,7 @@ fn a_process_that_was_stopped_for_three_seconds_goes_on_as_before() {
 
 /// The clock on the wall may be set while the server runs. Nobody here asks it.
 #[test]
-fn no_source_file_asks_the_wall_clock() {
+fn no_source_file_reads_the_wall_clock() {
     let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
     let mut files = 0;
     while let Some(folder) = folders.pop() {

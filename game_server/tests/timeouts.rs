@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use util::*;
 
 #[test]
-fn an_unfinished_packet_is_kicked_and_an_idle_session_is_not() {
+fn unfinished_packet_times_out_and_an_idle_session_does_not() {
     let server = Server::start_quiet(&["--packet-timeout-ms", "500"]);
     let mut idle = server.join();
     for part in [&header(100, C_ECHO)[..], &header(100, C_ECHO)[..1]] {
@@ -75,7 +75,7 @@ fn each_packet_has_its_own_timeout() {
 }
 
 #[test]
-fn a_silent_session_ends_after_the_idle_timeout_and_no_other() {
+fn idle_timeout_closes_the_silent_session_and_no_other() {
     let server = Server::start_quiet(&["--idle-timeout-ms", "1200"]);
     let from = Instant::now();
     let mut silent = server.join();
@@ -96,7 +96,7 @@ fn a_silent_session_ends_after_the_idle_timeout_and_no_other() {
 
 /// The server was stopped, not the peer slow: what it sent in time lies in its socket.
 #[test]
-fn a_stopped_process_kicks_nobody_for_its_own_delay() {
+fn stopped_process_times_out_no_session() {
     let server = Server::start_quiet(&["--packet-timeout-ms", "600", "--idle-timeout-ms", "900"]);
     let (mut begun, mut idle) = (server.join(), server.join());
     let bytes = packet(C_ECHO, b"sent in time");

@@ -120,7 +120,7 @@ fn long_list_is_complete_for_concurrent_requests() {
 fn slowest_sessions_are_ordered_by_oldest_byte_then_queue() {
     let (server, addr) = start(&[
         "--tick-ms",
-        "20",
+        "10",
         "--payload-bytes",
         "20000",
         "--workers",

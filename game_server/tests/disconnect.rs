@@ -55,17 +55,21 @@ fn peer_that_does_not_close_keeps_no_descriptor() {
     let idle_fds = server.resting_fds();
     let many_answers = packet(C_ECHO, &[3; 50_000]).repeat(100);
     let mut silent: Vec<Client> = (0..60).map(|_| server.join()).collect();
-    for (n, client) in silent.iter_mut().enumerate() {
-        match n % 3 {
-            0 => client.send(&header(0, 0)),
-            1 => client.finish_writing(),
-            _ => {
-                // May end early: then the server has closed a peer that takes no answers.
-                let _ = client.stream.write_all(&many_answers);
-                let _ = client.stream.shutdown(Shutdown::Write);
-            }
+    // Side by side: the server reads nothing for 1 s from a peer that takes no answers.
+    thread::scope(|scope| {
+        for (n, client) in silent.iter_mut().enumerate() {
+            let many_answers = &many_answers;
+            scope.spawn(move || match n % 3 {
+                0 => client.send(&header(0, 0)),
+                1 => client.finish_writing(),
+                _ => {
+                    // May end early: then the server has closed a peer that takes no answers.
+                    let _ = client.stream.write_all(many_answers);
+                    let _ = client.stream.shutdown(Shutdown::Write);
+                }
+            });
         }
-    }
+    });
     // Those above may be gone already, so some of these are sessions.
     let rejected: Vec<Client> = (0..300).map(|_| server.connect()).collect();
     for client in &rejected {

@@ -125,7 +125,7 @@ fn thousand_sessions_are_all_served() {
 /// the number of chunks stays flat.
 #[test]
 fn broadcasts_do_not_grow_memory() {
-    let flags = ["--tick-ms", "2", "--payload-bytes", "1000"];
+    let flags = ["--tick-ms", "1", "--payload-bytes", "1000"];
     let server = Server::start(&[&flags[..], &["--stats-interval-secs", "0.2"]].concat());
     let readers: Vec<TickReader> = (0..20).map(|_| TickReader::start(server.join())).collect();
     let mut meter = server.join();
@@ -164,15 +164,15 @@ fn churn_counts_every_disconnect_and_loses_no_tick() {
         "--max-chats-per-sec",
         "0",
     ];
-    let server = Server::start(&[&flags[..], &["--stats-interval-secs", "0.1"]].concat());
+    let (server, addr) = admin::start(&[&flags[..], &["--stats-interval-secs", "0.1"]].concat());
     let healthy = TickReader::start(server.join());
     let mut clients: Vec<Client> = Vec::new();
-    let mut connected = 0;
+    let mut connected = 0.0;
     for _ in 0..4000 {
         match random.u8(..10) {
             0..4 => {
                 clients.push(server.connect());
-                connected += 1;
+                connected += 1.0;
             }
             _ if clients.is_empty() => {}
             action => {
@@ -192,9 +192,11 @@ fn churn_counts_every_disconnect_and_loses_no_tick() {
     drop(clients);
     // That there is one session left would not tell: the last of them may not have been let in yet.
     wait_until("all of them to have come and gone", DEADLINE, || {
-        let lines = server.lines();
-        let left = REASONS.iter().map(|reason| departures(&lines, reason));
-        left.sum::<u64>() == connected
+        let now = admin::scrape(addr);
+        let ended = REASONS
+            .iter()
+            .map(|reason| now.value(&format!("server_disconnects_total{{reason=\"{reason}\"}}")));
+        ended.sum::<f64>() + now.value("server_rejected_total") == connected
     });
     server.wait_for_new_line_where("one session left", |line| stat(line, "sessions") == Some(1));
     healthy.stop_after(10);

@@ -71,7 +71,7 @@ fn trace_level_logs_chunks_taken_and_returned() {
 #[test]
 fn large_packets_replace_chunks_and_tiny_ones_rarely_do() {
     let pops_of = |payload_bytes: &'static str| {
-        let flags = ["--tick-ms", "2", "--payload-bytes", payload_bytes];
+        let flags = ["--tick-ms", "1", "--payload-bytes", payload_bytes];
         let server = Server::start_with_env(&flags, &[("RUST_LOG", "server_core=trace,info")]);
         let mut client = server.connect();
         for _ in 0..500 {

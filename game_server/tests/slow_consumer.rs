@@ -97,7 +97,7 @@ fn five_thousand_chats_kick_no_reading_peer() {
 /// At the default of 250 ms the same takes a minute and a half.
 #[test]
 fn unread_tiny_packets_exceed_the_lag_limit() {
-    let server = Server::start(&["--tick-ms", "4", "--max-send-lag-ms", "1000"]);
+    let server = Server::start(&["--tick-ms", "1", "--max-send-lag-ms", "1000"]);
     let deaf = Client::connect_with_recv_buffer(server.addr, 4096);
     let from = Instant::now();
     let line = server.wait_for_line("left: slow_consumer");
@@ -125,7 +125,7 @@ fn peer_that_requests_and_never_reads_exceeds_the_byte_limit() {
 
 #[test]
 fn byte_limit_exceeded_kicks_and_loses_no_tick_of_others() {
-    let flags = ["--tick-ms", "20", "--payload-bytes", "20000"];
+    let flags = ["--tick-ms", "10", "--payload-bytes", "20000"];
     let limits = ["--max-send-queue-bytes", "500000", "--max-send-lag-ms", "0"];
     let server = Server::start(&[&flags[..], &limits].concat());
     let healthy = TickReader::start(server.join());
@@ -192,7 +192,7 @@ fn lag_limit_exceeded_kicks_and_loses_no_tick_of_others() {
 #[test]
 fn unread_low_rate_exceeds_the_lag_limit_in_seconds() {
     let flags = ["--tick-ms", "20", "--payload-bytes", "1000"];
-    let server = Server::start(&[&flags[..], &["--max-send-lag-ms", "1000"]].concat());
+    let server = Server::start(&[&flags[..], &["--max-send-lag-ms", "400"]].concat());
     let _deaf = TcpStream::connect(server.addr).unwrap();
     // Within `DEADLINE`.
     server.wait_for_line("left: slow_consumer");
@@ -201,7 +201,12 @@ fn unread_low_rate_exceeds_the_lag_limit_in_seconds() {
 /// Echo makes a peer that sends and never reads its own slow consumer, too.
 #[test]
 fn unread_echoes_kick_their_sender() {
-    let server = Server::start_quiet(&["--max-send-queue-bytes", "300000"]);
+    let server = Server::start_quiet(&[
+        "--max-send-queue-bytes",
+        "300000",
+        "--max-send-grace-ms",
+        "100",
+    ]);
     let mut healthy = server.join();
     let flooding = server.connect();
     let mut sender = flooding.sender();
@@ -292,7 +297,7 @@ fn unread_sessions_pin_no_chunk_and_queue_no_more_than_the_limit() {
     let limit = LIMIT.to_string();
     let server = Server::start(&[
         "--tick-ms",
-        "10",
+        "5",
         "--payload-bytes",
         "1000",
         "--max-send-lag-ms",
@@ -349,6 +354,8 @@ fn memory_returns_after_each_round_of_unread_sessions() {
         "0",
         "--max-send-queue-bytes",
         "500000",
+        "--max-send-grace-ms",
+        "300",
         "--stats-interval-secs",
         "0.02",
     ]);

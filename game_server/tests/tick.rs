@@ -39,7 +39,7 @@ fn first_tick_is_number_1() {
 
 #[test]
 fn tick_number_rises_by_1() {
-    let server = Server::start(&["--tick-ms", "5"]);
+    let server = Server::start(&["--tick-ms", "2"]);
     let mut client = server.connect();
     let (first, _) = client.next_hello();
     for tick in first + 1..first + 200 {
@@ -95,9 +95,9 @@ fn mean_pace_is_the_period() {
     for _ in 0..6 {
         let (first, _) = client.next_hello();
         let from = Instant::now();
-        let last = (0..40).map(|_| client.next_hello().0).last().unwrap();
-        assert_eq!(last, first + 40);
-        means.push(from.elapsed() / 40);
+        let last = (0..20).map(|_| client.next_hello().0).last().unwrap();
+        assert_eq!(last, first + 20);
+        means.push(from.elapsed() / 20);
         if (Duration::from_millis(45)..Duration::from_millis(60)).contains(&means[means.len() - 1])
         {
             return;
@@ -124,13 +124,13 @@ fn five_clients_receive_hello_world_at_the_default_pace() {
 
 #[test]
 fn stopped_process_sends_no_burst() {
-    const PERIOD: Duration = Duration::from_millis(100);
-    let server = Server::start(&["--tick-ms", "100"]);
+    const PERIOD: Duration = Duration::from_millis(50);
+    let server = Server::start(&["--tick-ms", "50"]);
     let mut client = server.join();
     let (before, _) = client.next_hello();
     server.signal("STOP");
     // Not luck: the stop has to last, that is what is tested.
-    thread::sleep(Duration::from_millis(1500));
+    thread::sleep(Duration::from_millis(750));
     server.signal("CONT");
     let resumed = Instant::now();
     let mut ticks = Vec::new();

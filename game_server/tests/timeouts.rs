@@ -59,14 +59,14 @@ fn later_bytes_do_not_extend_the_packet_timeout() {
 /// A packet that begins when another one ends has all the time of its own.
 #[test]
 fn each_packet_has_its_own_timeout() {
-    let server = Server::start_quiet(&["--packet-timeout-ms", "1500"]);
+    let server = Server::start_quiet(&["--packet-timeout-ms", "1000"]);
     let mut client = server.join();
     let bytes = packet(C_ECHO, b"slow but within the time");
     let (front, back) = bytes.split_at(9);
     client.send(front);
     for _ in 0..3 {
         // Together longer than the timeout, each one shorter.
-        thread::sleep(Duration::from_millis(700));
+        thread::sleep(Duration::from_millis(400));
         client.send(&[back, front].concat());
         client.expect_echo(b"slow but within the time");
     }
@@ -76,7 +76,7 @@ fn each_packet_has_its_own_timeout() {
 
 #[test]
 fn idle_timeout_closes_the_silent_session_and_no_other() {
-    let server = Server::start_quiet(&["--idle-timeout-ms", "1200"]);
+    let server = Server::start_quiet(&["--idle-timeout-ms", "1000"]);
     let from = Instant::now();
     let mut silent = server.join();
     let mut busy = server.join();
@@ -84,20 +84,20 @@ fn idle_timeout_closes_the_silent_session_and_no_other() {
         silent.expect_eof();
         from.elapsed()
     });
-    while !watching.is_finished() || from.elapsed() < Duration::from_millis(2500) {
+    while !watching.is_finished() || from.elapsed() < Duration::from_millis(1800) {
         busy.echo(b"I am here");
         thread::sleep(Duration::from_millis(50));
         assert!(from.elapsed() < DEADLINE, "the silent one is still there");
     }
     let after = watching.join().unwrap();
-    assert!(after >= Duration::from_millis(1200), "{after:?}");
+    assert!(after >= Duration::from_millis(1000), "{after:?}");
     busy.echo(b"still");
 }
 
 /// The server was stopped, not the peer slow: what it sent in time lies in its socket.
 #[test]
 fn stopped_process_times_out_no_session() {
-    let server = Server::start_quiet(&["--packet-timeout-ms", "600", "--idle-timeout-ms", "900"]);
+    let server = Server::start_quiet(&["--packet-timeout-ms", "500", "--idle-timeout-ms", "700"]);
     let (mut begun, mut idle) = (server.join(), server.join());
     let bytes = packet(C_ECHO, b"sent in time");
     begun.send(&bytes[..7]);
@@ -106,7 +106,7 @@ fn stopped_process_times_out_no_session() {
     begun.send(&bytes[7..]);
     idle.send(&bytes);
     // The stop has to last longer than both timeouts.
-    thread::sleep(Duration::from_millis(1500));
+    thread::sleep(Duration::from_millis(1000));
     server.signal("CONT");
     begun.expect_echo(b"sent in time");
     idle.expect_echo(b"sent in time");

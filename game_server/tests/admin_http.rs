@@ -56,7 +56,7 @@ fn shutdown_with_open_requests_exits_and_closes_the_port() {
     assert!(server.wait_for_exit().success());
     assert_eq!(idle.read(&mut [0; 16]).unwrap_or(0), 0);
     drop(half);
-    assert!(TcpStream::connect(addr).is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(addr).is_err(), "the port is closed");
 }
 
 // ---- requests -----------------------------------------------------------------------------------

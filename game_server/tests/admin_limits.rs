@@ -1,5 +1,5 @@
 //! The admin port under abuse: silent and slow clients, garbage, many scrapers, and no descriptors
-//! left. None of that costs the game a tick.
+//! left. No session loses a tick by it.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -18,7 +18,7 @@ use util::*;
 #[test]
 fn silent_connections_do_not_delay_a_scrape() {
     let (_server, addr) = start(&QUIET);
-    // Fewer than there is room for, and more: then the oldest silent one gives way.
+    // Below the limit of connections, and above it: there the oldest silent connection is evicted.
     for silent in [60, 200] {
         let held: Vec<TcpStream> = (0..silent).map(|_| connect(addr)).collect();
         let since = Instant::now();
@@ -63,7 +63,7 @@ fn trickled_and_silent_requests_time_out() {
 fn endless_request_is_refused_without_growing_memory() {
     const SENT: usize = 30 << 20;
     let (server, addr) = start(&QUIET);
-    let mut canary = server.join();
+    let mut player = server.join();
     assert_eq!(get(addr, "/metrics").status, 200);
     let before = server.rss_bytes();
     for fill in [b'x', b'\n'] {
@@ -72,7 +72,7 @@ fn endless_request_is_refused_without_growing_memory() {
         let mut peak = 0;
         let mut status = None;
         for _ in 0..SENT / block.len() {
-            // Refused long before the end, so the rest may not be taken.
+            // The server refuses the request early and may not read the rest.
             if stream.write_all(&block).is_err() {
                 break;
             }
@@ -83,20 +83,20 @@ fn endless_request_is_refused_without_growing_memory() {
         }
         let grown = peak.saturating_sub(before);
         assert!(grown < 16 << 20, "{grown} bytes more");
-        // A reset may have destroyed the answer of one who never stopped sending.
+        // A reset may destroy the answer, because this client never stops sending.
         assert!(
             status.is_none_or(|status| status == 431 || status == 400),
             "{status:?}"
         );
     }
-    canary.echo(b"still here");
+    player.echo(b"still here");
     assert_eq!(get(addr, "/metrics").status, 200);
 }
 
 #[test]
 fn slow_readers_keep_no_descriptor_and_no_memory() {
     let (server, addr) = start(&["--tick-ms", "20"]);
-    let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
+    let tick_reader = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
     let players: Vec<TcpStream> = (0..1_000)
         .map(|_| TcpStream::connect(server.addr).unwrap())
         .collect();
@@ -121,17 +121,17 @@ fn slow_readers_keep_no_descriptor_and_no_memory() {
     );
     let grown = server.rss_bytes().saturating_sub(rss);
     assert!(grown < 32 << 20, "{grown} bytes more");
-    // They are still open on this side, and read nothing.
+    // This side keeps them open and reads nothing.
     wait_until("them to be given up", DEADLINE, || server.open_fds() <= fds);
     drop(slow);
-    canary.stop_after(11);
+    tick_reader.stop_after(11);
     drop(players);
 }
 
 #[test]
 fn garbage_is_answered_or_closed_and_loses_no_tick() {
     let (server, addr) = start(&["--tick-ms", "20"]);
-    let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
+    let tick_reader = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
     let mut random = random();
     for _ in 0..300 {
         let mut stream = connect(addr);
@@ -151,7 +151,7 @@ fn garbage_is_answered_or_closed_and_loses_no_tick() {
                 request[..random.usize(..request.len())].to_vec()
             }
         };
-        // It may have been refused before its end.
+        // The server may refuse it before its end.
         let _ = stream.write_all(&bytes);
         if random.bool() {
             let _ = stream.shutdown(Shutdown::Write);
@@ -165,13 +165,13 @@ fn garbage_is_answered_or_closed_and_loses_no_tick() {
         }
     }
     assert_eq!(get(addr, "/metrics").status, 200);
-    canary.stop_after(11);
+    tick_reader.stop_after(11);
 }
 
 #[test]
 fn many_scrapers_are_all_served_and_lose_no_tick() {
     let (server, addr) = start(&["--tick-ms", "20"]);
-    let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
+    let tick_reader = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
     let scrapers: Vec<_> = (0..16)
         .map(|n| {
             thread::spawn(move || {
@@ -188,7 +188,7 @@ fn many_scrapers_are_all_served_and_lose_no_tick() {
         })
         .collect();
     scrapers.into_iter().for_each(|one| one.join().unwrap());
-    canary.stop_after(11);
+    tick_reader.stop_after(11);
 }
 
 // ---- descriptors --------------------------------------------------------------------------------
@@ -212,14 +212,14 @@ fn few_descriptors_do_not_delay_a_scrape() {
     drop(held);
 }
 
-/// More sessions than there are descriptors for are not admitted: the port keeps its own.
+/// The server refuses sessions that would take the descriptors of the admin port.
 #[test]
 fn full_server_keeps_the_descriptors_of_the_admin_port() {
     let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "5000"];
     let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
     let server = Server::start_with_ulimit("-n 600", &flags);
     let addr = metrics_addr(&server);
-    // 160, 4 for the worker and 68 for the port are kept.
+    // The server keeps 160, 4 for the worker and 68 for the port.
     server
         .wait_for_line("--max-sessions lowered from 5000 to 368: of 600 descriptors, 232 are kept");
     let players: Vec<Client> = (0..700).map(|_| server.connect()).collect();
@@ -238,7 +238,7 @@ fn full_server_keeps_the_descriptors_of_the_admin_port() {
     drop((players, held));
 }
 
-/// Those that a server has inherited may have numbers that its limit does not allow it.
+/// The descriptors that count against a limit of 48. An inherited descriptor may have a higher number.
 fn descriptors_below_48(server: &Server) -> usize {
     let dir = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
     let numbers = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -247,8 +247,8 @@ fn descriptors_below_48(server: &Server) -> usize {
         .count()
 }
 
-/// Out of descriptors, accept fails before it looks whether anybody waits. Who has the last one may
-/// still ask: nobody else has come.
+/// Out of descriptors, accept fails before it checks for a waiting connection. The connection with the
+/// last descriptor stays open until another one waits.
 #[test]
 fn last_descriptor_is_evicted_only_for_a_waiting_connection() {
     let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "1000"];
@@ -262,13 +262,13 @@ fn last_descriptor_is_evicted_only_for_a_waiting_connection() {
         players.push(server.join());
     }
     let mut scraper = connect(addr);
-    // Long enough for the port to look around, far from the end of its patience.
+    // Longer than a turn of the port, shorter than its timeout for a request.
     thread::sleep(Duration::from_millis(300));
     scraper
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
     assert_eq!(Response::read(&mut scraper).unwrap().status, 200);
-    // One who does wait is a reason to send an idle one away.
+    // A waiting connection evicts an idle one.
     let idle = connect(addr);
     let since = Instant::now();
     assert_eq!(get(addr, "/healthz").status, 200);
@@ -303,12 +303,12 @@ fn out_of_descriptors_pauses_accept_without_spinning() {
     let used = server.cpu_ticks() - before;
     println!("{used} of 100 clock ticks");
     assert!(used < 10, "{used} of 100 clock ticks, nearly at rest");
-    // Accepted with no new event, when there is a descriptor again.
+    // Accepted without a new event when a descriptor is free.
     others.clear();
     assert_eq!(Response::read(&mut scraper).unwrap().status, 200);
     let lines = server.lines();
     let complaints = lines
         .iter()
         .filter(|line| line.contains("the metrics port cannot"));
-    assert_eq!(complaints.count(), 1, "it is said once");
+    assert_eq!(complaints.count(), 1, "it is logged once");
 }

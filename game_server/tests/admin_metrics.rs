@@ -77,7 +77,7 @@ fn text_stays_valid_and_no_counter_falls_under_churn() {
 
 // ---- agreement ----------------------------------------------------------------------------------
 
-/// What the clients of a run have seen, added up by themselves.
+/// The totals that the clients of a run count, to compare with the counters of the server.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
     sessions: u64,
@@ -118,8 +118,8 @@ impl Seen {
     }
 }
 
-/// One client's life, to the last byte in either direction. `last` is what it does at the end, how
-/// many whole packets that is, and what it is counted as.
+/// Runs one client, and counts every byte of both directions. `last` is what the client sends at the end,
+/// how many complete packets that is, and the reason of its disconnect.
 fn live(addr: SocketAddr, mut random: fastrand::Rng, last: (&[u8], u64, &str)) -> Seen {
     let mut client = Client::connect(addr);
     let mut seen = Seen {
@@ -129,14 +129,13 @@ fn live(addr: SocketAddr, mut random: fastrand::Rng, last: (&[u8], u64, &str)) -
     let mut send = |client: &mut Client, bytes: &[u8], packets: u64| {
         seen.bytes_to_server += bytes.len() as u64;
         seen.packets_to_server += packets;
-        // Packets arrive split, but what stands behind an offence is there in time.
+        // Packets arrive split; the bytes behind an invalid packet arrive with it.
         let (first, second) = bytes.split_at(bytes.len() / 2);
-        match bytes.len() < 4_000 {
-            true => {
-                client.send(first);
-                client.send(second);
-            }
-            false => client.send(bytes),
+        if bytes.len() < 4_000 {
+            client.send(first);
+            client.send(second);
+        } else {
+            client.send(bytes);
         }
     };
     for _ in 0..20 {
@@ -144,7 +143,7 @@ fn live(addr: SocketAddr, mut random: fastrand::Rng, last: (&[u8], u64, &str)) -
         send(&mut client, &packet(C_ECHO, &payload), 1);
     }
     for _ in 0..3 {
-        send(&mut client, &packet(C_CHAT, b"to everybody"), 1);
+        send(&mut client, &packet(C_CHAT, b"to every session"), 1);
     }
     let (last_bytes, last_packets, reason) = last;
     send(&mut client, last_bytes, last_packets);
@@ -176,7 +175,7 @@ fn counters_match_the_clients_to_the_packet_and_the_byte() {
     ]);
     let mut random = random();
     let behind = random_bytes(&mut random, 30_000);
-    let with_rest = |offence: &[u8]| [offence, &behind].concat();
+    let with_rest = |invalid: &[u8]| [invalid, &behind].concat();
     let flood = packet(C_CHAT, b"x").repeat(40);
     let lives: Vec<(Vec<u8>, u64, &str)> = vec![
         (Vec::new(), 0, "peer_closed"),
@@ -203,8 +202,8 @@ fn counters_match_the_clients_to_the_packet_and_the_byte() {
         wait_until("all to have left", DEADLINE, || {
             scrape(addr).value("server_sessions") == 0.0
         });
-        // A flooder: which packet is the first too many depends on the time it took, so it
-        // says nothing else.
+        // A chat flood, and no other packet: which chat exceeds the limit depends on the time that the
+        // chats took.
         if round == 0 {
             let mut client = server.connect();
             client.send(&flood);
@@ -215,14 +214,14 @@ fn counters_match_the_clients_to_the_packet_and_the_byte() {
                 expected.bytes_from_server += 4 + packet.payload.len() as u64;
             }
             expected.sessions += 1;
-            // Those that came back, and the one that was too many.
+            // The chats that were delivered, and the one that exceeded the limit.
             expected.packets_to_server += chats + 1;
             expected.bytes_to_server += flood.len() as u64;
             expected.reasons.insert("chat_flood".into(), 1);
         }
     }
-    // Those for whom there is no room count in one place only. A place is free again when the one
-    // before has wholly gone, so the first ones may meet a full house, too.
+    // A refused connection counts in one counter alone. A place is free when the session before has
+    // ended, so the first connections may be refused as well.
     let (mut inside, mut rejected) = (Vec::new(), 0);
     while rejected < 5 || inside.len().to_string() != MAX_SESSIONS {
         let mut client = server.connect();
@@ -260,7 +259,7 @@ fn counters_match_the_clients_to_the_packet_and_the_byte() {
     assert_eq!(after.value("server_rejected_total"), f64::from(rejected));
     assert_eq!(after.value("server_send_queue_bytes"), 0.0);
     let ended: u64 = expected.reasons.values().sum();
-    assert_eq!(ended, expected.sessions, "who came has left");
+    assert_eq!(ended, expected.sessions, "every session has ended");
 }
 
 #[test]
@@ -273,7 +272,7 @@ fn every_tick_is_counted_with_its_lag_and_its_broadcast() {
     }
     let scraped = scrape(addr);
     assert!(scraped.value("server_ticks_total") >= newest as f64);
-    // The one under way may be counted as a tick and not be on its way yet.
+    // The newest tick may be counted before its broadcast is measured.
     wait_until("the broadcasts to be measured", DEADLINE, || {
         let now = scrape(addr);
         let ticks = now.value("server_ticks_total");
@@ -295,7 +294,7 @@ fn stall_is_counted_as_skipped_ticks() {
     let mut client = server.connect();
     client.next_hello();
     server.signal("STOP");
-    // Not luck: the stop has to last, that is what is tested.
+    // The length of the stop is what is tested.
     thread::sleep(Duration::from_millis(700));
     server.signal("CONT");
     wait_until("the skipped ticks to be counted", DEADLINE, || {
@@ -350,12 +349,12 @@ fn dashboard_queries_every_metric_and_no_unknown_one() {
     for name in &asked {
         assert!(is_series(name), "{name} is not in /metrics");
     }
-    // And nothing of the contract is left out, but the parts of a histogram that nobody draws.
+    // And every metric of the contract is on a panel, but for the parts of a histogram that no panel draws.
     for (name, kind) in NAMES {
         let name = match *kind {
             "histogram" => format!("{name}_bucket"),
             _ => (*name).to_owned(),
         };
-        assert!(asked.contains(&name), "{name} is on no panel");
+        assert!(asked.contains(&name), "{name} is not on a panel");
     }
 }

@@ -22,7 +22,7 @@ fn page_loads_nothing_from_elsewhere() {
     let page = response.text();
     assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
     assert!(page.len() < 50_000, "{} bytes", page.len());
-    // Nothing from elsewhere, and no way from text to markup or code.
+    // No resource of another origin, and no text that becomes markup or code.
     for never in [
         "http:",
         "https:",
@@ -47,7 +47,7 @@ fn page_loads_nothing_from_elsewhere() {
         });
         assert_eq!(lines.collect::<Vec<_>>(), Vec::<&str>::new(), "{never}");
     }
-    // The links and questions that it has are of this port.
+    // Its links and requests go to this port.
     for (attribute, known) in [
         (
             "href=\"",
@@ -98,14 +98,14 @@ fn page_shows_only_metrics_and_reasons_that_exist() {
     let names = names_in(&page);
     assert!(names.len() >= 13, "{names:?}");
     for name in names {
-        // A histogram's parts are series, its name is not.
+        // The parts of a histogram are series; its name is not.
         let is_there = text.lines().any(|line| {
             line.strip_prefix(&name)
                 .is_some_and(|rest| rest.starts_with([' ', '{']) || rest.starts_with("_bucket{"))
         });
         assert!(is_there, "{name} is not in /metrics");
     }
-    // What it calls kicks are those that the server library calls so.
+    // Its kicks are the kicks of the server library.
     let (_, rest) = page.split_once("const KICKS = [").unwrap();
     let (list, _) = rest.split_once(']').unwrap();
     let kicks: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
@@ -114,7 +114,7 @@ fn page_shows_only_metrics_and_reasons_that_exist() {
     assert_eq!(
         REASONS[kicks.len()],
         "server_full",
-        "the next code is no kick"
+        "the next code is not a kick"
     );
 }
 
@@ -122,20 +122,20 @@ fn page_shows_only_metrics_and_reasons_that_exist() {
 fn page_is_served_beside_garbage_and_loses_no_tick() {
     let (server, addr) = start(&["--tick-ms", "20"]);
     let whole = get(addr, "/").body;
-    let canary = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
+    let tick_reader = TickReader::with_longest_gap(server.join(), LONGEST_GAP);
     let mut random = random();
     let mut held = Vec::new();
     for _ in 0..100 {
         let count = random.usize(1..2_000);
         let mut garbage = connect(addr);
-        // It may have been refused before its end.
+        // The server may refuse it before its end.
         let _ = garbage.write_all(&random_bytes(&mut random, count));
         held.push(garbage);
         held.push(connect_and_send(addr, b"GET / HTT"));
-        // As a page asks: one after the other.
+        // The requests of a page, one after the other.
         assert_eq!(get(addr, "/").body, whole);
         scrape(addr);
         assert_eq!(slowest(addr, 20).len(), 1);
     }
-    canary.stop_after(11);
+    tick_reader.stop_after(11);
 }

@@ -29,7 +29,7 @@ fn sessions_are_listed_with_every_field() {
     let reader_addr = reader.stream.local_addr().unwrap().to_string();
     let silent_addr = silent.stream.local_addr().unwrap().to_string();
     let row = |rows: &[Value], peer: &str| rows.iter().find(|row| row["peer"] == peer).cloned();
-    // The one reads on, the other does not, until something waits for that one.
+    // One client reads, the other does not, until a packet waits for the second.
     let mut rows = Vec::new();
     wait_until("a queue to grow", DEADLINE, || {
         reader.next_hello();
@@ -73,7 +73,7 @@ fn sessions_are_listed_with_every_field() {
         "{of_silent}"
     );
 
-    // The id is the one that others hear of.
+    // The id is the one in the chats.
     reader.send(&packet(C_CHAT, b"me"));
     let chat = loop {
         let packet = reader.next();
@@ -101,7 +101,7 @@ fn long_list_is_complete_for_concurrent_requests() {
     wait_until("all to be in", DEADLINE, || {
         scrape(addr).value("server_sessions") == SESSIONS as f64
     });
-    // Some want all of them, others a few, and each gets what it wants.
+    // Some requests want all sessions, others a few.
     let askers: Vec<_> = (0..30)
         .map(|n| {
             thread::spawn(move || match n % 3 {
@@ -158,12 +158,12 @@ fn slowest_sessions_are_ordered_by_oldest_byte_then_queue() {
         let of = |row: &Value| row["peer"].as_str().unwrap().to_owned();
         slowest(addr, count).iter().map(of).collect()
     };
-    // Whoever fell behind first has waited longest; a reader may be behind for a moment, too.
+    // The session that fell behind first has the oldest byte; a reading session may be behind for a moment.
     wait_until("the silent ones to be the slowest", DEADLINE, || {
         peers(4) == silent_peers
     });
-    // The last one asks for more than the others have in their queues: it is in every list, and
-    // the others keep their places as far as there are any.
+    // The last session requests more bytes than the others have queued: every list has it, and the
+    // others keep their order behind the first.
     silent[3].send(&packet(C_ECHO, &[7; 60_000]).repeat(500));
     wait_until("the longest queue to be listed", DEADLINE, || {
         peers(1) == silent_peers[3..]
@@ -171,7 +171,11 @@ fn slowest_sessions_are_ordered_by_oldest_byte_then_queue() {
     wait_until("the oldest byte to be listed", DEADLINE, || {
         peers(2) == [silent_peers[0].clone(), silent_peers[3].clone()]
     });
-    assert_eq!(sessions(addr).len(), 7, "nobody is left out without asking");
+    assert_eq!(
+        sessions(addr).len(),
+        7,
+        "the list has all without `slowest`"
+    );
     drop(server);
     readers.into_iter().for_each(|one| one.join().unwrap());
 }

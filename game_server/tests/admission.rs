@@ -39,7 +39,7 @@ fn max_sessions_reached_refuses_with_server_full_until_a_session_ends() {
     second.echo(b"still not");
 }
 
-/// Rejected ones that send at once must still be able to read why.
+/// A refused connection that sends at once can still read the reason.
 #[test]
 fn each_of_many_refused_connections_gets_server_full() {
     let server = Server::start_quiet(&["--max-sessions", "1"]);
@@ -79,10 +79,10 @@ fn silent_session_gets_login_timeout_and_a_valid_packet_admits_for_good() {
     silent.expect_bye(12);
     let lived = began.elapsed();
     assert!(lived >= Duration::from_millis(700), "{lived:?}");
-    // Its own time is over by now, too.
+    // The login timeout of the talker is over as well.
     thread::sleep(Duration::from_millis(100));
     talker.echo(b"still here");
-    assert_eq!(departures(&server.lines(), "login_timeout"), 1);
+    assert_eq!(logged_disconnects(&server.lines(), "login_timeout"), 1);
 }
 
 #[test]
@@ -119,6 +119,7 @@ fn public_address_without_login_timeout_is_warned_of() {
 
 // ---- unadmitted sessions ------------------------------------------------------------------------
 
+/// The login timeout is 60 s: the cap alone admits the newcomer.
 #[test]
 fn newcomer_is_admitted_while_silent_connections_fill_every_place() {
     const PLACES: usize = 200;
@@ -129,18 +130,18 @@ fn newcomer_is_admitted_while_silent_connections_fill_every_place() {
             .map(|_| TcpStream::connect(server.addr).unwrap())
             .collect();
         for _ in 0..5 {
-            let took = time_to_get_in(&server);
+            let took = admission_time(&server);
             assert!(
                 took < Duration::from_secs(1),
                 "{took:?} with a cap of {cap}"
             );
         }
         drop(silent);
-        assert!(departures(&server.lines(), "login_timeout") > 0);
+        assert!(logged_disconnects(&server.lines(), "login_timeout") > 0);
     }
 }
 
-/// The admitted have most of the places, so the cap alone would leave none.
+/// Admitted sessions have most of the places, so the cap alone would leave none.
 #[test]
 fn newcomer_is_admitted_while_admitted_sessions_leave_few_places() {
     let server = Server::start_quiet(&["--login-timeout-ms", "60000", "--max-sessions", "100"]);
@@ -148,15 +149,15 @@ fn newcomer_is_admitted_while_admitted_sessions_leave_few_places() {
     let silent: Vec<TcpStream> = (0..100)
         .map(|_| TcpStream::connect(server.addr).unwrap())
         .collect();
-    let took = time_to_get_in(&server);
+    let took = admission_time(&server);
     assert!(took < Duration::from_secs(1), "{took:?}");
     for player in &mut players {
-        player.echo(b"admitted, and not the one that has to go");
+        player.echo(b"admitted, and not evicted");
     }
     drop(silent);
 }
 
-/// The silent machine connects on, as fast as one thread can.
+/// Silent connections keep coming, as fast as one thread can connect.
 #[test]
 fn newcomer_is_admitted_while_silent_connections_keep_coming() {
     let server = Server::start_quiet(&["--login-timeout-ms", "60000", "--max-sessions", "1000"]);
@@ -167,7 +168,7 @@ fn newcomer_is_admitted_while_silent_connections_keep_coming() {
             while !stop.load(Ordering::Relaxed) {
                 silent.extend(TcpStream::connect(server.addr));
                 connects.fetch_add(1, Ordering::Relaxed);
-                // Descriptors of this process.
+                // Bounds the descriptors of this process.
                 if silent.len() > 2_000 {
                     drop(silent.drain(..1_000));
                 }
@@ -177,7 +178,7 @@ fn newcomer_is_admitted_while_silent_connections_keep_coming() {
             wait_until("all places to be taken once", DEADLINE, || {
                 connects.load(Ordering::Relaxed) > 1_500
             });
-            (0..20).map(|_| time_to_get_in(&server)).max().unwrap()
+            (0..20).map(|_| admission_time(&server)).max().unwrap()
         };
         let slowest = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
         stop.store(true, Ordering::Relaxed);

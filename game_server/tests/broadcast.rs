@@ -15,7 +15,7 @@ use util::*;
 
 // ---- every session ------------------------------------------------------------------------------
 
-/// Row 31: the server starts the traffic. A client that never sends a byte gets its ticks.
+/// Row 31: the server sends first. A client that sends no byte receives its ticks.
 #[test]
 fn client_that_sends_nothing_receives_ticks() {
     let server = Server::start(&["--tick-ms", "10"]);
@@ -26,8 +26,8 @@ fn client_that_sends_nothing_receives_ticks() {
     }
 }
 
-/// Row 34: one buffer goes to every session: all get the very same bytes for a tick, whichever
-/// thread serves them.
+/// Row 34: one buffer goes to every session. Each session receives the same bytes for a tick, whichever
+/// worker serves it.
 #[test]
 fn every_session_receives_the_same_bytes() {
     let server = Server::start(&["--tick-ms", "5", "--workers", "4", "--payload-bytes", "100"]);
@@ -58,8 +58,8 @@ fn five_clients_receive_the_same_ticks() {
 
 // ---- order --------------------------------------------------------------------------------------
 
-/// Row 4: two threads that send to one session at once (here the tick and two workers) never
-/// write its socket at once, and what each of them sends stays in order.
+/// Row 4: threads that send to one session at once (here the tick and two workers) never write its socket
+/// at once, and the packets of each thread stay in order.
 #[test]
 fn concurrent_senders_keep_their_order_in_one_session() {
     let flags = [
@@ -93,8 +93,8 @@ fn concurrent_senders_keep_their_order_in_one_session() {
     }
 }
 
-/// Each client sends echoes and chats at once and reads at the same time; the tick comes in
-/// between. Every byte that arrives is accounted for.
+/// Each client sends echoes and chats while it reads, with ticks in between. The test checks every byte
+/// that arrives.
 #[test]
 fn concurrent_echoes_chats_and_ticks_are_never_torn() {
     const CLIENTS: usize = 6;
@@ -121,12 +121,12 @@ fn concurrent_echoes_chats_and_ticks_are_never_torn() {
         .collect();
     let ids: Vec<HashMap<usize, u64>> =
         threads.into_iter().map(|one| one.join().unwrap()).collect();
-    // All agree on who is who.
+    // Every client has seen the same ids.
     assert!(ids.iter().all(|one| *one == ids[0]));
     assert_eq!(ids[0].values().collect::<HashSet<_>>().len(), CLIENTS);
 }
 
-/// Returns the session ids by the names that the chats give.
+/// Returns the session ids by the client numbers in the chats.
 fn mix(
     me: usize,
     mut client: Client,
@@ -188,26 +188,26 @@ fn mix(
         }
     }
     sending.join().unwrap();
-    // Nobody may leave while others still count on hearing it.
+    // No client leaves before every client has its chats.
     done.wait();
     ids
 }
 
 // ---- sessions that leave during a broadcast -----------------------------------------------------
 
-/// Row 50: the first send of a broadcast fails. The session that fails is the first of the walk;
-/// all behind it must still get the packet.
+/// Row 50: the first send of a broadcast fails. The session that fails is the first of the walk; every
+/// session behind it still receives the packet.
 #[test]
 fn first_send_of_a_broadcast_fails_and_every_other_session_receives_it() {
     let server = Server::start_quiet(&["--workers", "1", "--max-chats-per-sec", "0"]);
     for round in 0..30 {
-        // The first in the table, as it is empty at the start of each round.
+        // The first session of the table, which is empty at the start of each round.
         let mut first = server.join();
         let mut speaker = server.join();
         let mut others: Vec<Client> = (0..5).map(|_| server.join()).collect();
         first.send(&packet(C_ECHO, b"unread"));
         first.stream.peek(&mut [0]).unwrap();
-        // Stopped, so that the reset and the broadcast meet in one turn, in either order.
+        // The server is stopped, so that the reset and the broadcast meet in one turn, in either order.
         server.signal("STOP");
         let text = format!("round {round}");
         let chat = packet(C_CHAT, text.as_bytes());
@@ -231,8 +231,9 @@ fn first_send_of_a_broadcast_fails_and_every_other_session_receives_it() {
     server.join();
 }
 
-/// Row 53: leaving is only noted while packets are handled, and carried out later. Who speaks and
-/// offends in one breath is heard by all, itself included, before it goes.
+/// Row 53: a disconnect is registered while packets are handled, and carried out later. A client that
+/// chats and sends an invalid packet in one write is heard by every session, itself included, before it is
+/// removed.
 #[test]
 fn session_that_chats_and_leaves_is_removed_after_the_broadcast() {
     let server = Server::start_quiet(&["--workers", "2"]);
@@ -253,9 +254,10 @@ fn session_that_chats_and_leaves_is_removed_after_the_broadcast() {
             assert_eq!(client.next_chat().1, text);
         }
         assert_eq!(leaving.next_chat().1, text);
-        match is_kicked {
-            true => leaving.expect_bye(1),
-            false => leaving.expect_eof(),
+        if is_kicked {
+            leaving.expect_bye(1);
+        } else {
+            leaving.expect_eof();
         }
     }
     for client in &mut others {
@@ -272,7 +274,7 @@ fn reset_during_broadcasts_loses_no_tick_of_others() {
         let mut leaving: Vec<Client> = (0..10).map(|_| server.join()).collect();
         for client in &mut leaving {
             client.next_hello();
-            // The next one is on its way: the reset needs something unread.
+            // Waits for an unread tick, which makes the close a reset.
             client.stream.peek(&mut [0]).unwrap();
         }
         leaving.into_iter().for_each(Client::reset);
@@ -300,16 +302,16 @@ fn five_hundred_disconnects_during_broadcasts_lose_no_tick_of_others() {
     let idle_fds = server.resting_fds();
     let mut last_tick = healthy.next_hello().0;
     for _ in 0..4 {
-        let mut crowd: Vec<Client> = (0..500).map(|_| server.connect()).collect();
-        for client in &mut crowd {
+        let mut clients: Vec<Client> = (0..500).map(|_| server.connect()).collect();
+        for client in &mut clients {
             client.next_hello();
-            // Some have more that is unread, so that their end is a reset; some do not.
+            // Some clients have an unread tick, which makes their close a reset; some do not.
             if random.bool() {
                 client.stream.peek(&mut [0]).unwrap();
             }
         }
-        random.shuffle(&mut crowd);
-        drop(crowd);
+        random.shuffle(&mut clients);
+        drop(clients);
         for _ in 0..20 {
             let (tick, _) = healthy.next_hello();
             assert_eq!(tick, last_tick + 1);
@@ -325,13 +327,13 @@ fn five_hundred_disconnects_during_broadcasts_lose_no_tick_of_others() {
     healthy.echo(b"still here");
 }
 
-const CROWD_ADDR: &str = "GAME_SERVER_TEST_CROWD_ADDR";
+const CLIENT_PROCESS_ADDR: &str = "GAME_SERVER_TEST_CLIENT_PROCESS_ADDR";
 
-/// Not a test of its own: the process full of clients that row 48 kills. Without its variable
-/// there is nothing to do.
+/// Not a test: the client process that the test of row 48 starts and kills. Without its variable it does
+/// nothing.
 #[test]
 fn client_process_of_a_thousand_sessions() {
-    let Ok(addr) = std::env::var(CROWD_ADDR) else {
+    let Ok(addr) = std::env::var(CLIENT_PROCESS_ADDR) else {
         return;
     };
     let _ = rlimit::increase_nofile_limit(16_384);
@@ -340,8 +342,8 @@ fn client_process_of_a_thousand_sessions() {
     clients
         .iter_mut()
         .for_each(|client| client.echo(b"I am in"));
-    println!("crowd is in");
-    // Until it is killed; half of them never read, which makes their end a reset.
+    println!("all clients are served");
+    // Until the process is killed. Half of the clients never read, which makes their close a reset.
     loop {
         clients.iter_mut().step_by(2).for_each(|client| {
             client.next();
@@ -349,8 +351,8 @@ fn client_process_of_a_thousand_sessions() {
     }
 }
 
-/// Rows 48 and 56: the process of a thousand clients is killed while broadcasts go on, again and
-/// again. All its sessions go, the count falls to 0, the server lives and serves who comes next.
+/// Rows 48 and 56: the process of 1,000 clients is killed during broadcasts, three times. All its sessions
+/// end, the count of sessions falls to 0, and the server lives and serves the next clients.
 #[test]
 fn killed_client_process_leaves_no_session_and_loses_no_tick_of_others() {
     let flags = [
@@ -364,14 +366,14 @@ fn killed_client_process_leaves_no_session_and_loses_no_tick_of_others() {
     let mut server = Server::start(&[&flags[..], &["--stats-interval-secs", "0.1"]].concat());
     for _ in 0..3 {
         let healthy = TickReader::start(server.join());
-        let mut crowd = crowd_process(&server);
+        let mut process = start_client_process(&server);
         let full = |line: &str| stat(line, "sessions") == Some(1001);
         server.wait_for_line_where("1,001 sessions", full);
         let mut next = server.join();
         (0..5).for_each(|_| drop(next.next_hello()));
-        crowd.kill();
+        process.kill();
         let left = |line: &str| stat(line, "sessions") == Some(2);
-        server.wait_for_new_line_where("the crowd to be gone", left);
+        server.wait_for_new_line_where("the killed process to be gone", left);
         next.echo(b"served as before");
         healthy.stop_after(5);
         drop(next);
@@ -382,47 +384,47 @@ fn killed_client_process_leaves_no_session_and_loses_no_tick_of_others() {
     assert!(server.is_running());
 }
 
-/// Starts this very test binary again, as a process of a thousand clients that are all served.
-fn crowd_process(server: &Server) -> Crowd {
+/// Starts this test binary as a process of 1,000 clients, and waits until every client is served.
+fn start_client_process(server: &Server) -> ClientProcess {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([
             "client_process_of_a_thousand_sessions",
             "--exact",
             "--nocapture",
         ])
-        .env(CROWD_ADDR, server.addr.to_string())
+        .env(CLIENT_PROCESS_ADDR, server.addr.to_string())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    while !line.contains("crowd is in") {
+    while !line.contains("all clients are served") {
         line.clear();
         assert!(
             stdout.read_line(&mut line).unwrap() > 0,
-            "the crowd did not get in"
+            "the client process ended early"
         );
     }
-    Crowd {
+    ClientProcess {
         child,
         _stdout: stdout,
     }
 }
 
-/// Ends with the test, however that ends.
-struct Crowd {
+/// The client process. Dropping it kills and reaps it.
+struct ClientProcess {
     child: Child,
     _stdout: BufReader<std::process::ChildStdout>,
 }
 
-impl Crowd {
+impl ClientProcess {
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 }
 
-impl Drop for Crowd {
+impl Drop for ClientProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,4 +1,4 @@
-//! Chats: who receives a chat, the session id in it, and which texts are valid.
+//! Chats: which sessions receive a chat, the session id in it, and which texts are valid.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -8,7 +8,7 @@ mod util;
 use std::collections::HashSet;
 use util::*;
 
-/// Says something and returns what everybody hears: the speaker's session id, and the text.
+/// Sends a chat, and returns the session id and the text that come back.
 #[track_caller]
 fn chat(client: &mut Client, text: &str) -> (u64, String) {
     client.send(&packet(C_CHAT, text.as_bytes()));
@@ -40,11 +40,11 @@ fn session_id_is_stable_and_never_reused() {
     let mut ids = HashSet::new();
     for _ in 0..50 {
         let mut client = server.connect();
-        let (id, _) = chat(&mut client, "who am I?");
+        let (id, _) = chat(&mut client, "what is my id?");
         assert_eq!(chat(&mut client, "and now?").0, id);
         assert!(ids.insert(id), "the id {id:#x} came again");
         client.finish_writing();
-        // The server has closed: its place in the table is free.
+        // The server has closed: the slot of the session is free.
         client.expect_eof();
     }
 }
@@ -76,5 +76,5 @@ fn invalid_chat_text_closes_session_with_bad_payload() {
         client.send(&packet(C_CHAT, text));
         client.expect_bye(4);
     }
-    witness.echo(b"and nobody heard it");
+    witness.echo(b"no chat came before this");
 }

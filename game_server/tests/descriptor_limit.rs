@@ -19,8 +19,8 @@ fn soft_limit_is_raised_to_the_hard_limit() {
     }
 }
 
-/// Out of descriptors: who is connected is served on, nothing spins, it is said once, and who
-/// waited is served when there is room again.
+/// Out of descriptors, existing sessions are served, no thread spins, and one line is logged. Waiting
+/// connections are served when descriptors are free.
 #[test]
 fn out_of_descriptors_pauses_accept_until_sessions_leave() {
     let flags = [&QUIET[..], &["--max-sessions", "1000", "--workers", "2"]].concat();
@@ -44,7 +44,7 @@ fn out_of_descriptors_pauses_accept_until_sessions_leave() {
         .filter(|line| line.contains("cannot accept"))
         .count();
     assert_eq!(said, 1);
-    // The first ones were accepted first. When they have gone, all others have their turn.
+    // The first connections were accepted first. Their descriptors are enough for all others.
     drop(clients.drain(..70));
     for client in &mut clients {
         client.echo(b"at last");
@@ -52,7 +52,7 @@ fn out_of_descriptors_pauses_accept_until_sessions_leave() {
     first.echo(b"still here");
 }
 
-/// With a limit of `limit`, all taken, and `waiting` clients in the backlog.
+/// A server with all `limit` descriptors in use, its sessions, and at least `waiting` clients in the backlog.
 fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {
     let flags = [&QUIET[..], &["--max-sessions", "1000", "--workers", "1"]].concat();
     let server = Server::start(&flags);
@@ -68,7 +68,7 @@ fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {
         served.push(client);
         thread::sleep(Duration::from_millis(2));
     }
-    // The last ones of these are in the backlog already.
+    // The last of these clients are in the backlog.
     let open = server.open_fds();
     let mut sessions = 0;
     for client in &mut served {
@@ -84,7 +84,7 @@ fn full(limit: usize, waiting: usize) -> (Server, Vec<Client>, Vec<Client>) {
         client.stream.set_read_timeout(Some(DEADLINE)).unwrap();
     }
     let mut backlog = served.split_off(sessions);
-    // The one that did not answer in time still owes that answer: nobody asks it for another one.
+    // The first client without an answer will get it later, so the tests cannot use that client.
     drop(backlog.drain(..1.min(backlog.len())));
     assert!(sessions > 10 && open >= sessions, "{sessions} of {open}");
     backlog.extend((0..waiting).map(|_| server.connect()));
@@ -105,14 +105,14 @@ fn out_of_descriptors_serves_existing_sessions_without_spinning() {
         thread::sleep(Duration::from_millis(100));
     }
     let used = server.cpu_ticks() - cpu;
-    // A spin is 100 clock ticks. The figure to hold is 5 %; echoes are in this one, too, and the
-    // machine may be busy with other tests.
+    // A spin is 100 clock ticks. `scripts/hold.sh` holds 5 %; this bound allows for the echoes, and for a
+    // machine that runs other tests.
     assert!(used < 30, "{used} of 100 clock ticks");
     let said = server.lines().len() - lines;
     assert!(said <= 5, "{said} lines in one second");
 }
 
-/// Descriptors become free and no event tells the listener: neither is there a new connection.
+/// Descriptors become free without an event for the listener: no connection is new.
 #[test]
 fn waiting_connection_is_accepted_without_a_new_event() {
     let (server, served, mut waiting) = full(60, 10);
@@ -128,7 +128,7 @@ fn waiting_connection_is_accepted_without_a_new_event() {
     assert!(server.open_fds() < 60);
 }
 
-/// The room comes from outside: nobody has left, nobody has come.
+/// The limit alone changes: no session ends, and no connection is new.
 #[test]
 fn raised_limit_resumes_accept() {
     let (server, mut served, mut waiting) = full(60, 10);
@@ -141,7 +141,7 @@ fn raised_limit_resumes_accept() {
     }
 }
 
-/// Again and again: each time all who wait come in, and the log says it once.
+/// Four times: each time every waiting connection is accepted, and the log has one line in all.
 #[test]
 fn repeated_exhaustion_is_logged_once() {
     let (server, mut served, mut waiting) = full(60, 0);

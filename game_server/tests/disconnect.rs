@@ -40,7 +40,7 @@ fn half_close_flushes_more_answers_than_the_kernel_takes() {
         }
         sender.shutdown(Shutdown::Write).unwrap();
     });
-    // Nothing is read before all is sent: most of the answers wait in the server.
+    // The client reads nothing before it has sent all: most of the answers wait in the server.
     sending.join().unwrap();
     for n in 0..200_u8 {
         client.expect_echo(&[n; 60_000]);
@@ -48,7 +48,7 @@ fn half_close_flushes_more_answers_than_the_kernel_takes() {
     client.expect_eof();
 }
 
-/// Kicked, half-closed or rejected: who then neither reads nor closes is closed all the same.
+/// The server closes a kicked, half-closed or refused peer that neither reads nor closes.
 #[test]
 fn peer_that_does_not_close_keeps_no_descriptor() {
     let server = Server::start_quiet(&["--max-sessions", "60"]);
@@ -63,14 +63,14 @@ fn peer_that_does_not_close_keeps_no_descriptor() {
                 0 => client.send(&header(0, 0)),
                 1 => client.finish_writing(),
                 _ => {
-                    // May end early: then the server has closed a peer that takes no answers.
+                    // Fails once the server has closed a peer that takes no answers.
                     let _ = client.stream.write_all(many_answers);
                     let _ = client.stream.shutdown(Shutdown::Write);
                 }
             });
         }
     });
-    // Those above may be gone already, so some of these are sessions.
+    // Sessions above may have ended, so some of these connections are sessions.
     let rejected: Vec<Client> = (0..300).map(|_| server.connect()).collect();
     for client in &rejected {
         let _ = client.stream.shutdown(Shutdown::Write);
@@ -81,7 +81,7 @@ fn peer_that_does_not_close_keeps_no_descriptor() {
     server.join();
 }
 
-/// A kicked peer that goes on sending is not read for ever.
+/// The server stops reading from a kicked peer that keeps sending.
 #[test]
 fn kicked_peer_that_keeps_sending_is_closed() {
     let server = Server::start_quiet(&[]);
@@ -120,12 +120,12 @@ fn every_disconnect_lowers_the_session_count() {
     drop(clients.split_off(4));
     server.wait_for_new_line_where("0 sessions", |line| stat(line, "sessions") == Some(0));
     for mut client in clients {
-        // Told or not, each of them sees the end of the stream.
+        // With or without an `S_BYE`, each client sees the end of the stream.
         while client.try_next().unwrap().is_some() {}
     }
 }
 
-/// Row 8: sending to a session that is closed does nothing, and costs nothing that stays.
+/// Row 8: a send to a closed session has no effect, and keeps no memory.
 #[test]
 fn send_to_a_closed_session_has_no_effect() {
     let server = Server::start_quiet(&["--max-chats-per-sec", "0"]);
@@ -134,7 +134,7 @@ fn send_to_a_closed_session_has_no_effect() {
     let questions = packet(C_ECHO, &[9; 500]).repeat(100);
     let storm = || {
         for _ in 0..100 {
-            // Gone before most of the answers can be sent.
+            // Closed before the server can send most of the answers.
             let mut client = server.connect();
             client.send(&questions);
             client.stream.peek(&mut [0]).unwrap();
@@ -149,5 +149,5 @@ fn send_to_a_closed_session_has_no_effect() {
     (0..4).for_each(|_| storm());
     let grown = server.rss_bytes().saturating_sub(rss);
     assert!(grown < 4 << 20, "{grown} bytes more");
-    healthy.echo(b"as if nothing had been");
+    healthy.echo(b"not disturbed");
 }

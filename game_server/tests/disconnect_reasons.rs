@@ -8,8 +8,8 @@ mod util;
 use std::net::Shutdown;
 use util::*;
 
-/// What earns each code, and the label in log and metrics.
-fn offences() -> Vec<(u16, &'static str, Vec<u8>)> {
+/// For each kick: its code, its label in log and metrics, and bytes that cause it.
+fn kicks() -> Vec<(u16, &'static str, Vec<u8>)> {
     vec![
         (1, "bad_size", header(3, C_ECHO).to_vec()),
         (2, "too_large", header(4097, C_ECHO).to_vec()),
@@ -21,25 +21,25 @@ fn offences() -> Vec<(u16, &'static str, Vec<u8>)> {
     ]
 }
 
-/// Every reason but `slow_consumer`, which cannot be told. The offender reads late: after the
-/// server has done all that it is going to do.
+/// Every reason but `slow_consumer`, which cannot reach its peer. The peer reads late: after the server has
+/// logged the disconnect.
 #[test]
 fn every_reason_reaches_a_peer_that_reads() {
     let mut server = Server::start(&[&QUIET[..], &STRICT, &["--max-sessions", "30"]].concat());
     let mut stays = server.join();
     let mut texts = Vec::new();
-    for (code, label, bytes) in offences() {
-        let mut offender = server.join();
-        offender.send(&bytes);
+    for (code, label, bytes) in kicks() {
+        let mut peer = server.join();
+        peer.send(&bytes);
         server.wait_for_line(&format!("left: {label} "));
-        let (got, text) = offender.read_to_bye();
+        let (got, text) = peer.read_to_bye();
         assert_eq!(got, code, "{text}");
         texts.push(text);
     }
-    // Those who were kicked give their places back within the linger time.
-    let mut told = Vec::new();
+    // A kicked session frees its place within the linger time.
+    let mut inside = Vec::new();
     let (code, text) = loop {
-        assert!(told.len() <= 30);
+        assert!(inside.len() <= 30);
         let mut next = server.connect();
         next.send(&packet(C_ECHO, b"is there room?"));
         let answer = next.next_but_hello();
@@ -47,18 +47,18 @@ fn every_reason_reaches_a_peer_that_reads() {
             next.expect_eof();
             break split_bye(&answer);
         }
-        told.push(next);
+        inside.push(next);
     };
     assert_eq!(code, 9, "{text}");
     texts.push(text);
     server.wait_for_line("turned away: server_full ");
 
-    // It has heard the chats that the flooder's budget allowed.
+    // It has received the chats that the limit of the flooding session allowed.
     stays.send(&packet(C_ECHO, b"not disturbed"));
     while stays.next().id != S_ECHO {}
-    told.push(stays);
+    inside.push(stays);
     server.signal("TERM");
-    for mut client in told {
+    for mut client in inside {
         let (code, text) = client.read_to_bye();
         assert_eq!(code, 10, "{text}");
         texts.push(text);
@@ -71,27 +71,27 @@ fn every_reason_reaches_a_peer_that_reads() {
         9,
         "each reason has words of its own: {texts:?}"
     );
-    for (_, label, _) in offences() {
-        assert_eq!(departures(&server.lines(), label), 1, "{label}");
+    for (_, label, _) in kicks() {
+        assert_eq!(logged_disconnects(&server.lines(), label), 1, "{label}");
     }
 }
 
-/// What comes back before the goodbye is what was asked before the offence, also when the offender
-/// has shut its own side already.
+/// Requests before an invalid packet are answered before the `S_BYE`, also when the peer has closed its
+/// sending direction.
 #[test]
 fn every_reason_reaches_a_half_closed_peer() {
     let server = Server::start(&[&QUIET[..], &STRICT].concat());
-    for (code, _, bytes) in offences().into_iter().filter(|(code, ..)| *code < 5) {
-        let mut offender = server.join();
-        offender.send(&[packet(C_ECHO, b"before"), bytes].concat());
-        let _ = offender.stream.shutdown(Shutdown::Write);
-        offender.expect_echo(b"before");
-        assert_eq!(offender.read_to_bye().0, code);
+    for (code, _, bytes) in kicks().into_iter().filter(|(code, ..)| *code < 5) {
+        let mut peer = server.join();
+        peer.send(&[packet(C_ECHO, b"before"), bytes].concat());
+        let _ = peer.stream.shutdown(Shutdown::Write);
+        peer.expect_echo(b"before");
+        assert_eq!(peer.read_to_bye().0, code);
     }
 }
 
-/// Closing a socket with unread input resets the connection, which destroys what the peer has not
-/// read yet. The goodbye must be there also for one who looks only after the server has closed.
+/// A close with unread input resets the connection, and a reset destroys what the peer has not read. The
+/// `S_BYE` is there for a peer that reads after the server has closed.
 #[test]
 fn kick_with_unread_input_delivers_its_reason() {
     let server = Server::start_quiet(&[]);

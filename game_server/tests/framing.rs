@@ -57,7 +57,7 @@ fn twenty_thousand_empty_packets_in_one_write_are_all_answered() {
 
 #[test]
 fn stream_split_at_every_offset_gives_the_same_packets() {
-    // One worker: when it has answered the witness, it has read what others sent before.
+    // One worker: when it has answered the witness, it has read the bytes that came before.
     let server = Server::start(&[&QUIET[..], &["--workers", "1"]].concat());
     let mut witness = server.join();
     let payloads: [&[u8]; 5] = [b"", b"a", b"some text", b"", &[0; 40]];
@@ -127,12 +127,12 @@ fn payload_of_every_byte_value_is_unchanged() {
     for byte in 0..=255 {
         client.echo(&[byte; 5]);
     }
-    // A payload that looks like packets is still one payload.
+    // A payload that looks like packets is one payload.
     let nested = packet(C_ECHO, &packet(C_CHAT, b"hello"));
     client.echo(&nested);
 }
 
-/// Row 12: what is left behind a whole packet stays, and is joined with what comes next.
+/// Row 12: the bytes behind a complete packet stay, and are joined with the next read.
 #[test]
 fn rest_of_a_read_is_joined_with_the_next_read() {
     let server = Server::start_quiet(&["--workers", "1"]);
@@ -146,8 +146,8 @@ fn rest_of_a_read_is_joined_with_the_next_read() {
     client.expect_echo(b"in three parts");
 }
 
-/// Row 14: the receiver knows where a packet ends. Not a byte before it is the packet handled,
-/// and none behind it is taken for a part of it.
+/// Row 14: the receiver knows where a packet ends. The server does not handle a packet one byte before its
+/// end, and takes no byte behind it for a part of it.
 #[test]
 fn packet_is_handled_at_its_last_byte_and_not_before() {
     let server = Server::start_quiet(&["--workers", "1"]);
@@ -155,7 +155,7 @@ fn packet_is_handled_at_its_last_byte_and_not_before() {
     let bytes = packet(C_CHAT, b"done");
     let (all_but_one, last) = bytes.split_at(bytes.len() - 1);
     client.send(all_but_one);
-    // The only worker has read that when it answers; a chat would come before the answer.
+    // The one worker has read those bytes when it answers; a chat would come before the answer.
     witness.echo(b"nothing yet");
     client.send(&[last, &packet(C_CHAT, b"next")].concat());
     for one in [&mut client, &mut witness] {
@@ -164,7 +164,7 @@ fn packet_is_handled_at_its_last_byte_and_not_before() {
     }
 }
 
-/// Row 18: the id does not tell the size; packets of one kind have many.
+/// Row 18: packets of one id have many sizes.
 #[test]
 fn one_id_with_many_sizes_is_answered() {
     let server = Server::start_quiet(&[]);
@@ -179,7 +179,7 @@ fn one_id_with_many_sizes_is_answered() {
     }
 }
 
-/// Row 19: size, id, data, and again, with nothing in between.
+/// Row 19: size, id, data, repeated, with no byte in between.
 #[test]
 fn golden_stream_is_answered_without_gaps() {
     let server = Server::start_quiet(&[]);
@@ -194,7 +194,7 @@ fn golden_stream_is_answered_without_gaps() {
     let mut answer = sent.concat();
     let mut read = vec![0; answer.len()];
     std::io::Read::read_exact(&mut client.stream, &mut read).unwrap();
-    // The answers differ from the questions in their ids alone: 3 for 2.
+    // The answers differ from the requests in their ids alone: 3 for 2.
     for at in [2, 8, 12, 21] {
         answer[at] = 3;
     }
@@ -211,7 +211,7 @@ fn size_below_header_closes_session_with_bad_size() {
         client.send(&header(size, C_ECHO));
         client.expect_bye(1);
     }
-    // The id does not matter, and more bytes behind it do not either.
+    // Neither the id nor bytes behind the header matter.
     for id in [0, C_CHAT, u16::MAX] {
         let mut client = server.connect();
         client.send(&header(0, id));
@@ -226,7 +226,7 @@ fn size_above_max_packet_bytes_closes_session_with_too_large() {
     let server = Server::start(&[&QUIET[..], &["--max-packet-bytes", "100"]].concat());
     let mut client = server.connect();
     client.echo(&[7; 96]);
-    // The claim is enough: nobody waits for the body.
+    // The claim is enough: the server does not wait for the body.
     client.send(&header(101, C_ECHO));
     client.expect_bye(2);
     let mut client = server.connect();
@@ -238,33 +238,34 @@ fn size_above_max_packet_bytes_closes_session_with_too_large() {
 fn packets_before_an_invalid_one_are_answered_and_none_behind_it() {
     let server = Server::start(&QUIET);
     let mut witness = server.join();
-    let offences: [(u16, Vec<u8>); 4] = [
+    let invalid: [(u16, Vec<u8>); 4] = [
         (1, header(3, C_ECHO).to_vec()),
         (3, packet(0x1234, b"what?")),
         (4, packet(C_CHAT, b"")),
         (4, packet(C_CHAT, &[0xff, 0xfe])),
     ];
-    for (code, offence) in offences {
+    for (code, bytes) in invalid {
         let mut client = server.connect();
         let mut stream: Vec<u8> = (0..50_u8).flat_map(|n| packet(C_ECHO, &[n])).collect();
-        stream.extend_from_slice(&offence);
+        stream.extend_from_slice(&bytes);
         stream.extend(packet(C_ECHO, b"behind"));
-        stream.extend(packet(C_CHAT, b"nobody may hear this"));
+        stream.extend(packet(C_CHAT, b"no session receives this"));
         client.send(&stream);
         for n in 0..50_u8 {
             client.expect_echo(&[n]);
         }
         client.expect_bye(code);
     }
-    // Had a chat behind an offence been handled, it would have come before this.
+    // A chat behind an invalid packet would have come before this.
     witness.echo(b"nothing else came");
 }
 
-/// A size field reserves nothing: 500 that claim 65,535 bytes and send five cost what they sent.
+/// Row 43: a size field reserves no memory: 500 sessions that claim 65,535 bytes and send five cost what
+/// they sent.
 #[test]
 fn claimed_sizes_reserve_no_memory() {
     let server = Server::start(&[&QUIET[..], &["--workers", "2"]].concat());
-    // Each piece is read by itself: both workers answer somebody else in between.
+    // The server reads each piece by itself: both workers answer other sessions in between.
     let hold = |pieces: &[&[u8]]| -> Vec<Client> {
         let mut clients: Vec<Client> = (0..500).map(|_| server.join()).collect();
         for piece in pieces {
@@ -274,14 +275,14 @@ fn claimed_sizes_reserve_no_memory() {
         clients
     };
     let idle_fds = server.resting_fds();
-    // To the size that 500 sessions need, each with an unfinished packet.
+    // Brings the memory to the size that 500 sessions with an unfinished packet need.
     drop(hold(&[&header(9, C_ECHO), &[1]]));
     wait_until("them to leave", DEADLINE, || server.open_fds() <= idle_fds);
     let before = server.data_bytes();
     let clients = hold(&[&header(u16::MAX, C_ECHO), &[1]]);
-    // Not the resident memory: what is reserved and never touched is not resident.
+    // Not the resident memory: memory that is reserved and never touched is not resident.
     let grown = server.data_bytes().saturating_sub(before);
-    // All of it would be 32 MiB.
+    // 500 times 65,535 bytes would be 32 MiB.
     assert!(grown < 4 * MIB, "{grown} bytes more");
     drop(clients);
     server.join();

@@ -9,15 +9,17 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use util::*;
 
-/// Row 10: many queued buffers leave in one system call. Counted by strace, where there is one
-/// that may attach.
+/// Row 10: many queued buffers leave in one system call. `strace` counts the calls; where `strace` is
+/// missing or may not attach, the test ends early.
 #[test]
 fn queued_packets_leave_in_few_system_calls() {
     const PACKETS: usize = 20_000;
     let server = Server::start_quiet(&[]);
     let mut client = server.join();
     let Some(mut strace) = Strace::attach(server.pid()) else {
-        println!("no strace here: the unit tests of the send queue have to do");
+        println!(
+            "strace cannot attach here: only the unit tests of the send queue count the calls"
+        );
         return;
     };
     client.send(&packet(C_ECHO, b"few bytes").repeat(PACKETS));

@@ -16,7 +16,7 @@ use util::*;
 
 type Attack = (&'static str, u16, Vec<u8>);
 
-/// What an attacker changes first, and what the server must say to it.
+/// Attacks on size, id, payload and rate: the label and the code of the kick, and the bytes.
 fn attacks() -> Vec<Attack> {
     vec![
         ("bad_size", 1, header(0, C_ECHO).to_vec()),
@@ -37,7 +37,7 @@ fn attacks() -> Vec<Attack> {
     ]
 }
 
-const STRICT: [&str; 6] = [
+const LIMITS: [&str; 6] = [
     "--max-packet-bytes",
     "4096",
     "--packet-timeout-ms",
@@ -46,11 +46,11 @@ const STRICT: [&str; 6] = [
     "100",
 ];
 
-/// Row 41: size and id are what attackers change first. Each of these must be noticed, named and
-/// answered with a kick.
+/// Row 41: size and id are what attackers change first. The server kicks each attack with its code, and
+/// logs it with its label.
 #[test]
 fn every_attack_is_kicked_and_logged() {
-    let server = Server::start_quiet(&STRICT);
+    let server = Server::start_quiet(&LIMITS);
     for (label, code, bytes) in attacks() {
         let mut attacker = server.connect();
         let addr = attacker.stream.local_addr().unwrap();
@@ -63,15 +63,15 @@ fn every_attack_is_kicked_and_logged() {
         };
         assert_bye(&last, code);
         attacker.expect_eof();
-        // Few enough for each to have a line of its own.
+        // So few disconnects that each has its own line.
         let line = server.wait_for_line(&addr.to_string());
         assert!(line.contains(&format!("left: {label}")), "{line}");
     }
     server.join();
 }
 
-/// Row 42: a header is believed until something is off. Whatever bytes come, the server stays up,
-/// and each stream ends either in order or with a goodbye.
+/// Row 42: a header is a claim. No bytes stop the server, and each stream ends in order, with or without an
+/// `S_BYE`.
 #[test]
 fn random_packets_do_not_stop_the_server() {
     let mut random = random();
@@ -93,7 +93,7 @@ fn random_packets_do_not_stop_the_server() {
         client.finish_writing();
         let mut said_goodbye = false;
         while let Some(packet) = client.try_next().unwrap() {
-            assert!(!said_goodbye, "{packet:?} behind the goodbye");
+            assert!(!said_goodbye, "{packet:?} behind S_BYE");
             said_goodbye = packet.id == S_BYE;
         }
     }
@@ -102,13 +102,13 @@ fn random_packets_do_not_stop_the_server() {
     assert!(!server.lines().iter().any(|line| line.contains("panicked")));
 }
 
-/// Row 45: one cheater must not ruin the game for all: with attackers of every kind coming all
-/// the time, honest ones miss no tick and get their answers.
+/// Row 45: an attacker costs other players nothing. While attackers of every kind keep connecting, the other
+/// sessions lose no tick and get their answers.
 #[test]
 fn attackers_cost_other_sessions_no_tick() {
     let flags = ["--tick-ms", "10", "--workers", "2"];
-    let server = Server::start(&[&flags[..], &STRICT].concat());
-    let honest: Vec<TickReader> = (0..5).map(|_| TickReader::start(server.join())).collect();
+    let server = Server::start(&[&flags[..], &LIMITS].concat());
+    let readers: Vec<TickReader> = (0..5).map(|_| TickReader::start(server.join())).collect();
     let mut player = server.join();
     let mut unread = Vec::new();
     for _ in 0..10 {
@@ -117,22 +117,22 @@ fn attackers_cost_other_sessions_no_tick() {
             attacker.send(&bytes);
             unread.push(attacker);
         }
-        // The chats that a flooder's budget allows are heard, too.
+        // The player also receives the chats that the limit of a flooding session allows.
         player.send(&packet(C_ECHO, b"my turn"));
         while player.next().id != S_ECHO {}
-        // Some of them leave only now, their kicks unread.
+        // Some attackers close now, with the `S_BYE` unread.
         let leaving = unread.len().saturating_sub(40);
         unread.drain(..leaving);
         (0..3).for_each(|_| drop(player.next_hello()));
     }
-    for reader in honest {
+    for reader in readers {
         reader.stop_after(20);
     }
     server.join();
 }
 
-/// One that sends without end gets its turn and no more. The flood lasts for as long as the healthy
-/// one needs for its rounds, and its own limit is out of the way: it must not end by a kick.
+/// A session that sends without end gets its share of each turn. The flood lasts as long as the rounds of
+/// the other session: its limit of queued bytes is 1 GiB, so that no kick ends it.
 #[test]
 fn flood_of_echoes_does_not_delay_other_sessions() {
     let queue = ["--max-send-queue-bytes", "1073741824"];
@@ -169,11 +169,10 @@ fn flood_of_echoes_does_not_delay_other_sessions() {
     is_over.store(true, Ordering::Relaxed);
     let answers = reading.join().unwrap();
     flooding.join().unwrap();
-    assert!(answers > 1000, "a flood of {answers} packets is none");
+    assert!(answers > 1000, "{answers} packets are not a flood");
 }
 
-/// Three hundred streams of random bytes, several at a time, beside a canary that must not miss a
-/// tick. The seed is printed; `TEST_SEED` brings it back.
+/// 300 streams of random bytes, 20 at a time, beside a session that must receive every tick.
 #[test]
 fn random_streams_cost_other_sessions_no_tick() {
     let mut random = random();
@@ -185,9 +184,9 @@ fn random_streams_cost_other_sessions_no_tick() {
         "--stats-interval-secs",
         "0.05",
     ]);
-    let mut canary = server.join();
-    assert_eq!(canary.next_hello().1, b"Hello World");
-    let canary = TickReader::start(canary);
+    let mut reader = server.join();
+    assert_eq!(reader.next_hello().1, b"Hello World");
+    let tick_reader = TickReader::start(reader);
     for _ in 0..15 {
         let mut streams: Vec<Client> = (0..20).map(|_| server.connect()).collect();
         for client in &mut streams {
@@ -196,7 +195,7 @@ fn random_streams_cost_other_sessions_no_tick() {
             let mut rest = &bytes[..];
             while !rest.is_empty() {
                 let (piece, after) = rest.split_at(random.usize(1..=rest.len()));
-                // The server may have closed by now, as it should.
+                // Fails once the server has closed.
                 if std::io::Write::write_all(&mut client.stream, piece).is_err() {
                     break;
                 }
@@ -207,15 +206,15 @@ fn random_streams_cost_other_sessions_no_tick() {
             }
         }
         for mut client in streams {
-            // Each one ends: by its goodbye, by its own end, or by a reset after noise.
+            // Each stream ends: with an `S_BYE`, in order, or with a reset.
             let mut ends = false;
             while !ends {
                 ends = !matches!(client.try_next(), Ok(Some(_)));
             }
         }
     }
-    // A second's worth at the least.
-    canary.stop_after(100);
+    // At least the ticks of one second.
+    tick_reader.stop_after(100);
     wait_until("all to have left", DEADLINE, || {
         let lines = server.lines();
         lines.iter().rev().find_map(|line| stat(line, "sessions")) == Some(0)
@@ -224,7 +223,7 @@ fn random_streams_cost_other_sessions_no_tick() {
     assert!(!server.lines().iter().any(|line| line.contains("panicked")));
 }
 
-/// A byte of urgent data is neither an offence nor part of the stream, wherever it is put in.
+/// A byte of urgent data is neither invalid nor part of the stream, at every offset.
 #[test]
 fn urgent_data_is_ignored() {
     let server = Server::start(&QUIET);
@@ -240,7 +239,7 @@ fn urgent_data_is_ignored() {
         client.send(back);
         client.expect_echo(b"the stream around it");
     }
-    // Alone, and with nothing around it.
+    // Alone, between two packets.
     SockRef::from(&client.stream)
         .send_out_of_band(&[0xff])
         .unwrap();

@@ -13,7 +13,7 @@ use util::*;
 
 const MIB: u64 = 1 << 20;
 
-/// A wave comes, each one is served, and goes in one of several ways.
+/// Connects `count` clients; each is served, and disconnects in one of five ways.
 fn wave(server: &Server, count: usize) {
     let mut clients: Vec<Client> = (0..count).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -37,7 +37,7 @@ fn wave(server: &Server, count: usize) {
             3 => {
                 client.expect_echo(b"hello there");
                 client.finish_writing();
-                // Ticks that were on their way, then the end in order.
+                // Ticks, and then the end in order.
                 while client.try_next().unwrap().is_some() {}
             }
             _ => client.expect_echo(b"hello there"),
@@ -50,7 +50,7 @@ fn two_thousand_sessions_leak_no_descriptor_and_no_memory() {
     let server = Server::start(&["--tick-ms", "10", "--payload-bytes", "200"]);
     let mut healthy = server.join();
     let idle_fds = server.resting_fds();
-    // The first waves bring tables and heaps to their size.
+    // The first waves bring tables and heaps to their working size.
     for _ in 0..4 {
         wave(&server, 100);
     }
@@ -60,7 +60,7 @@ fn two_thousand_sessions_leak_no_descriptor_and_no_memory() {
     let rss = server.rss_bytes();
     for _ in 0..20 {
         wave(&server, 100);
-        // It takes its ticks on the way: it is no slow consumer.
+        // It reads its ticks meanwhile: it is not a slow consumer.
         healthy.echo(b"in between");
     }
     wait_until("the sockets of all waves to close", DEADLINE, || {
@@ -93,7 +93,7 @@ fn three_hundred_concurrent_connects_are_all_served() {
                 for (n, client) in clients.iter_mut().enumerate() {
                     client.expect_echo(&[thread as u8, n as u8]);
                 }
-                // Nobody leaves before all were served.
+                // No client disconnects before every client is served.
                 all_are_here.wait();
             })
         })
@@ -103,8 +103,7 @@ fn three_hundred_concurrent_connects_are_all_served() {
     }
 }
 
-/// Row 47: a thousand clients at a time, and each is served. "If it is really broken, it crashes
-/// once."
+/// Row 47: the server serves 1,000 clients at a time. "If it is really broken, it crashes once."
 #[test]
 fn thousand_sessions_are_all_served() {
     let server = Server::start(&["--tick-ms", "100"]);
@@ -121,8 +120,7 @@ fn thousand_sessions_are_all_served() {
     }
 }
 
-/// Row 60: watch the memory: thousands of broadcasts of 1,000 bytes leave it where it was, and
-/// the number of chunks stays flat.
+/// Row 60: 1,500 broadcasts of 1,000 bytes do not grow the memory, and the number of chunks stays flat.
 #[test]
 fn broadcasts_do_not_grow_memory() {
     let flags = ["--tick-ms", "1", "--payload-bytes", "1000"];
@@ -152,7 +150,7 @@ fn broadcasts_do_not_grow_memory() {
     );
 }
 
-/// Row 61: real stress is churn: sessions that come, send and go at random, all the time.
+/// Row 61: churn: sessions connect, send and disconnect at random.
 #[test]
 fn churn_counts_every_disconnect_and_loses_no_tick() {
     let mut random = random();
@@ -178,7 +176,7 @@ fn churn_counts_every_disconnect_and_loses_no_tick() {
             action => {
                 let at = random.usize(..clients.len());
                 match action {
-                    // Whoever sent half a packet before may have been kicked: then this fails.
+                    // Fails once a session is kicked for half a packet.
                     4 | 5 => drop(clients[at].stream.write_all(&packet(C_ECHO, b"one"))),
                     6 => drop(clients[at].stream.write_all(&packet(C_CHAT, b"two"))),
                     7 => drop(clients[at].stream.write_all(&header(9, C_ECHO))),
@@ -190,8 +188,8 @@ fn churn_counts_every_disconnect_and_loses_no_tick() {
         clients.truncate(100);
     }
     drop(clients);
-    // That there is one session left would not tell: the last of them may not have been let in yet.
-    wait_until("all of them to have come and gone", DEADLINE, || {
+    // The gauge of sessions alone is not enough: the last connections may not be accepted yet.
+    wait_until("every session to have ended", DEADLINE, || {
         let now = admin::scrape(addr);
         let ended = REASONS
             .iter()

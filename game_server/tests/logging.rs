@@ -10,7 +10,7 @@ use util::*;
 
 // ---- levels -------------------------------------------------------------------------------------
 
-/// Row 29: each whole packet can be seen in the log, with id and size.
+/// Row 29: the log has the id and the size of each complete packet.
 #[test]
 fn trace_level_logs_id_and_size_of_each_packet() {
     let server = Server::start_with_env(&QUIET, &[("RUST_LOG", "trace")]);
@@ -24,8 +24,8 @@ fn trace_level_logs_id_and_size_of_each_packet() {
     server.wait_for_line("id 2 size 4");
 }
 
-/// Rows 30 and 38: nothing of that by default. A thousand clients that come, talk and go in three ways
-/// are a screen of lines at most.
+/// Rows 30 and 38: the default level logs no packet. 1,000 clients that connect, send and disconnect in
+/// three ways are fewer than 40 lines.
 #[test]
 fn default_level_stays_quiet_with_a_thousand_clients() {
     let server = Server::start(&["--tick-ms", "50"]);
@@ -52,7 +52,7 @@ fn default_level_stays_quiet_with_a_thousand_clients() {
     assert!(!lines.iter().any(noisy));
 }
 
-/// Row 58: taking a chunk of send buffers and giving it back can be seen in the log.
+/// Row 58: the log shows each chunk that is taken from the pool and returned to it.
 #[test]
 fn trace_level_logs_chunks_taken_and_returned() {
     let flags = ["--tick-ms", "1", "--payload-bytes", "1000"];
@@ -60,14 +60,14 @@ fn trace_level_logs_chunks_taken_and_returned() {
     let reader = TickReader::start(server.connect());
     server.wait_for_line("pop: ");
     server.wait_for_line("push: ");
-    // And again: the pool goes round.
+    // And again: the pool reuses its chunks.
     server.wait_for_new_line_where("another pop", |line| line.contains("pop: "));
     server.wait_for_new_line_where("another push", |line| line.contains("push: "));
     reader.stop_after(1);
 }
 
-/// Row 59: the size of the packets decides whether one sees the chunks change: tiny ones fit in
-/// one chunk for long, those of 1,000 bytes use chunk after chunk.
+/// Row 59: the packet size decides how often chunks are replaced: hundreds of tiny packets fit in one chunk,
+/// packets of 1,000 bytes use chunk after chunk.
 #[test]
 fn large_packets_replace_chunks_and_tiny_ones_rarely_do() {
     let pops_of = |payload_bytes: &'static str| {
@@ -83,15 +83,12 @@ fn large_packets_replace_chunks_and_tiny_ones_rarely_do() {
     let (tiny, large) = (pops_of("0"), pops_of("1000"));
     assert!(tiny <= 3, "{tiny} chunks for 500 packets of 23 bytes");
     assert!(large >= 5, "{large} chunks for 500 packets of 1,000 bytes");
-    assert!(
-        large < 100,
-        "{large} chunks: that is hardly fewer than packets"
-    );
+    assert!(large < 100, "{large} chunks: hardly fewer than packets");
 }
 
 // ---- disconnects --------------------------------------------------------------------------------
 
-/// Thousands of bad connections of every kind in turn: a few lines, and no one is forgotten.
+/// 2,000 connections for each of five kicks, in turn: at most 20 lines, and exact counts.
 #[test]
 fn ten_thousand_kicks_are_counted_exactly_in_twenty_lines() {
     const EACH: u64 = 2_000;
@@ -116,7 +113,7 @@ fn ten_thousand_kicks_are_counted_exactly_in_twenty_lines() {
     assert_eq!(server.wait_for_exit().code(), Some(0));
     let lines = &server.lines()[before..];
     for (label, _) in &kinds {
-        assert_eq!(departures(lines, label), EACH, "{label}");
+        assert_eq!(logged_disconnects(lines, label), EACH, "{label}");
     }
     let about_peers = (lines.iter())
         .filter(|line| line.contains("left: ") || line.contains(" more "))
@@ -136,13 +133,13 @@ fn two_thousand_refusals_are_counted_exactly_in_twenty_lines() {
     server.signal("TERM");
     assert_eq!(server.wait_for_exit().code(), Some(0));
     let lines = server.lines();
-    assert_eq!(departures(&lines, "server_full"), 2_000);
+    assert_eq!(logged_disconnects(&lines, "server_full"), 2_000);
     let said = lines.iter().filter(|line| line.contains("server_full"));
     assert!(said.count() <= 20);
 }
 
-/// No byte of a peer's is in the log, at any level: it could be a line of its own, or a command to
-/// the terminal that shows it.
+/// No level logs a byte of a peer: the bytes could be a line of their own, or a command to the terminal that
+/// shows the log.
 #[test]
 fn peer_bytes_are_never_logged() {
     const MARK: &str = "Xy7qPeerBytes";
@@ -153,7 +150,7 @@ fn peer_bytes_are_never_logged() {
     client.send(&packet(C_CHAT, &evil));
     let chat = client.next_but_hello();
     assert_eq!((chat.id, &chat.payload[8..]), (S_CHAT, &evil[..]));
-    // It is the only one.
+    // The chat comes once.
     client.echo(b"done");
     for bytes in [
         packet(0x5859, &evil),
@@ -162,9 +159,9 @@ fn peer_bytes_are_never_logged() {
         [&header(2, 0x1b0a)[..], &evil].concat(),
         [&header(4000, C_ECHO)[..], &evil].concat(),
     ] {
-        let mut offender = server.join();
-        offender.send(&bytes);
-        offender.read_to_bye();
+        let mut peer = server.join();
+        peer.send(&bytes);
+        peer.read_to_bye();
     }
     for line in server.lines() {
         assert!(!line.contains(MARK), "{line}");

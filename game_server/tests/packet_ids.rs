@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::thread;
 use util::*;
 
-/// Row 17: the id says what the bytes mean. The same payload under two ids is two things.
+/// Row 17: the id is the kind of a packet. The same payload has two meanings under two ids.
 #[test]
 fn id_decides_how_a_payload_is_handled() {
     let server = Server::start_quiet(&[]);
@@ -24,11 +24,11 @@ fn id_decides_how_a_payload_is_handled() {
     other.echo(b"the echo was not for it");
 }
 
-/// Connections that are open at a time, per thread.
+/// Open connections of each thread.
 const WINDOW: usize = 64;
 const THREADS: u16 = 4;
 
-/// For all 65,536 ids: two may be sent by clients, each of the others costs its sender its session.
+/// For all 65,536 ids: clients may send two of them; each of the others closes the session.
 #[test]
 fn every_id_but_echo_and_chat_closes_session_with_unknown_id() {
     let server = Server::start(&QUIET);
@@ -61,7 +61,7 @@ fn every_id_but_echo_and_chat_closes_session_with_unknown_id() {
     witness.echo(b"still here");
 }
 
-/// The id is judged before the payload is looked at.
+/// The id is checked before the payload.
 #[test]
 fn unknown_id_with_a_payload_closes_session() {
     let server = Server::start(&QUIET);

@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use util::*;
 
-/// What `--check` says, and its status. Nothing may be on standard error.
+/// The output and the status of `--check`. Fails if standard error has output.
 #[track_caller]
 fn check(command: &mut Command) -> (String, Option<i32>) {
     let Output {
@@ -43,9 +43,9 @@ fn too_few_descriptors_fail_with_status_2_and_the_command_that_helps() {
     let (table, status) = check(command_with_ulimit("-n 64", &flags).arg(workers));
     assert_eq!(status, Some(2), "{table}");
     assert!(line(&table, "open files").starts_with("FAIL"), "{table}");
-    // 99, and not 168: as many others as sessions at the most.
+    // 99, and not 168: the server keeps at most as many other descriptors as sessions.
     assert!(line(&table, "fix:").ends_with("ulimit -n 199"), "{table}");
-    // And it does help, where there is no hard limit below it.
+    // The command helps, unless a hard limit is below it.
     let (table, status) = check(command_with_ulimit("-n 199", &flags).arg(workers));
     assert_eq!(status, Some(0), "{table}");
 }
@@ -87,7 +87,7 @@ fn invalid_flag_with_check_exits_with_status_2() {
     assert!(output.stdout.is_empty());
 }
 
-/// The start asks the same and says it in its log; it takes what there is.
+/// The start runs the same checks, logs what they find, and uses the descriptors that there are.
 #[test]
 fn start_with_too_few_descriptors_warns_once() {
     let flags = [&QUIET[..], &["--max-sessions", "1000", "--workers", "2"]].concat();

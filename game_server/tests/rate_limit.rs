@@ -52,7 +52,7 @@ fn chat_limit_exceeded_closes_session_after_its_burst() {
     };
     assert_bye(&last, 8);
     client.expect_eof();
-    // A burst of twice the rate; one more only if the machine was slow.
+    // A burst of twice the rate; more only on a slow machine.
     assert!((4..=6).contains(&heard), "{heard} chats went through");
     for _ in 0..heard {
         assert_eq!(witness.next_chat().1, "spam");
@@ -84,7 +84,8 @@ fn chat_limit_is_on_by_default_and_off_at_0() {
 
 // ---- of an address ------------------------------------------------------------------------------
 
-/// One machine chats its permitted burst and comes again: what it gets is its address's budget.
+/// Clients of one address send the burst that a session may send, and reconnect: the limit of the address
+/// holds.
 #[test]
 fn reconnect_does_not_reset_the_chat_limit_of_an_address() {
     let server = Server::start_quiet(&[]);
@@ -96,14 +97,14 @@ fn reconnect_does_not_reset_the_chat_limit_of_an_address() {
     for _ in 0..30 {
         let mut client = server.connect();
         client.send(&burst);
-        // Within its own budget: not kicked, and its echoes are answered.
+        // Within the limit of its session: not kicked, and its echoes are answered.
         client.send(&packet(C_ECHO, b"done"));
         while client.next_but_hello().id != S_ECHO {}
     }
     neighbour.send(&packet(C_ECHO, b"I pay nothing"));
     while neighbour.next_but_hello().id != S_ECHO {}
     let took = began.elapsed().as_secs_f64();
-    // The witness's address has its own budget, and its chat comes behind all others.
+    // The address of the witness has its own limit, and its chat comes behind all others.
     witness.send(&packet(C_CHAT, b"the end"));
     let mut heard = 0;
     loop {
@@ -114,16 +115,15 @@ fn reconnect_does_not_reset_the_chat_limit_of_an_address() {
         }
         heard += 1;
     }
-    // 40 a second, and a burst of twice that.
+    // 40 a second, and a burst of twice as many.
     let allowed = 80.0 + 40.0 * took + 1.0;
     assert!(heard >= 80, "{heard} chats in {took} s");
     assert!(f64::from(heard) <= allowed, "{heard} chats in {took} s");
     server.wait_for_line(" dropped, the last from 127.0.0.1");
-    assert_eq!(departures(&server.lines(), "chat_flood"), 0);
+    assert_eq!(logged_disconnects(&server.lines(), "chat_flood"), 0);
 }
 
-/// A burst that the address has no budget for at once arrives a little later, whole and in order, and
-/// holds nothing else up.
+/// Chats over the limit of the address arrive later, complete and in order, and delay no other packet.
 #[test]
 fn chats_over_the_limit_of_an_address_are_delayed_in_order() {
     let server = Server::start_quiet(&["--max-chats-per-ip-per-sec", "7"]);
@@ -173,7 +173,7 @@ fn connect_limit_exceeded_closes_connection_without_a_packet() {
     let mut let_in = 0;
     for _ in 0..40 {
         let mut client = server.connect();
-        // One that is closed already may say so here.
+        // Fails once the server has closed the connection.
         let _ = client.stream.write_all(&packet(C_ECHO, b"me?"));
         match client.try_next() {
             Ok(None) => {}
@@ -191,7 +191,7 @@ fn connect_limit_exceeded_closes_connection_without_a_packet() {
         "{let_in} in {took} s"
     );
     assert!(
-        time_to_get_in(&server) < DEADLINE,
+        admission_time(&server) < DEADLINE,
         "another address has its own budget"
     );
     server.wait_for_line("connections over max_connects_per_ip_per_sec: 1 closed");

@@ -13,18 +13,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 use util::*;
 
-/// One worker, no ticks, no statistics: between two things that a test does, nothing happens.
+/// One worker, no ticks, no statistics: the test causes every event.
 fn silent_server(more: &[&'static str]) -> Server {
     let flags = ["--workers", "1", "--stats-interval-secs", "0"];
     Server::start(&[&QUIET[..], &flags, more].concat())
 }
 
-/// More than a turn reads, many times over, and then silence.
+/// Many times what a turn reads, and then silence.
 #[test]
 fn read_cut_by_the_turn_budget_continues() {
     let server = silent_server(&["--max-chats-per-sec", "0"]);
     let mut client = server.join();
-    // The bodies are large and the answers small: it is the reading alone that is cut.
+    // The answers are small, so that the budget cuts the reads alone.
     let mut sender = client.sender();
     let sending = thread::spawn(move || {
         let burst = packet(C_CHAT, &[b'a'; 512]).repeat(4_000);
@@ -49,7 +49,7 @@ fn two_megabytes_then_silence_are_all_answered() {
     }
 }
 
-/// The last packet is complete with the last byte of the burst, wherever the budget cuts.
+/// The last byte of the burst completes the last packet, wherever the budget cuts.
 #[test]
 fn burst_ending_near_the_turn_budget_is_answered() {
     let server = silent_server(&[]);
@@ -66,7 +66,7 @@ fn burst_ending_near_the_turn_budget_is_answered() {
     }
 }
 
-/// The answers do not fit into the socket; when the peer has read, there is room, and that is told
+/// The answers do not fit into the socket. When the peer has read, there is room, and the edge is reported
 /// once.
 #[test]
 fn blocked_write_continues_when_the_peer_reads() {
@@ -84,7 +84,7 @@ fn blocked_write_continues_when_the_peer_reads() {
     }
 }
 
-/// Eight of them at once, all behind, with a single event loop.
+/// Eight blocked peers at once, with one event loop.
 #[test]
 fn blocked_writes_of_several_peers_continue() {
     let server = silent_server(&[]);
@@ -97,7 +97,7 @@ fn blocked_writes_of_several_peers_continue() {
     }
 }
 
-/// More than one round of accepting takes, while nobody says anything.
+/// More connections than one accept batch, while no client sends.
 #[test]
 fn three_hundred_connects_at_once_are_all_accepted() {
     const THREADS: usize = 6;
@@ -121,8 +121,7 @@ fn three_hundred_connects_at_once_are_all_accepted() {
     }
 }
 
-/// A kicked peer's goodbye, a half-closed peer's answers and the end itself need no other event
-/// either.
+/// The `S_BYE` of a kicked peer, the answers of a half-closed peer and the close need no other event.
 #[test]
 fn kick_and_half_close_finish_without_another_event() {
     let server = silent_server(&["--packet-timeout-ms", "300"]);

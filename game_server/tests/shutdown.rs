@@ -13,12 +13,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 use util::*;
 
-/// Every session hears the goodbye as its last packet; the exit status is 0, in time.
+/// Every session receives the `S_BYE` as its last packet; the exit status is 0, within 3 s.
 #[track_caller]
-fn everybody_is_told(signal: &str) {
+fn expect_bye_for_every_session(signal: &str) {
     let mut server = Server::start(&["--tick-ms", "10", "--workers", "3"]);
     let mut clients: Vec<Client> = (0..20).map(|_| server.join()).collect();
-    // In whatever state they are: one is in the middle of a packet.
+    // One session is in the middle of a packet.
     clients[0].send(&header(100, C_ECHO));
     let from = Instant::now();
     server.signal(signal);
@@ -41,22 +41,22 @@ fn everybody_is_told(signal: &str) {
     );
     assert!(
         TcpStream::connect(server.addr).is_err(),
-        "nobody listens any more"
+        "the port is closed"
     );
     assert!(!server.lines().iter().any(|line| line.contains("panicked")));
 }
 
 #[test]
 fn sigterm_sends_bye_to_every_session() {
-    everybody_is_told("TERM");
+    expect_bye_for_every_session("TERM");
 }
 
 #[test]
 fn sigint_sends_bye_to_every_session() {
-    everybody_is_told("INT");
+    expect_bye_for_every_session("INT");
 }
 
-/// A terminal that closes, or a supervisor that asks for a reload, ends no game.
+/// A terminal that closes, or a supervisor that requests a reload, does not end the game.
 #[test]
 fn sighup_is_logged_and_ignored() {
     let mut server = Server::start(&QUIET);
@@ -66,14 +66,14 @@ fn sighup_is_logged_and_ignored() {
         server.wait_for_line("SIGHUP ignored");
         client.echo(b"still here");
     }
-    // It is no first signal: the one that follows does not end the server at once.
+    // SIGHUP is not a first signal: the next signal does not end the server at once.
     server.signal("TERM");
     client.expect_bye(10);
     drop(client);
     assert_eq!(server.wait_for_exit().code(), Some(0));
 }
 
-/// Whoever has read `listening on` may send a signal: the handlers stand by then.
+/// The signal handlers are installed before the log has `listening on`.
 #[test]
 fn signal_right_after_listening_exits_with_status_0() {
     for _ in 0..10 {
@@ -90,7 +90,7 @@ fn shutdown_of_an_empty_server_is_immediate() {
     assert_eq!(server.wait_for_exit().code(), Some(0));
 }
 
-/// What was asked before the signal is answered before the goodbye.
+/// A request before the signal is answered before the `S_BYE`.
 #[test]
 fn queued_packets_are_flushed_before_bye() {
     let mut server = Server::start(&QUIET);
@@ -99,7 +99,7 @@ fn queued_packets_are_flushed_before_bye() {
     for n in 0..100_u8 {
         client.send(&packet(C_ECHO, &[n; 10_000]));
     }
-    // When the chat is heard, all that came before it has been handled.
+    // When the chat arrives, every packet before it has been handled.
     client.send(&packet(C_CHAT, b"sent"));
     witness.next_but_hello();
     server.signal("TERM");
@@ -111,11 +111,11 @@ fn queued_packets_are_flushed_before_bye() {
     assert_eq!(server.wait_for_exit().code(), Some(0));
 }
 
-/// As above, with more than the kernel takes, and peers that are reading while the signal comes:
-/// sockets become writable in the very turn in which the shutdown is told to their worker.
+/// As above, with more bytes than the kernel takes, and peers that read while the signal comes: sockets
+/// become writable in the turn in which their worker learns of the shutdown.
 #[test]
 fn backlog_of_reading_peers_is_flushed_to_the_last_byte() {
-    // Four servers at a time: each of them does not read for 1 s from peers that take no answers.
+    // Four servers at a time: each one reads nothing for 1 s from peers that take no answers.
     thread::scope(|scope| {
         for first in 0..4 {
             scope.spawn(move || [first, first + 4].map(shut_down_with_a_backlog));
@@ -136,7 +136,7 @@ fn shut_down_with_a_backlog(round: u8) {
         for client in &mut clients {
             scope.spawn(|| {
                 (0..PACKETS).for_each(|n| client.send(&packet(C_ECHO, &[n; 60_000])));
-                // When this is heard, all that came before it has been handled.
+                // When this arrives, every packet before it has been handled.
                 client.send(&packet(C_CHAT, b"sent"));
             });
         }
@@ -166,7 +166,7 @@ fn shut_down_with_a_backlog(round: u8) {
         .into_iter()
         .filter_map(|one| one.join().err())
         .count();
-    assert_eq!(lost, 0, "of {CLIENTS} sessions that read on");
+    assert_eq!(lost, 0, "of {CLIENTS} sessions that read");
     drop(witness);
     assert_eq!(server.wait_for_exit().code(), Some(0));
 }
@@ -181,13 +181,13 @@ fn next_but_chat(client: &mut Client) -> RawPacket {
     }
 }
 
-/// In the middle of everything: floods of echoes and chats, peers that come and go, and some that
-/// do not read. Who reads gets whole packets, in order, and the goodbye as the last one.
+/// Under floods of echoes and chats, beside peers that do not read. A peer that reads receives complete
+/// packets, in order, and the `S_BYE` as the last one.
 #[test]
 fn shutdown_under_load_loses_and_tears_nothing() {
     let flags = ["--tick-ms", "5", "--workers", "2", "--drain-secs", "3"];
     let mut server = Server::start(&[&flags[..], &["--max-chats-per-sec", "0"]].concat());
-    let deaf: Vec<Client> = (0..5)
+    let unread: Vec<Client> = (0..5)
         .map(|_| Client::connect_with_recv_buffer(server.addr, 4096))
         .collect();
     let has_begun = Arc::new(Barrier::new(13));
@@ -201,7 +201,7 @@ fn shutdown_under_load_loses_and_tears_nothing() {
                     for number in 0_u32.. {
                         let bytes =
                             packet(C_ECHO, &[&number.to_le_bytes()[..], &[7; 300]].concat());
-                        // Ends when the server has closed.
+                        // Fails once the server has closed.
                         if sender.write_all(&bytes).is_err() {
                             return;
                         }
@@ -244,15 +244,15 @@ fn shutdown_under_load_loses_and_tears_nothing() {
         "drain + 1 s, but it was {:?}",
         from.elapsed()
     );
-    drop(deaf);
-    // The same port, at once.
+    drop(unread);
+    // The port is free at once.
     let addr = server.addr.to_string();
     let again = Server::start(&[&QUIET[..], &["--addr", &addr]].concat());
     again.join();
 }
 
-/// A server that has more for a peer than this peer will ever take.
-fn with_a_deaf_peer(drain_secs: &'static str) -> (Server, TcpStream) {
+/// A server with megabytes queued for a peer that does not read.
+fn with_an_unread_peer(drain_secs: &'static str) -> (Server, TcpStream) {
     let flags = ["--tick-ms", "10", "--payload-bytes", "60000"];
     let limits = [
         "--max-send-queue-bytes",
@@ -262,18 +262,18 @@ fn with_a_deaf_peer(drain_secs: &'static str) -> (Server, TcpStream) {
     ];
     let times = ["--stats-interval-secs", "0.1", "--drain-secs", drain_secs];
     let server = Server::start(&[&flags[..], &limits, &times].concat());
-    let deaf = TcpStream::connect(server.addr).unwrap();
+    let unread = TcpStream::connect(server.addr).unwrap();
     server.wait_for_line_where("a queue of megabytes", |line| {
         let queued = line.split_once("queued ").map(|(_, rest)| rest);
         let unit = queued.and_then(|rest| rest.split([' ', ',']).nth(1));
         unit == Some("MB")
     });
-    (server, deaf)
+    (server, unread)
 }
 
 #[test]
 fn peer_that_does_not_read_does_not_delay_the_exit() {
-    let (mut server, _deaf) = with_a_deaf_peer("0.5");
+    let (mut server, _unread) = with_an_unread_peer("0.5");
     let from = Instant::now();
     server.signal("TERM");
     assert_eq!(server.wait_for_exit().code(), Some(0));
@@ -286,12 +286,12 @@ fn peer_that_does_not_read_does_not_delay_the_exit() {
 
 #[test]
 fn second_signal_exits_immediately() {
-    let (mut server, _deaf) = with_a_deaf_peer("60");
+    let (mut server, _unread) = with_an_unread_peer("60");
     server.signal("TERM");
     server.wait_for_line("shutting down");
     assert!(server.is_running(), "it drains");
     server.signal("INT");
-    // Within `DEADLINE`, which is shorter than the drain.
+    // Within `DEADLINE`, which is shorter than the drain time.
     assert!(DEADLINE < Duration::from_secs(60));
     server.wait_for_exit();
 }

@@ -62,7 +62,7 @@ fn address_in_use_fails_with_one_line() {
 
 // ---- flags --------------------------------------------------------------------------------------
 
-/// Runs it to its end, which must come by itself.
+/// Runs the server until it exits by itself.
 fn run(flags: &[&str], env: &[(&str, &str)]) -> Output {
     command(flags)
         .envs(env.iter().copied())
@@ -95,7 +95,7 @@ fn invalid_flags_exit_with_status_2() {
         &["--drain-secs", "nan"],
     ];
     for flags in bad {
-        // Were one of them good, it would at least not collide with a server that runs.
+        // If one were valid, the server would still not collide with one that runs.
         let flags = match flags[0] {
             "--addr" => flags.to_vec(),
             _ => [&["--addr", "127.0.0.1:1"], flags].concat(),

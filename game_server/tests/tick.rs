@@ -66,7 +66,7 @@ fn message_is_padded_and_never_cut() {
     assert_eq!(&packet.payload[8..11], b"pad");
     assert!(packet.payload[11..].iter().all(|byte| *byte == 0));
 
-    // Smaller than what is there already: no padding, and nothing is cut.
+    // Smaller than the message: no padding, and the message is not cut.
     let server = Server::start(&["--tick-ms", "20", "--payload-bytes", "10"]);
     assert_eq!(server.connect().next_hello().1, b"Hello World");
 }
@@ -84,8 +84,8 @@ fn largest_payload_is_delivered() {
 
 // ---- the pace -----------------------------------------------------------------------------------
 
-/// The mean, not the jitter: a loop that sleeps a period after each round falls behind, and does so
-/// always. A machine that did not run us for a while did so in one of the measurements.
+/// The mean, not the jitter. A loop that sleeps a period after each round falls behind in every
+/// measurement; a machine that delays the process does so in one of six.
 #[test]
 fn mean_pace_is_the_period() {
     let server = Server::start(&["--tick-ms", "50"]);
@@ -106,7 +106,7 @@ fn mean_pace_is_the_period() {
     panic!("a tick each {means:?}");
 }
 
-/// Row 39: five clients, the default pace, and "Hello World" scrolls by for each.
+/// Row 39: five clients receive "Hello World" at the default pace.
 #[test]
 fn five_clients_receive_hello_world_at_the_default_pace() {
     let server = Server::start(&[]);
@@ -117,7 +117,7 @@ fn five_clients_receive_hello_world_at_the_default_pace() {
         assert_eq!(ticks[0].1, b"Hello World");
         assert!(ticks.iter().all(|tick| *tick == ticks[0]), "{ticks:?}");
     }
-    // Six of them span five periods of 250 ms, and a part of one before.
+    // Six ticks span five periods of 250 ms, and a part of the one before.
     let took = from.elapsed();
     assert!(took >= Duration::from_millis(1200), "{took:?}");
 }
@@ -129,7 +129,7 @@ fn stopped_process_sends_no_burst() {
     let mut client = server.join();
     let (before, _) = client.next_hello();
     server.signal("STOP");
-    // Not luck: the stop has to last, that is what is tested.
+    // The length of the stop is what is tested.
     thread::sleep(Duration::from_millis(750));
     server.signal("CONT");
     let resumed = Instant::now();
@@ -137,7 +137,7 @@ fn stopped_process_sends_no_burst() {
     while resumed.elapsed() < 5 * PERIOD {
         ticks.push(client.next_hello().0);
     }
-    // 15 are owed. Of those one may come late, and one may have been on its way before the stop.
+    // 15 ticks are due. One of them may come late, and one may have been sent before the stop.
     assert!(ticks.len() <= 8, "a burst: {ticks:?}");
     let expected: Vec<u64> = (before + 1..).take(ticks.len()).collect();
     assert_eq!(
@@ -147,8 +147,8 @@ fn stopped_process_sends_no_burst() {
     client.echo(b"the session has stayed");
 }
 
-/// Three seconds are longer than each limit on time: nobody is kicked for what this process has
-/// missed, what is owed does not come in a burst, and the schedule is the one from the start.
+/// The stop of 3 s is longer than each timeout. No session is kicked for the time that the process missed,
+/// the missed ticks do not come in a burst, and the schedule is the one from the start.
 #[test]
 fn stopped_process_kicks_no_session_and_keeps_its_schedule() {
     const PERIOD: Duration = Duration::from_millis(250);
@@ -170,7 +170,7 @@ fn stopped_process_kicks_no_session_and_keeps_its_schedule() {
     server.signal("STOP");
     begun.send(&bytes[9..]);
     client.send(&packet(C_ECHO, b"during the stop"));
-    // Not luck: the stop has to last, that is what is tested.
+    // The length of the stop is what is tested.
     thread::sleep(Duration::from_secs(3));
     server.signal("CONT");
     client.expect_echo(b"during the stop");
@@ -182,13 +182,13 @@ fn stopped_process_kicks_no_session_and_keeps_its_schedule() {
         ticks.push((tick, arrived.elapsed()));
     }
     let numbers: Vec<u64> = ticks.iter().map(|(tick, _)| *tick).collect();
-    // Twelve are owed. One may come late, at once; the others keep their distance.
+    // Twelve ticks are due. One may come late, at once; the others keep their distance.
     assert!(numbers.len() <= 8, "a burst: {ticks:?}");
-    // The echo above may have skipped one or two that came before it.
+    // The echo above may have skipped one or two ticks.
     assert!(numbers[0] - first <= 3, "{ticks:?} after {first}");
     assert!(numbers.windows(2).all(|two| two[1] == two[0] + 1));
-    // On the schedule again: whole periods after the first one. How near, is a matter of the
-    // machine; a schedule that began anew at the resume would be anywhere.
+    // On the schedule again: whole periods after the first tick. The distance depends on the machine; a
+    // schedule that began anew at the resume would be anywhere.
     let on_time = ticks.iter().skip(1).filter(|(_, at)| {
         let off = at.as_millis() % PERIOD.as_millis();
         !(60..=190).contains(&off)
@@ -197,7 +197,7 @@ fn stopped_process_kicks_no_session_and_keeps_its_schedule() {
     assert!(!server.lines().iter().any(|line| line.contains("left: ")));
 }
 
-/// The clock on the wall may be set while the server runs. Nobody here asks it.
+/// The wall clock may be set while the server runs.
 #[test]
 fn no_source_file_reads_the_wall_clock() {
     let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];

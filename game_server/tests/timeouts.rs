@@ -25,10 +25,10 @@ fn unfinished_packet_times_out_and_an_idle_session_does_not() {
             from.elapsed()
         );
     }
-    idle.echo(b"silence between packets is no offence");
+    idle.echo(b"silence between packets is valid");
 }
 
-/// Counted from the first byte: a byte now and then does not buy more time.
+/// The timeout starts at the first byte of a packet. Later bytes do not extend it.
 #[test]
 fn later_bytes_do_not_extend_the_packet_timeout() {
     let server = Server::start_quiet(&["--packet-timeout-ms", "600"]);
@@ -36,7 +36,7 @@ fn later_bytes_do_not_extend_the_packet_timeout() {
     let mut sender = client.sender();
     let from = Instant::now();
     let dripping = thread::spawn(move || {
-        // 200 bytes take 10 s like this; the write fails once the server has closed.
+        // 200 bytes would take 10 s; the write fails once the server has closed.
         for byte in packet(C_ECHO, &[1; 196]) {
             if sender.write_all(&[byte]).is_err() {
                 return;
@@ -50,13 +50,13 @@ fn later_bytes_do_not_extend_the_packet_timeout() {
     assert!(took >= Duration::from_millis(600), "{took:?}");
     assert!(
         took < Duration::from_secs(6),
-        "later bytes have bought time: {took:?}"
+        "later bytes extend the timeout: {took:?}"
     );
     drop(client);
     dripping.join().unwrap();
 }
 
-/// A packet that begins when another one ends has all the time of its own.
+/// A packet that begins when another one ends has the full timeout.
 #[test]
 fn each_packet_has_its_own_timeout() {
     let server = Server::start_quiet(&["--packet-timeout-ms", "1000"]);
@@ -65,7 +65,7 @@ fn each_packet_has_its_own_timeout() {
     let (front, back) = bytes.split_at(9);
     client.send(front);
     for _ in 0..3 {
-        // Together longer than the timeout, each one shorter.
+        // Three pauses are longer than the timeout, each one is shorter.
         thread::sleep(Duration::from_millis(400));
         client.send(&[back, front].concat());
         client.expect_echo(b"slow but within the time");
@@ -87,14 +87,17 @@ fn idle_timeout_closes_the_silent_session_and_no_other() {
     while !watching.is_finished() || from.elapsed() < Duration::from_millis(1800) {
         busy.echo(b"I am here");
         thread::sleep(Duration::from_millis(50));
-        assert!(from.elapsed() < DEADLINE, "the silent one is still there");
+        assert!(
+            from.elapsed() < DEADLINE,
+            "the silent session is still connected"
+        );
     }
     let after = watching.join().unwrap();
     assert!(after >= Duration::from_millis(1000), "{after:?}");
     busy.echo(b"still");
 }
 
-/// The server was stopped, not the peer slow: what it sent in time lies in its socket.
+/// The server was stopped; the peer was not slow. Its bytes are in the socket of the server.
 #[test]
 fn stopped_process_times_out_no_session() {
     let server = Server::start_quiet(&["--packet-timeout-ms", "500", "--idle-timeout-ms", "700"]);
@@ -105,7 +108,7 @@ fn stopped_process_times_out_no_session() {
     server.signal("STOP");
     begun.send(&bytes[7..]);
     idle.send(&bytes);
-    // The stop has to last longer than both timeouts.
+    // The stop is longer than both timeouts.
     thread::sleep(Duration::from_millis(1000));
     server.signal("CONT");
     begun.expect_echo(b"sent in time");

@@ -1,4 +1,4 @@
-//! A client of the admin port that knows only bytes, and a strict reader of what it answers.
+//! A client of the admin port that knows only bytes, and a strict parser of the metrics text.
 
 use super::{DEADLINE, Server};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Every name of the contract, and its type.
+/// Every metric of the contract, and its type.
 pub const NAMES: &[(&str, &str)] = &[
     ("server_sessions", "gauge"),
     ("server_accepted_total", "counter"),
@@ -27,7 +27,7 @@ pub const NAMES: &[(&str, &str)] = &[
     ("server_broadcast_seconds", "histogram"),
 ];
 
-/// Longer than any machine here holds a process up; shorter than a port that is in the way.
+/// Longer than a busy machine delays a process; shorter than an admin port that blocks the game would.
 pub const LONGEST_GAP: Duration = Duration::from_secs(3);
 
 pub fn start(flags: &[&str]) -> (Server, SocketAddr) {
@@ -102,7 +102,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// Reads to the end of the stream. What was read has to be one whole answer.
+    /// Reads to the end of the stream. Fails unless the bytes are one complete response.
     #[track_caller]
     pub fn read(stream: &mut TcpStream) -> Result<Self, ErrorKind> {
         let mut bytes = Vec::new();
@@ -143,7 +143,7 @@ impl Response {
     }
 }
 
-/// A strict reader of the text format, which panics at anything that a scraper could trip over.
+/// A strict parser of the text format. Fails at every deviation that could break a scraper.
 #[derive(Default)]
 pub struct Exposition {
     pub types: BTreeMap<String, String>,
@@ -216,7 +216,7 @@ impl Exposition {
     }
 }
 
-/// The names of metrics that stand in a text.
+/// The names of metrics in a text.
 pub fn names_in(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| word.starts_with("server_") && *word != "server_full")

@@ -1,7 +1,6 @@
-//! What the tests of the program share: the server as a child process, and clients of bytes alone.
+//! The helpers of the tests: the server as a child process, and clients that know bytes alone.
 //!
-//! Nothing of `server_core` or `game_server` is used here: a framing bug on both sides would
-//! cancel out.
+//! No helper uses a type of `server_core` or `game_server`: a framing bug on both sides would cancel out.
 
 // Each test file is a crate of its own, and none of them uses every helper.
 #![allow(dead_code, unused_imports)]
@@ -18,7 +17,7 @@ pub use server::*;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Every reason of the contract.
+/// Every disconnect reason of the contract.
 pub const REASONS: &[&str] = &[
     "bad_size",
     "too_large",
@@ -37,17 +36,17 @@ pub const REASONS: &[&str] = &[
     "login_timeout",
 ];
 
-/// Waits until something holds; panics if it does not within `deadline`.
+/// Waits until a condition holds. Fails if it does not within `deadline`.
 #[track_caller]
 pub fn wait_until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
     let give_up_at = Instant::now() + deadline;
     while !holds() {
-        assert!(Instant::now() < give_up_at, "waited in vain for {what}");
+        assert!(Instant::now() < give_up_at, "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Random numbers whose seed is printed; `TEST_SEED` brings one back.
+/// Random numbers from a printed seed. `TEST_SEED` sets the seed.
 pub fn random() -> fastrand::Rng {
     let seed = match std::env::var("TEST_SEED") {
         Ok(text) => text.parse().unwrap(),

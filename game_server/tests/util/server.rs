@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Flags of a server that says nothing by itself for as long as a test lasts.
+/// Flags of a server that sends no tick while a test lasts.
 pub const QUIET: [&str; 2] = ["--tick-ms", "60000"];
 
 /// Limits that a test reaches in less than a second.
@@ -47,16 +47,16 @@ struct LogState {
     has_ended: bool,
 }
 
-/// Hundreds of clients live in one test process; the usual soft limit is 1,024 descriptors.
+/// A test process has hundreds of clients, and the usual soft limit is 1,024 descriptors.
 fn raise_fd_limit() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        // Where it cannot be raised, connecting says so.
+        // If the limit cannot be raised, connects fail.
         let _ = rlimit::increase_nofile_limit(16_384);
     });
 }
 
-/// The binary with these flags, in an environment that cannot change what they mean.
+/// The program with these flags, without the variables that could change their meaning.
 pub fn command(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_game_server"));
     for (name, _) in std::env::vars_os() {
@@ -73,7 +73,7 @@ pub fn command(flags: &[&str]) -> Command {
     command
 }
 
-/// As [`command`], by a shell that sets this limit first: the arguments of `ulimit`.
+/// As [`command`], started by a shell that sets a limit first; `limit` is the arguments of `ulimit`.
 pub fn command_with_ulimit(limit: &str, flags: &[&str]) -> Command {
     let direct = command(flags);
     let mut shell = Command::new("sh");
@@ -91,7 +91,7 @@ pub fn command_with_ulimit(limit: &str, flags: &[&str]) -> Command {
 }
 
 impl Server {
-    /// Starts it on a free port and waits until it listens.
+    /// Starts the server on a free port, and waits until it listens.
     pub fn start(flags: &[&str]) -> Self {
         Self::start_with_env(flags, &[])
     }
@@ -110,8 +110,8 @@ impl Server {
         Self::spawn(command)
     }
 
-    /// Starts it by a shell that sets this limit (`-n` and a number: both limits of descriptors;
-    /// `-Sn`: the soft one) first.
+    /// Starts the server by a shell that sets a limit first. `-n` and a number set both limits of
+    /// descriptors, `-Sn` the soft one.
     pub fn start_with_ulimit(limit: &str, flags: &[&str]) -> Self {
         let flags = [&["--addr", "127.0.0.1:0"], flags].concat();
         Self::spawn(command_with_ulimit(limit, &flags))
@@ -123,7 +123,7 @@ impl Server {
         server
     }
 
-    /// Starts it, and waits until it listens, or has ended: then it returns its status, and its log.
+    /// Starts the server, and waits until it listens. If it exits instead, returns its status and its log.
     pub fn try_spawn(command: Command) -> Result<Self, (ExitStatus, Vec<String>)> {
         let mut server = Self::launch(command);
         wait_until("the server to listen or to end", DEADLINE, || {
@@ -164,7 +164,7 @@ impl Server {
         self.child.id()
     }
 
-    /// Waits for a line of its log that contains `text`, and returns it.
+    /// Waits for a log line that contains `text`, and returns the line.
     pub fn wait_for_line(&self, text: &str) -> String {
         self.wait_for_line_where(text, |line| line.contains(text))
     }
@@ -173,7 +173,7 @@ impl Server {
         self.wait_for_line_from(0, what, matches)
     }
 
-    /// As `wait_for_line_where`, for lines that are not there yet.
+    /// As `wait_for_line_where`, for a line that is not logged yet.
     pub fn wait_for_new_line_where(&self, what: &str, matches: impl Fn(&str) -> bool) -> String {
         let seen = self.log.state().lines.len();
         self.wait_for_line_from(seen, what, matches)
@@ -205,13 +205,13 @@ impl Server {
         }
     }
 
-    /// What it has logged so far.
+    /// The log lines so far.
     pub fn lines(&self) -> Vec<String> {
         self.log.state().lines.clone()
     }
 
-    /// Sends a signal by name, for example `TERM`. After a `STOP` every thread has stopped: one that is
-    /// just running goes on for a moment, and would still see what is sent to it.
+    /// Sends a signal by name, for example `TERM`. For `STOP`, waits until every thread has stopped: a
+    /// running thread goes on for a moment, and would still read what a client sends.
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.pid());
         let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
@@ -221,7 +221,7 @@ impl Server {
         }
     }
 
-    /// Sets its soft limit of descriptors while it runs, as an operator would.
+    /// Sets the soft limit of descriptors of the running server, as an operator would.
     pub fn limit_descriptors(&self, limit: usize) {
         let status = Command::new("prlimit")
             .args(["--pid", &self.pid().to_string()])
@@ -235,7 +235,7 @@ impl Server {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
         let mut states = tasks.map(|task| {
             let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
-            // Behind the name, which may hold anything.
+            // Behind the name, which may have any characters.
             let (_, rest) = stat.rsplit_once(") ").unwrap();
             rest.starts_with('T')
         });
@@ -246,7 +246,7 @@ impl Server {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits for its end, and for the last line of its log.
+    /// Waits for the exit, and for the last log line.
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         wait_until("the server to exit", DEADLINE, || !self.is_running());
         if let Some(reader) = self.log_reader.take() {
@@ -255,7 +255,7 @@ impl Server {
         self.child.wait().unwrap()
     }
 
-    /// Ends it with no chance to say goodbye.
+    /// Kills the server, which sends no `S_BYE`.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -264,8 +264,8 @@ impl Server {
         }
     }
 
-    /// The descriptors of a server at rest. Just after the start a file of the system's may be
-    /// open for a moment.
+    /// The number of open descriptors of a server at rest. Just after the start, a file of the system may
+    /// be open for a moment.
     pub fn resting_fds(&self) -> usize {
         let mut counts = vec![self.open_fds()];
         wait_until("the descriptors to stay the same", DEADLINE, || {
@@ -279,18 +279,18 @@ impl Server {
         self.open_fds()
     }
 
-    /// Descriptors that it has open.
+    /// The number of open descriptors.
     pub fn open_fds(&self) -> usize {
         let dir = format!("/proc/{}/fd", self.pid());
         std::fs::read_dir(dir).unwrap().count()
     }
 
-    /// Memory that it has in use.
+    /// The resident memory.
     pub fn rss_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")
     }
 
-    /// Memory that it has asked for, touched or not.
+    /// The memory that is allocated, touched or not.
     pub fn data_bytes(&self) -> u64 {
         self.status_bytes("VmData:")
     }
@@ -304,10 +304,10 @@ impl Server {
         kib.parse::<u64>().unwrap() * 1024
     }
 
-    /// Processor time that it has used, in the clock ticks of the system (100 a second).
+    /// The processor time so far, in the clock ticks of the system (100 a second).
     pub fn cpu_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        // Behind the name, which stands in parentheses: user time is the 12th, system time the 13th.
+        // Behind the name in parentheses: user time is the 12th field, system time the 13th.
         let (_, fields) = stat.rsplit_once(") ").unwrap();
         let times = fields.split(' ').skip(11).take(2);
         times.map(|field| field.parse::<u64>().unwrap()).sum()
@@ -317,8 +317,8 @@ impl Server {
         Client::connect(self.addr)
     }
 
-    /// A client that is a session already: its first echo has come back. What others say before that
-    /// may be heard, and is skipped: some who connected earlier may have been let in only now.
+    /// Connects a client, and waits for its first echo: the client is a session. Skips chats before the
+    /// echo: sessions that connected earlier may be admitted at the same time.
     pub fn join(&self) -> Client {
         let mut client = self.connect();
         client.send(&packet(C_ECHO, b"ready?"));
@@ -364,17 +364,16 @@ impl Log {
     }
 }
 
-/// How long it takes until a newcomer from another address has its first answer.
+/// The time until a new client of another address has its first answer.
 #[track_caller]
-pub fn time_to_get_in(server: &Server) -> Duration {
+pub fn admission_time(server: &Server) -> Duration {
     let began = Instant::now();
     let mut newcomer = Client::connect_from([127, 0, 0, 2], server.addr);
     newcomer.echo(b"I say something");
     began.elapsed()
 }
 
-/// The time for a login is far away: only the cap lets the newcomer in.
-/// The number that stands behind `name ` in a `stats:` line.
+/// The number behind `name ` in a `stats:` line.
 pub fn stat(line: &str, name: &str) -> Option<u64> {
     let (_, rest) = line.split_once("stats: ")?;
     let (_, rest) = rest.split_once(&format!("{name} "))?;
@@ -382,8 +381,8 @@ pub fn stat(line: &str, name: &str) -> Option<u64> {
     rest[..digits.unwrap_or(rest.len())].parse().ok()
 }
 
-/// How many have left for a reason, as the log tells: lines of their own, and summaries.
-pub fn departures(lines: &[String], label: &str) -> u64 {
+/// The number of disconnects with a reason in the log: single lines and summaries.
+pub fn logged_disconnects(lines: &[String], label: &str) -> u64 {
     let (left, away) = (format!("left: {label} "), format!("turned away: {label} "));
     let more = format!(" more {label} from ");
     lines
@@ -399,7 +398,7 @@ pub fn departures(lines: &[String], label: &str) -> u64 {
         .sum()
 }
 
-/// The bytes that wait in all send queues, of a `stats:` line. It is rounded to three digits or so.
+/// The queued bytes of all sessions in a `stats:` line, which rounds to about three digits.
 pub fn queued_bytes(line: &str) -> Option<f64> {
     let (_, rest) = line.split_once("stats: ")?.1.split_once("queued ")?;
     let mut words = rest.split([' ', ',']);

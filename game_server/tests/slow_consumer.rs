@@ -333,7 +333,7 @@ fn unread_sessions_pin_no_chunk_and_queue_no_more_than_the_limit() {
 fn memory_returns_after_each_round_of_unread_sessions() {
     let server = Server::start(&[
         "--tick-ms",
-        "10",
+        "5",
         "--payload-bytes",
         "10000",
         "--max-send-lag-ms",
@@ -360,8 +360,13 @@ fn memory_returns_after_each_round_of_unread_sessions() {
     let working = (0..3).map(|_| round()).max().unwrap();
     let allowed = working + (working / 10).max(4 * MIB);
     for n in 4..=8 {
-        let now = round();
-        assert!(now <= allowed, "round {n}: {now} bytes, {working} before");
+        round();
+        // The server gives memory back within seconds of a peak.
+        wait_until(
+            &format!("round {n} to use {allowed} bytes"),
+            DEADLINE,
+            || server.rss_bytes() <= allowed,
+        );
     }
     assert_eq!(server.resting_fds(), idle_fds);
 }

@@ -62,7 +62,7 @@ struct Inner {
     connector: Connector,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
-    stopwatch: Arc<CompletionTimer>,
+    broadcast_timer: Arc<CompletionTimer>,
     snapshots: SnapshotGate,
     listener: Option<Arc<StopSignal>>,
     /// By when a shutdown has to be flushed; set once, before the listener is told to stop.
@@ -89,7 +89,7 @@ impl ServerHandle {
                 connector,
                 buffers: buffers.clone(),
                 metrics: Arc::clone(metrics),
-                stopwatch: Arc::new(CompletionTimer::new(MEASURED_BROADCASTS)),
+                broadcast_timer: Arc::new(CompletionTimer::new(MEASURED_BROADCASTS)),
                 snapshots: SnapshotGate::default(),
                 listener: listener.map(Listener::stop_signal),
                 flush_by: Mutex::new(None),
@@ -133,7 +133,7 @@ impl ServerHandle {
         match self.encode(head, tail) {
             Ok(buffer) => {
                 let router = &self.inner.router;
-                let shares = self.inner.stopwatch.start(origin, router.workers());
+                let shares = self.inner.broadcast_timer.start(origin, router.workers());
                 router.broadcast_timed(&buffer, shares);
             }
             Err(error) => log::error!("packet {} to all: {error}", H::ID),

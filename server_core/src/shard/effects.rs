@@ -3,7 +3,9 @@
 use super::{Deferred, Shard, guarded};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
+use crate::buffer::SendBuffer;
 use crate::connection::Transport;
+use crate::routing::link::{Audience, Origin, Target};
 use crate::routing::outbox;
 use crate::routing::router::Command;
 use crate::session::{Context, Effect, Session};
@@ -143,20 +145,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 self.forward(to.worker(), Command::Send(to, buffer));
             }
             Effect::Send(..) => self.metrics().undeliverable.add(1),
-            Effect::Broadcast(buffer) => {
-                let own = self.worker;
-                for worker in (0..workers).filter(|worker| *worker != own) {
-                    self.forward(worker, Command::Broadcast(buffer.clone()));
-                }
-                self.queue_for_all(&buffer);
-            }
+            Effect::Broadcast(buffer) => self.fan_out(Audience::All, None, &buffer),
             Effect::BroadcastTo(group, except, buffer) => {
-                let (to, own) = (self.shared.router.groups().workers(group), self.worker);
-                for worker in to.iter().filter(|worker| *worker != own) {
-                    let command = Command::BroadcastTo(group, except, buffer.clone());
-                    self.forward(worker, command);
-                }
-                self.queue_for_group(group, except, &buffer);
+                self.fan_out(Audience::Group(group), except, &buffer);
             }
             Effect::Close(id, reason) if id.worker() == self.worker => self.close(id, reason),
             Effect::Close(id, reason) if id.worker() < workers => {
@@ -174,6 +165,26 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 }
             }
             Effect::Admit(id) => self.admit(id),
+        }
+    }
+
+    /// Queues a packet here, and forwards it to the other targets.
+    fn fan_out(&mut self, audience: Audience, except: Option<SessionId>, buffer: &SendBuffer) {
+        let router = &self.shared.router;
+        for target in router.targets(audience, router.scope(audience, Origin::Node)) {
+            match (target, audience) {
+                (Target::Worker(worker), Audience::All) if worker == self.worker => {
+                    self.queue_for_all(buffer);
+                }
+                (Target::Worker(worker), Audience::Group(group)) if worker == self.worker => {
+                    self.queue_for_group(group, except, buffer);
+                }
+                (Target::Worker(worker), _) => {
+                    let command = Command::fan_out(audience, except, buffer.clone());
+                    self.forward(worker, command);
+                }
+                (Target::Link, _) => self.shared.router.publish(audience, buffer),
+            }
         }
     }
 

@@ -237,7 +237,7 @@ fn out_of_descriptors_and_back() {
     let server = Server::start_with_ulimit("-n 60", &flags);
     let mut first = server.join();
     let mut clients: Vec<Client> = (0..100).map(|_| server.connect()).collect();
-    server.wait_for_line("cannot accept for now");
+    server.wait_for_line("accept paused");
     let (cpu, from) = (server.cpu_ticks(), Instant::now());
     while from.elapsed() < Duration::from_secs(1) {
         first.echo(b"in between");

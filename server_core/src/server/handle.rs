@@ -14,7 +14,7 @@ use crate::routing::mailbox::MailboxFull;
 use crate::routing::router::Router;
 use crate::runtime::connector::{Connector, server_has_ended};
 use crate::runtime::listener::{Listener, StopSignal};
-use mio::net::TcpStream;
+use crate::runtime::stream::Stream;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +58,7 @@ pub struct ServerHandle {
 #[derive(Debug)]
 struct Inner {
     local_addr: Option<SocketAddr>,
-    router: Arc<Router<TcpStream>>,
+    router: Arc<Router<Stream>>,
     connector: Connector,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
@@ -77,7 +77,7 @@ const MEASURED_BROADCASTS: usize = 1024;
 impl ServerHandle {
     pub(super) fn new(
         listener: Option<&Listener>,
-        router: &Arc<Router<TcpStream>>,
+        router: &Arc<Router<Stream>>,
         connector: Connector,
         buffers: &SendBufferManager,
         metrics: &Arc<Metrics>,

@@ -119,7 +119,7 @@
 //!     Handlers::<Guest>::new()
 //!         .on::<CEnter>(|_guest, ctx, enter| {
 //!             let room = room(enter.room.get());
-//!             ctx.join(room).map_err(|_| Kick::BadPayload)?;
+//!             ctx.join(room).map_err(|_| Kick::Custom(1000, "too_many_rooms"))?;
 //!             ctx.broadcast_packet_to(room, &SEntered { who: ctx.id().into() });
 //!             Ok(())
 //!         })
@@ -356,7 +356,7 @@
 //!
 //! What the format or the layout fixes: 65,535 bytes in a packet, 16,777,216 sessions of one worker
 //! at a time, lists that lie 16 deep. Budgets for what a packet costs beyond its bytes are the game's:
-//! [`RateLimiter`](rate_limiter::RateLimiter) and [`Kick::ChatFlood`] are there for that, and
+//! [`RateLimiter`](rate_limiter::RateLimiter) and [`Kick::Custom`] are there for that, and
 //! [`AddressBudgets`] for a budget that survives a reconnect.
 //!
 //! # Errors

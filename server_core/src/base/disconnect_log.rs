@@ -1,9 +1,9 @@
 //! Who left and why, in a bounded number of log lines.
 
 use crate::base::id::SessionId;
-use crate::base::reason::DisconnectReason;
+use crate::base::reason::{DisconnectReason, MAX_CUSTOM_LABELS};
 use log::Level;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +26,8 @@ struct Window {
     length: Duration,
     /// Lines that any reason may have beyond its first one.
     spare_lines: u32,
-    tallies: [Tally; DisconnectReason::COUNT],
+    /// By label. The number of labels is bounded: beyond it, a label of the game is counted as `custom`.
+    tallies: BTreeMap<&'static str, Tally>,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +108,7 @@ impl Default for Window {
             ends_at: None,
             length: SHORTEST_WINDOW,
             spare_lines: SPARE_LINES,
-            tallies: Default::default(),
+            tallies: BTreeMap::new(),
         }
     }
 }
@@ -116,7 +117,12 @@ impl Window {
     /// Returns whether it gets a line of its own, and when this window ends.
     fn count(&mut self, ip: IpAddr, reason: DisconnectReason, now: Instant) -> (bool, Instant) {
         let ends_at = *self.ends_at.get_or_insert(now + self.length);
-        let tally = &mut self.tallies[reason.index()];
+        let has_room = self.tallies.len() < DisconnectReason::COUNT + MAX_CUSTOM_LABELS;
+        let label = match self.tallies.contains_key(reason.label()) || has_room {
+            true => reason.label(),
+            false => DisconnectReason::LABELS[reason.index()],
+        };
+        let tally = self.tallies.entry(label).or_default();
         tally.level = Some(level_of(reason));
         let is_first = !std::mem::replace(&mut tally.is_known, true);
         if is_first {
@@ -141,7 +147,7 @@ impl Window {
             *self = Self::default();
             return None;
         }
-        for tally in &mut self.tallies {
+        for tally in self.tallies.values_mut() {
             tally.is_known = tally.suppressed > 0;
         }
         self.spare_lines = 0;
@@ -151,14 +157,13 @@ impl Window {
     }
 
     fn has_suppressed(&self) -> bool {
-        self.tallies.iter().any(|tally| tally.suppressed > 0)
+        self.tallies.values().any(|tally| tally.suppressed > 0)
     }
 
     /// One line for all reasons, the most frequent first.
     fn summarize(&mut self) -> Option<Summary> {
         let mut parts: Vec<(u64, Level, String)> = (self.tallies.iter_mut())
-            .zip(DisconnectReason::LABELS)
-            .filter_map(|(tally, label)| tally.summarize(label))
+            .filter_map(|(label, tally)| tally.summarize(label))
             .collect();
         parts.sort_by_key(|(count, ..)| std::cmp::Reverse(*count));
         // `Error` is the smallest level, `Trace` the largest.
@@ -249,7 +254,7 @@ mod tests {
             Kick::PacketTimeout,
             Kick::SlowConsumer,
             Kick::RateLimit,
-            Kick::ChatFlood,
+            Kick::Custom(1_000, "chat_flood"),
         ];
         let log = DisconnectLog::default();
         let start = Instant::now();
@@ -267,5 +272,26 @@ mod tests {
         }
         // One for each reason, the spare ones, and a summary after 3, 9, 21 and 45 s.
         assert_eq!(lines, 8 + SPARE_LINES + 4);
+    }
+
+    #[test]
+    fn labels_of_a_game_are_bounded_and_named_in_the_summary() {
+        let log = DisconnectLog::default();
+        let start = Instant::now();
+        for number in 0..1_000 {
+            let label = Box::leak(format!("label_{number:03}").into_boxed_str());
+            for n in 0..2 {
+                note(&log, n, Kick::Custom(1_000, label), start);
+            }
+        }
+        note(&log, 0, Kick::BadSize, start);
+        let mut window = log.window();
+        assert!(window.tallies.len() <= DisconnectReason::COUNT + MAX_CUSTOM_LABELS + 2);
+        let (_, summary) = window.summarize().unwrap();
+        assert!(summary.contains("more custom from"), "{summary}");
+        assert!(
+            summary.contains("1 more label_020 from 1 address"),
+            "{summary}"
+        );
     }
 }

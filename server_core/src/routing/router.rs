@@ -282,7 +282,8 @@ impl<T: Send + 'static> Router<T> {
     /// [`broadcast`](Self::broadcast) does.
     pub fn join(self: &Arc<Self>, id: SessionId, group: GroupId) {
         if id.worker() < self.workers() {
-            // Claimed now: what is sent to the group from now on goes there, too, behind this.
+            // Subscribed before the post: each later packet to the group goes to that worker as well,
+            // behind this command.
             let subscription = self.groups.subscribe(group, id.worker());
             self.post(id.worker(), Command::Join(id, subscription));
         }
@@ -296,7 +297,7 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
-    /// Asks each worker about its sessions. Never waits: whoever made the requests bounds them.
+    /// Asks each worker for the state of its sessions. Never waits: the caller bounds the requests.
     pub fn request_snapshot(&self, requests: impl IntoIterator<Item = SnapshotRequest>) {
         for (mailbox, request) in self.mailboxes.iter().zip(requests) {
             mailbox.post(Command::Snapshot(request), COMMAND_BYTES);
@@ -317,8 +318,8 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
-    /// Whether every worker has room for more connections. A worker that is behind with taking them over
-    /// would take a tick late that is posted behind them.
+    /// Whether every worker has room for more connections. A worker that is behind with taking connections
+    /// over would be late with a tick that is posted behind them.
     #[must_use]
     pub fn has_room_for_connections(&self) -> bool {
         let has_room =
@@ -326,28 +327,28 @@ impl<T: Send + 'static> Router<T> {
         self.mailboxes.iter().all(has_room)
     }
 
-    /// Hands a connection over to the worker that its permit names. Never waits: permits bound
-    /// how many there can be. After `true` the worker makes a session of the connection, also if it
-    /// is about to end; after `false` it has ended, and the connection is closed.
+    /// Hands a connection over to the worker that its permit names. Never waits: permits bound the number
+    /// of connections. After `true` the worker makes a session of the connection, also a worker that is
+    /// about to end. After `false` the worker has ended, and the connection is closed.
     pub fn adopt(&self, arrival: NewConnection<T>) -> bool {
         let mailbox = &self.mailboxes[arrival.permit.worker()];
         let posted = mailbox.post_if_open(Command::Adopt(arrival), ADOPT_BYTES);
         posted.is_ok()
     }
 
-    /// Ends everything. Never waits.
+    /// Ends all sessions and workers. Never waits.
     pub fn shutdown(&self, flush_by: Instant) {
-        // The first one counts.
+        // The first call counts.
         let _ = self.shutdown_by.set(flush_by);
         for mailbox in &self.mailboxes {
             mailbox.post(Command::Shutdown(flush_by), COMMAND_BYTES);
         }
     }
 
-    /// From one worker to another: gives the command back if it would have to wait.
+    /// Posts from one worker to another, or returns the command if it would have to wait.
     ///
-    /// Workers share a small part of each mailbox: what a flood of theirs puts in front of a tick
-    /// is bounded by that, and there is always room for a tick.
+    /// All workers share a sixteenth of each mailbox. This bounds the packets of workers in front of a
+    /// tick, and leaves room for the tick.
     ///
     /// # Errors
     /// The command.
@@ -395,8 +396,8 @@ impl<T: Send + 'static> Router<T> {
         Ok(())
     }
 
-    /// What a thread that does not wait may fill of a mailbox: a worker as much as it may
-    /// [forward](Self::forward).
+    /// The part of a mailbox that a thread that does not wait may fill: for a worker, the part for
+    /// [`forward`](Self::forward).
     fn try_limit_bytes(&self, mailbox: &Mailbox<Command<T>>) -> usize {
         if outbox::is_open() {
             mailbox.limit_bytes() / FORWARD_SHARE
@@ -405,7 +406,7 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
-    /// Posts from any thread. A thread of the game waits while the mailbox is full; a worker never does.
+    /// Posts from any thread. A thread of the game waits while the mailbox is full; a worker never waits.
     fn post(self: &Arc<Self>, worker: usize, command: Command<T>) {
         if !outbox::is_open() {
             let bytes = command.bytes();
@@ -580,7 +581,7 @@ mod tests {
         let id = SessionId::new(1, 1, 0);
         router.join(id, ROOM);
         router.broadcast_to(ROOM, None, &packet);
-        // Of a worker that there is not: of nobody.
+        // Worker 3 does not exist.
         router.join(SessionId::new(1, 3, 0), ROOM);
         router.leave(SessionId::new(1, 3, 0), ROOM);
         let commands = take(&router, 1);
@@ -589,7 +590,7 @@ mod tests {
             [Command::Join(joins, subscription), Command::BroadcastTo(ROOM, None, _)]
                 if *joins == id && subscription.group() == ROOM
         ));
-        // A command that nobody carries out gives its subscription back.
+        // A command that is not carried out gives its subscription back.
         drop(commands);
         assert!(router.groups().workers(ROOM).is_empty());
     }

@@ -304,7 +304,7 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
-    /// A packet for one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
+    /// Sends a packet to one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
     pub fn send(self: &Arc<Self>, to: SessionId, buffer: SendBuffer) {
         if to.worker() < self.workers() {
             self.post(to.worker(), Command::Send(to, buffer));

@@ -91,7 +91,7 @@ impl<S: Session> Worker<S> {
 
     fn run_until_finished(&mut self, mailbox: &Mailbox<Command<Stream>>) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
-        // Commands that were posted before the first turn have to be taken.
+        // Sessions that were adopted before the first turn may have work.
         let mut has_mail = true;
         while !self.shard.is_finished() {
             let timeout = if has_mail || self.shard.has_work() {

@@ -5,7 +5,7 @@ use crate::check;
 use crate::metrics_port::MetricsPort;
 use crate::stats::{Stats, TickMetrics};
 use game_server::chat_budget::ChatBudget;
-use game_server::packets::{SBye, SHello};
+use game_server::packets::{CHAT_FLOOD, SBye, SHello};
 use game_server::preflight::Machine;
 use game_server::{GameSession, process};
 use server_core::tick::TickSchedule;
@@ -43,6 +43,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         .map_err(in_words)?;
     let server = Server::builder()
         .config(config.clone())
+        .custom_labels([CHAT_FLOOD.label()])
         .close_message(SBye::close_message)
         .start(args.addr.all(), move |_peer| {
             GameSession::new(max_chats_per_sec)

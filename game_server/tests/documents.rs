@@ -5,6 +5,7 @@
 mod pages;
 mod util;
 
+use game_server::packets::CHAT_FLOOD;
 use server_core::{DisconnectReason, Kick};
 use std::collections::BTreeMap;
 use std::fs;
@@ -55,7 +56,7 @@ fn the_protocol_has_every_reason_with_its_code() {
         Kick::PacketTimeout,
         Kick::SlowConsumer,
         Kick::RateLimit,
-        Kick::ChatFlood,
+        CHAT_FLOOD,
     ];
     let others = [
         DisconnectReason::ServerFull,

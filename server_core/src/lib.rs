@@ -120,7 +120,7 @@
 //!     Handlers::<Guest>::new()
 //!         .on::<CEnter>(|_guest, ctx, enter| {
 //!             let room = room(enter.room.get());
-//!             ctx.join(room).map_err(|_| Kick::BadPayload)?;
+//!             ctx.join(room).map_err(|_| Kick::Custom(1000, "too_many_rooms"))?;
 //!             ctx.broadcast_packet_to(room, &SEntered { guest: ctx.id().into() });
 //!             Ok(())
 //!         })
@@ -358,7 +358,7 @@
 //!
 //! Format and layout fix these limits: 65,535 bytes in a packet, 16,777,216 sessions of one worker
 //! at a time, lists 16 deep. The game sets budgets for the costs of a packet beyond its bytes, with
-//! [`RateLimiter`](rate_limiter::RateLimiter) and [`Kick::ChatFlood`], and with [`AddressBudgets`] for a
+//! [`RateLimiter`](rate_limiter::RateLimiter) and [`Kick::Custom`], and with [`AddressBudgets`] for a
 //! budget that survives a reconnect.
 //!
 //! # Errors

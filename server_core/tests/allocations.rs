@@ -288,12 +288,12 @@ fn a_packet_to_a_group_costs_no_more_than_one_to_all() {
 #[test]
 fn measuring_a_broadcast_costs_no_allocation() {
     let mut rig = Rig::new();
-    let stopwatch = Arc::new(CompletionTimer::new(2));
+    let timer = Arc::new(CompletionTimer::new(2));
     let (allocations, chunks) = rig.measure(|rig| {
         let hello = Hello { tick: 7.into() };
         let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
-        let lap = stopwatch.start(rig.now, 1).next().unwrap();
-        let broadcast = Command::TimedBroadcast(buffer, lap);
+        let share = timer.start(rig.now, 1).next().unwrap();
+        let broadcast = Command::TimedBroadcast(buffer, share);
         rig.shard.handle_command(broadcast, rig.now, |_, _| Ok(()));
         rig.shard.run(rig.now);
         rig.shard

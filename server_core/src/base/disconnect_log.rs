@@ -1,9 +1,9 @@
 //! Log lines about disconnects, in a bounded number.
 
 use crate::base::id::SessionId;
-use crate::base::reason::DisconnectReason;
+use crate::base::reason::{DisconnectReason, MAX_CUSTOM_LABELS};
 use log::Level;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,8 @@ struct LogLimiter {
     /// Windows with a summary, one directly behind the other.
     flood_windows: u32,
     has_warning: bool,
-    reasons: [Suppressed; DisconnectReason::COUNT],
+    /// By label. Beyond [`MAX_LABELS`] a label of the game counts as `custom`.
+    reasons: BTreeMap<&'static str, Suppressed>,
 }
 
 /// The disconnects of one reason that have no line of their own.
@@ -43,6 +44,7 @@ const SHORTEST_WINDOW: Duration = Duration::from_secs(3);
 const MAX_DOUBLINGS: u32 = 3;
 /// Addresses that a summary counts. The set does not grow with the attack.
 const MAX_ADDRESSES: usize = 1024;
+const MAX_LABELS: usize = DisconnectReason::COUNT + MAX_CUSTOM_LABELS;
 
 impl DisconnectLog {
     /// Logs or counts one disconnect. A rejected connection has no id. Returns the instant at which the
@@ -74,7 +76,7 @@ impl DisconnectLog {
     pub fn flush(&self, now: Instant) -> Option<Instant> {
         let mut limiter = self.limiter();
         let summary = limiter.end_window(now);
-        let is_pending = limiter.reasons.iter().any(|reason| reason.count > 0);
+        let is_pending = limiter.reasons.values().any(|reason| reason.count > 0);
         let next_at = limiter.window_ends_at.filter(|_| is_pending);
         drop(limiter);
         write(summary);
@@ -112,7 +114,13 @@ impl LogLimiter {
     /// Returns the end of the window, or `None` for a disconnect that gets a line of its own.
     fn count(&mut self, ip: IpAddr, reason: DisconnectReason, now: Instant) -> Option<Instant> {
         let ends_at = *self.window_ends_at.get_or_insert(now + SHORTEST_WINDOW);
-        let suppressed = &mut self.reasons[reason.index()];
+        let has_room = self.reasons.len() < MAX_LABELS;
+        let label = if has_room || self.reasons.contains_key(reason.label()) {
+            reason.label()
+        } else {
+            DisconnectReason::LABELS[reason.index()]
+        };
+        let suppressed = self.reasons.entry(label).or_default();
         if !std::mem::replace(&mut suppressed.had_line, true) {
             return None;
         }
@@ -126,7 +134,7 @@ impl LogLimiter {
 
     fn end_window(&mut self, now: Instant) -> Option<(Level, String)> {
         self.window_ends_at.filter(|at| *at <= now)?;
-        for reason in &mut self.reasons {
+        for reason in self.reasons.values_mut() {
             reason.had_line = reason.count > 0;
         }
         let Some(summary) = self.summarize() else {
@@ -142,9 +150,8 @@ impl LogLimiter {
     /// One line for all reasons, the most frequent first.
     fn summarize(&mut self) -> Option<(Level, String)> {
         let mut parts: Vec<(u64, String)> = (self.reasons.iter_mut())
-            .zip(DisconnectReason::LABELS)
-            .filter(|(reason, _)| reason.count > 0)
-            .map(|(reason, label)| reason.take(label))
+            .filter(|(_, reason)| reason.count > 0)
+            .map(|(label, reason)| reason.take(label))
             .collect();
         parts.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
         let texts: Vec<String> = parts.into_iter().map(|(_, text)| text).collect();
@@ -217,7 +224,7 @@ mod tests {
             Kick::PacketTimeout,
             Kick::SlowConsumer,
             Kick::RateLimit,
-            Kick::ChatFlood,
+            Kick::Custom(1_000, "chat_flood"),
         ];
         let (mut lines, mut summary_at) = (0, None);
         for n in 0..10_000_u32 {
@@ -233,5 +240,23 @@ mod tests {
         }
         // One for each reason, and a summary after 3, 9, 21 and 45 s.
         assert_eq!(lines, 8 + 4);
+    }
+
+    #[test]
+    fn labels_of_a_game_are_bounded_and_named_in_the_summary() {
+        let (log, start) = (DisconnectLog::default(), Instant::now());
+        for number in 0..1_000 {
+            let label = Box::leak(format!("label_{number:03}").into_boxed_str());
+            for n in 0..2 {
+                note(&log, n, Kick::Custom(1_000, label), start);
+            }
+        }
+        note(&log, 0, Kick::BadSize, start);
+        // A library's own label is always named.
+        assert!(log.limiter().reasons.len() <= MAX_LABELS + DisconnectReason::COUNT);
+        let (_, summary) = log.limiter().summarize().unwrap();
+        assert!(summary.contains("more custom from"), "{summary}");
+        let first = "1 more label_020 from 1 address";
+        assert!(summary.contains(first), "{summary}");
     }
 }

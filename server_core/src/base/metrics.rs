@@ -30,7 +30,7 @@
 //! [`ServerHandle::pool_stats`](crate::ServerHandle::pool_stats), of single sessions in
 //! [`snapshot`](crate::base::snapshot).
 
-use crate::base::reason::DisconnectReason;
+use crate::base::reason::{DisconnectReason, Kick, MAX_CUSTOM_LABELS};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -107,14 +107,17 @@ pub struct WorkerMetrics {
     /// Durations of the turns of the event loop, from the wake-up to the next wait. Input that came in
     /// between waited for that time.
     pub turns: Histogram,
-    /// Ended sessions, by [`DisconnectReason::index`].
+    /// Ended sessions, by [`DisconnectReason::index`]. Those of declared labels are not among them.
     pub disconnects: [Counter; DisconnectReason::COUNT],
+    /// Ended sessions by declared label.
+    custom_disconnects: [Counter; MAX_CUSTOM_LABELS],
 }
 
 /// The counters of a whole server.
 #[derive(Debug)]
 pub struct Metrics {
     workers: Box<[WorkerMetrics]>,
+    custom_labels: Vec<&'static str>,
     /// Connections that became sessions.
     pub accepted: Counter,
     /// Connections that were closed because the server is full, or because their address makes too many
@@ -160,6 +163,9 @@ pub struct Totals {
     pub turns: u64,
     /// [`WorkerMetrics::disconnects`].
     pub disconnects: [u64; DisconnectReason::COUNT],
+    /// Declared labels of [`Kick::Custom`], and the sessions that ended for each. Without a label where
+    /// there are no more.
+    custom_disconnects: [(&'static str, u64); MAX_CUSTOM_LABELS],
 }
 
 impl WorkerMetrics {
@@ -180,10 +186,38 @@ impl Metrics {
     pub fn new(workers: usize) -> Self {
         Self {
             workers: (0..workers).map(|_| WorkerMetrics::default()).collect(),
+            custom_labels: Vec::new(),
             accepted: Counter::default(),
             rejected: Counter::default(),
             accept_errors: Counter::default(),
             broadcasts: Histogram::default(),
+        }
+    }
+
+    /// Declares a label of [`Kick::Custom`], which gets a counter of its own. Returns whether it has one:
+    /// a label of this library does not, nor does one beyond the first 16.
+    pub(crate) fn declare_label(&mut self, label: &'static str) -> bool {
+        let is_known = self.custom_labels.contains(&label);
+        let is_free = !label.is_empty() && !DisconnectReason::LABELS.contains(&label);
+        let has_room = self.custom_labels.len() < MAX_CUSTOM_LABELS;
+        if !is_known && is_free && has_room {
+            self.custom_labels.push(label);
+        }
+        is_known || is_free && has_room
+    }
+
+    /// Counts a session of this worker that ended for this reason.
+    pub(crate) fn count_disconnect(&self, worker: usize, reason: DisconnectReason) {
+        let metrics = self.worker(worker);
+        let declared = match reason {
+            DisconnectReason::Kicked(Kick::Custom(_, label)) => {
+                self.custom_labels.iter().position(|known| *known == label)
+            }
+            _ => None,
+        };
+        match declared {
+            Some(place) => metrics.custom_disconnects[place].add(1),
+            None => metrics.disconnects[reason.index()].add(1),
         }
     }
 
@@ -204,6 +238,13 @@ impl Metrics {
             rejected: self.rejected.get(),
             ..Totals::default()
         };
+        for (total, label) in totals
+            .custom_disconnects
+            .iter_mut()
+            .zip(&self.custom_labels)
+        {
+            total.0 = label;
+        }
         for worker in &self.workers {
             totals.sessions += worker.sessions.get();
             totals.send_queue_bytes += worker.send_queue_bytes.get();
@@ -218,23 +259,36 @@ impl Metrics {
             for (total, count) in totals.disconnects.iter_mut().zip(&worker.disconnects) {
                 *total += count.get();
             }
+            let custom = &worker.custom_disconnects;
+            for ((_, total), count) in totals.custom_disconnects.iter_mut().zip(custom) {
+                *total += count.get();
+            }
         }
         totals
     }
 }
 
 impl Totals {
-    /// Ended sessions of one reason.
+    /// Ended sessions of one reason. A [`Kick::Custom`] without a declared label shares one count with
+    /// the others of its kind.
     #[must_use]
     pub fn disconnects_for(&self, reason: impl Into<DisconnectReason>) -> u64 {
-        self.disconnects[reason.into().index()]
+        let reason = reason.into();
+        let mut declared = self.custom_disconnects();
+        let declared = declared.find(|(label, _)| *label == reason.label());
+        declared.map_or_else(|| self.disconnects[reason.index()], |(_, count)| count)
     }
 
-    /// The labels and counts of all reasons.
+    /// The labels and counts of all reasons, the declared ones of the game included.
     pub fn disconnects_by_label(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        DisconnectReason::LABELS
-            .into_iter()
-            .zip(self.disconnects.iter().copied())
+        let labels = DisconnectReason::LABELS.into_iter();
+        let of_library = labels.zip(self.disconnects.iter().copied());
+        of_library.chain(self.custom_disconnects())
+    }
+
+    fn custom_disconnects(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let counts = self.custom_disconnects.iter().copied();
+        counts.take_while(|(label, _)| !label.is_empty())
     }
 }
 
@@ -297,7 +351,7 @@ mod tests {
         let metrics = Metrics::new(2);
         metrics.worker(0).packets_sent.add(3);
         metrics.worker(1).packets_sent.add(4);
-        metrics.worker(1).disconnects[DisconnectReason::from(Kick::BadSize).index()].add(1);
+        metrics.count_disconnect(1, Kick::BadSize.into());
         let totals = metrics.totals();
         assert_eq!(totals.packets_sent, 7);
         assert_eq!(totals.disconnects_for(Kick::BadSize), 1);
@@ -305,6 +359,36 @@ mod tests {
             totals.disconnects_by_label().find(|(_, count)| *count > 0),
             Some(("bad_size", 1))
         );
+    }
+
+    #[test]
+    fn declared_labels_have_counters_and_the_others_share_one() {
+        let labels: Vec<&'static str> = (0..MAX_CUSTOM_LABELS)
+            .map(|number| &*Box::leak(format!("label_{number}").into_boxed_str()))
+            .collect();
+        let mut metrics = Metrics::new(2);
+        assert!(!metrics.declare_label("bad_size") && !metrics.declare_label(""));
+        assert!(labels.iter().all(|label| metrics.declare_label(label)));
+        assert!(metrics.declare_label(labels[3]), "it is declared already");
+        assert!(!metrics.declare_label("one_too_many"));
+        for label in labels
+            .iter()
+            .copied()
+            .chain(["one_too_many", "undeclared", "bad_size"])
+        {
+            metrics.count_disconnect(0, Kick::Custom(1_000, label).into());
+            metrics.count_disconnect(1, Kick::Custom(2_000, label).into());
+        }
+        let totals = metrics.totals();
+        let counts: Vec<_> = (totals.disconnects_by_label())
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let expected = std::iter::once(("custom", 6));
+        let expected = expected.chain(labels.iter().map(|label| (*label, 2)));
+        assert!(counts.iter().copied().eq(expected), "{counts:?}");
+        assert_eq!(totals.disconnects_for(Kick::Custom(7, labels[3])), 2);
+        assert_eq!(totals.disconnects_for(Kick::Custom(7, "undeclared")), 6);
+        assert_eq!(totals.disconnects_for(Kick::BadSize), 0);
     }
 
     #[test]

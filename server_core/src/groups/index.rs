@@ -136,6 +136,18 @@ impl Drop for Subscription {
 }
 
 impl WorkerSet {
+    /// The first `count` workers.
+    #[must_use]
+    pub fn first(count: usize) -> Self {
+        let bits = u64::BITS as usize;
+        Self(std::array::from_fn(|word| {
+            match count.saturating_sub(word * bits) {
+                0 => 0,
+                left => u64::MAX >> bits.saturating_sub(left),
+            }
+        }))
+    }
+
     /// The workers, in their order.
     pub fn iter(self) -> impl Iterator<Item = usize> + Clone {
         self.0.into_iter().enumerate().flat_map(|(word, bits)| {
@@ -201,5 +213,12 @@ mod tests {
             }
         });
         assert_eq!(group_index.groups(), 0);
+    }
+
+    #[test]
+    fn first_workers_are_counted_across_words() {
+        for count in [0, 1, 63, 64, 65, 255, 256] {
+            assert!(WorkerSet::first(count).iter().eq(0..count), "{count}");
+        }
     }
 }

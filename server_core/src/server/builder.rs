@@ -28,6 +28,7 @@ use std::{fmt, io};
 #[must_use = "nothing is started before `start`"]
 pub struct ServerBuilder {
     config: Config,
+    custom_labels: Vec<&'static str>,
     close_message: Arc<CloseMessage>,
 }
 
@@ -45,6 +46,7 @@ impl ServerBuilder {
     pub(super) fn new() -> Self {
         Self {
             config: Config::default(),
+            custom_labels: Vec::new(),
             close_message: Arc::new(|_, _| None),
         }
     }
@@ -83,6 +85,14 @@ impl ServerBuilder {
     /// Sets all limits at once. See [`Config`].
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Declares labels of [`Kick::Custom`](crate::Kick::Custom): each gets a counter of its own in the
+    /// [metrics](crate::ServerHandle::metrics), which starts at 0. Undeclared labels share the counter
+    /// `custom`, and so does a label that this library has, or a label beyond the first 16.
+    pub fn custom_labels(mut self, labels: impl IntoIterator<Item = &'static str>) -> Self {
+        self.custom_labels.extend(labels);
         self
     }
 
@@ -156,7 +166,13 @@ impl ServerBuilder {
             .map_err(|error| failed("cannot accept a connection", error))?;
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let buffers = SendBufferManager::new(pool);
-        let metrics = Arc::new(Metrics::new(config.workers));
+        let mut metrics = Metrics::new(config.workers);
+        for label in self.custom_labels {
+            if !metrics.declare_label(label) {
+                log::warn!("disconnect label {label:?} is counted as \"custom\"");
+            }
+        }
+        let metrics = Arc::new(metrics);
         let admission = Arc::new(Admission::new(
             config.workers,
             config.max_sessions,

@@ -14,7 +14,7 @@ use crate::routing::mailbox::MailboxFull;
 use crate::routing::router::Router;
 use crate::runtime::connector::{Connector, server_has_ended};
 use crate::runtime::listener::{Listener, StopSignal};
-use mio::net::TcpStream;
+use crate::runtime::stream::Stream;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,11 +58,11 @@ pub struct ServerHandle {
 #[derive(Debug)]
 struct Inner {
     local_addr: Option<SocketAddr>,
-    router: Arc<Router<TcpStream>>,
+    router: Arc<Router<Stream>>,
     connector: Connector,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
-    completion_timer: Arc<CompletionTimer>,
+    broadcast_timer: Arc<CompletionTimer>,
     snapshots: SnapshotGate,
     listener: Option<Arc<StopSignal>>,
     /// The instant at which the flush of a shutdown ends. Set once, before the listener is stopped.
@@ -77,7 +77,7 @@ const MEASURED_BROADCASTS: usize = 1024;
 impl ServerHandle {
     pub(super) fn new(
         listener: Option<&Listener>,
-        router: &Arc<Router<TcpStream>>,
+        router: &Arc<Router<Stream>>,
         connector: Connector,
         buffers: &SendBufferManager,
         metrics: &Arc<Metrics>,
@@ -89,7 +89,7 @@ impl ServerHandle {
                 connector,
                 buffers: buffers.clone(),
                 metrics: Arc::clone(metrics),
-                completion_timer: Arc::new(CompletionTimer::new(MEASURED_BROADCASTS)),
+                broadcast_timer: Arc::new(CompletionTimer::new(MEASURED_BROADCASTS)),
                 snapshots: SnapshotGate::default(),
                 listener: listener.map(Listener::stop_signal),
                 flush_by: Mutex::new(None),
@@ -133,7 +133,7 @@ impl ServerHandle {
         match self.encode(head, tail) {
             Ok(buffer) => {
                 let router = &self.inner.router;
-                let shares = (self.inner.completion_timer).start(origin, router.workers());
+                let shares = self.inner.broadcast_timer.start(origin, router.workers());
                 router.broadcast_timed(&buffer, shares);
             }
             Err(error) => log::error!("packet {} to all: {error}", H::ID),

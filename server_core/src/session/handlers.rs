@@ -206,7 +206,7 @@ mod tests {
             .on::<Id<7>>(|seen, _, body| handle(seen, 7, body))
             .on::<Id<65_535>>(|seen, _, body| handle(seen, 65_535, body))
             .on::<Id<0>>(|seen, _, body| handle(seen, 0, body))
-            .on::<Id<300>>(|_, _, _| Err(Kick::ChatFlood))
+            .on::<Id<300>>(|_, _, _| Err(Kick::Custom(1_000, "full")))
     }
 
     fn handle(seen: &mut Seen, id: u16, body: &[u8]) -> Result<(), Kick> {
@@ -235,7 +235,7 @@ mod tests {
                     0 | 7 | 65_535 => {
                         assert_eq!((outcome, seen), (Ok(()), vec![(id, b"x".to_vec())]));
                     }
-                    300 => assert_eq!(outcome, Err(Kick::ChatFlood)),
+                    300 => assert_eq!(outcome, Err(Kick::Custom(1_000, "full"))),
                     _ => assert_eq!((outcome, seen), (Err(Kick::UnknownId), vec![])),
                 }
             }

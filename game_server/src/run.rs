@@ -3,7 +3,7 @@
 use crate::args::Args;
 use crate::check;
 use crate::metrics_port::MetricsPort;
-use crate::stats::{Stats, TickMetrics};
+use crate::stats::{self, Stats, TickMetrics};
 use game_server::chat_budget::ChatBudget;
 use game_server::packets::{SBye, SHello};
 use game_server::preflight::Machine;
@@ -30,14 +30,16 @@ pub fn run(args: &Args) -> Result<(), String> {
         .max_chats_per_ip_per_sec()
         .map(ChatBudget::new)
         .map(Arc::new);
-    let for_sessions = chats_of_address.clone();
     let ticks = Arc::new(TickMetrics::default());
     // Before the server: a start that fails must not have accepted a peer. Ends with this function,
     // when the sessions have gone.
     let metrics_thread = (args.metrics_addr.as_ref())
         .map(|addrs| {
             let port = MetricsPort::bind(addrs.all(), &args.admin_hosts)?;
-            port.start(Arc::clone(&ticks), chats_of_address)
+            port.start(
+                Arc::clone(&ticks),
+                stats::registry(chats_of_address.clone()),
+            )
         })
         .transpose()
         .map_err(in_words)?;
@@ -46,7 +48,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         .close_message(SBye::close_message)
         .start(args.addr.all(), move |_peer| {
             GameSession::new(max_chats_per_sec)
-                .with_chats_of_address(for_sessions.clone())
+                .with_chats_of_address(chats_of_address.clone())
                 .with_login(requires_login)
         })
         .map_err(in_words)?;

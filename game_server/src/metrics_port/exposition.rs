@@ -1,7 +1,6 @@
 //! The counters as Prometheus text. Knows no HTTP.
 
 use crate::stats::TickMetrics;
-use game_server::chat_budget::ChatBudget;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
 use prometheus_client::metrics::MetricType;
@@ -18,6 +17,7 @@ pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 #[derive(Debug)]
 pub struct Exposition {
     registry: Registry,
+    game: Registry,
 }
 
 /// Reads the server's own atomics at each scrape: nothing is counted twice.
@@ -25,29 +25,23 @@ pub struct Exposition {
 struct ServerCollector {
     server: ServerHandle,
     ticks: Arc<TickMetrics>,
-    chats: Option<Arc<ChatBudget>>,
 }
 
 impl Exposition {
-    /// The exposition of this server, its ticks and its chats.
-    pub fn new(
-        server: ServerHandle,
-        ticks: Arc<TickMetrics>,
-        chats: Option<Arc<ChatBudget>>,
-    ) -> Self {
+    /// The exposition of this server, its ticks, and the metrics of its game.
+    pub fn new(server: ServerHandle, ticks: Arc<TickMetrics>, game: Registry) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(ServerCollector {
-            server,
-            ticks,
-            chats,
-        }));
-        Self { registry }
+        registry.register_collector(Box::new(ServerCollector { server, ticks }));
+        Self { registry, game }
     }
 
     /// The text as of now.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        if let Err(error) = prometheus_text::encode(&mut text, &self.registry) {
+        let encoded = [&self.registry, &self.game]
+            .into_iter()
+            .try_for_each(|registry| prometheus_text::encode(&mut text, registry));
+        if let Err(error) = encoded {
             // Writing to a string does not fail, and a half text must not pass for a whole one.
             log::error!("the metrics could not be written: {error}");
             text.clear();
@@ -124,11 +118,6 @@ impl Collector for ServerCollector {
                 "server_ticks_skipped",
                 "Ticks whose whole period went by unseen",
                 self.ticks.skipped.get(),
-            ),
-            (
-                "server_chats_dropped",
-                "Chats over the budget of their address",
-                self.chats.as_ref().map_or(0, |chats| chats.dropped()),
             ),
         ] {
             encoder

@@ -17,11 +17,11 @@ use crate::stats::TickMetrics;
 use client::{Claim, Client, Step};
 use crossbeam_channel::Sender;
 use exposition::Exposition;
-use game_server::chat_budget::ChatBudget;
 pub use host::Host;
 use http::{Request, Route, Selection, Status};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
+use prometheus_client::registry::Registry;
 use server_core::ServerHandle;
 use server_core::backoff::Backoff;
 use server_core::snapshot::{SessionInfo, Snapshot};
@@ -123,22 +123,19 @@ impl MetricsPort {
         })
     }
 
-    /// Starts the thread. It serves when it is told what to [`serve`](MetricsThread::serve).
+    /// Starts the thread. It serves when it is told what to [`serve`](MetricsThread::serve), with
+    /// the metrics of the game beside those of the server.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(
-        self,
-        ticks: Arc<TickMetrics>,
-        chats: Option<Arc<ChatBudget>>,
-    ) -> io::Result<MetricsThread> {
+    pub fn start(self, ticks: Arc<TickMetrics>, game: Registry) -> io::Result<MetricsThread> {
         let (local_addr, stop) = (self.local_addr, Arc::clone(&self.stop));
         let (sender, server) = crossbeam_channel::bounded(1);
         let thread = start::spawn("metrics", move || {
             let Ok(server) = server.recv() else {
                 return; // The start has failed.
             };
-            if let Err(error) = Service::new(self, server, ticks, chats).run() {
+            if let Err(error) = Service::new(self, server, ticks, game).run() {
                 log::error!("the metrics port has ended: {error}");
             }
         })?;
@@ -218,11 +215,11 @@ impl Service {
         port: MetricsPort,
         server: ServerHandle,
         ticks: Arc<TickMetrics>,
-        chats: Option<Arc<ChatBudget>>,
+        game: Registry,
     ) -> Self {
         Self {
             port,
-            exposition: Exposition::new(server.clone(), ticks, chats),
+            exposition: Exposition::new(server.clone(), ticks, game),
             server,
             page: PAGE.as_bytes().into(),
             clients: Slab::with_capacity(MAX_CLIENTS),

@@ -2,12 +2,12 @@
 
 use crate::args::Args;
 use crate::check;
-use crate::metrics_port::MetricsPort;
 use crate::stats::{self, Stats, TickMetrics};
 use game_server::chat_budget::ChatBudget;
 use game_server::packets::{SBye, SHello};
 use game_server::preflight::Machine;
 use game_server::{GameSession, process};
+use server_core::admin::MetricsPort;
 use server_core::tick::TickSchedule;
 use server_core::{Server, ServerHandle};
 use std::io;

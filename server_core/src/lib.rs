@@ -397,6 +397,7 @@
 //!
 //! | layer | what it holds |
 //! |---|---|
+//! | `admin` (feature) | the metrics port: Prometheus text, health, sessions, live page |
 //! | `server` | builder, handle, ticker and its schedule |
 //! | `runtime` | worker, listener, acceptor, connector: threads, sockets, clocks, and the only `mio::Poll`s |
 //! | `shard` | one worker's sessions and one turn of its loop |
@@ -461,6 +462,9 @@ mod shard;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod shard;
+
+#[cfg(feature = "admin")]
+pub mod admin;
 
 /// For the expansion of [`packets!`] alone.
 #[doc(hidden)]

@@ -1,9 +1,8 @@
 //! What happened so far, in plain numbers that any thread may read.
 //!
 //! Counters only rise, levels rise and fall, histograms count durations by size. All are atomics
-//! that the event loops write and that reading costs nothing; who exports them, and in which
-//! format, is not this crate's business. `game_server` does it for Prometheus in a page of code
-//! (`metrics_port/exposition.rs`); what it takes is this:
+//! that the event loops write and that reading costs nothing. The feature `admin` exports them as
+//! Prometheus text (`admin/exposition.rs`); what another format takes is this:
 //!
 //! ```
 //! use server_core::{Context, Kick, Packet, Server, Session};

@@ -1,8 +1,8 @@
 //! The sessions as JSON. Knows no HTTP.
 
 use super::http::Selection;
+use crate::base::snapshot::SessionInfo;
 use serde::Serialize;
-use server_core::snapshot::SessionInfo;
 use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::time::Instant;

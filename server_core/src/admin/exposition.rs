@@ -1,12 +1,12 @@
 //! The counters as Prometheus text. Knows no HTTP.
 
-use crate::stats::TickMetrics;
+use crate::base::metrics::Histogram;
+use crate::server::ServerHandle;
+use crate::server::ticker::TickMetrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use server_core::ServerHandle;
-use server_core::metrics::Histogram;
 use std::fmt;
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@ use game_server::chat_budget::ChatBudget;
 use game_server::packets::{SBye, SHello};
 use game_server::preflight::Machine;
 use game_server::{GameSession, process};
-use server_core::admin::MetricsPort;
+use server_core::admin::Admin;
 use server_core::tick::TickSchedule;
 use server_core::{Server, ServerHandle};
 use std::io;
@@ -33,13 +33,15 @@ pub fn run(args: &Args) -> Result<(), String> {
     let ticks = Arc::new(TickMetrics::default());
     // Before the server: a start that fails must not have accepted a peer. Ends with this function,
     // when the sessions have gone.
-    let metrics_thread = (args.metrics_addr.as_ref())
+    let admin = (args.metrics_addr.as_ref())
         .map(|addrs| {
-            let port = MetricsPort::bind(addrs.all(), &args.admin_hosts)?;
-            port.start(
-                Arc::clone(&ticks),
-                stats::registry(chats_of_address.clone()),
-            )
+            Admin::builder()
+                .name("game_server")
+                .tick_metrics(Arc::clone(&ticks))
+                .registry(stats::registry(chats_of_address.clone()))
+                .allow_hosts(args.admin_hosts.iter().cloned())
+                .host_hint("game_server --admin-host NAME allows it")
+                .bind(addrs.all())
         })
         .transpose()
         .map_err(in_words)?;
@@ -53,10 +55,10 @@ pub fn run(args: &Args) -> Result<(), String> {
         })
         .map_err(in_words)?;
     let handle = server.handle();
-    if let Some(thread) = &metrics_thread {
-        log::info!("metrics on {}", thread.local_addr());
-        thread.serve(handle.clone());
-    }
+    let _admin = admin.map(|admin| {
+        log::info!("metrics on {}", admin.local_addr());
+        admin.serve(&handle)
+    });
     log::info!("listening on {}", server.local_addr());
     if args.addr.are_several() {
         log::info!("took {} of {}", server.local_addr(), args.addr);

@@ -46,7 +46,7 @@
 //!
 //! Whole programs, of one idea each, are in `examples/` beside this crate: `echo`, `chat_rooms`, `timers`,
 //! `game_thread` (one thread owns the world, without a lock), `zones` (who sees whom) and `world_download`
-//! (20 MB for a slow reader that plays meanwhile). Each plays with clients of its own by `cargo run -p server_core --example NAME -- --bots 5`.
+//! (20 MB for a slow reader that plays meanwhile); `admin` adds an admin port with metrics of its own. Each plays with clients of its own by `cargo run -p server_core --example NAME -- --bots 5`.
 //!
 //! # Typed packets
 //!
@@ -397,7 +397,7 @@
 //!
 //! | layer | what it holds |
 //! |---|---|
-//! | `admin` (feature) | the metrics port: Prometheus text, health, sessions, live page |
+//! | `admin` (feature) | the admin port: Prometheus text, health, sessions, live page |
 //! | `server` | builder, handle, ticker and its schedule |
 //! | `runtime` | worker, listener, acceptor, connector: threads, sockets, clocks, and the only `mio::Poll`s |
 //! | `shard` | one worker's sessions and one turn of its loop |

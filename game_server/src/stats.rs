@@ -7,13 +7,13 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use server_core::ServerHandle;
+pub use server_core::TickMetrics;
 use server_core::metrics::Totals;
-pub use server_core::server::ticker::TickMetrics;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Sums up the counters once an interval.
+/// Logs the sums of the counters once an interval.
 pub struct Stats {
     interval: Option<Duration>,
     next_at: Instant,
@@ -23,7 +23,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Begins an interval. One of zero never ends.
+    /// Begins an interval. An interval of zero never ends.
     pub fn new(interval: Duration, ticks: Arc<TickMetrics>, now: Instant) -> Self {
         Self {
             interval: (!interval.is_zero()).then_some(interval),
@@ -71,7 +71,7 @@ impl Stats {
     }
 }
 
-/// The metrics of the game, for `/metrics`: the chats that its budget has dropped.
+/// The metrics of the game for `/metrics`: the chats that the budget of their address has dropped.
 pub fn registry(chats: Option<Arc<ChatBudget>>) -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(ChatCollector(chats)));

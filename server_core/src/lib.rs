@@ -253,6 +253,11 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
+//! # Features
+//!
+//! * `admin` (off by default): an admin port with `/metrics` as Prometheus text, `/healthz`, `/sessions` and a
+//!   live page, over HTTP. `server_core::admin::Admin::start(addr, &handle)` starts it.
+//!
 //! # Testing a game
 //!
 //! Over real sockets, on port 0: a server starts and ends in milliseconds, any number of them side by

@@ -2,7 +2,7 @@
 //!
 //! Counters only rise, levels rise and fall, histograms count durations by size. All are atomics
 //! that the event loops write and that reading costs nothing. The feature `admin` exports them as
-//! Prometheus text (`admin/exposition.rs`); what another format takes is this:
+//! Prometheus text. An exporter of another format reads them like this:
 //!
 //! ```
 //! use server_core::{Context, Kick, Packet, Server, Session};

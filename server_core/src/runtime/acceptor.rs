@@ -42,7 +42,7 @@ pub const LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// Waits after a failed accept. Short at the upper end: somebody may be waiting.
 pub const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
-/// Whether `accept` failed for want of something that others may free: descriptors, most likely.
+/// Whether `accept` failed because something is used up, descriptors most likely. The connection waits on.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     !matches!(

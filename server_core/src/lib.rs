@@ -45,8 +45,8 @@
 //! ```
 //!
 //! `examples/` in the crate's folder has complete programs, each with one idea: `echo`, `chat_rooms`,
-//! `timers`, `game_thread` (one thread owns the world, without a lock), `zones` (players see their
-//! neighbourhood) and `world_download` (20 MB for a slow reader that plays at the same time).
+//! `timers`, `admin` (an admin port with metrics of the game), `game_thread` (one thread owns the world,
+//! without a lock), `zones` (players see their neighbourhood) and `world_download` (20 MB for a slow reader that plays at the same time).
 //! `cargo run -p server_core --example NAME -- --bots 5` runs one with bots.
 //!
 //! # Typed packets
@@ -255,6 +255,11 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
+//! # Features
+//!
+//! * `admin` (off by default): an admin port with `/metrics` as Prometheus text, `/healthz`, `/sessions` and a
+//!   live page, over HTTP. `server_core::admin::Admin::start(addr, &handle)` starts it.
+//!
 //! # Testing a game
 //!
 //! Test over real sockets, on port 0: a server starts and ends in milliseconds, and any number of servers
@@ -400,6 +405,7 @@
 //!
 //! | layer | contents |
 //! |---|---|
+//! | `admin` (feature) | the admin port: Prometheus text, health, sessions, live page |
 //! | `server` | builder, handle, ticker and its schedule |
 //! | `runtime` | worker, listener, acceptor, connector: threads, sockets, clocks, and the only `mio::Poll`s |
 //! | `shard` | one worker's sessions and one turn of its loop |
@@ -464,6 +470,9 @@ mod shard;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod shard;
+
+#[cfg(feature = "admin")]
+pub mod admin;
 
 /// For the expansion of [`packets!`] alone.
 #[doc(hidden)]

@@ -17,6 +17,11 @@ fn echo() {
 }
 
 #[test]
+fn admin() {
+    plays_to_the_end("admin", "5");
+}
+
+#[test]
 fn timers() {
     plays_to_the_end("timers", "5");
 }

@@ -1,8 +1,8 @@
 //! Counters, levels and histograms that any thread may read.
 //!
 //! A counter only rises, a level rises and falls, a histogram counts durations by size. All are atomics
-//! that the event loops write, and a read costs the event loops nothing. Export and its format are not
-//! part of this module. An exporter needs this:
+//! that the event loops write, and a read costs the event loops nothing. The feature `admin` exports
+//! them as Prometheus text. An exporter of another format needs this:
 //!
 //! ```
 //! use server_core::{Context, Kick, Packet, Server, Session};

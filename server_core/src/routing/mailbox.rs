@@ -243,7 +243,9 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
-    fn is_closed(&self) -> bool {
+    /// Whether the reader is gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 

@@ -109,6 +109,12 @@ impl<T: Send + 'static> Router<T> {
         &self.mailboxes[worker]
     }
 
+    /// Whether every worker has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.mailboxes.iter().all(Mailbox::is_closed)
+    }
+
     /// The workers that have members of each group.
     #[must_use]
     pub fn groups(&self) -> &Arc<GroupIndex> {

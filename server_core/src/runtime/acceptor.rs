@@ -45,6 +45,18 @@ pub const LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// may be waiting.
 pub const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
+/// Whether `accept` failed because something is used up, descriptors most likely. The connection waits on.
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        ErrorKind::WouldBlock
+            | ErrorKind::Interrupted
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+    )
+}
+
 impl Default for Acceptor {
     /// An open acceptor: connections may have come before the first poll.
     fn default() -> Self {
@@ -96,12 +108,8 @@ impl Acceptor {
                 self.is_open = false;
                 AcceptOutcome::Empty
             }
-            // These errors concern the connection that was about to be accepted, and no other.
-            ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset => {
-                AcceptOutcome::Again
-            }
             // The connection stays in the backlog, and no new edge announces it: a timer has to.
-            _ => {
+            _ if is_shortage(&error) => {
                 self.is_open = false;
                 self.retry_at = Some(now + self.backoff.next_delay(u32::MAX));
                 let should_log = self.next_log_at.is_none_or(|at| at <= now);
@@ -110,6 +118,8 @@ impl Acceptor {
                 }
                 AcceptOutcome::Paused { error, should_log }
             }
+            // The others are of the one connection that was about to be accepted.
+            _ => AcceptOutcome::Again,
         }
     }
 }

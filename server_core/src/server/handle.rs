@@ -46,6 +46,7 @@ use std::time::{Duration, Instant};
 /// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::base::snapshot::WorkerGone) |
 /// | [`metrics`](Self::metrics), [`pool_stats`](Self::pool_stats) | the last values; no session is counted as connected |
 /// | [`is_shutting_down`](Self::is_shutting_down) | `true`, as soon as a shutdown has begun |
+/// | [`has_ended`](Self::has_ended) | `true` |
 /// | [`shutdown`](Self::shutdown) | does nothing: the first call counts |
 ///
 /// Between the call of `shutdown` and the end, a packet still reaches a session that its worker has
@@ -395,6 +396,12 @@ impl ServerHandle {
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
         self.inner.is_shutting_down.load(Ordering::Acquire)
+    }
+
+    /// Whether the server has ended: every worker has closed its last session.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.inner.router.has_ended()
     }
 
     /// Ends the server in order: it stops accepting, queues the close message for every session, flushes

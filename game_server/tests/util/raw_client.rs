@@ -1,6 +1,10 @@
 //! A TCP client that knows packets as bytes alone, and the builder of such packets.
 //!
-//! No type of `server_core` takes part: a framing bug on both sides would cancel out.
+//! No type of `server_core` takes part: a framing bug on both sides would cancel out. Every error that a
+//! test does not expect is a panic.
+
+// A failed unwrap is a failed test, and the header above says so for every function.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
@@ -31,12 +35,16 @@ pub fn header(size: u16, id: u16) -> [u8; HEADER_BYTES] {
 /// A received packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawPacket {
+    /// The second field of the header.
     pub id: u16,
+    /// The bytes behind the header.
     pub payload: Vec<u8>,
 }
 
 /// A blocking client. Its reads and writes fail after [`DEADLINE`].
+#[derive(Debug)]
 pub struct RawClient {
+    /// The connection. Bytes that are read here are missing in [`try_next`](Self::try_next).
     pub stream: TcpStream,
     /// The ids that the server may send; `None` allows every id.
     known_ids: Option<&'static [u16]>,
@@ -46,11 +54,14 @@ pub struct RawClient {
 }
 
 impl RawClient {
+    /// Connects to `addr`.
+    #[track_caller]
     pub fn connect(addr: SocketAddr) -> Self {
         Self::from_stream(TcpStream::connect(addr).unwrap())
     }
 
     /// Connects from `source`, an address of the loopback network.
+    #[track_caller]
     pub fn connect_from(source: [u8; 4], addr: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
@@ -60,6 +71,7 @@ impl RawClient {
 
     /// Connects with a receive buffer of about `bytes`, which bounds what the kernel takes while the
     /// client does not read. The default is a setting of the system, and may be tens of megabytes.
+    #[track_caller]
     pub fn connect_with_recv_buffer(addr: SocketAddr, bytes: usize) -> Self {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(bytes).unwrap();
@@ -67,6 +79,8 @@ impl RawClient {
         Self::from_stream(socket.into())
     }
 
+    /// Uses a connection that is open.
+    #[track_caller]
     pub fn from_stream(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -85,6 +99,8 @@ impl RawClient {
         self
     }
 
+    /// Sends bytes as they are. Fails if the connection does.
+    #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
@@ -140,6 +156,7 @@ impl RawClient {
 
     /// The next packet. Fails at the end of the stream.
     #[track_caller]
+    #[allow(clippy::should_implement_trait)] // An iterator would end where this fails.
     pub fn next(&mut self) -> RawPacket {
         match self.try_next() {
             Ok(Some(packet)) => packet,

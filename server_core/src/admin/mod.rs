@@ -17,9 +17,9 @@
 //! | path | response |
 //! |---|---|
 //! | `/metrics` | the counters of the server, its ticks and its game, as Prometheus text |
-//! | `/healthz` | 200 `ok`; 503 `shutting down` from the begin of a shutdown, 503 `not ready` as [`readiness`](AdminBuilder::readiness) says |
+//! | `/healthz` | 200 `ok`; 503 `shutting down` from the start of a shutdown, 503 `not ready` while [`readiness`](AdminBuilder::readiness) returns `false` |
 //! | `/sessions` | the connected sessions, as JSON; `/sessions?slowest=N` lists the N (1 to 100) that are furthest behind |
-//! | `/` | the live page: a browser shows the above, once a second |
+//! | `/` | the live page: it shows the responses above in a browser, once a second |
 //!
 //! # The metrics of a game
 //!

@@ -23,10 +23,9 @@
 //!
 //! # The metrics of a game
 //!
-//! A game registers its metrics in a [`Registry`](prometheus_client::registry::Registry) of
-//! [`prometheus_client`], as every program with that crate does. `/metrics` shows them behind the metrics of the
-//! server, whose names begin with `server_`. The counters of a [`Ticker`](crate::Ticker) become the metrics
-//! of the ticks.
+//! A game registers its metrics in a `Registry` of the crate `prometheus_client`. `/metrics` shows them behind
+//! the metrics of the server, whose names begin with `server_`. The counters of a [`Ticker`](crate::Ticker)
+//! become the metrics of the ticks.
 //!
 //! ```
 //! use server_core::Ticker;

@@ -468,9 +468,8 @@ pub mod __private {
     pub use crate::protocol::reader::{limited, text_of};
 }
 
-pub use base::{backoff, metrics, rate_limiter, snapshot, wire};
+pub use base::{backoff, metrics, rate_limiter, snapshot, start, wire};
 pub use protocol::{framer, packet};
-pub use runtime::start;
 pub use server::schedule as tick;
 
 #[doc(inline)]

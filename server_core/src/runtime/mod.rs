@@ -3,5 +3,4 @@
 pub mod acceptor;
 pub mod connector;
 pub mod listener;
-pub mod start;
 pub mod worker;

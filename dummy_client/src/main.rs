@@ -21,9 +21,9 @@ mod preflight;
 mod result;
 
 use args::{Args, Command};
-use game_server::process;
 use load::Failure;
 use result::output::Outputs;
+use server_core::host::process;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

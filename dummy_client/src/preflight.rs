@@ -5,9 +5,9 @@ use crate::args::Args;
 use crate::attack::NEIGHBOURS;
 use crate::load::shape::MAX_SESSIONS;
 use crate::load::{Failure, MAX_CONNECTING};
-use game_server::preflight::judge::{self, Finding};
-use game_server::preflight::{Machine, Sources, first_failure, publish};
-use game_server::process::{self, Addresses};
+use server_core::host::judge::{self, Finding};
+use server_core::host::process::{self, Addresses};
+use server_core::host::{Machine, Sources, first_failure, publish};
 use server_core::start;
 use std::net::TcpStream;
 use std::process::ExitCode;
@@ -116,7 +116,7 @@ fn look(args: &Args) -> (Machine, Vec<Finding>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use game_server::process::parse_addrs;
+    use server_core::host::process::parse_addrs;
     use std::net::{SocketAddr, TcpListener};
 
     /// A socket listens at `addrs[1]` alone.

@@ -5,9 +5,9 @@ use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
 use game_server::packets::SHello;
-use game_server::preflight::judge::sessions_allowed;
-use game_server::process::{Addresses, parse_addrs, parse_seconds};
 use server_core::Config;
+use server_core::host::judge::sessions_allowed;
+use server_core::host::process::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::time::Duration;
 
@@ -316,8 +316,8 @@ fn millis_or_off(millis: u64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use game_server::preflight::judge::open_files;
-    use game_server::preflight::{Grade, Machine};
+    use server_core::host::judge::open_files;
+    use server_core::host::{Grade, Machine};
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {
         Args::try_parse_from(["game_server"].iter().chain(args))

@@ -2,9 +2,9 @@
 //! bad.
 
 use crate::args::Args;
-use game_server::preflight::judge::{self, Finding};
-use game_server::preflight::{self, Machine};
-use game_server::process;
+use server_core::host::judge::{self, Finding};
+use server_core::host::process;
+use server_core::host::{self, Machine};
 use server_core::{Config, Server};
 use std::process::ExitCode;
 
@@ -30,7 +30,7 @@ pub fn check(args: &Args) -> ExitCode {
         let addr = addrs.all()[index];
         findings.push(judge::address(addr, &Server::try_bind(addr)));
     }
-    preflight::publish("game_server", &findings)
+    host::publish("game_server", &findings)
 }
 
 /// The limits that a start warns of as well.

@@ -4,8 +4,6 @@
 
 pub mod chat_budget;
 pub mod packets;
-pub mod preflight;
-pub mod process;
 pub mod session;
 
 pub use session::GameSession;

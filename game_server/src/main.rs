@@ -7,7 +7,7 @@ mod run;
 mod stats;
 
 use args::Args;
-use game_server::process;
+use server_core::host::process;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -1,9 +1,9 @@
 //! The summary line of the log.
 
-use game_server::process::human_bytes;
 use server_core::ServerHandle;
+pub use server_core::TickMetrics;
+use server_core::host::process::human_bytes;
 use server_core::metrics::Totals;
-pub use server_core::server::ticker::TickMetrics;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -406,6 +406,7 @@
 //! | `groups` | members of groups, and the index of workers that have some |
 //! | `buffer` | chunks, their pool, send queues, the receive buffer |
 //! | `protocol` | packets, typed packets, the framer |
+//! | `host` | (feature `host`) limits of the machine, their checks, signals, logs |
 //! | `base` | ids, reasons, limits, metrics, timers, small machines |
 //!
 //! The layers below `runtime` touch no socket and no clock: bytes and instants are their arguments.
@@ -431,6 +432,8 @@ mod groups;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod groups;
+#[cfg(feature = "host")]
+pub mod host;
 #[cfg(not(feature = "testing"))]
 mod protocol;
 #[cfg(feature = "testing")]

@@ -3,8 +3,8 @@
 
 use super::capacity::Step;
 use crate::measure::meter::Second;
-use game_server::process::human_bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use server_core::host::process::human_bytes;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use super::summary::{Bye, Quantiles, Summary};
 use crate::attack::Besieged;
 use crate::load::capacity::{Answer, Capacity};
 use crate::measure::groups::More;
-use game_server::process::human_bytes;
+use server_core::host::process::human_bytes;
 
 impl Summary {
     /// For people.

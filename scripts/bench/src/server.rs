@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use clap::builder::RangedU64ValueParser;
-use game_server::process;
+use server_core::host::process;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -15,9 +15,9 @@ use crate::measure::groups::More;
 use askama::Template;
 use figures::{Figure, distributions, over_time};
 use format::{digits, grouped, ms, shown};
-use game_server::process::human_bytes;
 use plot::SIZE;
 use server_core::DisconnectReason;
+use server_core::host::process::human_bytes;
 
 /// The page.
 ///

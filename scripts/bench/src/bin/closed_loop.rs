@@ -16,7 +16,7 @@ use bench::cpu::{CpuClock, ThreadTimes};
 use bench::frames::Frames;
 use bench::wire::{C_CHAT, C_ECHO, HEADER_BYTES, S_CHAT, S_ECHO, packet};
 use clap::{Parser, ValueEnum};
-use game_server::process;
+use server_core::host::process;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde_json::json;
 use std::collections::VecDeque;

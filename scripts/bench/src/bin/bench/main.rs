@@ -19,7 +19,7 @@ mod table;
 
 use case::{Case, Set};
 use clap::Parser;
-use game_server::process as program;
+use server_core::host::process as program;
 use process::Context;
 use run::Outcome;
 use std::collections::BTreeMap;

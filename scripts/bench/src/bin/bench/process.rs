@@ -1,7 +1,7 @@
 //! The programs that are started, the cores that they run on, and their end.
 
 use crossbeam_channel::Receiver;
-use game_server::process as program;
+use server_core::host::process as program;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};

@@ -2,8 +2,8 @@
 //! nothing and starts nothing.
 
 use super::machine::Machine;
+use super::process::human_bytes;
 use super::sources::{Sources, comfortable};
-use crate::process::human_bytes;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};

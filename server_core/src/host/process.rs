@@ -1,7 +1,7 @@
 //! What both programs do with their process: logs, signals, descriptors, last words.
 
+use crate::base::start;
 use crossbeam_channel::Receiver;
-use server_core::start;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fmt::{self, Display};

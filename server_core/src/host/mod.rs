@@ -6,6 +6,7 @@
 
 pub mod judge;
 pub mod machine;
+pub mod process;
 pub mod sources;
 mod table;
 
@@ -13,7 +14,6 @@ pub use judge::{Finding, Grade};
 pub use machine::Machine;
 pub use sources::Sources;
 
-use crate::process;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 

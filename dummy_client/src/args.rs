@@ -10,7 +10,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, value_parser};
 use game_server::packets::MAX_CHAT_BYTES;
-use server_core::host::process::{Addresses, parse_addrs, parse_seconds};
+use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::fmt;
 use std::str::FromStr;

@@ -5,9 +5,8 @@ use crate::args::Args;
 use crate::attack::NEIGHBOURS;
 use crate::load::shape::MAX_SESSIONS;
 use crate::load::{Failure, MAX_CONNECTING};
-use server_core::host::judge::{self, Finding};
-use server_core::host::process::{self, Addresses};
-use server_core::host::{Machine, Sources, first_failure, publish};
+use server_core::host::checks::{self, Finding};
+use server_core::host::{self, Addresses, HostLimits, SourceAddresses, first_failure, publish};
 use server_core::start;
 use std::net::TcpStream;
 use std::process::ExitCode;
@@ -41,25 +40,25 @@ pub fn choose_address(addrs: &mut Addresses) {
 ///
 /// # Errors
 /// The first thing that has to change.
-pub fn require(args: &Args) -> Result<Machine, Failure> {
-    let (machine, findings) = look(args);
+pub fn require(args: &Args) -> Result<HostLimits, Failure> {
+    let (limits, findings) = look(args);
     if let Some(failure) = first_failure(&findings) {
         return Err(Failure {
             why: failure.to_string(),
             exit_status: 2,
         });
     }
-    for finding in findings.iter().filter(|finding| finding.grade.is_bad()) {
+    for finding in findings.iter().filter(|finding| finding.severity.is_bad()) {
         log::warn!("{finding}");
     }
-    Ok(machine)
+    Ok(limits)
 }
 
 /// How many sessions there will be at the most: a search for the capacity that names no limit takes
 /// what the limit of open files allows.
-pub fn max_sessions(args: &Args, machine: &Machine) -> usize {
+pub fn max_sessions(args: &Args, limits: &HostLimits) -> usize {
     args.max_sessions().unwrap_or_else(|| {
-        let limit = machine.fd_soft_limit.unwrap_or(DEFAULT_FILES);
+        let limit = limits.fd_soft_limit.unwrap_or(DEFAULT_FILES);
         let room = limit.saturating_sub(other_files(args));
         usize::try_from(room)
             .unwrap_or(usize::MAX)
@@ -68,9 +67,9 @@ pub fn max_sessions(args: &Args, machine: &Machine) -> usize {
 }
 
 /// Where the connections come from.
-pub fn sources(args: &Args, machine: &Machine) -> Sources {
-    let sessions = max_sessions(args, machine);
-    Sources::plan(args.addr.first().ip(), sessions, machine.ephemeral_ports)
+pub fn sources(args: &Args, limits: &HostLimits) -> SourceAddresses {
+    let sessions = max_sessions(args, limits);
+    SourceAddresses::plan(args.addr.first().ip(), sessions, limits.ephemeral_ports)
 }
 
 /// The wait for one address of several.
@@ -92,31 +91,31 @@ fn other_files(args: &Args) -> u64 {
     16 + 3 * args.threads as u64 + leaving + attacking as u64
 }
 
-fn look(args: &Args) -> (Machine, Vec<Finding>) {
-    let _ = process::raise_fd_limit();
-    let machine = Machine::look();
-    let max_sessions = max_sessions(args, &machine);
+fn look(args: &Args) -> (HostLimits, Vec<Finding>) {
+    let _ = host::raise_fd_limit();
+    let limits = HostLimits::read();
+    let max_sessions = max_sessions(args, &limits);
     let sessions = max_sessions as u64;
     let mut findings = vec![
-        judge::open_files(&machine, Some(sessions), other_files(args)),
-        judge::ports(&machine, &sources(args, &machine)),
+        checks::open_files(&limits, Some(sessions), other_files(args)),
+        checks::ports(&limits, &sources(args, &limits)),
     ];
     if args.addr.first().ip().is_loopback() {
-        // The server is on this machine, so its limits can be seen from here.
+        // The server is on this limits, so its limits can be seen from here.
         let at_a_time = max_sessions.min(MAX_CONNECTING) as u64;
-        findings.push(judge::backlog(&machine, at_a_time));
-        findings.push(judge::handshakes(&machine, at_a_time));
+        findings.push(checks::backlog(&limits, at_a_time));
+        findings.push(checks::handshakes(&limits, at_a_time));
     }
-    findings.push(judge::memory(&machine, Some(sessions)));
-    findings.extend(judge::conntrack(&machine, sessions));
-    findings.push(judge::clock(&machine));
-    (machine, findings)
+    findings.push(checks::memory(&limits, Some(sessions)));
+    findings.extend(checks::conntrack(&limits, sessions));
+    findings.push(checks::clock(&limits));
+    (limits, findings)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use server_core::host::process::parse_addrs;
+    use server_core::host::parse_addrs;
     use std::net::{SocketAddr, TcpListener};
 
     /// A socket listens at `addrs[1]` alone.

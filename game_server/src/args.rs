@@ -6,8 +6,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
 use game_server::packets::SHello;
 use server_core::Config;
-use server_core::host::judge::sessions_allowed;
-use server_core::host::process::{Addresses, parse_addrs, parse_seconds};
+use server_core::host::checks::sessions_allowed;
+use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::time::Duration;
 
@@ -316,8 +316,8 @@ fn millis_or_off(millis: u64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use server_core::host::judge::open_files;
-    use server_core::host::{Grade, Machine};
+    use server_core::host::checks::open_files;
+    use server_core::host::{HostLimits, Severity};
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {
         Args::try_parse_from(["game_server"].iter().chain(args))
@@ -420,15 +420,15 @@ mod tests {
                 let allowed = parse(flags).unwrap().sessions_allowed(Some(limit));
                 assert!(allowed <= limit && allowed >= limit / 2);
             }
-            let machine = Machine {
+            let limits = HostLimits {
                 fd_soft_limit: Some(limit),
-                ..Machine::default()
+                ..HostLimits::default()
             };
             let allowed = parse(&[]).unwrap().sessions_allowed(Some(limit));
-            for (asked, grade) in [(allowed, Grade::Ok), (allowed + 1, Grade::Fail)] {
+            for (asked, severity) in [(allowed, Severity::Ok), (allowed + 1, Severity::Fail)] {
                 let args = parse(&["--max-sessions", &asked.to_string()]).unwrap();
-                let finding = open_files(&machine, args.sessions_asked(), args.other_files());
-                assert_eq!(finding.grade, grade, "{asked} of {limit}: {finding}");
+                let finding = open_files(&limits, args.sessions_asked(), args.other_files());
+                assert_eq!(finding.severity, severity, "{asked} of {limit}: {finding}");
             }
         }
     }

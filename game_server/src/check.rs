@@ -2,24 +2,23 @@
 //! bad.
 
 use crate::args::Args;
-use server_core::host::judge::{self, Finding};
-use server_core::host::process;
-use server_core::host::{self, Machine};
+use server_core::host::checks::{self, Finding};
+use server_core::host::{self, HostLimits};
 use server_core::{Config, Server};
 use std::process::ExitCode;
 
 /// Looks, prints a table, and starts nothing.
 pub fn check(args: &Args) -> ExitCode {
-    let _ = process::raise_fd_limit();
-    let machine = Machine::look();
-    let mut findings = limits(args, &machine);
+    let _ = host::raise_fd_limit();
+    let limits = HostLimits::read();
+    let mut findings = at_start(args, &limits);
     let sessions = args.sessions_asked();
-    findings.push(judge::memory(&machine, sessions));
+    findings.push(checks::memory(&limits, sessions));
     let queue_bytes = args.config(0).total_queue_bytes();
-    findings.push(judge::queues(&machine, queue_bytes as u64));
-    let most = sessions.unwrap_or_else(|| args.sessions_allowed(machine.fd_soft_limit));
-    findings.extend(judge::conntrack(&machine, most));
-    findings.push(judge::clock(&machine));
+    findings.push(checks::queues(&limits, queue_bytes as u64));
+    let most = sessions.unwrap_or_else(|| args.sessions_allowed(limits.fd_soft_limit));
+    findings.extend(checks::conntrack(&limits, most));
+    findings.push(checks::clock(&limits));
     for addrs in [Some(&args.addr), args.metrics_addr.as_ref()]
         .into_iter()
         .flatten()
@@ -28,17 +27,17 @@ pub fn check(args: &Args) -> ExitCode {
         let mut tries = addrs.all().iter().map(|addr| Server::try_bind(*addr));
         let index = tries.position(|tried| tried.is_ok()).unwrap_or(0);
         let addr = addrs.all()[index];
-        findings.push(judge::address(addr, &Server::try_bind(addr)));
+        findings.push(checks::address(addr, &Server::try_bind(addr)));
     }
     host::publish("game_server", &findings)
 }
 
 /// The limits that a start warns of as well.
-pub fn limits(args: &Args, machine: &Machine) -> Vec<Finding> {
+pub fn at_start(args: &Args, limits: &HostLimits) -> Vec<Finding> {
     let backlog = u64::from(Config::default().backlog);
     vec![
-        judge::open_files(machine, args.sessions_asked(), args.other_files()),
-        judge::backlog(machine, backlog),
-        judge::handshakes(machine, backlog),
+        checks::open_files(limits, args.sessions_asked(), args.other_files()),
+        checks::backlog(limits, backlog),
+        checks::handshakes(limits, backlog),
     ]
 }

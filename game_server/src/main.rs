@@ -7,19 +7,19 @@ mod run;
 mod stats;
 
 use args::Args;
-use server_core::host::process;
+use server_core::host;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = Args::from_command_line();
-    process::init_logs("info");
+    host::init_logs("info");
     if args.check {
         return check::check(&args);
     }
     match run::run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            process::complain("game_server", why);
+            host::print_error("game_server", why);
             ExitCode::FAILURE
         }
     }

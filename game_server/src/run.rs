@@ -7,8 +7,7 @@ use crate::stats::{Stats, TickMetrics};
 use game_server::GameSession;
 use game_server::chat_budget::ChatBudget;
 use game_server::packets::{SBye, SHello};
-use server_core::host::Machine;
-use server_core::host::process;
+use server_core::host::{self, HostLimits, signals};
 use server_core::tick::TickSchedule;
 use server_core::{Server, ServerHandle};
 use std::io;
@@ -20,11 +19,11 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// One line for the user.
 pub fn run(args: &Args) -> Result<(), String> {
-    let fd_limit = process::raise_fd_limit();
+    let fd_limit = host::raise_fd_limit();
     let ticks_here = std::thread::current();
     let in_words = |error: io::Error| error.to_string();
     let signals =
-        process::stop_signals_but_hangup(move || ticks_here.unpark()).map_err(in_words)?;
+        signals::stop_signals_but_hangup(move || ticks_here.unpark()).map_err(in_words)?;
     let config = args.config(fd_limit);
     let (max_chats_per_sec, requires_login) = (args.max_chats_per_sec(), args.requires_login());
     let chats_of_address = args
@@ -66,7 +65,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         config.workers,
         config.max_sessions.unwrap_or(usize::MAX),
     );
-    let limits = check::limits(args, &Machine::look());
+    let limits = check::at_start(args, &HostLimits::read());
     if let (Some(asked), Some(most)) = (args.sessions_asked(), config.max_sessions)
         && asked > most as u64
     {
@@ -76,7 +75,7 @@ pub fn run(args: &Args) -> Result<(), String> {
             fd_limit - most as u64,
         );
     }
-    for finding in limits.iter().filter(|finding| finding.grade.is_bad()) {
+    for finding in limits.iter().filter(|finding| finding.severity.is_bad()) {
         log::warn!("{finding}");
     }
     if let Some(warning) = args.silence_warning() {

@@ -2,7 +2,7 @@
 
 use server_core::ServerHandle;
 pub use server_core::TickMetrics;
-use server_core::host::process::human_bytes;
+use server_core::host::human_bytes;
 use server_core::metrics::Totals;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

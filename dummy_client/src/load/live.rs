@@ -4,7 +4,7 @@
 use super::capacity::Step;
 use crate::measure::meter::Second;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use server_core::host::process::human_bytes;
+use server_core::host::human_bytes;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 

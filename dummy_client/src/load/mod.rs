@@ -15,7 +15,7 @@ use crate::preflight;
 use crate::result::summary::Summary;
 use conductor::Conductor;
 use indicatif::ProgressBar;
-use server_core::host::process;
+use server_core::host::signals;
 use server_core::{Config, Server, start};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
         why: error.to_string(),
         exit_status: 1,
     };
-    let signals = process::stop_signals(|| ()).map_err(failed)?;
+    let signals = signals::stop_signals(|| ()).map_err(failed)?;
     let (board, events) = Board::new(max_sessions, args.threads);
     let board = Arc::new(board);
     let settings = Arc::new(BotSettings {

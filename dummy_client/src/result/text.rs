@@ -4,7 +4,7 @@ use super::summary::{Bye, Quantiles, Summary};
 use crate::attack::Besieged;
 use crate::load::capacity::{Answer, Capacity};
 use crate::measure::groups::More;
-use server_core::host::process::human_bytes;
+use server_core::host::human_bytes;
 
 impl Summary {
     /// For people.

@@ -1,19 +1,26 @@
 //! Looks at the machine before a run: can it work, and if not, which command changes that?
 //!
-//! [`machine`] reads facts, [`judge`] holds them against what a program needs, [`sources`] finds
+//! [`limits`] reads facts, [`checks`] holds them against what a program needs, [`source_addresses`] finds
 //! source addresses where one has too few ports. `--check` prints what comes out; a start without
 //! it asks the same questions.
 
-pub mod judge;
-pub mod machine;
-pub mod process;
-pub mod sources;
+mod addresses;
+pub mod checks;
+mod limits;
+mod logs;
+pub mod signals;
+mod source_addresses;
 mod table;
+mod units;
 
-pub use judge::{Finding, Grade};
-pub use machine::Machine;
-pub use sources::Sources;
+pub use addresses::{Addresses, parse_addr, parse_addrs};
+pub use checks::{Finding, Severity};
+pub use limits::{HostLimits, raise_fd_limit};
+pub use logs::{init_logs, init_logs_through};
+pub use source_addresses::SourceAddresses;
+pub use units::{human_bytes, parse_seconds};
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -28,7 +35,7 @@ pub fn publish(program: &str, findings: &[Finding]) -> ExitCode {
     match written {
         // A reader that has gone still gets the status.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            process::complain(program, format!("cannot write to standard output: {error}"));
+            print_error(program, format!("cannot write to standard output: {error}"));
             ExitCode::FAILURE
         }
         _ if first_failure(findings).is_some() => ExitCode::from(2),
@@ -36,8 +43,14 @@ pub fn publish(program: &str, findings: &[Finding]) -> ExitCode {
     }
 }
 
+/// One line on standard error, whatever the log level. A closed standard error is no reason to
+/// panic.
+pub fn print_error(program: &str, what: impl Display) {
+    let _ = writeln!(io::stderr(), "{program}: {what}");
+}
+
 /// The first reason why the run cannot work.
 #[must_use]
 pub fn first_failure(findings: &[Finding]) -> Option<&Finding> {
-    (findings.iter()).find(|finding| finding.grade == Grade::Fail)
+    (findings.iter()).find(|finding| finding.severity == Severity::Fail)
 }

@@ -1,6 +1,6 @@
 //! Findings as a table for people.
 
-use super::judge::{Finding, Grade};
+use super::checks::{Finding, Severity};
 
 /// One line for each finding, the command that changes it below, and a verdict.
 pub fn render(findings: &[Finding]) -> String {
@@ -8,7 +8,7 @@ pub fn render(findings: &[Finding]) -> String {
         let cells = findings.iter().map(|finding| cell(finding).chars().count());
         cells.max().unwrap_or(0).max(title.len())
     };
-    let first = width(|finding| finding.grade.label(), "");
+    let first = width(|finding| finding.severity.label(), "");
     let second = width(|finding| finding.subject, "");
     let third = width(|finding| &finding.found, "found");
     let mut text = format!(
@@ -16,14 +16,14 @@ pub fn render(findings: &[Finding]) -> String {
         "", "", "found"
     );
     for Finding {
-        grade,
+        severity,
         subject,
         found,
         needed,
         fix,
     } in findings
     {
-        let label = grade.label();
+        let label = severity.label();
         text += &format!("{label:first$}  {subject:second$}  {found:third$}  {needed}\n");
         if let Some(fix) = fix {
             text += &format!("{:first$}  fix: {fix}\n", "");
@@ -31,7 +31,7 @@ pub fn render(findings: &[Finding]) -> String {
     }
     let failures = findings
         .iter()
-        .filter(|finding| finding.grade == Grade::Fail)
+        .filter(|finding| finding.severity == Severity::Fail)
         .count();
     text += &match failures {
         0 => "this run can work\n".into(),
@@ -45,9 +45,9 @@ pub fn render(findings: &[Finding]) -> String {
 mod tests {
     use super::*;
 
-    fn finding(grade: Grade, found: &str, fix: Option<&str>) -> Finding {
+    fn finding(severity: Severity, found: &str, fix: Option<&str>) -> Finding {
         Finding {
-            grade,
+            severity,
             subject: "open files",
             found: found.into(),
             needed: "1019".into(),
@@ -58,8 +58,8 @@ mod tests {
     #[test]
     fn columns_stand_below_each_other() {
         let findings = [
-            finding(Grade::Ok, "20000", None),
-            finding(Grade::Fail, "64", Some("ulimit -n 1019")),
+            finding(Severity::Ok, "20000", None),
+            finding(Severity::Fail, "64", Some("ulimit -n 1019")),
         ];
         let expected = "                  found  needed\n\
                         ok    open files  20000  1019\n\
@@ -72,8 +72,8 @@ mod tests {
     #[test]
     fn warnings_and_unknowns_do_not_stop_a_run() {
         let findings = [
-            finding(Grade::Warn, "1", None),
-            finding(Grade::Unknown, "not told", None),
+            finding(Severity::Warn, "1", None),
+            finding(Severity::Unknown, "not told", None),
         ];
         assert!(render(&findings).ends_with("this run can work\n"));
     }

@@ -17,7 +17,7 @@ use figures::{Figure, distributions, over_time};
 use format::{digits, grouped, ms, shown};
 use plot::SIZE;
 use server_core::DisconnectReason;
-use server_core::host::process::human_bytes;
+use server_core::host::human_bytes;
 
 /// The page.
 ///

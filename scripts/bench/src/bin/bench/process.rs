@@ -1,9 +1,9 @@
 //! The programs that are started, the cores that they run on, and their end.
 
 use crossbeam_channel::Receiver;
-use server_core::host::process as program;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use server_core::host::signals;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,7 +29,7 @@ impl Context {
     /// Looks where the programs are.
     pub fn new(programs: &Path, rivals: &Path) -> Result<Self, String> {
         let signals =
-            program::stop_signals(|| ()).map_err(|error| format!("no signal handlers: {error}"))?;
+            signals::stop_signals(|| ()).map_err(|error| format!("no signal handlers: {error}"))?;
         Ok(Self {
             programs: programs.into(),
             rivals: rivals.into(),

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 /// connection to one target for each ephemeral port. All of 127.0.0.0/8 is the loopback
 /// interface: towards a target in there, 127.0.0.2, 127.0.0.3 and so on have as many each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sources {
+pub struct SourceAddresses {
     target: IpAddr,
     connections: usize,
     /// How many are in use at a time.
@@ -24,7 +24,7 @@ const LOOPBACK_ADDRESSES: u32 = (1 << 24) - 2;
 /// its turn comes.
 const ROUNDS: u32 = 16;
 
-impl Sources {
+impl SourceAddresses {
     /// For so many connections at a time, where one address has so many ports.
     #[must_use]
     pub fn plan(target: IpAddr, connections: usize, ports: Option<u64>) -> Self {
@@ -55,7 +55,7 @@ impl Sources {
 
     /// One of the addresses has no port left, whoever has them: takes others from now on. Returns
     /// in how many rounds the same ones come again.
-    pub fn move_on(&mut self) -> u32 {
+    pub fn rotate(&mut self) -> u32 {
         self.round = (self.round + 1) % self.rounds;
         self.rounds
     }
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn few_connections_are_left_to_the_system() {
-        let sources = Sources::plan(HERE, 450, Some(500));
+        let sources = SourceAddresses::plan(HERE, 450, Some(500));
         assert_eq!((sources.addresses(), sources.last_address()), (1, None));
         assert!((0..450).all(|index| sources.source(index).is_none()));
     }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn many_are_spread_and_no_address_has_more_than_its_ports() {
         for (connections, ports) in [(451, 500), (2000, 500), (100_000, 28_232), (1000, 1)] {
-            let sources = Sources::plan(HERE, connections, Some(ports));
+            let sources = SourceAddresses::plan(HERE, connections, Some(ports));
             let mut loads = HashMap::new();
             for index in 0..connections {
                 *loads.entry(sources.source(index)).or_insert(0) += 1;
@@ -122,7 +122,7 @@ mod tests {
             assert_eq!(loads.len(), sources.addresses() as usize);
             assert!(loads.values().all(|load| *load <= comfortable(ports)));
         }
-        let sources = Sources::plan(HERE, 2000, Some(500));
+        let sources = SourceAddresses::plan(HERE, 2000, Some(500));
         assert_eq!(sources.source(0), None);
         assert_eq!(sources.source(1), Some([127, 0, 0, 2].into()));
         assert_eq!(sources.source(4), Some([127, 0, 0, 5].into()));
@@ -132,36 +132,39 @@ mod tests {
 
     #[test]
     fn addresses_without_ports_are_left_for_others_and_come_again() {
-        let mut sources = Sources::plan(HERE, 2000, Some(500));
+        let mut sources = SourceAddresses::plan(HERE, 2000, Some(500));
         let planned: Vec<_> = (0..2000).map(|index| sources.source(index)).collect();
         let mut seen: HashSet<_> = planned.iter().copied().collect();
-        for _ in 1..sources.move_on() {
+        for _ in 1..sources.rotate() {
             let others: HashSet<_> = (0..2000).map(|index| sources.source(index)).collect();
             assert!(seen.is_disjoint(&others));
             seen.extend(others);
-            sources.move_on();
+            sources.rotate();
         }
         assert!((0..2000).map(|index| sources.source(index)).eq(planned));
-        let mut alone = Sources::plan([10, 0, 0, 1].into(), 2000, Some(500));
-        assert_eq!((alone.move_on(), alone.source(7)), (1, None));
+        let mut alone = SourceAddresses::plan([10, 0, 0, 1].into(), 2000, Some(500));
+        assert_eq!((alone.rotate(), alone.source(7)), (1, None));
     }
 
     #[test]
     fn others_have_one_address() {
         for target in [IpAddr::V6(Ipv6Addr::LOCALHOST), [10, 0, 0, 1].into()] {
-            assert_eq!(Sources::plan(target, 2000, Some(500)).addresses(), 1);
+            assert_eq!(
+                SourceAddresses::plan(target, 2000, Some(500)).addresses(),
+                1
+            );
         }
-        assert_eq!(Sources::plan(HERE, 2000, None).addresses(), 1);
+        assert_eq!(SourceAddresses::plan(HERE, 2000, None).addresses(), 1);
     }
 
     #[test]
     fn every_address_lies_in_the_loopback_net() {
-        let mut sources = Sources::plan(HERE, usize::MAX, Some(0));
-        for _ in 0..sources.move_on() {
+        let mut sources = SourceAddresses::plan(HERE, usize::MAX, Some(0));
+        for _ in 0..sources.rotate() {
             let last = sources.addresses() as usize - 1;
             assert!(sources.source(last).is_none_or(|ip| ip.is_loopback()));
             assert!(sources.source(usize::MAX).is_none_or(|ip| ip.is_loopback()));
-            sources.move_on();
+            sources.rotate();
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Facts about this machine and this process. `None` is what this system does not tell.
 #[derive(Clone, Debug, Default)]
-pub struct Machine {
+pub struct HostLimits {
     /// The operating system and, where it is known, its release.
     pub system: String,
     /// Cores that this process may use.
@@ -42,21 +42,21 @@ pub struct Machine {
     pub clock_step: Option<Duration>,
 }
 
-impl Machine {
+impl HostLimits {
     /// Looks at this machine. What a limit was raised to before counts as the limit.
     #[must_use]
-    pub fn look() -> Self {
+    pub fn read() -> Self {
         let (fd_soft_limit, fd_hard_limit) = rlimit::Resource::NOFILE.get().ok().unzip();
         Self {
             fd_soft_limit,
             fd_hard_limit,
             clock_step: measured_clock_step(),
-            ..Self::read(Path::new("/"))
+            ..Self::read_files(Path::new("/"))
         }
     }
 
     /// What files tell, below `root`.
-    fn read(root: &Path) -> Self {
+    fn read_files(root: &Path) -> Self {
         let text = |path: &str| {
             let text = fs::read_to_string(root.join(path)).ok()?;
             Some(text.trim().to_owned())
@@ -91,6 +91,15 @@ impl Machine {
             ..Self::default()
         }
     }
+}
+
+/// Raises the soft limit of open files to the hard one, and returns what it is then.
+#[must_use]
+pub fn raise_fd_limit() -> u64 {
+    rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        log::warn!("the limit of open files could not be raised: {error}");
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(soft, _)| soft)
+    })
 }
 
 /// The value of one line of `/proc/meminfo`, which counts in KiB.
@@ -158,18 +167,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_unknown() {
-        let machine = Machine::read(Path::new("/nonexistent"));
-        assert!(machine.cores >= 1 && !machine.system.is_empty());
-        assert_eq!(machine.memory_total_bytes, None);
-        assert_eq!(machine.ephemeral_ports, None);
-        assert_eq!(machine.somaxconn, None);
-        assert_eq!(machine.clock_source, None);
+        let limits = HostLimits::read_files(Path::new("/nonexistent"));
+        assert!(limits.cores >= 1 && !limits.system.is_empty());
+        assert_eq!(limits.memory_total_bytes, None);
+        assert_eq!(limits.ephemeral_ports, None);
+        assert_eq!(limits.somaxconn, None);
+        assert_eq!(limits.clock_source, None);
     }
 
     #[test]
     fn this_machine_has_a_clock_and_a_limit_of_files() {
-        let machine = Machine::look();
-        assert!(machine.fd_soft_limit <= machine.fd_hard_limit);
-        assert!(machine.clock_step.unwrap() > Duration::ZERO);
+        let limits = HostLimits::read();
+        assert!(limits.fd_soft_limit <= limits.fd_hard_limit);
+        assert!(limits.clock_step.unwrap() > Duration::ZERO);
     }
 }

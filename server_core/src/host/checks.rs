@@ -1,9 +1,9 @@
 //! Facts against demands: what is enough, what is not, and the command that changes it. Reads
 //! nothing and starts nothing.
 
-use super::machine::Machine;
-use super::process::human_bytes;
-use super::sources::{Sources, comfortable};
+use super::limits::HostLimits;
+use super::source_addresses::{SourceAddresses, comfortable};
+use super::units::human_bytes;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// How it is.
-    pub grade: Grade,
+    pub severity: Severity,
     /// What was looked at.
     pub subject: &'static str,
     /// How much there is.
@@ -26,7 +26,7 @@ pub struct Finding {
 
 /// How a thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grade {
+pub enum Severity {
     /// It is enough.
     Ok,
     /// This system does not tell.
@@ -37,7 +37,7 @@ pub enum Grade {
     Fail,
 }
 
-impl Grade {
+impl Severity {
     /// The word for it.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -94,54 +94,54 @@ pub fn sessions_allowed(fd_limit: u64, other_files: u64) -> u64 {
 
 /// The limit of open files. `None`: as many sessions as there is room for.
 #[must_use]
-pub fn open_files(machine: &Machine, sessions: Option<u64>, other_files: u64) -> Finding {
+pub fn open_files(limits: &HostLimits, sessions: Option<u64>, other_files: u64) -> Finding {
     let subject = "open files";
     let (target, allowed) = match sessions {
         Some(sessions) => (sessions, None),
         None => {
-            let limit = machine.fd_soft_limit.unwrap_or(0);
+            let limit = limits.fd_soft_limit.unwrap_or(0);
             (FEW_SESSIONS, Some(sessions_allowed(limit, other_files)))
         }
     };
     let total = target.saturating_add(other_files);
     let mut needed = format!("{total}: {target} sessions and {other_files} others");
-    let Some(limit) = machine.fd_soft_limit else {
+    let Some(limit) = limits.fd_soft_limit else {
         return unknown(subject, needed);
     };
     if let Some(allowed) = allowed {
         needed += &format!("; there is room for {allowed} sessions");
     }
-    let grade = match allowed {
-        None if total <= limit => Grade::Ok,
-        None => Grade::Fail,
-        Some(allowed) if allowed >= FEW_SESSIONS => Grade::Ok,
-        Some(_) => Grade::Warn,
+    let severity = match allowed {
+        None if total <= limit => Severity::Ok,
+        None => Severity::Fail,
+        Some(allowed) if allowed >= FEW_SESSIONS => Severity::Ok,
+        Some(_) => Severity::Warn,
     };
     // The hard limit cannot be raised above the ceiling, by nobody.
-    let fix = match machine.fd_ceiling {
+    let fix = match limits.fd_ceiling {
         Some(ceiling) if ceiling < total => {
             format!("sysctl -w fs.nr_open={total} && ulimit -n {total}")
         }
         _ => format!("ulimit -n {total}"),
     };
     Finding {
-        grade,
+        severity,
         subject,
         found: match limit {
             u64::MAX => "no limit".into(),
             limit => limit.to_string(),
         },
         needed,
-        fix: grade.is_bad().then_some(fix),
+        fix: severity.is_bad().then_some(fix),
     }
 }
 
 /// The backlog of a listener, which the kernel cuts without a word.
 #[must_use]
-pub fn backlog(machine: &Machine, needed: u64) -> Finding {
+pub fn backlog(limits: &HostLimits, needed: u64) -> Finding {
     at_least(
         "backlog",
-        machine.somaxconn,
+        limits.somaxconn,
         needed,
         " connections that wait for accept",
         "net.core.somaxconn",
@@ -150,16 +150,16 @@ pub fn backlog(machine: &Machine, needed: u64) -> Finding {
 
 /// Handshakes under way. With SYN cookies, those beyond the limit go on as well.
 #[must_use]
-pub fn handshakes(machine: &Machine, needed: u64) -> Finding {
+pub fn handshakes(limits: &HostLimits, needed: u64) -> Finding {
     let mut finding = at_least(
         "handshakes",
-        machine.max_syn_backlog,
+        limits.max_syn_backlog,
         needed,
         " under way",
         "net.ipv4.tcp_max_syn_backlog",
     );
-    if machine.has_syncookies == Some(true) && finding.grade != Grade::Unknown {
-        finding.grade = Grade::Ok;
+    if limits.has_syncookies == Some(true) && finding.severity != Severity::Unknown {
+        finding.severity = Severity::Ok;
         finding.fix = None;
         finding.found += ", and SYN cookies beyond";
     }
@@ -168,30 +168,30 @@ pub fn handshakes(machine: &Machine, needed: u64) -> Finding {
 
 /// The ports of the source addresses.
 #[must_use]
-pub fn ports(machine: &Machine, sources: &Sources) -> Finding {
+pub fn ports(limits: &HostLimits, sources: &SourceAddresses) -> Finding {
     let subject = "ports";
     let connections = sources.connections() as u64;
     let mut needed = format!("{connections} connections to one target");
-    let Some(ports) = machine.ephemeral_ports else {
+    let Some(ports) = limits.ephemeral_ports else {
         return unknown(subject, needed);
     };
     if let Some(last) = sources.last_address() {
         let addresses = sources.addresses();
         return Finding {
-            grade: Grade::Ok,
+            severity: Severity::Ok,
             subject,
             found: format!("{ports} on each of {addresses} addresses, 127.0.0.1 to {last}"),
             needed,
             fix: None,
         };
     }
-    let grade = match connections {
-        few if few <= comfortable(ports) => Grade::Ok,
-        all if all <= ports => Grade::Warn,
-        _ => Grade::Fail,
+    let severity = match connections {
+        few if few <= comfortable(ports) => Severity::Ok,
+        all if all <= ports => Severity::Warn,
+        _ => Severity::Fail,
     };
     let mut fix = None;
-    if grade.is_bad() {
+    if severity.is_bad() {
         if ports < WIDEST_RANGE && connections <= WIDEST_RANGE {
             fix = Some(r#"sysctl -w net.ipv4.ip_local_port_range="1024 65535""#.into());
         }
@@ -203,7 +203,7 @@ pub fn ports(machine: &Machine, sources: &Sources) -> Finding {
         };
     }
     Finding {
-        grade,
+        severity,
         subject,
         found: format!("{ports} on one address"),
         needed,
@@ -213,7 +213,7 @@ pub fn ports(machine: &Machine, sources: &Sources) -> Finding {
 
 /// Memory, roughly: what sessions that are idle cost this process and the kernel.
 #[must_use]
-pub fn memory(machine: &Machine, sessions: Option<u64>) -> Finding {
+pub fn memory(limits: &HostLimits, sessions: Option<u64>) -> Finding {
     let subject = "memory";
     let each = human_bytes(SESSION_BYTES as f64);
     let total = sessions.map(|sessions| sessions.saturating_mul(SESSION_BYTES));
@@ -221,13 +221,13 @@ pub fn memory(machine: &Machine, sessions: Option<u64>) -> Finding {
         Some(total) => format!("about {}: {each} a session", human_bytes(total as f64)),
         None => format!("about {each} a session"),
     };
-    let Some(available) = machine.memory_available_bytes else {
+    let Some(available) = limits.memory_available_bytes else {
         return unknown(subject, needed);
     };
     Finding {
-        grade: match total {
-            Some(total) if total > available => Grade::Warn,
-            _ => Grade::Ok,
+        severity: match total {
+            Some(total) if total > available => Severity::Warn,
+            _ => Severity::Ok,
         },
         subject,
         found: format!("{} available", human_bytes(available as f64)),
@@ -238,20 +238,20 @@ pub fn memory(machine: &Machine, sessions: Option<u64>) -> Finding {
 
 /// The most that all queues together may hold, beside the memory that there is.
 #[must_use]
-pub fn queues(machine: &Machine, most_bytes: u64) -> Finding {
+pub fn queues(limits: &HostLimits, most_bytes: u64) -> Finding {
     let subject = "queues";
     let needed = format!(
         "{} at most (--max-total-queue-bytes)",
         human_bytes(most_bytes as f64)
     );
-    let Some(available) = machine.memory_available_bytes else {
+    let Some(available) = limits.memory_available_bytes else {
         return unknown(subject, needed);
     };
     Finding {
-        grade: if most_bytes > available {
-            Grade::Warn
+        severity: if most_bytes > available {
+            Severity::Warn
         } else {
-            Grade::Ok
+            Severity::Ok
         },
         subject,
         found: format!("{} available", human_bytes(available as f64)),
@@ -263,9 +263,9 @@ pub fn queues(machine: &Machine, most_bytes: u64) -> Finding {
 /// The connections that the firewall can follow, where it follows any. It drops the packets of
 /// those beyond its limit, if its rules have it follow them at all.
 #[must_use]
-pub fn conntrack(machine: &Machine, sessions: u64) -> Option<Finding> {
-    let max = machine.conntrack_max?;
-    let count = machine.conntrack_count.unwrap_or(0);
+pub fn conntrack(limits: &HostLimits, sessions: u64) -> Option<Finding> {
+    let max = limits.conntrack_max?;
+    let count = limits.conntrack_count.unwrap_or(0);
     let needed = count.saturating_add(sessions);
     let mut finding = at_least(
         "firewall",
@@ -280,27 +280,27 @@ pub fn conntrack(machine: &Machine, sessions: u64) -> Option<Finding> {
 
 /// The clock, which is read at each tick, and for each packet that is measured.
 #[must_use]
-pub fn clock(machine: &Machine) -> Finding {
+pub fn clock(limits: &HostLimits) -> Finding {
     let subject = "clock";
     let needed = format!("steps below {SLOW_CLOCK:?}");
-    let Some(step) = machine.clock_step else {
+    let Some(step) = limits.clock_step else {
         return unknown(subject, needed);
     };
-    let grade = match step < SLOW_CLOCK {
-        true => Grade::Ok,
-        false => Grade::Warn,
+    let severity = match step < SLOW_CLOCK {
+        true => Severity::Ok,
+        false => Severity::Warn,
     };
-    let could_be_tsc = machine.clock_source.as_deref() != Some("tsc")
-        && machine.clock_sources.iter().any(|name| name == "tsc");
+    let could_be_tsc = limits.clock_source.as_deref() != Some("tsc")
+        && limits.clock_sources.iter().any(|name| name == "tsc");
     Finding {
-        grade,
+        severity,
         subject,
-        found: match &machine.clock_source {
+        found: match &limits.clock_source {
             Some(name) => format!("steps of {step:?} ({name})"),
             None => format!("steps of {step:?}"),
         },
         needed,
-        fix: (grade.is_bad() && could_be_tsc).then(|| {
+        fix: (severity.is_bad() && could_be_tsc).then(|| {
             "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource".into()
         }),
     }
@@ -310,8 +310,8 @@ pub fn clock(machine: &Machine) -> Finding {
 #[must_use]
 pub fn address(addr: SocketAddr, outcome: &io::Result<()>) -> Finding {
     let port = addr.port();
-    let (grade, found, fix) = match outcome {
-        Ok(()) => (Grade::Ok, "free".into(), None),
+    let (severity, found, fix) = match outcome {
+        Ok(()) => (Severity::Ok, "free".into(), None),
         Err(error) => {
             let fix = match error.kind() {
                 // Who has it, so that the user can end it or take another one.
@@ -321,11 +321,11 @@ pub fn address(addr: SocketAddr, outcome: &io::Result<()>) -> Finding {
                 )),
                 _ => None,
             };
-            (Grade::Fail, error.to_string(), fix)
+            (Severity::Fail, error.to_string(), fix)
         }
     };
     Finding {
-        grade,
+        severity,
         subject: "address",
         found,
         needed: addr.to_string(),
@@ -347,9 +347,9 @@ fn at_least(
     };
     let is_enough = found >= needed;
     Finding {
-        grade: match is_enough {
-            true => Grade::Ok,
-            false => Grade::Warn,
+        severity: match is_enough {
+            true => Severity::Ok,
+            false => Severity::Warn,
         },
         subject,
         found: found.to_string(),
@@ -360,7 +360,7 @@ fn at_least(
 
 fn unknown(subject: &'static str, needed: String) -> Finding {
     Finding {
-        grade: Grade::Unknown,
+        severity: Severity::Unknown,
         subject,
         found: "not told".into(),
         needed,
@@ -374,8 +374,8 @@ mod tests {
     use std::net::Ipv6Addr;
 
     /// A machine that is good enough for everything here.
-    fn machine() -> Machine {
-        Machine {
+    fn limits() -> HostLimits {
+        HostLimits {
             memory_available_bytes: Some(8 << 30),
             fd_soft_limit: Some(20_000),
             fd_hard_limit: Some(20_000),
@@ -386,12 +386,12 @@ mod tests {
             has_syncookies: Some(true),
             clock_source: Some("tsc".into()),
             clock_step: Some(Duration::from_nanos(20)),
-            ..Machine::default()
+            ..HostLimits::default()
         }
     }
 
-    fn from_here(connections: usize, machine: &Machine) -> Sources {
-        Sources::plan([127, 0, 0, 1].into(), connections, machine.ephemeral_ports)
+    fn from_here(connections: usize, limits: &HostLimits) -> SourceAddresses {
+        SourceAddresses::plan([127, 0, 0, 1].into(), connections, limits.ephemeral_ports)
     }
 
     fn fix(finding: &Finding) -> &str {
@@ -400,10 +400,10 @@ mod tests {
 
     #[test]
     fn files_fail_exactly_where_one_is_missing() {
-        let enough = open_files(&machine(), Some(19_981), 19);
-        assert_eq!((enough.grade, &enough.fix), (Grade::Ok, &None));
-        let short = open_files(&machine(), Some(19_982), 19);
-        assert_eq!(short.grade, Grade::Fail);
+        let enough = open_files(&limits(), Some(19_981), 19);
+        assert_eq!((enough.severity, &enough.fix), (Severity::Ok, &None));
+        let short = open_files(&limits(), Some(19_982), 19);
+        assert_eq!(short.severity, Severity::Fail);
         assert_eq!(fix(&short), "ulimit -n 20001");
         assert!(short.needed.contains("19982 sessions"), "{}", short.needed);
         assert!(short.to_string().contains("found 20000, needed 20001"));
@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_ceiling_that_is_too_low_is_raised_first() {
-        let short = open_files(&machine(), Some(2_000_000), 19);
+        let short = open_files(&limits(), Some(2_000_000), 19);
         assert_eq!(
             fix(&short),
             "sysctl -w fs.nr_open=2000019 && ulimit -n 2000019"
@@ -420,15 +420,18 @@ mod tests {
 
     #[test]
     fn as_many_sessions_as_fit_are_never_too_many_but_may_be_few() {
-        let plenty = open_files(&machine(), None, 168);
-        assert_eq!(plenty.grade, Grade::Ok);
+        let plenty = open_files(&limits(), None, 168);
+        assert_eq!(plenty.severity, Severity::Ok);
         assert!(plenty.needed.contains("19832"), "{}", plenty.needed);
-        let low = Machine {
+        let low = HostLimits {
             fd_soft_limit: Some(64),
-            ..machine()
+            ..limits()
         };
         let few = open_files(&low, None, 168);
-        assert_eq!((few.grade, fix(&few)), (Grade::Warn, "ulimit -n 1168"));
+        assert_eq!(
+            (few.severity, fix(&few)),
+            (Severity::Warn, "ulimit -n 1168")
+        );
         let needed = "1168: 1000 sessions and 168 others; there is room for 32 sessions";
         assert_eq!(few.needed, needed);
     }
@@ -443,66 +446,69 @@ mod tests {
 
     #[test]
     fn a_backlog_that_is_cut_is_a_warning() {
-        assert_eq!(backlog(&machine(), 4096).grade, Grade::Ok);
-        let old = Machine {
+        assert_eq!(backlog(&limits(), 4096).severity, Severity::Ok);
+        let old = HostLimits {
             somaxconn: Some(128),
-            ..machine()
+            ..limits()
         };
         let cut = backlog(&old, 4096);
         assert_eq!(
-            (cut.grade, fix(&cut)),
-            (Grade::Warn, "sysctl -w net.core.somaxconn=4096")
+            (cut.severity, fix(&cut)),
+            (Severity::Warn, "sysctl -w net.core.somaxconn=4096")
         );
     }
 
     #[test]
     fn cookies_do_for_handshakes() {
-        assert_eq!(handshakes(&machine(), 4096).grade, Grade::Ok);
-        let without = Machine {
+        assert_eq!(handshakes(&limits(), 4096).severity, Severity::Ok);
+        let without = HostLimits {
             has_syncookies: Some(false),
-            ..machine()
+            ..limits()
         };
         let short = handshakes(&without, 4096);
         assert_eq!(
-            (short.grade, fix(&short)),
-            (Grade::Warn, "sysctl -w net.ipv4.tcp_max_syn_backlog=4096")
+            (short.severity, fix(&short)),
+            (
+                Severity::Warn,
+                "sysctl -w net.ipv4.tcp_max_syn_backlog=4096"
+            )
         );
-        assert_eq!(handshakes(&without, 2048).grade, Grade::Ok);
+        assert_eq!(handshakes(&without, 2048).severity, Severity::Ok);
     }
 
     #[test]
     fn one_address_has_as_many_connections_as_ports() {
-        let machine = machine();
+        let limits = limits();
         let from = |target: IpAddr, connections| {
-            let sources = Sources::plan(target, connections, machine.ephemeral_ports);
-            ports(&machine, &sources)
+            let sources = SourceAddresses::plan(target, connections, limits.ephemeral_ports);
+            ports(&limits, &sources)
         };
         let away: IpAddr = [10, 0, 0, 1].into();
-        assert_eq!(from(away, 20_000).grade, Grade::Ok);
-        assert_eq!(from(away, 28_000).grade, Grade::Warn);
+        assert_eq!(from(away, 20_000).severity, Severity::Ok);
+        assert_eq!(from(away, 28_000).severity, Severity::Warn);
         let short = from(away, 28_233);
         assert_eq!(
-            (short.grade, fix(&short)),
+            (short.severity, fix(&short)),
             (
-                Grade::Fail,
+                Severity::Fail,
                 r#"sysctl -w net.ipv4.ip_local_port_range="1024 65535""#
             )
         );
         // No range is wide enough for that.
         assert_eq!(from(away, 100_000).fix, None);
         let v6 = from(Ipv6Addr::LOCALHOST.into(), 100_000);
-        assert_eq!(v6.grade, Grade::Fail);
+        assert_eq!(v6.severity, Severity::Fail);
         assert!(v6.needed.contains("no siblings"), "{}", v6.needed);
     }
 
     #[test]
     fn a_loopback_target_has_ports_for_all() {
-        let machine = Machine {
+        let limits = HostLimits {
             ephemeral_ports: Some(500),
-            ..machine()
+            ..limits()
         };
-        let finding = ports(&machine, &from_here(2000, &machine));
-        assert_eq!(finding.grade, Grade::Ok);
+        let finding = ports(&limits, &from_here(2000, &limits));
+        assert_eq!(finding.severity, Severity::Ok);
         assert_eq!(
             finding.found,
             "500 on each of 5 addresses, 127.0.0.1 to 127.0.0.5"
@@ -511,47 +517,50 @@ mod tests {
 
     #[test]
     fn memory_is_only_ever_a_warning() {
-        assert_eq!(memory(&machine(), Some(1000)).grade, Grade::Ok);
-        assert_eq!(memory(&machine(), Some(10_000_000)).grade, Grade::Warn);
-        assert_eq!(memory(&machine(), None).grade, Grade::Ok);
-        assert_eq!(memory(&machine(), Some(u64::MAX)).grade, Grade::Warn);
+        assert_eq!(memory(&limits(), Some(1000)).severity, Severity::Ok);
+        assert_eq!(memory(&limits(), Some(10_000_000)).severity, Severity::Warn);
+        assert_eq!(memory(&limits(), None).severity, Severity::Ok);
+        assert_eq!(memory(&limits(), Some(u64::MAX)).severity, Severity::Warn);
     }
 
     #[test]
     fn queues_that_memory_cannot_hold_are_a_warning() {
-        let available = machine().memory_available_bytes.unwrap();
-        assert_eq!(queues(&machine(), available).grade, Grade::Ok);
-        assert_eq!(queues(&machine(), available + 1).grade, Grade::Warn);
+        let available = limits().memory_available_bytes.unwrap();
+        assert_eq!(queues(&limits(), available).severity, Severity::Ok);
+        assert_eq!(queues(&limits(), available + 1).severity, Severity::Warn);
     }
 
     #[test]
     fn a_firewall_counts_what_it_follows_already() {
-        assert_eq!(conntrack(&machine(), 1000), None);
-        let with = Machine {
+        assert_eq!(conntrack(&limits(), 1000), None);
+        let with = HostLimits {
             conntrack_max: Some(1500),
             conntrack_count: Some(600),
-            ..machine()
+            ..limits()
         };
-        assert_eq!(conntrack(&with, 900).unwrap().grade, Grade::Ok);
+        assert_eq!(conntrack(&with, 900).unwrap().severity, Severity::Ok);
         let short = conntrack(&with, 901).unwrap();
         assert_eq!(
-            (short.grade, fix(&short)),
-            (Grade::Warn, "sysctl -w net.netfilter.nf_conntrack_max=1501")
+            (short.severity, fix(&short)),
+            (
+                Severity::Warn,
+                "sysctl -w net.netfilter.nf_conntrack_max=1501"
+            )
         );
     }
 
     #[test]
     fn a_slow_clock_is_a_warning() {
-        assert_eq!(clock(&machine()).grade, Grade::Ok);
-        let slow = Machine {
+        assert_eq!(clock(&limits()).severity, Severity::Ok);
+        let slow = HostLimits {
             clock_source: Some("hpet".into()),
             clock_sources: vec!["tsc".into(), "hpet".into()],
             clock_step: Some(Duration::from_micros(3)),
-            ..machine()
+            ..limits()
         };
-        assert_eq!(clock(&slow).grade, Grade::Warn);
+        assert_eq!(clock(&slow).severity, Severity::Warn);
         assert!(fix(&clock(&slow)).starts_with("echo tsc"));
-        let no_better = Machine {
+        let no_better = HostLimits {
             clock_sources: vec!["hpet".into()],
             ..slow
         };
@@ -561,11 +570,11 @@ mod tests {
     #[test]
     fn an_address_that_is_taken_fails() {
         let addr = SocketAddr::from(([127, 0, 0, 1], 80));
-        assert_eq!(address(addr, &Ok(())).grade, Grade::Ok);
+        assert_eq!(address(addr, &Ok(())).severity, Severity::Ok);
         let taken = address(addr, &Err(io::ErrorKind::AddrInUse.into()));
         assert_eq!(
-            (taken.grade, fix(&taken)),
-            (Grade::Fail, "ss -ltnp 'sport = :80'")
+            (taken.severity, fix(&taken)),
+            (Severity::Fail, "ss -ltnp 'sport = :80'")
         );
         let denied = address(addr, &Err(io::ErrorKind::PermissionDenied.into()));
         assert_eq!(
@@ -573,12 +582,12 @@ mod tests {
             "sysctl -w net.ipv4.ip_unprivileged_port_start=80"
         );
         let nowhere = address(addr, &Err(io::ErrorKind::AddrNotAvailable.into()));
-        assert_eq!((nowhere.grade, nowhere.fix), (Grade::Fail, None));
+        assert_eq!((nowhere.severity, nowhere.fix), (Severity::Fail, None));
     }
 
     #[test]
     fn a_system_that_tells_nothing_is_no_failure() {
-        let silent = Machine::default();
+        let silent = HostLimits::default();
         let findings = [
             open_files(&silent, Some(1000), 19),
             open_files(&silent, None, 168),
@@ -589,7 +598,7 @@ mod tests {
             clock(&silent),
         ];
         for finding in findings {
-            assert_eq!(finding.grade, Grade::Unknown, "{finding}");
+            assert_eq!(finding.severity, Severity::Unknown, "{finding}");
             assert_eq!(finding.fix, None, "{finding}");
         }
         assert_eq!(conntrack(&silent, 1000), None);

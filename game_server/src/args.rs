@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
 use game_server::packets::SHello;
 use server_core::Config;
-use server_core::host::checks::sessions_allowed;
+use server_core::host::checks::{Check, sessions_allowed};
 use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::time::Duration;
@@ -226,11 +226,15 @@ impl Args {
         sessions_allowed(fd_limit.unwrap_or(0), self.descriptors_aside())
     }
 
-    /// Descriptors beside those of the sessions that were asked for.
-    pub fn other_files(&self) -> u64 {
-        // No more than the sessions have, as where their number follows from the limit.
-        let most = self.sessions_asked().map_or(u64::MAX, |asked| asked - 1);
-        self.descriptors_aside().min(most)
+    /// The descriptors that the server needs.
+    pub fn open_files(&self) -> Check {
+        let sessions = self.sessions_asked();
+        // Fewer than those of the sessions, like the other files of `sessions_allowed`.
+        let most = sessions.map_or(u64::MAX, |asked| asked - 1);
+        Check::OpenFiles {
+            sessions,
+            other_files: self.descriptors_aside().min(most),
+        }
     }
 
     /// Standard streams, the listener, a few per worker, connections that are being refused, and the
@@ -316,7 +320,7 @@ fn millis_or_off(millis: u64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use server_core::host::checks::open_files;
+    use server_core::host::checks::evaluate;
     use server_core::host::{HostLimits, Severity};
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {
@@ -420,14 +424,15 @@ mod tests {
                 let allowed = parse(flags).unwrap().sessions_allowed(Some(limit));
                 assert!(allowed <= limit && allowed >= limit / 2);
             }
-            let limits = HostLimits {
-                fd_soft_limit: Some(limit),
-                ..HostLimits::default()
-            };
+            let mut limits = HostLimits::default();
+            limits.fd_soft_limit = Some(limit);
             let allowed = parse(&[]).unwrap().sessions_allowed(Some(limit));
             for (asked, severity) in [(allowed, Severity::Ok), (allowed + 1, Severity::Fail)] {
                 let args = parse(&["--max-sessions", &asked.to_string()]).unwrap();
-                let finding = open_files(&limits, args.sessions_asked(), args.other_files());
+                let findings = evaluate(&limits, &[args.open_files()]);
+                let [finding] = &findings[..] else {
+                    panic!("{findings:?}");
+                };
                 assert_eq!(finding.severity, severity, "{asked} of {limit}: {finding}");
             }
         }

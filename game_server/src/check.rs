@@ -1,43 +1,49 @@
-//! `--check`: can the server run as asked on this machine? A start asks the same and logs what is
-//! bad.
+//! `--check`: whether the server can run as asked on this machine. A start evaluates a part of the same
+//! checks and logs bad findings.
 
 use crate::args::Args;
-use server_core::host::checks::{self, Finding};
+use server_core::host::checks::{self, Check, Finding};
 use server_core::host::{self, HostLimits};
 use server_core::{Config, Server};
 use std::process::ExitCode;
 
-/// Looks, prints a table, and starts nothing.
+/// Evaluates the checks, prints a table and starts nothing.
 pub fn check(args: &Args) -> ExitCode {
     let _ = host::raise_fd_limit();
     let limits = HostLimits::read();
-    let mut findings = at_start(args, &limits);
     let sessions = args.sessions_asked();
-    findings.push(checks::memory(&limits, sessions));
-    let queue_bytes = args.config(0).total_queue_bytes();
-    findings.push(checks::queues(&limits, queue_bytes as u64));
     let most = sessions.unwrap_or_else(|| args.sessions_allowed(limits.fd_soft_limit));
-    findings.extend(checks::conntrack(&limits, most));
-    findings.push(checks::clock(&limits));
+    let mut needs = needs_of_a_start(args);
+    needs.extend([
+        Check::Memory { sessions },
+        Check::Queues(args.config(0).total_queue_bytes() as u64),
+        Check::Firewall(most),
+        Check::Clock,
+    ]);
     for addrs in [Some(&args.addr), args.metrics_addr.as_ref()]
         .into_iter()
         .flatten()
     {
-        // A start takes the first that can be bound.
+        // A start takes the first address that can be bound.
         let mut tries = addrs.all().iter().map(|addr| Server::try_bind(*addr));
         let index = tries.position(|tried| tried.is_ok()).unwrap_or(0);
         let addr = addrs.all()[index];
-        findings.push(checks::address(addr, &Server::try_bind(addr)));
+        let bound = Server::try_bind(addr);
+        needs.push(Check::Address { addr, bound });
     }
-    host::publish("game_server", &findings)
+    checks::print("game_server", &checks::evaluate(&limits, &needs))
 }
 
-/// The limits that a start warns of as well.
-pub fn at_start(args: &Args, limits: &HostLimits) -> Vec<Finding> {
+/// The findings of a start.
+pub fn at_start(args: &Args) -> Vec<Finding> {
+    checks::evaluate(&HostLimits::read(), &needs_of_a_start(args))
+}
+
+fn needs_of_a_start(args: &Args) -> Vec<Check> {
     let backlog = u64::from(Config::default().backlog);
     vec![
-        checks::open_files(limits, args.sessions_asked(), args.other_files()),
-        checks::backlog(limits, backlog),
-        checks::handshakes(limits, backlog),
+        args.open_files(),
+        Check::Backlog(backlog),
+        Check::Handshakes(backlog),
     ]
 }

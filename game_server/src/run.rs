@@ -7,7 +7,7 @@ use crate::stats::{Stats, TickMetrics};
 use game_server::GameSession;
 use game_server::chat_budget::ChatBudget;
 use game_server::packets::{SBye, SHello};
-use server_core::host::{self, HostLimits, signals};
+use server_core::host::{self, signals};
 use server_core::tick::TickSchedule;
 use server_core::{Server, ServerHandle};
 use std::io;
@@ -22,8 +22,14 @@ pub fn run(args: &Args) -> Result<(), String> {
     let fd_limit = host::raise_fd_limit();
     let ticks_here = std::thread::current();
     let in_words = |error: io::Error| error.to_string();
-    let signals =
-        signals::stop_signals_but_hangup(move || ticks_here.unpark()).map_err(in_words)?;
+    let (sender, signals) = crossbeam_channel::bounded(1);
+    let stop = move |signal| {
+        // Without a receiver the process is about to end.
+        let _ = sender.send(signal);
+        ticks_here.unpark();
+    };
+    let hangup = || log::info!("SIGHUP ignored: there is nothing to reload");
+    signals::on_stop_and_hangup(stop, hangup).map_err(in_words)?;
     let config = args.config(fd_limit);
     let (max_chats_per_sec, requires_login) = (args.max_chats_per_sec(), args.requires_login());
     let chats_of_address = args
@@ -65,7 +71,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         config.workers,
         config.max_sessions.unwrap_or(usize::MAX),
     );
-    let limits = check::at_start(args, &HostLimits::read());
+    let limits = check::at_start(args);
     if let (Some(asked), Some(most)) = (args.sessions_asked(), config.max_sessions)
         && asked > most as u64
     {

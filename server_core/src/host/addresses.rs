@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-/// HOST:PORT from a command line, and its addresses: a name may have several.
+/// HOST:PORT from a command line, and its addresses. A name may have several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
     text: String,
@@ -12,32 +12,32 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// All of them, in the order in which to try them.
+    /// All addresses, in the order in which a program tries them.
     #[must_use]
     pub fn all(&self) -> &[SocketAddr] {
         &self.addrs
     }
 
-    /// The first one.
+    /// The first address.
     #[must_use]
     pub fn first(&self) -> SocketAddr {
         self.addrs[0]
     }
 
-    /// Whether the name has more than one.
+    /// Whether the name has more than one address.
     #[must_use]
     pub fn are_several(&self) -> bool {
         self.addrs.len() > 1
     }
 
-    /// This one is the first one from now on.
+    /// Moves this address to the front.
     pub fn prefer(&mut self, addr: SocketAddr) {
-        self.addrs.retain(|one| *one != addr);
+        self.addrs.retain(|other| *other != addr);
         self.addrs.insert(0, addr);
     }
 }
 
-/// As it was given; a name with its addresses, if there are several.
+/// The text of the command line, followed by the addresses of a name that has several.
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)?;
@@ -49,10 +49,10 @@ impl fmt::Display for Addresses {
     }
 }
 
-/// Reads HOST:PORT from the command line. A name is looked up.
+/// Reads HOST:PORT from the command line and looks up a name.
 ///
 /// # Errors
-/// Why it has no address, in the user's words.
+/// The text is not HOST:PORT, or the name has no address. The message is for the user.
 pub fn parse_addrs(text: &str) -> Result<Addresses, String> {
     let mut addrs: Vec<SocketAddr> = Vec::new();
     let found = text
@@ -63,19 +63,19 @@ pub fn parse_addrs(text: &str) -> Result<Addresses, String> {
             addrs.push(addr);
         }
     }
-    match addrs.is_empty() {
-        true => Err("the name has no address".into()),
-        false => Ok(Addresses {
-            text: text.into(),
-            addrs,
-        }),
+    if addrs.is_empty() {
+        return Err("the name has no address".into());
     }
+    Ok(Addresses {
+        text: text.into(),
+        addrs,
+    })
 }
 
-/// As [`parse_addrs`], but takes the first address of a name.
+/// Like [`parse_addrs`], and takes the first address of a name.
 ///
 /// # Errors
-/// As there.
+/// Those of [`parse_addrs`].
 pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
     parse_addrs(text).map(|addrs| addrs.first())
 }

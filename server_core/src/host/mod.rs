@@ -1,11 +1,32 @@
-//! Looks at the machine before a run: can it work, and if not, which command changes that?
+//! The host of a program: limits of the machine and their checks, signals, logs, the command line's
+//! addresses and times. Feature `host`.
 //!
-//! [`limits`] reads facts, [`checks`] holds them against what a program needs, [`source_addresses`] finds
-//! source addresses where one has too few ports. `--check` prints what comes out; a start without
-//! it asks the same questions.
+//! A server that takes thousands of sessions needs as many descriptors, and a long backlog. [`HostLimits::read`]
+//! reads what the machine allows; [`checks`] compares that with the needs of a program and names the command
+//! that raises a limit:
+//!
+//! ```
+//! use server_core::host::checks::{self, Check};
+//! use server_core::host::{self, HostLimits, Severity};
+//!
+//! let descriptors = host::raise_fd_limit();
+//! let needs = [
+//!     Check::OpenFiles { sessions: Some(100), other_files: 16 },
+//!     Check::Backlog(128),
+//! ];
+//! for finding in checks::evaluate(&HostLimits::read(), &needs) {
+//!     match finding.severity {
+//!         Severity::Fail => host::print_error("my_game", &finding),
+//!         severity if severity.is_bad() => log::warn!("{finding}"),
+//!         _ => {}
+//!     }
+//! }
+//! # assert!(descriptors > 0);
+//! ```
 
 mod addresses;
 pub mod checks;
+pub mod exit;
 mod limits;
 mod logs;
 pub mod signals;
@@ -16,41 +37,6 @@ mod units;
 pub use addresses::{Addresses, parse_addr, parse_addrs};
 pub use checks::{Finding, Severity};
 pub use limits::{HostLimits, raise_fd_limit};
-pub use logs::{init_logs, init_logs_through};
+pub use logs::{init_logs, init_logs_through, print_error};
 pub use source_addresses::SourceAddresses;
 pub use units::{human_bytes, parse_seconds};
-
-use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
-use std::process::ExitCode;
-
-/// Prints the findings on standard output. The exit status is that of `--check`: 0 if the run can
-/// work, 2 if it cannot, 1 if that could not be said.
-#[must_use]
-pub fn publish(program: &str, findings: &[Finding]) -> ExitCode {
-    let mut stdout = io::stdout().lock();
-    let written = stdout
-        .write_all(table::render(findings).as_bytes())
-        .and_then(|()| stdout.flush());
-    match written {
-        // A reader that has gone still gets the status.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            print_error(program, format!("cannot write to standard output: {error}"));
-            ExitCode::FAILURE
-        }
-        _ if first_failure(findings).is_some() => ExitCode::from(2),
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-/// One line on standard error, whatever the log level. A closed standard error is no reason to
-/// panic.
-pub fn print_error(program: &str, what: impl Display) {
-    let _ = writeln!(io::stderr(), "{program}: {what}");
-}
-
-/// The first reason why the run cannot work.
-#[must_use]
-pub fn first_failure(findings: &[Finding]) -> Option<&Finding> {
-    (findings.iter()).find(|finding| finding.severity == Severity::Fail)
-}

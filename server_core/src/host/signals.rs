@@ -1,50 +1,60 @@
 //! Signals that end a program.
 
 use crate::base::start;
-use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 
-/// The first SIGINT or SIGTERM arrives in the channel, and `notify` is called; a second one ends the
-/// process at once.
+/// Calls `stop` for the first SIGINT or SIGTERM, on a thread of its own. A second one ends the process at
+/// once, with status 128 plus its number. SIGHUP keeps its default, which ends the process.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let (sender, stopped) = std::sync::mpsc::channel();
+/// server_core::host::signals::on_stop(move |signal| {
+///     // The receiver is gone only while the process ends.
+///     let _ = sender.send(signal);
+/// })?;
+/// assert!(stopped.try_recv().is_err(), "no signal has arrived");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// If the handlers cannot be installed, or their thread cannot be started.
-pub fn stop_signals(notify: impl Fn() + Send + 'static) -> io::Result<Receiver<i32>> {
-    stop_signals_of(&[SIGINT, SIGTERM], notify)
+/// The system refuses the handlers or their thread.
+pub fn on_stop(stop: impl FnOnce(i32) + Send + 'static) -> io::Result<()> {
+    handle(&[SIGINT, SIGTERM], stop, || {})
 }
 
-/// The same, and SIGHUP, which ends a process by default, is logged and changes nothing: there is
-/// nothing to reload.
+/// Like [`on_stop`], and calls `hangup` for each SIGHUP, which then does not end the process.
 ///
 /// # Errors
-/// As there.
-pub fn stop_signals_but_hangup(notify: impl Fn() + Send + 'static) -> io::Result<Receiver<i32>> {
-    stop_signals_of(&[SIGINT, SIGTERM, SIGHUP], notify)
+/// Those of [`on_stop`].
+pub fn on_stop_and_hangup(
+    stop: impl FnOnce(i32) + Send + 'static,
+    hangup: impl FnMut() + Send + 'static,
+) -> io::Result<()> {
+    handle(&[SIGINT, SIGTERM, SIGHUP], stop, hangup)
 }
 
-fn stop_signals_of(
+fn handle(
     signals: &[i32],
-    notify: impl Fn() + Send + 'static,
-) -> io::Result<Receiver<i32>> {
+    stop: impl FnOnce(i32) + Send + 'static,
+    mut hangup: impl FnMut() + Send + 'static,
+) -> io::Result<()> {
     let mut signals = Signals::new(signals)
         .map_err(|error| start::failed("cannot install the signal handlers", error))?;
-    let (sender, receiver) = crossbeam_channel::bounded(1);
+    let mut stop = Some(stop);
     start::spawn("signals", move || {
-        let mut is_first = true;
         for signal in signals.forever() {
             if signal == SIGHUP {
-                log::info!("SIGHUP ignored: there is nothing to reload");
-                continue;
-            }
-            if !std::mem::take(&mut is_first) {
+                hangup();
+            } else if let Some(stop) = stop.take() {
+                stop(signal);
+            } else {
                 std::process::exit(128 + signal);
             }
-            // Nobody listens any more: then the process is about to end anyway.
-            let _ = sender.send(signal);
-            notify();
         }
     })?;
-    Ok(receiver)
+    Ok(())
 }

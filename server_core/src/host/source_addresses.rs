@@ -1,31 +1,31 @@
-//! From which local addresses the connections to one target come.
+//! Local addresses of the connections to one target.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Spreads connections over as many source addresses as their ports take.
+/// Spreads connections over enough source addresses for their ports.
 ///
-/// A connection is known by both addresses and both ports, so one source address has one
-/// connection to one target for each ephemeral port. All of 127.0.0.0/8 is the loopback
-/// interface: towards a target in there, 127.0.0.2, 127.0.0.3 and so on have as many each.
+/// Both addresses and both ports identify a connection, so one source address has one connection to one
+/// target for each ephemeral port. All of 127.0.0.0/8 is the loopback interface: for a target in this
+/// network, each of 127.0.0.2, 127.0.0.3 and so on has as many ports as 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceAddresses {
     target: IpAddr,
     connections: usize,
-    /// How many are in use at a time.
+    /// Addresses in use at a time.
     addresses: u32,
-    /// How often it has moved on to as many others, modulo `rounds`.
+    /// Number of calls of `rotate`, modulo `rounds`.
     round: u32,
     rounds: u32,
 }
 
 /// 127.0.0.1 to 127.255.255.254.
 const LOOPBACK_ADDRESSES: u32 = (1 << 24) - 2;
-/// Ports wait in TIME_WAIT for a minute at the most, so what was left behind is good again when
-/// its turn comes.
+/// A port waits in TIME_WAIT for a minute at most, so the ports of an earlier round are free again when
+/// the round returns.
 const ROUNDS: u32 = 16;
 
 impl SourceAddresses {
-    /// For so many connections at a time, where one address has so many ports.
+    /// Plans for this number of connections at a time and this number of ports on one address.
     #[must_use]
     pub fn plan(target: IpAddr, connections: usize, ports: Option<u64>) -> Self {
         let (addresses, rounds) = match (target, ports) {
@@ -34,7 +34,7 @@ impl SourceAddresses {
                 let most = u64::from(LOOPBACK_ADDRESSES / ROUNDS);
                 (addresses.clamp(1, most) as u32, ROUNDS)
             }
-            // Where the ports are not known, neither is whether there are siblings.
+            // A system that does not tell its ports may not have all of 127.0.0.0/8 either.
             _ => (1, 1),
         };
         Self {
@@ -46,47 +46,47 @@ impl SourceAddresses {
         }
     }
 
-    /// What the connection of this number has to be bound to; `None` leaves it to the system.
+    /// The address to bind for the connection of this number. `None`: the system chooses.
     #[must_use]
     pub fn source(&self, index: usize) -> Option<IpAddr> {
         let offset = (index % self.addresses as usize) as u32 + self.round * self.addresses;
         (offset > 0).then(|| nth_loopback(offset).into())
     }
 
-    /// One of the addresses has no port left, whoever has them: takes others from now on. Returns
-    /// in how many rounds the same ones come again.
+    /// Takes the next addresses, after one of the present addresses had no free port, whichever program holds
+    /// the ports. Returns the number of rounds after which the same addresses return.
     pub fn rotate(&mut self) -> u32 {
         self.round = (self.round + 1) % self.rounds;
         self.rounds
     }
 
-    /// Where the connections go.
+    /// The target of the connections.
     #[must_use]
     pub fn target(&self) -> IpAddr {
         self.target
     }
 
-    /// How many there are.
+    /// The number of connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections
     }
 
-    /// How many addresses they come from.
+    /// The number of addresses in use at a time.
     #[must_use]
     pub fn addresses(&self) -> u32 {
         self.addresses
     }
 
-    /// The last of these addresses, where there are several.
+    /// The last of the addresses, if there are several.
     #[must_use]
     pub fn last_address(&self) -> Option<Ipv4Addr> {
         (self.addresses > 1).then(|| nth_loopback(self.addresses - 1))
     }
 }
 
-/// How many of these ports to count on. The rest is for other programs, for listeners within the
-/// range, and for connections that wait in TIME_WAIT.
+/// The ports to count on, nine tenths. The rest is for other programs, for listeners within the range, and
+/// for connections in TIME_WAIT.
 #[must_use]
 pub fn comfortable(ports: u64) -> u64 {
     ports - ports / 10

@@ -1,8 +1,8 @@
-//! Findings as a table for people.
+//! Findings as a table.
 
 use super::checks::{Finding, Severity};
 
-/// One line for each finding, the command that changes it below, and a verdict.
+/// A line for each finding, below it the command that raises the limit, and the number of failed checks.
 pub fn render(findings: &[Finding]) -> String {
     let width = |cell: fn(&Finding) -> &str, title: &str| {
         let cells = findings.iter().map(|finding| cell(finding).chars().count());
@@ -29,14 +29,14 @@ pub fn render(findings: &[Finding]) -> String {
             text += &format!("{:first$}  fix: {fix}\n", "");
         }
     }
-    let failures = findings
+    let failed = findings
         .iter()
         .filter(|finding| finding.severity == Severity::Fail)
         .count();
-    text += &match failures {
-        0 => "this run can work\n".into(),
-        1 => String::from("this run cannot work: 1 thing has to change\n"),
-        more => format!("this run cannot work: {more} things have to change\n"),
+    text += &match failed {
+        0 => "no check failed\n".into(),
+        1 => String::from("1 check failed\n"),
+        more => format!("{more} checks failed\n"),
     };
     text
 }
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_stand_below_each_other() {
+    fn columns_are_aligned() {
         let findings = [
             finding(Severity::Ok, "20000", None),
             finding(Severity::Fail, "64", Some("ulimit -n 1019")),
@@ -65,16 +65,16 @@ mod tests {
                         ok    open files  20000  1019\n\
                         FAIL  open files  64     1019\n      \
                         fix: ulimit -n 1019\n\
-                        this run cannot work: 1 thing has to change\n";
+                        1 check failed\n";
         assert_eq!(render(&findings), expected);
     }
 
     #[test]
-    fn warnings_and_unknowns_do_not_stop_a_run() {
+    fn warnings_and_unknown_limits_do_not_fail() {
         let findings = [
             finding(Severity::Warn, "1", None),
-            finding(Severity::Unknown, "not told", None),
+            finding(Severity::Unknown, "unknown", None),
         ];
-        assert!(render(&findings).ends_with("this run can work\n"));
+        assert!(render(&findings).ends_with("no check failed\n"));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Reads seconds, whole or with a fraction, from the command line.
 ///
 /// # Errors
-/// Why they are none, in the user's words.
+/// The text is not a number of seconds, or out of range. The message is for the user.
 pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
@@ -16,7 +16,7 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// About three years: far below where clocks overflow.
+/// About three years, far below the overflow of a clock.
 const MAX_SECONDS: f64 = 1e8;
 
 /// Bytes (or bytes a second) for people, with decimal units.

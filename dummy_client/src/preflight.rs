@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Evaluates the checks, prints a table and starts nothing.
 pub fn check(args: &Args) -> ExitCode {
     let (_, findings) = look(args);
-    checks::print("dummy_client", &findings)
+    host::print("dummy_client", &findings)
 }
 
 /// Takes the first address of the server's name that accepts a connection, if the name has several. If no

@@ -31,7 +31,7 @@ pub fn check(args: &Args) -> ExitCode {
         let bound = Server::try_bind(addr);
         needs.push(Check::Address { addr, bound });
     }
-    checks::print("game_server", &checks::evaluate(&limits, &needs))
+    host::print("game_server", &checks::evaluate(&limits, &needs))
 }
 
 /// The findings of a start.

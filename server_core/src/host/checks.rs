@@ -4,11 +4,10 @@
 use super::limits::HostLimits;
 use super::source_addresses::{SourceAddresses, comfortable};
 use super::units::human_bytes;
-use super::{exit, print_error, table};
+use Severity::{Fail, Warn};
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::process::ExitCode;
 use std::time::Duration;
 
 /// A need of a program.
@@ -79,7 +78,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// The word in the table of [`print`].
+    /// The word in the table of [`print`](super::print).
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -100,17 +99,9 @@ impl Severity {
 /// As a line of a log.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            subject,
-            found,
-            needed,
-            ..
-        } = self;
+        let (subject, found, needed) = (self.subject, &self.found, &self.needed);
         write!(f, "{subject}: found {found}, needed {needed}")?;
-        match &self.fix {
-            Some(fix) => write!(f, "; fix: `{fix}`"),
-            None => Ok(()),
-        }
+        (self.fix.iter()).try_for_each(|fix| write!(f, "; fix: `{fix}`"))
     }
 }
 
@@ -125,25 +116,6 @@ pub fn evaluate(limits: &HostLimits, checks: &[Check]) -> Vec<Finding> {
 #[must_use]
 pub fn first_failure(findings: &[Finding]) -> Option<&Finding> {
     (findings.iter()).find(|finding| finding.severity == Severity::Fail)
-}
-
-/// Prints the findings on standard output, as a table. The exit status is 0 if the program can run,
-/// [`exit::USAGE`] if the program cannot run, and [`exit::FAILURE`] if the table cannot be written.
-#[must_use]
-pub fn print(program: &str, findings: &[Finding]) -> ExitCode {
-    let mut stdout = io::stdout().lock();
-    let written = stdout
-        .write_all(table::render(findings).as_bytes())
-        .and_then(|()| stdout.flush());
-    match written {
-        // A closed pipe does not change the status.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            print_error(program, format!("cannot write to standard output: {error}"));
-            ExitCode::from(exit::FAILURE)
-        }
-        _ if first_failure(findings).is_some() => ExitCode::from(exit::USAGE),
-        _ => ExitCode::SUCCESS,
-    }
 }
 
 /// The sessions that a limit of open files allows beside other files, which take half of a small limit at
@@ -180,181 +152,158 @@ struct Row {
 
 impl Check {
     fn row(&self, limits: &HostLimits) -> Option<Row> {
-        use Severity::{Fail, Warn};
-        Some(match self {
+        let row = |subject, needed, found, shortfall, fix| Row {
+            subject,
+            needed,
+            found,
+            shortfall,
+            fix,
+        };
+        let tunable = |subject, needed, text, found: Option<u64>, name| {
+            let found = found.map(|found| (found >= needed, found.to_string()));
+            row(subject, text, found, Warn, Some(sysctl(name, needed)))
+        };
+        let memory = |subject, needed, text| {
+            let available = limits.memory_available_bytes;
+            let found =
+                available.map(|size| (size >= needed, format!("{} available", bytes(size))));
+            row(subject, text, found, Warn, None)
+        };
+        Some(match *self {
             Self::OpenFiles {
                 sessions,
                 other_files,
-            } => open_files(limits, *sessions, *other_files),
-            Self::Ports(sources) => ports(limits, sources),
-            Self::Backlog(needed) => Row {
-                subject: "backlog",
-                needed: format!("{needed} connections that wait for accept"),
-                found: (limits.somaxconn).map(|found| (found >= *needed, found.to_string())),
-                shortfall: Warn,
-                fix: Some(sysctl("net.core.somaxconn", *needed)),
-            },
-            Self::Handshakes(needed) => Row {
-                subject: "handshakes",
-                needed: format!("{needed} under way"),
-                found: limits.max_syn_backlog.map(|found| {
-                    if limits.has_syncookies == Some(true) {
-                        (true, format!("{found}, and SYN cookies beyond"))
-                    } else {
-                        (found >= *needed, found.to_string())
+            } => {
+                // Without a number of sessions: the smallest limit that allows `FEW_SESSIONS`.
+                let (target, others, shortfall) = match sessions {
+                    Some(sessions) => (sessions, other_files, Fail),
+                    None => (FEW_SESSIONS, other_files.min(FEW_SESSIONS - 1), Warn),
+                };
+                let total = target.saturating_add(others);
+                let mut text = format!("{total}: {target} sessions and {others} others");
+                if let (None, Some(limit)) = (sessions, limits.fd_soft_limit) {
+                    let allowed = sessions_allowed(limit, other_files);
+                    text += &format!("; there is room for {allowed} sessions");
+                }
+                let found = limits.fd_soft_limit.map(|limit| match limit {
+                    u64::MAX => (true, "no limit".into()),
+                    limit => (limit >= total, limit.to_string()),
+                });
+                let mut fix = format!("ulimit -n {total}");
+                // A hard limit above the ceiling is impossible.
+                if limits.fd_ceiling.is_some_and(|ceiling| ceiling < total) {
+                    fix = format!("{} && {fix}", sysctl("fs.nr_open", total));
+                }
+                row("open files", text, found, shortfall, Some(fix))
+            }
+            Self::Ports(ref sources) => {
+                let connections = sources.connections as u64;
+                let mut text = format!("{connections} connections to one target");
+                let (mut found, mut shortfall, mut fix) = (None, Fail, None);
+                if let (Some(ports), Some(last)) = (limits.ephemeral_ports, sources.last_address())
+                {
+                    let addresses = sources.addresses;
+                    let each = format!("{ports} on each of {addresses} addresses");
+                    found = Some((true, format!("{each}, 127.0.0.1 to {last}")));
+                } else if let Some(ports) = limits.ephemeral_ports {
+                    let is_enough = connections <= comfortable(ports);
+                    found = Some((is_enough, format!("{ports} on one address")));
+                    if connections <= ports {
+                        shortfall = Warn;
                     }
-                }),
-                shortfall: Warn,
-                fix: Some(sysctl("net.ipv4.tcp_max_syn_backlog", *needed)),
-            },
+                    if ports < WIDEST_RANGE && connections <= WIDEST_RANGE {
+                        let range = r#"net.ipv4.ip_local_port_range="1024 65535""#;
+                        fix = Some(format!("sysctl -w {range}"));
+                    }
+                    text += match sources.target {
+                        _ if is_enough => "",
+                        IpAddr::V6(ip) if ip.is_loopback() => {
+                            " (::1 has no siblings to spread over, 127.0.0.1 has)"
+                        }
+                        _ => " (from one address; several machines have several)",
+                    };
+                }
+                row("ports", text, found, shortfall, fix)
+            }
+            Self::Backlog(needed) => {
+                let text = format!("{needed} connections that wait for accept");
+                tunable(
+                    "backlog",
+                    needed,
+                    text,
+                    limits.somaxconn,
+                    "net.core.somaxconn",
+                )
+            }
+            Self::Handshakes(needed) => {
+                let (text, name) = (
+                    format!("{needed} under way"),
+                    "net.ipv4.tcp_max_syn_backlog",
+                );
+                let mut row = tunable("handshakes", needed, text, limits.max_syn_backlog, name);
+                if let (Some(true), Some((is_enough, found))) =
+                    (limits.has_syncookies, &mut row.found)
+                {
+                    *is_enough = true;
+                    *found += ", and SYN cookies beyond";
+                }
+                row
+            }
             Self::Memory { sessions } => {
                 let total = sessions.map(|sessions| sessions.saturating_mul(SESSION_BYTES));
                 let total_text = total.map_or(String::new(), |total| format!("{}: ", bytes(total)));
-                Row {
-                    subject: "memory",
-                    needed: format!("about {total_text}{} a session", bytes(SESSION_BYTES)),
-                    found: memory(limits, total.unwrap_or(0)),
-                    shortfall: Warn,
-                    fix: None,
-                }
+                let text = format!("about {total_text}{} a session", bytes(SESSION_BYTES));
+                memory("memory", total.unwrap_or(0), text)
             }
-            Self::Queues(most_bytes) => Row {
-                subject: "queues",
-                needed: format!("{} at most (max_total_queue_bytes)", bytes(*most_bytes)),
-                found: memory(limits, *most_bytes),
-                shortfall: Warn,
-                fix: None,
-            },
+            Self::Queues(most) => {
+                let text = format!("{} at most (max_total_queue_bytes)", bytes(most));
+                memory("queues", most, text)
+            }
             Self::Firewall(sessions) => {
-                let max = limits.conntrack_max?;
-                let count = limits.conntrack_count.unwrap_or(0);
-                let needed = count.saturating_add(*sessions);
-                Row {
-                    subject: "firewall",
-                    needed: format!("{needed}: {sessions} sessions and {count} others"),
-                    found: Some((max >= needed, max.to_string())),
-                    shortfall: Warn,
-                    fix: Some(sysctl("net.netfilter.nf_conntrack_max", needed)),
-                }
+                let (max, count) = (limits.conntrack_max?, limits.conntrack_count.unwrap_or(0));
+                let needed = count.saturating_add(sessions);
+                let text = format!("{needed}: {sessions} sessions and {count} others");
+                let name = "net.netfilter.nf_conntrack_max";
+                tunable("firewall", needed, text, Some(max), name)
             }
             Self::Clock => {
                 let source = limits.clock_source.as_deref();
-                let source_text = source.map_or(String::new(), |name| format!(" ({name})"));
-                let could_be_tsc =
-                    source != Some("tsc") && limits.clock_sources.iter().any(|name| name == "tsc");
-                Row {
-                    subject: "clock",
-                    needed: format!("steps below {SLOW_CLOCK:?}"),
-                    found: (limits.clock_step)
-                        .map(|step| (step < SLOW_CLOCK, format!("steps of {step:?}{source_text}"))),
-                    shortfall: Warn,
-                    fix: could_be_tsc.then(|| format!("echo tsc > {CLOCK_SOURCE}")),
-                }
+                let name = source.map_or(String::new(), |name| format!(" ({name})"));
+                let found = (limits.clock_step)
+                    .map(|step| (step < SLOW_CLOCK, format!("steps of {step:?}{name}")));
+                let has_tsc = limits.clock_sources.iter().any(|name| name == "tsc");
+                let fix = (source != Some("tsc") && has_tsc).then(|| format!("echo tsc > {CLOCK}"));
+                row(
+                    "clock",
+                    format!("steps below {SLOW_CLOCK:?}"),
+                    found,
+                    Warn,
+                    fix,
+                )
             }
-            Self::Address { addr, bound } => Row {
-                subject: "address",
-                needed: addr.to_string(),
-                found: Some(match bound {
-                    Ok(()) => (true, "free".into()),
-                    Err(error) => (false, error.to_string()),
-                }),
-                shortfall: Fail,
-                fix: match bound.as_ref().err().map(io::Error::kind) {
-                    // Shows the program that listens there: the user may end it, or take another address.
-                    Some(io::ErrorKind::AddrInUse) => {
-                        Some(format!("ss -ltnp 'sport = :{}'", addr.port()))
+            Self::Address { addr, ref bound } => {
+                let port = addr.port();
+                let (found, fix) = match bound {
+                    Ok(()) => ((true, "free".into()), None),
+                    Err(error) => {
+                        let fix = match error.kind() {
+                            // Shows the program on the port: the user ends it, or takes another port.
+                            io::ErrorKind::AddrInUse => Some(format!("ss -ltnp 'sport = :{port}'")),
+                            io::ErrorKind::PermissionDenied => {
+                                Some(sysctl("net.ipv4.ip_unprivileged_port_start", port.into()))
+                            }
+                            _ => None,
+                        };
+                        ((false, error.to_string()), fix)
                     }
-                    Some(io::ErrorKind::PermissionDenied) => {
-                        let port = addr.port().into();
-                        Some(sysctl("net.ipv4.ip_unprivileged_port_start", port))
-                    }
-                    _ => None,
-                },
-            },
+                };
+                row("address", addr.to_string(), Some(found), Fail, fix)
+            }
         })
     }
 }
 
-fn open_files(limits: &HostLimits, sessions: Option<u64>, other_files: u64) -> Row {
-    let (sessions, others, shortfall) = match sessions {
-        Some(sessions) => (sessions, other_files, Severity::Fail),
-        // The least limit that allows so many sessions.
-        None => {
-            let others = other_files.min(FEW_SESSIONS - 1);
-            (FEW_SESSIONS, others, Severity::Warn)
-        }
-    };
-    let total = sessions.saturating_add(others);
-    let mut needed = format!("{total}: {sessions} sessions and {others} others");
-    if let (Severity::Warn, Some(limit)) = (shortfall, limits.fd_soft_limit) {
-        let allowed = sessions_allowed(limit, other_files);
-        needed += &format!("; there is room for {allowed} sessions");
-    }
-    // A hard limit above the ceiling is impossible.
-    let ceiling = (limits.fd_ceiling)
-        .filter(|ceiling| *ceiling < total)
-        .map_or(String::new(), |_| {
-            format!("{} && ", sysctl("fs.nr_open", total))
-        });
-    Row {
-        subject: "open files",
-        needed,
-        found: limits.fd_soft_limit.map(|limit| match limit {
-            u64::MAX => (true, "no limit".into()),
-            limit => (limit >= total, limit.to_string()),
-        }),
-        shortfall,
-        fix: Some(format!("{ceiling}ulimit -n {total}")),
-    }
-}
-
-fn ports(limits: &HostLimits, sources: &SourceAddresses) -> Row {
-    let (subject, connections) = ("ports", sources.connections() as u64);
-    let mut row = Row {
-        subject,
-        needed: format!("{connections} connections to one target"),
-        found: None,
-        shortfall: Severity::Fail,
-        fix: None,
-    };
-    let Some(ports) = limits.ephemeral_ports else {
-        return row;
-    };
-    if let Some(last) = sources.last_address() {
-        let addresses = sources.addresses();
-        let text = format!("{ports} on each of {addresses} addresses, 127.0.0.1 to {last}");
-        row.found = Some((true, text));
-        return row;
-    }
-    let is_enough = connections <= comfortable(ports);
-    row.found = Some((is_enough, format!("{ports} on one address")));
-    if connections <= ports {
-        row.shortfall = Severity::Warn;
-    }
-    if !is_enough {
-        row.needed += match sources.target() {
-            IpAddr::V6(ip) if ip.is_loopback() => {
-                " (::1 has no siblings to spread over, 127.0.0.1 has)"
-            }
-            _ => " (from one address; several machines have several)",
-        };
-    }
-    if ports < WIDEST_RANGE && connections <= WIDEST_RANGE {
-        row.fix = Some(r#"sysctl -w net.ipv4.ip_local_port_range="1024 65535""#.into());
-    }
-    row
-}
-
-const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-
-/// The available memory, and whether that is enough.
-fn memory(limits: &HostLimits, needed: u64) -> Option<(bool, String)> {
-    let available = limits.memory_available_bytes?;
-    Some((
-        needed <= available,
-        format!("{} available", bytes(available)),
-    ))
-}
+const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 
 fn bytes(bytes: u64) -> String {
     human_bytes(bytes as f64)
@@ -383,9 +332,8 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use super::Severity::{Fail, Ok as Enough, Unknown, Warn};
+    use super::Severity::{Ok as Enough, Unknown};
     use super::*;
-    use std::net::Ipv6Addr;
 
     /// A machine whose limits are high enough for every check here.
     fn limits() -> HostLimits {
@@ -404,8 +352,10 @@ mod tests {
         }
     }
 
-    fn finding(limits: &HostLimits, check: Check) -> Finding {
-        evaluate(limits, &[check]).remove(0)
+    fn with(change: impl FnOnce(&mut HostLimits)) -> HostLimits {
+        let mut limits = limits();
+        change(&mut limits);
+        limits
     }
 
     fn files(sessions: Option<u64>, other_files: u64) -> Check {
@@ -420,56 +370,42 @@ mod tests {
         Check::Ports(SourceAddresses::plan(target.into(), connections, ports))
     }
 
-    /// Severity and command of this check.
+    /// The finding, whose severity and command have to be these.
     #[track_caller]
-    fn assert_finding(limits: &HostLimits, check: Check, expected: (Severity, &str)) -> Finding {
-        let finding = finding(limits, check);
-        let fix = finding.fix.as_deref().unwrap_or_default();
-        assert_eq!((finding.severity, fix), expected, "{finding}");
+    fn expect(limits: &HostLimits, check: Check, severity: Severity, fix: &str) -> Finding {
+        let finding = evaluate(limits, &[check]).remove(0);
+        let (found, command) = (finding.severity, finding.fix.as_deref());
+        assert_eq!((found, command.unwrap_or("")), (severity, fix), "{finding}");
         finding
     }
 
     #[test]
     fn files_fail_exactly_where_one_is_missing() {
-        assert_finding(&limits(), files(Some(19_981), 19), (Enough, ""));
-        let expected = (Fail, "ulimit -n 20001");
-        let short = assert_finding(&limits(), files(Some(19_982), 19), expected);
-        assert!(short.needed.contains("19982 sessions"), "{}", short.needed);
+        expect(&limits(), files(Some(19_981), 19), Enough, "");
+        let short = expect(&limits(), files(Some(19_982), 19), Fail, "ulimit -n 20001");
+        assert!(short.needed.contains("19982 sessions"), "{short}");
         assert!(short.to_string().contains("found 20000, needed 20001"));
-    }
-
-    #[test]
-    fn a_ceiling_that_is_too_low_is_raised_first() {
+        // A ceiling that is too low is raised first.
         let fix = "sysctl -w fs.nr_open=2000019 && ulimit -n 2000019";
-        assert_finding(&limits(), files(Some(2_000_000), 19), (Fail, fix));
+        expect(&limits(), files(Some(2_000_000), 19), Fail, fix);
     }
 
     #[test]
     fn as_many_sessions_as_fit_are_never_too_many_but_may_be_few() {
-        let plenty = assert_finding(&limits(), files(None, 168), (Enough, ""));
-        assert!(plenty.needed.contains("19832"), "{}", plenty.needed);
-        let low = HostLimits {
-            fd_soft_limit: Some(64),
-            ..limits()
-        };
-        let few = assert_finding(&low, files(None, 168), (Warn, "ulimit -n 1168"));
+        let plenty = expect(&limits(), files(None, 168), Enough, "");
+        assert!(plenty.needed.contains("19832"), "{plenty}");
+        let low = with(|limits| limits.fd_soft_limit = Some(64));
+        let few = expect(&low, files(None, 168), Warn, "ulimit -n 1168");
         let needed = "1168: 1000 sessions and 168 others; there is room for 32 sessions";
         assert_eq!(few.needed, needed);
-    }
-
-    #[test]
-    fn the_command_allows_1000_sessions_and_one_descriptor_less_does_not() {
-        for other_files in [0, 168, 999, 1000, 1252, 9000] {
-            let with = |limit| HostLimits {
-                fd_soft_limit: Some(limit),
-                ..limits()
-            };
-            let few = finding(&with(64), files(None, other_files));
-            let fix = few.fix.unwrap();
-            let least = fix.strip_prefix("ulimit -n ").unwrap().parse().unwrap();
-            assert_eq!(sessions_allowed(least, other_files), 1000);
-            assert_finding(&with(least), files(None, other_files), (Enough, ""));
-            assert_finding(&with(least - 1), files(None, other_files), (Warn, &fix));
+        for others in [0, 168, 999, 1000, 1252, 9000] {
+            let low = evaluate(&low, &[files(None, others)]).remove(0);
+            let fix = low.fix.unwrap();
+            let least: u64 = fix.strip_prefix("ulimit -n ").unwrap().parse().unwrap();
+            assert_eq!(sessions_allowed(least, others), 1000);
+            let with = |limit| with(|limits| limits.fd_soft_limit = Some(limit));
+            expect(&with(least), files(None, others), Enough, "");
+            expect(&with(least - 1), files(None, others), Warn, &fix);
         }
     }
 
@@ -482,127 +418,85 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_that_is_cut_is_a_warning() {
-        assert_finding(&limits(), Check::Backlog(4096), (Enough, ""));
-        let old = HostLimits {
-            somaxconn: Some(128),
-            ..limits()
-        };
-        let fix = "sysctl -w net.core.somaxconn=4096";
-        assert_finding(&old, Check::Backlog(4096), (Warn, fix));
-    }
-
-    #[test]
-    fn cookies_do_for_handshakes() {
-        assert_finding(&limits(), Check::Handshakes(4096), (Enough, ""));
-        let without = HostLimits {
-            has_syncookies: Some(false),
-            ..limits()
-        };
+    fn a_backlog_that_is_cut_is_a_warning_and_cookies_do_for_handshakes() {
+        expect(&limits(), Check::Backlog(4096), Enough, "");
+        let old = with(|limits| limits.somaxconn = Some(128));
+        expect(
+            &old,
+            Check::Backlog(4096),
+            Warn,
+            "sysctl -w net.core.somaxconn=4096",
+        );
+        expect(&limits(), Check::Handshakes(4096), Enough, "");
+        let without = with(|limits| limits.has_syncookies = Some(false));
         let fix = "sysctl -w net.ipv4.tcp_max_syn_backlog=4096";
-        assert_finding(&without, Check::Handshakes(4096), (Warn, fix));
-        assert_finding(&without, Check::Handshakes(2048), (Enough, ""));
+        expect(&without, Check::Handshakes(4096), Warn, fix);
+        expect(&without, Check::Handshakes(2048), Enough, "");
     }
 
     #[test]
-    fn one_address_has_as_many_connections_as_ports() {
-        let (limits, remote) = (limits(), [10, 0, 0, 1]);
+    fn one_address_has_as_many_connections_as_ports_and_loopback_has_ports_for_all() {
         let fix = r#"sysctl -w net.ipv4.ip_local_port_range="1024 65535""#;
-        for (connections, expected) in [
-            (20_000, (Enough, "")),
-            (28_000, (Warn, fix)),
-            (28_233, (Fail, fix)),
-            // No range is wide enough.
-            (100_000, (Fail, "")),
-        ] {
-            assert_finding(&limits, ports(&limits, remote, connections), expected);
-        }
-        let check = ports(&limits, Ipv6Addr::LOCALHOST, 100_000);
-        let v6 = assert_finding(&limits, check, (Fail, ""));
-        assert!(v6.needed.contains("no siblings"), "{}", v6.needed);
-    }
-
-    #[test]
-    fn a_loopback_target_has_ports_for_all() {
-        let limits = HostLimits {
-            ephemeral_ports: Some(500),
-            ..limits()
-        };
+        let from_here = |count| ports(&limits(), [10, 0, 0, 1], count);
+        expect(&limits(), from_here(20_000), Enough, "");
+        expect(&limits(), from_here(28_000), Warn, fix);
+        expect(&limits(), from_here(28_233), Fail, fix);
+        // No range is wide enough.
+        expect(&limits(), from_here(100_000), Fail, "");
+        let check = ports(&limits(), std::net::Ipv6Addr::LOCALHOST, 100_000);
+        let v6 = expect(&limits(), check, Fail, "");
+        assert!(v6.needed.contains("no siblings"), "{v6}");
+        let few = with(|limits| limits.ephemeral_ports = Some(500));
+        let spread = expect(&few, ports(&few, [127, 0, 0, 1], 2000), Enough, "");
         let found = "500 on each of 5 addresses, 127.0.0.1 to 127.0.0.5";
-        let check = ports(&limits, [127, 0, 0, 1], 2000);
-        assert_eq!(assert_finding(&limits, check, (Enough, "")).found, found);
+        assert_eq!(spread.found, found);
     }
 
     #[test]
     fn memory_is_only_ever_a_warning() {
-        for (sessions, severity) in [
-            (Some(1000), Enough),
-            (Some(10_000_000), Warn),
-            (None, Enough),
-            (Some(u64::MAX), Warn),
-        ] {
-            assert_finding(&limits(), Check::Memory { sessions }, (severity, ""));
-        }
-    }
-
-    #[test]
-    fn queues_that_memory_cannot_hold_are_a_warning() {
+        let memory = |sessions| Check::Memory { sessions };
+        expect(&limits(), memory(Some(1000)), Enough, "");
+        expect(&limits(), memory(Some(10_000_000)), Warn, "");
+        expect(&limits(), memory(None), Enough, "");
+        expect(&limits(), memory(Some(u64::MAX)), Warn, "");
         let available = limits().memory_available_bytes.unwrap();
-        assert_finding(&limits(), Check::Queues(available), (Enough, ""));
-        assert_finding(&limits(), Check::Queues(available + 1), (Warn, ""));
+        expect(&limits(), Check::Queues(available), Enough, "");
+        expect(&limits(), Check::Queues(available + 1), Warn, "");
     }
 
     #[test]
     fn a_firewall_counts_what_it_follows_already() {
         assert_eq!(evaluate(&limits(), &[Check::Firewall(1000)]), []);
-        let with = HostLimits {
-            conntrack_max: Some(1500),
-            conntrack_count: Some(600),
-            ..limits()
-        };
-        assert_finding(&with, Check::Firewall(900), (Enough, ""));
+        let with = with(|limits| {
+            (limits.conntrack_max, limits.conntrack_count) = (Some(1500), Some(600));
+        });
+        expect(&with, Check::Firewall(900), Enough, "");
         let fix = "sysctl -w net.netfilter.nf_conntrack_max=1501";
-        assert_finding(&with, Check::Firewall(901), (Warn, fix));
+        expect(&with, Check::Firewall(901), Warn, fix);
     }
 
     #[test]
     fn a_slow_clock_is_a_warning() {
-        assert_finding(&limits(), Check::Clock, (Enough, ""));
-        let slow = HostLimits {
-            clock_source: Some("hpet".into()),
-            clock_sources: vec!["tsc".into(), "hpet".into()],
-            clock_step: Some(Duration::from_micros(3)),
-            ..limits()
-        };
-        let fix = "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource";
-        assert_finding(&slow, Check::Clock, (Warn, fix));
-        let no_better = HostLimits {
-            clock_sources: vec!["hpet".into()],
-            ..slow
-        };
-        assert_finding(&no_better, Check::Clock, (Warn, ""));
+        expect(&limits(), Check::Clock, Enough, "");
+        let mut slow = with(|limits| limits.clock_step = Some(Duration::from_micros(3)));
+        slow.clock_source = Some("hpet".into());
+        expect(&slow, Check::Clock, Warn, "");
+        slow.clock_sources = vec!["tsc".into(), "hpet".into()];
+        expect(&slow, Check::Clock, Warn, &format!("echo tsc > {CLOCK}"));
     }
 
     #[test]
     fn an_address_that_is_taken_fails() {
-        for (bound, expected) in [
-            (Ok(()), (Enough, "")),
-            (
-                Err(io::ErrorKind::AddrInUse),
-                (Fail, "ss -ltnp 'sport = :80'"),
-            ),
-            (
-                Err(io::ErrorKind::PermissionDenied),
-                (Fail, "sysctl -w net.ipv4.ip_unprivileged_port_start=80"),
-            ),
-            (Err(io::ErrorKind::AddrNotAvailable), (Fail, "")),
-        ] {
-            let check = Check::Address {
-                addr: SocketAddr::from(([127, 0, 0, 1], 80)),
-                bound: bound.map_err(io::Error::from),
-            };
-            assert_finding(&limits(), check, expected);
-        }
+        let addr = SocketAddr::from(([127, 0, 0, 1], 80));
+        let address = |bound: io::Result<()>| Check::Address { addr, bound };
+        let failed = |kind: io::ErrorKind| address(Err(kind.into()));
+        expect(&limits(), address(Ok(())), Enough, "");
+        let taken = failed(io::ErrorKind::AddrInUse);
+        expect(&limits(), taken, Fail, "ss -ltnp 'sport = :80'");
+        let denied = failed(io::ErrorKind::PermissionDenied);
+        let fix = "sysctl -w net.ipv4.ip_unprivileged_port_start=80";
+        expect(&limits(), denied, Fail, fix);
+        expect(&limits(), failed(io::ErrorKind::AddrNotAvailable), Fail, "");
     }
 
     #[test]
@@ -619,7 +513,7 @@ mod tests {
             Check::Queues(1 << 30),
             Check::Clock,
         ] {
-            assert_finding(&silent, check, (Unknown, ""));
+            expect(&silent, check, Unknown, "");
         }
         assert_eq!(evaluate(&silent, &[Check::Firewall(1000)]), []);
     }

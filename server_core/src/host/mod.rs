@@ -39,4 +39,5 @@ pub use checks::{Finding, Severity};
 pub use limits::{HostLimits, raise_fd_limit};
 pub use logs::{init_logs, init_logs_through, print_error};
 pub use source_addresses::SourceAddresses;
+pub use table::print;
 pub use units::{human_bytes, parse_seconds};

@@ -9,10 +9,10 @@ use std::net::{IpAddr, Ipv4Addr};
 /// network, each of 127.0.0.2, 127.0.0.3 and so on has as many ports as 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceAddresses {
-    target: IpAddr,
-    connections: usize,
+    pub(super) target: IpAddr,
+    pub(super) connections: usize,
     /// Addresses in use at a time.
-    addresses: u32,
+    pub(super) addresses: u32,
     /// Number of calls of `rotate`, modulo `rounds`.
     round: u32,
     rounds: u32,
@@ -60,24 +60,6 @@ impl SourceAddresses {
         self.rounds
     }
 
-    /// The target of the connections.
-    #[must_use]
-    pub fn target(&self) -> IpAddr {
-        self.target
-    }
-
-    /// The number of connections.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.connections
-    }
-
-    /// The number of addresses in use at a time.
-    #[must_use]
-    pub fn addresses(&self) -> u32 {
-        self.addresses
-    }
-
     /// The last of the addresses, if there are several.
     #[must_use]
     pub fn last_address(&self) -> Option<Ipv4Addr> {
@@ -107,7 +89,7 @@ mod tests {
     #[test]
     fn few_connections_are_left_to_the_system() {
         let sources = SourceAddresses::plan(HERE, 450, Some(500));
-        assert_eq!((sources.addresses(), sources.last_address()), (1, None));
+        assert_eq!((sources.addresses, sources.last_address()), (1, None));
         assert!((0..450).all(|index| sources.source(index).is_none()));
     }
 
@@ -119,7 +101,7 @@ mod tests {
             for index in 0..connections {
                 *loads.entry(sources.source(index)).or_insert(0) += 1;
             }
-            assert_eq!(loads.len(), sources.addresses() as usize);
+            assert_eq!(loads.len(), sources.addresses as usize);
             assert!(loads.values().all(|load| *load <= comfortable(ports)));
         }
         let sources = SourceAddresses::plan(HERE, 2000, Some(500));
@@ -150,18 +132,18 @@ mod tests {
     fn others_have_one_address() {
         for target in [IpAddr::V6(Ipv6Addr::LOCALHOST), [10, 0, 0, 1].into()] {
             assert_eq!(
-                SourceAddresses::plan(target, 2000, Some(500)).addresses(),
+                SourceAddresses::plan(target, 2000, Some(500)).addresses,
                 1
             );
         }
-        assert_eq!(SourceAddresses::plan(HERE, 2000, None).addresses(), 1);
+        assert_eq!(SourceAddresses::plan(HERE, 2000, None).addresses, 1);
     }
 
     #[test]
     fn every_address_lies_in_the_loopback_net() {
         let mut sources = SourceAddresses::plan(HERE, usize::MAX, Some(0));
         for _ in 0..sources.rotate() {
-            let last = sources.addresses() as usize - 1;
+            let last = sources.addresses as usize - 1;
             assert!(sources.source(last).is_none_or(|ip| ip.is_loopback()));
             assert!(sources.source(usize::MAX).is_none_or(|ip| ip.is_loopback()));
             sources.rotate();

@@ -1,12 +1,11 @@
 //! The server program: reads the command line, runs, says how it ended.
 
-mod args;
-mod check;
+mod cli;
 mod metrics_port;
-mod run;
-mod stats;
 
-use args::Args;
+use cli::args::Args;
+use cli::{check, run};
+use game_server::game::stats;
 use server_core::host;
 use std::process::ExitCode;
 

@@ -131,10 +131,7 @@ mod tests {
     #[test]
     fn others_have_one_address() {
         for target in [IpAddr::V6(Ipv6Addr::LOCALHOST), [10, 0, 0, 1].into()] {
-            assert_eq!(
-                SourceAddresses::plan(target, 2000, Some(500)).addresses,
-                1
-            );
+            assert_eq!(SourceAddresses::plan(target, 2000, Some(500)).addresses, 1);
         }
         assert_eq!(SourceAddresses::plan(HERE, 2000, None).addresses, 1);
     }

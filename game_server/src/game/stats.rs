@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Sums up the counters once an interval.
+#[derive(Debug)]
 pub struct Stats {
     interval: Option<Duration>,
     next_at: Instant,

@@ -1,11 +1,11 @@
 //! The tick loop: from the start to the goodbye.
 
-use crate::args::Args;
-use crate::check;
+use super::args::Args;
+use super::check;
 use crate::metrics_port::MetricsPort;
-use crate::stats::{Stats, TickMetrics};
 use game_server::GameSession;
 use game_server::chat_budget::ChatBudget;
+use game_server::game::stats::{Stats, TickMetrics};
 use game_server::packets::{SBye, SHello};
 use server_core::host::{self, signals};
 use server_core::tick::TickSchedule;

@@ -1,7 +1,7 @@
 //! What this game does with a peer's packets.
 
-use crate::chat_budget::ChatBudget;
-use crate::packets::{CChat, CEcho, SChat, SEcho};
+use super::chat_budget::ChatBudget;
+use super::packets::{CChat, CEcho, SChat, SEcho};
 use server_core::rate_limiter::RateLimiter;
 use server_core::{Context, DisconnectReason, Handlers, Kick, Packet, Session};
 use std::collections::VecDeque;

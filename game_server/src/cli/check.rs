@@ -1,7 +1,7 @@
 //! `--check`: whether the server can run as asked on this machine. A start evaluates a part of the same
 //! checks and logs bad findings.
 
-use crate::args::Args;
+use super::args::Args;
 use server_core::host::checks::{self, Check, Finding};
 use server_core::host::{self, HostLimits};
 use server_core::{Config, Server};

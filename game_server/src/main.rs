@@ -1,4 +1,4 @@
-//! The server program: reads the command line, runs, says how it ended.
+//! The server program: reads the command line, runs, and reports the error that ended the run.
 
 mod cli;
 mod metrics_port;
@@ -17,9 +17,9 @@ fn main() -> ExitCode {
     }
     match run::run(&args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            host::print_error("game_server", why);
-            ExitCode::FAILURE
+        Err(error) => {
+            host::print_error("game_server", error);
+            host::exit::FAILURE.into()
         }
     }
 }

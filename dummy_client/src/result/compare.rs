@@ -177,7 +177,7 @@ impl Comparison {
             (true, true) => Outcome::NoWorse,
         };
         text += &match verdict {
-            Outcome::CannotTell => "verdict: cannot be told\n".into(),
+            Outcome::CannotTell => "verdict: not comparable\n".into(),
             Outcome::Worse => format!("verdict: worse ({})\n", worse.join(", ")),
             Outcome::NoWorse => "verdict: no worse\n".into(),
         };

@@ -1,32 +1,30 @@
-//! The tick loop: from the start to the goodbye.
+//! A run of the server: start, tick loop, end.
 
 use super::args::Args;
 use super::check;
 use crate::metrics_port::MetricsPort;
 use game_server::GameSession;
 use game_server::chat_budget::ChatBudget;
-use game_server::game::stats::{Stats, TickMetrics};
-use game_server::packets::{SBye, SHello};
+use game_server::game::tick::TickLoop;
+use game_server::packets::SBye;
 use server_core::host::{self, signals};
-use server_core::tick::TickSchedule;
-use server_core::{Server, ServerHandle};
+use server_core::{Config, Server, TickMetrics};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// Runs until a signal comes.
+/// Runs until a signal arrives.
 ///
 /// # Errors
-/// One line for the user.
+/// The start fails, or the server ends by itself. The message is one line for the user.
 pub fn run(args: &Args) -> Result<(), String> {
     let fd_limit = host::raise_fd_limit();
-    let ticks_here = std::thread::current();
+    let tick_thread = std::thread::current();
     let in_words = |error: io::Error| error.to_string();
     let (sender, signals) = crossbeam_channel::bounded(1);
     let stop = move |signal| {
         // Without a receiver the process is about to end.
         let _ = sender.send(signal);
-        ticks_here.unpark();
+        tick_thread.unpark();
     };
     let hangup = || log::info!("SIGHUP ignored: there is nothing to reload");
     signals::on_stop_and_hangup(stop, hangup).map_err(in_words)?;
@@ -38,8 +36,8 @@ pub fn run(args: &Args) -> Result<(), String> {
         .map(Arc::new);
     let for_sessions = chats_of_address.clone();
     let ticks = Arc::new(TickMetrics::default());
-    // Before the server: a start that fails must not have accepted a peer. Ends with this function,
-    // when the sessions have gone.
+    // Starts before the server: a failed start must not have accepted a peer. Ends with this function, after
+    // the sessions.
     let metrics_thread = (args.metrics_addr.as_ref())
         .map(|addrs| {
             let port = MetricsPort::bind(addrs.all(), &args.admin_hosts)?;
@@ -61,34 +59,10 @@ pub fn run(args: &Args) -> Result<(), String> {
         log::info!("metrics on {}", thread.local_addr());
         thread.serve(handle.clone());
     }
-    log::info!("listening on {}", server.local_addr());
-    if args.addr.are_several() {
-        log::info!("took {} of {}", server.local_addr(), args.addr);
-    }
-    log::info!(
-        "tick {} ms, {} workers, at most {} sessions ({fd_limit} open files)",
-        args.tick_ms,
-        config.workers,
-        config.max_sessions.unwrap_or(usize::MAX),
-    );
-    let limits = check::at_start(args);
-    if let (Some(asked), Some(most)) = (args.sessions_asked(), config.max_sessions)
-        && asked > most as u64
-    {
-        log::warn!(
-            "--max-sessions lowered from {asked} to {most}: of {fd_limit} descriptors, {} are kept for \
-             the metrics port, refused connections and the program itself",
-            fd_limit - most as u64,
-        );
-    }
-    for finding in limits.iter().filter(|finding| finding.severity.is_bad()) {
-        log::warn!("{finding}");
-    }
-    if let Some(warning) = args.silence_warning() {
-        log::warn!("{warning}");
-    }
-
-    let signal = tick_until_signal(args, &handle, &ticks, &signals);
+    log_start(args, &server, &config, fd_limit);
+    let period = args.tick_period();
+    let mut tick_loop = TickLoop::new(period, args.hello_tail(), args.stats_interval_secs, ticks);
+    let signal = tick_loop.run(&handle, &signals);
     if let Some(signal) = signal {
         log::info!("signal {signal}: shutting down");
         handle.shutdown(args.drain_secs);
@@ -99,46 +73,31 @@ pub fn run(args: &Args) -> Result<(), String> {
     signal.map_or(Err("the server ended by itself".into()), |_| Ok(()))
 }
 
-/// Returns the signal, or `None` if the server has ended without one.
-fn tick_until_signal(
-    args: &Args,
-    server: &ServerHandle,
-    ticks: &Arc<TickMetrics>,
-    signals: &crossbeam_channel::Receiver<i32>,
-) -> Option<i32> {
-    let start = Instant::now();
-    let hello_tail = args.hello_tail();
-    let mut schedule = args
-        .tick_period()
-        .map(|period| TickSchedule::new(start, period));
-    let mut stats = Stats::new(args.stats_interval_secs, Arc::clone(ticks), start);
-    while !server.is_shutting_down() {
-        let ends = [
-            schedule.as_ref().map(TickSchedule::next_at),
-            stats.next_at(),
-        ];
-        let wake_at = ends.into_iter().flatten().min();
-        // Not for ever: the server may end by itself.
-        let check_at = Instant::now() + CHECK;
-        let wake_at = wake_at.map_or(check_at, |at| at.min(check_at));
-        // Parked, where a wait for the channel would spin for a while first, at each tick. The thread
-        // of the signals ends that; what a wait for room in a mailbox has swallowed is seen before.
-        if signals.is_empty() {
-            std::thread::park_timeout(wake_at.saturating_duration_since(Instant::now()));
-        }
-        if let Ok(signal) = signals.try_recv() {
-            return Some(signal);
-        }
-        let now = Instant::now();
-        if let Some(tick) = schedule.as_mut().and_then(|schedule| schedule.poll(now)) {
-            // Counted first: who has seen a tick finds it in the metrics.
-            ticks.count(tick);
-            server.broadcast_measured(now, &SHello::at(tick.number), &hello_tail);
-        }
-        stats.log_if_due(server, Instant::now());
+fn log_start(args: &Args, server: &Server, config: &Config, fd_limit: u64) {
+    log::info!("listening on {}", server.local_addr());
+    if args.addr.are_several() {
+        log::info!("took {} of {}", server.local_addr(), args.addr);
     }
-    None
+    log::info!(
+        "tick {} ms, {} workers, at most {} sessions ({fd_limit} open files)",
+        args.tick_ms,
+        config.workers,
+        config.max_sessions.unwrap_or(usize::MAX),
+    );
+    let findings = check::at_start(args);
+    if let (Some(asked), Some(most)) = (args.sessions_asked(), config.max_sessions)
+        && asked > most as u64
+    {
+        log::warn!(
+            "--max-sessions lowered from {asked} to {most}: of {fd_limit} descriptors, {} are kept for \
+             the metrics port, refused connections and the program itself",
+            fd_limit - most as u64,
+        );
+    }
+    for finding in findings.iter().filter(|finding| finding.severity.is_bad()) {
+        log::warn!("{finding}");
+    }
+    if let Some(warning) = args.silence_warning() {
+        log::warn!("{warning}");
+    }
 }
-
-/// How often the loop looks whether the server still runs.
-const CHECK: Duration = Duration::from_secs(1);

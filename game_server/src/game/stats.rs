@@ -1,4 +1,4 @@
-//! The summary line of the log.
+//! The summary line in the log.
 
 use server_core::ServerHandle;
 pub use server_core::TickMetrics;
@@ -7,7 +7,7 @@ use server_core::metrics::Totals;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Sums up the counters once an interval.
+/// Logs rates and totals once an interval.
 #[derive(Debug)]
 pub struct Stats {
     interval: Option<Duration>,
@@ -18,7 +18,8 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Begins an interval. One of zero never ends.
+    /// Begins an interval. An interval of zero never ends.
+    #[must_use]
     pub fn new(interval: Duration, ticks: Arc<TickMetrics>, now: Instant) -> Self {
         Self {
             interval: (!interval.is_zero()).then_some(interval),
@@ -29,7 +30,8 @@ impl Stats {
         }
     }
 
-    /// When the next line is due.
+    /// The time of the next line.
+    #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
         self.interval.map(|_| self.next_at)
     }
@@ -61,7 +63,7 @@ impl Stats {
         );
         self.last = totals;
         self.last_at = now;
-        // Not `+=`: after a stall one line is enough.
+        // Not `+=`: one line is enough after a stall.
         self.next_at = now + interval;
     }
 }

@@ -390,6 +390,11 @@
 //! crate alone and may change at any time; `ARCHITECTURE.md` is their guide. Rust 1.88 or newer on a
 //! 64-bit Unix, of which Linux is tested; a newer Rust is asked for in a new minor version only.
 //!
+//! # Features
+//!
+//! * `host` (off by default): the module `host` for programs. It reads the limits of the machine, checks the needs
+//!   of a program against the limits, handles SIGINT, SIGTERM and SIGHUP, and logs to standard error.
+//!
 //! # The layers
 //!
 //! For contributors to this crate. A folder is a layer; each imports from itself and from the layers below it.

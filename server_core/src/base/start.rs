@@ -1,6 +1,6 @@
-//! Steps of a start that the system can refuse, and how an error names the step and the limit.
+//! Steps of a start that the system can refuse. The error names the step and the limit.
 //!
-//! For programs on this library, whose own threads and ports are refused by the same limits.
+//! For programs on this library: the same limits refuse the threads and ports of a program.
 
 use nix::errno::Errno;
 use std::fmt::Display;
@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 /// Starts a thread of this name.
 ///
 /// # Errors
-/// If the system refuses the thread. The error names the thread and the limit.
+/// The system refuses the thread. The error names the thread and the limit.
 pub fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
@@ -20,8 +20,8 @@ pub fn spawn<T: Send + 'static>(
     (thread.spawn(run)).map_err(|error| failed(format_args!("cannot start thread `{name}`"), error))
 }
 
-/// The error of a step that failed: what failed, why, and the limit that was reached, if that is
-/// the reason. The [`kind`](io::Error::kind) stays that of `error`.
+/// The error of a failed step: the step, the reason, and the limit, if a limit is the reason. The
+/// [`kind`](io::Error::kind) is the kind of `error`.
 ///
 /// ```
 /// use std::io::{Error, ErrorKind};
@@ -38,12 +38,12 @@ pub fn failed(what: impl Display, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
-/// Tries these addresses, in order, until one is not refused. `what` is the start of an error, for
-/// example "cannot listen on".
+/// Tries these addresses, in order, until `begin` succeeds. An error starts with `what`, for example "cannot
+/// listen on".
 ///
 /// # Errors
-/// What the system says about each address, on one line. A limit of the process ends the tries: it
-/// is reached for the next address as well. [`io::ErrorKind::InvalidInput`] if there is no address.
+/// The error of each address, on one line. A limit of the process ends the tries, because the limit refuses
+/// the next address as well. [`io::ErrorKind::InvalidInput`]: the list of addresses is empty.
 pub fn first_of<T>(
     what: &str,
     addrs: impl IntoIterator<Item = SocketAddr>,
@@ -78,7 +78,7 @@ pub fn first_of<T>(
     }))
 }
 
-/// The limit that the system says is reached.
+/// The limit that the error reports.
 fn limit(error: &io::Error) -> Option<&'static str> {
     match Errno::from_raw(error.raw_os_error()?) {
         Errno::EMFILE => Some("the limit of open files (RLIMIT_NOFILE, `ulimit -n`)"),

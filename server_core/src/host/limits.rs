@@ -131,7 +131,7 @@ fn count_ports(range: &str, reserved: &str) -> Option<u64> {
 }
 
 fn measured_clock_step() -> Option<Duration> {
-    // The step is unknown if 1,000,000 readings show no step.
+    // The step is unknown if 1,000,000 readings show none.
     let mut last = Instant::now();
     let steps = (0..1_000_000).filter_map(|_| {
         let now = Instant::now();

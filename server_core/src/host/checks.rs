@@ -108,8 +108,8 @@ impl fmt::Display for Finding {
 /// Compares the needs with the limits of the machine, in order.
 #[must_use]
 pub fn evaluate(limits: &HostLimits, checks: &[Check]) -> Vec<Finding> {
-    let rows = checks.iter().filter_map(|check| check.row(limits));
-    rows.map(Row::into_finding).collect()
+    let findings = checks.iter().map(|check| check.finding(limits));
+    findings.flatten().collect()
 }
 
 /// The first finding with which the program cannot run.
@@ -138,36 +138,18 @@ const SLOW_CLOCK: Duration = Duration::from_micros(1);
 /// top.
 const SESSION_BYTES: u64 = 5000;
 
-/// A row of the table of checks.
-struct Row {
-    subject: &'static str,
-    needed: String,
-    /// What the machine has, and whether that is enough. `None`: the system does not tell.
-    found: Option<(bool, String)>,
-    /// How bad a shortfall is.
-    shortfall: Severity,
-    /// The command against a shortfall.
-    fix: Option<String>,
-}
-
 impl Check {
-    fn row(&self, limits: &HostLimits) -> Option<Row> {
-        let row = |subject, needed, found, shortfall, fix| Row {
-            subject,
-            needed,
-            found,
-            shortfall,
-            fix,
-        };
+    /// The row of the table: subject, need, what the machine has and whether that is enough, how bad a
+    /// shortfall is, and the command against a shortfall.
+    fn finding(&self, limits: &HostLimits) -> Option<Finding> {
         let tunable = |subject, needed, text, found: Option<u64>, name| {
             let found = found.map(|found| (found >= needed, found.to_string()));
-            row(subject, text, found, Warn, Some(sysctl(name, needed)))
+            finding(subject, text, found, Warn, Some(sysctl(name, needed)))
         };
         let memory = |subject, needed, text| {
-            let available = limits.memory_available_bytes;
-            let found =
-                available.map(|size| (size >= needed, format!("{} available", bytes(size))));
-            row(subject, text, found, Warn, None)
+            let found = (limits.memory_available_bytes)
+                .map(|size| (size >= needed, format!("{} available", bytes(size))));
+            finding(subject, text, found, Warn, None)
         };
         Some(match *self {
             Self::OpenFiles {
@@ -194,7 +176,7 @@ impl Check {
                 if limits.fd_ceiling.is_some_and(|ceiling| ceiling < total) {
                     fix = format!("{} && {fix}", sysctl("fs.nr_open", total));
                 }
-                row("open files", text, found, shortfall, Some(fix))
+                finding("open files", text, found, shortfall, Some(fix))
             }
             Self::Ports(ref sources) => {
                 let connections = sources.connections as u64;
@@ -223,31 +205,22 @@ impl Check {
                         _ => " (from one address; several machines have several)",
                     };
                 }
-                row("ports", text, found, shortfall, fix)
+                finding("ports", text, found, shortfall, fix)
             }
             Self::Backlog(needed) => {
                 let text = format!("{needed} connections that wait for accept");
-                tunable(
-                    "backlog",
-                    needed,
-                    text,
-                    limits.somaxconn,
-                    "net.core.somaxconn",
-                )
+                let name = "net.core.somaxconn";
+                tunable("backlog", needed, text, limits.somaxconn, name)
             }
             Self::Handshakes(needed) => {
-                let (text, name) = (
-                    format!("{needed} under way"),
-                    "net.ipv4.tcp_max_syn_backlog",
-                );
-                let mut row = tunable("handshakes", needed, text, limits.max_syn_backlog, name);
-                if let (Some(true), Some((is_enough, found))) =
-                    (limits.has_syncookies, &mut row.found)
-                {
-                    *is_enough = true;
-                    *found += ", and SYN cookies beyond";
+                let text = format!("{needed} under way");
+                let name = "net.ipv4.tcp_max_syn_backlog";
+                let mut finding = tunable("handshakes", needed, text, limits.max_syn_backlog, name);
+                if limits.has_syncookies == Some(true) && finding.severity != Severity::Unknown {
+                    (finding.severity, finding.fix) = (Severity::Ok, None);
+                    finding.found += ", and SYN cookies beyond";
                 }
-                row
+                finding
             }
             Self::Memory { sessions } => {
                 let total = sessions.map(|sessions| sessions.saturating_mul(SESSION_BYTES));
@@ -273,31 +246,29 @@ impl Check {
                     .map(|step| (step < SLOW_CLOCK, format!("steps of {step:?}{name}")));
                 let has_tsc = limits.clock_sources.iter().any(|name| name == "tsc");
                 let fix = (source != Some("tsc") && has_tsc).then(|| format!("echo tsc > {CLOCK}"));
-                row(
-                    "clock",
-                    format!("steps below {SLOW_CLOCK:?}"),
-                    found,
-                    Warn,
-                    fix,
-                )
+                let needed = format!("steps below {SLOW_CLOCK:?}");
+                finding("clock", needed, found, Warn, fix)
             }
             Self::Address { addr, ref bound } => {
                 let port = addr.port();
-                let (found, fix) = match bound {
-                    Ok(()) => ((true, "free".into()), None),
-                    Err(error) => {
-                        let fix = match error.kind() {
-                            // Shows the program on the port: the user ends it, or takes another port.
-                            io::ErrorKind::AddrInUse => Some(format!("ss -ltnp 'sport = :{port}'")),
-                            io::ErrorKind::PermissionDenied => {
-                                Some(sysctl("net.ipv4.ip_unprivileged_port_start", port.into()))
-                            }
-                            _ => None,
-                        };
-                        ((false, error.to_string()), fix)
+                let fix = match bound.as_ref().err().map(io::Error::kind) {
+                    // Shows the program on the port: the user ends it, or takes another port.
+                    Some(io::ErrorKind::AddrInUse) => Some(format!("ss -ltnp 'sport = :{port}'")),
+                    Some(io::ErrorKind::PermissionDenied) => {
+                        Some(sysctl("net.ipv4.ip_unprivileged_port_start", port.into()))
                     }
+                    _ => None,
                 };
-                row("address", addr.to_string(), Some(found), Fail, fix)
+                let text = bound
+                    .as_ref()
+                    .map_or_else(io::Error::to_string, |()| "free".into());
+                finding(
+                    "address",
+                    addr.to_string(),
+                    Some((bound.is_ok(), text)),
+                    Fail,
+                    fix,
+                )
             }
         })
     }
@@ -313,20 +284,25 @@ fn sysctl(name: &str, needed: u64) -> String {
     format!("sysctl -w {name}={needed}")
 }
 
-impl Row {
-    fn into_finding(self) -> Finding {
-        let (severity, found) = match self.found {
-            None => (Severity::Unknown, "unknown".into()),
-            Some((true, found)) => (Severity::Ok, found),
-            Some((false, found)) => (self.shortfall, found),
-        };
-        Finding {
-            severity,
-            subject: self.subject,
-            found,
-            needed: self.needed,
-            fix: self.fix.filter(|_| severity.is_bad()),
-        }
+/// `found`: whether the machine has enough, and what it has. `None`: the system does not tell.
+fn finding(
+    subject: &'static str,
+    needed: String,
+    found: Option<(bool, String)>,
+    shortfall: Severity,
+    fix: Option<String>,
+) -> Finding {
+    let (severity, found) = match found {
+        None => (Severity::Unknown, "unknown".into()),
+        Some((true, found)) => (Severity::Ok, found),
+        Some((false, found)) => (shortfall, found),
+    };
+    Finding {
+        severity,
+        subject,
+        found,
+        needed,
+        fix: fix.filter(|_| severity.is_bad()),
     }
 }
 

@@ -18,7 +18,7 @@ sed -E -e 's/^\[[^ ]+ +([A-Z]+) +[^]]*\] /\1 /' -e 's/, queued .*$/, .../' "$run
         for (n = 1; n <= NR; n++) {
             colour = ""
             if (line[n] ~ /^== /) colour = " fill=\"#79c0ff\" font-weight=\"bold\""
-            if (line[n] ~ /^verdict   ok|^All as promised/) colour = " fill=\"#7ee787\""
+            if (line[n] ~ /^verdict   ok|^PASS$/) colour = " fill=\"#7ee787\""
             if (line[n] ~ /^INFO|^WARN/) colour = " fill=\"#8b96a5\""
             if (line[n] != "") printf "<text x=\"20\" y=\"%d\"%s>%s</text>\n", 52 + n * 18, colour, line[n]
         }

@@ -10,37 +10,37 @@ use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, value_parser};
 use game_server::packets::MAX_CHAT_BYTES;
-use game_server::process::{Addresses, parse_addrs, parse_seconds};
+use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Opens N connections to a game server, logs the packets that it receives, and checks every one:
-/// tick gaps, repeats, order and text on every session, echoes byte for byte.
+/// Opens N connections to a game server, logs the received packets, and checks every packet: tick gaps,
+/// repeats, order and text on every session, echoes byte for byte.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 pub struct Args {
-    /// Something else than a run
+    /// A command in place of a run
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// The server. Of a name with several addresses the first that accepts a connection
+    /// The server. A name with several addresses: the first address that accepts a connection
     #[arg(long, env = "DUMMY_CLIENT_ADDR", default_value = "127.0.0.1:7777", value_parser = parse_addrs)]
     #[arg(help_heading = "Network", value_name = "HOST:PORT")]
     pub addr: Addresses,
 
-    /// Connections to open; with --find-capacity, the most to try [default: 5, or as many as can be]
+    /// Connections to open; with --find-capacity, the most to try [default: 5, or the limit of open files]
     #[arg(long, env = "DUMMY_CLIENT_COUNT", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_SESSIONS as u64))]
     #[arg(help_heading = "Load", value_name = "N")]
     pub count: Option<usize>,
 
-    /// How long to run [default: until Ctrl-C, or until the last stage is over]
+    /// Duration of the run [default: until Ctrl-C, or the end of the last stage]
     #[arg(long, env = "DUMMY_CLIENT_DURATION_SECS", value_parser = parse_seconds)]
     #[arg(help_heading = "Load", value_name = "SECS")]
     pub duration_secs: Option<Duration>,
 
-    /// New connections a second; 0: as fast as it can
+    /// New connections a second; 0: no limit
     #[arg(long, env = "DUMMY_CLIENT_RAMP_PER_SEC", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000))]
     #[arg(help_heading = "Load", value_name = "N")]
     pub ramp_per_sec: u32,
@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(help_heading = "Network", value_name = "N")]
     pub threads: usize,
 
-    /// How many sessions log each packet, or `all`; the rest are counted
+    /// Number of sessions that log each packet, or `all`; the packets of the others are counted
     #[arg(long, env = "DUMMY_CLIENT_LOG_SESSIONS", default_value = "5")]
     #[arg(help_heading = "Output", value_name = "N|all")]
     pub log_sessions: LogSessions,
@@ -60,42 +60,42 @@ pub struct Args {
     #[arg(help_heading = "Load", value_name = "HZ")]
     pub echo_hz: f64,
 
-    /// Chats a second that each session sends, on a fixed schedule; 0: none. Each reaches all
+    /// Chats a second that each session sends, on a fixed schedule; 0: none. Each chat reaches all sessions
     ///
-    /// A game_server delays and drops chats over the budget of their address, which are then unheard here:
-    /// start it with --max-chats-per-ip-per-sec 0 where all sessions together send more than 40 a second.
+    /// A game_server delays and drops chats over the budget of their address; dropped chats count as lost.
+    /// Start it with --max-chats-per-ip-per-sec 0 if all sessions together send more than 40 a second.
     #[arg(long, env = "DUMMY_CLIENT_CHAT_HZ", default_value_t = 0.0, value_parser = parse_hz)]
     #[arg(help_heading = "Load", value_name = "HZ")]
     pub chat_hz: f64,
 
-    /// Payload of each echo request, and of each chat (18 at least, for its mark; 512 at most)
+    /// Payload of each echo request, and of each chat (18 to 512 bytes: a chat begins with a mark)
     #[arg(long, env = "DUMMY_CLIENT_PAYLOAD_BYTES", default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_PAYLOAD_BYTES as u64))]
     #[arg(help_heading = "Load", value_name = "BYTES")]
     pub payload_bytes: usize,
 
-    /// Every session stays for a random time between the two, leaves, and comes back
+    /// Every session stays connected for a random time between MIN and MAX, closes, and reconnects
     #[arg(long, env = "DUMMY_CLIENT_CHURN_MS")]
     #[arg(help_heading = "Load", value_name = "MIN..MAX")]
     pub churn_ms: Option<Churn>,
 
-    /// In place of --count: to so many sessions in so much time, evenly, stage by stage
+    /// Ramp linearly through stages of SESSIONS:DURATION; replaces --count
     #[arg(long, env = "DUMMY_CLIENT_STAGES", conflicts_with_all = ["count", "ramp_per_sec"])]
-    #[arg(help_heading = "Load", value_name = "N:TIME,...")]
+    #[arg(help_heading = "Load", value_name = "SESSIONS:DURATION,...")]
     pub stages: Option<Stages>,
 
-    /// Step the sessions up until something breaks: an --assert [default: lost==0, ticks_skipped==0
-    /// and tick_delay_p99<50ms], a lost session, a wrong packet; and tell the largest number that held
+    /// Step the sessions up until an --assert [default: lost==0, ticks_skipped==0 and
+    /// tick_delay_p99<50ms] breaks, a session is lost or a packet is wrong; print the largest step that held
     #[arg(long, env = "DUMMY_CLIENT_FIND_CAPACITY", conflicts_with_all = ["stages", "duration_secs", "ramp_per_sec", "churn_ms"])]
     #[arg(help_heading = "Load")]
     pub find_capacity: bool,
 
-    /// Come back after a loss, with backoff and jitter
+    /// Reconnect after a loss, with backoff and jitter
     #[arg(long, env = "DUMMY_CLIENT_RECONNECT")]
     #[arg(help_heading = "Load")]
     pub reconnect: bool,
 
-    /// Run attackers beside the healthy sessions, which are measured alone before: fails if a healthy
-    /// one lost, repeated or waited for a tick, or if an attacker was not kicked that should be
+    /// Run attackers beside the healthy sessions, after a measurement without attackers. Fails if a healthy
+    /// session lost, repeated or waited for a tick, or if an attacker stayed that the server should kick
     #[arg(
         long,
         env = "DUMMY_CLIENT_ATTACK",
@@ -106,13 +106,13 @@ pub struct Args {
     #[arg(help_heading = "Attack", value_name = "NAME")]
     pub attack: Option<Attack>,
 
-    /// How many attackers [default: 20; chat-burst: 150; ask-and-not-read, silent-flood: 1000]
+    /// Number of attackers [default: 20; chat-burst: 150; ask-and-not-read, silent-flood: 1000]
     #[arg(long, env = "DUMMY_CLIENT_ATTACKERS", value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
     #[arg(help_heading = "Attack", value_name = "N")]
     pub attackers: Option<usize>,
 
-    /// What has to hold at the end, for example 'tick_delay_p99<50ms' or 'lost==0'; may be repeated.
-    /// Every number of the JSON summary but those of settings, machine, capacity and lists can be named
+    /// Fail unless this holds at the end, for example 'tick_delay_p99<50ms' or 'lost==0'; repeatable. Takes
+    /// every number of the JSON summary except those of settings, machine, capacity and lists
     #[arg(long = "assert", env = "DUMMY_CLIENT_ASSERT", value_parser = parse_assertion)]
     #[arg(help_heading = "Output", value_name = "EXPR")]
     pub assertions: Vec<Assertion>,
@@ -127,12 +127,12 @@ pub struct Args {
     #[arg(help_heading = "Output", value_name = "FILE.html")]
     pub report: Option<String>,
 
-    /// For payloads, churn, jitter and attacks [default: random; it is printed]
+    /// Seed of payloads, churn, jitter and attacks [default: random; printed]
     #[arg(long, env = "DUMMY_CLIENT_SEED")]
     #[arg(help_heading = "Load", value_name = "N")]
     pub seed: Option<u64>,
 
-    /// Only look whether this machine can do what the other flags ask for, print a table, and end
+    /// Check whether this machine can do what the other flags ask for, print a table, and exit
     #[arg(long, env = "DUMMY_CLIENT_CHECK")]
     #[arg(help_heading = "Output")]
     pub check: bool,
@@ -147,12 +147,12 @@ pub enum Command {
 }
 
 const AFTER_HELP: &str = "\
-Verdict: ok, failed, or client_limited (the server did nothing wrong, but this program was stalled
-or too busy for its figures to say anything about the server).
-Exit status: 0 if all sessions connected and nothing was lost; 1 if one failed or was lost, a tick
+Verdict: ok, failed, or client_limited (the server did nothing wrong, but the client stalled or was too
+busy to measure the server).
+Exit status: 0 if all sessions connected and nothing was lost; 1 if a session failed or was lost, a tick
 was missing, repeated or out of order, a text, an echo or a chat was wrong, or an assertion broke; 2
-for bad usage, or if a limit of this machine is too low. With --check: 0 if the run can work as
-asked, 2 if it cannot.
+for bad usage, or if a limit of this machine is too low. With --check: 0 if no check failed, 2 if a check
+failed.
 The result goes to standard output, logs go to standard error (RUST_LOG changes their level,
 NO_COLOR is respected).
 
@@ -161,11 +161,11 @@ no-read, echo-flood, chat-flood, rst-storm, half-close, connect-flood, garbage, 
 chat-burst, ask-and-not-read, silent-flood.
   chat-churn        connects, sends the permitted burst of 20 chats, leaves, over and over
   chat-burst        idle sessions send the permitted burst of 20 chats at one moment, and leave
-  ask-and-not-read  echo requests of 60,000 bytes whose answers the attacker does not read
-  silent-flood      connections that send nothing; once a second a newcomer sends an echo beside them,
-                    and the summary has how long it waits (attack.newcomers)
-In every attack 12 more healthy sessions read every 10, 20, 33 or 50 ms (attack.neighbours): a
-neighbour that is lost or misses a tick is a failure.
+  ask-and-not-read  sends echo requests of 60,000 bytes and does not read the answers
+  silent-flood      connections that send nothing; once a second a newcomer connects and sends an echo, and
+                    the summary has the time to its answer (attack.newcomers)
+In every attack 12 more healthy sessions read every 10, 20, 33 or 50 ms (attack.neighbours). A lost
+neighbour and a missed tick are failures.
 
 Examples:
   dummy_client --count 1000

@@ -21,9 +21,9 @@ mod preflight;
 mod result;
 
 use args::{Args, Command};
-use game_server::process;
 use load::Failure;
 use result::output::Outputs;
+use server_core::host;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         None => run(&mut args),
     };
     outcome.unwrap_or_else(|failure| {
-        process::complain("dummy_client", &failure.why);
+        host::print_error("dummy_client", &failure.why);
         ExitCode::from(failure.exit_status)
     })
 }
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 fn run(args: &mut Args) -> Result<ExitCode, Failure> {
     let bar = load::status_bar();
     // The conductor tells of losses itself; the library would tell of our own goodbyes too.
-    process::init_logs_through("info,server_core=warn", load::LogWriter(bar.clone()));
+    host::init_logs_through("info,server_core=warn", load::LogWriter(bar.clone()));
     preflight::choose_address(&mut args.addr);
     let outputs = Outputs::open(args.json.as_deref(), args.report.as_deref())?;
     let summary = load::run(args, bar)?;

@@ -1,26 +1,25 @@
-//! Can this machine do what the command line asks for? `--check` prints the answer, a start
-//! insists on it.
+//! Whether this machine can do what the command line asks for. `--check` prints the findings; a start
+//! fails on a failed check.
 
 use crate::args::Args;
 use crate::attack::NEIGHBOURS;
 use crate::load::shape::MAX_SESSIONS;
 use crate::load::{Failure, MAX_CONNECTING};
-use game_server::preflight::judge::{self, Finding};
-use game_server::preflight::{Machine, Sources, first_failure, publish};
-use game_server::process::{self, Addresses};
+use server_core::host::checks::{self, Check, Finding, first_failure};
+use server_core::host::{self, Addresses, HostLimits, SourceAddresses, exit};
 use server_core::start;
 use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Looks, prints a table, and starts nothing.
+/// Evaluates the checks, prints a table and starts nothing.
 pub fn check(args: &Args) -> ExitCode {
     let (_, findings) = look(args);
-    publish("dummy_client", &findings)
+    host::print("dummy_client", &findings)
 }
 
-/// Of a server's name with several addresses, the first that accepts a connection is taken for the
-/// run. If none does, the run says so and goes on with the first: it counts what fails.
+/// Takes the first address of the server's name that accepts a connection, if the name has several. If no
+/// address accepts a connection, the run logs that and takes the first address: it counts what fails.
 pub fn choose_address(addrs: &mut Addresses) {
     if !addrs.are_several() {
         return;
@@ -37,29 +36,29 @@ pub fn choose_address(addrs: &mut Addresses) {
     }
 }
 
-/// The machine, if it can do what is asked for. What it can do badly is logged.
+/// The limits of the machine. Logs the warnings.
 ///
 /// # Errors
-/// The first thing that has to change.
-pub fn require(args: &Args) -> Result<Machine, Failure> {
-    let (machine, findings) = look(args);
+/// The first failed check.
+pub fn require(args: &Args) -> Result<HostLimits, Failure> {
+    let (limits, findings) = look(args);
     if let Some(failure) = first_failure(&findings) {
         return Err(Failure {
             why: failure.to_string(),
-            exit_status: 2,
+            exit_status: exit::USAGE,
         });
     }
-    for finding in findings.iter().filter(|finding| finding.grade.is_bad()) {
+    for finding in findings.iter().filter(|finding| finding.severity.is_bad()) {
         log::warn!("{finding}");
     }
-    Ok(machine)
+    Ok(limits)
 }
 
-/// How many sessions there will be at the most: a search for the capacity that names no limit takes
-/// what the limit of open files allows.
-pub fn max_sessions(args: &Args, machine: &Machine) -> usize {
+/// The largest number of sessions of the run. A search for the capacity without `--count` takes what the
+/// limit of open files allows.
+pub fn max_sessions(args: &Args, limits: &HostLimits) -> usize {
     args.max_sessions().unwrap_or_else(|| {
-        let limit = machine.fd_soft_limit.unwrap_or(DEFAULT_FILES);
+        let limit = limits.fd_soft_limit.unwrap_or(DEFAULT_FILES);
         let room = limit.saturating_sub(other_files(args));
         usize::try_from(room)
             .unwrap_or(usize::MAX)
@@ -67,56 +66,61 @@ pub fn max_sessions(args: &Args, machine: &Machine) -> usize {
     })
 }
 
-/// Where the connections come from.
-pub fn sources(args: &Args, machine: &Machine) -> Sources {
-    let sessions = max_sessions(args, machine);
-    Sources::plan(args.addr.first().ip(), sessions, machine.ephemeral_ports)
+/// The source addresses of the connections.
+pub fn sources(args: &Args, limits: &HostLimits) -> SourceAddresses {
+    let sessions = max_sessions(args, limits);
+    SourceAddresses::plan(args.addr.first().ip(), sessions, limits.ephemeral_ports)
 }
 
-/// The wait for one address of several.
+/// The longest wait for one address of several.
 const MAX_CONNECT_TIME: Duration = Duration::from_secs(3);
 
-/// What systems allow that do not tell.
+/// The limit of open files on a system that does not tell its limit.
 const DEFAULT_FILES: u64 = 1024;
 
-/// Standard streams, signals, and a poll with its waker for each thread; and, where sessions leave
-/// and come back, those that are not quite gone yet.
+/// Standard streams, signals, a poll with its waker for each thread, and the sockets that are closing in a
+/// run whose sessions leave and reconnect.
 fn other_files(args: &Args) -> u64 {
     let may_leave = args.churn_ms.is_some() || args.stages.is_some() || args.find_capacity;
     let leaving = if may_leave { MAX_CONNECTING as u64 } else { 0 };
     let attacking = args.attack.map_or(0, |attack| {
-        // Those that are being closed, the poll of their thread, the neighbours and a newcomer come
-        // on top.
+        // Attack connections that are closing count twice. The poll of their thread, the neighbours and a
+        // newcomer come on top.
         2 * attack.connections() * args.attackers(attack) + 2 + NEIGHBOURS + 1
     });
     16 + 3 * args.threads as u64 + leaving + attacking as u64
 }
 
-fn look(args: &Args) -> (Machine, Vec<Finding>) {
-    let _ = process::raise_fd_limit();
-    let machine = Machine::look();
-    let max_sessions = max_sessions(args, &machine);
-    let sessions = max_sessions as u64;
-    let mut findings = vec![
-        judge::open_files(&machine, Some(sessions), other_files(args)),
-        judge::ports(&machine, &sources(args, &machine)),
+fn look(args: &Args) -> (HostLimits, Vec<Finding>) {
+    let _ = host::raise_fd_limit();
+    let limits = HostLimits::read();
+    let max_sessions = max_sessions(args, &limits);
+    let sessions = Some(max_sessions as u64);
+    let mut needs = vec![
+        Check::OpenFiles {
+            sessions,
+            other_files: other_files(args),
+        },
+        Check::Ports(sources(args, &limits)),
     ];
     if args.addr.first().ip().is_loopback() {
-        // The server is on this machine, so its limits can be seen from here.
+        // The limits of this machine are those of the server as well.
         let at_a_time = max_sessions.min(MAX_CONNECTING) as u64;
-        findings.push(judge::backlog(&machine, at_a_time));
-        findings.push(judge::handshakes(&machine, at_a_time));
+        needs.extend([Check::Backlog(at_a_time), Check::Handshakes(at_a_time)]);
     }
-    findings.push(judge::memory(&machine, Some(sessions)));
-    findings.extend(judge::conntrack(&machine, sessions));
-    findings.push(judge::clock(&machine));
-    (machine, findings)
+    needs.extend([
+        Check::Memory { sessions },
+        Check::Firewall(max_sessions as u64),
+        Check::Clock,
+    ]);
+    let findings = checks::evaluate(&limits, &needs);
+    (limits, findings)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use game_server::process::parse_addrs;
+    use server_core::host::parse_addrs;
     use std::net::{SocketAddr, TcpListener};
 
     /// A socket listens at `addrs[1]` alone.

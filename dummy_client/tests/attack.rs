@@ -325,7 +325,10 @@ fn attackers_that_are_not_told_why_are_found() {
     );
     let failures = json["failures"].to_string();
     let is_excused = json["client"]["client_limited"] == true;
-    assert!(is_excused || failures.contains("not told why"), "{json}");
+    assert!(
+        is_excused || failures.contains("without a reason"),
+        "{json}"
+    );
 }
 
 /// One tick before the attack and one under it say nothing of how late ticks are.

@@ -1,14 +1,10 @@
-//! The game on top of [`server_core`]: its packets, its session, and what its programs share.
+//! The game on top of [`server_core`]: its packets and its session.
 //!
 //! The server program is in `main.rs`; the load client (`dummy_client`) uses the same packets.
 
-pub mod chat_budget;
-pub mod packets;
-pub mod preflight;
-pub mod process;
-pub mod session;
+pub mod game;
 
-pub use session::GameSession;
+pub use game::{GameSession, chat_budget, packets};
 
 /// The program in the root README compiles.
 #[cfg(doctest)]

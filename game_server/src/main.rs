@@ -1,25 +1,23 @@
-//! The server program: reads the command line, runs, says how it ended.
+//! The server program: reads the command line, runs, and reports the error that ended the run.
 
-mod args;
-mod check;
-mod run;
-mod stats;
+mod cli;
 
-use args::Args;
-use game_server::process;
+use cli::args::Args;
+use cli::{check, run};
+use server_core::host;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = Args::from_command_line();
-    process::init_logs("info");
+    host::init_logs("info");
     if args.check {
         return check::check(&args);
     }
     match run::run(&args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            process::complain("game_server", why);
-            ExitCode::FAILURE
+        Err(error) => {
+            host::print_error("game_server", error);
+            host::exit::FAILURE.into()
         }
     }
 }

@@ -397,6 +397,11 @@
 //! crate. They may change at any time, and `ARCHITECTURE.md` describes them. The crate needs Rust 1.88 or
 //! newer on a 64-bit Unix, of which Linux is tested. Only a new minor version requires a newer Rust.
 //!
+//! # Features
+//!
+//! * `host` (off by default): the module `host` for programs. It reads the limits of the machine, checks the needs
+//!   of a program against the limits, handles SIGINT, SIGTERM and SIGHUP, and logs to standard error.
+//!
 //! # The layers
 //!
 //! This table is for contributors to this crate. A folder is a layer, and imports only from itself and from
@@ -415,6 +420,7 @@
 //! | `groups` | members of groups, and the index of workers with members |
 //! | `buffer` | chunks, their pool, send queues, the receive buffer |
 //! | `protocol` | packets, typed packets, the framer |
+//! | `host` | (feature `host`) limits of the machine, their checks, signals, logs |
 //! | `base` | ids, reasons, limits, metrics, timers, small machines |
 //!
 //! The layers below `runtime` use no socket and no clock: bytes and instants are their arguments.
@@ -440,6 +446,8 @@ mod groups;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod groups;
+#[cfg(feature = "host")]
+pub mod host;
 #[cfg(not(feature = "testing"))]
 mod protocol;
 #[cfg(feature = "testing")]
@@ -480,9 +488,8 @@ pub mod __private {
     pub use crate::protocol::reader::{limited, text_of};
 }
 
-pub use base::{backoff, metrics, rate_limiter, snapshot, wire};
+pub use base::{backoff, metrics, rate_limiter, snapshot, start, wire};
 pub use protocol::{framer, packet};
-pub use runtime::start;
 pub use server::schedule as tick;
 
 #[doc(inline)]

@@ -12,8 +12,8 @@ use crate::measure::meter::{Meter, Second};
 use crate::measure::self_check::{Findings, SelfCheck};
 use crate::preflight;
 use crossbeam_channel::Receiver;
-use game_server::preflight::{Machine, Sources};
 use indicatif::ProgressBar;
+use server_core::host::{HostLimits, SourceAddresses};
 use server_core::{DisconnectReason, ServerHandle};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -32,8 +32,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 pub struct Conductor<'a> {
     pub(super) args: &'a Args,
-    pub(super) machine: Machine,
-    pub(super) sources: Sources,
+    pub(super) machine: HostLimits,
+    pub(super) sources: SourceAddresses,
     pub(super) server: ServerHandle,
     pub(super) board: Arc<Board>,
     pub(super) events: Receiver<Event>,
@@ -91,7 +91,7 @@ pub(super) struct Window {
 impl<'a> Conductor<'a> {
     pub fn new(
         args: &'a Args,
-        machine: Machine,
+        machine: HostLimits,
         server: ServerHandle,
         board: Arc<Board>,
         events: Receiver<Event>,
@@ -277,7 +277,7 @@ impl<'a> Conductor<'a> {
                 Err(ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse) => tries += 1,
                 _ => return begun,
             }
-            if self.sources.move_on() <= tries {
+            if self.sources.rotate() <= tries {
                 return begun;
             }
         }

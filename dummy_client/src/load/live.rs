@@ -3,8 +3,8 @@
 
 use super::capacity::Step;
 use crate::measure::meter::Second;
-use game_server::process::human_bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use server_core::host::human_bytes;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -72,19 +72,18 @@ impl Live {
             second.packets_per_sec,
             human_bytes(second.bytes_per_sec),
         );
-        match self.bar.is_hidden() {
-            true => log::info!("{line}"),
-            false => {
-                self.bar.set_position(status.elapsed.as_millis() as u64);
-                self.bar.set_message(line);
-            }
+        if self.bar.is_hidden() {
+            log::info!("{line}");
+        } else {
+            self.bar.set_position(status.elapsed.as_millis() as u64);
+            self.bar.set_message(line);
         }
     }
 
     /// Tells how a step of the search for the capacity went.
     pub fn say(&self, step: &Step) {
         let outcome = match (step.client_limited, step.holds) {
-            (true, _) => "this program is the bottleneck".into(),
+            (true, _) => "the client is the bottleneck".into(),
             (false, true) => "holds".into(),
             (false, false) => format!("breaks: {}", step.broken.join("; ")),
         };

@@ -14,8 +14,8 @@ use crate::measure::self_check::SelfCheck;
 use crate::preflight;
 use crate::result::summary::Summary;
 use conductor::Conductor;
-use game_server::process;
 use indicatif::ProgressBar;
+use server_core::host::{exit, signals};
 use server_core::{Config, Server, start};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,9 +43,14 @@ pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
     let max_sessions = preflight::max_sessions(args, &machine);
     let failed = |error: std::io::Error| Failure {
         why: error.to_string(),
-        exit_status: 1,
+        exit_status: exit::FAILURE,
     };
-    let signals = process::stop_signals(|| ()).map_err(failed)?;
+    let (sender, stopped) = crossbeam_channel::bounded(1);
+    let stop = move |signal| {
+        // Without a receiver the process is about to end.
+        let _ = sender.send(signal);
+    };
+    signals::on_stop(stop).map_err(failed)?;
     let (board, events) = Board::new(max_sessions, args.threads);
     let board = Arc::new(board);
     let settings = Arc::new(BotSettings {
@@ -65,7 +70,7 @@ pub fn run(args: &Args, bar: ProgressBar) -> Result<Summary, Failure> {
     );
     let handle = server.handle();
     let mut conductor = Conductor::new(args, machine, handle, board, events, self_check, bar);
-    conductor.conduct(&signals);
+    conductor.conduct(&stopped);
     conductor.settle();
     server.handle().shutdown(GOODBYE);
     server

@@ -5,6 +5,7 @@ use super::output;
 use super::summary::SCHEMA_VERSION;
 use crate::load::Failure;
 use serde_json::Value;
+use server_core::host::exit;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -86,7 +87,7 @@ pub fn run(compare: &Compare) -> Result<ExitCode, Failure> {
 fn read(path: &Path) -> Result<Value, Failure> {
     let bad = |why: String| Failure {
         why: format!("{}: {why}", path.display()),
-        exit_status: 2,
+        exit_status: exit::USAGE,
     };
     let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
     let value: Value =
@@ -176,7 +177,7 @@ impl Comparison {
             (true, true) => Outcome::NoWorse,
         };
         text += &match verdict {
-            Outcome::CannotTell => "verdict: cannot be told\n".into(),
+            Outcome::CannotTell => "verdict: not comparable\n".into(),
             Outcome::Worse => format!("verdict: worse ({})\n", worse.join(", ")),
             Outcome::NoWorse => "verdict: no worse\n".into(),
         };

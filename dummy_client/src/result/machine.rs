@@ -1,8 +1,8 @@
 //! The machine of a run, as the summary has it: without it, two results cannot be compared.
 
-use game_server::preflight::Machine;
 use schemars::JsonSchema;
 use serde::Serialize;
+use server_core::host::HostLimits;
 
 /// Limits that a load client runs into. `null` is what the system does not tell.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
@@ -18,8 +18,8 @@ pub struct MachineFacts {
     pub somaxconn: Option<u64>,
 }
 
-impl From<&Machine> for MachineFacts {
-    fn from(machine: &Machine) -> Self {
+impl From<&HostLimits> for MachineFacts {
+    fn from(machine: &HostLimits) -> Self {
         Self {
             system: machine.system.clone(),
             cores: machine.cores,

@@ -4,6 +4,7 @@ use super::report;
 use super::summary::Summary;
 use crate::load::Failure;
 use serde::Serialize;
+use server_core::host::exit;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ impl Outputs {
         {
             return Err(Failure {
                 why: format!("--json and --report are the same file, {}", report.place),
-                exit_status: 2,
+                exit_status: exit::USAGE,
             });
         }
         Ok(outputs)
@@ -70,7 +71,7 @@ impl Outputs {
             true => Ok(()),
             false => Err(Failure {
                 why: troubles.join("; "),
-                exit_status: 1,
+                exit_status: exit::FAILURE,
             }),
         }
     }
@@ -97,7 +98,7 @@ impl Target {
         };
         let file = opened.map_err(|error| Failure {
             why: cannot_write(place, &error),
-            exit_status: 1,
+            exit_status: exit::FAILURE,
         })?;
         Ok(Self {
             place: place.into(),
@@ -187,7 +188,7 @@ pub fn without_controls(json: &str) -> String {
 pub fn print(text: &str) -> Result<(), Failure> {
     write_stdout(text).map_err(|why| Failure {
         why,
-        exit_status: 1,
+        exit_status: exit::FAILURE,
     })
 }
 

@@ -4,7 +4,7 @@ use super::summary::{Bye, Quantiles, Summary};
 use crate::attack::Besieged;
 use crate::load::capacity::{Answer, Capacity};
 use crate::measure::groups::More;
-use game_server::process::human_bytes;
+use server_core::host::human_bytes;
 
 impl Summary {
     /// For people.
@@ -18,9 +18,9 @@ impl Summary {
             ..
         } = self;
         let mut text = format!(
-            "sessions  {} of {} connected, {} live at the end, {} lost, {} came back\n\
+            "sessions  {} of {} connected, {} live at the end, {} lost, {} reconnected\n\
              packets   {} received ({}), {} malformed, {} with an unknown id\n\
-             ticks     {} received, {} missing, {} repeated, {} out of order, {} with another text\n",
+             ticks     {} received, {} missing, {} repeated, {} out of order, {} with a wrong text\n",
             sessions.connected,
             sessions.asked,
             sessions.live,
@@ -38,35 +38,31 @@ impl Summary {
         );
         if ticks.skipped > 0 {
             text += &format!(
-                "skipped   {} ticks that were due and never came; the longest gap was {:.0} ms\n",
+                "skipped   {} ticks; the longest gap is {:.0} ms\n",
                 ticks.skipped, self.longest_tick_gap_ms
             );
         }
         if echoes.sent > 0 {
             text += &format!(
-                "echoes    {} sent, {} answered, {} wrong, {} unanswered\n",
+                "echoes    {} sent, {} answered, {} corrupted, {} lost\n",
                 echoes.sent, echoes.answered, echoes.wrong, echoes.unanswered
             );
         }
         if chats.sent > 0 {
             text += &format!(
-                "chats     {} sent, {} heard by their senders, {} wrong, {} unheard\n",
+                "chats     {} sent, {} delivered, {} corrupted, {} lost\n",
                 chats.sent, chats.heard, chats.wrong, chats.unheard
             );
         }
         let measured = [
+            ("delay", &self.tick_delay_ms, "tick against the schedule"),
+            ("spread", &self.tick_spread_ms, "one tick over the sessions"),
+            ("rtt", &self.rtt_ms, "echo, from the due time to the answer"),
             (
-                "delay",
-                &self.tick_delay_ms,
-                "of ticks against their schedule",
+                "chat",
+                &self.chat_ms,
+                "chat, from the due time to the delivery",
             ),
-            (
-                "spread",
-                &self.tick_spread_ms,
-                "of a tick over the sessions",
-            ),
-            ("rtt", &self.rtt_ms, "of echoes, from when they were due"),
-            ("chat", &self.chat_ms, "from due until heard"),
             ("connect", &self.connect_ms, ""),
         ];
         for (name, quantiles, what) in measured.into_iter().filter(|(_, q, _)| q.count > 0) {
@@ -97,9 +93,9 @@ impl Summary {
             count,
         } in &self.byes
         {
-            text += &format!("goodbye   {count} x code {code} ({why:?})\n");
+            text += &format!("bye       {count} x code {code} ({why:?})\n");
         }
-        text += &more_line("goodbye", self.byes_more);
+        text += &more_line("bye", self.byes_more);
         if let Some(attack) = &self.attack {
             text += &attack_text(attack);
         }
@@ -128,9 +124,10 @@ fn attack_text(attack: &Besieged) -> String {
     let kicked: Vec<String> = (tally.kicked.iter())
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect();
-    let kicked = match kicked.is_empty() {
-        true => "none".into(),
-        false => kicked.join(", "),
+    let kicked = if kicked.is_empty() {
+        "none".into()
+    } else {
+        kicked.join(", ")
     };
     let neighbours = &attack.neighbours;
     let by_interval = neighbours.by_interval.iter();
@@ -142,15 +139,15 @@ fn attack_text(attack: &Besieged) -> String {
         .as_ref()
         .map_or(String::new(), |newcomers| {
             format!(
-                "newcomers {} tried, {} not served, {:.0} ms the longest wait\n",
+                "newcomers {} connected, {} not served, longest wait {:.0} ms\n",
                 newcomers.tried,
                 newcomers.not_served,
                 newcomers.longest_wait_ms.unwrap_or(0.0),
             )
         });
     format!(
-        "attack    {} by {} attackers for {:.1} s: {} connections, kicked {kicked}, {} ended without a \
-         reason, {} turned away, {} not kicked in time\n\
+        "attack    {} by {} attackers for {:.1} s: {} connections, kicked {kicked}, {} closed without a \
+         reason, {} refused, {} not kicked in time\n\
          healthy   tick delay p99 {:.2} ms before, {:.2} ms under the attack\n\
          neighbours {} of {} connected, {} lost, {} ticks missing; lost by read interval: {}\n\
          {newcomers}",
@@ -193,17 +190,17 @@ fn capacity_text(capacity: &Capacity) -> String {
     }
     let largest = match capacity.largest {
         Some(sessions) => format!("{sessions} sessions"),
-        None => "nothing".into(),
+        None => "0 sessions".into(),
     };
     text += &match capacity.answer {
         Answer::Found => format!("capacity  {largest}\n"),
-        Answer::AtLeast => format!("capacity  at least {largest}: no more were to be tried\n"),
-        Answer::None => "capacity  none: not even one session was served as it should be\n".into(),
+        Answer::AtLeast => format!("capacity  at least {largest}: --count is reached\n"),
+        Answer::None => "capacity  0 sessions: the smallest step breaks\n".into(),
         Answer::ClientLimited => format!(
-            "capacity  unknown: this program was the bottleneck ({largest} held before); \
-             give it more --threads, or a machine of its own\n"
+            "capacity  unknown: the client is the bottleneck ({largest} held before); \
+             use more --threads or a separate machine\n"
         ),
-        Answer::Interrupted => format!("capacity  unknown: ended too early ({largest} held)\n"),
+        Answer::Interrupted => format!("capacity  unknown: interrupted ({largest} held)\n"),
     };
     text
 }

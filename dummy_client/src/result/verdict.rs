@@ -71,20 +71,23 @@ impl Summary {
             (self.ticks.missing, "ticks were missing"),
             (self.ticks.repeats, "ticks were repeated"),
             (self.ticks.reordered, "ticks were out of order"),
-            (self.ticks.wrong_texts, "hellos had another text"),
+            (self.ticks.wrong_texts, "hellos had a wrong text"),
             (self.packets.malformed, "packets were malformed"),
             (self.packets.unknown_ids, "packets had an unknown id"),
-            (self.echoes.wrong, "echoes were not what was sent"),
-            (self.chats.wrong, "chats were not what was sent"),
+            (self.echoes.wrong, "echoes were corrupted"),
+            (self.chats.wrong, "chats were corrupted"),
         ];
         let late = [
             (sessions.never_connected as u64, "sessions never connected"),
-            (lost_for_good, "sessions were lost and not back within 10 s"),
-            (sessions.missing as u64, "sessions could not come back"),
+            (
+                lost_for_good,
+                "sessions were lost and did not reconnect within 10 s",
+            ),
+            (sessions.missing as u64, "sessions did not reconnect"),
             (behind, "sessions had not seen the newest tick"),
             (silent, "sessions had not seen any tick"),
-            (self.echoes.unanswered, "echoes were not answered"),
-            (self.chats.unheard, "chats did not come back"),
+            (self.echoes.unanswered, "echoes were lost"),
+            (self.chats.unheard, "chats were lost"),
         ];
         let told = |faults: &[(u64, &str)]| -> Vec<String> {
             let faults = faults.iter().filter(|(count, _)| *count > 0);
@@ -95,10 +98,10 @@ impl Summary {
         let (wrong, mut late) = (told(&wrong), told(&late));
         let silent_secs = sessions.server_silent_secs;
         if silent_secs > 0.0 {
-            late.push(format!("no tick came for the last {silent_secs:.1} s"));
+            late.push(format!("no tick arrived in the last {silent_secs:.1} s"));
         }
         if packets_were_due {
-            late.push("nothing at all was received".into());
+            late.push("no packet was received".into());
         }
         if let Some(attack) = &self.attack {
             late.extend(attack_failures(attack, self.client.client_limited));
@@ -182,7 +185,7 @@ fn attack_failures(attack: &Besieged, client_limited: bool) -> Vec<String> {
     }
     let needed = attack.patience_secs;
     if attack.elapsed_secs > 0.0 && tally.fought == 0 {
-        failures.push("nothing was attacked: no attacker was let in".into());
+        failures.push("nothing was attacked: no attacker was accepted".into());
     } else if needed > 0.0 && !tally.is_telling() {
         failures.push(format!(
             "the attack was too short to tell whether attackers are kicked: it needs {needed} s"
@@ -201,11 +204,11 @@ fn attack_failures(attack: &Besieged, client_limited: bool) -> Vec<String> {
     if tally.untold > 0 && !client_limited {
         let count = tally.untold;
         failures.push(format!(
-            "{count} attackers that read on were kicked and not told why"
+            "{count} attackers that read on were kicked without a reason"
         ));
     }
     if attack.elapsed_secs > 0.0 && attack.tick_delay_p99_rise_ms.is_none() {
-        failures.push("too few ticks came to tell whether the attack made them late".into());
+        failures.push("too few ticks arrived to compare the tick delay under the attack".into());
     }
     let longest = attack.during.max_ms - attack.before.max_ms;
     if longest > MAX_WAIT_MS && !client_limited {

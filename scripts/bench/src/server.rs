@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use clap::builder::RangedU64ValueParser;
-use game_server::process;
+use server_core::host;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Parser)]
 pub struct ServerArgs {
     /// Where to listen; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:0", value_parser = process::parse_addr)]
+    #[arg(long, default_value = "127.0.0.1:0", value_parser = host::parse_addr)]
     pub addr: SocketAddr,
     /// Period of the hello broadcast, in milliseconds; 0: off
     #[arg(long, default_value_t = 250)]
@@ -33,8 +33,8 @@ impl ServerArgs {
     #[must_use]
     pub fn from_command_line() -> Self {
         let args = Self::parse();
-        process::init_logs("info");
-        let _ = process::raise_fd_limit();
+        host::init_logs("info");
+        let _ = host::raise_fd_limit();
         args
     }
 

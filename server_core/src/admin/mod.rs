@@ -96,7 +96,7 @@ pub use host::Host;
 /// The crate of a game's metrics, in the version that [`AdminBuilder::registry`] takes.
 pub use prometheus_client;
 
-use crate::runtime::start;
+use crate::base::start;
 use crate::server::ServerHandle;
 use crate::server::ticker::TickMetrics;
 use crossbeam_channel::Sender;

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod rate_limiter;
 pub mod reason;
 pub mod snapshot;
+pub mod start;
 pub mod sync;
 pub mod timers;
 pub mod wire;

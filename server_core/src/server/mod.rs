@@ -8,8 +8,8 @@ pub mod ticker;
 pub use builder::ServerBuilder;
 pub use handle::ServerHandle;
 
+use crate::base::start::spawn;
 use crate::protocol::packet::PacketHead;
-use crate::runtime::start::spawn;
 use std::io;
 use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};

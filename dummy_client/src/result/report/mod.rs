@@ -16,8 +16,8 @@ use askama::Template;
 use figures::{Figure, distributions, over_time};
 use format::{digits, grouped, ms, shown};
 use game_server::packets::label_of_code;
-use game_server::process::human_bytes;
 use plot::SIZE;
+use server_core::host::human_bytes;
 
 /// The page.
 ///
@@ -218,7 +218,7 @@ fn capacity_says(capacity: &Capacity) -> String {
     let largest = grouped(capacity.largest.unwrap_or(0) as u64);
     match capacity.answer {
         Answer::Found => format!("{largest} sessions hold, and little more do not."),
-        Answer::AtLeast => format!("{largest} sessions hold: no more were to be tried."),
+        Answer::AtLeast => format!("{largest} sessions hold: --count is reached."),
         Answer::None => "Not even one session was served as it should be.".into(),
         Answer::ClientLimited => {
             format!("No answer: this client was the bottleneck. {largest} sessions held before.")
@@ -444,18 +444,18 @@ fn checks(summary: &Summary) -> Vec<Check> {
             "sessions lost for good",
             sessions.lost.saturating_sub(sessions.came_back),
         ),
-        ("sessions that could not come back", sessions.missing as u64),
+        ("sessions that did not reconnect", sessions.missing as u64),
         ("sessions without the newest tick", sessions.behind as u64),
         ("sessions that saw no tick", sessions.silent as u64),
         ("ticks missing", ticks.missing),
         ("ticks repeated", ticks.repeats),
         ("ticks out of order", ticks.reordered),
-        ("hellos with another text", ticks.wrong_texts),
+        ("hellos with a wrong text", ticks.wrong_texts),
         ("malformed packets", packets.malformed),
         ("packets with an unknown id", packets.unknown_ids),
-        ("echoes that were not what was sent", echoes.wrong),
-        ("echoes without an answer", echoes.unanswered),
-        ("chats that were not what was sent", chats.wrong),
+        ("corrupted echoes", echoes.wrong),
+        ("lost echoes", echoes.unanswered),
+        ("corrupted chats", chats.wrong),
         ("chats that did not come back", chats.unheard),
     ];
     let mut checks: Vec<_> = counted

@@ -16,9 +16,9 @@ use bench::cpu::{CpuClock, ThreadTimes};
 use bench::frames::Frames;
 use bench::wire::{C_CHAT, C_ECHO, HEADER_BYTES, S_CHAT, S_ECHO, packet};
 use clap::{Parser, ValueEnum};
-use game_server::process;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde_json::json;
+use server_core::host;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 /// The load generator of the benchmark for closed loops.
 #[derive(Debug, Parser)]
 struct Args {
-    #[arg(long, value_parser = process::parse_addr)]
+    #[arg(long, value_parser = host::parse_addr)]
     addr: SocketAddr,
     #[arg(long)]
     mode: Mode,
@@ -44,9 +44,9 @@ struct Args {
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     connects: u32,
     /// Not measured
-    #[arg(long, default_value = "0.5", value_parser = process::parse_seconds)]
+    #[arg(long, default_value = "0.5", value_parser = host::parse_seconds)]
     warm_up_secs: Duration,
-    #[arg(long, default_value = "3", value_parser = process::parse_seconds)]
+    #[arg(long, default_value = "3", value_parser = host::parse_seconds)]
     secs: Duration,
     /// Whose CPU time is measured
     #[arg(long)]
@@ -62,14 +62,14 @@ enum Mode {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let _ = process::raise_fd_limit();
+    let _ = host::raise_fd_limit();
     match run(&args) {
         Ok(result) => {
             println!("{result}");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            process::complain("closed_loop", error);
+            host::print_error("closed_loop", error);
             ExitCode::FAILURE
         }
     }

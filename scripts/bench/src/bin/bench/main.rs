@@ -19,9 +19,9 @@ mod table;
 
 use case::{Case, Set};
 use clap::Parser;
-use game_server::process as program;
 use process::Context;
 use run::Outcome;
+use server_core::host;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,12 +58,12 @@ type Results = BTreeMap<String, Vec<Vec<Outcome>>>;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let _ = program::raise_fd_limit();
+    let _ = host::raise_fd_limit();
     match run(&args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
-            program::complain("bench", why);
+            host::print_error("bench", why);
             ExitCode::FAILURE
         }
     }

@@ -1,9 +1,9 @@
 //! The programs that are started, the cores that they run on, and their end.
 
 use crossbeam_channel::Receiver;
-use game_server::process as program;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use server_core::host::signals;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -28,8 +28,12 @@ pub struct Cores {
 impl Context {
     /// Looks where the programs are.
     pub fn new(programs: &Path, rivals: &Path) -> Result<Self, String> {
-        let signals =
-            program::stop_signals(|| ()).map_err(|error| format!("no signal handlers: {error}"))?;
+        let (sender, signals) = crossbeam_channel::bounded(1);
+        let stop = move |signal| {
+            // Without a receiver the process is about to end.
+            let _ = sender.send(signal);
+        };
+        signals::on_stop(stop).map_err(|error| format!("no signal handlers: {error}"))?;
         Ok(Self {
             programs: programs.into(),
             rivals: rivals.into(),

@@ -1,35 +1,35 @@
 //! The packets of this game, ids 1 to 6.
 //!
-//! | id | name | way | payload |
+//! | id | name | direction | payload |
 //! |---|---|---|---|
 //! | 1 | [`SHello`] | S→C, every tick, to all | `u64` tick, then UTF-8 text, zero-padded |
 //! | 2 | [`CEcho`] | C→S | any bytes |
 //! | 3 | [`SEcho`] | S→C | the same bytes back |
 //! | 4 | [`CChat`] | C→S | UTF-8 text, 1 to 512 bytes |
 //! | 5 | [`SChat`] | S→C, to all | `u64` session id of the sender, then the text |
-//! | 6 | [`SBye`] | S→C, the last one | `u16` reason code, then UTF-8 text |
+//! | 6 | [`SBye`] | S→C, the last packet | `u16` reason code, then UTF-8 text |
 
 use server_core::wire::U64Le;
 use server_core::{DisconnectReason, Kick, SessionId};
 
 server_core::packets! {
-    /// Every tick. The text is followed by zeros where it is padded.
+    /// Every tick. Zeros follow a padded text.
     server 1 => pub SHello {
-        /// 1 for the first tick, and one more for each.
+        /// 1 for the first tick, and 1 more for each further tick.
         tick: u64,
     } + text;
-    /// To be sent back.
+    /// Bytes for the server to send back.
     client 2 => pub CEcho + bytes;
-    /// What [`CEcho`] brought.
+    /// The bytes of a [`CEcho`].
     server 3 => pub SEcho + bytes;
-    /// A line of text for everybody.
+    /// A line of text for all sessions.
     client 4 => pub CChat + text(1..=MAX_CHAT_BYTES);
-    /// What somebody said.
+    /// The text of a [`CChat`].
     server 5 => pub SChat {
-        /// The session that said it.
+        /// The session that sent the text.
         sender: u64,
     } + text;
-    /// The last packet of a session that the server ends. The text says why.
+    /// The last packet of a session that the server ends. The text is the reason.
     server 6 => pub SBye {
         /// The code of the reason; see [`server_core::DisconnectReason::code`].
         reason: u16,
@@ -76,7 +76,7 @@ impl From<SessionId> for SChat {
 }
 
 impl SBye {
-    /// What to say to a session that the server ends; nothing where nobody is there to hear it.
+    /// The packet and text for a session that the server ends. `None`: the peer cannot receive a packet.
     #[must_use]
     pub fn close_message(reason: DisconnectReason) -> Option<(Self, String)> {
         let code = reason.code()?.into();

@@ -1,4 +1,4 @@
-//! The chats of one address: a budget that survives a reconnect.
+//! A budget for the chats of one address. The budget survives a reconnect.
 
 use server_core::AddressBudgets;
 use std::net::SocketAddr;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 /// Chats a second by address, shared by all sessions.
 ///
-/// A chat over it is delayed, in the order of arrival, by up to two seconds; one that would wait longer
-/// is dropped. Its session stays, and its other packets are handled at once. Behind one address there may
-/// be many players: a kick, or a pause of their input, would make each of them pay for a neighbour's
-/// flood. A session that floods is found by its own budget.
+/// A chat over the budget waits for up to 2 s, in the order of arrival; a chat with a longer wait is dropped.
+/// The session stays connected, and its other packets are handled at once. Many players may share one
+/// address: a kick, or a pause of their input, would punish each of them for a neighbour's flood. The budget
+/// of the session ([`Kick::ChatFlood`](server_core::Kick::ChatFlood)) detects a session that floods.
 #[derive(Debug)]
 pub struct ChatBudget {
     budgets: AddressBudgets,
@@ -21,18 +21,18 @@ pub struct ChatBudget {
 
 #[derive(Debug, Default)]
 struct DropLog {
-    /// Dropped chats that a line has told of.
-    told: u64,
+    /// Dropped chats in the lines so far.
+    logged: u64,
     next_line_at: Option<Instant>,
 }
 
-/// Longest delay of a chat: with twice a second's worth booked, an address holds as much as its burst.
+/// The longest delay of a chat. The chats of 2 s are the burst of an address.
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
-/// One log line about dropped chats in this time, at most.
+/// At most one log line about dropped chats in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 impl ChatBudget {
-    /// `max_per_sec` chats a second from each address, with a burst of twice that.
+    /// `max_per_sec` chats a second from each address, with a burst of twice `max_per_sec`.
     #[must_use]
     pub fn new(max_per_sec: u32) -> Self {
         Self {
@@ -42,19 +42,18 @@ impl ChatBudget {
         }
     }
 
-    /// Chats that were over the budget of their address, those included whose session left while they
-    /// waited.
+    /// Chats over the budget of their address, including waiting chats whose session closed.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// The time that a chat from there has to wait. `None`: it is dropped, and counted.
+    /// The wait of a chat from this peer. `None`: the chat is dropped and counted.
     pub fn book(&self, peer: SocketAddr, now: Instant) -> Option<Duration> {
         let wait = self.budgets.book(peer.ip(), LONGEST_DELAY, now);
         if wait.is_none() {
             let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
-            if let Some(chats) = self.untold(dropped, now) {
+            if let Some(chats) = self.unlogged(dropped, now) {
                 log::warn!(
                     "chats over --max-chats-per-ip-per-sec: {chats} dropped, the last from {}",
                     peer.ip()
@@ -64,21 +63,21 @@ impl ChatBudget {
         wait
     }
 
-    /// These chats wait no more: their session has left. Said now, they would come faster than the budget.
+    /// Counts the waiting chats of a closed session as dropped. Broadcast now, they would exceed the budget.
     pub fn forget(&self, chats: usize) {
         self.dropped.fetch_add(chats as u64, Ordering::Relaxed);
     }
 
     /// The chats dropped since the last line, if the next line is due.
-    fn untold(&self, dropped: u64, now: Instant) -> Option<u64> {
+    fn unlogged(&self, dropped: u64, now: Instant) -> Option<u64> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.next_line_at.is_some_and(|at| now < at) {
             return None;
         }
         log.next_line_at = Some(now + LOG_INTERVAL);
-        // Another thread may have told of more already.
-        let before = log.told;
-        log.told = before.max(dropped);
+        // Another thread may have logged a larger number already.
+        let before = log.logged;
+        log.logged = before.max(dropped);
         Some(dropped.saturating_sub(before))
     }
 }
@@ -95,7 +94,7 @@ mod tests {
         let delays = [0, 0, 0, 0, 500, 1000, 1500, 2000].map(Duration::from_millis);
         assert_eq!(waits, delays);
         assert_eq!(budget.dropped(), 6);
-        assert_eq!(budget.untold(6, now), None);
-        assert_eq!(budget.untold(6, now + LOG_INTERVAL), Some(5));
+        assert_eq!(budget.unlogged(6, now), None);
+        assert_eq!(budget.unlogged(6, now + LOG_INTERVAL), Some(5));
     }
 }

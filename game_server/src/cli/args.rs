@@ -4,10 +4,10 @@ use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
 use game_server::packets::SHello;
-use game_server::preflight::judge::sessions_allowed;
-use game_server::process::{Addresses, parse_addrs, parse_seconds};
 use server_core::Config;
 use server_core::admin::{Admin, Host};
+use server_core::host::checks::{Check, sessions_allowed};
+use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A game server: a hello to every session each tick, echo and chat.
 ///
-/// 0 switches a timeout, rate or interval off. Every flag can be set by its environment variable.
+/// 0 switches a timeout, rate or interval off. Every flag has an environment variable.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP)]
 pub struct Args {
-    /// Where to listen; port 0 takes a free one. Of a name with several addresses the first that can be
-    /// bound
+    /// Address to listen on; port 0 takes a free port. A name with several addresses: the first address
+    /// that can be bound
     #[arg(long, env = "GAME_SERVER_ADDR", default_value = "127.0.0.1:7777", value_parser = parse_addrs)]
     #[arg(help_heading = "Network", value_name = "HOST:PORT")]
     pub addr: Addresses,
@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(help_heading = "Game", value_name = "BYTES")]
     pub payload_bytes: usize,
 
-    /// Sessions at a time; 0: as many as the limit of open files allows, which is also the most
+    /// Sessions at a time; 0: the number that the limit of open files allows, which is also the maximum
     /// with --metrics-addr
     #[arg(long, env = "GAME_SERVER_MAX_SESSIONS", default_value_t = 0)]
     #[arg(help_heading = "Limits", value_name = "N")]
@@ -56,76 +56,76 @@ pub struct Args {
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_sessions_per_ip: usize,
 
-    /// Connections a second that one address may make, with a burst of twice that; 0: off
+    /// Connections a second from one address, with a burst of twice that; 0: off
     ///
-    /// One over it is closed without a packet and counts as rejected.
+    /// A connection over the limit is closed without a packet and counts as rejected.
     #[arg(long, env = "GAME_SERVER_MAX_CONNECTS_PER_IP_PER_SEC", default_value_t = 0, value_parser = value_parser!(u32).range(0..=100_000_000))]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_connects_per_ip_per_sec: u32,
 
-    /// Time that a client has to send its first valid packet, in milliseconds; 0: off
+    /// Time from a connect to the first valid packet, in milliseconds; 0: off
     ///
-    /// Without it, clients that connect and say nothing can take all places. Clients that only listen
-    /// to the hello need it off.
+    /// With 0, clients that connect and send nothing can take all sessions. Clients that only receive the hello
+    /// need 0.
     #[arg(long, env = "GAME_SERVER_LOGIN_TIMEOUT_MS", default_value_t = 0, value_parser = value_parser!(u64).range(0..=DAY_MS))]
     #[arg(help_heading = "Limits", value_name = "MS")]
     pub login_timeout_ms: u64,
 
-    /// Sessions at a time that have not sent a valid packet, with --login-timeout-ms; one more ends the
-    /// oldest of them; 0: half of the sessions
+    /// Sessions at a time without a valid packet, with --login-timeout-ms; a further session ends the oldest
+    /// of them; 0: half of the sessions
     #[arg(long, env = "GAME_SERVER_MAX_UNADMITTED", default_value_t = 0)]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_unadmitted: usize,
 
-    /// Largest packet that a client may send, header included
+    /// Size of the largest packet from a client, header included
     #[arg(long, env = "GAME_SERVER_MAX_PACKET_BYTES", default_value_t = 65_535, value_parser = RangedU64ValueParser::<usize>::new().range(4..=65_535))]
     #[arg(help_heading = "Limits", value_name = "BYTES")]
     pub max_packet_bytes: usize,
 
-    /// Unsent bytes of one session; above this for --max-send-grace-ms it is a slow consumer
+    /// Unsent bytes of one session; a session above this for --max-send-grace-ms is a slow consumer
     #[arg(long, env = "GAME_SERVER_MAX_SEND_QUEUE_BYTES", default_value_t = 1 << 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 40))]
     #[arg(help_heading = "Limits", value_name = "BYTES")]
     pub max_send_queue_bytes: usize,
 
-    /// How long unsent bytes may be above that, in milliseconds; above eight times that, a session is a
-    /// slow consumer at once
+    /// Time for which unsent bytes may exceed --max-send-queue-bytes, in milliseconds; a session above eight
+    /// times --max-send-queue-bytes is a slow consumer at once
     #[arg(long, env = "GAME_SERVER_MAX_SEND_GRACE_MS", default_value_t = 1000, value_parser = value_parser!(u64).range(0..=DAY_MS))]
     #[arg(help_heading = "Limits", value_name = "MS")]
     pub max_send_grace_ms: u64,
 
-    /// Unsent bytes of all sessions together, above which the longest queues are ended; 0: a quarter of
-    /// the memory that the machine, its control group and the address space allow
+    /// Unsent bytes of all sessions together; above this, the sessions with the longest queues end; 0: a
+    /// quarter of the memory that the machine, its control group and the address space allow
     #[arg(long, env = "GAME_SERVER_MAX_TOTAL_QUEUE_BYTES", default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1 << 50))]
     #[arg(help_heading = "Limits", value_name = "BYTES")]
     pub max_total_queue_bytes: usize,
 
-    /// Bytes a second that a client takes on average and that excuse it from the limit of age; 0: none do
+    /// Average bytes a second above which a client is exempt from --max-send-lag-ms; 0: no client is exempt
     #[arg(long, env = "GAME_SERVER_MIN_SEND_RATE_BYTES", default_value_t = 16_384, value_parser = value_parser!(u32).range(0..=1 << 30))]
     #[arg(help_heading = "Limits", value_name = "BYTES")]
     pub min_send_rate_bytes: u32,
 
-    /// Age of the oldest unsent byte above which a session is a slow consumer, in milliseconds;
-    /// 0: off [default: 10 ticks, at least 5000]
+    /// Age of the oldest unsent byte, in milliseconds; a session above this is a slow consumer; 0: off
+    /// [default: 10 ticks, at least 5000]
     #[arg(long, env = "GAME_SERVER_MAX_SEND_LAG_MS", value_parser = value_parser!(u64).range(0..=DAY_MS))]
     #[arg(help_heading = "Limits", value_name = "MS")]
     pub max_send_lag_ms: Option<u64>,
 
-    /// From the first byte of a packet to its last, in milliseconds; 0: off
+    /// Time from the first byte of a packet to its last byte, in milliseconds; 0: off
     #[arg(long, env = "GAME_SERVER_PACKET_TIMEOUT_MS", default_value_t = 10_000, value_parser = value_parser!(u64).range(0..=DAY_MS))]
     #[arg(help_heading = "Limits", value_name = "MS")]
     pub packet_timeout_ms: u64,
 
-    /// Silence after which a session ends, in milliseconds; 0: off
+    /// Time without a byte from the client after which a session ends, in milliseconds; 0: off
     #[arg(long, env = "GAME_SERVER_IDLE_TIMEOUT_MS", default_value_t = 0, value_parser = value_parser!(u64).range(0..=DAY_MS))]
     #[arg(help_heading = "Limits", value_name = "MS")]
     pub idle_timeout_ms: u64,
 
-    /// Packets a second that one session may send, with a burst of twice that; 0: off
+    /// Packets a second from one session, with a burst of twice that; 0: off
     #[arg(long, env = "GAME_SERVER_MAX_PACKETS_PER_SEC", default_value_t = 0, value_parser = value_parser!(u32).range(0..=100_000_000))]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_packets_per_sec: u32,
 
-    /// Chats a second that one session may send, with a burst of twice that; 0: off
+    /// Chats a second from one session, with a burst of twice that; 0: off
     #[arg(long, env = "GAME_SERVER_MAX_CHATS_PER_SEC", default_value_t = 10, value_parser = value_parser!(u32).range(0..=100_000_000))]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_chats_per_sec: u32,
@@ -133,20 +133,21 @@ pub struct Args {
     /// Chats a second from one address (or one IPv6 network of 64 bits), with a burst of twice that;
     /// 0: off [default: 4 times --max-chats-per-sec]
     ///
-    /// A reconnect does not reset it. A chat over it waits for up to 2 s and is dropped if that is not
-    /// enough; its session stays, as neighbours behind one address must not pay with theirs. A load test
-    /// that chats from one address needs 0.
+    /// A reconnect does not reset the budget. A chat over the budget waits for up to 2 s; a chat with a longer
+    /// wait is dropped. The session stays connected: players may share an address. A load test that chats from
+    /// one address needs 0.
     #[arg(long, env = "GAME_SERVER_MAX_CHATS_PER_IP_PER_SEC", value_parser = value_parser!(u32).range(0..=400_000_000))]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_chats_per_ip_per_sec: Option<u32>,
 
-    /// HTTP with /metrics, /healthz, /sessions and a live page at / there; port 0 takes a free one [default: off]
+    /// Address of the HTTP port with /metrics, /healthz, /sessions and a live page at /; port 0 takes a free
+    /// port [default: off]
     #[arg(long, env = "GAME_SERVER_METRICS_ADDR", value_parser = parse_addrs)]
     #[arg(help_heading = "Output", value_name = "HOST:PORT")]
     pub metrics_addr: Option<Addresses>,
 
-    /// Name for which the metrics port answers besides its own address and loopback names;
-    /// repeatable, comma separated in the environment
+    /// Host name that the HTTP port accepts besides its own address and loopback names; repeatable, comma
+    /// separated in the environment
     #[arg(
         long = "admin-host",
         env = "GAME_SERVER_ADMIN_HOST",
@@ -155,17 +156,17 @@ pub struct Args {
     #[arg(help_heading = "Output", value_name = "NAME")]
     pub admin_hosts: Vec<Host>,
 
-    /// One summary line in the log each time; 0: off
+    /// Interval of the summary line in the log; 0: off
     #[arg(long, env = "GAME_SERVER_STATS_INTERVAL_SECS", default_value = "5", value_parser = parse_seconds)]
     #[arg(help_heading = "Output", value_name = "SECS")]
     pub stats_interval_secs: Duration,
 
-    /// Longest time that a shutdown may take to flush
+    /// Longest time for a shutdown to flush
     #[arg(long, env = "GAME_SERVER_DRAIN_SECS", default_value = "2", value_parser = parse_seconds)]
     #[arg(help_heading = "Network", value_name = "SECS")]
     pub drain_secs: Duration,
 
-    /// Only look whether this machine can do what the other flags ask for, print a table, and end
+    /// Check whether this machine can do what the other flags ask for, print a table, and exit
     #[arg(long, env = "GAME_SERVER_CHECK")]
     #[arg(help_heading = "Output")]
     pub check: bool,
@@ -173,9 +174,9 @@ pub struct Args {
 
 const AFTER_HELP: &str = "\
 Exit status: 0 after SIGINT or SIGTERM, 1 if the server could not run, 2 for bad usage. With --check:
-0 if the server can run as asked, 2 if it cannot.
+0 if no check failed, 2 if a check failed.
 SIGHUP is logged and changes nothing.
-Logs go to standard error, at level info; RUST_LOG changes that (RUST_LOG=trace shows each packet).
+Logs go to standard error, at level info; RUST_LOG changes the level (RUST_LOG=trace logs each packet).
 
 Examples:
   game_server
@@ -200,41 +201,45 @@ impl Args {
         let needed = size_of::<SHello>() + self.hello_tail().len();
         if needed > MAX_PAYLOAD_BYTES {
             return Err(format!(
-                "the hello's payload would have {needed} bytes, and {MAX_PAYLOAD_BYTES} fit: \
+                "the payload of the hello has {needed} bytes, and the limit is {MAX_PAYLOAD_BYTES}: \
                  shorten --message or --payload-bytes"
             ));
         }
         Ok(())
     }
 
-    /// What stands behind the tick number in each hello: text, then zeros.
+    /// The bytes after the tick number of each hello: text, then zeros.
     pub fn hello_tail(&self) -> Vec<u8> {
         let mut tail = self.message.clone().into_bytes();
         let padded = self.payload_bytes.saturating_sub(size_of::<SHello>());
-        // Above the limit the length alone matters, and only to say that it is too much.
+        // Above the limit only the length matters, for the error message.
         tail.resize(tail.len().max(padded.min(MAX_PAYLOAD_BYTES + 1)), 0);
         tail
     }
 
-    /// How many sessions were asked for; `None`: as many as there are descriptors for.
+    /// The value of `--max-sessions`. `None`: the number that the limit of open files allows.
     pub fn sessions_asked(&self) -> Option<u64> {
         (self.max_sessions > 0).then_some(self.max_sessions as u64)
     }
 
-    /// How many sessions this limit of open files has room for.
+    /// The number of sessions that this limit of open files allows.
     pub fn sessions_allowed(&self, fd_limit: Option<u64>) -> u64 {
         sessions_allowed(fd_limit.unwrap_or(0), self.descriptors_aside())
     }
 
-    /// Descriptors beside those of the sessions that were asked for.
-    pub fn other_files(&self) -> u64 {
-        // No more than the sessions have, as where their number follows from the limit.
-        let most = self.sessions_asked().map_or(u64::MAX, |asked| asked - 1);
-        self.descriptors_aside().min(most)
+    /// The descriptors that the server needs.
+    pub fn open_files(&self) -> Check {
+        let sessions = self.sessions_asked();
+        // Fewer than the sessions, like the other files in `sessions_allowed`.
+        let most = sessions.map_or(u64::MAX, |asked| asked - 1);
+        Check::OpenFiles {
+            sessions,
+            other_files: self.descriptors_aside().min(most),
+        }
     }
 
-    /// Standard streams, the listener, a few per worker, connections that are being refused, and the
-    /// metrics port.
+    /// Descriptors of the standard streams, the listener, the workers, refused connections and the metrics
+    /// port.
     fn descriptors_aside(&self) -> u64 {
         let workers = self.workers.unwrap_or(Config::default().workers);
         let metrics = self
@@ -249,15 +254,15 @@ impl Args {
         millis_or_off(self.tick_ms)
     }
 
-    /// The limits of the library. Where no number of sessions was asked for, and where a metrics
-    /// port needs descriptors, there are no more sessions than `fd_limit` allows.
+    /// The limits of the library. Without `--max-sessions`, and with a metrics port, which needs descriptors,
+    /// `fd_limit` bounds the number of sessions.
     pub fn config(&self, fd_limit: u64) -> Config {
         let mut config = Config::default();
         config.workers = self.workers.unwrap_or(config.workers);
         let allowed = self.sessions_allowed(Some(fd_limit));
         let most = match self.sessions_asked() {
             None => allowed,
-            // More would take the descriptors of the metrics port.
+            // Further sessions would take the descriptors of the metrics port.
             Some(asked) if self.metrics_addr.is_some() => asked.min(allowed),
             Some(asked) => asked,
         };
@@ -295,16 +300,16 @@ impl Args {
         (rate > 0).then_some(rate)
     }
 
-    /// Whether a session has to send a valid packet in time.
+    /// Whether a session has to send a valid packet within `--login-timeout-ms`.
     pub fn requires_login(&self) -> bool {
         self.login_timeout_ms > 0
     }
 
-    /// What a start warns of: silent peers that can come from other machines.
+    /// The warning of a start that accepts silent peers from other machines.
     pub fn silence_warning(&self) -> Option<&'static str> {
         let is_loopback = |addr: &std::net::SocketAddr| addr.ip().to_canonical().is_loopback();
         (!self.requires_login() && !self.addr.all().iter().all(is_loopback)).then_some(
-            "silent peers can take all places and keep them: --login-timeout-ms ends them",
+            "silent peers can take all sessions and keep them: --login-timeout-ms ends silent peers",
         )
     }
 }
@@ -316,8 +321,8 @@ fn millis_or_off(millis: u64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use game_server::preflight::judge::open_files;
-    use game_server::preflight::{Grade, Machine};
+    use server_core::host::checks::evaluate;
+    use server_core::host::{HostLimits, Severity};
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {
         Args::try_parse_from(["game_server"].iter().chain(args))
@@ -412,7 +417,7 @@ mod tests {
         assert_eq!((padded.len(), padded[11]), (56, 0));
     }
 
-    /// Asking for what would be allowed anyway is never too much, and one more always is.
+    /// `--max-sessions` up to the allowed number passes the check, and one more session fails.
     #[test]
     fn the_check_agrees_with_the_number_of_sessions_that_are_taken() {
         for limit in [16, 64, 400, 1024, 20_000] {
@@ -420,15 +425,16 @@ mod tests {
                 let allowed = parse(flags).unwrap().sessions_allowed(Some(limit));
                 assert!(allowed <= limit && allowed >= limit / 2);
             }
-            let machine = Machine {
-                fd_soft_limit: Some(limit),
-                ..Machine::default()
-            };
+            let mut limits = HostLimits::default();
+            limits.fd_soft_limit = Some(limit);
             let allowed = parse(&[]).unwrap().sessions_allowed(Some(limit));
-            for (asked, grade) in [(allowed, Grade::Ok), (allowed + 1, Grade::Fail)] {
+            for (asked, severity) in [(allowed, Severity::Ok), (allowed + 1, Severity::Fail)] {
                 let args = parse(&["--max-sessions", &asked.to_string()]).unwrap();
-                let finding = open_files(&machine, args.sessions_asked(), args.other_files());
-                assert_eq!(finding.grade, grade, "{asked} of {limit}: {finding}");
+                let findings = evaluate(&limits, &[args.open_files()]);
+                let [finding] = &findings[..] else {
+                    panic!("{findings:?}");
+                };
+                assert_eq!(finding.severity, severity, "{asked} of {limit}: {finding}");
             }
         }
     }

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 /// Starts a thread of this name.
 ///
 /// # Errors
-/// If the system refuses the thread. The error names the thread and the limit.
+/// The system refuses the thread. The error names the thread and the limit.
 pub fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,

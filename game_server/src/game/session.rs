@@ -1,35 +1,35 @@
-//! What this game does with a peer's packets.
+//! The session of a player: handles the packets of a peer.
 
-use crate::chat_budget::ChatBudget;
-use crate::packets::{CChat, CEcho, CHAT_FLOOD, SChat, SEcho};
+use super::chat_budget::ChatBudget;
+use super::packets::{CChat, CEcho, CHAT_FLOOD, SChat, SEcho};
 use server_core::rate_limiter::RateLimiter;
 use server_core::{Context, DisconnectReason, Handlers, Kick, Packet, Session};
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-/// Every packet that a player may send.
+/// The packets that a player may send.
 static HANDLERS: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
     Handlers::new()
         .on::<CEcho>(GameSession::on_echo)
         .on::<CChat>(GameSession::on_chat)
 });
 
-/// One player: echoes to it alone, chat to everybody.
+/// One player. The session returns an echo to its player and sends a chat to all sessions.
 #[derive(Debug)]
 pub struct GameSession {
     max_chats_per_sec: Option<u32>,
     chats: RateLimiter,
     chats_of_address: Option<Arc<ChatBudget>>,
-    /// Chats that wait for the budget of their address, and until when. An address has no more of them
-    /// than its burst.
+    /// Chats that wait for the budget of their address, each with the end of its wait. An address has at most
+    /// its burst of waiting chats.
     delayed_chats: VecDeque<(Instant, Box<str>)>,
     requires_login: bool,
 }
 
 impl GameSession {
-    /// A player who may chat that often, with a burst of twice that. A packet that fans out to
-    /// everybody needs a budget of its own: it costs the server a packet per session.
+    /// A player with this budget for chats and a burst of twice the budget. A packet that fans out to all
+    /// sessions needs a separate budget: each chat costs the server one packet per session.
     #[must_use]
     pub fn new(max_chats_per_sec: Option<u32>) -> Self {
         Self {
@@ -41,15 +41,15 @@ impl GameSession {
         }
     }
 
-    /// Shares a budget with the other sessions of its address. A chat over it waits, or is dropped:
-    /// see [`ChatBudget`].
+    /// Shares a budget with the other sessions of the address. A chat over the budget waits, or is dropped: see
+    /// [`ChatBudget`].
     #[must_use]
     pub fn with_chats_of_address(mut self, budget: Option<Arc<ChatBudget>>) -> Self {
         self.chats_of_address = budget;
         self
     }
 
-    /// Makes the first valid packet the player's login, without which the session ends.
+    /// Makes the first valid packet the player's login. A session without a login ends.
     #[must_use]
     pub fn with_login(mut self, requires_login: bool) -> Self {
         self.requires_login = requires_login;
@@ -74,7 +74,7 @@ impl GameSession {
         };
         match wait {
             None => {}
-            Some(Duration::ZERO) if self.delayed_chats.is_empty() => say(ctx, text),
+            Some(Duration::ZERO) if self.delayed_chats.is_empty() => broadcast_chat(ctx, text),
             Some(wait) => {
                 let at = ctx.now() + wait;
                 if self.delayed_chats.is_empty() {
@@ -87,7 +87,7 @@ impl GameSession {
     }
 }
 
-fn say(ctx: &mut Context<'_>, text: &str) {
+fn broadcast_chat(ctx: &mut Context<'_>, text: &str) {
     ctx.broadcast(&SChat::from(ctx.id()), text);
 }
 
@@ -98,7 +98,7 @@ impl Session for GameSession {
                 ctx.set_timer(*at);
                 break;
             }
-            say(ctx, text);
+            broadcast_chat(ctx, text);
             self.delayed_chats.pop_front();
         }
     }

@@ -1,19 +1,20 @@
 //! The summary line of the log, and the metrics of the game.
 
-use game_server::chat_budget::ChatBudget;
-use game_server::process::human_bytes;
+use super::chat_budget::ChatBudget;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use server_core::ServerHandle;
 pub use server_core::TickMetrics;
+use server_core::host::human_bytes;
 use server_core::metrics::Totals;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Logs the sums of the counters once an interval.
+/// Logs rates and totals once an interval.
+#[derive(Debug)]
 pub struct Stats {
     interval: Option<Duration>,
     next_at: Instant,
@@ -24,6 +25,7 @@ pub struct Stats {
 
 impl Stats {
     /// Begins an interval. An interval of zero never ends.
+    #[must_use]
     pub fn new(interval: Duration, ticks: Arc<TickMetrics>, now: Instant) -> Self {
         Self {
             interval: (!interval.is_zero()).then_some(interval),
@@ -34,7 +36,8 @@ impl Stats {
         }
     }
 
-    /// When the next line is due.
+    /// The time of the next line.
+    #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
         self.interval.map(|_| self.next_at)
     }
@@ -66,7 +69,7 @@ impl Stats {
         );
         self.last = totals;
         self.last_at = now;
-        // Not `+=`: after a stall one line is enough.
+        // Not `+=`: one line is enough after a stall.
         self.next_at = now + interval;
     }
 }

@@ -1,31 +1,31 @@
-//! From which local addresses the connections to one target come.
+//! Local addresses of the connections to one target.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Spreads connections over as many source addresses as their ports take.
+/// Spreads connections over enough source addresses for their ports.
 ///
-/// A connection is known by both addresses and both ports, so one source address has one
-/// connection to one target for each ephemeral port. All of 127.0.0.0/8 is the loopback
-/// interface: towards a target in there, 127.0.0.2, 127.0.0.3 and so on have as many each.
+/// Both addresses and both ports identify a connection, so one source address has one connection to one
+/// target for each ephemeral port. All of 127.0.0.0/8 is the loopback interface: for a target in this
+/// network, each of 127.0.0.2, 127.0.0.3 and so on has as many ports as 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sources {
-    target: IpAddr,
-    connections: usize,
-    /// How many are in use at a time.
-    addresses: u32,
-    /// How often it has moved on to as many others, modulo `rounds`.
+pub struct SourceAddresses {
+    pub(super) target: IpAddr,
+    pub(super) connections: usize,
+    /// Addresses in use at a time.
+    pub(super) addresses: u32,
+    /// Number of calls of `rotate`, modulo `rounds`.
     round: u32,
     rounds: u32,
 }
 
 /// 127.0.0.1 to 127.255.255.254.
 const LOOPBACK_ADDRESSES: u32 = (1 << 24) - 2;
-/// Ports wait in TIME_WAIT for a minute at the most, so what was left behind is good again when
-/// its turn comes.
+/// A port waits in TIME_WAIT for a minute at most, so the ports of an earlier round are free again when
+/// the round returns.
 const ROUNDS: u32 = 16;
 
-impl Sources {
-    /// For so many connections at a time, where one address has so many ports.
+impl SourceAddresses {
+    /// Plans for this number of connections at a time and this number of ports on one address.
     #[must_use]
     pub fn plan(target: IpAddr, connections: usize, ports: Option<u64>) -> Self {
         let (addresses, rounds) = match (target, ports) {
@@ -34,7 +34,7 @@ impl Sources {
                 let most = u64::from(LOOPBACK_ADDRESSES / ROUNDS);
                 (addresses.clamp(1, most) as u32, ROUNDS)
             }
-            // Where the ports are not known, neither is whether there are siblings.
+            // A system that does not tell its ports may not have all of 127.0.0.0/8 either.
             _ => (1, 1),
         };
         Self {
@@ -46,47 +46,29 @@ impl Sources {
         }
     }
 
-    /// What the connection of this number has to be bound to; `None` leaves it to the system.
+    /// The address to bind for the connection of this number. `None`: the system chooses.
     #[must_use]
     pub fn source(&self, index: usize) -> Option<IpAddr> {
         let offset = (index % self.addresses as usize) as u32 + self.round * self.addresses;
         (offset > 0).then(|| nth_loopback(offset).into())
     }
 
-    /// One of the addresses has no port left, whoever has them: takes others from now on. Returns
-    /// in how many rounds the same ones come again.
-    pub fn move_on(&mut self) -> u32 {
+    /// Takes the next addresses, after one of the present addresses had no free port, whichever program holds
+    /// the ports. Returns the number of rounds after which the same addresses return.
+    pub fn rotate(&mut self) -> u32 {
         self.round = (self.round + 1) % self.rounds;
         self.rounds
     }
 
-    /// Where the connections go.
-    #[must_use]
-    pub fn target(&self) -> IpAddr {
-        self.target
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.connections
-    }
-
-    /// How many addresses they come from.
-    #[must_use]
-    pub fn addresses(&self) -> u32 {
-        self.addresses
-    }
-
-    /// The last of these addresses, where there are several.
+    /// The last of the addresses, if there are several.
     #[must_use]
     pub fn last_address(&self) -> Option<Ipv4Addr> {
         (self.addresses > 1).then(|| nth_loopback(self.addresses - 1))
     }
 }
 
-/// How many of these ports to count on. The rest is for other programs, for listeners within the
-/// range, and for connections that wait in TIME_WAIT.
+/// The ports to count on, nine tenths. The rest is for other programs, for listeners within the range, and
+/// for connections in TIME_WAIT.
 #[must_use]
 pub fn comfortable(ports: u64) -> u64 {
     ports - ports / 10
@@ -106,23 +88,23 @@ mod tests {
 
     #[test]
     fn few_connections_are_left_to_the_system() {
-        let sources = Sources::plan(HERE, 450, Some(500));
-        assert_eq!((sources.addresses(), sources.last_address()), (1, None));
+        let sources = SourceAddresses::plan(HERE, 450, Some(500));
+        assert_eq!((sources.addresses, sources.last_address()), (1, None));
         assert!((0..450).all(|index| sources.source(index).is_none()));
     }
 
     #[test]
     fn many_are_spread_and_no_address_has_more_than_its_ports() {
         for (connections, ports) in [(451, 500), (2000, 500), (100_000, 28_232), (1000, 1)] {
-            let sources = Sources::plan(HERE, connections, Some(ports));
+            let sources = SourceAddresses::plan(HERE, connections, Some(ports));
             let mut loads = HashMap::new();
             for index in 0..connections {
                 *loads.entry(sources.source(index)).or_insert(0) += 1;
             }
-            assert_eq!(loads.len(), sources.addresses() as usize);
+            assert_eq!(loads.len(), sources.addresses as usize);
             assert!(loads.values().all(|load| *load <= comfortable(ports)));
         }
-        let sources = Sources::plan(HERE, 2000, Some(500));
+        let sources = SourceAddresses::plan(HERE, 2000, Some(500));
         assert_eq!(sources.source(0), None);
         assert_eq!(sources.source(1), Some([127, 0, 0, 2].into()));
         assert_eq!(sources.source(4), Some([127, 0, 0, 5].into()));
@@ -132,36 +114,36 @@ mod tests {
 
     #[test]
     fn addresses_without_ports_are_left_for_others_and_come_again() {
-        let mut sources = Sources::plan(HERE, 2000, Some(500));
+        let mut sources = SourceAddresses::plan(HERE, 2000, Some(500));
         let planned: Vec<_> = (0..2000).map(|index| sources.source(index)).collect();
         let mut seen: HashSet<_> = planned.iter().copied().collect();
-        for _ in 1..sources.move_on() {
+        for _ in 1..sources.rotate() {
             let others: HashSet<_> = (0..2000).map(|index| sources.source(index)).collect();
             assert!(seen.is_disjoint(&others));
             seen.extend(others);
-            sources.move_on();
+            sources.rotate();
         }
         assert!((0..2000).map(|index| sources.source(index)).eq(planned));
-        let mut alone = Sources::plan([10, 0, 0, 1].into(), 2000, Some(500));
-        assert_eq!((alone.move_on(), alone.source(7)), (1, None));
+        let mut alone = SourceAddresses::plan([10, 0, 0, 1].into(), 2000, Some(500));
+        assert_eq!((alone.rotate(), alone.source(7)), (1, None));
     }
 
     #[test]
     fn others_have_one_address() {
         for target in [IpAddr::V6(Ipv6Addr::LOCALHOST), [10, 0, 0, 1].into()] {
-            assert_eq!(Sources::plan(target, 2000, Some(500)).addresses(), 1);
+            assert_eq!(SourceAddresses::plan(target, 2000, Some(500)).addresses, 1);
         }
-        assert_eq!(Sources::plan(HERE, 2000, None).addresses(), 1);
+        assert_eq!(SourceAddresses::plan(HERE, 2000, None).addresses, 1);
     }
 
     #[test]
     fn every_address_lies_in_the_loopback_net() {
-        let mut sources = Sources::plan(HERE, usize::MAX, Some(0));
-        for _ in 0..sources.move_on() {
-            let last = sources.addresses() as usize - 1;
+        let mut sources = SourceAddresses::plan(HERE, usize::MAX, Some(0));
+        for _ in 0..sources.rotate() {
+            let last = sources.addresses as usize - 1;
             assert!(sources.source(last).is_none_or(|ip| ip.is_loopback()));
             assert!(sources.source(usize::MAX).is_none_or(|ip| ip.is_loopback()));
-            sources.move_on();
+            sources.rotate();
         }
     }
 }

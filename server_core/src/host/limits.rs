@@ -1,62 +1,64 @@
-//! What this machine allows, as far as it can be read. Knows nothing of what anybody needs.
+//! The limits of the machine, as the system tells them. Knows nothing of the needs of a program.
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Facts about this machine and this process. `None` is what this system does not tell.
+/// Limits of this machine and this process. `None` means a limit that the system does not tell.
 #[derive(Clone, Debug, Default)]
-pub struct Machine {
-    /// The operating system and, where it is known, its release.
+#[non_exhaustive]
+pub struct HostLimits {
+    /// The operating system and, if known, its release.
     pub system: String,
     /// Cores that this process may use.
     pub cores: usize,
     /// All memory.
     pub memory_total_bytes: Option<u64>,
-    /// Memory that could be taken now without swapping.
+    /// Memory that programs can take now without swapping.
     pub memory_available_bytes: Option<u64>,
-    /// Files that this process may have open.
+    /// Open files that this process may have.
     pub fd_soft_limit: Option<u64>,
-    /// To which it may raise that by itself.
+    /// The highest soft limit that this process may set by itself.
     pub fd_hard_limit: Option<u64>,
-    /// To which anybody may raise that (`fs.nr_open`).
+    /// The highest hard limit that the system allows (`fs.nr_open`).
     pub fd_ceiling: Option<u64>,
-    /// Ports that one address has for outgoing connections, the reserved ones not counted.
+    /// Ports that one address has for outgoing connections, without the reserved ports.
     pub ephemeral_ports: Option<u64>,
-    /// To which a listener's backlog is cut (`net.core.somaxconn`).
+    /// The longest backlog of a listener (`net.core.somaxconn`).
     pub somaxconn: Option<u64>,
-    /// Connections in the middle of their handshake (`net.ipv4.tcp_max_syn_backlog`).
+    /// Connections in their handshake (`net.ipv4.tcp_max_syn_backlog`).
     pub max_syn_backlog: Option<u64>,
-    /// Whether handshakes beyond that go on without memory (`net.ipv4.tcp_syncookies`).
+    /// Whether further handshakes go on without memory, by SYN cookies (`net.ipv4.tcp_syncookies`).
     pub has_syncookies: Option<bool>,
-    /// Connections that the firewall can follow. `None` also where it follows none.
+    /// Connections that the firewall can track. `None` also where the firewall tracks no connections.
     pub conntrack_max: Option<u64>,
-    /// Connections that it follows now.
+    /// Connections that the firewall tracks now.
     pub conntrack_count: Option<u64>,
-    /// Where the kernel takes its time from.
+    /// The clock source of the kernel.
     pub clock_source: Option<String>,
-    /// The other places that it could take it from.
+    /// The available clock sources.
     pub clock_sources: Vec<String>,
-    /// The smallest step of the monotonic clock that was seen: its resolution, or the cost of
-    /// reading it if that is more.
+    /// The smallest measured step of the monotonic clock: its resolution, or the time of one reading if
+    /// that is longer.
     pub clock_step: Option<Duration>,
 }
 
-impl Machine {
-    /// Looks at this machine. What a limit was raised to before counts as the limit.
+impl HostLimits {
+    /// Reads the limits of this machine. A limit that the process has raised counts as raised: see
+    /// [`raise_fd_limit`].
     #[must_use]
-    pub fn look() -> Self {
+    pub fn read() -> Self {
         let (fd_soft_limit, fd_hard_limit) = rlimit::Resource::NOFILE.get().ok().unzip();
         Self {
             fd_soft_limit,
             fd_hard_limit,
             clock_step: measured_clock_step(),
-            ..Self::read(Path::new("/"))
+            ..Self::read_files(Path::new("/"))
         }
     }
 
-    /// What files tell, below `root`.
-    fn read(root: &Path) -> Self {
+    /// The limits in the files below `root`.
+    fn read_files(root: &Path) -> Self {
         let text = |path: &str| {
             let text = fs::read_to_string(root.join(path)).ok()?;
             Some(text.trim().to_owned())
@@ -93,15 +95,23 @@ impl Machine {
     }
 }
 
-/// The value of one line of `/proc/meminfo`, which counts in KiB.
+/// Raises the soft limit of open files to the hard limit and returns the soft limit.
+#[must_use]
+pub fn raise_fd_limit() -> u64 {
+    rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        log::warn!("cannot raise the limit of open files: {error}");
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(soft, _)| soft)
+    })
+}
+
+/// The value of one line of `/proc/meminfo`, whose unit is KiB.
 fn meminfo_bytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(name))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     kib.checked_mul(1024)
 }
 
-/// The ports of a range (`32768 60999`) without those in a list of reserved ones
-/// (`8080,9000-9010`).
+/// The number of ports in a range (`32768 60999`) without a list of reserved ports (`8080,9000-9010`).
 fn count_ports(range: &str, reserved: &str) -> Option<u64> {
     let mut ends = range.split_whitespace().map(str::parse::<u16>);
     let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else {
@@ -121,7 +131,7 @@ fn count_ports(range: &str, reserved: &str) -> Option<u64> {
 }
 
 fn measured_clock_step() -> Option<Duration> {
-    // A clock that has not moved after so many readings is as good as unknown.
+    // The step is unknown if 1,000,000 readings show none.
     let mut last = Instant::now();
     let steps = (0..1_000_000).filter_map(|_| {
         let now = Instant::now();
@@ -158,18 +168,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_unknown() {
-        let machine = Machine::read(Path::new("/nonexistent"));
-        assert!(machine.cores >= 1 && !machine.system.is_empty());
-        assert_eq!(machine.memory_total_bytes, None);
-        assert_eq!(machine.ephemeral_ports, None);
-        assert_eq!(machine.somaxconn, None);
-        assert_eq!(machine.clock_source, None);
+        let limits = HostLimits::read_files(Path::new("/nonexistent"));
+        assert!(limits.cores >= 1 && !limits.system.is_empty());
+        assert_eq!(limits.memory_total_bytes, None);
+        assert_eq!(limits.ephemeral_ports, None);
+        assert_eq!(limits.somaxconn, None);
+        assert_eq!(limits.clock_source, None);
     }
 
     #[test]
     fn this_machine_has_a_clock_and_a_limit_of_files() {
-        let machine = Machine::look();
-        assert!(machine.fd_soft_limit <= machine.fd_hard_limit);
-        assert!(machine.clock_step.unwrap() > Duration::ZERO);
+        let limits = HostLimits::read();
+        assert!(limits.fd_soft_limit <= limits.fd_hard_limit);
+        assert!(limits.clock_step.unwrap() > Duration::ZERO);
     }
 }

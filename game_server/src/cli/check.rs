@@ -1,0 +1,49 @@
+//! `--check`: whether the server can run as asked on this machine. A start evaluates a part of the same
+//! checks and logs bad findings.
+
+use super::args::Args;
+use server_core::host::checks::{self, Check, Finding};
+use server_core::host::{self, HostLimits};
+use server_core::{Config, Server};
+use std::process::ExitCode;
+
+/// Evaluates the checks, prints a table and starts nothing.
+pub fn check(args: &Args) -> ExitCode {
+    let _ = host::raise_fd_limit();
+    let limits = HostLimits::read();
+    let sessions = args.sessions_asked();
+    let most = sessions.unwrap_or_else(|| args.sessions_allowed(limits.fd_soft_limit));
+    let mut needs = needs_of_a_start(args);
+    needs.extend([
+        Check::Memory { sessions },
+        Check::Queues(args.config(0).total_queue_bytes() as u64),
+        Check::Firewall(most),
+        Check::Clock,
+    ]);
+    for addrs in [Some(&args.addr), args.metrics_addr.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        // A start takes the first address that can be bound.
+        let mut tries = addrs.all().iter().map(|addr| Server::try_bind(*addr));
+        let index = tries.position(|tried| tried.is_ok()).unwrap_or(0);
+        let addr = addrs.all()[index];
+        let bound = Server::try_bind(addr);
+        needs.push(Check::Address { addr, bound });
+    }
+    host::print("game_server", &checks::evaluate(&limits, &needs))
+}
+
+/// The findings of a start.
+pub fn at_start(args: &Args) -> Vec<Finding> {
+    checks::evaluate(&HostLimits::read(), &needs_of_a_start(args))
+}
+
+fn needs_of_a_start(args: &Args) -> Vec<Check> {
+    let backlog = u64::from(Config::default().backlog);
+    vec![
+        args.open_files(),
+        Check::Backlog(backlog),
+        Check::Handshakes(backlog),
+    ]
+}

@@ -1,0 +1,109 @@
+//! A run of the server: start, tick loop, end.
+
+use super::args::Args;
+use super::check;
+use game_server::GameSession;
+use game_server::chat_budget::ChatBudget;
+use game_server::game::stats;
+use game_server::game::tick::TickLoop;
+use game_server::packets::{CHAT_FLOOD, SBye};
+use server_core::admin::Admin;
+use server_core::host::{self, signals};
+use server_core::{Config, Server, TickMetrics};
+use std::io;
+use std::sync::Arc;
+
+/// Runs until a signal arrives.
+///
+/// # Errors
+/// The start fails, or the server ends by itself. The message is one line for the user.
+pub fn run(args: &Args) -> Result<(), String> {
+    let fd_limit = host::raise_fd_limit();
+    let tick_thread = std::thread::current();
+    let in_words = |error: io::Error| error.to_string();
+    let (sender, signals) = crossbeam_channel::bounded(1);
+    let stop = move |signal| {
+        // Without a receiver the process is about to end.
+        let _ = sender.send(signal);
+        tick_thread.unpark();
+    };
+    let hangup = || log::info!("SIGHUP ignored: there is nothing to reload");
+    signals::on_stop_and_hangup(stop, hangup).map_err(in_words)?;
+    let config = args.config(fd_limit);
+    let (max_chats_per_sec, requires_login) = (args.max_chats_per_sec(), args.requires_login());
+    let chats_of_address = args
+        .max_chats_per_ip_per_sec()
+        .map(ChatBudget::new)
+        .map(Arc::new);
+    let ticks = Arc::new(TickMetrics::default());
+    // Binds before the server: a failed start must not have accepted a peer. Ends with this function, after
+    // the sessions.
+    let admin = (args.metrics_addr.as_ref())
+        .map(|addrs| {
+            Admin::builder()
+                .name("game_server")
+                .tick_metrics(Arc::clone(&ticks))
+                .registry(stats::registry(chats_of_address.clone()))
+                .allow_hosts(args.admin_hosts.iter().cloned())
+                .host_hint("game_server --admin-host NAME allows it")
+                .bind(addrs.all())
+        })
+        .transpose()
+        .map_err(in_words)?;
+    let server = Server::builder()
+        .config(config.clone())
+        .custom_labels([CHAT_FLOOD.label()])
+        .close_message(SBye::close_message)
+        .start(args.addr.all(), move |_peer| {
+            GameSession::new(max_chats_per_sec)
+                .with_chats_of_address(chats_of_address.clone())
+                .with_login(requires_login)
+        })
+        .map_err(in_words)?;
+    let handle = server.handle();
+    let _admin = admin.map(|admin| {
+        log::info!("metrics on {}", admin.local_addr());
+        admin.serve(&handle)
+    });
+    log_start(args, &server, &config, fd_limit);
+    let period = args.tick_period();
+    let mut tick_loop = TickLoop::new(period, args.hello_tail(), args.stats_interval_secs, ticks);
+    let signal = tick_loop.run(&handle, &signals);
+    if let Some(signal) = signal {
+        log::info!("signal {signal}: shutting down");
+        handle.shutdown(args.drain_secs);
+    }
+    server
+        .join()
+        .map_err(|error| format!("the server failed: {error}"))?;
+    signal.map_or(Err("the server ended by itself".into()), |_| Ok(()))
+}
+
+fn log_start(args: &Args, server: &Server, config: &Config, fd_limit: u64) {
+    log::info!("listening on {}", server.local_addr());
+    if args.addr.are_several() {
+        log::info!("took {} of {}", server.local_addr(), args.addr);
+    }
+    log::info!(
+        "tick {} ms, {} workers, at most {} sessions ({fd_limit} open files)",
+        args.tick_ms,
+        config.workers,
+        config.max_sessions.unwrap_or(usize::MAX),
+    );
+    let findings = check::at_start(args);
+    if let (Some(asked), Some(most)) = (args.sessions_asked(), config.max_sessions)
+        && asked > most as u64
+    {
+        log::warn!(
+            "--max-sessions lowered from {asked} to {most}: of {fd_limit} descriptors, {} are kept for \
+             the metrics port, refused connections and the program itself",
+            fd_limit - most as u64,
+        );
+    }
+    for finding in findings.iter().filter(|finding| finding.severity.is_bad()) {
+        log::warn!("{finding}");
+    }
+    if let Some(warning) = args.silence_warning() {
+        log::warn!("{warning}");
+    }
+}

@@ -1,0 +1,9 @@
+//! The game: packets, the session of a player, the budget for chats, the tick.
+
+pub mod chat_budget;
+pub mod packets;
+pub mod session;
+pub mod stats;
+pub mod tick;
+
+pub use session::GameSession;

@@ -1,0 +1,74 @@
+//! The tick: sends the hello to every session, and logs the summary line.
+
+use super::packets::SHello;
+use super::stats::Stats;
+use crossbeam_channel::Receiver;
+use server_core::tick::TickSchedule;
+use server_core::{ServerHandle, TickMetrics};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The tick loop of the main thread.
+#[derive(Debug)]
+pub struct TickLoop {
+    schedule: Option<TickSchedule>,
+    hello_tail: Vec<u8>,
+    ticks: Arc<TickMetrics>,
+    stats: Stats,
+}
+
+/// The longest sleep between two checks whether the server still runs.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
+
+impl TickLoop {
+    /// Begins the schedule. Without a period the loop sends no hello. `hello_tail` follows the tick number of
+    /// each hello.
+    #[must_use]
+    pub fn new(
+        period: Option<Duration>,
+        hello_tail: Vec<u8>,
+        stats_interval: Duration,
+        ticks: Arc<TickMetrics>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            schedule: period.map(|period| TickSchedule::new(now, period)),
+            hello_tail,
+            stats: Stats::new(stats_interval, Arc::clone(&ticks), now),
+            ticks,
+        }
+    }
+
+    /// Runs until a signal arrives, and returns the signal. Returns `None` if the server has ended by itself.
+    /// The thread that sends the signal has to unpark this thread.
+    pub fn run(&mut self, server: &ServerHandle, signals: &Receiver<i32>) -> Option<i32> {
+        while !server.is_shutting_down() {
+            let schedule = self.schedule.as_ref();
+            let due = [
+                schedule.map(TickSchedule::next_at),
+                self.stats.next_at(),
+                // The server may end by itself.
+                Some(Instant::now() + MAX_SLEEP),
+            ];
+            // A wait for the channel would spin before it sleeps, at each tick; a parked thread does not spin.
+            // The thread of the signals unparks this thread. A wait for room in a mailbox may have consumed the
+            // unpark: so the channel is checked first.
+            if let Some(wake_at) = due.into_iter().flatten().min()
+                && signals.is_empty()
+            {
+                std::thread::park_timeout(wake_at.saturating_duration_since(Instant::now()));
+            }
+            if let Ok(signal) = signals.try_recv() {
+                return Some(signal);
+            }
+            let now = Instant::now();
+            if let Some(tick) = (self.schedule.as_mut()).and_then(|schedule| schedule.poll(now)) {
+                // Counts before the broadcast: the metrics contain every tick that a client has received.
+                self.ticks.count(tick);
+                server.broadcast_measured(now, &SHello::at(tick.number), &self.hello_tail);
+            }
+            self.stats.log_if_due(server, Instant::now());
+        }
+        None
+    }
+}

@@ -397,6 +397,7 @@
 //!
 //! | layer | what it holds |
 //! |---|---|
+//! | `testing` | a client of raw bytes, a stream without a socket, a clock that a test moves (feature `testing`) |
 //! | `server` | builder, handle, ticker and its schedule |
 //! | `runtime` | worker, listener, acceptor, connector: threads, sockets, clocks, and the only `mio::Poll`s |
 //! | `shard` | one worker's sessions and one turn of its loop |
@@ -461,6 +462,8 @@ mod shard;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod shard;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 /// For the expansion of [`packets!`] alone.
 #[doc(hidden)]

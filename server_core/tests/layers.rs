@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// The lowest first.
-const LAYERS: [&str; 10] = [
+const LAYERS: [&str; 11] = [
     "base",
     "protocol",
     "buffer",
@@ -17,6 +17,7 @@ const LAYERS: [&str; 10] = [
     "shard",
     "runtime",
     "server",
+    "testing",
 ];
 
 /// The lowest layer with sockets and clocks.

@@ -14,19 +14,15 @@ use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
-use server_core::routing::outbox;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
 use server_core::wire::U64Le;
 use server_core::{
-    Config, Context, DisconnectReason, Kick, Packet, PacketHead, Peer as NewPeer, Server,
-    ServerHandle, Session, SessionId,
+    Config, Context, DisconnectReason, Kick, Packet, PacketHead, Session, SessionId,
 };
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const CHAT: u16 = 4;
@@ -638,133 +634,5 @@ fn all_queues_together_are_bounded_and_the_longest_end_first() {
         });
         sim.run(Duration::from_secs(4));
         assert_eq!(sim.metrics.totals().send_queue_bytes, 0);
-    }
-}
-
-/// What a callback posts through a handle: on the thread of a worker, to one that takes no mail.
-#[test]
-fn a_post_of_a_callback_stays_within_the_limit_of_the_mailbox_and_in_order() {
-    std::thread::spawn(|| {
-        let sim = Sim::new(config(2));
-        sim.router.enter_worker_thread();
-        let limit = sim.config.mailbox_bytes / 16;
-        let to = SessionId::new(1, 1, 0);
-        for number in 0..2_000_u64 {
-            let packet = sim
-                .buffers
-                .encode(&STick(number.into()), &[b'x'; 1000])
-                .unwrap();
-            sim.router.send(to, packet);
-            let waiting = sim.router.mailbox(1).queued_bytes();
-            assert!(
-                waiting <= limit,
-                "a mailbox of {limit} bytes holds {waiting}"
-            );
-        }
-        assert!(!outbox::is_empty());
-        let (mut next, mut rounds) = (0_u64, 0);
-        while next < 2_000 {
-            sim.router.mailbox(1).take_all(|command| {
-                let Command::Send(_, packet) = command else {
-                    panic!("{command:?}");
-                };
-                assert_eq!(packet[4..12], next.to_le_bytes());
-                next += 1;
-            });
-            outbox::retry(|_| true);
-            rounds += 1;
-            assert!(rounds < 100, "{next} after {rounds} rounds");
-        }
-        assert!(outbox::is_empty());
-    })
-    .join()
-    .unwrap();
-}
-
-/// Two servers whose callbacks post to each other as fast as they can: each takes its mail whatever
-/// waits in its outbox, so neither waits for the other for ever.
-#[test]
-fn two_servers_that_relay_to_each_other_both_go_on() {
-    let relay = |to: Arc<OnceLock<ServerHandle>>| {
-        move |_: NewPeer| Relay {
-            to: Arc::clone(&to),
-        }
-    };
-    let handles: [Arc<OnceLock<ServerHandle>>; 2] = Default::default();
-    let start = |index: usize| {
-        let factory = relay(Arc::clone(&handles[1 - index]));
-        Server::builder()
-            .workers(1)
-            .start("127.0.0.1:0", factory)
-            .unwrap()
-    };
-    let servers = [start(0), start(1)];
-    for (server, slot) in servers.iter().zip(&handles) {
-        slot.set(server.handle()).unwrap();
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (servers.iter())
-        .flat_map(|server| [server.local_addr(); 4])
-        .map(|addr| {
-            let stream = TcpStream::connect(addr).unwrap();
-            let (mut reader, mut writer) = (stream.try_clone().unwrap(), stream);
-            let stop = Arc::clone(&stop);
-            let read = std::thread::spawn(move || {
-                let mut memory = vec![0; 64 << 10];
-                let mut total = 0_u64;
-                while let Ok(count @ 1..) = reader.read(&mut memory) {
-                    total += count as u64;
-                }
-                total
-            });
-            let write = std::thread::spawn(move || {
-                let chats = chat_bytes().repeat(64);
-                while !stop.load(Ordering::Relaxed) && writer.write_all(&chats).is_ok() {}
-                let _ = writer.shutdown(Shutdown::Write);
-            });
-            (read, write)
-        })
-        .collect();
-    // Both go on: what each has sent grows again and again.
-    let mut sent = [0; 2];
-    for round in 0..5 {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        for (server, sent) in servers.iter().zip(&mut sent) {
-            loop {
-                let now = server.handle().metrics().totals().packets_sent;
-                if now >= *sent + 200 {
-                    *sent = now;
-                    break;
-                }
-                assert!(
-                    Instant::now() < deadline,
-                    "round {round}: it stands still at {now}"
-                );
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    for server in servers {
-        server.handle().shutdown(Duration::from_secs(1));
-        server.join().unwrap();
-    }
-    for (read, write) in clients {
-        assert!(read.join().unwrap() > 0);
-        write.join().unwrap();
-    }
-}
-
-/// Chat goes to all of another server.
-struct Relay {
-    to: Arc<OnceLock<ServerHandle>>,
-}
-
-impl Session for Relay {
-    fn on_packet(&mut self, _: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
-        if let Some(to) = self.to.get() {
-            to.broadcast(&SChat([]), packet.payload());
-        }
-        Ok(())
     }
 }

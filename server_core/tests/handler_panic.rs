@@ -1,0 +1,65 @@
+//! A panic in the code of a game ends the session that it belongs to.
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+
+mod util;
+
+use server_core::{Context, DisconnectReason, Kick, Packet, Session};
+use std::net::TcpStream;
+use std::time::Duration;
+use util::recorder::{C_PANIC, Client, Echo, builder, start, wait_for};
+
+#[test]
+fn a_handler_that_panics_costs_its_own_session_only() {
+    let running = start(builder().workers(1));
+    let (mut bad, bad_id) = running.connect();
+    let (mut good, _) = running.connect();
+    good.echo(b"before");
+    bad.echo(b"answered before the panic");
+    bad.send(C_PANIC, b"");
+    assert_eq!(
+        running.next_departure(),
+        (bad_id, DisconnectReason::HandlerPanicked)
+    );
+    assert_eq!(bad.receive(), None);
+    good.echo(b"after");
+    let (mut next, _) = running.connect();
+    next.echo(b"and the door is open");
+    running.server.handle().shutdown(Duration::from_secs(1));
+    drop((bad, good, next));
+    running.server.join().unwrap();
+}
+
+/// A session that fails at the very last moment.
+struct Fragile;
+
+impl Session for Fragile {
+    fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+        ctx.send(&Echo, packet.payload());
+        Ok(())
+    }
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        // Silent for the hook: the panic is not the news here.
+        std::panic::resume_unwind(Box::new("a bug in the destructor"));
+    }
+}
+
+#[test]
+fn a_session_whose_destructor_panics_costs_no_other_one() {
+    let server = builder().workers(1).start("127.0.0.1:0", |_| Fragile);
+    let server = server.unwrap();
+    let connect = || Client::new(TcpStream::connect(server.local_addr()).unwrap());
+    let (mut leaving, mut staying) = (connect(), connect());
+    leaving.echo(b"one");
+    staying.echo(b"two");
+    drop(leaving);
+    wait_for("one to have left", || {
+        server.handle().metrics().totals().sessions == 1
+    });
+    staying.echo(b"and still there");
+    server.handle().shutdown(Duration::from_secs(1));
+    drop(staying);
+    server.join().unwrap();
+}

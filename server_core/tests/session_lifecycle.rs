@@ -1,0 +1,119 @@
+//! A session from its first callback to its last, and what is sent or received when it ends.
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+
+mod util;
+
+use server_core::DisconnectReason;
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+use util::recorder::{C_CLOSE, C_ECHO, Client, Event, PATIENCE, builder, numbered, start};
+
+#[test]
+fn lecture_21_a_session_is_connected_then_served_then_disconnected_on_one_worker() {
+    let running = start(builder());
+    assert_ne!(running.server.local_addr().port(), 0);
+    let mut client = Client::new(TcpStream::connect(running.server.local_addr()).unwrap());
+    client.echo(b"one");
+    client.echo(b"");
+    drop(client);
+    let Event::Connected(id, None, worker) = running.next() else {
+        panic!("connected comes first");
+    };
+    assert!(worker.starts_with("worker-"), "{worker}");
+    assert_eq!(running.next(), Event::Packet(id, worker.clone()));
+    assert_eq!(running.next(), Event::Packet(id, worker.clone()));
+    let Event::Disconnected(left, None, reason, there) = running.next() else {
+        panic!("disconnected comes last");
+    };
+    assert_eq!((left, there), (id, worker));
+    assert_eq!(reason, DisconnectReason::PeerClosed);
+    running.wait_for("nobody is here", |handle| {
+        handle.metrics().totals().sessions == 0
+    });
+}
+
+#[test]
+fn nothing_is_handled_behind_the_packet_that_closes_the_session() {
+    let running = start(builder());
+    let (mut client, id) = running.connect();
+    // In one write, so that all of it lies in the server's buffer at once.
+    let close_then_echo = [4, 0, C_CLOSE as u8, 0, 4, 0, C_ECHO as u8, 0];
+    client.stream.write_all(&close_then_echo).unwrap();
+    assert_eq!(client.receive(), Some((3, b"closing".to_vec())));
+    assert_eq!(client.receive(), None);
+    assert!(matches!(running.next(), Event::Packet(of, _) if of == id));
+    assert!(
+        matches!(running.next(), Event::Disconnected(of, _, DisconnectReason::Closed, _) if of == id)
+    );
+}
+
+#[test]
+fn lecture_08_a_send_after_the_close_is_counted_and_harmless() {
+    let running = start(builder());
+    let (mut gone, id) = running.connect();
+    let (mut other, _) = running.connect();
+    let handle = running.server.handle();
+    handle.close(id);
+    assert_eq!(running.next_departure(), (id, DisconnectReason::Closed));
+    assert_eq!(gone.receive(), None);
+    for number in 0..100 {
+        handle.send_to(id, &numbered(0, number), b"too late");
+    }
+    handle.close(id);
+    running.wait_for("all of them are counted", |handle| {
+        handle.metrics().totals().undeliverable == 100
+    });
+    assert_eq!(handle.metrics().totals().send_queue_bytes, 0);
+    other.echo(b"still here");
+}
+
+#[test]
+fn lecture_08_close_flushes_what_was_sent_before() {
+    let running = start(builder());
+    let (mut client, id) = running.connect();
+    let handle = running.server.handle();
+    for number in 0..300 {
+        handle.send_to(id, &numbered(0, number), [1; 1_000]);
+    }
+    handle.close(id);
+    for number in 0..300 {
+        assert_eq!(client.receive_numbered().1, number);
+    }
+    assert_eq!(client.receive(), None);
+}
+
+#[test]
+fn bytes_that_are_thrown_away_behind_an_offence_have_come_all_the_same() {
+    const BEHIND: usize = 300_000;
+    let mut config = server_core::Config::default();
+    // However slow this machine is, nothing is cut off.
+    config.linger = PATIENCE;
+    config.flush_timeout = PATIENCE;
+    let running = start(builder().config(config));
+    let (mut client, _) = running.connect();
+    client.echo(b"before");
+    client.send(999, b"of no known kind");
+    let behind = thread::spawn({
+        let mut stream = client.stream.try_clone().unwrap();
+        move || {
+            // More than one read takes, so that most of it comes while the session leaves.
+            stream.write_all(&[0xa5; BEHIND]).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+    });
+    let (id, payload) = client.receive().expect("the goodbye");
+    assert_eq!((id, payload), (6, vec![3, 0]));
+    assert_eq!(client.receive(), None, "then the end, in order");
+    behind.join().unwrap();
+    let sent = 10 + 20 + BEHIND as u64;
+    running.wait_for("all that was sent has come", |handle| {
+        handle.metrics().totals().bytes_received == sent
+    });
+    let totals = running.server.handle().metrics().totals();
+    assert_eq!(
+        totals.packets_received, 2,
+        "the offence, and nothing behind"
+    );
+    assert_eq!((totals.packets_sent, totals.bytes_sent), (2, 10 + 6));
+}

@@ -1,0 +1,37 @@
+//! The times of `Config`.
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+
+mod util;
+
+use server_core::Config;
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+use util::recorder::{Client, builder, start};
+
+#[test]
+fn no_time_is_too_long_for_a_server() {
+    let endless = Some(Duration::MAX);
+    let mut config = Config::default();
+    config.workers = 1;
+    config.max_sessions = Some(1);
+    config.max_send_lag = endless;
+    config.packet_timeout = endless;
+    config.idle_timeout = endless;
+    config.unacknowledged_timeout = endless;
+    config.connect_timeout = endless;
+    config.flush_timeout = Duration::MAX;
+    config.linger = Duration::MAX;
+    config.read_pause = Duration::MAX;
+    let running = start(builder().config(config));
+    let (mut first, id) = running.connect();
+    let mut rejected = Client::new(TcpStream::connect(running.server.local_addr()).unwrap());
+    assert_eq!(rejected.receive(), Some((6, vec![9, 0])));
+    first.echo(b"all is well");
+    first.stream.write_all(&[8]).unwrap(); // A packet that is begun has a deadline, too.
+    running.server.handle().close(id);
+    assert_eq!(first.receive(), None);
+    running.server.handle().shutdown(Duration::MAX);
+    drop((first, rejected));
+    running.server.join().unwrap();
+}

@@ -6,7 +6,7 @@ mod util;
 
 use models::address_budgets::Step as BudgetStep;
 use models::chunk_pool::Step as PoolStep;
-use models::connection::{Meeting, REFUSED_ID, Step as ConnectionStep};
+use models::connection::{REFUSED_ID, Step as ConnectionStep};
 use models::content::Piece;
 use models::framer::on_the_wire;
 use models::groups::Step as GroupStep;
@@ -15,6 +15,7 @@ use models::session_table::Step as TableStep;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
 use server_core::base::timers::{TimeoutQueue, TimerSlot};
+use server_core::testing::Outcome;
 use server_core::{ContentReceiver, SessionId};
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -197,13 +198,13 @@ fn chunk_pool_keeps_contents_and_gets_every_chunk_back() {
 
 // ---- connection ---------------------------------------------------------------------------------
 
-fn a_meeting() -> impl Strategy<Value = Meeting> {
+fn an_outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
-        10 => (1_usize..300).prop_map(Meeting::AtMost),
-        4 => Just(Meeting::WouldBlock),
-        2 => Just(Meeting::Interrupted),
-        1 => Just(Meeting::Fails(ErrorKind::ConnectionReset)),
-        1 => Just(Meeting::Fails(ErrorKind::BrokenPipe)),
+        10 => (1_usize..300).prop_map(Outcome::AtMost),
+        4 => Just(Outcome::WouldBlock),
+        2 => Just(Outcome::Interrupted),
+        1 => Just(Outcome::Fails(ErrorKind::ConnectionReset)),
+        1 => Just(Outcome::Fails(ErrorKind::BrokenPipe)),
     ]
 }
 
@@ -216,7 +217,7 @@ fn a_connection_step() -> impl Strategy<Value = ConnectionStep> {
         10 => (id, payload).prop_map(|(id, payload)| ConnectionStep::Packet(id, payload)),
         1 => junk.prop_map(ConnectionStep::Bytes),
         1 => Just(ConnectionStep::Fin),
-        8 => a_meeting().prop_map(ConnectionStep::Meets),
+        8 => an_outcome().prop_map(ConnectionStep::Meets),
         8 => bytes.clone().prop_map(ConnectionStep::Queue),
         8 => (bytes, any::<bool>()).prop_map(|(bytes, two)| ConnectionStep::SendCommon(bytes, two)),
         8 => Just(ConnectionStep::Receive),

@@ -5,7 +5,6 @@
 use bytemuck::{Pod, Zeroable};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
-use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::groups::members::Groups;
 use server_core::metrics::Metrics;
@@ -13,13 +12,13 @@ use server_core::routing::completion_timer::CompletionTimer;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
+use server_core::testing::{FakeClock, FakeStream};
 use server_core::wire::U64Le;
 use server_core::{
     Config, Context, GroupId, Handlers, Kick, List, Packet, PacketHead, Peer, Session, SessionId,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,40 +70,6 @@ unsafe impl GlobalAlloc for CountingAllocator {
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Takes everything, brings nothing.
-#[derive(Debug)]
-struct Sink;
-
-impl Read for Sink {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(slices.iter().map(|slice| slice.len()).sum())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Transport for Sink {
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn poll_connected(&mut self) -> io::Result<bool> {
-        Ok(true)
-    }
-}
-
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Hello {
@@ -137,11 +102,11 @@ impl Session for Ticker {
 }
 
 struct Rig {
-    shard: Shard<Sink, Ticker>,
-    router: Arc<Router<Sink>>,
+    shard: Shard<FakeStream, Ticker>,
+    router: Arc<Router<FakeStream>>,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
-    now: Instant,
+    clock: FakeClock,
 }
 
 impl Rig {
@@ -167,19 +132,20 @@ impl Rig {
             router,
             buffers,
             metrics,
-            now: Instant::now(),
+            clock: FakeClock::new(),
         };
         let admission = Arc::new(Admission::new(1, None, None));
         for port in 0..SESSIONS {
             let addr = SocketAddr::from(([127, 0, 0, 1], port as u16));
             let arrival = NewConnection {
-                stream: Sink,
+                stream: FakeStream::sink(),
                 permit: admission.admit(addr).unwrap(),
                 tag: None,
                 is_connecting: false,
             };
             let adopt = Command::Adopt(arrival);
-            rig.shard.handle_command(adopt, rig.now, |_, _| Ok(()));
+            rig.shard
+                .handle_command(adopt, rig.clock.now(), |_, _| Ok(()));
         }
         rig
     }
@@ -217,8 +183,9 @@ fn lecture_34_a_broadcast_allocates_nothing() {
         let hello = Hello { tick: 7.into() };
         let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
         let broadcast = Command::Broadcast(buffer);
-        rig.shard.handle_command(broadcast, rig.now, |_, _| Ok(()));
-        rig.shard.run(rig.now);
+        rig.shard
+            .handle_command(broadcast, rig.clock.now(), |_, _| Ok(()));
+        rig.shard.run(rig.clock.now());
     });
     assert!(chunks > 0);
     // The `Arc` of a chunk is made anew each time one is taken; its block comes from the pool.
@@ -229,8 +196,8 @@ fn lecture_34_a_broadcast_allocates_nothing() {
 fn lecture_02_a_broadcast_from_a_callback_allocates_nothing() {
     let mut rig = Rig::new();
     let (allocations, chunks) = rig.measure(|rig| {
-        rig.now += Duration::from_secs(1);
-        rig.shard.run(rig.now);
+        rig.clock.advance(Duration::from_secs(1));
+        rig.shard.run(rig.clock.now());
     });
     assert!(chunks > 0);
     // Besides the chunks, per round: the list of those who are due, and the one node of the
@@ -251,9 +218,10 @@ fn a_broadcast_through_the_mailbox_costs_a_share_of_a_channel_block() {
         drop(buffer);
         let router = Arc::clone(&rig.router);
         router.mailbox(0).take_all(|command| {
-            rig.shard.handle_command(command, rig.now, |_, _| Ok(()));
+            rig.shard
+                .handle_command(command, rig.clock.now(), |_, _| Ok(()));
         });
-        rig.shard.run(rig.now);
+        rig.shard.run(rig.clock.now());
     });
     assert!(
         allocations <= chunks + BROADCASTS / CHANNEL_BLOCK + 1,
@@ -275,9 +243,10 @@ fn a_packet_to_a_group_costs_no_more_than_one_to_all() {
         drop(buffer);
         let router = Arc::clone(&rig.router);
         router.mailbox(0).take_all(|command| {
-            rig.shard.handle_command(command, rig.now, |_, _| Ok(()));
+            rig.shard
+                .handle_command(command, rig.clock.now(), |_, _| Ok(()));
         });
-        rig.shard.run(rig.now);
+        rig.shard.run(rig.clock.now());
     });
     assert!(
         allocations <= chunks + BROADCASTS / CHANNEL_BLOCK + 1,
@@ -292,12 +261,13 @@ fn measuring_a_broadcast_costs_no_allocation() {
     let (allocations, chunks) = rig.measure(|rig| {
         let hello = Hello { tick: 7.into() };
         let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
-        let lap = stopwatch.start(rig.now, 1).next().unwrap();
+        let lap = stopwatch.start(rig.clock.now(), 1).next().unwrap();
         let broadcast = Command::TimedBroadcast(buffer, lap);
-        rig.shard.handle_command(broadcast, rig.now, |_, _| Ok(()));
-        rig.shard.run(rig.now);
         rig.shard
-            .end_turn(rig.now, rig.now + Duration::from_micros(3));
+            .handle_command(broadcast, rig.clock.now(), |_, _| Ok(()));
+        rig.shard.run(rig.clock.now());
+        rig.shard
+            .end_turn(rig.clock.now(), rig.clock.now() + Duration::from_micros(3));
     });
     assert_eq!(allocations, chunks, "one for each replaced chunk");
     let durations = &rig.metrics.broadcasts;

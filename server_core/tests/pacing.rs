@@ -10,19 +10,18 @@
 use bytemuck::{Pod, Zeroable};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
-use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
+use server_core::testing::{FakeClock, FakePeer, FakeStream, packet};
 use server_core::wire::U64Le;
 use server_core::{
     Config, Context, DisconnectReason, Kick, Packet, PacketHead, Session, SessionId,
 };
-use std::io::{self, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const CHAT: u16 = 4;
@@ -58,76 +57,6 @@ enum Reader {
     Liar,
 }
 
-#[derive(Debug)]
-struct Pipe {
-    input: Vec<u8>,
-    /// Whether there is always more `input`: chats.
-    sends_on: bool,
-    has_left: bool,
-    /// What the server has written and the peer has not read.
-    unread: Vec<u8>,
-    is_closed: bool,
-    became_writable: bool,
-    write_is_blocked: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Stream(Arc<Mutex<Pipe>>);
-
-impl Read for Stream {
-    fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
-        let mut pipe = self.0.lock().unwrap();
-        if pipe.sends_on && pipe.input.len() < memory.len() {
-            let packets = memory.len() / CHAT_BYTES + 1;
-            pipe.input.extend(chat_bytes().repeat(packets));
-        }
-        if pipe.has_left {
-            return Ok(0);
-        }
-        if pipe.input.is_empty() {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let count = memory.len().min(pipe.input.len());
-        memory[..count].copy_from_slice(&pipe.input[..count]);
-        pipe.input.drain(..count);
-        Ok(count)
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut pipe = self.0.lock().unwrap();
-        let count = bytes.len().min(SOCKET_BYTES - pipe.unread.len());
-        if count == 0 {
-            pipe.write_is_blocked = true;
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        pipe.unread.extend_from_slice(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Transport for Stream {
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn poll_connected(&mut self) -> io::Result<bool> {
-        Ok(true)
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // The peer holds one clone, the server the other.
-        self.0.lock().unwrap().is_closed = true;
-    }
-}
-
 /// Chat goes to everybody, and so do packets when a session leaves.
 struct Player {
     packets_on_leave: usize,
@@ -147,15 +76,12 @@ impl Session for Player {
 }
 
 fn chat_bytes() -> Vec<u8> {
-    let size = (CHAT_BYTES + 4) as u16;
-    let mut packet = [size.to_le_bytes(), CHAT.to_le_bytes()].concat();
-    packet.resize(size.into(), b'x');
-    packet
+    packet(CHAT, [b'x'; CHAT_BYTES])
 }
 
 struct Peer {
     id: SessionId,
-    pipe: Arc<Mutex<Pipe>>,
+    end: FakePeer,
     reader: Reader,
     next_read_at: Instant,
     /// Of a packet that was read in part.
@@ -168,14 +94,15 @@ struct Peer {
 }
 
 struct Sim {
-    now: Instant,
-    start: Instant,
-    shards: Vec<Shard<Stream, Player>>,
-    router: Arc<Router<Stream>>,
+    clock: FakeClock,
+    shards: Vec<Shard<FakeStream, Player>>,
+    router: Arc<Router<FakeStream>>,
     metrics: Arc<Metrics>,
     buffers: SendBufferManager,
     admission: Arc<Admission>,
     peers: Vec<Peer>,
+    /// What a sender sends again and again.
+    chats: Arc<[u8]>,
     ticks: u64,
     config: Config,
 }
@@ -200,10 +127,8 @@ impl Sim {
             factory: Box::new(move |_| Player { packets_on_leave }),
             close_message: Arc::new(|_, _| None),
         });
-        let now = Instant::now();
         Self {
-            now,
-            start: now,
+            clock: FakeClock::new(),
             shards: (0..config.workers)
                 .map(|worker| Shard::new(worker, Arc::clone(&shared)))
                 .collect(),
@@ -212,6 +137,7 @@ impl Sim {
             buffers,
             admission: Arc::new(Admission::new(config.workers, None, None)),
             peers: Vec::new(),
+            chats: chat_bytes().repeat(64).into(),
             ticks: 0,
             config,
         }
@@ -219,36 +145,33 @@ impl Sim {
 
     /// A peer that comes now. A sender sends chats for as long as it is read.
     fn connect(&mut self, reader: Reader, sends_on: bool) -> usize {
-        let pipe = Arc::new(Mutex::new(Pipe {
-            input: Vec::new(),
-            sends_on,
-            has_left: false,
-            unread: Vec::new(),
-            is_closed: false,
-            became_writable: false,
-            write_is_blocked: false,
-        }));
+        let (stream, end) = FakeStream::pair();
+        end.state().room = SOCKET_BYTES;
+        if sends_on {
+            end.send_endlessly(Arc::clone(&self.chats));
+        }
         let addr = ([127, 0, 0, 1], self.peers.len() as u16).into();
         let permit = self.admission.admit(addr).unwrap();
         let (worker, mut id) = (permit.worker(), None);
         let arrival = NewConnection {
-            stream: Stream(Arc::clone(&pipe)),
+            stream,
             permit,
             tag: None,
             is_connecting: false,
         };
         let shard = &mut self.shards[worker];
-        shard.handle_command(Command::Adopt(arrival), self.now, |_, new| {
+        shard.handle_command(Command::Adopt(arrival), self.clock.now(), |_, new| {
             id = Some(new);
             Ok(())
         });
         let id = id.unwrap();
-        shard.handle_readiness(id, true, true, self.now);
+        let _ = end.take_edges();
+        shard.handle_readiness(id, true, true, self.clock.now());
         self.peers.push(Peer {
             id,
-            pipe,
+            end,
             reader,
-            next_read_at: self.now,
+            next_read_at: self.clock.now(),
             rest: Vec::new(),
             ticks: 0,
             chat_bytes: 0,
@@ -259,10 +182,10 @@ impl Sim {
     }
 
     fn run(&mut self, time: Duration) {
-        let end = self.now + time;
-        while self.now < end {
-            self.now += STEP;
-            if self.now >= self.start + TICK * (self.ticks as u32 + 1) {
+        let end = self.clock.elapsed() + time;
+        while self.clock.elapsed() < end {
+            self.clock.advance(STEP);
+            if self.clock.elapsed() >= TICK * (self.ticks as u32 + 1) {
                 self.ticks += 1;
                 let tick = self
                     .buffers
@@ -270,7 +193,7 @@ impl Sim {
                 self.router.broadcast(&tick.unwrap());
             }
             for peer in &mut self.peers {
-                peer.read(self.now, self.start);
+                peer.read(&self.clock);
             }
             for worker in 0..self.shards.len() {
                 // As often as a worker finds something to do in this time, within reason.
@@ -285,7 +208,7 @@ impl Sim {
     }
 
     fn turn(&mut self, worker: usize) {
-        let (shard, now) = (&mut self.shards[worker], self.now);
+        let (shard, now) = (&mut self.shards[worker], self.clock.now());
         self.router.mailbox(worker).take_some(|command| {
             shard.handle_command(command, now, |_, _| Ok(()));
             if shard.has_enough_output() {
@@ -295,8 +218,7 @@ impl Sim {
             }
         });
         for peer in self.peers.iter().filter(|peer| peer.id.worker() == worker) {
-            let became_writable = std::mem::take(&mut peer.pipe.lock().unwrap().became_writable);
-            if became_writable {
+            if peer.end.take_edges().writable {
                 shard.handle_readiness(peer.id, false, true, now);
             }
         }
@@ -310,9 +232,9 @@ impl Sim {
 }
 
 impl Peer {
-    fn read(&mut self, now: Instant, start: Instant) {
-        let mut pipe = self.pipe.lock().unwrap();
-        if pipe.is_closed {
+    fn read(&mut self, clock: &FakeClock) {
+        let now = clock.now();
+        if self.end.state().is_dropped {
             self.ended_at.get_or_insert(now);
             return;
         }
@@ -325,7 +247,7 @@ impl Peer {
                 bytes_per_sec,
                 every,
             } => (bytes_per_sec, every),
-            Reader::Liar if (now - start).as_secs().is_multiple_of(2) => (768 << 10, STEP),
+            Reader::Liar if clock.elapsed().as_secs().is_multiple_of(2) => (768 << 10, STEP),
             Reader::Liar => return,
         };
         self.next_read_at += every;
@@ -333,12 +255,9 @@ impl Peer {
             self.next_read_at = now + every;
         }
         let most = (u128::from(bytes_per_sec) * every.as_micros() / 1_000_000) as usize;
-        let count = most.min(pipe.unread.len());
-        self.rest.extend(pipe.unread.drain(..count));
-        if count > 0 && std::mem::take(&mut pipe.write_is_blocked) {
-            pipe.became_writable = true;
-        }
-        drop(pipe);
+        let taken = self.end.take_output(most);
+        self.end.add_room(taken.len());
+        self.rest.extend(taken);
         let mut bytes = &self.rest[..];
         while let [low, high, id, ..] = *bytes {
             let size = usize::from(u16::from_le_bytes([low, high]));
@@ -350,7 +269,7 @@ impl Peer {
                 let is_next = self.ticks == 0 || tick == self.ticks + 1;
                 assert!(is_next, "{}: tick {tick} after {}", self.id, self.ticks);
                 self.ticks = tick;
-                self.latest_tick = self.latest_tick.max(now - (start + TICK * tick as u32));
+                self.latest_tick = self.latest_tick.max(clock.elapsed() - TICK * tick as u32);
             } else {
                 self.chat_bytes += size as u64;
             }
@@ -481,8 +400,8 @@ fn sessions_that_leave_with_many_packets_end_no_reader() {
     sim.run(Duration::from_millis(200));
     for index in leaving {
         let peer = &sim.peers[index];
-        peer.pipe.lock().unwrap().has_left = true;
-        sim.shards[peer.id.worker()].handle_readiness(peer.id, true, false, sim.now);
+        peer.end.finish();
+        sim.shards[peer.id.worker()].handle_readiness(peer.id, true, false, sim.clock.now());
     }
     // 2.4 MB to each reader.
     sim.run(Duration::from_secs(5));

@@ -3,6 +3,7 @@
 
 mod util;
 
+use server_core::testing::{DEADLINE, RawClient, RawPacket};
 use server_core::{
     Config, Context, DisconnectReason, Kick, Packet, Server, ServerBuilder, Session,
 };
@@ -12,15 +13,15 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::recorder::{C_ECHO, Client, Echo, PATIENCE, builder, start};
+use util::recorder::{C_ECHO, Echo, RecorderClient, builder, start};
 
 #[test]
 fn a_full_server_tells_so_and_counts_it_apart() {
     let running = start(builder().max_sessions(Some(1)));
     let (mut first, _) = running.connect();
-    let mut second = Client::new(TcpStream::connect(running.server.local_addr()).unwrap());
-    assert_eq!(second.receive(), Some((6, vec![9, 0])));
-    assert_eq!(second.receive(), None);
+    let mut second = RawClient::connect(running.server.local_addr());
+    assert_eq!(second.next_packet(), RawPacket::new(6, [9, 0]));
+    second.expect_eof();
     first.echo(b"not my concern");
     let totals = running.server.handle().metrics().totals();
     assert_eq!((totals.accepted, totals.rejected), (1, 1));
@@ -65,26 +66,26 @@ fn start_guarded(builder: ServerBuilder) -> (Server, Receiver<DisconnectReason>)
 fn a_session_that_admits_itself_in_time_stays_and_the_others_are_told() {
     let timeout = Duration::from_millis(400);
     let (server, ends) = start_guarded(builder().login_timeout(Some(timeout)));
-    let connect = || Client::new(TcpStream::connect(server.local_addr()).unwrap());
+    let connect = || RawClient::connect(server.local_addr());
     let began = Instant::now();
     let (mut admitted, mut talker, mut silent) = (connect(), connect(), connect());
     for (id, is_admitted) in [(C_ECHO, 0), (C_LOGIN, 1), (C_ECHO, 1)] {
-        admitted.send(id, b"");
-        assert_eq!(admitted.receive(), Some((3, vec![is_admitted])));
+        admitted.send_packet(id, b"");
+        assert_eq!(admitted.next_packet(), RawPacket::new(3, [is_admitted]));
     }
-    talker.send(C_ECHO, b"no login");
-    assert_eq!(talker.receive(), Some((3, vec![0])));
+    talker.send_packet(C_ECHO, b"no login");
+    assert_eq!(talker.next_packet(), RawPacket::new(3, [0]));
     for client in [&mut talker, &mut silent] {
-        assert_eq!(client.receive(), Some((6, vec![12, 0])));
-        assert_eq!(client.receive(), None);
+        assert_eq!(client.next_packet(), RawPacket::new(6, [12, 0]));
+        client.expect_eof();
     }
     assert!(began.elapsed() >= timeout);
     for _ in 0..2 {
-        let end = ends.recv_timeout(PATIENCE).unwrap();
+        let end = ends.recv_timeout(DEADLINE).unwrap();
         assert_eq!(end, DisconnectReason::LoginTimeout);
     }
-    admitted.send(C_ECHO, b"");
-    assert_eq!(admitted.receive(), Some((3, vec![1])));
+    admitted.send_packet(C_ECHO, b"");
+    assert_eq!(admitted.next_packet(), RawPacket::new(3, [1]));
 }
 
 /// There is always more to read from it, and none of that is a login.
@@ -100,7 +101,7 @@ fn a_flood_without_a_login_does_not_put_its_end_off() {
     let reads = thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
     let packets = [4, 0, C_ECHO as u8, 0].repeat(1000);
     let writes = thread::spawn(move || while writer.write_all(&packets).is_ok() {});
-    let end = ends.recv_timeout(PATIENCE).unwrap();
+    let end = ends.recv_timeout(DEADLINE).unwrap();
     assert_eq!(end, DisconnectReason::LoginTimeout);
     writes.join().unwrap();
     let _ = reads.join().unwrap();

@@ -4,8 +4,9 @@
 mod util;
 
 use server_core::DisconnectReason;
+use server_core::testing::RawClient;
 use std::time::{Duration, Instant};
-use util::recorder::{Client, Event, builder, numbered, start};
+use util::recorder::{Event, RecorderClient, builder, numbered, start};
 
 #[test]
 fn lecture_34_one_broadcast_reaches_everybody_and_is_encoded_once() {
@@ -32,10 +33,7 @@ fn lecture_53_a_peer_that_breaks_amid_a_broadcast_leaves_later_and_alone() {
     let mut clients: Vec<_> = (0..10).map(|_| running.connect()).collect();
     let handle = running.server.handle();
     let (broken, broken_id) = clients.remove(0);
-    socket2::SockRef::from(&broken.stream)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
-    drop(broken);
+    broken.reset();
     let mut number = 0;
     let (left, reason) = loop {
         handle.broadcast(&numbered(0, number), b"");
@@ -58,7 +56,7 @@ fn lecture_53_a_peer_that_breaks_amid_a_broadcast_leaves_later_and_alone() {
 fn every_measured_broadcast_is_counted_once_however_many_workers_there_are() {
     const BROADCASTS: u64 = 50;
     let running = start(builder().workers(3));
-    let mut clients: Vec<Client> = (0..5).map(|_| running.connect().0).collect();
+    let mut clients: Vec<RawClient> = (0..5).map(|_| running.connect().0).collect();
     let handle = running.server.handle();
     let began = Instant::now();
     for number in 0..BROADCASTS {

@@ -7,6 +7,7 @@ use server_core::connection::admission::Admission;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::Router;
 use server_core::runtime::connector::Connector;
+use server_core::testing::{DEADLINE, RawClient};
 use server_core::{Context, DisconnectReason, Kick, Packet, Server, Session};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -14,7 +15,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
-use util::recorder::{Client, Event, PATIENCE, builder, factory};
+use util::recorder::{Event, RecorderClient, builder, factory};
 
 #[test]
 fn lecture_23_a_client_is_built_on_the_same_sessions() {
@@ -26,19 +27,19 @@ fn lecture_23_a_client_is_built_on_the_same_sessions() {
         .connect(there.local_addr().unwrap(), 77)
         .unwrap();
     let (stream, _) = there.accept().unwrap();
-    let mut peer = Client::new(stream);
-    let connected = events.recv_timeout(PATIENCE).unwrap();
+    let mut peer = RawClient::from_stream(stream);
+    let connected = events.recv_timeout(DEADLINE).unwrap();
     assert!(
         matches!(connected, Event::Connected(_, Some(77), _)),
         "{connected:?}"
     );
     peer.echo(b"round");
     assert!(matches!(
-        events.recv_timeout(PATIENCE).unwrap(),
+        events.recv_timeout(DEADLINE).unwrap(),
         Event::Packet(..)
     ));
     drop(peer);
-    let left = events.recv_timeout(PATIENCE).unwrap();
+    let left = events.recv_timeout(DEADLINE).unwrap();
     assert!(
         matches!(
             left,
@@ -58,7 +59,7 @@ fn a_refused_connection_is_told_of_once_and_was_never_connected() {
     let client = builder().start_client(factory).unwrap();
     client.handle().connect(nobody, 5).unwrap();
     let refused = DisconnectReason::ConnectFailed(ErrorKind::ConnectionRefused);
-    let told = events.recv_timeout(PATIENCE).unwrap();
+    let told = events.recv_timeout(DEADLINE).unwrap();
     assert!(
         matches!(told, Event::Disconnected(_, Some(5), reason, _) if reason == refused),
         "{told:?}"
@@ -81,13 +82,13 @@ fn a_connection_comes_from_the_address_that_was_asked_for() {
         (client.handle().connect_from(Some(source), addr, tag)).unwrap();
         let (stream, peer) = there.accept().unwrap();
         assert_eq!(peer.ip(), source);
-        let connected = events.recv_timeout(PATIENCE).unwrap();
+        let connected = events.recv_timeout(DEADLINE).unwrap();
         assert!(
             matches!(connected, Event::Connected(_, told, _) if told == Some(tag)),
             "{connected:?}"
         );
         drop(stream);
-        let left = events.recv_timeout(PATIENCE).unwrap();
+        let left = events.recv_timeout(DEADLINE).unwrap();
         assert!(matches!(left, Event::Disconnected(..)), "{left:?}");
     }
 }
@@ -145,7 +146,7 @@ fn a_connection_that_is_begun_as_the_server_ends_is_refused_or_told_of_the_end()
                 })
                 .count()
         });
-        (0..round % 4).for_each(|_| begun.recv_timeout(PATIENCE).unwrap());
+        (0..round % 4).for_each(|_| begun.recv_timeout(DEADLINE).unwrap());
         server.handle().shutdown(Duration::ZERO);
         server.join().unwrap();
         let connections = connecting.join().unwrap();

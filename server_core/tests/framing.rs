@@ -3,7 +3,7 @@
 
 mod util;
 
-use std::io::Write;
+use server_core::testing::RawPacket;
 use util::recorder::{Event, builder, start};
 
 #[test]
@@ -12,10 +12,10 @@ fn lecture_22_a_handler_sees_whole_packets_only_however_they_arrive() {
     let (mut client, id) = running.connect();
     let bytes = [&[7, 0, 2, 0][..], b"abc", &[4, 0, 2, 0], &[5, 0, 2, 0, 9]].concat();
     for byte in bytes {
-        client.stream.write_all(&[byte]).unwrap();
+        client.send(&[byte]);
     }
     for payload in [&b"abc"[..], b"", &[9]] {
-        assert_eq!(client.receive(), Some((3, payload.to_vec())));
+        assert_eq!(client.next_packet(), RawPacket::new(3, payload));
         assert!(matches!(running.next(), Event::Packet(of, _) if of == id));
     }
     assert_eq!(
@@ -28,12 +28,9 @@ fn lecture_22_a_handler_sees_whole_packets_only_however_they_arrive() {
 fn lecture_27_bytes_behind_a_whole_packet_wait_for_the_rest_of_theirs() {
     let running = start(builder());
     let (mut client, _) = running.connect();
-    client
-        .stream
-        .write_all(&[6, 0, 2, 0, b'a', b'b', 6, 0])
-        .unwrap();
-    assert_eq!(client.receive(), Some((3, b"ab".to_vec())));
-    client.stream.write_all(&[2, 0, b'c']).unwrap();
-    client.stream.write_all(b"d").unwrap();
-    assert_eq!(client.receive(), Some((3, b"cd".to_vec())));
+    client.send(&[6, 0, 2, 0, b'a', b'b', 6, 0]);
+    assert_eq!(client.next_packet(), RawPacket::new(3, b"ab"));
+    client.send(&[2, 0, b'c']);
+    client.send(b"d");
+    assert_eq!(client.next_packet(), RawPacket::new(3, b"cd"));
 }

@@ -1,18 +1,14 @@
 //! Groups over real sockets, on several workers. The peers are raw `std::net` clients.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
+use server_core::testing::{DEADLINE, RawClient, RawPacket};
 use server_core::{
     Context, DisconnectReason, GroupId, Kick, Packet, Peer, Server, ServerBuilder, ServerHandle,
     Session, SessionId,
 };
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
 
-/// Longer than anything here can take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 const WORKERS: usize = 3;
 
 const ROOM: GroupId = GroupId::new(1, 7);
@@ -132,12 +128,10 @@ fn start(builder: ServerBuilder) -> Running {
 
 impl Running {
     fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.server.local_addr()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (id, has_come) = self.ids.recv_timeout(PATIENCE).unwrap();
+        let raw = RawClient::connect(self.server.local_addr());
+        let (id, has_come) = self.ids.recv_timeout(DEADLINE).unwrap();
         assert!(has_come);
-        Client { stream, id }
+        Client { raw, id }
     }
 
     /// The least loaded worker is next, so this is an equal number on each.
@@ -151,7 +145,7 @@ impl Running {
     }
 
     fn wait_for_departure(&self, id: SessionId) {
-        assert_eq!(self.ids.recv_timeout(PATIENCE).unwrap(), (id, false));
+        assert_eq!(self.ids.recv_timeout(DEADLINE).unwrap(), (id, false));
     }
 
     fn say(&self, group: GroupId, bytes: &[u8]) {
@@ -164,38 +158,21 @@ fn said(who: u64) -> SSaid {
 }
 
 struct Client {
-    stream: TcpStream,
+    raw: RawClient,
     id: SessionId,
 }
 
 impl Client {
     fn send(&mut self, packet_id: u16, group: GroupId, bytes: &[u8]) {
-        let mut packet = ((bytes.len() + 12) as u16).to_le_bytes().to_vec();
-        packet.extend(packet_id.to_le_bytes());
-        packet.extend(group.to_u64().to_le_bytes());
-        packet.extend(bytes);
-        self.stream.write_all(&packet).unwrap();
-    }
-
-    /// The next packet, or `None` at the end of the stream.
-    fn receive(&mut self) -> Option<(u16, Vec<u8>)> {
-        let mut header = [0; 4];
-        match self.stream.read_exact(&mut header) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
-            other => other.unwrap(),
-        }
-        let size = u16::from_le_bytes([header[0], header[1]]);
-        let id = u16::from_le_bytes([header[2], header[3]]);
-        let mut payload = vec![0; usize::from(size).checked_sub(4).expect("a whole header")];
-        self.stream.read_exact(&mut payload).unwrap();
-        Some((id, payload))
+        let payload = [&group.to_u64().to_le_bytes()[..], bytes].concat();
+        self.raw.send_packet(packet_id, payload);
     }
 
     fn ask(&mut self, packet_id: u16, group: GroupId) -> bool {
         self.send(packet_id, group, b"");
-        let (id, payload) = self.receive().unwrap();
-        assert_eq!(id, SDone::ID);
-        payload == [1]
+        let done = self.raw.next_packet();
+        assert_eq!(done.id, SDone::ID);
+        done.payload == [1]
     }
 
     fn join(&mut self, group: GroupId) -> bool {
@@ -208,17 +185,18 @@ impl Client {
 
     fn hears(&mut self, who: u64, bytes: &[u8]) {
         let expected = [&who.to_le_bytes()[..], bytes].concat();
-        assert_eq!(self.receive(), Some((SSaid::ID, expected)), "{}", self.id);
+        let expected = RawPacket::new(SSaid::ID, expected);
+        assert_eq!(self.raw.next_packet(), expected, "{}", self.id);
     }
 
     /// Of all the groups that `who` was in. In which order is nobody's business.
     fn hears_of_departure(&mut self, who: SessionId, groups: &[GroupId]) {
         let told = |group: &GroupId| {
             let payload = [who.to_u64().to_le_bytes(), group.to_u64().to_le_bytes()].concat();
-            (SGone::ID, payload)
+            RawPacket::new(SGone::ID, payload)
         };
         let mut expected: Vec<_> = groups.iter().map(told).collect();
-        let mut heard: Vec<_> = groups.iter().filter_map(|_| self.receive()).collect();
+        let mut heard: Vec<_> = groups.iter().map(|_| self.raw.next_packet()).collect();
         expected.sort();
         heard.sort();
         assert_eq!(heard, expected);
@@ -325,7 +303,8 @@ fn who_learns_of_a_join_reaches_the_member() {
         }
         // In one callback: a member at the time of the call, but none any more when it has returned.
         clients[0].send(CPass::ID, NOBODY, b"unheard");
-        assert_eq!(clients[0].receive(), Some((SDone::ID, vec![1])));
+        let done = clients[0].raw.next_packet();
+        assert_eq!(done, RawPacket::new(SDone::ID, [1]));
         for client in &mut clients {
             assert!(client.leave(group));
             assert!(!client.leave(group));

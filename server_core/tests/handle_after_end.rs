@@ -1,9 +1,8 @@
 //! What each method of a handle does when its server has ended.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
 use server_core::snapshot::WorkerGone;
+use server_core::testing::DEADLINE;
 use server_core::wire::U32Le;
 use server_core::{
     Config, Context, GroupId, Kick, Packet, Peer, SendBuffer, Server, ServerHandle, Session,
@@ -16,7 +15,6 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
-use util::recorder::PATIENCE;
 
 const ROOM: GroupId = GroupId::new(1, 7);
 
@@ -166,7 +164,7 @@ fn every_method_of_a_handle_has_its_answer_after_the_end() {
     let _client = TcpStream::connect(server.local_addr()).unwrap();
     let handle = server.handle();
     let ended = Ended {
-        id: told.recv_timeout(PATIENCE).unwrap(),
+        id: told.recv_timeout(DEADLINE).unwrap(),
         buffer: handle.encode(&NOTE, TAIL).unwrap(),
         elsewhere: there.local_addr().unwrap(),
         handle: handle.clone(),
@@ -182,7 +180,7 @@ fn every_method_of_a_handle_has_its_answer_after_the_end() {
         }
     });
     for (method, _) in METHODS {
-        let done = told.recv_timeout(PATIENCE);
+        let done = told.recv_timeout(DEADLINE);
         assert_eq!(done, Ok(method), "`{method}` waits, or has another answer");
     }
     calls.join().unwrap();

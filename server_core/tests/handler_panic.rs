@@ -3,10 +3,10 @@
 
 mod util;
 
+use server_core::testing::{RawClient, wait_until};
 use server_core::{Context, DisconnectReason, Kick, Packet, Session};
-use std::net::TcpStream;
 use std::time::Duration;
-use util::recorder::{C_PANIC, Client, Echo, builder, start, wait_for};
+use util::recorder::{C_PANIC, Echo, RecorderClient, builder, start};
 
 #[test]
 fn a_handler_that_panics_costs_its_own_session_only() {
@@ -15,12 +15,12 @@ fn a_handler_that_panics_costs_its_own_session_only() {
     let (mut good, _) = running.connect();
     good.echo(b"before");
     bad.echo(b"answered before the panic");
-    bad.send(C_PANIC, b"");
+    bad.send_packet(C_PANIC, b"");
     assert_eq!(
         running.next_departure(),
         (bad_id, DisconnectReason::HandlerPanicked)
     );
-    assert_eq!(bad.receive(), None);
+    bad.expect_eof();
     good.echo(b"after");
     let (mut next, _) = running.connect();
     next.echo(b"and the door is open");
@@ -50,12 +50,12 @@ impl Drop for Fragile {
 fn a_session_whose_destructor_panics_costs_no_other_one() {
     let server = builder().workers(1).start("127.0.0.1:0", |_| Fragile);
     let server = server.unwrap();
-    let connect = || Client::new(TcpStream::connect(server.local_addr()).unwrap());
+    let connect = || RawClient::connect(server.local_addr());
     let (mut leaving, mut staying) = (connect(), connect());
     leaving.echo(b"one");
     staying.echo(b"two");
     drop(leaving);
-    wait_for("one to have left", || {
+    wait_until("one to have left", || {
         server.handle().metrics().totals().sessions == 1
     });
     staying.echo(b"and still there");

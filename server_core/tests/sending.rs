@@ -6,7 +6,9 @@ mod util;
 use server_core::{ServerHandle, SessionId};
 use std::collections::HashMap;
 use std::thread;
-use util::recorder::{BURST, C_BACK_CALL, C_BURST, Numbered, builder, numbered, start};
+use util::recorder::{
+    BURST, C_BACK_CALL, C_BURST, Numbered, RecorderClient, builder, numbered, start,
+};
 
 #[test]
 fn lecture_04_threads_that_send_to_one_session_never_tear_a_packet() {
@@ -53,7 +55,7 @@ fn lecture_06_a_callback_that_uses_the_handle_does_not_lock_up() {
     let running = start(builder().max_send_queue_bytes(64 << 20));
     let (mut client, _) = running.connect();
     let (mut other, _) = running.connect();
-    client.send(C_BACK_CALL, b"");
+    client.send_packet(C_BACK_CALL, b"");
     let (mut broadcasts, mut own) = (0, 0);
     while broadcasts + own < 4_000 {
         let (sender, number, _) = client.receive_numbered();
@@ -97,7 +99,7 @@ fn lecture_09_sends_go_on_while_a_long_write_is_under_way() {
 fn lecture_10_a_burst_of_one_turn_leaves_in_a_few_calls() {
     let running = start(builder().workers(1));
     let (mut client, _) = running.connect();
-    client.send(C_BURST, b"");
+    client.send_packet(C_BURST, b"");
     for number in 0..BURST {
         assert_eq!(client.receive_numbered().1, number);
     }

@@ -4,16 +4,16 @@
 mod util;
 
 use server_core::DisconnectReason;
+use server_core::testing::{DEADLINE, RawClient, RawPacket};
 use std::io::Write;
-use std::net::TcpStream;
 use std::thread;
-use util::recorder::{C_CLOSE, C_ECHO, Client, Event, PATIENCE, builder, numbered, start};
+use util::recorder::{C_CLOSE, C_ECHO, Event, RecorderClient, builder, numbered, start};
 
 #[test]
 fn lecture_21_a_session_is_connected_then_served_then_disconnected_on_one_worker() {
     let running = start(builder());
     assert_ne!(running.server.local_addr().port(), 0);
-    let mut client = Client::new(TcpStream::connect(running.server.local_addr()).unwrap());
+    let mut client = RawClient::connect(running.server.local_addr());
     client.echo(b"one");
     client.echo(b"");
     drop(client);
@@ -39,9 +39,9 @@ fn nothing_is_handled_behind_the_packet_that_closes_the_session() {
     let (mut client, id) = running.connect();
     // In one write, so that all of it lies in the server's buffer at once.
     let close_then_echo = [4, 0, C_CLOSE as u8, 0, 4, 0, C_ECHO as u8, 0];
-    client.stream.write_all(&close_then_echo).unwrap();
-    assert_eq!(client.receive(), Some((3, b"closing".to_vec())));
-    assert_eq!(client.receive(), None);
+    client.send(&close_then_echo);
+    assert_eq!(client.next_packet(), RawPacket::new(3, b"closing"));
+    client.expect_eof();
     assert!(matches!(running.next(), Event::Packet(of, _) if of == id));
     assert!(
         matches!(running.next(), Event::Disconnected(of, _, DisconnectReason::Closed, _) if of == id)
@@ -56,7 +56,7 @@ fn lecture_08_a_send_after_the_close_is_counted_and_harmless() {
     let handle = running.server.handle();
     handle.close(id);
     assert_eq!(running.next_departure(), (id, DisconnectReason::Closed));
-    assert_eq!(gone.receive(), None);
+    gone.expect_eof();
     for number in 0..100 {
         handle.send_to(id, &numbered(0, number), b"too late");
     }
@@ -80,7 +80,7 @@ fn lecture_08_close_flushes_what_was_sent_before() {
     for number in 0..300 {
         assert_eq!(client.receive_numbered().1, number);
     }
-    assert_eq!(client.receive(), None);
+    client.expect_eof();
 }
 
 #[test]
@@ -88,23 +88,22 @@ fn bytes_that_are_thrown_away_behind_an_offence_have_come_all_the_same() {
     const BEHIND: usize = 300_000;
     let mut config = server_core::Config::default();
     // However slow this machine is, nothing is cut off.
-    config.linger = PATIENCE;
-    config.flush_timeout = PATIENCE;
+    config.linger = DEADLINE;
+    config.flush_timeout = DEADLINE;
     let running = start(builder().config(config));
     let (mut client, _) = running.connect();
     client.echo(b"before");
-    client.send(999, b"of no known kind");
+    client.send_packet(999, b"of no known kind");
     let behind = thread::spawn({
-        let mut stream = client.stream.try_clone().unwrap();
+        let mut stream = client.stream().try_clone().unwrap();
         move || {
             // More than one read takes, so that most of it comes while the session leaves.
             stream.write_all(&[0xa5; BEHIND]).unwrap();
             stream.shutdown(std::net::Shutdown::Write).unwrap();
         }
     });
-    let (id, payload) = client.receive().expect("the goodbye");
-    assert_eq!((id, payload), (6, vec![3, 0]));
-    assert_eq!(client.receive(), None, "then the end, in order");
+    assert_eq!(client.next_packet(), RawPacket::new(6, [3, 0]));
+    client.expect_eof();
     behind.join().unwrap();
     let sent = 10 + 20 + BEHIND as u64;
     running.wait_for("all that was sent has come", |handle| {

@@ -3,6 +3,7 @@
 
 mod util;
 
+use server_core::testing::{DEADLINE, RawPacket, wait_until};
 use server_core::{Context, DisconnectReason, Kick, Packet, Server, Session};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, Once};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::recorder::{PATIENCE, Running, builder, numbered, start, wait_for};
+use util::recorder::{RecorderClient, Running, builder, numbered, start};
 
 #[test]
 fn a_shutdown_says_goodbye_flushes_and_joins() {
@@ -29,8 +30,8 @@ fn a_shutdown_says_goodbye_flushes_and_joins() {
         for number in 0..100 {
             assert_eq!(client.receive_numbered().1, number);
         }
-        assert_eq!(client.receive(), Some((6, vec![10, 0])));
-        assert_eq!(client.receive(), None);
+        assert_eq!(client.next_packet(), RawPacket::new(6, [10, 0]));
+        client.expect_eof();
     });
     assert_eq!(running.next_departure(), (id, DisconnectReason::Shutdown));
     running.server.join().unwrap();
@@ -54,12 +55,12 @@ fn a_dropped_server_has_ended_all_its_threads() {
     let began = Instant::now();
     drop(client);
     drop(server);
-    while events.recv_timeout(PATIENCE).is_ok() {}
+    while events.recv_timeout(DEADLINE).is_ok() {}
     assert!(matches!(
         events.try_recv(),
         Err(std::sync::mpsc::TryRecvError::Disconnected)
     ));
-    assert!(began.elapsed() < PATIENCE);
+    assert!(began.elapsed() < DEADLINE);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +215,7 @@ fn server_panics() -> usize {
 
 /// Reads what is left, and whether the end came as an end.
 fn read_to_end(stream: &mut TcpStream) -> std::io::Result<usize> {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.read_to_end(&mut Vec::new())
 }
 
@@ -241,7 +242,7 @@ fn a_callback_can_end_its_own_server_and_cannot_wait_for_it() {
         let scene = scene(way, place);
         let mut actor = TcpStream::connect(scene.addr).unwrap();
         actor.write_all(&[4, 0, 1, 0]).unwrap();
-        let outcome = scene.outcomes.recv_timeout(PATIENCE);
+        let outcome = scene.outcomes.recv_timeout(DEADLINE);
         let expected = match way {
             Way::Join | Way::JoinWithoutShutdown => Some(ErrorKind::Deadlock),
             Way::Shutdown | Way::Drop => None,
@@ -249,7 +250,7 @@ fn a_callback_can_end_its_own_server_and_cannot_wait_for_it() {
         assert_eq!(outcome, Ok(expected), "{way:?} in {place:?}");
         read_to_end(&mut actor).unwrap();
         drop(actor);
-        let reason = scene.departures.recv_timeout(PATIENCE).unwrap();
+        let reason = scene.departures.recv_timeout(DEADLINE).unwrap();
         let expected = match place {
             Place::OnDisconnected | Place::CloseMessage => {
                 DisconnectReason::Kicked(Kick::UnknownId)
@@ -262,7 +263,7 @@ fn a_callback_can_end_its_own_server_and_cannot_wait_for_it() {
         if let Some(server) = left {
             server.join().unwrap();
         }
-        wait_for("every thread has ended", || {
+        wait_until("every thread has ended", || {
             Arc::strong_count(&scene.token) == 1
         });
         let refused = TcpStream::connect(scene.addr).unwrap_err();
@@ -285,7 +286,7 @@ fn a_server_that_a_callback_drops_ends_for_all_its_sessions() {
             said.is_ok() || said.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
         );
     }
-    wait_for("every thread has ended", || {
+    wait_until("every thread has ended", || {
         Arc::strong_count(&scene.token) == 1
     });
     assert_eq!(server_panics(), 0);
@@ -307,7 +308,7 @@ fn a_server_that_its_factory_owns_ends() {
     drop(shared);
     handle.shutdown(Duration::ZERO);
     drop(handle);
-    wait_for("every thread has ended", || Arc::strong_count(&token) == 1);
+    wait_until("every thread has ended", || Arc::strong_count(&token) == 1);
     assert!(TcpStream::connect(addr).is_err());
     assert_eq!(server_panics(), 0);
 }

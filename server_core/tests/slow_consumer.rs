@@ -3,8 +3,9 @@
 
 mod util;
 
+use server_core::testing::RawClient;
 use std::thread;
-use util::recorder::{Client, builder, numbered, start};
+use util::recorder::{RecorderClient, builder, numbered, start};
 
 #[test]
 fn lecture_07_a_session_that_does_not_read_holds_up_no_sender_and_no_reader() {
@@ -56,7 +57,7 @@ fn a_burst_kicks_no_reader_that_keeps_up() {
                 .server
                 .broadcast(&numbered(0, number), vec![7; bytes]);
         }
-        let clients: Vec<Client> = readers.into_iter().map(|one| one.join().unwrap()).collect();
+        let clients: Vec<RawClient> = readers.into_iter().map(|one| one.join().unwrap()).collect();
         assert_eq!(clients.len(), 8);
     }
 }

@@ -4,13 +4,14 @@
 mod util;
 
 use server_core::SessionId;
+use server_core::testing::{RawClient, wait_until};
 use std::time::Instant;
-use util::recorder::{Client, builder, numbered, start, wait_for};
+use util::recorder::{RecorderClient, builder, numbered, start};
 
 #[test]
 fn a_snapshot_shows_every_session_of_every_worker() {
     let running = start(builder());
-    let mut clients: Vec<(Client, SessionId)> = (0..6).map(|_| running.connect()).collect();
+    let mut clients: Vec<(RawClient, SessionId)> = (0..6).map(|_| running.connect()).collect();
     for (count, (client, _)) in clients.iter_mut().enumerate() {
         for _ in 0..count {
             client.echo(b"one more");
@@ -28,7 +29,7 @@ fn a_snapshot_shows_every_session_of_every_worker() {
     });
     let mut snapshot = handle.snapshot().expect("no other one is under way");
     let mut sessions = Vec::new();
-    wait_for("every worker has answered", || {
+    wait_until("every worker has answered", || {
         snapshot.poll().unwrap().is_some_and(|all| {
             sessions = all;
             true
@@ -37,7 +38,7 @@ fn a_snapshot_shows_every_session_of_every_worker() {
     assert_eq!(sessions.len(), clients.len());
     for (count, (client, id)) in clients.iter().enumerate() {
         let session = sessions.iter().find(|one| one.id == *id).unwrap();
-        assert_eq!(session.addr, client.stream.local_addr().unwrap());
+        assert_eq!(session.addr, client.stream().local_addr().unwrap());
         assert_eq!(session.packets_received, count as u64);
         assert!(session.packets_sent >= count as u64);
         assert!(session.opened_at <= Instant::now());

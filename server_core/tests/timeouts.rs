@@ -4,10 +4,9 @@
 mod util;
 
 use server_core::Config;
-use std::io::Write;
-use std::net::TcpStream;
+use server_core::testing::{RawClient, RawPacket};
 use std::time::Duration;
-use util::recorder::{Client, builder, start};
+use util::recorder::{RecorderClient, builder, start};
 
 #[test]
 fn no_time_is_too_long_for_a_server() {
@@ -25,12 +24,12 @@ fn no_time_is_too_long_for_a_server() {
     config.read_pause = Duration::MAX;
     let running = start(builder().config(config));
     let (mut first, id) = running.connect();
-    let mut rejected = Client::new(TcpStream::connect(running.server.local_addr()).unwrap());
-    assert_eq!(rejected.receive(), Some((6, vec![9, 0])));
+    let mut rejected = RawClient::connect(running.server.local_addr());
+    assert_eq!(rejected.next_packet(), RawPacket::new(6, [9, 0]));
     first.echo(b"all is well");
-    first.stream.write_all(&[8]).unwrap(); // A packet that is begun has a deadline, too.
+    first.send(&[8]); // A packet that is begun has a deadline, too.
     running.server.handle().close(id);
-    assert_eq!(first.receive(), None);
+    first.expect_eof();
     running.server.handle().shutdown(Duration::MAX);
     drop((first, rejected));
     running.server.join().unwrap();

@@ -1,20 +1,15 @@
 //! A server whose sessions record what happens to them, and raw clients of it.
 
 use bytemuck::{Pod, Zeroable};
+use server_core::testing::{DEADLINE, RawClient, RawPacket, wait_until};
 use server_core::wire::{U16Le, U64Le};
 use server_core::{
     Context, DisconnectReason, Kick, Packet, PacketHead, Peer, Server, ServerBuilder, ServerHandle,
     Session, SessionId,
 };
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant};
-
-/// Longer than anything here can take on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -156,11 +151,11 @@ pub fn start(builder: ServerBuilder) -> Running {
 
 impl Running {
     pub fn next(&self) -> Event {
-        self.events.recv_timeout(PATIENCE).unwrap()
+        self.events.recv_timeout(DEADLINE).unwrap()
     }
 
-    pub fn connect(&self) -> (Client, SessionId) {
-        let client = Client::new(TcpStream::connect(self.server.local_addr()).unwrap());
+    pub fn connect(&self) -> (RawClient, SessionId) {
+        let client = RawClient::connect(self.server.local_addr());
         loop {
             if let Event::Connected(id, ..) = self.next() {
                 return (client, id);
@@ -178,60 +173,28 @@ impl Running {
 
     pub fn wait_for(&self, what: &str, mut is_so: impl FnMut(&ServerHandle) -> bool) {
         let handle = self.server.handle();
-        wait_for(what, || is_so(&handle));
+        wait_until(what, || is_so(&handle));
     }
 }
 
-pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < PATIENCE, "waited in vain for: {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
+/// What a client does with a server of recorders.
+pub trait RecorderClient {
+    /// The sender, the number and the tail of the next packet, which is a [`Numbered`].
+    fn receive_numbered(&mut self) -> (u64, u64, Vec<u8>);
+    /// Sends an echo and reads its answer.
+    fn echo(&mut self, payload: &[u8]);
 }
 
-/// A raw client.
-pub struct Client {
-    pub stream: TcpStream,
-}
-
-impl Client {
-    pub fn new(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream }
-    }
-
-    pub fn send(&mut self, id: u16, payload: &[u8]) {
-        let mut bytes = ((payload.len() + 4) as u16).to_le_bytes().to_vec();
-        bytes.extend(id.to_le_bytes());
-        bytes.extend(payload);
-        self.stream.write_all(&bytes).unwrap();
-    }
-
-    /// The next packet, or `None` at the end of the stream.
-    pub fn receive(&mut self) -> Option<(u16, Vec<u8>)> {
-        let mut header = [0; 4];
-        match self.stream.read_exact(&mut header) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
-            other => other.unwrap(),
-        }
-        let size = u16::from_le_bytes([header[0], header[1]]);
-        let id = u16::from_le_bytes([header[2], header[3]]);
-        let mut payload = vec![0; usize::from(size).checked_sub(4).expect("a whole header")];
-        self.stream.read_exact(&mut payload).unwrap();
-        Some((id, payload))
-    }
-
-    pub fn receive_numbered(&mut self) -> (u64, u64, Vec<u8>) {
-        let (id, payload) = self.receive().expect("one more packet");
+impl RecorderClient for RawClient {
+    fn receive_numbered(&mut self) -> (u64, u64, Vec<u8>) {
+        let RawPacket { id, payload } = self.next_packet();
         assert_eq!(id, 1);
         let number = |at: usize| u64::from_le_bytes(payload[at..at + 8].try_into().unwrap());
         (number(0), number(8), payload[16..].to_vec())
     }
 
-    pub fn echo(&mut self, payload: &[u8]) {
-        self.send(C_ECHO, payload);
-        assert_eq!(self.receive(), Some((3, payload.to_vec())));
+    fn echo(&mut self, payload: &[u8]) {
+        self.send_packet(C_ECHO, payload);
+        assert_eq!(self.next_packet(), RawPacket::new(3, payload));
     }
 }

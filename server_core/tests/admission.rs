@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use util::recorder::{C_ECHO, Echo, RecorderClient, builder, start};
 
 #[test]
-fn a_full_server_tells_so_and_counts_it_apart() {
+fn max_sessions_reached_refuses_with_server_full_and_counts_as_rejected() {
     let running = start(builder().max_sessions(Some(1)));
     let (mut first, _) = running.connect();
     let mut second = RawClient::connect(running.server.local_addr());
@@ -63,7 +63,7 @@ fn start_guarded(builder: ServerBuilder) -> (Server, Receiver<DisconnectReason>)
 }
 
 #[test]
-fn a_session_that_admits_itself_in_time_stays_and_the_others_are_told() {
+fn session_admitted_in_time_stays_and_others_get_login_timeout() {
     let timeout = Duration::from_millis(400);
     let (server, ends) = start_guarded(builder().login_timeout(Some(timeout)));
     let connect = || RawClient::connect(server.local_addr());
@@ -90,7 +90,7 @@ fn a_session_that_admits_itself_in_time_stays_and_the_others_are_told() {
 
 /// There is always more to read from it, and none of that is a login.
 #[test]
-fn a_flood_without_a_login_does_not_put_its_end_off() {
+fn packets_without_a_login_do_not_delay_login_timeout() {
     let mut config = Config::default();
     config.read_budget_bytes = 64;
     config.login_timeout = Some(Duration::from_millis(300));

@@ -170,14 +170,15 @@ impl Rig {
 }
 
 #[test]
-fn the_counter_counts() {
+fn counting_allocator_counts() {
     let before = ALLOCATIONS.get();
     drop(std::hint::black_box(vec![1_u8; 100]));
     assert_eq!(ALLOCATIONS.get(), before + 1);
 }
 
+/// (lecture row 34)
 #[test]
-fn lecture_34_a_broadcast_allocates_nothing() {
+fn broadcast_allocates_nothing() {
     let mut rig = Rig::new();
     let (allocations, chunks) = rig.measure(|rig| {
         let hello = Hello { tick: 7.into() };
@@ -192,8 +193,9 @@ fn lecture_34_a_broadcast_allocates_nothing() {
     assert_eq!(allocations, chunks, "one for each replaced chunk");
 }
 
+/// (lecture row 2)
 #[test]
-fn lecture_02_a_broadcast_from_a_callback_allocates_nothing() {
+fn broadcast_from_a_callback_allocates_two_blocks_at_most() {
     let mut rig = Rig::new();
     let (allocations, chunks) = rig.measure(|rig| {
         rig.clock.advance(Duration::from_secs(1));
@@ -209,7 +211,7 @@ fn lecture_02_a_broadcast_from_a_callback_allocates_nothing() {
 }
 
 #[test]
-fn a_broadcast_through_the_mailbox_costs_a_share_of_a_channel_block() {
+fn broadcast_through_the_mailbox_allocates_a_share_of_a_channel_block() {
     let mut rig = Rig::new();
     let (allocations, chunks) = rig.measure(|rig| {
         let hello = Hello { tick: 7.into() };
@@ -230,7 +232,7 @@ fn a_broadcast_through_the_mailbox_costs_a_share_of_a_channel_block() {
 }
 
 #[test]
-fn a_packet_to_a_group_costs_no_more_than_one_to_all() {
+fn packet_to_a_group_allocates_no_more_than_a_broadcast() {
     let mut rig = Rig::new();
     let group = GroupId::new(1, 7);
     for slot in 0..SESSIONS {
@@ -255,7 +257,7 @@ fn a_packet_to_a_group_costs_no_more_than_one_to_all() {
 }
 
 #[test]
-fn measuring_a_broadcast_costs_no_allocation() {
+fn measured_broadcast_allocates_nothing_more() {
     let mut rig = Rig::new();
     let stopwatch = Arc::new(CompletionTimer::new(2));
     let (allocations, chunks) = rig.measure(|rig| {
@@ -292,7 +294,7 @@ server_core::packets! {
 const ROOM: &[u8] = b"\x05\0lobby\x02\0\x01\0a\x02\0\x01\0\x02\0\x02\0bc\x02\0\x03\0\x04\0";
 
 #[test]
-fn reading_handling_and_writing_typed_packets_allocates_nothing() {
+fn typed_packets_are_read_handled_and_written_without_allocation() {
     let config = Config::default();
     let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
     let buffers = SendBufferManager::new(pool);

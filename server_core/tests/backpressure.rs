@@ -197,7 +197,7 @@ impl One {
 }
 
 #[test]
-fn queued_bytes_are_those_that_the_socket_has_not_taken_and_those_just_sent() {
+fn queued_bytes_counts_unsent_bytes_and_new_sends() {
     let mut one = One::new();
     let send = packet(CSend::ID, b"");
     // Read together, so the first one's packet has not been queued when the second is handled.
@@ -213,7 +213,7 @@ fn queued_bytes_are_those_that_the_socket_has_not_taken_and_those_just_sent() {
 }
 
 #[test]
-fn on_drained_comes_once_when_the_queue_has_fallen_so_far() {
+fn queue_that_falls_to_the_size_calls_on_drained_once() {
     let mut one = One::new();
     let send = packet(CSend::ID, b"");
     one.step(&[send.clone(), send], 0);
@@ -228,7 +228,7 @@ fn on_drained_comes_once_when_the_queue_has_fallen_so_far() {
 }
 
 #[test]
-fn a_request_counts_behind_what_was_sent_before_it() {
+fn drain_request_counts_the_packets_sent_before_it() {
     let mut one = One::new();
     let send = packet(CSend::ID, b"");
     let seen = one.step(&[send.clone(), notify(500)], 400);
@@ -237,7 +237,7 @@ fn a_request_counts_behind_what_was_sent_before_it() {
 }
 
 #[test]
-fn a_later_request_replaces_an_earlier_one() {
+fn later_drain_request_replaces_an_earlier_one() {
     let mut one = One::new();
     let send = packet(CSend::ID, b"");
     one.step(&[send.clone(), send], 0);
@@ -248,7 +248,7 @@ fn a_later_request_replaces_an_earlier_one() {
 }
 
 #[test]
-fn on_drained_does_not_come_to_a_session_that_is_closed() {
+fn closed_session_gets_no_on_drained() {
     let mut one = One::new();
     let (send, close) = (packet(CSend::ID, b""), packet(CClose::ID, b""));
     one.step(&[send], 0);
@@ -259,7 +259,7 @@ fn on_drained_does_not_come_to_a_session_that_is_closed() {
 }
 
 #[test]
-fn content_keeps_one_window_in_the_queue_and_arrives_whole() {
+fn content_keeps_one_window_queued_and_arrives_complete() {
     const BYTES: usize = 1_000_000;
     let window = ContentSender::<SPiece>::DEFAULT_WINDOW_BYTES;
     let mut one = One::new();
@@ -281,7 +281,7 @@ fn content_keeps_one_window_in_the_queue_and_arrives_whole() {
 }
 
 #[test]
-fn a_reader_of_any_speed_gets_no_more_than_two_write_budgets_of_content_in_a_turn() {
+fn content_of_one_turn_stays_within_two_write_budgets() {
     const BYTES: usize = 2_000_000;
     let budget = Config::default().write_budget_bytes;
     let mut one = One::new();
@@ -380,7 +380,7 @@ impl Stuck {
 }
 
 #[test]
-fn a_full_mailbox_refuses_a_packet_and_has_room_again_when_its_worker_goes_on() {
+fn full_mailbox_refuses_a_packet_until_its_worker_continues() {
     let mut stuck = Stuck::new();
     let [one, other] = stuck.ids;
     let (gone, handle) = (SessionId::new(77, 0, 1 << 20), stuck.handle.clone());
@@ -417,7 +417,7 @@ fn a_full_mailbox_refuses_a_packet_and_has_room_again_when_its_worker_goes_on() 
 }
 
 #[test]
-fn an_ended_server_accepts_packets_and_drops_them() {
+fn ended_server_accepts_packets_and_drops_them() {
     let stuck = Stuck::new();
     let (handle, one) = (stuck.handle.clone(), stuck.ids[0]);
     let packets: Vec<SendBuffer> = (0..100).map(|number| stuck.numbered(number)).collect();

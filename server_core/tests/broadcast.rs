@@ -8,8 +8,9 @@ use server_core::testing::RawClient;
 use std::time::{Duration, Instant};
 use util::recorder::{Event, RecorderClient, builder, numbered, start};
 
+/// (lecture row 34)
 #[test]
-fn lecture_34_one_broadcast_reaches_everybody_and_is_encoded_once() {
+fn broadcast_is_encoded_once_for_all_sessions() {
     const CLIENTS: usize = 50;
     let running = start(builder());
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| running.connect().0).collect();
@@ -27,8 +28,9 @@ fn lecture_34_one_broadcast_reaches_everybody_and_is_encoded_once() {
     assert_eq!(handle.pool_stats().pops, chunks_before + 1);
 }
 
+/// (lecture row 53)
 #[test]
-fn lecture_53_a_peer_that_breaks_amid_a_broadcast_leaves_later_and_alone() {
+fn peer_reset_during_broadcasts_ends_that_session_only() {
     let running = start(builder().workers(1));
     let mut clients: Vec<_> = (0..10).map(|_| running.connect()).collect();
     let handle = running.server.handle();
@@ -53,7 +55,7 @@ fn lecture_53_a_peer_that_breaks_amid_a_broadcast_leaves_later_and_alone() {
 }
 
 #[test]
-fn every_measured_broadcast_is_counted_once_however_many_workers_there_are() {
+fn measured_broadcast_is_counted_once_for_any_number_of_workers() {
     const BROADCASTS: u64 = 50;
     let running = start(builder().workers(3));
     let mut clients: Vec<RawClient> = (0..5).map(|_| running.connect().0).collect();

@@ -17,8 +17,9 @@ use std::thread;
 use std::time::Duration;
 use util::recorder::{Event, RecorderClient, builder, factory};
 
+/// (lecture row 23)
 #[test]
-fn lecture_23_a_client_is_built_on_the_same_sessions() {
+fn outgoing_connection_is_a_session_with_its_tag() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
     let (factory, events, _) = factory();
     let client = builder().start_client(factory).unwrap();
@@ -50,7 +51,7 @@ fn lecture_23_a_client_is_built_on_the_same_sessions() {
 }
 
 #[test]
-fn a_refused_connection_is_told_of_once_and_was_never_connected() {
+fn refused_connection_is_reported_once_as_connect_failed() {
     let nobody: SocketAddr = {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         taken.local_addr().unwrap()
@@ -72,7 +73,7 @@ fn a_refused_connection_is_told_of_once_and_was_never_connected() {
 /// All of 127.0.0.0/8 is this machine on Linux; elsewhere 127.0.0.1 alone may be.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_connection_comes_from_the_address_that_was_asked_for() {
+fn source_address_is_the_peer_address_of_the_connection() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = there.local_addr().unwrap();
     let (factory, events, _) = factory();
@@ -94,7 +95,7 @@ fn a_connection_comes_from_the_address_that_was_asked_for() {
 }
 
 #[test]
-fn a_source_that_cannot_be_is_an_error_at_once() {
+fn invalid_source_address_is_an_error_without_a_session() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = there.local_addr().unwrap();
     let (factory, events, _) = factory();
@@ -122,7 +123,7 @@ impl Session for Told {
 }
 
 #[test]
-fn a_connection_that_is_begun_as_the_server_ends_is_refused_or_told_of_the_end() {
+fn connect_during_shutdown_is_an_error_or_a_session_that_disconnects() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = there.local_addr().unwrap();
     for round in 0..100 {
@@ -157,7 +158,7 @@ fn a_connection_that_is_begun_as_the_server_ends_is_refused_or_told_of_the_end()
 
 /// The server's own flag is seen by most callers; here a worker ends without it.
 #[test]
-fn a_connection_for_a_worker_that_has_ended_gives_its_place_back() {
+fn connect_to_an_ended_worker_releases_its_permit() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
     let admission = Arc::new(Admission::new(1, None, None));
     let router = Arc::new(Router::new([Mailbox::new(1 << 20, || {})]));

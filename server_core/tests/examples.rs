@@ -12,39 +12,39 @@ use std::{fs, thread};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn echo() {
+fn echo_bots_finish() {
     plays_to_the_end("echo", "5");
 }
 
 #[test]
-fn timers() {
+fn timers_bots_finish() {
     plays_to_the_end("timers", "5");
 }
 
 #[test]
-fn game_thread() {
+fn game_thread_bots_finish() {
     plays_to_the_end("game_thread", "5");
 }
 
 #[test]
-fn chat_rooms() {
+fn chat_rooms_bots_finish() {
     plays_to_the_end("chat_rooms", "5");
 }
 
 #[test]
-fn zones() {
+fn zones_bots_finish() {
     // So many that some are neighbours of others who have never met.
     plays_to_the_end("zones", "64");
 }
 
 #[test]
-fn world_download() {
+fn world_download_bots_finish() {
     let flags = ["--bots", "2", "--bytes", "2000000", "--rate", "1000000"];
     plays_to_the_end_with("world_download", &flags);
 }
 
 #[test]
-fn without_bots_an_example_serves_until_it_is_ended() {
+fn example_without_bots_serves_until_it_is_killed() {
     let mut example = Example::start("echo", &["--addr", "127.0.0.1:0"]);
     let mut line = String::new();
     let stdout = example.0.stdout.take().unwrap();
@@ -60,7 +60,7 @@ fn without_bots_an_example_serves_until_it_is_ended() {
 }
 
 #[test]
-fn what_cannot_be_done_is_an_exit_status() {
+fn impossible_flags_are_a_failing_exit_status() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let bad_usage = Some(2);

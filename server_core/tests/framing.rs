@@ -6,8 +6,9 @@ mod util;
 use server_core::testing::RawPacket;
 use util::recorder::{Event, builder, start};
 
+/// (lecture row 22)
 #[test]
-fn lecture_22_a_handler_sees_whole_packets_only_however_they_arrive() {
+fn packets_sent_byte_by_byte_reach_the_handler_whole() {
     let running = start(builder());
     let (mut client, id) = running.connect();
     let bytes = [&[7, 0, 2, 0][..], b"abc", &[4, 0, 2, 0], &[5, 0, 2, 0, 9]].concat();
@@ -24,8 +25,9 @@ fn lecture_22_a_handler_sees_whole_packets_only_however_they_arrive() {
     );
 }
 
+/// (lecture row 27)
 #[test]
-fn lecture_27_bytes_behind_a_whole_packet_wait_for_the_rest_of_theirs() {
+fn rest_of_a_read_is_joined_with_the_next_read() {
     let running = start(builder());
     let (mut client, _) = running.connect();
     client.send(&[6, 0, 2, 0, b'a', b'b', 6, 0]);

@@ -213,7 +213,7 @@ fn all_hear_the_end(running: &Running, clients: &mut [Client]) {
 }
 
 #[test]
-fn a_packet_goes_to_the_members_on_all_workers_and_to_nobody_else() {
+fn packet_to_a_group_reaches_its_members_on_all_workers_only() {
     let running = start(builder());
     let mut clients = running.connect_on_each(4);
     // Of the four on each worker: none, one group, the other, both.
@@ -235,7 +235,7 @@ fn a_packet_goes_to_the_members_on_all_workers_and_to_nobody_else() {
 }
 
 #[test]
-fn a_member_speaks_to_all_or_to_the_others() {
+fn member_broadcasts_to_all_members_or_to_the_others() {
     let running = start(builder());
     let mut clients = running.connect_on_each(2);
     for client in &mut clients {
@@ -265,7 +265,7 @@ fn a_member_speaks_to_all_or_to_the_others() {
 }
 
 #[test]
-fn joins_and_leaves_from_outside_are_in_order_with_what_is_sent() {
+fn joins_and_leaves_through_the_handle_are_ordered_with_sends() {
     let running = start(builder());
     let mut clients = running.connect_on_each(2);
     for round in 0..200_u32 {
@@ -288,7 +288,7 @@ fn joins_and_leaves_from_outside_are_in_order_with_what_is_sent() {
 }
 
 #[test]
-fn who_learns_of_a_join_reaches_the_member() {
+fn broadcast_after_a_reported_join_reaches_the_member() {
     let running = start(builder());
     let mut clients = running.connect_on_each(1);
     for round in 0..100_u32 {
@@ -314,7 +314,7 @@ fn who_learns_of_a_join_reaches_the_member() {
 }
 
 #[test]
-fn who_leaves_the_server_leaves_its_groups() {
+fn session_that_disconnects_leaves_its_groups() {
     let running = start(builder());
     let mut clients = running.connect_on_each(2);
     for client in &mut clients {
@@ -338,7 +338,7 @@ fn who_leaves_the_server_leaves_its_groups() {
 }
 
 #[test]
-fn whoever_comes_into_a_place_inherits_no_group() {
+fn session_in_a_reused_slot_is_in_no_group() {
     // One worker, so that the next one comes to the same one: a place becomes free before the worker
     // counts as less loaded.
     let running = start(builder().workers(1));
@@ -374,7 +374,7 @@ fn whoever_comes_into_a_place_inherits_no_group() {
 }
 
 #[test]
-fn a_session_is_in_no_more_groups_than_it_may_be() {
+fn max_groups_per_session_reached_refuses_a_join() {
     let running = start(builder().max_groups_per_session(2));
     let mut clients = running.connect_on_each(1);
     let client = &mut clients[0];

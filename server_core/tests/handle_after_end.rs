@@ -148,7 +148,7 @@ const METHODS: [(&str, Call); 28] = [
 
 /// Each one of them, often enough to fill a mailbox.
 #[test]
-fn every_method_of_a_handle_has_its_answer_after_the_end() {
+fn handle_of_an_ended_server_answers_every_method_without_waiting() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
     let (tell, told) = channel();
     let ids = Mutex::new(tell);
@@ -192,7 +192,7 @@ fn every_method_of_a_handle_has_its_answer_after_the_end() {
 
 /// A method that is new has to say what it does after the end, and to be called above.
 #[test]
-fn the_table_has_every_method_of_a_handle() {
+fn table_after_the_end_lists_every_method_of_a_handle() {
     let (_, code) = HANDLE.split_once("impl ServerHandle {").unwrap();
     let methods: BTreeSet<&str> = (code.lines())
         .filter_map(|line| line.strip_prefix("    pub fn "))

@@ -9,7 +9,7 @@ use std::time::Duration;
 use util::recorder::{C_PANIC, Echo, RecorderClient, builder, start};
 
 #[test]
-fn a_handler_that_panics_costs_its_own_session_only() {
+fn panic_in_on_packet_ends_that_session_only() {
     let running = start(builder().workers(1));
     let (mut bad, bad_id) = running.connect();
     let (mut good, _) = running.connect();
@@ -47,7 +47,7 @@ impl Drop for Fragile {
 }
 
 #[test]
-fn a_session_whose_destructor_panics_costs_no_other_one() {
+fn panic_in_drop_ends_no_other_session() {
     let server = builder().workers(1).start("127.0.0.1:0", |_| Fragile);
     let server = server.unwrap();
     let connect = || RawClient::connect(server.local_addr());

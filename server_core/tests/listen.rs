@@ -11,7 +11,7 @@ use util::recorder::{builder, factory, start};
 /// On an address that no other test uses, so that none can take the port in between.
 #[cfg(target_os = "linux")]
 #[test]
-fn an_address_is_tried_without_being_taken() {
+fn try_bind_leaves_the_address_free() {
     let taken = TcpListener::bind("127.0.0.77:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let refused = Server::try_bind(addr).unwrap_err();
@@ -22,7 +22,7 @@ fn an_address_is_tried_without_being_taken() {
 }
 
 #[test]
-fn an_address_in_use_is_an_error_at_the_start() {
+fn address_in_use_fails_the_start() {
     let running = start(builder());
     let (factory, _events, _) = factory();
     let second = builder().start(running.server.local_addr(), factory);

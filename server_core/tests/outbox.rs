@@ -43,7 +43,7 @@ fn chat_bytes() -> Vec<u8> {
 
 /// What a callback posts through a handle: on the thread of a worker, to one that takes no mail.
 #[test]
-fn a_post_of_a_callback_stays_within_the_limit_of_the_mailbox_and_in_order() {
+fn posts_of_a_callback_stay_within_the_mailbox_limit_and_in_order() {
     std::thread::spawn(|| {
         let config = Config::default();
         let mailboxes = [(); 2].map(|()| Mailbox::new(config.mailbox_bytes, || {}));
@@ -87,7 +87,7 @@ fn a_post_of_a_callback_stays_within_the_limit_of_the_mailbox_and_in_order() {
 /// Two servers whose callbacks post to each other as fast as they can: each takes its mail whatever
 /// waits in its outbox, so neither waits for the other for ever.
 #[test]
-fn two_servers_that_relay_to_each_other_both_go_on() {
+fn servers_that_relay_to_each_other_do_not_deadlock() {
     let relay = |to: Arc<OnceLock<ServerHandle>>| {
         move |_: Peer| Relay {
             to: Arc::clone(&to),

@@ -306,7 +306,7 @@ fn config(workers: usize) -> Config {
 }
 
 #[test]
-fn a_reader_that_keeps_up_is_never_ended_whatever_the_others_send() {
+fn reader_that_keeps_up_is_never_kicked_whatever_others_send() {
     let seeds = match std::env::var("TEST_SEED") {
         Ok(seed) => {
             let seed = seed.parse().expect("TEST_SEED is a number");
@@ -376,7 +376,7 @@ fn a_reader_that_keeps_up_is_never_ended_whatever_the_others_send() {
 }
 
 #[test]
-fn a_fast_reader_gets_its_ticks_on_time_beside_one_that_paces() {
+fn fast_reader_gets_ticks_on_time_beside_a_pacing_session() {
     let mut sim = Sim::new(config(2));
     let fast = sim.connect(FAST, false);
     sim.connect(keeps_up(50), false);
@@ -393,7 +393,7 @@ fn a_fast_reader_gets_its_ticks_on_time_beside_one_that_paces() {
 }
 
 #[test]
-fn sessions_that_leave_with_many_packets_end_no_reader() {
+fn packets_of_leaving_sessions_kick_no_reader() {
     let mut sim = Sim::with_packets_on_leave(config(2), 60);
     let readers = [2, 20, 50].map(|pause_ms| sim.connect(keeps_up(pause_ms), false));
     let leaving: Vec<usize> = (0..40).map(|_| sim.connect(FAST, false)).collect();
@@ -435,7 +435,7 @@ fn chat_rate(others: &[Reader]) -> u64 {
 }
 
 #[test]
-fn readers_that_do_not_keep_up_pace_nobody_and_a_liar_no_further_than_the_floor() {
+fn readers_that_do_not_keep_up_pace_no_session_and_a_liar_keeps_the_least_rate() {
     let alone = chat_rate(&[]);
     assert!(alone > 4 * MIB, "{alone}");
     let beside_slow = chat_rate(&[slow(16 << 10); 20]);
@@ -453,7 +453,7 @@ fn readers_that_do_not_keep_up_pace_nobody_and_a_liar_no_further_than_the_floor(
 }
 
 #[test]
-fn a_deaf_reader_is_ended_by_bytes_within_the_grace_and_by_age_within_the_lag() {
+fn session_that_reads_nothing_is_kicked_by_bytes_within_the_grace_and_by_age_within_the_lag() {
     for (sends, most) in [
         (true, Duration::from_millis(2_500)),
         (false, Duration::from_secs(60)),
@@ -483,7 +483,7 @@ fn a_deaf_reader_is_ended_by_bytes_within_the_grace_and_by_age_within_the_lag() 
 }
 
 #[test]
-fn a_slow_but_steady_reader_takes_a_snapshot_for_as_long_as_it_needs() {
+fn slow_steady_reader_receives_a_long_queue_and_stays() {
     let mut sim = Sim::new(config(1));
     let reader = sim.connect(slow(125_000), false);
     let piece = sim.buffers.encode(&SChat([]), &[b'x'; 60_000]).unwrap();
@@ -503,7 +503,7 @@ fn a_slow_but_steady_reader_takes_a_snapshot_for_as_long_as_it_needs() {
 }
 
 #[test]
-fn more_than_eight_times_the_limit_ends_a_session_at_once() {
+fn queue_over_eight_times_the_limit_kicks_at_once() {
     let mut config = config(1);
     config.max_send_queue_bytes = 64 << 10;
     let mut sim = Sim::new(config);
@@ -523,7 +523,7 @@ fn more_than_eight_times_the_limit_ends_a_session_at_once() {
 }
 
 #[test]
-fn all_queues_together_are_bounded_and_the_longest_end_first() {
+fn total_queue_limit_kicks_the_longest_queues_first() {
     for workers in [1, 3] {
         let mut config = config(workers);
         config.max_total_queue_bytes = Some(4 << 20);

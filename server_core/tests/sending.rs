@@ -10,13 +10,15 @@ use util::recorder::{
     BURST, C_BACK_CALL, C_BURST, Numbered, RecorderClient, builder, numbered, start,
 };
 
+/// (lecture row 4)
 #[test]
-fn lecture_04_threads_that_send_to_one_session_never_tear_a_packet() {
+fn concurrent_sends_to_one_session_keep_each_sender_in_order() {
     many_senders(|handle, id, head, tail| handle.send_to(id, &head, tail));
 }
 
+/// (lecture row 6)
 #[test]
-fn lecture_06_many_threads_broadcast_at_once_and_each_one_keeps_its_order() {
+fn concurrent_broadcasts_keep_each_sender_in_order() {
     many_senders(|handle, _, head, tail| handle.broadcast(&head, tail));
 }
 
@@ -50,8 +52,9 @@ fn many_senders(send: fn(&ServerHandle, SessionId, Numbered, Vec<u8>)) {
     }
 }
 
+/// (lecture row 6)
 #[test]
-fn lecture_06_a_callback_that_uses_the_handle_does_not_lock_up() {
+fn callback_that_uses_the_handle_does_not_deadlock() {
     let running = start(builder().max_send_queue_bytes(64 << 20));
     let (mut client, _) = running.connect();
     let (mut other, _) = running.connect();
@@ -73,8 +76,9 @@ fn lecture_06_a_callback_that_uses_the_handle_does_not_lock_up() {
     }
 }
 
+/// (lecture row 9)
 #[test]
-fn lecture_09_sends_go_on_while_a_long_write_is_under_way() {
+fn packets_queued_during_a_partial_write_arrive_in_order() {
     let running = start(builder().workers(1).max_send_queue_bytes(64 << 20));
     let (mut client, id) = running.connect();
     let handle = running.server.handle();
@@ -95,8 +99,9 @@ fn lecture_09_sends_go_on_while_a_long_write_is_under_way() {
     }
 }
 
+/// (lecture row 10)
 #[test]
-fn lecture_10_a_burst_of_one_turn_leaves_in_a_few_calls() {
+fn packets_of_one_turn_leave_in_one_write_call() {
     let running = start(builder().workers(1));
     let (mut client, _) = running.connect();
     client.send_packet(C_BURST, b"");

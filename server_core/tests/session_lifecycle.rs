@@ -9,8 +9,9 @@ use std::io::Write;
 use std::thread;
 use util::recorder::{C_CLOSE, C_ECHO, Event, RecorderClient, builder, numbered, start};
 
+/// (lecture row 21)
 #[test]
-fn lecture_21_a_session_is_connected_then_served_then_disconnected_on_one_worker() {
+fn callbacks_of_a_session_run_in_order_on_one_worker() {
     let running = start(builder());
     assert_ne!(running.server.local_addr().port(), 0);
     let mut client = RawClient::connect(running.server.local_addr());
@@ -34,7 +35,7 @@ fn lecture_21_a_session_is_connected_then_served_then_disconnected_on_one_worker
 }
 
 #[test]
-fn nothing_is_handled_behind_the_packet_that_closes_the_session() {
+fn packets_behind_a_close_are_not_handled() {
     let running = start(builder());
     let (mut client, id) = running.connect();
     // In one write, so that all of it lies in the server's buffer at once.
@@ -48,8 +49,9 @@ fn nothing_is_handled_behind_the_packet_that_closes_the_session() {
     );
 }
 
+/// (lecture row 8)
 #[test]
-fn lecture_08_a_send_after_the_close_is_counted_and_harmless() {
+fn send_to_a_closed_session_is_counted_as_undeliverable() {
     let running = start(builder());
     let (mut gone, id) = running.connect();
     let (mut other, _) = running.connect();
@@ -68,8 +70,9 @@ fn lecture_08_a_send_after_the_close_is_counted_and_harmless() {
     other.echo(b"still here");
 }
 
+/// (lecture row 8)
 #[test]
-fn lecture_08_close_flushes_what_was_sent_before() {
+fn close_flushes_queued_packets() {
     let running = start(builder());
     let (mut client, id) = running.connect();
     let handle = running.server.handle();
@@ -84,7 +87,7 @@ fn lecture_08_close_flushes_what_was_sent_before() {
 }
 
 #[test]
-fn bytes_that_are_thrown_away_behind_an_offence_have_come_all_the_same() {
+fn bytes_behind_an_invalid_packet_are_counted_as_received() {
     const BEHIND: usize = 300_000;
     let mut config = server_core::Config::default();
     // However slow this machine is, nothing is cut off.

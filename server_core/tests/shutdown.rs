@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use util::recorder::{RecorderClient, Running, builder, numbered, start};
 
 #[test]
-fn a_shutdown_says_goodbye_flushes_and_joins() {
+fn shutdown_flushes_sends_the_close_message_and_joins() {
     let running = start(builder());
     let (mut client, id) = running.connect();
     let handle = running.server.handle();
@@ -46,7 +46,7 @@ fn a_shutdown_says_goodbye_flushes_and_joins() {
 }
 
 #[test]
-fn a_dropped_server_has_ended_all_its_threads() {
+fn dropped_server_has_ended_all_its_threads() {
     let running = start(builder());
     let (mut client, _) = running.connect();
     client.echo(b"here");
@@ -220,7 +220,7 @@ fn read_to_end(stream: &mut TcpStream) -> std::io::Result<usize> {
 }
 
 #[test]
-fn a_callback_can_end_its_own_server_and_cannot_wait_for_it() {
+fn shutdown_in_a_callback_succeeds_and_join_is_a_deadlock_error() {
     let ways = [
         Way::Shutdown,
         Way::Join,
@@ -274,7 +274,7 @@ fn a_callback_can_end_its_own_server_and_cannot_wait_for_it() {
 
 /// The others of that server see an end, too.
 #[test]
-fn a_server_that_a_callback_drops_ends_for_all_its_sessions() {
+fn server_dropped_in_a_callback_ends_all_its_sessions() {
     let scene = scene(Way::Drop, Place::OnPacket);
     let connect = |_| TcpStream::connect(scene.addr).unwrap();
     let mut clients = [0; 6].map(connect);
@@ -294,7 +294,7 @@ fn a_server_that_a_callback_drops_ends_for_all_its_sessions() {
 
 /// The last owner of a server may be its own factory.
 #[test]
-fn a_server_that_its_factory_owns_ends() {
+fn server_owned_by_its_factory_ends() {
     let scene = scene(Way::Shutdown, Place::OnPacket);
     let Scene {
         shared,

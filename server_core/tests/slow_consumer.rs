@@ -7,8 +7,9 @@ use server_core::testing::RawClient;
 use std::thread;
 use util::recorder::{RecorderClient, builder, numbered, start};
 
+/// (lecture row 7)
 #[test]
-fn lecture_07_a_session_that_does_not_read_holds_up_no_sender_and_no_reader() {
+fn session_that_does_not_read_delays_no_sender_and_no_reader() {
     // Both on one worker: the one that is stuck lies in the way, if anything does.
     let running = start(builder().workers(1).max_send_queue_bytes(64 << 20));
     let (stuck, stuck_id) = running.connect();
@@ -37,7 +38,7 @@ fn lecture_07_a_session_that_does_not_read_holds_up_no_sender_and_no_reader() {
 /// are judged by what the socket did not take. (A burst above `max_send_queue_bytes` itself, 1 MiB by
 /// default, is over the limit whoever reads.)
 #[test]
-fn a_burst_kicks_no_reader_that_keeps_up() {
+fn burst_kicks_no_reader_that_keeps_up() {
     for (packets, bytes) in [(5_000_u64, 100), (30, 30_000)] {
         let running = start(builder());
         let readers: Vec<_> = (0..8)

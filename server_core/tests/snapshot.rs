@@ -9,7 +9,7 @@ use std::time::Instant;
 use util::recorder::{RecorderClient, builder, numbered, start};
 
 #[test]
-fn a_snapshot_shows_every_session_of_every_worker() {
+fn snapshot_shows_every_session_of_every_worker() {
     let running = start(builder());
     let mut clients: Vec<(RawClient, SessionId)> = (0..6).map(|_| running.connect()).collect();
     for (count, (client, _)) in clients.iter_mut().enumerate() {

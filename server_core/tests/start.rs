@@ -113,8 +113,8 @@ fn run_again(test: &str, limits: &str, env: &[(&str, &str)]) -> (bool, String) {
 
 /// Each descriptor that a start opens is the one that is missing, once.
 #[test]
-fn a_start_without_enough_descriptors_leaves_nothing() {
-    const NAME: &str = "a_start_without_enough_descriptors_leaves_nothing";
+fn start_without_enough_descriptors_leaves_no_thread_and_no_descriptor() {
+    const NAME: &str = "start_without_enough_descriptors_leaves_no_thread_and_no_descriptor";
     if !is_child() {
         let (passed, said) = run_again(NAME, "ulimit -n 64", &[]);
         assert!(passed, "{said}");
@@ -153,8 +153,8 @@ fn a_start_without_enough_descriptors_leaves_nothing() {
 
 /// Each thread that a start begins is the one that is refused, once.
 #[test]
-fn a_start_without_enough_threads_leaves_nothing() {
-    const NAME: &str = "a_start_without_enough_threads_leaves_nothing";
+fn start_without_enough_threads_leaves_no_thread_and_no_descriptor() {
+    const NAME: &str = "start_without_enough_threads_leaves_no_thread_and_no_descriptor";
     if is_child() {
         let addr = free_addr();
         for addr in [None, Some(addr)] {
@@ -203,7 +203,7 @@ fn a_start_without_enough_threads_leaves_nothing() {
 }
 
 #[test]
-fn an_error_says_which_addresses_were_tried() {
+fn failed_start_names_every_address_that_was_tried() {
     let taken = [0, 0].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
     let addrs = taken.each_ref().map(|socket| socket.local_addr().unwrap());
     let builder = || Server::builder().workers(1);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use util::recorder::{RecorderClient, builder, start};
 
 #[test]
-fn no_time_is_too_long_for_a_server() {
+fn longest_duration_in_every_time_of_config_works() {
     let endless = Some(Duration::MAX);
     let mut config = Config::default();
     config.workers = 1;

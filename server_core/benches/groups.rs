@@ -102,7 +102,7 @@ fn session(slot: usize) -> SessionId {
     SessionId::new(1, 0, slot as u32)
 }
 
-/// Neighbours in a group are no neighbours in memory, as nobody arrives in the order of groups.
+/// Neighbours in a group are not neighbours in memory: sessions do not arrive in the order of groups.
 fn members_of(group: usize) -> impl Iterator<Item = SessionId> {
     (0..MEMBERS).map(move |n| session(n * GROUPS + group))
 }
@@ -158,7 +158,7 @@ impl Rig {
         rig
     }
 
-    /// As a worker does it. So many packets have to go out.
+    /// Runs a turn, as a worker does. `packets` packets have to go out.
     fn turn(&mut self, packets: usize) {
         let (router, shard, now) = (&self.router, &mut self.shard, self.now);
         router.mailbox(0).take_some(|command| {

@@ -28,7 +28,7 @@ fn max_sessions_reached_refuses_with_server_full_and_counts_as_rejected() {
     assert_eq!(totals.disconnects.iter().sum::<u64>(), 0);
 }
 
-/// Admits itself at one packet, and says after each whether it is admitted.
+/// Admits itself at a `C_LOGIN`, and answers each packet with whether the session is admitted.
 struct Guarded {
     ends: Sender<DisconnectReason>,
 }
@@ -88,7 +88,7 @@ fn session_admitted_in_time_stays_and_others_get_login_timeout() {
     assert_eq!(admitted.next_packet(), RawPacket::new(3, [1]));
 }
 
-/// There is always more to read from it, and none of that is a login.
+/// The client always has more to read, and no packet of it is a login.
 #[test]
 fn packets_without_a_login_do_not_delay_login_timeout() {
     let mut config = Config::default();

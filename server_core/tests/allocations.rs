@@ -36,7 +36,7 @@ thread_local! {
 }
 
 fn count() {
-    // At the very end of a thread its storage is gone; nobody counts by then.
+    // At the very end of a thread its storage is gone, and no test counts by then.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
 }
 
@@ -79,7 +79,7 @@ impl PacketHead for Hello {
     const ID: u16 = 1;
 }
 
-/// One of them broadcasts each time its timer rings.
+/// The first session broadcasts each time its timer expires.
 struct Ticker {
     is_first: bool,
 }
@@ -150,7 +150,7 @@ impl Rig {
         rig
     }
 
-    /// Allocations and replaced chunks over so many rounds, after as many to warm up.
+    /// Allocations and replaced chunks over [`BROADCASTS`] rounds, after as many rounds to warm up.
     fn measure(&mut self, mut round: impl FnMut(&mut Self)) -> (u64, u64) {
         let mut measured = (0, 0);
         for _ in 0..2 {

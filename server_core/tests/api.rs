@@ -56,7 +56,7 @@ fn shared_types_are_send_and_sync() {
 
 /// A table is shared by all workers, whatever a session holds: sessions stay on their thread.
 #[test]
-fn table_of_sessions_needs_no_send() {
+fn handlers_of_a_session_that_is_not_send_are_shared() {
     type NotSend = std::rc::Rc<std::cell::Cell<u8>>;
     travels::<Handlers<NotSend>>();
     travels::<Handlers<NotSend, FromServer>>();

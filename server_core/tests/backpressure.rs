@@ -1,5 +1,5 @@
-//! What a game is told of its queues: the bytes in one, the moment when it has drained, and that a
-//! mailbox is full.
+//! What a game learns of its queues: the bytes in a send queue, the moment when the queue has drained,
+//! and that a mailbox is full.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::base::disconnect_log::DisconnectLog;

@@ -100,7 +100,7 @@ fn invalid_source_address_is_an_error_without_a_session() {
     let addr = there.local_addr().unwrap();
     let (factory, events, _) = factory();
     let client = builder().start_client(factory).unwrap();
-    // One is set aside for documentation, so nobody has it; the other is of another family.
+    // The first is reserved for documentation, so no machine has it; the second is of another family.
     for source in ["192.0.2.1", "::1"] {
         let source: IpAddr = source.parse().unwrap();
         assert!(client.handle().connect_from(Some(source), addr, 1).is_err());

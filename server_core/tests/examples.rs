@@ -33,7 +33,7 @@ fn chat_rooms_bots_finish() {
 
 #[test]
 fn zones_bots_finish() {
-    // So many that some are neighbours of others who have never met.
+    // With 64 bots, some are neighbours of bots that they have never met.
     plays_to_the_end("zones", "64");
 }
 
@@ -96,7 +96,7 @@ impl Example {
         Self(command.spawn().unwrap())
     }
 
-    /// Its status, and what it said: a few lines, which the pipe can hold.
+    /// The exit status, and the output: a few lines, which the pipe can hold.
     fn wait(mut self) -> (ExitStatus, String) {
         let until = Instant::now() + PATIENCE;
         let status = loop {

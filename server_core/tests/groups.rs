@@ -21,7 +21,7 @@ server_core::packets! {
     /// To all members, from the sender's own callback.
     client 12 => CSay { group: u64 } + bytes;
     client 13 => CSayToOthers { group: u64 } + bytes;
-    /// Joins, says, leaves and says again, in one callback.
+    /// Joins, sends, leaves and answers, in one callback.
     client 14 => CPass { group: u64 } + bytes;
     server 1 => SSaid { who: u64 } + bytes;
     /// Whether a join or a leave has changed anything.
@@ -101,7 +101,7 @@ impl Session for Member {
 struct Running {
     server: Server,
     handle: ServerHandle,
-    /// Who has come, and who has left.
+    /// A session id, with `true` at its connect and `false` at its disconnect.
     ids: Receiver<(SessionId, bool)>,
 }
 
@@ -189,7 +189,7 @@ impl Client {
         assert_eq!(self.raw.next_packet(), expected, "{}", self.id);
     }
 
-    /// Of all the groups that `who` was in. In which order is nobody's business.
+    /// Expects the departure of `who` from each of its groups, in any order.
     fn hears_of_departure(&mut self, who: SessionId, groups: &[GroupId]) {
         let told = |group: &GroupId| {
             let payload = [who.to_u64().to_le_bytes(), group.to_u64().to_le_bytes()].concat();
@@ -203,8 +203,8 @@ impl Client {
     }
 }
 
-/// What comes before the end is all that each of them was sent. Whoever posts to every session
-/// behind all that it posted before has posted the end of it.
+/// Ends the input of every client: a broadcast of a thread arrives behind all that the same thread has
+/// posted before. What a client received before the end is all that it was sent.
 fn all_hear_the_end(running: &Running, clients: &mut [Client]) {
     running.handle.broadcast(&said(OUTSIDE), b"the end");
     for client in clients {
@@ -255,7 +255,7 @@ fn member_broadcasts_to_all_members_or_to_the_others() {
     for (n, client) in clients.iter_mut().enumerate() {
         (n != 1).then(|| client.hears(OUTSIDE, b"except one"));
     }
-    // Who is no member may speak, too, and hears nothing.
+    // A session that is not a member may send to the group, and receives nothing.
     assert!(clients[0].leave(ROOM));
     clients[0].send(CSay::ID, ROOM, b"from the door");
     for client in &mut clients[1..] {
@@ -295,7 +295,7 @@ fn broadcast_after_a_reported_join_reaches_the_member() {
         let group = GroupId::new(9, round);
         for n in 0..WORKERS {
             assert!(clients[n].join(group));
-            // The answer has told us. So a third party reaches all that were told of so far.
+            // The answer reports the join, so another thread reaches all members that have joined so far.
             running.say(group, &[n as u8]);
             for member in &mut clients[..=n] {
                 member.hears(OUTSIDE, &[n as u8]);
@@ -355,7 +355,7 @@ fn session_in_a_reused_slot_is_in_no_group() {
         let mut second = running.connect();
         assert_eq!(second.id.slot(), id.slot());
         assert_ne!(second.id, id);
-        // An id of who has left joins nothing, for whoever has its place now.
+        // The id of a session that has left joins no group, neither for the session in its slot.
         running.handle.join(id, ZONE);
         running.say(ROOM, b"not for you");
         running.say(ZONE, &[round]);

@@ -146,7 +146,7 @@ const METHODS: [(&str, Call); 28] = [
     }),
 ];
 
-/// Each one of them, often enough to fill a mailbox.
+/// Calls each method often enough to fill a mailbox.
 #[test]
 fn handle_of_an_ended_server_answers_every_method_without_waiting() {
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -190,7 +190,7 @@ fn handle_of_an_ended_server_answers_every_method_without_waiting() {
     assert_eq!(there.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
-/// A method that is new has to say what it does after the end, and to be called above.
+/// A new method needs a row that says what it does after the end, and a call in `METHODS`.
 #[test]
 fn table_after_the_end_lists_every_method_of_a_handle() {
     let (_, code) = HANDLE.split_once("impl ServerHandle {").unwrap();

@@ -1,5 +1,5 @@
-//! The table of limits in the crate's documentation and the sentences at the fields of `Config` say
-//! what `Config::default()` says.
+//! The table of limits in the crate's documentation and the documentation of each field of `Config`
+//! have the values of `Config::default()`.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::Config;

@@ -49,7 +49,7 @@ impl PacketHead for SChat {
 /// How a peer reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Reader {
-    /// So many bytes a second, taken once in this time.
+    /// This number of bytes a second, taken once in this time.
     Steady { bytes_per_sec: u64, every: Duration },
     /// Nothing.
     Deaf,

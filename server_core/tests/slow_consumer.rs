@@ -35,8 +35,8 @@ fn session_that_does_not_read_delays_no_sender_and_no_reader() {
 }
 
 /// A reader that keeps up must not be taken for a slow one, however much a turn brings: the limits
-/// are judged by what the socket did not take. (A burst above `max_send_queue_bytes` itself, 1 MiB by
-/// default, is over the limit whoever reads.)
+/// compare what the socket did not take. (A burst above `max_send_queue_bytes` itself, 1 MiB by default,
+/// is over the limit for any reader.)
 #[test]
 fn burst_kicks_no_reader_that_keeps_up() {
     for (packets, bytes) in [(5_000_u64, 100), (30, 30_000)] {

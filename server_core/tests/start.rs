@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A start fails within milliseconds; one that hangs has to be told from a slow machine.
+/// A start fails within milliseconds; this is longer than a start takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Set in a process that has the limits.
 const CHILD: &str = "START_TEST_CHILD";
@@ -81,7 +81,7 @@ fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
-/// Runs this test again, in a shell with these limits. Returns whether it passed, and what it said.
+/// Runs this test again, in a shell with these limits. Returns whether it passed, and its output.
 fn run_again(test: &str, limits: &str, env: &[(&str, &str)]) -> (bool, String) {
     let program = std::env::current_exe().unwrap();
     let mut child = Command::new("sh")

@@ -26,7 +26,7 @@ pub struct Machine {
     clock: FakeClock,
 }
 
-/// So few owners find a place in any set.
+/// Up to this number of owners, each has a place in any set.
 const FEW: usize = 8;
 
 impl Machine {
@@ -57,7 +57,7 @@ impl Machine {
                 }
                 let count = self.taken.entry(owner).or_default();
                 *count += u64::from(taken);
-                // A bucket of its own, and the one of those that find no place.
+                // The owner's bucket, and the bucket that owners without a place share.
                 let seconds = self.clock.elapsed().as_secs_f64();
                 let allowed = 2.0 * f64::from(self.rate) * (2.0 + seconds);
                 assert!(*count as f64 <= allowed, "owner {owner} got {count}");

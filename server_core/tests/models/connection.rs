@@ -29,7 +29,7 @@ pub enum Step {
     SendCommon(usize, bool),
     Receive,
     Flush,
-    /// The socket says that it can be written.
+    /// The poll reports that the socket can be written.
     Writable,
     Pass {
         millis: u64,
@@ -40,7 +40,7 @@ pub enum Step {
     Close,
 }
 
-/// One connection, and what it should have said and heard.
+/// A connection, and what it should have sent and received.
 pub struct Machine {
     peer: FakePeer,
     /// What the peer has sent.
@@ -188,7 +188,7 @@ impl Machine {
                 assert_eq!(connection.has_output(), unsent > 0);
             }
             Err(reason) => {
-                assert!(self.has_failed(), "an error that nobody met");
+                assert!(self.has_failed(), "an error that no call met");
                 self.leave(reason);
             }
         }
@@ -235,7 +235,7 @@ impl Machine {
                 let state = self.peer.state();
                 assert!(state.has_sent_fin && state.input.is_empty());
             }
-            Err(_) => assert!(self.has_failed(), "an error that nobody met"),
+            Err(_) => assert!(self.has_failed(), "an error that no call met"),
         }
         if let Err(reason) = received.outcome {
             self.leave(reason);
@@ -271,7 +271,7 @@ impl Machine {
                 // A write that times out is a peer that takes nothing, too.
                 assert!(over_cap || self.has_failed());
             }
-            Err(_) => assert!(self.has_failed(), "an error that nobody met"),
+            Err(_) => assert!(self.has_failed(), "an error that no call met"),
         }
         assert!(self.buffers.stats().live <= 1, "a chunk is pinned");
         if let Err(reason) = verdict {

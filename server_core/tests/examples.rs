@@ -1,8 +1,9 @@
 //! Each example plays its demo to the end, as a user would start it; and it serves.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use server_core::testing::{RawClient, RawPacket};
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -50,12 +51,9 @@ fn example_without_bots_serves_until_it_is_killed() {
     let stdout = example.0.stdout.take().unwrap();
     BufReader::new(stdout).read_line(&mut line).unwrap();
     let addr = line.strip_prefix("listening on ").unwrap().trim_end();
-    let mut client = TcpStream::connect(addr.parse::<SocketAddr>().unwrap()).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(&[6, 0, 2, 0, b'h', b'i']).unwrap();
-    let mut answer = [0; 6];
-    client.read_exact(&mut answer).unwrap();
-    assert_eq!(answer, [6, 0, 3, 0, b'h', b'i']);
+    let mut client = RawClient::connect(addr.parse().unwrap()).with_deadline(PATIENCE);
+    client.send(&[6, 0, 2, 0, b'h', b'i']);
+    assert_eq!(client.next_packet(), RawPacket::new(3, b"hi"));
     assert!(example.0.try_wait().unwrap().is_none(), "it still serves");
 }
 

@@ -1,6 +1,8 @@
 //! A stub server that does what a test wants, and the real client beside it.
 #![allow(dead_code)] // Each test file uses a part of it.
 
+pub mod fault;
+
 use game_server::GameSession;
 use game_server::packets::{SBye, SHello};
 use serde_json::Value;
@@ -8,7 +10,7 @@ use server_core::{Server, Ticker};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -342,4 +344,18 @@ impl From<Output> for Run {
         assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
         run
     }
+}
+
+pub fn interrupt(child: &Child) {
+    signal(child, "INT");
+}
+
+pub fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let status = Command::new("kill").args(["-s", name, &pid]).status();
+    assert!(status.unwrap().success());
+}
+
+pub fn ended(child: Child) -> Run {
+    child.wait_with_output().unwrap().into()
 }

@@ -98,7 +98,7 @@ fn bytes_behind_an_invalid_packet_are_counted_as_received() {
     client.echo(b"before");
     client.send_packet(999, b"of no known kind");
     let behind = thread::spawn({
-        let mut stream = client.stream().try_clone().unwrap();
+        let mut stream = client.sender();
         move || {
             // More than one read takes, so that most of it comes while the session leaves.
             stream.write_all(&[0xa5; BEHIND]).unwrap();

@@ -38,7 +38,7 @@ fn snapshot_shows_every_session_of_every_worker() {
     assert_eq!(sessions.len(), clients.len());
     for (count, (client, id)) in clients.iter().enumerate() {
         let session = sessions.iter().find(|one| one.id == *id).unwrap();
-        assert_eq!(session.addr, client.stream().local_addr().unwrap());
+        assert_eq!(session.addr, client.stream.local_addr().unwrap());
         assert_eq!(session.packets_received, count as u64);
         assert!(session.packets_sent >= count as u64);
         assert!(session.opened_at <= Instant::now());

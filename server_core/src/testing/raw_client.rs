@@ -1,4 +1,6 @@
 //! A TCP client that knows packets as bytes alone.
+//!
+//! The code shares no type with the framer of this library: a bug in both would cancel out.
 
 use super::packet::{HEADER_BYTES, RawPacket};
 use super::{DEADLINE, packet};
@@ -13,7 +15,8 @@ use std::time::{Duration, Instant};
 /// then fails. The methods that return no `Result` panic with the cause at the line of their caller.
 #[derive(Debug)]
 pub struct RawClient {
-    stream: TcpStream,
+    /// The socket: its addresses, its options, its clones for other threads.
+    pub stream: TcpStream,
     deadline: Duration,
     /// The ids that the server may send; `None` allows every id.
     known_ids: Option<&'static [u16]>,
@@ -209,10 +212,15 @@ impl RawClient {
         }
     }
 
-    /// The socket: its addresses, its options, or a clone that another thread reads or writes.
+    /// A clone of the socket, which sends from another thread.
+    ///
+    /// # Panics
+    ///
+    /// If the process has no descriptor left.
     #[must_use]
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    #[track_caller]
+    pub fn sender(&self) -> TcpStream {
+        self.stream.try_clone().expect("a descriptor is free")
     }
 
     /// Closes the sending direction.

@@ -226,22 +226,26 @@ fn a_server_that_kicks_nobody_is_found() {
 #[test]
 fn a_server_that_kicks_for_another_reason_is_found() {
     let bye = |_, _: &[u8]| packet(6, b"\x07\x00too many");
-    let stub = Stub::with_answers(|_, tick| Some(hello(tick, TEXT)), bye);
-    // The stub says goodbye and does not hang up: the attacker waits for the end in vain.
-    let (run, json) = attack(stub.addr, "unknown-id");
-    assert_eq!(run.status, Some(1), "{json}");
-    let closing = Stub::with_answers(
-        |session, tick| {
-            (session < FIRST_ATTACKER || !tick.is_multiple_of(5)).then(|| hello(tick, TEXT))
-        },
-        bye,
-    );
-    let (run, json) = attack(closing.addr, "unknown-id");
-    assert_eq!(run.status, Some(1), "{json}");
-    assert!(
-        json["attack"]["tally"]["wrong_reason"].as_u64().unwrap() > 0,
-        "{json}"
-    );
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let stub = Stub::with_answers(|_, tick| Some(hello(tick, TEXT)), bye);
+            // The stub says goodbye and does not hang up: the attacker waits for the end in vain.
+            let (run, json) = attack(stub.addr, "unknown-id");
+            assert_eq!(run.status, Some(1), "{json}");
+        });
+        let closing = Stub::with_answers(
+            |session, tick| {
+                (session < FIRST_ATTACKER || !tick.is_multiple_of(5)).then(|| hello(tick, TEXT))
+            },
+            bye,
+        );
+        let (run, json) = attack(closing.addr, "unknown-id");
+        assert_eq!(run.status, Some(1), "{json}");
+        assert!(
+            json["attack"]["tally"]["wrong_reason"].as_u64().unwrap() > 0,
+            "{json}"
+        );
+    });
 }
 
 #[test]

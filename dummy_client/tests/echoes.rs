@@ -12,13 +12,13 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 use util::fault::TEXT;
-use util::{Run, Stub, client, ended, hello, interrupt, packet};
+use util::{Run, Stub, client, ended, for_each_at_once, hello, interrupt, packet};
 
 const ECHO_ARGS: [&str; 6] = ["--count", "2", "--duration-secs", "0.6", "--echo-hz", "50"];
 
 #[test]
 fn echoes_come_back_byte_for_byte() {
-    for payload_bytes in ["0", "1", "32", "65531"] {
+    for_each_at_once(["0", "1", "32", "65531"], |payload_bytes| {
         let stub = Stub::with_answers(
             |_, tick| Some(hello(tick, TEXT)),
             |id, payload| {
@@ -32,7 +32,7 @@ fn echoes_come_back_byte_for_byte() {
         let echoes = &json["echoes"];
         assert!(echoes["sent"].as_u64().unwrap() > 20, "{json}");
         assert_eq!(echoes["sent"], echoes["answered"]);
-    }
+    });
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod util;
 
 use util::fault::TEXT;
-use util::{Run, Stub, hello, packet};
+use util::{Run, Stub, for_each_at_once, hello, packet};
 
 #[test]
 fn a_server_that_accepts_and_says_nothing_is_no_success() {
@@ -29,7 +29,7 @@ fn a_server_that_says_nothing_is_found_in_every_shape() {
         &["--stages", "5:300ms,5:500ms,0:200ms"],
         &["--count", "2", "--duration-secs", "1", "--reconnect"],
     ];
-    for shape in shapes {
+    for_each_at_once(shapes, |shape| {
         let stub = Stub::start(|_, _| Some(Vec::new()));
         let (run, json) = Run::json(stub.addr, shape);
         assert_eq!(run.status, Some(1), "{shape:?}: {json}");
@@ -38,7 +38,7 @@ fn a_server_that_says_nothing_is_found_in_every_shape() {
             failures.contains("nothing at all was received"),
             "{shape:?}: {failures}"
         );
-    }
+    });
 }
 
 #[test]

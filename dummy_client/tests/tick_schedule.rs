@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use util::fault::{TEXT, check_counts, number, with_fault};
-use util::{Run, Stub, hello};
+use util::{Run, Stub, for_each_at_once, hello};
 
 /// From one slot to the next of a server that a whole fault is planted in: long enough that the
 /// stub's own milliseconds are little against it.
@@ -27,10 +27,8 @@ fn with_schedule(
     undisturbed(&args, || {
         let plan = Arc::clone(&plan);
         Stub::with_delays(move |session, tick| {
-            let planned = match tick.is_multiple_of(ticks) {
-                true => plan(session, tick / ticks),
-                false => None,
-            };
+            let is_slot = tick.is_multiple_of(ticks);
+            let planned = is_slot.then(|| plan(session, tick / ticks)).flatten();
             Some(match planned {
                 Some((number, late_ms)) => (Duration::from_millis(late_ms), hello(number, TEXT)),
                 None => Default::default(),
@@ -113,14 +111,14 @@ fn a_server_that_falls_to_half_its_rate_is_found() {
 /// Whatever part of a period it is, and however long it lasts.
 #[test]
 fn a_lateness_that_stays_is_neither_forgiven_nor_taken_for_a_skip() {
-    for late_ms in [30, 60, 90] {
+    for_each_at_once([30, 60, 90], |late_ms| {
         let late = move |slot| if slot <= 20 { 0 } else { late_ms };
         let json = with_schedule("7", &[], move |_, slot| Some((slot, late(slot))));
         let p50 = number(&json["tick_delay_ms"]["p50"]);
         let least = late_ms as f64 - 6.0;
         assert!((least..least + 20.0).contains(&p50), "{late_ms}: {json}");
         assert_eq!(json["ticks"]["skipped"], 0, "{json}");
-    }
+    });
 }
 
 #[test]
@@ -146,7 +144,7 @@ fn the_first_ticks_are_not_measured_against_themselves() {
 
 #[test]
 fn a_server_that_begins_anew_is_measured_by_its_own_schedule() {
-    for threads in ["1", "2"] {
+    for_each_at_once(["1", "2"], |threads| {
         // All are lost after ten ticks; the next server counts from 1, a third of a slot off.
         let script = |session, tick: u64| match session {
             0..3 if tick > 51 => None,
@@ -168,7 +166,7 @@ fn a_server_that_begins_anew_is_measured_by_its_own_schedule() {
         assert_eq!(json["ticks"]["skipped"], 0, "{json}");
         // By the old schedule each tick of the new server would be 33 ms off, or 67.
         assert!(number(&json["tick_delay_ms"]["p90"]) < 25.0, "{json}");
-    }
+    });
 }
 
 #[test]

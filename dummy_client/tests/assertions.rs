@@ -10,7 +10,7 @@ use util::fault::clean_stub;
 use util::{Run, client, signal};
 
 #[test]
-fn an_assertion_that_breaks_is_status_1_and_a_line_with_the_value() {
+fn broken_assertion_is_status_1_and_a_line_with_the_value() {
     let stub = clean_stub();
     let args = ["--duration-secs", "1", "--assert", "lost==0"];
     let late = [
@@ -47,7 +47,7 @@ fn an_assertion_that_breaks_is_status_1_and_a_line_with_the_value() {
 }
 
 #[test]
-fn a_stopped_client_does_not_blame_the_server_for_a_broken_assertion() {
+fn stopped_client_reports_client_limited_for_a_broken_assertion() {
     let stub = clean_stub();
     let args = [
         "--duration-secs",

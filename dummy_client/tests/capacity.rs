@@ -7,7 +7,7 @@ use util::fault::{TEXT, clean_stub, number};
 use util::{Run, Stub, hello};
 
 #[test]
-fn a_server_that_holds_all_that_may_be_tried() {
+fn capacity_above_the_largest_count_is_at_least_that_count() {
     let args = ["--find-capacity", "--count", "2", "--assert", "lost==0"];
     let (run, json) = Run::unlimited(&args, clean_stub);
     assert_eq!(run.status, Some(0), "{json}");
@@ -24,7 +24,7 @@ fn a_server_that_holds_all_that_may_be_tried() {
 }
 
 #[test]
-fn the_largest_number_that_holds_is_found() {
+fn largest_session_count_that_holds_is_found() {
     // One session at a time is served well; a second one gets every other tick only.
     let script = |session, tick: u64| {
         Some(if session == 1 && tick.is_multiple_of(2) {

@@ -8,7 +8,7 @@ use util::fault::{TEXT, number};
 use util::{RealServer, Run, Stub, hello, packet};
 
 #[test]
-fn chats_come_back_to_who_sent_them_and_to_everybody_else() {
+fn chats_are_delivered_to_the_sender_and_the_other_sessions() {
     let server = RealServer::start(2, None);
     let args = [
         "--count",
@@ -49,7 +49,7 @@ fn chat_answers(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> (R
 }
 
 #[test]
-fn chats_that_are_wrong_or_missing_are_found() {
+fn corrupted_or_lost_chats_fail_the_run() {
     let (run, _) = chat_answers(<[u8]>::to_vec);
     assert_eq!(run.status, Some(0));
     let (run, json) = chat_answers(|text| text[..text.len() - 1].to_vec());

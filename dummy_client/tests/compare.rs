@@ -14,7 +14,7 @@ fn compare(before: &str, after: &str) -> Run {
 }
 
 #[test]
-fn two_runs_are_compared() {
+fn worse_run_is_status_1_and_names_the_metric() {
     let record = |name: &str, stub: fn() -> Stub| {
         let args = ["--count", "3", "--duration-secs", "1"];
         let (_, json) = Run::unlimited(&args, stub);

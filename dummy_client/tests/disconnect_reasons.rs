@@ -9,7 +9,7 @@ use util::fault::{TEXT, with_fault};
 use util::{Run, Stub, client, hello, packet, scratch};
 
 #[test]
-fn a_lost_session_is_found_and_the_goodbye_is_kept() {
+fn lost_session_fails_the_run_and_its_reason_is_reported() {
     let (run, json) = with_fault(|tick| match tick {
         20 => Some(packet(6, b"\x0a\x00the server is shutting down")),
         21.. => None,
@@ -24,7 +24,7 @@ fn a_lost_session_is_found_and_the_goodbye_is_kept() {
 /// Whatever a server says, it controls no terminal and turns no line around: not in the log, the
 /// text, the JSON or the report.
 #[test]
-fn texts_of_a_hostile_server_are_spelled_out_in_every_output() {
+fn control_characters_of_a_server_are_escaped_in_every_output() {
     let text = "\u{9b}31m\u{9d}0;x\u{7}\u{7f}\u{1b}[2J\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}";
     let stub = || {
         Stub::start(move |_, tick| match tick {
@@ -57,7 +57,7 @@ fn texts_of_a_hostile_server_are_spelled_out_in_every_output() {
 
 /// A peer can make up goodbyes without end; the summary stays small, and the sum is right.
 #[test]
-fn sixty_thousand_different_goodbyes_are_a_short_list() {
+fn many_different_reasons_are_a_short_list() {
     let stub = Stub::start(|_, tick| match tick {
         1..=60 => {
             let bye = |n| packet(6, format!("\x07\x00reason {n} </script>").as_bytes());
@@ -83,7 +83,7 @@ fn sixty_thousand_different_goodbyes_are_a_short_list() {
 }
 
 #[test]
-fn a_long_goodbye_is_cut() {
+fn long_reason_is_cut_to_200_characters() {
     let (_, json) = with_fault(|tick| match tick {
         20 => Some([packet(6, &[b'x'; 60_000]), hello(20, TEXT)].concat()),
         _ => Some(hello(tick, TEXT)),
@@ -93,7 +93,7 @@ fn a_long_goodbye_is_cut() {
 
 /// A server that says goodbye without end must not be able to keep the client, nor fill its memory.
 #[test]
-fn a_flood_of_goodbyes_ends_when_the_run_does() {
+fn endless_s_bye_packets_end_with_the_run() {
     let stub = Stub::start(|_, _| Some(packet(6, b"\x07\x00").repeat(50_000)));
     let started = Instant::now();
     let (run, json) = Run::json(stub.addr, &["--count", "1", "--duration-secs", "1"]);

@@ -17,7 +17,7 @@ use util::{Run, Stub, client, ended, for_each_at_once, hello, interrupt, packet}
 const ECHO_ARGS: [&str; 6] = ["--count", "2", "--duration-secs", "0.6", "--echo-hz", "50"];
 
 #[test]
-fn echoes_come_back_byte_for_byte() {
+fn echoes_are_answered_byte_for_byte() {
     for_each_at_once(["0", "1", "32", "65531"], |payload_bytes| {
         let stub = Stub::with_answers(
             |_, tick| Some(hello(tick, TEXT)),
@@ -36,7 +36,7 @@ fn echoes_come_back_byte_for_byte() {
 }
 
 #[test]
-fn an_echo_with_one_wrong_byte_is_found() {
+fn corrupted_echoes_fail_the_run() {
     let stub = Stub::with_answers(
         |_, tick| Some(hello(tick, TEXT)),
         |_, payload| {
@@ -51,7 +51,7 @@ fn an_echo_with_one_wrong_byte_is_found() {
 }
 
 #[test]
-fn echoes_without_an_answer_are_found() {
+fn unanswered_echoes_fail_the_run() {
     let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
     let (run, json) = Run::json(stub.addr, &ECHO_ARGS);
     assert_eq!(run.status, Some(1));
@@ -59,7 +59,7 @@ fn echoes_without_an_answer_are_found() {
 }
 
 #[test]
-fn echoes_that_are_never_answered_are_found_though_their_sessions_leave() {
+fn unanswered_echoes_fail_the_run_though_their_sessions_close() {
     let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
     let args = [
         "--stages",
@@ -73,7 +73,7 @@ fn echoes_that_are_never_answered_are_found_though_their_sessions_leave() {
 }
 
 #[test]
-fn a_server_that_answers_nothing_does_not_fill_our_memory() {
+fn unanswered_echoes_do_not_grow_memory() {
     let stub = Stub::deaf();
     let rates = ["--echo-hz", "20000", "--payload-bytes", "60000"];
     let args = [
@@ -102,8 +102,9 @@ fn a_server_that_answers_nothing_does_not_fill_our_memory() {
     assert!(most_kib < 120_000, "{most_kib} KiB");
 }
 
+/// (lecture row 36)
 #[test]
-fn lecture_36_both_sides_share_the_framing_and_agree_on_the_counts() {
+fn client_and_server_count_the_same_packets_and_bytes() {
     let server = Server::builder()
         .workers(2)
         .start("127.0.0.1:0", |_| GameSession::new(None))

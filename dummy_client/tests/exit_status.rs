@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use util::{Run, Stub, client, hello};
 
 #[test]
-fn a_server_that_is_away_is_one_clear_line_and_status_1() {
+fn refused_connections_are_one_error_line_and_status_1() {
     // Bound and closed again: nobody listens there.
     let addr = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -31,7 +31,7 @@ fn a_server_that_is_away_is_one_clear_line_and_status_1() {
 }
 
 #[test]
-fn a_server_that_dies_is_one_clear_line_a_summary_and_status_1() {
+fn server_that_dies_is_one_error_line_a_summary_and_status_1() {
     let stub = Stub::start(|_, tick| (tick < 30).then(|| hello(tick, "x")));
     let run = Run::of(&mut client(
         stub.addr,
@@ -48,7 +48,7 @@ fn a_server_that_dies_is_one_clear_line_a_summary_and_status_1() {
 }
 
 #[test]
-fn too_few_descriptors_are_one_clear_line_with_the_fix_and_status_2() {
+fn too_few_descriptors_are_one_error_line_with_the_fix_and_status_2() {
     let script = r#"ulimit -n 64; exec "$0" --count 1000"#;
     let run = Run::of(
         Command::new("sh")
@@ -61,7 +61,7 @@ fn too_few_descriptors_are_one_clear_line_with_the_fix_and_status_2() {
 }
 
 #[test]
-fn bad_usage_is_status_2() {
+fn invalid_flags_are_status_2() {
     let addr = "127.0.0.1:1".parse().unwrap();
     for bad in [
         ["--count", "0"],

@@ -6,8 +6,9 @@ mod util;
 use util::fault::{TEXT, with_fault};
 use util::{hello, packet};
 
+/// (lecture row 37)
 #[test]
-fn lecture_37_an_unknown_id_is_counted_and_not_read_as_text() {
+fn unknown_id_is_counted_and_its_payload_is_not_logged() {
     let (run, json) = with_fault(|tick| match tick {
         20 => Some([packet(77, b"secret text"), hello(20, TEXT)].concat()),
         _ => Some(hello(tick, TEXT)),
@@ -18,8 +19,9 @@ fn lecture_37_an_unknown_id_is_counted_and_not_read_as_text() {
     assert!(!run.stderr.contains("secret"));
 }
 
+/// (lecture row 37)
 #[test]
-fn lecture_37_id_size_and_text_are_logged() {
+fn id_size_and_text_of_each_session_are_logged() {
     let (run, _) = with_fault(|tick| Some(hello(tick, TEXT)));
     for session in 1..=3 {
         let line = format!("session {session}: id 1 size 23 \"Hello World\"");
@@ -28,7 +30,7 @@ fn lecture_37_id_size_and_text_are_logged() {
 }
 
 #[test]
-fn a_server_that_breaks_the_framing_loses_that_session() {
+fn invalid_size_loses_that_session() {
     for (size, label) in [(0, "bad_size"), (3, "bad_size")] {
         let (run, json) = with_fault(move |tick| match tick {
             20 => Some(vec![size, 0, 1, 0]),

@@ -7,7 +7,7 @@ use util::fault::{TEXT, clean_stub, number};
 use util::{Run, Stub, client, hello};
 
 #[test]
-fn the_ramp_is_kept() {
+fn ramp_per_sec_limits_the_connections() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
     let args = ["--count", "100", "--ramp-per-sec", "40"];
     let (run, json) = Run::json(
@@ -25,7 +25,7 @@ fn the_ramp_is_kept() {
 }
 
 #[test]
-fn stages_go_up_and_down_and_nobody_is_lost() {
+fn stages_reach_their_session_counts_without_loss() {
     let stub = clean_stub();
     let args = ["--stages", "40:500ms,40:500ms,10:500ms,10:500ms"];
     let (run, json) = Run::json(stub.addr, &args);
@@ -43,7 +43,7 @@ fn stages_go_up_and_down_and_nobody_is_lost() {
 }
 
 #[test]
-fn stages_that_end_with_nobody_are_a_good_run() {
+fn stages_that_end_without_sessions_pass() {
     let stub = clean_stub();
     let (run, json) = Run::json(
         stub.addr,
@@ -54,7 +54,7 @@ fn stages_that_end_with_nobody_are_a_good_run() {
 }
 
 #[test]
-fn churn_comes_and_goes_and_is_no_loss() {
+fn churn_is_not_counted_as_loss() {
     let stub = clean_stub();
     let args = [
         "--count",
@@ -77,7 +77,7 @@ fn churn_comes_and_goes_and_is_no_loss() {
 }
 
 #[test]
-fn a_session_that_is_lost_amid_churn_is_found() {
+fn session_lost_under_churn_fails_the_run() {
     let stub = Stub::start(|session, tick| {
         // The seventh connection is closed by the server after some ticks.
         (session != 7 || !tick.is_multiple_of(5)).then(|| hello(tick, TEXT))
@@ -96,7 +96,7 @@ fn a_session_that_is_lost_amid_churn_is_found() {
 }
 
 #[test]
-fn with_reconnect_a_loss_that_comes_back_is_no_failure() {
+fn lost_session_that_reconnects_passes() {
     let stub = Stub::start(|session, tick| (session != 1 || tick < 20).then(|| hello(tick, TEXT)));
     let args = ["--count", "3", "--duration-secs", "2", "--reconnect"];
     let (run, json) = Run::json(stub.addr, &args);
@@ -111,7 +111,7 @@ fn with_reconnect_a_loss_that_comes_back_is_no_failure() {
 
 /// The listener goes away: who has left cannot come back.
 #[test]
-fn a_server_that_takes_nobody_any_more_is_found() {
+fn refused_reconnects_fail_the_run() {
     let stub = Stub::closing_after(4);
     let args = [
         "--count",

@@ -12,7 +12,7 @@ use util::fault::TEXT;
 use util::{Run, Stub, client, ended, hello, packet, scratch};
 
 #[test]
-fn what_is_written_is_what_the_schema_says() {
+fn json_matches_the_schema() {
     let schema = Run::of(Command::new(env!("CARGO_BIN_EXE_dummy_client")).arg("schema"));
     assert_eq!(schema.status, Some(0));
     let schema: Value = serde_json::from_str(&schema.stdout).unwrap();
@@ -45,7 +45,7 @@ fn what_is_written_is_what_the_schema_says() {
 }
 
 #[test]
-fn the_report_has_the_verdict_the_plots_and_the_summary() {
+fn report_has_the_verdict_the_plots_and_the_summary() {
     let stub = Stub::with_answers(
         |_, tick| Some(hello(tick, "Hello World")),
         |_, payload| packet(3, payload),
@@ -72,7 +72,7 @@ fn the_report_has_the_verdict_the_plots_and_the_summary() {
 
 /// A long run must not be lost because of a place that can be judged at its start.
 #[test]
-fn a_place_that_cannot_be_written_is_a_clear_line_before_the_run() {
+fn unwritable_path_is_one_error_line_before_the_run() {
     let accepted = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&accepted);
     let stub = Stub::start(move |_, tick| {
@@ -95,7 +95,7 @@ fn a_place_that_cannot_be_written_is_a_clear_line_before_the_run() {
 }
 
 #[test]
-fn a_full_disk_is_a_clear_line_and_status_1_and_the_text_is_printed() {
+fn full_disk_is_an_error_line_and_status_1_and_the_text_is_printed() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
     for flag in ["--json", "--report"] {
         let other = scratch("full_disk_other");
@@ -118,7 +118,7 @@ fn a_full_disk_is_a_clear_line_and_status_1_and_the_text_is_printed() {
 }
 
 #[test]
-fn without_a_result_an_old_file_stays_and_a_new_one_goes() {
+fn failed_start_keeps_an_old_file_and_leaves_no_new_one() {
     let (old, new) = (scratch("old.json"), scratch("new.html"));
     fs::write(&old, "of yesterday").unwrap();
     let script = r#"ulimit -n 64; exec "$0" --count 1000 --json "$1" --report "$2""#;
@@ -140,7 +140,7 @@ fn without_a_result_an_old_file_stays_and_a_new_one_goes() {
 }
 
 #[test]
-fn json_and_report_in_one_file_is_bad_usage() {
+fn json_and_report_in_one_file_is_status_2() {
     let file = scratch("both");
     let addr = "127.0.0.1:1".parse().unwrap();
     let run = Run::of(&mut client(addr, &["--json", &file, "--report", &file]));
@@ -150,7 +150,7 @@ fn json_and_report_in_one_file_is_bad_usage() {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_panic() {
+fn closed_output_pipes_do_not_fail_the_run() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
     let mut child = client(stub.addr, &["--duration-secs", "0.3"])
         .spawn()

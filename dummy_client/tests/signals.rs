@@ -19,7 +19,7 @@ fn wait_for_hellos(log: &mut impl BufRead, count: usize) {
 }
 
 #[test]
-fn ctrl_c_prints_the_summary() {
+fn sigint_prints_the_summary() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
     let mut child = client(stub.addr, &[]).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -38,7 +38,7 @@ fn ctrl_c_prints_the_summary() {
 
 /// An empty result would be taken for one.
 #[test]
-fn a_client_that_is_killed_leaves_no_result() {
+fn killed_client_leaves_no_result_file() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
     let (json, report) = (scratch("killed.json"), scratch("killed.html"));
     fs::write(&report, "an older one").unwrap();
@@ -67,7 +67,7 @@ fn a_client_that_is_killed_leaves_no_result() {
 
 /// The client has to convict itself before it blames a server.
 #[test]
-fn a_client_that_was_stopped_says_that_it_is_limited() {
+fn stopped_client_reports_client_limited() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
     let args = ["--duration-secs", "2", "--json", "-"];
     let mut child = client(stub.addr, &args).spawn().unwrap();

@@ -7,7 +7,7 @@ use util::fault::TEXT;
 use util::{Run, Stub, for_each_at_once, hello, packet};
 
 #[test]
-fn a_server_that_accepts_and_says_nothing_is_no_success() {
+fn server_that_sends_nothing_fails_the_run() {
     let stub = Stub::start(|_, _| Some(Vec::new()));
     let (run, json) = Run::json(stub.addr, &["--count", "2", "--duration-secs", "5.5"]);
     assert_eq!(run.status, Some(1), "{json}");
@@ -15,7 +15,7 @@ fn a_server_that_accepts_and_says_nothing_is_no_success() {
 
 /// It accepts, and nothing else: whatever the shape of the load, that is no success.
 #[test]
-fn a_server_that_says_nothing_is_found_in_every_shape() {
+fn server_that_sends_nothing_fails_every_load_profile() {
     let shapes: [&[&str]; 4] = [
         &["--count", "3", "--duration-secs", "1"],
         &[
@@ -42,7 +42,7 @@ fn a_server_that_says_nothing_is_found_in_every_shape() {
 }
 
 #[test]
-fn a_server_that_hangs_is_found_though_echoes_go_on() {
+fn server_without_ticks_fails_the_run_though_echoes_are_answered() {
     let stub = Stub::with_answers(
         |_, tick| {
             Some(if tick > 40 {

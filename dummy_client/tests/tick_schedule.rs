@@ -54,7 +54,7 @@ fn undisturbed(args: &[&str], stub: impl Fn() -> Stub) -> Value {
 
 /// A tick that is late on one session is late by what it is, and the others are not.
 #[test]
-fn a_late_tick_is_late_against_the_schedule() {
+fn late_tick_is_delayed_against_the_schedule() {
     let late_ms = |session, slot| if (session, slot) == (1, 15) { 200 } else { 0 };
     let json = with_schedule("3", &[], move |session, slot| {
         Some((slot, late_ms(session, slot)))
@@ -69,7 +69,7 @@ fn a_late_tick_is_late_against_the_schedule() {
 }
 
 #[test]
-fn a_freeze_of_the_whole_server_is_counted_and_charged() {
+fn stalled_server_counts_skipped_ticks_and_synthetic_delays() {
     // Nothing from 2 s to 4 s; the numbers go on as if nothing had been.
     let json = with_schedule("6", &[], |_, slot| match slot {
         ..=20 => Some((slot, 0)),
@@ -95,7 +95,7 @@ fn a_freeze_of_the_whole_server_is_counted_and_charged() {
 }
 
 #[test]
-fn a_server_that_falls_to_half_its_rate_is_found() {
+fn half_tick_rate_counts_skipped_ticks() {
     let json = with_schedule("9", &[], |_, slot| match slot {
         ..=30 => Some((slot, 0)),
         _ if slot.is_multiple_of(2) => Some((15 + slot / 2, 0)),
@@ -110,7 +110,7 @@ fn a_server_that_falls_to_half_its_rate_is_found() {
 
 /// Whatever part of a period it is, and however long it lasts.
 #[test]
-fn a_lateness_that_stays_is_neither_forgiven_nor_taken_for_a_skip() {
+fn lasting_delay_is_measured_and_not_counted_as_skipped() {
     for_each_at_once([30, 60, 90], |late_ms| {
         let late = move |slot| if slot <= 20 { 0 } else { late_ms };
         let json = with_schedule("7", &[], move |_, slot| Some((slot, late(slot))));
@@ -122,7 +122,7 @@ fn a_lateness_that_stays_is_neither_forgiven_nor_taken_for_a_skip() {
 }
 
 #[test]
-fn a_session_that_is_behind_throughout_hides_neither_itself_nor_the_others() {
+fn session_behind_throughout_shows_in_delay_and_spread() {
     // 400 ms behind, and by more than one tick from its first on.
     let json = with_schedule("5", &[], |session, slot| match session {
         2 => slot.checked_sub(4).filter(|n| *n > 0).map(|n| (n, 0)),
@@ -135,7 +135,7 @@ fn a_session_that_is_behind_throughout_hides_neither_itself_nor_the_others() {
 }
 
 #[test]
-fn the_first_ticks_are_not_measured_against_themselves() {
+fn jitter_of_the_first_ticks_is_measured() {
     // Spread evenly from 0 to 60 ms.
     let json = with_schedule("2.2", &[], |_, slot| Some((slot, slot * 37 % 61)));
     let p50 = number(&json["tick_delay_ms"]["p50"]);
@@ -143,7 +143,7 @@ fn the_first_ticks_are_not_measured_against_themselves() {
 }
 
 #[test]
-fn a_server_that_begins_anew_is_measured_by_its_own_schedule() {
+fn restarted_server_is_measured_by_its_own_schedule() {
     for_each_at_once(["1", "2"], |threads| {
         // All are lost after ten ticks; the next server counts from 1, a third of a slot off.
         let script = |session, tick: u64| match session {
@@ -170,7 +170,7 @@ fn a_server_that_begins_anew_is_measured_by_its_own_schedule() {
 }
 
 #[test]
-fn distributions_hold_every_measurement() {
+fn distributions_count_every_measurement() {
     let (_, json) = with_fault(|tick| Some(hello(tick, TEXT)));
     for (name, quantiles) in [
         ("tick_delay", "tick_delay_ms"),
@@ -188,7 +188,7 @@ fn distributions_hold_every_measurement() {
 /// The sessions of one of the server's workers get each tick later than the others: nothing is
 /// lost, and the spread says so.
 #[test]
-fn a_worker_that_is_late_is_in_the_spread() {
+fn late_worker_shows_in_the_tick_spread() {
     let stub = Stub::start(|session, tick| {
         if session % 2 == 1 {
             thread::sleep(Duration::from_millis(15));

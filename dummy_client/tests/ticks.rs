@@ -7,7 +7,7 @@ use util::fault::{TEXT, check_counts, with_fault};
 use util::{Run, Stub, hello, packet};
 
 #[test]
-fn nothing_is_invented_for_a_good_server() {
+fn server_without_fault_passes() {
     let (run, json) = with_fault(|tick| Some(hello(tick, TEXT)));
     assert_eq!(run.status, Some(0), "{run:?}");
     check_counts(&json);
@@ -18,7 +18,7 @@ fn nothing_is_invented_for_a_good_server() {
 }
 
 #[test]
-fn a_missing_tick_is_found() {
+fn missing_ticks_fail_the_run() {
     let (run, json) = with_fault(|tick| match tick {
         20 | 21 => Some(Vec::new()),
         _ => Some(hello(tick, TEXT)),
@@ -32,7 +32,7 @@ fn a_missing_tick_is_found() {
 }
 
 #[test]
-fn a_repeated_tick_is_found() {
+fn repeated_tick_fails_the_run() {
     let (run, json) = with_fault(|tick| match tick {
         20 => Some([hello(20, TEXT), hello(20, TEXT)].concat()),
         _ => Some(hello(tick, TEXT)),
@@ -45,7 +45,7 @@ fn a_repeated_tick_is_found() {
 }
 
 #[test]
-fn ticks_out_of_order_are_found() {
+fn reordered_ticks_fail_the_run() {
     let (run, json) = with_fault(|tick| match tick {
         20 => Some(Vec::new()),
         21 => Some([hello(21, TEXT), hello(20, TEXT)].concat()),
@@ -56,7 +56,7 @@ fn ticks_out_of_order_are_found() {
 }
 
 #[test]
-fn another_text_is_found() {
+fn wrong_text_fails_the_run() {
     let (run, json) =
         with_fault(|tick| Some(hello(tick, if tick == 20 { "Hello W0rld" } else { TEXT })));
     assert_eq!(run.status, Some(1));
@@ -64,7 +64,7 @@ fn another_text_is_found() {
 }
 
 #[test]
-fn a_hello_without_a_tick_number_is_found() {
+fn s_hello_without_a_tick_number_is_counted_as_malformed() {
     let (run, json) = with_fault(|tick| match tick {
         20 => Some([packet(1, b"short"), hello(20, TEXT)].concat()),
         _ => Some(hello(tick, TEXT)),
@@ -74,7 +74,7 @@ fn a_hello_without_a_tick_number_is_found() {
 }
 
 #[test]
-fn any_tick_number_is_survived() {
+fn jump_to_the_highest_tick_number_fails_the_run() {
     let (run, json) =
         with_fault(|tick| Some(hello(if tick == 20 { u64::MAX } else { tick }, TEXT)));
     assert_eq!(run.status, Some(1), "{run:?}");
@@ -83,7 +83,7 @@ fn any_tick_number_is_survived() {
 
 /// Long enough for the highest number there is to be judged while the run goes on.
 #[test]
-fn the_highest_tick_number_is_survived_from_the_first_on() {
+fn highest_tick_number_from_the_start_is_counted_as_repeats() {
     let stub = Stub::start(|session, tick| {
         let number = if session == 0 { u64::MAX } else { tick };
         Some(hello(number, TEXT))
@@ -95,7 +95,7 @@ fn the_highest_tick_number_is_survived_from_the_first_on() {
 }
 
 #[test]
-fn a_slow_tick_is_no_fault() {
+fn tick_every_two_seconds_passes() {
     let stub = Stub::start(|_, tick| {
         Some(if tick.is_multiple_of(100) {
             hello(tick / 100, TEXT)
@@ -108,7 +108,7 @@ fn a_slow_tick_is_no_fault() {
 }
 
 #[test]
-fn a_session_that_is_left_behind_at_the_end_is_found() {
+fn session_that_lags_at_the_end_fails_the_run() {
     let (run, json) = with_fault(|tick| {
         Some(if tick > 25 {
             Vec::new()
@@ -124,7 +124,7 @@ fn a_session_that_is_left_behind_at_the_end_is_found() {
 }
 
 #[test]
-fn a_session_that_never_gets_a_tick_is_found() {
+fn session_without_ticks_fails_the_run() {
     let stub = Stub::start(|session, tick| {
         Some(if session == 1 {
             Vec::new()
@@ -138,7 +138,7 @@ fn a_session_that_never_gets_a_tick_is_found() {
 }
 
 #[test]
-fn sessions_that_are_forgotten_are_found_though_they_leave() {
+fn sessions_without_ticks_fail_the_run_under_churn() {
     // Every second connection gets no tick while it stands.
     let stub = Stub::start(|session, tick| {
         Some(if session % 2 == 1 {

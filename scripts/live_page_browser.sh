@@ -117,7 +117,7 @@ start_browser
 set_screen 1200 1000
 open_live_page
 wait_for 20 0 'value("Sessions")'
-wait_for 20 'Nobody is here.' 'text(".nobody")'
+wait_for 20 'No session is connected.' 'text(".empty")'
 is_true 'document.querySelector("table.slowest").hidden'
 fits "the empty page"
 # What chance does not bring in a short run: an id of twenty digits, and percentiles by hand.

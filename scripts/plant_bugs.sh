@@ -78,4 +78,6 @@ find_bug unbounded_post 'a mailbox of [0-9]+ bytes holds [0-9]+'
 find_bug early_judge 'was ended|[0-9]+ pieces'
 # The bytes of a session that is ended stay in the count of all that wait.
 find_bug leaked_total 'send_queue_bytes gauge'
+# A packet that came from the link to other nodes is given to the link.
+find_bug link_echo 'a packet from the link goes out again'
 printf 'each of them was found\n'

@@ -8,7 +8,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 secs=${SECS:-600}
 attacks=(zero-size short-size huge-size unknown-id server-id id-sweep bad-utf8 slowloris no-read
-    echo-flood chat-flood rst-storm half-close connect-flood garbage)
+    echo-flood chat-flood rst-storm half-close connect-flood garbage chat-churn chat-burst
+    ask-and-not-read silent-flood)
 
 build
 # All chats come from one address: the attacks must not use up the budget of the healthy.

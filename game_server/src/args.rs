@@ -1,6 +1,5 @@
 //! The command line.
 
-use crate::metrics_port::{self, Host};
 use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
@@ -8,6 +7,7 @@ use game_server::packets::SHello;
 use game_server::preflight::judge::sessions_allowed;
 use game_server::process::{Addresses, parse_addrs, parse_seconds};
 use server_core::Config;
+use server_core::admin::{Admin, Host};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::time::Duration;
 
@@ -240,7 +240,7 @@ impl Args {
         let metrics = self
             .metrics_addr
             .as_ref()
-            .map_or(0, |_| metrics_port::DESCRIPTORS);
+            .map_or(0, |_| Admin::MAX_DESCRIPTORS);
         (160 + 4 * workers + metrics) as u64
     }
 
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(most(&["--max-sessions=900"]), 900);
         assert_eq!(most(&["--max-sessions=9000"]), 9000);
         let with_port = ["--max-sessions=9000", "--metrics-addr=127.0.0.1:0"];
-        assert_eq!(most(&with_port), most(&[]) - metrics_port::DESCRIPTORS);
+        assert_eq!(most(&with_port), most(&[]) - Admin::MAX_DESCRIPTORS);
     }
 
     #[test]

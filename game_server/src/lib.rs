@@ -10,7 +10,7 @@ pub mod session;
 
 pub use session::GameSession;
 
-/// The program in the README of the whole has to compile.
+/// The program in the root README compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 #[derive(Debug)]

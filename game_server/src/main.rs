@@ -2,7 +2,6 @@
 
 mod args;
 mod check;
-mod metrics_port;
 mod run;
 mod stats;
 

@@ -10,7 +10,7 @@
 //! | 6 | [`SBye`] | S→C, the last one | `u16` reason code, then UTF-8 text |
 
 use server_core::wire::U64Le;
-use server_core::{DisconnectReason, SessionId};
+use server_core::{DisconnectReason, Kick, SessionId};
 
 server_core::packets! {
     /// Every tick. The text is followed by zeros where it is padded.
@@ -43,6 +43,19 @@ pub const C_CHAT: u16 = CChat::ID;
 /// The longest chat text, in bytes.
 pub const MAX_CHAT_BYTES: usize = 512;
 
+/// More chats than `--max-chats-per-sec`. Its code is older than the range that `server_core` leaves to
+/// games, and no reason of the library has it.
+pub const CHAT_FLOOD: Kick = Kick::Custom(8, "chat_flood");
+
+/// The label of a code that [`SBye`] brings.
+#[must_use]
+pub fn label_of_code(code: u16) -> Option<&'static str> {
+    match code == CHAT_FLOOD.code() {
+        true => Some(CHAT_FLOOD.label()),
+        false => DisconnectReason::label_of_code(code),
+    }
+}
+
 impl SHello {
     /// The hello of this tick.
     #[must_use]
@@ -66,7 +79,11 @@ impl SBye {
     #[must_use]
     pub fn close_message(reason: DisconnectReason) -> Option<(Self, String)> {
         let code = reason.code()?.into();
-        Some((Self { reason: code }, reason.to_string()))
+        let text = match reason {
+            DisconnectReason::Kicked(CHAT_FLOOD) => "too many chat messages per second".into(),
+            other => other.to_string(),
+        };
+        Some((Self { reason: code }, text))
     }
 }
 
@@ -74,7 +91,7 @@ impl SBye {
 mod tests {
     use super::*;
     use server_core::buffer::{ChunkPool, SendBufferManager};
-    use server_core::{Kick, Packet, PacketHead};
+    use server_core::{Packet, PacketHead};
 
     fn encoded(head: &impl PacketHead, tail: &str) -> Vec<u8> {
         let buffers = SendBufferManager::new(ChunkPool::new(4096, 1));

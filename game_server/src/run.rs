@@ -2,12 +2,12 @@
 
 use crate::args::Args;
 use crate::check;
-use crate::metrics_port::MetricsPort;
-use crate::stats::{Stats, TickMetrics};
+use crate::stats::{self, Stats, TickMetrics};
 use game_server::chat_budget::ChatBudget;
-use game_server::packets::{SBye, SHello};
+use game_server::packets::{CHAT_FLOOD, SBye, SHello};
 use game_server::preflight::Machine;
 use game_server::{GameSession, process};
+use server_core::admin::Admin;
 use server_core::tick::TickSchedule;
 use server_core::{Server, ServerHandle};
 use std::io;
@@ -30,31 +30,36 @@ pub fn run(args: &Args) -> Result<(), String> {
         .max_chats_per_ip_per_sec()
         .map(ChatBudget::new)
         .map(Arc::new);
-    let for_sessions = chats_of_address.clone();
     let ticks = Arc::new(TickMetrics::default());
     // Before the server: a start that fails must not have accepted a peer. Ends with this function,
     // when the sessions have gone.
-    let metrics_thread = (args.metrics_addr.as_ref())
+    let admin = (args.metrics_addr.as_ref())
         .map(|addrs| {
-            let port = MetricsPort::bind(addrs.all(), &args.admin_hosts)?;
-            port.start(Arc::clone(&ticks), chats_of_address)
+            Admin::builder()
+                .name("game_server")
+                .tick_metrics(Arc::clone(&ticks))
+                .registry(stats::registry(chats_of_address.clone()))
+                .allow_hosts(args.admin_hosts.iter().cloned())
+                .host_hint("game_server --admin-host NAME allows it")
+                .bind(addrs.all())
         })
         .transpose()
         .map_err(in_words)?;
     let server = Server::builder()
         .config(config.clone())
+        .custom_labels([CHAT_FLOOD.label()])
         .close_message(SBye::close_message)
         .start(args.addr.all(), move |_peer| {
             GameSession::new(max_chats_per_sec)
-                .with_chats_of_address(for_sessions.clone())
+                .with_chats_of_address(chats_of_address.clone())
                 .with_login(requires_login)
         })
         .map_err(in_words)?;
     let handle = server.handle();
-    if let Some(thread) = &metrics_thread {
-        log::info!("metrics on {}", thread.local_addr());
-        thread.serve(handle.clone());
-    }
+    let _admin = admin.map(|admin| {
+        log::info!("metrics on {}", admin.local_addr());
+        admin.serve(&handle)
+    });
     log::info!("listening on {}", server.local_addr());
     if args.addr.are_several() {
         log::info!("took {} of {}", server.local_addr(), args.addr);

@@ -1,7 +1,7 @@
 //! What this game does with a peer's packets.
 
 use crate::chat_budget::ChatBudget;
-use crate::packets::{CChat, CEcho, SChat, SEcho};
+use crate::packets::{CChat, CEcho, CHAT_FLOOD, SChat, SEcho};
 use server_core::rate_limiter::RateLimiter;
 use server_core::{Context, DisconnectReason, Handlers, Kick, Packet, Session};
 use std::collections::VecDeque;
@@ -66,7 +66,7 @@ impl GameSession {
             .max_chats_per_sec
             .is_none_or(|rate| self.chats.take(rate, ctx.now()));
         if !allowed {
-            return Err(Kick::ChatFlood);
+            return Err(CHAT_FLOOD);
         }
         let wait = match &self.chats_of_address {
             Some(budget) => budget.book(ctx.peer_addr(), ctx.now()),

@@ -1,13 +1,19 @@
-//! The summary line of the log.
+//! The summary line of the log, and the metrics of the game.
 
+use game_server::chat_budget::ChatBudget;
 use game_server::process::human_bytes;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
 use server_core::ServerHandle;
+pub use server_core::TickMetrics;
 use server_core::metrics::Totals;
-pub use server_core::server::ticker::TickMetrics;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Sums up the counters once an interval.
+/// Logs the sums of the counters once an interval.
 pub struct Stats {
     interval: Option<Duration>,
     next_at: Instant,
@@ -17,7 +23,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Begins an interval. One of zero never ends.
+    /// Begins an interval. An interval of zero never ends.
     pub fn new(interval: Duration, ticks: Arc<TickMetrics>, now: Instant) -> Self {
         Self {
             interval: (!interval.is_zero()).then_some(interval),
@@ -62,5 +68,31 @@ impl Stats {
         self.last_at = now;
         // Not `+=`: after a stall one line is enough.
         self.next_at = now + interval;
+    }
+}
+
+/// The metrics of the game for `/metrics`: the chats that the budget of their address has dropped.
+pub fn registry(chats: Option<Arc<ChatBudget>>) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(ChatCollector(chats)));
+    registry
+}
+
+/// Reads the budget's own counter at each scrape.
+#[derive(Debug)]
+struct ChatCollector(Option<Arc<ChatBudget>>);
+
+impl Collector for ChatCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let dropped = self.0.as_ref().map_or(0, |chats| chats.dropped());
+        // The format adds `_total` to the name of a counter.
+        encoder
+            .encode_descriptor(
+                "server_chats_dropped",
+                "Chats over the budget of their address",
+                None,
+                MetricType::Counter,
+            )?
+            .encode_counter::<NoLabelSet, _, u64>(&dropped, None)
     }
 }

@@ -1,5 +1,4 @@
-//! Danger: a server that starts where it cannot do what it was asked for, or a check that says so
-//! of a machine that can.
+//! `--check`, and the same checks at the start: does the machine have what the flags need?
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -8,9 +7,9 @@ mod util;
 
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
-use util::{QUIET, Server, command};
+use util::*;
 
-/// What `--check` says, and its status. Nothing may be on standard error.
+/// The output and the status of `--check`. Fails if standard error has output.
 #[track_caller]
 fn check(command: &mut Command) -> (String, Option<i32>) {
     let Output {
@@ -22,28 +21,13 @@ fn check(command: &mut Command) -> (String, Option<i32>) {
     (String::from_utf8(stdout).unwrap(), status.code())
 }
 
-/// The flags behind a shell that sets this limit first.
-fn limited(limit: &str, flags: &[&str]) -> Command {
-    let direct = command(flags);
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")])
-        .arg(direct.get_program())
-        .args(direct.get_args())
-        .stdin(Stdio::null());
-    for (name, _) in direct.get_envs() {
-        shell.env_remove(name);
-    }
-    shell
-}
-
 fn line<'a>(table: &'a str, subject: &str) -> &'a str {
     let line = table.lines().find(|line| line.contains(subject));
     line.unwrap_or_else(|| panic!("nothing of {subject} in\n{table}"))
 }
 
 #[test]
-fn a_machine_that_can_is_status_0_and_nothing_is_started() {
+fn sufficient_machine_passes_with_status_0() {
     let flags = ["--check", "--addr", "127.0.0.1:0", "--max-sessions", "20"];
     let (table, status) = check(&mut command(&flags));
     assert_eq!(status, Some(0), "{table}");
@@ -53,29 +37,32 @@ fn a_machine_that_can_is_status_0_and_nothing_is_started() {
 }
 
 #[test]
-fn too_few_descriptors_are_status_2_with_the_command_that_helps() {
+fn too_few_descriptors_fail_with_status_2_and_the_command_that_helps() {
     let flags = ["--check", "--addr=127.0.0.1:0", "--max-sessions=100"];
     let workers = "--workers=2";
-    let (table, status) = check(limited("-n 64", &flags).arg(workers));
+    let (table, status) = check(command_with_ulimit("-n 64", &flags).arg(workers));
     assert_eq!(status, Some(2), "{table}");
     assert!(line(&table, "open files").starts_with("FAIL"), "{table}");
-    // 99, and not 168: as many others as sessions at the most.
+    // 99, and not 168: the server keeps at most as many other descriptors as sessions.
     assert!(line(&table, "fix:").ends_with("ulimit -n 199"), "{table}");
-    // And it does help, where there is no hard limit below it.
-    let (table, status) = check(limited("-n 199", &flags).arg(workers));
+    // The command helps, unless a hard limit is below it.
+    let (table, status) = check(command_with_ulimit("-n 199", &flags).arg(workers));
     assert_eq!(status, Some(0), "{table}");
 }
 
 #[test]
-fn the_limit_to_which_the_soft_one_can_be_raised_counts() {
+fn hard_limit_is_what_counts() {
     let flags = ["--check", "--addr=127.0.0.1:0", "--max-sessions=100"];
-    let (table, status) = check(&mut limited("-Sn 64", &flags));
+    let (table, status) = check(&mut command_with_ulimit("-Sn 64", &flags));
     assert_eq!(status, Some(0), "{table}");
 }
 
 #[test]
-fn as_many_as_fit_is_never_a_failure_but_few_are_a_warning() {
-    let (table, status) = check(&mut limited("-n 64", &["--check", "--addr=127.0.0.1:0"]));
+fn few_descriptors_without_max_sessions_are_a_warning() {
+    let (table, status) = check(&mut command_with_ulimit(
+        "-n 64",
+        &["--check", "--addr=127.0.0.1:0"],
+    ));
     assert_eq!(status, Some(0), "{table}");
     let files = line(&table, "open files");
     assert!(files.starts_with("warn"), "{table}");
@@ -84,7 +71,7 @@ fn as_many_as_fit_is_never_a_failure_but_few_are_a_warning() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_status_2() {
+fn address_in_use_fails_with_status_2() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let (table, status) = check(&mut command(&["--check", "--addr", &addr]));
@@ -93,16 +80,16 @@ fn an_address_that_is_taken_is_status_2() {
 }
 
 #[test]
-fn bad_usage_is_bad_usage_with_check_as_well() {
+fn invalid_flag_with_check_exits_with_status_2() {
     let output = command(&["--check", "--payload-bytes=65532"]).output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
 }
 
-/// The start asks the same and says it in its log; it takes what there is.
+/// The start runs the same checks, logs what they find, and uses the descriptors that there are.
 #[test]
-fn a_start_with_too_few_descriptors_is_warned_of_once() {
+fn start_with_too_few_descriptors_warns_once() {
     let flags = [&QUIET[..], &["--max-sessions", "1000", "--workers", "2"]].concat();
     let server = Server::start_with_ulimit("-n 64", &flags);
     server.wait_for_line("open files: found 64, needed ");

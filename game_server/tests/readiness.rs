@@ -1,5 +1,5 @@
-//! Danger: an edge is told once. Whoever stops reading, writing or accepting before the end has to
-//! come back by himself; here no tick and no other client would bring him back.
+//! Edge-triggered readiness: an edge is reported once. A read, a write or an accept that stops before the
+//! end has to be continued; in these tests no tick and no other client causes it.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -11,20 +11,20 @@ use std::net::TcpStream;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{C_CHAT, C_ECHO, Client, QUIET, S_CHAT, Server, header, packet};
+use util::*;
 
-/// One worker, no ticks, no statistics: between two things that a test does, nothing happens.
+/// One worker, no ticks, no statistics: the test causes every event.
 fn silent_server(more: &[&'static str]) -> Server {
     let flags = ["--workers", "1", "--stats-interval-secs", "0"];
     Server::start(&[&QUIET[..], &flags, more].concat())
 }
 
-/// More than a turn reads, many times over, and then silence.
+/// Many times what a turn reads, and then silence.
 #[test]
-fn a_read_that_the_budget_cut_short_goes_on() {
+fn read_cut_by_the_turn_budget_continues() {
     let server = silent_server(&["--max-chats-per-sec", "0"]);
     let mut client = server.join();
-    // The bodies are large and the answers small: it is the reading alone that is cut.
+    // The answers are small, so that the budget cuts the reads alone.
     let mut sender = client.sender();
     let sending = thread::spawn(move || {
         let burst = packet(C_CHAT, &[b'a'; 512]).repeat(4_000);
@@ -37,7 +37,7 @@ fn a_read_that_the_budget_cut_short_goes_on() {
 }
 
 #[test]
-fn two_megabytes_and_silence() {
+fn two_megabytes_then_silence_are_all_answered() {
     let server = silent_server(&[]);
     for bytes in [60, 1_000, 60_000] {
         let count = 2_000_000 / bytes;
@@ -49,9 +49,9 @@ fn two_megabytes_and_silence() {
     }
 }
 
-/// The last packet is complete with the last byte of the burst, wherever the budget cuts.
+/// The last byte of the burst completes the last packet, wherever the budget cuts.
 #[test]
-fn a_burst_that_ends_at_any_distance_from_the_budget() {
+fn burst_ending_near_the_turn_budget_is_answered() {
     let server = silent_server(&[]);
     for surplus in 0..40_usize {
         let mut client = server.join();
@@ -66,10 +66,10 @@ fn a_burst_that_ends_at_any_distance_from_the_budget() {
     }
 }
 
-/// The answers do not fit into the socket; when the peer has read, there is room, and that is told
+/// The answers do not fit into the socket. When the peer has read, there is room, and the edge is reported
 /// once.
 #[test]
-fn a_write_that_blocked_goes_on() {
+fn blocked_write_continues_when_the_peer_reads() {
     let server = silent_server(&["--max-send-queue-bytes", "100000000"]);
     let mut client = Client::connect_with_recv_buffer(server.addr, 8 << 10);
     let mut sender = client.sender();
@@ -84,9 +84,9 @@ fn a_write_that_blocked_goes_on() {
     }
 }
 
-/// Eight of them at once, all behind, with a single event loop.
+/// Eight blocked peers at once, with one event loop.
 #[test]
-fn blocked_writes_of_several_peers_go_on() {
+fn blocked_writes_of_several_peers_continue() {
     let server = silent_server(&[]);
     let mut clients: Vec<Client> = (0..8).map(|_| server.join()).collect();
     for client in &mut clients {
@@ -97,9 +97,9 @@ fn blocked_writes_of_several_peers_go_on() {
     }
 }
 
-/// More than one round of accepting takes, while nobody says anything.
+/// More connections than one accept batch, while no client sends.
 #[test]
-fn three_hundred_connects_in_one_moment_are_all_accepted() {
+fn three_hundred_connects_at_once_are_all_accepted() {
     const THREADS: usize = 6;
     let server = silent_server(&[]);
     let start = Arc::new(Barrier::new(THREADS));
@@ -121,10 +121,9 @@ fn three_hundred_connects_in_one_moment_are_all_accepted() {
     }
 }
 
-/// A kicked peer's goodbye, a half-closed peer's answers and the end itself need no other event
-/// either.
+/// The `S_BYE` of a kicked peer, the answers of a half-closed peer and the close need no other event.
 #[test]
-fn the_ends_need_no_help() {
+fn kick_and_half_close_finish_without_another_event() {
     let server = silent_server(&["--packet-timeout-ms", "300"]);
     let mut late = server.join();
     late.send(&header(50, C_ECHO));

@@ -48,6 +48,10 @@ server_core::packets! {
     server 7 => SSaid<'a> { room: &'a str, who: &'a str, text: &'a str };
 }
 
+/// The codes of this game's own reasons.
+const CHAT_FLOOD: Kick = Kick::Custom(1000, "chat_flood");
+const TOO_MANY_ROOMS: Kick = Kick::Custom(1001, "too_many_rooms");
+
 /// A line reaches many, so it has a budget of its own; twice that at once.
 const MAX_LINES_PER_SEC: u32 = 20;
 
@@ -91,7 +95,7 @@ impl Guest {
     fn on_join(&mut self, ctx: &mut Context<'_>, packet: CJoin<'_>) -> Result<(), Kick> {
         let (room, who) = (packet.room, self.name.as_str());
         // No guest needs more rooms than `max_groups_per_session`, which is 64.
-        ctx.join(group(room)).map_err(|_| Kick::BadPayload)?;
+        ctx.join(group(room)).map_err(|_| TOO_MANY_ROOMS)?;
         if self.rooms.insert(room.to_owned()) {
             tell(ctx, room, &SJoined { room, who });
         }
@@ -110,7 +114,7 @@ impl Guest {
     fn on_say(&mut self, ctx: &mut Context<'_>, packet: CSay<'_>) -> Result<(), Kick> {
         let (CSay { room, text }, who) = (packet, self.name.as_str());
         if !self.lines.take(MAX_LINES_PER_SEC, ctx.now()) {
-            return Err(Kick::ChatFlood);
+            return Err(CHAT_FLOOD);
         }
         if self.rooms.contains(room) {
             tell(ctx, room, &SSaid { room, who, text });

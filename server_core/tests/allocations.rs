@@ -259,12 +259,12 @@ fn packet_to_a_group_allocates_no_more_than_a_broadcast() {
 #[test]
 fn measured_broadcast_allocates_nothing_more() {
     let mut rig = Rig::new();
-    let stopwatch = Arc::new(CompletionTimer::new(2));
+    let timer = Arc::new(CompletionTimer::new(2));
     let (allocations, chunks) = rig.measure(|rig| {
         let hello = Hello { tick: 7.into() };
         let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
-        let lap = stopwatch.start(rig.clock.now(), 1).next().unwrap();
-        let broadcast = Command::TimedBroadcast(buffer, lap);
+        let share = timer.start(rig.clock.now(), 1).next().unwrap();
+        let broadcast = Command::TimedBroadcast(buffer, share);
         rig.shard
             .handle_command(broadcast, rig.clock.now(), |_, _| Ok(()));
         rig.shard.run(rig.clock.now());

@@ -1,6 +1,7 @@
 //! What every user of a public type may count on: it travels between threads, it can be shown, and
 //! an error is an error.
 
+use server_core::admin::{Admin, BoundAdmin, Host};
 use server_core::backoff::Backoff;
 use server_core::metrics::{Counter, Histogram, Metrics, Totals, WorkerMetrics};
 use server_core::packet::{FromClient, FromServer};
@@ -27,6 +28,9 @@ fn shared_types_are_send_and_sync() {
     travels::<Server>();
     travels::<ServerBuilder>();
     travels::<ServerHandle>();
+    travels::<Admin>();
+    travels::<BoundAdmin>();
+    travels::<Host>();
     travels::<Config>();
     travels::<Ticker>();
     travels::<TickStopper>();

@@ -18,6 +18,11 @@ fn echo_bots_finish() {
 }
 
 #[test]
+fn admin_bots_finish() {
+    plays_to_the_end("admin", "5");
+}
+
+#[test]
 fn timers_bots_finish() {
     plays_to_the_end("timers", "5");
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// The lowest first.
-const LAYERS: [&str; 11] = [
+const LAYERS: [&str; 12] = [
     "base",
     "protocol",
     "buffer",
@@ -17,6 +17,7 @@ const LAYERS: [&str; 11] = [
     "shard",
     "runtime",
     "server",
+    "admin",
     "testing",
 ];
 

@@ -5,6 +5,8 @@
 
 #[path = "simulation/groups.rs"]
 mod groups;
+#[path = "simulation/link.rs"]
+mod link;
 #[path = "simulation/listener.rs"]
 mod listener;
 #[path = "simulation/wire.rs"]
@@ -14,6 +16,7 @@ mod world;
 
 use bytemuck::from_bytes;
 use groups::Verdict;
+use link::FakeLink;
 use listener::FakeListener;
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
@@ -165,10 +168,13 @@ struct Tally {
     /// Sessions that had their time for a login, and those that had to go before.
     login_timeouts: u64,
     evictions: u64,
+    /// Packets from the link, and packets for it.
+    from_link: u64,
+    to_link: u64,
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 20] {
+    fn fields(&mut self) -> [&mut u64; 22] {
         [
             &mut self.turns,
             &mut self.sessions,
@@ -190,6 +196,8 @@ impl Tally {
             &mut self.logins,
             &mut self.login_timeouts,
             &mut self.evictions,
+            &mut self.from_link,
+            &mut self.to_link,
         ]
     }
 
@@ -452,6 +460,7 @@ struct Sim {
     woken: Vec<Arc<AtomicBool>>,
     config: Config,
     router: Arc<Router<FakeStream>>,
+    link: FakeLink,
     buffers: SendBufferManager,
     pool: Arc<ChunkPool>,
     admission: Arc<Admission>,
@@ -549,6 +558,7 @@ impl Sim {
             may_lose_edges: false,
             woken,
             admission: Arc::new(Admission::new(workers, config.max_sessions, None)),
+            link: FakeLink::attach(&router),
             router,
             buffers,
             pool,
@@ -624,6 +634,9 @@ impl Sim {
         }
         if self.rng.u32(..4) == 0 {
             broadcast_from_outside(&self.world, &self.buffers, &self.router);
+        }
+        if self.rng.u32(..6) == 0 {
+            self.link.deliver(&self.world, &self.buffers, &self.router);
         }
         if self.rng.u32(..4) == 0 {
             self.group_from_outside();
@@ -1130,6 +1143,7 @@ impl Sim {
             self.turn_until_rest();
         }
         let world = self.world.lock();
+        (self.offences).extend(self.link.check_complete(&world.broadcasts));
         for peer in &self.peers {
             let pipe = peer.end.pipe();
             let Some(id) = pipe.id else { continue };
@@ -1222,6 +1236,8 @@ impl Sim {
     fn finish(mut self) -> (Vec<String>, Tally) {
         let mut offences = std::mem::take(&mut self.offences);
         offences.append(&mut self.listener.offences);
+        offences.append(&mut self.link.take_offences());
+        (self.tally.from_link, self.tally.to_link) = self.link.counts();
         self.shards.clear();
         // What other threads still wanted to post when the last worker had ended.
         outbox::open();

@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")] // `/proc` and `ulimit -v`.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
+use server_core::admin::Admin;
 use server_core::{Context, Kick, Packet, Server, Session};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -131,11 +132,9 @@ fn start_without_enough_descriptors_leaves_no_thread_and_no_descriptor() {
     ] {
         let before = Belongings::of_this_process();
         for free in 0..needed {
-            let null = File::open("/dev/null").unwrap();
-            let mut held: Vec<File> = std::iter::from_fn(|| null.try_clone().ok()).collect();
-            held.truncate(held.len() - free);
+            let held = all_descriptors_but(free);
             let error = start(addr).unwrap_err().to_string();
-            drop((held, null));
+            drop(held);
             before.wait_until_left();
             assert!(error.contains("RLIMIT_NOFILE"), "{free} free: {error}");
             let step = match addr {
@@ -149,6 +148,29 @@ fn start_without_enough_descriptors_leaves_no_thread_and_no_descriptor() {
         drop(start(addr).unwrap());
         before.wait_until_left();
     }
+    // An admin port needs a socket, its poll and its waker.
+    let before = Belongings::of_this_process();
+    for free in 0..3 {
+        let held = all_descriptors_but(free);
+        let error = Admin::builder().bind(addr).unwrap_err().to_string();
+        drop(held);
+        before.wait_until_left();
+        let step = format!("cannot serve metrics on {addr}: ");
+        assert!(error.starts_with(&step), "{free} free: {error}");
+        assert!(error.contains("RLIMIT_NOFILE"), "{free} free: {error}");
+        assert_closed(addr);
+    }
+    drop(Admin::builder().bind(addr).unwrap());
+    before.wait_until_left();
+}
+
+/// Takes every descriptor, and gives these many back.
+fn all_descriptors_but(free: usize) -> Vec<File> {
+    let null = File::open("/dev/null").unwrap();
+    let mut held: Vec<File> = std::iter::from_fn(|| null.try_clone().ok()).collect();
+    held.push(null);
+    held.truncate(held.len() - free);
+    held
 }
 
 /// Each thread that a start begins is the one that is refused, once.
@@ -170,6 +192,12 @@ fn start_without_enough_threads_leaves_no_thread_and_no_descriptor() {
             before.wait_until_left();
             addr.into_iter().for_each(assert_closed);
         }
+        let before = Belongings::of_this_process();
+        if let Err(error) = Admin::builder().bind(addr) {
+            println!("{error}");
+        }
+        before.wait_until_left();
+        assert_closed(addr);
         return;
     }
     // Each thread wants 1 GiB of address space for its stack, and the limit has room for N of them.
@@ -186,7 +214,7 @@ fn start_without_enough_threads_leaves_no_thread_and_no_descriptor() {
         if said.matches("started").count() == 2 {
             assert_eq!(
                 refused,
-                BTreeSet::from(["listener", "worker-0", "worker-1"].map(String::from))
+                BTreeSet::from(["listener", "metrics", "worker-0", "worker-1"].map(String::from))
             );
             return;
         }

@@ -1,8 +1,8 @@
 //! What each attack does with one connection, and what a sound server does about it.
 
-use game_server::packets::{C_CHAT, C_ECHO};
+use game_server::packets::{self, C_CHAT, C_ECHO, label_of_code};
+use server_core::Kick;
 use server_core::wire::MAX_PACKET_BYTES;
-use server_core::{DisconnectReason, Kick};
 use std::borrow::Cow;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -111,7 +111,7 @@ const UNKNOWN_ID: u16 = Kick::UnknownId.code();
 const BAD_PAYLOAD: u16 = Kick::BadPayload.code();
 const PACKET_TIMEOUT: u16 = Kick::PacketTimeout.code();
 const RATE_LIMIT: u16 = Kick::RateLimit.code();
-const CHAT_FLOOD: u16 = Kick::ChatFlood.code();
+const CHAT_FLOOD: u16 = packets::CHAT_FLOOD.code();
 /// The burst that the server's default chat budget permits: 20 chats of the largest size.
 static CHAT_BURST: LazyLock<Vec<u8>> = LazyLock::new(|| packet(C_CHAT, &[b'x'; 512]).repeat(20));
 /// 1,000 attackers send the same bytes: the program keeps them once.
@@ -119,8 +119,6 @@ static LARGE_ECHOES: LazyLock<Vec<u8>> =
     LazyLock::new(|| packet(C_ECHO, &[b'z'; 60_000]).repeat(2));
 /// From one burst of all attackers to the next.
 const STEP: Duration = Duration::from_secs(1);
-/// Sent by a server that limits the time until a session is admitted.
-const LOGIN_TIMEOUT: u16 = 12;
 /// Ids that clients may send, in their order; a sweep leaves them out.
 const ALLOWED: [u16; 2] = [C_ECHO, C_CHAT];
 
@@ -318,15 +316,7 @@ impl Attack {
 
 /// The label of a code that a server may end a session with.
 pub fn label_of(code: u16) -> &'static str {
-    if code == LOGIN_TIMEOUT {
-        return "login_timeout";
-    }
-    let labels = DisconnectReason::LABELS.into_iter();
-    // The codes 1 to 10 of the wire are in the order of the first ten labels.
-    let mut coded = labels.take(10).zip(1..);
-    coded
-        .find(|(_, of_label)| *of_label == code)
-        .map_or("unknown code", |(label, _)| label)
+    label_of_code(code).unwrap_or("unknown code")
 }
 
 fn nth_forbidden_id(number: u64) -> u16 {

@@ -1,5 +1,6 @@
 //! The numbers of a summary by name, and their units.
 
+use game_server::packets::CHAT_FLOOD;
 use serde_json::Value;
 use server_core::DisconnectReason;
 use std::collections::BTreeMap;
@@ -77,7 +78,8 @@ impl Metrics {
     /// # Errors
     /// The names that are most like it.
     pub fn resolve(&self, name: &str) -> Result<String, Vec<String>> {
-        let is_reason = |label: &str| DisconnectReason::LABELS.contains(&label);
+        let is_reason =
+            |label: &str| label == CHAT_FLOOD.label() || DisconnectReason::LABELS.contains(&label);
         if self.0.contains_key(name) || name.strip_prefix(BY_REASON).is_some_and(is_reason) {
             return Ok(name.into());
         }

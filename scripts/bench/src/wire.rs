@@ -1,4 +1,4 @@
-//! The packets, as the rivals write them. The wire itself is described in the README.
+//! The packets, as the rivals write them. The protocol itself is in `game_server/PROTOCOL.md`.
 
 /// `u16` size, `u16` id.
 pub const HEADER_BYTES: usize = 4;

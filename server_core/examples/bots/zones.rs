@@ -128,7 +128,7 @@ impl Walker {
         let (round, dance_step) = (moves_before / MOVES_IN_ROUND, moves_before % MOVES_IN_ROUND);
         if dance_step > 0 {
             let seen = self.seen.entry(moved.who.get()).or_default();
-            let is_next = round == self.round.into() && dance_step == *seen + 1;
+            let is_next = round == u32::from(self.round) && dance_step == *seen + 1;
             *seen = dance_step;
             self.seen_in_all += 1;
             self.verdict

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 /// A [`RateLimiter`] for each address, shared by all threads.
 ///
-/// A peer that reconnects finds its bucket as it left it. The 2^64 addresses of one IPv6 network
-/// share one bucket; an IPv4 address that is written as IPv6 is the IPv4 address.
+/// A bucket keeps its state when its peer reconnects. The 2^64 addresses of one IPv6 network
+/// share one bucket. An IPv4 address that is written as IPv6 counts as the IPv4 address.
 ///
 /// Memory is bounded: 65,536 addresses ([`with_capacity`](Self::with_capacity) takes another number)
 /// at about 45 bytes each, 3 MB in all, allocated when addresses come. The table consists of sets of
-/// eight buckets; a keyed hash of the address names the set, so that a peer cannot choose it. A full
-/// bucket holds no information and gives its place to the next address. If all eight are in debt, the
-/// next address does not displace one of them: it draws from one overflow bucket that the set's
-/// other addresses share. So a peer with many addresses cannot reset a budget by coming from others,
+/// eight buckets. A keyed hash of the address selects the set, so a peer cannot choose it. A full
+/// bucket holds no information and gives its place to the next address. If all eight buckets are in
+/// debt, the next address does not displace one of them: the address draws from the overflow bucket of
+/// the set. So a peer with many addresses cannot reset a budget by a change of address,
 /// and all addresses together get at most 9/8 of `capacity` times the rate.
 ///
 /// ```
@@ -42,13 +42,13 @@ type Stripe = Box<[Option<Box<Set>>]>;
 #[derive(Default)]
 struct Set {
     places: [Option<(IpAddr, RateLimiter)>; PLACES],
-    /// For the addresses that find no place.
+    /// For addresses without a place.
     overflow: RateLimiter,
 }
 
 /// Buckets of one set.
 const PLACES: usize = 8;
-/// Locks of one table: threads seldom meet at one of them.
+/// Locks of one table: two threads seldom want the same lock.
 const STRIPES: usize = 64;
 const DEFAULT_CAPACITY: usize = 65_536;
 
@@ -61,7 +61,7 @@ impl AddressBudgets {
         Self::with_capacity(rate_per_sec, DEFAULT_CAPACITY)
     }
 
-    /// The same with room for another number of addresses, rounded up to a multiple of 512.
+    /// Like [`new`](Self::new), for another number of addresses, rounded up to a multiple of 512.
     #[must_use]
     pub fn with_capacity(rate_per_sec: u32, addresses: usize) -> Self {
         let sets = addresses.div_ceil(STRIPES * PLACES).max(1);
@@ -73,7 +73,7 @@ impl AddressBudgets {
         }
     }
 
-    /// Addresses that have a bucket of their own at a time, at most.
+    /// The maximum number of addresses with a bucket of their own at a time.
     #[must_use]
     pub fn capacity(&self) -> usize {
         let stripe = self.stripes[0].lock();
@@ -85,8 +85,8 @@ impl AddressBudgets {
         self.book(ip, Duration::ZERO, now).is_some()
     }
 
-    /// Takes one token, also one that comes within `longest_wait`, and returns the time until then. See
-    /// [`RateLimiter::book`].
+    /// Takes one token, or books the next token if it comes within `longest_wait`. Returns the time until
+    /// the token comes. See [`RateLimiter::book`].
     pub fn book(&self, ip: IpAddr, longest_wait: Duration, now: Instant) -> Option<Duration> {
         let owner = owner_of(ip);
         let hash = self.hasher.hash_one(owner) as usize;
@@ -126,8 +126,8 @@ impl fmt::Debug for AddressBudgets {
     }
 }
 
-/// The address by which a limit counts a peer. A customer has not one IPv6 address but all that begin
-/// with the same 64 bits, and could come from another one each time.
+/// The address by which a limit counts a peer: the first 64 bits of an IPv6 address. A customer has all
+/// addresses with the same first 64 bits, and could use another address for each connection.
 #[must_use]
 pub fn owner_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
@@ -162,8 +162,8 @@ mod tests {
         assert_eq!(taken(&budgets, "2001:db8:1:2::99", later), RATE as usize);
     }
 
-    /// A million addresses in debt: none gets its budget back, the first one least of all, and the
-    /// table is no larger than before.
+    /// A million addresses in debt: no address gets its budget back, the first address included, and the
+    /// table does not grow.
     #[test]
     fn many_addresses_neither_reset_a_budget_nor_exceed_the_table() {
         let (budgets, now) = (AddressBudgets::with_capacity(RATE, 1_000), Instant::now());
@@ -178,7 +178,7 @@ mod tests {
         assert!(total <= buckets * BURST, "{total} tokens");
         assert!(total > budgets.capacity(), "{total} tokens");
         assert_eq!(taken(&budgets, "192.0.2.1", now), 0);
-        // Two seconds later every bucket is full again, and a new address finds a place.
+        // Two seconds later every bucket is full again, and a new address gets a place.
         let later = now + Duration::from_secs(2);
         assert_eq!(taken(&budgets, "192.0.2.7", later), BURST);
         assert_eq!(taken(&budgets, "192.0.2.1", later), BURST);

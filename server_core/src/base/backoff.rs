@@ -1,9 +1,9 @@
-//! How long to wait before the next try.
+//! Delays between retries.
 
 use std::time::Duration;
 
-/// Waits that double up to a cap, each drawn at random between nothing and its bound
-/// ("full jitter"), so that a thousand peers that were lost together do not come back together.
+/// Retry delays that double up to a cap. Each delay is drawn at random between zero and its bound
+/// ("full jitter"), so a thousand peers that were lost together do not reconnect together.
 ///
 /// ```
 /// # use {server_core::backoff::Backoff, std::time::Duration};
@@ -19,7 +19,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts with a bound of `base` and never waits longer than `cap`.
+    /// Starts with a bound of `base`. No delay is longer than `cap`.
     #[must_use]
     pub const fn new(base: Duration, cap: Duration) -> Self {
         Self {
@@ -29,7 +29,7 @@ impl Backoff {
         }
     }
 
-    /// The next wait. `random` picks the place between zero (0) and the bound (`u32::MAX`).
+    /// The next delay. `random` selects a value between zero (0) and the bound (`u32::MAX`).
     #[must_use]
     pub fn next_delay(&mut self, random: u32) -> Duration {
         let factor = 1_u32.checked_shl(self.tries).unwrap_or(u32::MAX);
@@ -38,7 +38,7 @@ impl Backoff {
         bound.mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 
-    /// After a success: the next trouble starts from `base` again.
+    /// Starts from `base` again, after a success.
     pub fn reset(&mut self) {
         self.tries = 0;
     }

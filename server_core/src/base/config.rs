@@ -1,13 +1,13 @@
-//! Every limit of the library, by name. "Everything has a limit, and the limit has a name."
+//! Every limit of the library. "Everything has a limit, and the limit has a name."
 
 use crate::base::memory;
 use crate::base::wire::{HEADER_BYTES, MAX_PACKET_BYTES};
 use std::time::Duration;
 
-/// The limits and sizes of a server. [`Default`] is meant for the open internet; the
-/// [crate's documentation](crate#limits-and-defaults) has all of it in one table.
+/// The limits and sizes of a server. [`Default`] suits the open internet. The
+/// [crate's documentation](crate#limits-and-defaults) lists all limits in one table.
 ///
-/// A duration or rate that is `None` is switched off. Later versions may add fields, so begin with
+/// A duration or rate that is `None` is switched off. Later versions may add fields, so start from
 /// the defaults:
 ///
 /// ```
@@ -20,36 +20,36 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Event loops, each on a thread of its own. Default: the number of cores; at most 256.
+    /// Event loops, each on a thread of its own, at most 256. Default: the number of cores.
     pub workers: usize,
-    /// Connections that the kernel keeps waiting for accept. The kernel cuts it to
+    /// Connections that wait in the kernel for accept. The kernel reduces the number to
     /// `net.core.somaxconn`. Default: 4,096.
     ///
     /// With the customary 128, most of a thousand clients that connect at once while the
-    /// listener is busy wait a second for their SYN to be sent again.
+    /// listener is busy wait 1 s until their SYN is sent again.
     pub backlog: u32,
     /// Sessions at a time, over all workers. Default: `None`.
     pub max_sessions: Option<usize>,
-    /// Sessions at a time from one address; the 2^64 addresses of one IPv6 network are one. Default:
-    /// `None`.
+    /// Sessions at a time from one address. The 2^64 addresses of one IPv6 network count as one address.
+    /// Default: `None`.
     pub max_sessions_per_ip: Option<usize>,
-    /// Connections a second that one address may make, with a burst of twice that; the 2^64 addresses
-    /// of one IPv6 network are one. Default: `None`.
+    /// Connections a second from one address, with a burst of twice that number. The 2^64 addresses
+    /// of one IPv6 network count as one address. Default: `None`.
     ///
-    /// The listener closes a connection over it at once, without a packet, and counts it as rejected.
+    /// The listener closes a connection over the limit at once, without a packet, and counts it as
+    /// rejected.
     pub max_connects_per_ip_per_sec: Option<u32>,
-    /// Time that a session has to be admitted ([`Context::admit`](crate::Context::admit)), if it
-    /// declares that it has to ([`Session::requires_login`](crate::Session::requires_login)).
-    /// Default: 10 s.
+    /// Time until a session that [requires a login](crate::Session::requires_login) is admitted by
+    /// [`Context::admit`](crate::Context::admit). Default: 10 s.
     pub login_timeout: Option<Duration>,
-    /// Sessions at a time that wait to be admitted, over all workers; one more ends the oldest of them.
-    /// Default: `None`, which means half of `max_sessions` where that is set.
+    /// Unadmitted sessions at a time, over all workers. One session more ends the oldest unadmitted
+    /// session. Default: `None`, which means half of `max_sessions` where that is set.
     ///
-    /// Each worker keeps its share, one session at least. Whatever this says, the workers end the
-    /// oldest of them while fewer than an eighth of `max_sessions`, at most 64 places, are free: places
-    /// that silent peers hold are no reason to refuse the next connection.
+    /// Each worker has its share, at least one session. Independently of this limit, the workers end the
+    /// oldest unadmitted sessions while fewer than an eighth of `max_sessions`, at most 64 places, are
+    /// free: silent peers that hold places do not make the server refuse the next connection.
     pub max_unadmitted: Option<usize>,
-    /// The largest packet that a peer may send, header included. Default: 65,535 bytes.
+    /// Size of the largest packet that a peer may send, header included. Default: 65,535 bytes.
     pub max_packet_bytes: usize,
     /// Unsent bytes of one session. Default: 1 MiB.
     ///
@@ -58,95 +58,96 @@ pub struct Config {
     /// second, or when its queue is longer than [eight times](Self::SEND_QUEUE_CAP) of this after a write.
     /// Packets to others are paced at half of it, and at 128 KiB: see [pacing](crate#pacing).
     pub max_send_queue_bytes: usize,
-    /// How long a queue may be longer than [`max_send_queue_bytes`](Self::max_send_queue_bytes) without a
-    /// break. Default: 1 s.
+    /// Time for which a queue may be longer than [`max_send_queue_bytes`](Self::max_send_queue_bytes)
+    /// without a break. Default: 1 s.
     pub max_send_grace: Duration,
-    /// What waits for all sessions together, and the memory of packets that have begun to come.
+    /// Bytes in the queues of all sessions together, and the memory of incomplete packets.
     /// Default: a quarter of the memory that the machine, the control group and the address space allow
     /// (`None`).
     ///
-    /// A packet that waits for several sessions counts once for each. Over three quarters of it, a session
-    /// with more than 16 KiB in its queue is not read; over all of it, the sessions with the longest
-    /// queues are ended as slow consumers.
+    /// A packet in the queues of several sessions counts once for each. Over three quarters of the limit,
+    /// a session with more than 16 KiB in its queue is not read. Over the limit, the sessions with the
+    /// longest queues end as slow consumers.
     pub max_total_queue_bytes: Option<usize>,
     /// Age of the oldest unsent byte above which a session is a slow consumer, unless its socket has taken
     /// [`min_send_rate_bytes`](Self::min_send_rate_bytes) a second over that time. Default: 5 s.
     pub max_send_lag: Option<Duration>,
-    /// Bytes a second that a socket takes on average from a session that is behind, but not a slow
-    /// consumer by age. Default: 16,384; 0 excuses no session.
+    /// Average bytes a second that the socket of a session that is behind has to take, or the session is a
+    /// slow consumer by age. Default: 16,384; 0 excuses no session.
     pub min_send_rate_bytes: u32,
-    /// From the first byte of a packet to its last. Default: 10 s.
+    /// Time from the first byte of a packet to its last. Default: 10 s.
     pub packet_timeout: Option<Duration>,
-    /// Silence after which a session ends. Default: `None`.
+    /// Time without input after which a session ends. Default: `None`.
     pub idle_timeout: Option<Duration>,
-    /// How long the peer's system may leave unacknowledged what it was sent, or refuse to take more,
-    /// before the connection is given up; raised to `max_send_lag` if that is longer. Default: 30 s.
+    /// Time for which the peer's system may leave sent bytes unacknowledged, or keep its window closed,
+    /// before the connection is given up. The value is raised to `max_send_lag` if that is longer.
+    /// Default: 30 s.
     ///
-    /// A machine that loses its network says nothing, and without this the kernel goes on asking for
-    /// a quarter of an hour (`TCP_USER_TIMEOUT`); one that has nothing to acknowledge is asked after
-    /// this time (`SO_KEEPALIVE`). With `max_send_lag` switched off, peers may stop reading for as
-    /// long as they like, so only silent machines are asked.
+    /// A machine that loses its network sends nothing. Without this limit the kernel retries for a
+    /// quarter of an hour (`TCP_USER_TIMEOUT`). The kernel probes a machine that has nothing to
+    /// acknowledge after this time (`SO_KEEPALIVE`). With `max_send_lag` switched off, peers may stop
+    /// reading without a limit of time, so the kernel only probes silent machines.
     pub unacknowledged_timeout: Option<Duration>,
-    /// How long an outgoing connection may take to be made. Default: 10 s.
+    /// Time until an outgoing connection is connected. Default: 10 s.
     pub connect_timeout: Option<Duration>,
-    /// Packets a second that one session may send, with a burst of twice that. Default: `None`.
+    /// Packets a second that one session may send, with a burst of twice that number. Default: `None`.
     pub max_packets_per_sec: Option<u32>,
     /// Groups that one session may be in at a time. Default: 64.
     ///
-    /// It bounds what joining, leaving and the memory for it can cost, whatever a peer makes a handler
-    /// do. Over it, [`Context::join`](crate::Context::join) returns an error, and a
-    /// [`ServerHandle::join`](crate::ServerHandle::join) does nothing but count (`joins_refused`).
+    /// The limit bounds the time of joins and leaves and their memory, whatever a peer makes a handler
+    /// do. Over the limit, [`Context::join`](crate::Context::join) returns an error, and
+    /// [`ServerHandle::join`](crate::ServerHandle::join) only counts the refusal (`joins_refused`).
     pub max_groups_per_session: usize,
-    /// How long a session that ends may take to flush what is queued for it. Default: 2 s.
+    /// Time for the flush of the queue of a session that ends. Default: 2 s.
     pub flush_timeout: Duration,
-    /// How long a flushed session waits for the peer's FIN. Default: 500 ms.
+    /// Time for which a flushed session waits for the peer's FIN. Default: 500 ms.
     ///
-    /// Closing while input is unread makes the kernel send a reset, which may overtake and
-    /// destroy the last packets on their way to the peer.
+    /// A close with unread input makes the kernel send a reset. The reset may overtake and destroy the
+    /// last packets to the peer.
     pub linger: Duration,
-    /// Unsent bytes that the kernel takes for one accepted socket before it says that it would
-    /// block, where the system has `TCP_NOTSENT_LOWAT`. Default: 16 KiB.
+    /// Unsent bytes that the kernel takes for one accepted socket before a write would block, where the
+    /// system has `TCP_NOTSENT_LOWAT`. Default: 16 KiB.
     ///
-    /// Without it the kernel takes megabytes for a peer that does not read: at 92 bytes a second
-    /// that is half a day before anybody notices.
+    /// Without the limit the kernel takes megabytes for a peer that does not read: at 92 bytes a second
+    /// such a peer stays unnoticed for half a day.
     pub unsent_window_bytes: Option<u32>,
-    /// Size of a send-buffer chunk. Larger chunks, fewer visits to the pool. Default: 64 KiB;
-    /// between 1 KiB and 16 MiB.
+    /// Size of a send-buffer chunk, between 1 KiB and 16 MiB. With larger chunks, threads visit the pool
+    /// less often. Default: 64 KiB.
     pub chunk_bytes: usize,
-    /// Free chunks that the pool keeps. More go back to the allocator. Default: 64.
+    /// Free chunks that the pool keeps. Further chunks go back to the allocator. Default: 64.
     pub pooled_chunks: usize,
-    /// Bytes that may wait between two threads before the sender has to. Default: 4 MiB.
+    /// Bytes that one mailbox holds before a sending thread waits. Default: 4 MiB.
     pub mailbox_bytes: usize,
-    /// The worker's read buffer, shared by its sessions. Default: 64 KiB.
+    /// Size of a worker's read buffer, which its sessions share. Default: 64 KiB.
     pub recv_buffer_bytes: usize,
     /// Bytes read from one session in one turn. Default: 128 KiB.
     pub read_budget_bytes: usize,
-    /// How long a session is not read while more than 64 KiB, or a quarter of its `max_send_queue_bytes`,
-    /// waits for it. Default: 1 s; zero never pauses.
+    /// Time for which a session is not read while its queue is longer than 64 KiB, or than a quarter of
+    /// `max_send_queue_bytes`. Default: 1 s; zero never pauses.
     ///
-    /// The requests of a peer that asks faster than it takes the answers wait in its own socket. After
-    /// the pause the session is read on, unless its queue is longer than `max_send_queue_bytes`.
+    /// If a peer sends requests faster than it takes the answers, its requests wait in its own socket.
+    /// After the pause the session is read again, unless its queue is longer than `max_send_queue_bytes`.
     pub read_pause: Duration,
     /// Bytes written to one session in one turn, unless its queue is over its cap
     /// ([`SEND_QUEUE_CAP`](Self::SEND_QUEUE_CAP)). Default: 64 KiB.
     ///
-    /// A session that sends in [`on_drained`](crate::Session::on_drained) is written to once more in the
-    /// same turn.
+    /// A session that sends in [`on_drained`](crate::Session::on_drained) gets a second write in the same
+    /// turn.
     pub write_budget_bytes: usize,
     /// Bytes that one turn of a worker reads from all its sessions, each packet counted as 64 bytes at
     /// least. Default: 256 KiB.
     ///
-    /// What a hundred flooders have sent must not keep a tick waiting: the rest is read in the next
-    /// turn, behind what has come to the mailbox meanwhile.
+    /// The input of a hundred flooders must not delay a tick: the rest is read in the next turn, behind
+    /// the mail that has come in between.
     pub turn_input_bytes: usize,
-    /// What one turn of a worker may queue, each packet counted once for every session that gets
-    /// it, and as 64 bytes at least. Default: 8 MiB.
+    /// Bytes that one turn of a worker queues, each packet counted once for every receiver, and as 64
+    /// bytes at least. Default: 8 MiB.
     ///
-    /// It bounds how long a turn takes, and what it can put into memory, however much fans out.
-    /// What is asked for beyond it waits for the next turn, and so does all reading. A broadcast
-    /// to 10,000 sessions is a tenth of it.
+    /// The limit bounds the duration of a turn and the memory that a turn fills, whatever the fan-out.
+    /// Effects beyond the limit wait for the next turn, and so does all reading. A broadcast to 10,000
+    /// sessions is a tenth of the limit.
     pub turn_output_bytes: usize,
-    /// Connections accepted before the listener looks at anything else. Default: 256.
+    /// Connections that the listener accepts before its next other task. Default: 256.
     pub accept_batch: usize,
 }
 
@@ -199,21 +200,22 @@ impl Config {
             .saturating_mul(Self::SEND_QUEUE_CAP)
     }
 
-    /// What [`max_total_queue_bytes`](Self::max_total_queue_bytes) comes to on this machine.
+    /// The value of [`max_total_queue_bytes`](Self::max_total_queue_bytes) on this machine, in bytes.
     #[must_use]
     pub fn total_queue_bytes(&self) -> usize {
         let default = || memory::allowed_bytes().map_or(usize::MAX, |bytes| (bytes / 4) as usize);
         self.max_total_queue_bytes.unwrap_or_else(default).max(1)
     }
 
-    /// Above this the queue of one session paces who sends to it: small enough that a tick behind it is
-    /// not late, and larger than what a reader leaves between two looks at its socket.
+    /// Above this length the queue of one session paces the sessions that send to it. The length is small
+    /// enough that a tick behind the queue is not late, and larger than the bytes that gather between two
+    /// reads of the peer.
     pub(crate) fn pacing_bytes(&self) -> usize {
         (self.max_send_queue_bytes / 2).min(128 << 10)
     }
 
-    /// Above this a session is not read: it asks faster than it takes the answers. Half of
-    /// `pacing_bytes`, so that a session's own answers pace no other session.
+    /// Above this queue length a session is not read: its peer asks faster than it takes the answers. The
+    /// length is half of `pacing_bytes`, so a session's own answers pace no other session.
     pub(crate) fn crowded_bytes(&self) -> usize {
         self.pacing_bytes() / 2
     }
@@ -255,21 +257,21 @@ impl Config {
         self
     }
 
-    /// Sessions of one worker that may wait to be admitted at a time.
+    /// Unadmitted sessions of one worker at a time.
     pub(crate) fn max_unadmitted_of_worker(&self) -> usize {
         let half = || self.max_sessions.map(|sessions| sessions / 2);
         let all = self.max_unadmitted.or_else(half);
         all.map_or(usize::MAX, |all| all.div_ceil(self.workers).max(1))
     }
 
-    /// Places that stay free while there are sessions that wait to be admitted.
+    /// Places that stay free while there are unadmitted sessions.
     pub(crate) fn places_for_newcomers(&self) -> usize {
         self.max_sessions
             .map_or(0, |sessions| (sessions / 8).min(64))
     }
 }
 
-/// Far beyond any session, and far below where an instant plus a time overflows.
+/// Longer than any session, and far too short for an instant plus a time to overflow.
 pub(crate) const LONGEST_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 #[cfg(test)]

@@ -1,52 +1,54 @@
-//! Who left and why, in a bounded number of log lines.
+//! Log lines about disconnects, in a bounded number.
 
 use crate::base::id::SessionId;
-use crate::base::reason::DisconnectReason;
+use crate::base::reason::{DisconnectReason, MAX_CUSTOM_LABELS};
 use log::Level;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// In a window the first departure of each reason gets a line of its own, and so do a few more of
-/// any reason; the rest is summed up in one line for all ("1284 more bad_size from 3 addresses; 2
-/// more unknown_id from 1 address"). While a flood goes on, its reasons get no lines of their own
-/// any more, and the windows become longer. The counters in [`metrics`](crate::base::metrics) stay exact.
+/// Logs the first disconnect of each reason in a window, and one summary of the others at its end
+/// ("1284 more bad_size from 3 addresses; 2 more unknown_id from 1 address").
 ///
-/// A peer can be made to leave a million times, for a different reason each time; it must not be
-/// able to fill the disk with that. Clones are the same log.
+/// A peer can be made to disconnect a million times, for another reason each time. The bound of the
+/// lines keeps a peer from filling the disk. While a flood goes on, its reasons get no line of their own,
+/// and the windows grow from 3 s to 24 s. The counts of the summaries are exact, as are the
+/// [`metrics`](crate::base::metrics). Clones share one log.
 #[derive(Clone, Debug, Default)]
 pub struct DisconnectLog {
-    window: Arc<Mutex<Window>>,
-}
-
-#[derive(Debug)]
-struct Window {
-    ends_at: Option<Instant>,
-    length: Duration,
-    /// Lines that any reason may have beyond its first one.
-    spare_lines: u32,
-    tallies: [Tally; DisconnectReason::COUNT],
+    limiter: Arc<Mutex<LogLimiter>>,
 }
 
 #[derive(Debug, Default)]
-struct Tally {
-    /// Its first line of this window is written, or it is a flood that needs none.
-    is_known: bool,
-    suppressed: u64,
+struct LogLimiter {
+    window_ends_at: Option<Instant>,
+    /// Windows with a summary, one directly behind the other.
+    flood_windows: u32,
+    has_warning: bool,
+    /// By label. Beyond [`MAX_LABELS`] a label of the game counts as `custom`.
+    reasons: BTreeMap<&'static str, Suppressed>,
+}
+
+/// The disconnects of one reason that have no line of their own.
+#[derive(Debug, Default)]
+struct Suppressed {
+    /// The line of this window is written, or the reason is that of a flood and gets none.
+    had_line: bool,
+    count: u64,
     addresses: HashSet<IpAddr>,
-    level: Option<Level>,
 }
 
 const SHORTEST_WINDOW: Duration = Duration::from_secs(3);
-const LONGEST_WINDOW: Duration = Duration::from_secs(30);
-const SPARE_LINES: u32 = 8;
-/// Addresses that a summary tells apart; the set must not grow with the attack.
+const MAX_DOUBLINGS: u32 = 3;
+/// Addresses that a summary counts. The set does not grow with the attack.
 const MAX_ADDRESSES: usize = 1024;
+const MAX_LABELS: usize = DisconnectReason::COUNT + MAX_CUSTOM_LABELS;
 
 impl DisconnectLog {
-    /// Tells of one departure; a connection that was turned away never had an id. If it was only
-    /// counted, returns when its summary is due.
+    /// Logs or counts one disconnect. A rejected connection has no id. Returns the instant at which the
+    /// summary is due if the disconnect was only counted.
     pub fn note(
         &self,
         id: Option<SessionId>,
@@ -54,136 +56,48 @@ impl DisconnectLog {
         reason: DisconnectReason,
         now: Instant,
     ) -> Option<Instant> {
-        let mut window = self.window();
-        let summary = window.close_if_over(now);
-        let (has_line, ends_at) = window.count(peer.ip(), reason, now);
+        let mut limiter = self.limiter();
+        let summary = limiter.end_window(now);
+        let summary_at = limiter.count(peer.ip(), reason, now);
         // A log that blocks must not hold the lock that other workers need.
-        drop(window);
+        drop(limiter);
         write(summary);
-        if has_line {
+        if summary_at.is_none() {
             let (level, label) = (level_of(reason), reason.label());
             match id {
                 Some(id) => log::log!(level, "session {id} of {peer} left: {label} ({reason})"),
-                None => log::log!(level, "{peer} was turned away: {label} ({reason})"),
+                None => log::log!(level, "connection of {peer} rejected: {label} ({reason})"),
             }
         }
-        (!has_line).then_some(ends_at)
+        summary_at
     }
 
-    /// Writes the summary of a window that is over, and tells when the next one is.
+    /// Writes the summary of a window that is over. Returns the instant at which the next one is due.
     pub fn flush(&self, now: Instant) -> Option<Instant> {
-        let mut window = self.window();
-        let summary = window.close_if_over(now);
-        let next_at = window.ends_at.filter(|_| window.has_suppressed());
-        drop(window);
+        let mut limiter = self.limiter();
+        let summary = limiter.end_window(now);
+        let is_pending = limiter.reasons.values().any(|reason| reason.count > 0);
+        let next_at = limiter.window_ends_at.filter(|_| is_pending);
+        drop(limiter);
         write(summary);
         next_at
     }
 
-    /// Writes the summary now: the end of the process.
+    /// Writes the summary at once: the process ends.
     pub fn finish(&self) {
-        let summary = self.window().summarize();
+        let summary = self.limiter().summarize();
         write(summary);
     }
 
-    fn window(&self) -> MutexGuard<'_, Window> {
-        // Only counts and lines: a panic elsewhere leaves nothing here that could be wrong.
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    fn limiter(&self) -> MutexGuard<'_, LogLimiter> {
+        // The limiter holds only counts: a panic elsewhere leaves nothing wrong in it.
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A line that is still to be written.
-type Summary = (Level, String);
-
-fn write(summary: Option<Summary>) {
+fn write(summary: Option<(Level, String)>) {
     if let Some((level, line)) = summary {
         log::log!(level, "{line}");
-    }
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self {
-            ends_at: None,
-            length: SHORTEST_WINDOW,
-            spare_lines: SPARE_LINES,
-            tallies: Default::default(),
-        }
-    }
-}
-
-impl Window {
-    /// Returns whether it gets a line of its own, and when this window ends.
-    fn count(&mut self, ip: IpAddr, reason: DisconnectReason, now: Instant) -> (bool, Instant) {
-        let ends_at = *self.ends_at.get_or_insert(now + self.length);
-        let tally = &mut self.tallies[reason.index()];
-        tally.level = Some(level_of(reason));
-        let is_first = !std::mem::replace(&mut tally.is_known, true);
-        if is_first {
-            return (true, ends_at);
-        }
-        if self.spare_lines > 0 {
-            self.spare_lines -= 1;
-            return (true, ends_at);
-        }
-        tally.suppressed += 1;
-        if tally.addresses.len() < MAX_ADDRESSES {
-            tally.addresses.insert(ip);
-        }
-        (false, ends_at)
-    }
-
-    fn close_if_over(&mut self, now: Instant) -> Option<Summary> {
-        if self.ends_at.is_none_or(|at| now < at) {
-            return None;
-        }
-        if !self.has_suppressed() {
-            *self = Self::default();
-            return None;
-        }
-        for tally in &mut self.tallies {
-            tally.is_known = tally.suppressed > 0;
-        }
-        self.spare_lines = 0;
-        self.length = (self.length * 2).min(LONGEST_WINDOW);
-        self.ends_at = Some(now + self.length);
-        self.summarize()
-    }
-
-    fn has_suppressed(&self) -> bool {
-        self.tallies.iter().any(|tally| tally.suppressed > 0)
-    }
-
-    /// One line for all reasons, the most frequent first.
-    fn summarize(&mut self) -> Option<Summary> {
-        let mut parts: Vec<(u64, Level, String)> = (self.tallies.iter_mut())
-            .zip(DisconnectReason::LABELS)
-            .filter_map(|(tally, label)| tally.summarize(label))
-            .collect();
-        parts.sort_by_key(|(count, ..)| std::cmp::Reverse(*count));
-        // `Error` is the smallest level, `Trace` the largest.
-        let level = parts.iter().map(|(_, level, _)| *level).min()?;
-        let texts: Vec<String> = parts.into_iter().map(|(.., text)| text).collect();
-        Some((level, texts.join("; ")))
-    }
-}
-
-impl Tally {
-    fn summarize(&mut self, label: &str) -> Option<(u64, Level, String)> {
-        let count = std::mem::take(&mut self.suppressed);
-        let addresses = std::mem::take(&mut self.addresses).len();
-        if count == 0 {
-            return None;
-        }
-        let more = if addresses == MAX_ADDRESSES {
-            "or more "
-        } else {
-            ""
-        };
-        let plural = if addresses == 1 { "" } else { "es" };
-        let level = self.level.unwrap_or(Level::Info);
-        let text = format!("{count} more {label} from {addresses} {more}address{plural}");
-        Some((count, level, text))
     }
 }
 
@@ -193,6 +107,72 @@ fn level_of(reason: DisconnectReason) -> Level {
         | DisconnectReason::IoError(_)
         | DisconnectReason::ServerFull => Level::Warn,
         _ => Level::Info,
+    }
+}
+
+impl LogLimiter {
+    /// Returns the end of the window, or `None` for a disconnect that gets a line of its own.
+    fn count(&mut self, ip: IpAddr, reason: DisconnectReason, now: Instant) -> Option<Instant> {
+        let ends_at = *self.window_ends_at.get_or_insert(now + SHORTEST_WINDOW);
+        let has_room = self.reasons.len() < MAX_LABELS;
+        let label = if has_room || self.reasons.contains_key(reason.label()) {
+            reason.label()
+        } else {
+            DisconnectReason::LABELS[reason.index()]
+        };
+        let suppressed = self.reasons.entry(label).or_default();
+        if !std::mem::replace(&mut suppressed.had_line, true) {
+            return None;
+        }
+        suppressed.count += 1;
+        if suppressed.addresses.len() < MAX_ADDRESSES {
+            suppressed.addresses.insert(ip);
+        }
+        self.has_warning |= level_of(reason) == Level::Warn;
+        Some(ends_at)
+    }
+
+    fn end_window(&mut self, now: Instant) -> Option<(Level, String)> {
+        self.window_ends_at.filter(|at| *at <= now)?;
+        for reason in self.reasons.values_mut() {
+            reason.had_line = reason.count > 0;
+        }
+        let Some(summary) = self.summarize() else {
+            *self = Self::default();
+            return None;
+        };
+        self.flood_windows += 1;
+        let window = SHORTEST_WINDOW * (1 << self.flood_windows.min(MAX_DOUBLINGS));
+        self.window_ends_at = Some(now + window);
+        Some(summary)
+    }
+
+    /// One line for all reasons, the most frequent first.
+    fn summarize(&mut self) -> Option<(Level, String)> {
+        let mut parts: Vec<(u64, String)> = (self.reasons.iter_mut())
+            .filter(|(_, reason)| reason.count > 0)
+            .map(|(label, reason)| reason.take(label))
+            .collect();
+        parts.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+        let texts: Vec<String> = parts.into_iter().map(|(_, text)| text).collect();
+        let level = if take(&mut self.has_warning) {
+            Level::Warn
+        } else {
+            Level::Info
+        };
+        (!texts.is_empty()).then(|| (level, texts.join("; ")))
+    }
+}
+
+impl Suppressed {
+    fn take(&mut self, label: &str) -> (u64, String) {
+        let count = take(&mut self.count);
+        let addresses = match take(&mut self.addresses).len() {
+            1 => "1 address".to_owned(),
+            MAX_ADDRESSES => format!("{MAX_ADDRESSES} or more addresses"),
+            addresses => format!("{addresses} addresses"),
+        };
+        (count, format!("{count} more {label} from {addresses}"))
     }
 }
 
@@ -207,41 +187,36 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_a_few_lines_and_a_summary_per_window() {
-        let log = DisconnectLog::default();
-        let start = Instant::now();
-        let own_lines = (0..10_000)
-            .filter(|&n| note(&log, n, Kick::BadSize, start).is_none())
-            .count();
-        assert_eq!(own_lines, 9);
+    fn a_flood_is_one_line_and_a_summary_per_window() {
+        let (log, start) = (DisconnectLog::default(), Instant::now());
+        let own_lines = (0..10_000).filter(|&n| note(&log, n, Kick::BadSize, start).is_none());
+        assert_eq!(own_lines.count(), 1);
         assert_eq!(log.flush(start), Some(start + SHORTEST_WINDOW));
-        let summary = log.window().summarize();
-        let expected = "9991 more bad_size from 3 addresses".to_owned();
-        assert_eq!(summary, Some((Level::Warn, expected)));
+        let others = (0..2).filter(|_| note(&log, 0, Kick::UnknownId, start).is_none());
+        assert_eq!(others.count(), 1);
+        let summary = log.limiter().summarize();
+        let expected = "9999 more bad_size from 3 addresses; 1 more unknown_id from 1 address";
+        assert_eq!(summary, Some((Level::Warn, expected.to_owned())));
 
         note(&log, 0, Kick::BadSize, start);
-        assert_eq!(log.flush(start + SHORTEST_WINDOW), None);
-        let still = start + SHORTEST_WINDOW + Duration::from_millis(1);
-        assert!(
-            note(&log, 0, Kick::BadSize, still).is_some(),
-            "a flood that goes on is summed up alone"
-        );
-        assert!(
-            note(&log, 0, Kick::UnknownId, still).is_none(),
-            "and hides no other reason"
-        );
-        let calm = start + LONGEST_WINDOW * 10;
-        log.flush(calm);
-        log.flush(calm + LONGEST_WINDOW * 2);
-        assert!(
-            note(&log, 0, Kick::BadSize, calm + LONGEST_WINDOW * 3).is_none(),
-            "after a rest: lines again"
-        );
+        let next = start + SHORTEST_WINDOW;
+        assert_eq!(log.flush(next), None);
+        let goes_on = note(&log, 0, Kick::BadSize, next);
+        let second_end = next + SHORTEST_WINDOW * 2;
+        assert_eq!(goes_on, Some(second_end), "in the summary alone");
+        let other = note(&log, 0, Kick::UnknownId, next);
+        assert_eq!(other, None, "the flood hides no other reason");
+        assert_eq!(log.flush(second_end), None);
+        let calm = second_end + SHORTEST_WINDOW * 4;
+        let rested = (0..2).map(|_| note(&log, 0, Kick::BadSize, calm));
+        let expected = [None, Some(calm + SHORTEST_WINDOW)];
+        assert!(rested.eq(expected), "a line again after a quiet window");
     }
 
     #[test]
-    fn a_flood_of_every_reason_in_turn_is_no_more_than_twenty_lines_a_minute() {
-        const KICKS: [Kick; 8] = [
+    fn a_flood_of_every_reason_in_turn_is_twelve_lines_a_minute() {
+        let (log, start) = (DisconnectLog::default(), Instant::now());
+        let kicks = [
             Kick::BadSize,
             Kick::TooLarge,
             Kick::UnknownId,
@@ -249,10 +224,8 @@ mod tests {
             Kick::PacketTimeout,
             Kick::SlowConsumer,
             Kick::RateLimit,
-            Kick::ChatFlood,
+            Kick::Custom(1_000, "chat_flood"),
         ];
-        let log = DisconnectLog::default();
-        let start = Instant::now();
         let (mut lines, mut summary_at) = (0, None);
         for n in 0..10_000_u32 {
             let now = start + Duration::from_millis(6) * n;
@@ -260,12 +233,30 @@ mod tests {
                 summary_at = log.flush(now);
                 lines += 1;
             }
-            match note(&log, n.into(), KICKS[n as usize % KICKS.len()], now) {
+            match note(&log, n.into(), kicks[n as usize % kicks.len()], now) {
                 Some(at) => summary_at = Some(at),
                 None => lines += 1,
             }
         }
-        // One for each reason, the spare ones, and a summary after 3, 9, 21 and 45 s.
-        assert_eq!(lines, 8 + SPARE_LINES + 4);
+        // One for each reason, and a summary after 3, 9, 21 and 45 s.
+        assert_eq!(lines, 8 + 4);
+    }
+
+    #[test]
+    fn labels_of_a_game_are_bounded_and_named_in_the_summary() {
+        let (log, start) = (DisconnectLog::default(), Instant::now());
+        for number in 0..1_000 {
+            let label = Box::leak(format!("label_{number:03}").into_boxed_str());
+            for n in 0..2 {
+                note(&log, n, Kick::Custom(1_000, label), start);
+            }
+        }
+        note(&log, 0, Kick::BadSize, start);
+        // A library's own label is always named.
+        assert!(log.limiter().reasons.len() <= MAX_LABELS + DisconnectReason::COUNT);
+        let (_, summary) = log.limiter().summarize().unwrap();
+        assert!(summary.contains("more custom from"), "{summary}");
+        let first = "1 more label_020 from 1 address";
+        assert!(summary.contains(first), "{summary}");
     }
 }

@@ -1,12 +1,12 @@
-//! The name of a session. Knows nothing of sockets or tables.
+//! The id of a session. Knows nothing of sockets or tables.
 
 use std::fmt;
 
-/// Names one session for as long as the process lives, and never a second one.
+/// Identifies one session for the life of the process. No second session gets the same id.
 ///
-/// The value is `generation << 32 | index`, and the index is `worker << 24 | slot`: whoever holds
-/// an id knows which worker to ask. Generations start at 1, so no session has an id below
-/// `1 << 32`; the event loop uses those small numbers for its own sources.
+/// The value is `generation << 32 | index`, and the index is `worker << 24 | slot`: the id alone tells
+/// which worker owns the session. Generations start at 1, so no session has an id below
+/// `1 << 32`. The event loop uses those small numbers for its own sources.
 ///
 /// ```text
 ///  63                              32 31       24 23                0
@@ -19,12 +19,12 @@ use std::fmt;
 pub struct SessionId(u64);
 
 impl SessionId {
-    /// The most workers that an id can tell apart.
+    /// The maximum number of workers that an id can distinguish.
     pub const MAX_WORKERS: usize = 1 << WORKER_BITS;
-    /// The most sessions that one worker can hold at a time.
+    /// The maximum number of sessions of one worker at a time.
     pub const MAX_SLOTS: usize = 1 << SLOT_BITS;
 
-    /// Puts an id together. `slot` is cut to its 24 bits.
+    /// Composes an id. `slot` is cut to its 24 bits.
     #[must_use]
     pub const fn new(generation: u32, worker: u8, slot: u32) -> Self {
         let index = ((worker as u64) << SLOT_BITS) | (slot as u64 & SLOT_MASK);
@@ -33,7 +33,7 @@ impl SessionId {
 
     /// Reads an id back from its number, for example one that came in a packet.
     ///
-    /// Any number is accepted: an id that no session has finds nobody.
+    /// Any number is accepted. An id that no session has matches no session.
     #[must_use]
     pub const fn from_u64(value: u64) -> Self {
         Self(value)
@@ -45,7 +45,7 @@ impl SessionId {
         self.0
     }
 
-    /// How many sessions have had this slot, this one included.
+    /// The number of sessions that have had this slot, this session included.
     #[must_use]
     pub const fn generation(self) -> u32 {
         (self.0 >> 32) as u32
@@ -57,7 +57,7 @@ impl SessionId {
         ((self.0 >> SLOT_BITS) & WORKER_MASK) as usize
     }
 
-    /// The place of the session in its worker's table.
+    /// The slot of the session in its worker's table.
     #[must_use]
     pub const fn slot(self) -> usize {
         (self.0 & SLOT_MASK) as usize

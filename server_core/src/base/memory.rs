@@ -1,11 +1,11 @@
-//! How much memory this process may use, and giving back what it uses no more.
+//! The memory that this process may use, and the return of free memory to the system.
 
 #![allow(unsafe_code)] // One call of the C library, without arguments that could be wrong.
 
 use std::fs;
 
-/// Bytes of memory that the machine, the control groups of this process or its limit of address space
-/// allow, whichever is the least. `None` where the system does not say.
+/// Bytes of memory that the machine, the control groups of this process and its limit of address space
+/// allow: the least of the three. `None` where the system gives no number.
 #[must_use]
 pub fn allowed_bytes() -> Option<u64> {
     let read = |path: &str| fs::read_to_string(path).ok();
@@ -57,14 +57,14 @@ fn cgroup_files(groups: &str) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// Gives free memory back to the system. Takes some milliseconds for each gigabyte, in which another
-/// thread may wait for an allocation: not for a thread that has to be on time.
+/// Gives free memory back to the system. The call takes some milliseconds for each gigabyte, in which
+/// another thread may wait for an allocation: do not call it on a thread that has to be on time.
 ///
-/// The allocator of glibc keeps what many threads have freed in small blocks; others give it back by
-/// themselves, and there this does nothing.
+/// The allocator of glibc keeps small blocks that many threads have freed. Other allocators give them
+/// back by themselves, and there the call does nothing.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it may be called at any time from any thread, and takes no pointer.
+    // SAFETY: `malloc_trim` may be called at any time from any thread, and takes no pointer.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,9 +1,8 @@
-//! What happened so far, in plain numbers that any thread may read.
+//! Counters, levels and histograms that any thread may read.
 //!
-//! Counters only rise, levels rise and fall, histograms count durations by size. All are atomics
-//! that the event loops write and that reading costs nothing; who exports them, and in which
-//! format, is not this crate's business. `game_server` does it for Prometheus in a page of code
-//! (`metrics_port/exposition.rs`); what it takes is this:
+//! A counter only rises, a level rises and falls, a histogram counts durations by size. All are atomics
+//! that the event loops write, and a read costs the event loops nothing. The feature `admin` exports
+//! them as Prometheus text. An exporter of another format needs this:
 //!
 //! ```
 //! use server_core::{Context, Kick, Packet, Server, Session};
@@ -27,11 +26,11 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! The ticks have theirs in [`TickMetrics`](crate::server::ticker::TickMetrics), the chunk pool in
-//! [`ServerHandle::pool_stats`](crate::ServerHandle::pool_stats), and single sessions in
+//! Other numbers: of the ticks in [`TickMetrics`](crate::server::ticker::TickMetrics), of the chunk pool in
+//! [`ServerHandle::pool_stats`](crate::ServerHandle::pool_stats), of single sessions in
 //! [`snapshot`](crate::base::snapshot).
 
-use crate::base::reason::DisconnectReason;
+use crate::base::reason::{DisconnectReason, Kick, MAX_CUSTOM_LABELS};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -41,14 +40,14 @@ use std::time::Duration;
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds to it.
+    /// Adds `amount`.
     pub fn add(&self, amount: u64) {
         if amount > 0 {
             self.0.fetch_add(amount, Ordering::Relaxed);
         }
     }
 
-    /// Takes away from a level.
+    /// Subtracts `amount` from a level.
     pub fn sub(&self, amount: u64) {
         if amount > 0 {
             self.0.fetch_sub(amount, Ordering::Relaxed);
@@ -64,7 +63,7 @@ impl Counter {
         }
     }
 
-    /// Its value now.
+    /// The present value.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -77,61 +76,64 @@ impl fmt::Debug for Counter {
     }
 }
 
-/// The counters of one worker, on cache lines of their own: no two threads write the same one.
+/// The counters of one worker, on cache lines of their own: no two threads write the same cache line.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 #[repr(align(128))]
 pub struct WorkerMetrics {
     /// Sessions that are connected now.
     pub sessions: Counter,
-    /// Bytes that wait in send queues now.
+    /// Bytes in send queues now.
     pub send_queue_bytes: Counter,
-    /// Bytes of memory for packets that have begun to come and are not complete.
+    /// Bytes of memory for incomplete packets.
     pub partial_packet_bytes: Counter,
-    /// Whole packets that sockets took, goodbyes included.
+    /// Packets whose last byte a socket took, close messages included.
     pub packets_sent: Counter,
     /// Bytes that sockets took.
     pub bytes_sent: Counter,
-    /// Whole packets that came, one that a session was kicked for included. A header that breaks
-    /// the framing is no packet, and what stands behind an offence is not looked at.
+    /// Complete packets received, a packet that a session was kicked for included. A header that breaks
+    /// the framing does not count as a packet. Bytes behind an offence are not parsed.
     pub packets_received: Counter,
-    /// Bytes that were read from sockets, those included that were thrown away behind an offence
-    /// or while a session was on its way out.
+    /// Bytes read from sockets, including the discarded bytes behind an offence and of sessions that
+    /// drain.
     pub bytes_received: Counter,
     /// Calls of `write` and `writev`.
     pub write_calls: Counter,
-    /// Packets for a session that was no longer there.
+    /// Packets for a session that had ended.
     pub undeliverable: Counter,
-    /// Joins that another thread asked for and that would have been a group too many. A callback
-    /// that asks is told so.
+    /// Joins by other threads that were refused because the session is in the maximum number of groups.
+    /// A callback's join returns an error instead.
     pub joins_refused: Counter,
-    /// Turns of the event loop, and how long each took from waking up to the next wait: what came
-    /// in meanwhile had to wait that long.
+    /// Durations of the turns of the event loop, from the wake-up to the next wait. Input that came in
+    /// between waited for that time.
     pub turns: Histogram,
-    /// Ended sessions, by [`DisconnectReason::index`].
+    /// Ended sessions, by [`DisconnectReason::index`]. Those of declared labels are not among them.
     pub disconnects: [Counter; DisconnectReason::COUNT],
+    /// Ended sessions by declared label.
+    custom_disconnects: [Counter; MAX_CUSTOM_LABELS],
 }
 
 /// The counters of a whole server.
 #[derive(Debug)]
 pub struct Metrics {
     workers: Box<[WorkerMetrics]>,
+    custom_labels: Vec<&'static str>,
     /// Connections that became sessions.
     pub accepted: Counter,
-    /// Connections that were told that the server is full, or closed because their address makes too many
-    /// of them. They count here alone.
+    /// Connections that were closed because the server is full, or because their address makes too many
+    /// connections. Such a connection counts here alone.
     pub rejected: Counter,
-    /// Times that accept failed, for example for want of descriptors.
+    /// Failed accepts, for example for want of descriptors.
     pub accept_errors: Counter,
-    /// How long broadcasts took that were measured: from their origin until the last worker has
-    /// ended the turn in which it queued the packet for its sessions and flushed them.
+    /// Durations of measured broadcasts: from their origin to the end of the turn in which the last
+    /// worker queued the packet for its sessions and flushed them.
     ///
-    /// What a socket did not take in that turn is not waited for: a peer that is behind is behind
-    /// by its own doing, and is judged by its queue. A worker without sessions ends its turn, too.
+    /// The duration does not include bytes that a socket did not take in that turn: a peer causes its
+    /// own delay, and the limits of its queue apply to it. A worker without sessions ends its turn, too.
     pub broadcasts: Histogram,
 }
 
-/// The sums over all workers, read one after the other while they go on.
+/// The sums over all workers, read one worker after the other while the workers run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
@@ -157,30 +159,34 @@ pub struct Totals {
     pub undeliverable: u64,
     /// [`WorkerMetrics::joins_refused`].
     pub joins_refused: u64,
-    /// How many [`WorkerMetrics::turns`].
+    /// The number of [`WorkerMetrics::turns`].
     pub turns: u64,
     /// [`WorkerMetrics::disconnects`].
     pub disconnects: [u64; DisconnectReason::COUNT],
+    /// Declared labels of [`Kick::Custom`], and the sessions that ended for each. Without a label where
+    /// there are no more.
+    custom_disconnects: [(&'static str, u64); MAX_CUSTOM_LABELS],
 }
 
 impl WorkerMetrics {
-    /// What waits here in all, in both directions.
+    /// Waiting bytes of this worker, in both directions.
     pub(crate) fn waiting_bytes(&self) -> usize {
         (self.send_queue_bytes.get() + self.partial_packet_bytes.get()) as usize
     }
 }
 
 impl Metrics {
-    /// What waits on all workers.
+    /// Waiting bytes of all workers.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.workers.iter().map(WorkerMetrics::waiting_bytes).sum()
     }
 
-    /// All at zero.
+    /// Counters at zero.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
             workers: (0..workers).map(|_| WorkerMetrics::default()).collect(),
+            custom_labels: Vec::new(),
             accepted: Counter::default(),
             rejected: Counter::default(),
             accept_errors: Counter::default(),
@@ -188,10 +194,37 @@ impl Metrics {
         }
     }
 
+    /// Declares a label of [`Kick::Custom`], which gets a counter of its own. Returns whether it has one:
+    /// a label of this library does not, nor does one beyond the first 16.
+    pub(crate) fn declare_label(&mut self, label: &'static str) -> bool {
+        let is_known = self.custom_labels.contains(&label);
+        let is_free = !label.is_empty() && !DisconnectReason::LABELS.contains(&label);
+        let has_room = self.custom_labels.len() < MAX_CUSTOM_LABELS;
+        if !is_known && is_free && has_room {
+            self.custom_labels.push(label);
+        }
+        is_known || is_free && has_room
+    }
+
+    /// Counts a session of this worker that ended for this reason.
+    pub(crate) fn count_disconnect(&self, worker: usize, reason: DisconnectReason) {
+        let metrics = self.worker(worker);
+        let declared = match reason {
+            DisconnectReason::Kicked(Kick::Custom(_, label)) => {
+                self.custom_labels.iter().position(|known| *known == label)
+            }
+            _ => None,
+        };
+        match declared {
+            Some(place) => metrics.custom_disconnects[place].add(1),
+            None => metrics.disconnects[reason.index()].add(1),
+        }
+    }
+
     /// The counters of one worker.
     ///
     /// # Panics
-    /// If there is no such worker.
+    /// If `worker` is not below the number of workers.
     #[must_use]
     pub fn worker(&self, worker: usize) -> &WorkerMetrics {
         &self.workers[worker]
@@ -205,6 +238,13 @@ impl Metrics {
             rejected: self.rejected.get(),
             ..Totals::default()
         };
+        for (total, label) in totals
+            .custom_disconnects
+            .iter_mut()
+            .zip(&self.custom_labels)
+        {
+            total.0 = label;
+        }
         for worker in &self.workers {
             totals.sessions += worker.sessions.get();
             totals.send_queue_bytes += worker.send_queue_bytes.get();
@@ -219,27 +259,40 @@ impl Metrics {
             for (total, count) in totals.disconnects.iter_mut().zip(&worker.disconnects) {
                 *total += count.get();
             }
+            let custom = &worker.custom_disconnects;
+            for ((_, total), count) in totals.custom_disconnects.iter_mut().zip(custom) {
+                *total += count.get();
+            }
         }
         totals
     }
 }
 
 impl Totals {
-    /// Ended sessions of one reason.
+    /// Ended sessions of one reason. A [`Kick::Custom`] without a declared label shares one count with
+    /// the others of its kind.
     #[must_use]
     pub fn disconnects_for(&self, reason: impl Into<DisconnectReason>) -> u64 {
-        self.disconnects[reason.into().index()]
+        let reason = reason.into();
+        let mut declared = self.custom_disconnects();
+        let declared = declared.find(|(label, _)| *label == reason.label());
+        declared.map_or_else(|| self.disconnects[reason.index()], |(_, count)| count)
     }
 
-    /// The labels and counts of all reasons.
+    /// The labels and counts of all reasons, the declared ones of the game included.
     pub fn disconnects_by_label(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        DisconnectReason::LABELS
-            .into_iter()
-            .zip(self.disconnects.iter().copied())
+        let labels = DisconnectReason::LABELS.into_iter();
+        let of_library = labels.zip(self.disconnects.iter().copied());
+        of_library.chain(self.custom_disconnects())
+    }
+
+    fn custom_disconnects(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let counts = self.custom_disconnects.iter().copied();
+        counts.take_while(|(label, _)| !label.is_empty())
     }
 }
 
-/// Durations by size: bucket n counts those of up to `2^n` microseconds that no smaller one counts.
+/// Durations by size: bucket n counts durations of up to `2^n` µs that no smaller bucket counts.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [Counter; BUCKETS],
@@ -253,7 +306,7 @@ impl Histogram {
     /// Counts one duration.
     pub fn record(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        // Rounded up, for a bound is exact: a nanosecond above it is above it.
+        // Rounded up, for a bound is exact: a nanosecond above the bound is in the next bucket.
         let above = u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         let bucket = (u64::BITS - above.saturating_sub(1).leading_zeros()) as usize;
         self.buckets[bucket.min(BUCKETS - 1)].add(1);
@@ -261,7 +314,7 @@ impl Histogram {
         self.max_micros.fetch_max(micros, Ordering::Relaxed);
     }
 
-    /// How many were counted.
+    /// The number of counted durations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(Counter::get).sum()
@@ -273,8 +326,8 @@ impl Histogram {
         Duration::from_micros(self.sum_micros.get())
     }
 
-    /// Upper bounds in rising order, and how many were within each but not within the one before.
-    /// The last bound is open: `None`.
+    /// Upper bounds in rising order, each with the number of durations within it and above the bound
+    /// before. The last bound is open: `None`.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
         self.buckets.iter().enumerate().map(|(power, count)| {
             let bound = (power < BUCKETS - 1).then(|| Duration::from_micros(1 << power));
@@ -282,7 +335,7 @@ impl Histogram {
         })
     }
 
-    /// The longest since this was last asked.
+    /// The longest duration since the last call.
     pub fn take_max(&self) -> Duration {
         Duration::from_micros(self.max_micros.swap(0, Ordering::Relaxed))
     }
@@ -298,7 +351,7 @@ mod tests {
         let metrics = Metrics::new(2);
         metrics.worker(0).packets_sent.add(3);
         metrics.worker(1).packets_sent.add(4);
-        metrics.worker(1).disconnects[DisconnectReason::from(Kick::BadSize).index()].add(1);
+        metrics.count_disconnect(1, Kick::BadSize.into());
         let totals = metrics.totals();
         assert_eq!(totals.packets_sent, 7);
         assert_eq!(totals.disconnects_for(Kick::BadSize), 1);
@@ -306,6 +359,36 @@ mod tests {
             totals.disconnects_by_label().find(|(_, count)| *count > 0),
             Some(("bad_size", 1))
         );
+    }
+
+    #[test]
+    fn declared_labels_have_counters_and_the_others_share_one() {
+        let labels: Vec<&'static str> = (0..MAX_CUSTOM_LABELS)
+            .map(|number| &*Box::leak(format!("label_{number}").into_boxed_str()))
+            .collect();
+        let mut metrics = Metrics::new(2);
+        assert!(!metrics.declare_label("bad_size") && !metrics.declare_label(""));
+        assert!(labels.iter().all(|label| metrics.declare_label(label)));
+        assert!(metrics.declare_label(labels[3]), "it is declared already");
+        assert!(!metrics.declare_label("one_too_many"));
+        for label in labels
+            .iter()
+            .copied()
+            .chain(["one_too_many", "undeclared", "bad_size"])
+        {
+            metrics.count_disconnect(0, Kick::Custom(1_000, label).into());
+            metrics.count_disconnect(1, Kick::Custom(2_000, label).into());
+        }
+        let totals = metrics.totals();
+        let counts: Vec<_> = (totals.disconnects_by_label())
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let expected = std::iter::once(("custom", 6));
+        let expected = expected.chain(labels.iter().map(|label| (*label, 2)));
+        assert!(counts.iter().copied().eq(expected), "{counts:?}");
+        assert_eq!(totals.disconnects_for(Kick::Custom(7, labels[3])), 2);
+        assert_eq!(totals.disconnects_for(Kick::Custom(7, "undeclared")), 6);
+        assert_eq!(totals.disconnects_for(Kick::BadSize), 0);
     }
 
     #[test]

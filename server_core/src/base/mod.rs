@@ -1,4 +1,4 @@
-//! What every layer uses: ids, reasons, the wire's numbers, limits, counters and small machines.
+//! Values and small machines for every layer: ids, reasons, numbers of the wire, limits, counters, timers.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 

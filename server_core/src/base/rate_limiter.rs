@@ -1,28 +1,28 @@
-//! A token bucket in sixteen bytes.
+//! A token bucket in 16 bytes.
 
 use std::time::{Duration, Instant};
 
-/// Allows `rate` events a second on average, and twice that at once.
+/// Allows `rate` events a second on average, with a burst of twice `rate`.
 ///
-/// Kept as the one instant at which the bucket would be full again (the generic cell rate
-/// algorithm), so a session pays for one `Instant` and no timer refills anything.
+/// The state is one instant, at which the bucket would be full again (the generic cell rate
+/// algorithm). So a session pays for one `Instant`, and no timer refills the bucket.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimiter {
     full_at: Option<Instant>,
 }
 
 impl RateLimiter {
-    /// Takes one token of a bucket that refills with `rate_per_sec`, or says that there is none.
+    /// Takes one token of a bucket that refills with `rate_per_sec`. Returns `false` if the bucket is empty.
     ///
-    /// A rate of zero has no tokens ever.
+    /// A rate of zero never has a token.
     #[must_use]
     pub fn take(&mut self, rate_per_sec: u32, now: Instant) -> bool {
         self.book(rate_per_sec, Duration::ZERO, now).is_some()
     }
 
-    /// Takes one token, also one that comes within `longest_wait`, and returns the time until then.
-    /// Those who book wait in the order of their calls. `None`: there is none by then, and nothing is
-    /// taken.
+    /// Takes one token, or books the next token if it comes within `longest_wait`. Returns the time until
+    /// the token comes. Bookings are served in the order of the calls. Returns `None`, and takes nothing,
+    /// if no token comes within `longest_wait`.
     #[must_use]
     pub fn book(
         &mut self,
@@ -40,14 +40,14 @@ impl RateLimiter {
         })
     }
 
-    /// Whether the bucket is full: as good as a new one.
+    /// Whether the bucket is full, as a new bucket is.
     #[must_use]
     pub fn is_full(&self, now: Instant) -> bool {
         self.full_at.is_none_or(|at| at <= now)
     }
 }
 
-/// A burst may be this many seconds' worth of events.
+/// A burst is the events of this number of seconds.
 const BURST_FACTOR: u32 = 2;
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! Why a session ends: as a value, a metric label and a code on the wire.
+//! The reasons for which a session ends. A reason has three properties, each on its own: an
+//! [index](DisconnectReason::index) for tables, a [label](DisconnectReason::label) for metrics and the
+//! log, and, for most, a [code](DisconnectReason::code) on the wire.
 
 use std::{fmt, io};
 
-/// What a peer did wrong. A handler that returns one ends the session.
+/// An offence of a peer. A handler that returns one ends the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kick {
@@ -20,12 +22,31 @@ pub enum Kick {
     SlowConsumer,
     /// More packets than `Config::max_packets_per_sec`.
     RateLimit,
-    /// More packets that fan out to others than their own budget allows.
-    ChatFlood,
+    /// A game's own reason: its code on the wire, and its label.
+    ///
+    /// Codes from [`FIRST_CUSTOM_CODE`](Self::FIRST_CUSTOM_CODE) on are free for games. The codes below
+    /// belong to this library: a client that knows its codes alone would misread another meaning.
+    ///
+    /// A label that is declared with
+    /// [`ServerBuilder::custom_labels`](crate::ServerBuilder::custom_labels) has a counter of its own in
+    /// the [metrics](crate::metrics). The others are counted together as `custom`, so that the memory of
+    /// the metrics does not depend on the labels that occur. The log shows each label.
+    ///
+    /// ```
+    /// use server_core::{DisconnectReason, Kick};
+    /// const ROOM_FULL: Kick = Kick::Custom(Kick::FIRST_CUSTOM_CODE, "room_full");
+    /// assert_eq!((ROOM_FULL.code(), ROOM_FULL.label()), (1000, "room_full"));
+    /// assert_eq!(DisconnectReason::from(ROOM_FULL).code(), Some(1000));
+    /// ```
+    Custom(u16, &'static str),
 }
 
 impl Kick {
-    /// The code that tells the peer: 1 to 8.
+    /// The first code that this library leaves to games.
+    pub const FIRST_CUSTOM_CODE: u16 = 1000;
+
+    /// The code that tells the peer. Below [`FIRST_CUSTOM_CODE`](Self::FIRST_CUSTOM_CODE) for the
+    /// reasons of this library.
     #[must_use]
     pub const fn code(self) -> u16 {
         match self {
@@ -36,7 +57,7 @@ impl Kick {
             Self::PacketTimeout => 5,
             Self::SlowConsumer => 6,
             Self::RateLimit => 7,
-            Self::ChatFlood => 8,
+            Self::Custom(code, _) => code,
         }
     }
 
@@ -51,7 +72,7 @@ impl Kick {
             Self::PacketTimeout => "packet_timeout",
             Self::SlowConsumer => "slow_consumer",
             Self::RateLimit => "rate_limit",
-            Self::ChatFlood => "chat_flood",
+            Self::Custom(_, label) => label,
         }
     }
 }
@@ -66,20 +87,20 @@ impl fmt::Display for Kick {
             Self::PacketTimeout => "a packet was begun and not completed in time",
             Self::SlowConsumer => "packets were not read fast enough",
             Self::RateLimit => "too many packets per second",
-            Self::ChatFlood => "too many chat messages per second",
+            Self::Custom(_, label) => return write!(f, "a rule of the game: {label}"),
         })
     }
 }
 
 impl std::error::Error for Kick {}
 
-/// Every way in which a session can end.
+/// A reason for which a session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DisconnectReason {
     /// The peer broke a rule.
     Kicked(Kick),
-    /// There was no room for one more session; the connection never became one.
+    /// The server had no room for another session; the connection never became a session.
     ServerFull,
     /// The server ends.
     Shutdown,
@@ -103,54 +124,62 @@ pub enum DisconnectReason {
 }
 
 impl DisconnectReason {
-    /// How many different labels there are. Rises with each new reason, which is no breaking change:
-    /// let arrays of this length take it from here.
-    pub const COUNT: usize = 18;
+    /// The number of labels of this library, `custom` included. It rises with each new reason, which
+    /// is not a breaking change: let arrays of this length take it from here.
+    pub const COUNT: usize = OWN.len() + 1;
 
     /// The labels, each at the place that [`index`](Self::index) gives.
-    pub const LABELS: [&'static str; Self::COUNT] = [
-        "bad_size",
-        "too_large",
-        "unknown_id",
-        "bad_payload",
-        "packet_timeout",
-        "slow_consumer",
-        "rate_limit",
-        "chat_flood",
-        "server_full",
-        "shutdown",
-        "peer_closed",
-        "peer_reset",
-        "io_error",
-        "idle",
-        "closed",
-        "connect_failed",
-        "handler_panic",
-        "login_timeout",
-    ];
+    pub const LABELS: [&'static str; Self::COUNT] = {
+        let mut labels = ["custom"; Self::COUNT];
+        let mut index = 0;
+        while index < OWN.len() {
+            labels[index] = OWN[index].label();
+            index += 1;
+        }
+        labels
+    };
 
-    /// A small number for tables of counters.
+    /// A small number for tables of counters, unrelated to the code. All reasons of games share one.
     #[must_use]
     pub const fn index(self) -> usize {
         match self {
-            Self::Kicked(kick) => kick.code() as usize - 1,
-            Self::ServerFull => 8,
-            Self::Shutdown => 9,
-            Self::PeerClosed => 10,
-            Self::PeerReset => 11,
-            Self::IoError(_) => 12,
-            Self::Idle => 13,
-            Self::Closed => 14,
-            Self::ConnectFailed(_) => 15,
-            Self::HandlerPanicked => 16,
-            Self::LoginTimeout => 17,
+            Self::Kicked(Kick::BadSize) => 0,
+            Self::Kicked(Kick::TooLarge) => 1,
+            Self::Kicked(Kick::UnknownId) => 2,
+            Self::Kicked(Kick::BadPayload) => 3,
+            Self::Kicked(Kick::PacketTimeout) => 4,
+            Self::Kicked(Kick::SlowConsumer) => 5,
+            Self::Kicked(Kick::RateLimit) => 6,
+            Self::ServerFull => 7,
+            Self::Shutdown => 8,
+            Self::PeerClosed => 9,
+            Self::PeerReset => 10,
+            Self::IoError(_) => 11,
+            Self::Idle => 12,
+            Self::Closed => 13,
+            Self::ConnectFailed(_) => 14,
+            Self::HandlerPanicked => 15,
+            Self::LoginTimeout => 16,
+            Self::Kicked(Kick::Custom(..)) => OWN.len(),
         }
     }
 
-    /// The metric label.
+    /// The metric label. A [`Kick::Custom`] brings its own.
     #[must_use]
     pub const fn label(self) -> &'static str {
-        Self::LABELS[self.index()]
+        match self {
+            Self::Kicked(kick) => kick.label(),
+            Self::ServerFull => "server_full",
+            Self::Shutdown => "shutdown",
+            Self::PeerClosed => "peer_closed",
+            Self::PeerReset => "peer_reset",
+            Self::IoError(_) => "io_error",
+            Self::Idle => "idle",
+            Self::Closed => "closed",
+            Self::ConnectFailed(_) => "connect_failed",
+            Self::HandlerPanicked => "handler_panic",
+            Self::LoginTimeout => "login_timeout",
+        }
     }
 
     /// The code that tells the peer, where the server ends the session for a reason with a code.
@@ -165,9 +194,18 @@ impl DisconnectReason {
         }
     }
 
-    /// Whether what is queued still goes out before the socket closes.
+    /// The label of a code of this library, for a client that is told one.
+    #[must_use]
+    pub fn label_of_code(code: u16) -> Option<&'static str> {
+        let mut reasons = OWN.into_iter();
+        reasons
+            .find(|reason| reason.code() == Some(code))
+            .map(Self::label)
+    }
+
+    /// Whether queued packets still go out before the socket closes.
     ///
-    /// Not so for a peer that is gone, or one that does not read: nothing would reach it.
+    /// They do not for a peer that has gone, or a peer that does not read: nothing would reach it.
     #[must_use]
     pub const fn flushes(self) -> bool {
         !matches!(
@@ -179,7 +217,7 @@ impl DisconnectReason {
         )
     }
 
-    /// What an error of a read or a write says about the peer.
+    /// The reason that an error of a read or a write gives.
     #[must_use]
     pub fn from_io(error: &io::Error) -> Self {
         match error.kind() {
@@ -193,6 +231,33 @@ impl DisconnectReason {
         }
     }
 }
+
+/// The reasons of this library, by index.
+const OWN: [DisconnectReason; 17] = {
+    use DisconnectReason as Reason;
+    [
+        Reason::Kicked(Kick::BadSize),
+        Reason::Kicked(Kick::TooLarge),
+        Reason::Kicked(Kick::UnknownId),
+        Reason::Kicked(Kick::BadPayload),
+        Reason::Kicked(Kick::PacketTimeout),
+        Reason::Kicked(Kick::SlowConsumer),
+        Reason::Kicked(Kick::RateLimit),
+        Reason::ServerFull,
+        Reason::Shutdown,
+        Reason::PeerClosed,
+        Reason::PeerReset,
+        Reason::IoError(io::ErrorKind::Other),
+        Reason::Idle,
+        Reason::Closed,
+        Reason::ConnectFailed(io::ErrorKind::Other),
+        Reason::HandlerPanicked,
+        Reason::LoginTimeout,
+    ]
+};
+
+/// The labels of games that have counters and log lines of their own: those beyond are `custom`.
+pub(crate) const MAX_CUSTOM_LABELS: usize = 16;
 
 impl From<Kick> for DisconnectReason {
     fn from(kick: Kick) -> Self {
@@ -221,50 +286,57 @@ impl fmt::Display for DisconnectReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
-    const KICKS: [Kick; 8] = [
-        Kick::BadSize,
-        Kick::TooLarge,
-        Kick::UnknownId,
-        Kick::BadPayload,
-        Kick::PacketTimeout,
-        Kick::SlowConsumer,
-        Kick::RateLimit,
-        Kick::ChatFlood,
-    ];
+    const CUSTOM: Kick = Kick::Custom(1_234, "room_full");
 
     #[test]
-    fn each_reason_has_its_own_place_and_label() {
-        let kind = io::ErrorKind::Other;
-        let mut reasons: Vec<DisconnectReason> = KICKS.into_iter().map(Into::into).collect();
-        reasons.extend([
-            DisconnectReason::ServerFull,
-            DisconnectReason::Shutdown,
-            DisconnectReason::PeerClosed,
-            DisconnectReason::PeerReset,
-            DisconnectReason::IoError(kind),
-            DisconnectReason::Idle,
-            DisconnectReason::Closed,
-            DisconnectReason::ConnectFailed(kind),
-            DisconnectReason::HandlerPanicked,
-            DisconnectReason::LoginTimeout,
-        ]);
-        assert_eq!(reasons.len(), DisconnectReason::COUNT);
-        for (place, reason) in reasons.iter().enumerate() {
-            assert_eq!(reason.index(), place);
+    fn each_reason_has_its_own_index_and_label() {
+        for (index, reason) in OWN.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert_eq!(reason.label(), DisconnectReason::LABELS[index]);
         }
-        for kick in KICKS {
-            assert_eq!(DisconnectReason::from(kick).label(), kick.label());
-        }
+        let labels: HashSet<&str> = DisconnectReason::LABELS.into_iter().collect();
+        assert_eq!(labels.len(), DisconnectReason::COUNT);
+        assert_eq!(DisconnectReason::COUNT, 18);
+        let custom = DisconnectReason::from(CUSTOM);
+        assert_eq!(DisconnectReason::LABELS[custom.index()], "custom");
+        assert_eq!((custom.label(), CUSTOM.label()), ("room_full", "room_full"));
     }
 
     #[test]
     fn codes_of_the_wire() {
-        let codes: Vec<u16> = KICKS.iter().map(|kick| kick.code()).collect();
-        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7, 8]);
+        let codes = OWN.map(DisconnectReason::code);
+        let kicks = [1, 2, 3, 4, 5, 6, 7].map(Some);
+        assert_eq!(codes[..7], kicks);
         assert_eq!(DisconnectReason::ServerFull.code(), Some(9));
         assert_eq!(DisconnectReason::Shutdown.code(), Some(10));
         assert_eq!(DisconnectReason::LoginTimeout.code(), Some(12));
         assert_eq!(DisconnectReason::PeerClosed.code(), None);
+        assert_eq!(codes.iter().flatten().count(), 10);
+        assert!(
+            codes
+                .into_iter()
+                .flatten()
+                .all(|code| code < Kick::FIRST_CUSTOM_CODE)
+        );
+        assert_eq!(DisconnectReason::from(CUSTOM).code(), Some(1_234));
+    }
+
+    #[test]
+    fn labels_belong_to_their_codes() {
+        for (code, label) in [
+            (1, Some("bad_size")),
+            (7, Some("rate_limit")),
+            (8, None),
+            (9, Some("server_full")),
+            (10, Some("shutdown")),
+            (12, Some("login_timeout")),
+            (0, None),
+            (11, None),
+            (1_234, None),
+        ] {
+            assert_eq!(DisconnectReason::label_of_code(code), label, "{code}");
+        }
     }
 }

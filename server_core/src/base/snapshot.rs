@@ -1,4 +1,4 @@
-//! A look at all sessions from another thread. Knows no socket and no worker.
+//! Statistics of all sessions, for another thread. Knows no socket and no worker.
 
 use crate::base::id::SessionId;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -7,28 +7,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// One session, as it was at the end of a turn of its worker.
+/// Statistics of one session at the end of a turn of its worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// Its name.
+    /// Session id.
     pub id: SessionId,
-    /// The other end.
+    /// Address of the peer.
     pub addr: SocketAddr,
-    /// When its connection stood.
+    /// Instant at which it connected.
     pub opened_at: Instant,
-    /// Whole packets that came from it.
+    /// Complete packets received from the peer.
     pub packets_received: u64,
-    /// Whole packets that its socket took.
+    /// Packets whose last byte the socket took.
     pub packets_sent: u64,
-    /// Bytes that wait for it.
+    /// Bytes in its send queue.
     pub queued_bytes: usize,
-    /// Since when the oldest of them waits, if any is from an earlier turn. May be early by a
-    /// sixteenth of its age.
+    /// Instant at which the oldest of these bytes was queued, if it was queued in an earlier turn. May be
+    /// early by a sixteenth of its age.
     pub oldest_unsent_at: Option<Instant>,
 }
 
-/// The answers of all workers, as they come in.
+/// The answers of all workers.
 #[derive(Debug)]
 pub struct Snapshot {
     answers: Receiver<Vec<SessionInfo>>,
@@ -36,17 +36,17 @@ pub struct Snapshot {
     sessions: Vec<SessionInfo>,
 }
 
-/// What one worker is asked.
+/// The request to one worker.
 #[cfg_attr(doc, doc(hidden))]
 #[derive(Debug)]
 pub struct SnapshotRequest {
     answers: Sender<Vec<SessionInfo>>,
-    /// Until every worker has answered, or has dropped the question, nobody asks again.
-    _turn: Arc<Turn>,
+    /// No next snapshot begins until every worker has answered its request, or dropped it.
+    _in_progress: Arc<InProgress>,
 }
 
-/// Lets one snapshot be under way at a time: what the workers are asked for is bounded, however
-/// often somebody wants to know.
+/// Permits one snapshot at a time, which bounds the requests to the workers however often a thread
+/// asks.
 #[cfg_attr(doc, doc(hidden))]
 #[derive(Debug, Default)]
 pub struct SnapshotGate {
@@ -54,25 +54,27 @@ pub struct SnapshotGate {
 }
 
 #[derive(Debug)]
-struct Turn(Arc<AtomicBool>);
+/// Frees the gate when the last request is dropped.
+struct InProgress(Arc<AtomicBool>);
 
-/// A worker has ended and will not answer any more.
+/// A worker has ended without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerGone;
 
 impl SnapshotGate {
-    /// Begins a snapshot: a request for each worker, and where their answers come in. `None` while
-    /// an earlier one is under way.
+    /// Begins a snapshot. Returns a request for each worker, and the [`Snapshot`] that collects the
+    /// answers. `None` while an earlier snapshot is
+    /// not complete.
     #[must_use]
     pub fn begin(&self, workers: usize) -> Option<(Vec<SnapshotRequest>, Snapshot)> {
         if self.is_taken.swap(true, Ordering::AcqRel) {
             return None;
         }
-        let turn = Arc::new(Turn(Arc::clone(&self.is_taken)));
+        let in_progress = Arc::new(InProgress(Arc::clone(&self.is_taken)));
         let (sender, receiver) = crossbeam_channel::bounded(workers);
         let request = || SnapshotRequest {
             answers: sender.clone(),
-            _turn: Arc::clone(&turn),
+            _in_progress: Arc::clone(&in_progress),
         };
         let requests = (0..workers).map(|_| request()).collect();
         let snapshot = Snapshot {
@@ -85,10 +87,10 @@ impl SnapshotGate {
 }
 
 impl Snapshot {
-    /// All sessions, when the last worker has answered; `None` before that. Never waits.
+    /// All sessions after the answer of the last worker, `None` before. Never waits.
     ///
     /// # Errors
-    /// [`WorkerGone`] if the server has ended meanwhile.
+    /// [`WorkerGone`] if the server has ended.
     pub fn poll(&mut self) -> Result<Option<Vec<SessionInfo>>, WorkerGone> {
         while self.missing > 0 {
             match self.answers.try_recv() {
@@ -105,14 +107,14 @@ impl Snapshot {
 }
 
 impl SnapshotRequest {
-    /// Answers. Never waits: there is room for the answer of each worker.
+    /// Answers. Never waits: the channel has room for the answer of each worker.
     pub fn answer(self, sessions: Vec<SessionInfo>) {
-        // Whoever asked may have given up.
+        // The asking thread may have dropped its `Snapshot`.
         let _ = self.answers.try_send(sessions);
     }
 }
 
-impl Drop for Turn {
+impl Drop for InProgress {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_also_if_the_asker_gave_up() {
+    fn one_at_a_time_even_if_the_snapshot_is_dropped() {
         let gate = SnapshotGate::default();
         let (requests, snapshot) = gate.begin(2).unwrap();
         drop(snapshot);
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_ends_leaves_nobody_waiting() {
+    fn a_worker_that_ends_leaves_no_snapshot_waiting() {
         let gate = SnapshotGate::default();
         let (mut requests, mut snapshot) = gate.begin(2).unwrap();
         requests.pop().unwrap().answer(Vec::new());

@@ -1,5 +1,6 @@
-//! What threads meet in. Real builds get the real things; built with `--cfg loom`, the chunk pool
-//! and the mailbox get loom's, which explores every order in which threads can meet.
+//! Types that threads share. A normal build takes those of the standard library and crossbeam. A build
+//! with `--cfg loom` gives loom's types to the chunk pool and the mailbox, and loom explores every order
+//! of the threads' steps.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test -p server_core --test loom --release
@@ -19,23 +20,23 @@ mod real {
 
     use std::ops::Range;
 
-    /// Tells loom which bytes are read and written, as it cannot see through a raw pointer. In a
-    /// real build it is nothing at all.
+    /// Tells loom which bytes are read and written, as loom cannot see through a raw pointer. Does
+    /// nothing in a normal build.
     #[derive(Debug)]
     pub struct ByteWatch;
 
     impl ByteWatch {
-        /// Watches a block of that many bytes.
+        /// Watches a block of `bytes` bytes.
         #[must_use]
         pub fn new(_bytes: usize) -> Self {
             Self
         }
 
-        /// These bytes are read.
+        /// Notes a read of these bytes.
         #[inline]
         pub fn read(&self, _range: Range<usize>) {}
 
-        /// These bytes are written as long as `write` runs.
+        /// Notes that `write` writes these bytes while it runs.
         #[inline]
         pub fn write<R>(&self, _range: Range<usize>, write: impl FnOnce() -> R) -> R {
             write()
@@ -51,42 +52,42 @@ mod explored {
     use loom::cell::UnsafeCell;
     use std::ops::Range;
 
-    /// A cell for each byte: loom fails the test if one is touched while, or not surely after, it
-    /// is written.
+    /// A cell for each byte. Loom fails the test if a byte is read or written while a write of it runs,
+    /// or without an order after that write.
     #[derive(Debug)]
     pub struct ByteWatch(Vec<UnsafeCell<()>>);
 
     impl ByteWatch {
-        /// Watches a block of that many bytes.
+        /// Watches a block of `bytes` bytes.
         #[must_use]
         pub fn new(bytes: usize) -> Self {
             Self((0..bytes).map(|_| UnsafeCell::new(())).collect())
         }
 
-        /// These bytes are read.
+        /// Notes a read of these bytes.
         pub fn read(&self, range: Range<usize>) {
             self.0[range].iter().for_each(|byte| drop(byte.get()));
         }
 
-        /// These bytes are written as long as `write` runs.
+        /// Notes that `write` writes these bytes while it runs.
         pub fn write<R>(&self, range: Range<usize>, write: impl FnOnce() -> R) -> R {
             let _watched: Vec<_> = self.0[range].iter().map(UnsafeCell::get_mut).collect();
             write()
         }
     }
 
-    /// Threads as far as the mailbox needs them.
+    /// The functions of threads that the mailbox uses.
     pub mod thread {
         pub use loom::thread::{current, yield_now};
 
-        /// Loom knows no time: the others go on first.
+        /// Yields to the other threads, as loom has no time.
         pub fn park_timeout(_: std::time::Duration) {
             loom::thread::yield_now();
         }
     }
 
-    /// The part of crossbeam-channel that is used here, over a lock that loom knows. What the
-    /// real one does inside is its own tests' business; what we do around it is ours.
+    /// The part of crossbeam-channel that this crate uses, over a lock of loom. The inside of the real
+    /// channel is covered by its own tests. Loom explores our code around it.
     #[allow(missing_docs)] // As in crossbeam-channel.
     pub mod channel {
         use loom::sync::{Arc, Mutex};
@@ -112,7 +113,7 @@ mod explored {
 
         impl<T> Queue<T> {
             fn with<R>(&self, act: impl FnOnce(&mut VecDeque<T>) -> R) -> R {
-                // Loom stops at the first panic: nothing is seen torn.
+                // Loom stops at the first panic, so no thread sees a half-done change.
                 act(&mut self.0.lock().unwrap_or_else(|error| error.into_inner()))
             }
         }
@@ -122,17 +123,17 @@ mod explored {
             /// The item, if the channel is full.
             pub fn try_send(&self, item: T) -> Result<(), T> {
                 let limit = self.0.1;
-                self.0.with(|queue| match queue.len() < limit {
-                    true => {
-                        queue.push_back(item);
-                        Ok(())
+                self.0.with(|queue| {
+                    if queue.len() >= limit {
+                        return Err(item);
                     }
-                    false => Err(item),
+                    queue.push_back(item);
+                    Ok(())
                 })
             }
 
             /// # Errors
-            /// None: only unbounded channels are sent to without `try`.
+            /// None: only unbounded channels are used without `try`.
             pub fn send(&self, item: T) -> Result<(), T> {
                 self.try_send(item)
             }
@@ -140,7 +141,7 @@ mod explored {
 
         impl<T> Receiver<T> {
             /// # Errors
-            /// If nothing waits.
+            /// If the channel is empty.
             pub fn try_recv(&self) -> Result<T, ()> {
                 self.0.with(VecDeque::pop_front).ok_or(())
             }

@@ -1,4 +1,4 @@
-//! When to look at which session next. One entry per session at most.
+//! Deadlines of sessions, one entry per session at most.
 
 use crate::base::id::SessionId;
 use std::collections::BTreeSet;
@@ -6,21 +6,21 @@ use std::time::Instant;
 
 /// The deadlines of one worker's sessions, earliest first.
 ///
-/// A session remembers the instant it is armed for ([`TimerSlot`]), so that moving it needs no
-/// search. An alarm that comes early is cheap and harmless: whoever is called looks at what is
-/// really due and arms again. So a deadline that only moves *back* (each received packet pushes
-/// the idle deadline on) touches nothing here until the old one comes up.
+/// A session stores the instant it is armed for ([`TimerSlot`]), so a move needs no search. An entry that
+/// comes due early is cheap and harmless: the session checks its real deadlines and arms again. So a
+/// deadline that only moves *back* (each received packet moves the idle deadline) changes nothing here
+/// until the old entry comes due.
 #[derive(Debug, Default)]
 pub struct TimeoutQueue {
     entries: BTreeSet<(Instant, SessionId)>,
 }
 
-/// What one session is armed for.
+/// The instant that one session is armed for.
 #[derive(Debug, Default)]
 pub struct TimerSlot(Option<Instant>);
 
 impl TimeoutQueue {
-    /// Makes sure that `id` comes up no later than `at`.
+    /// Makes `id` come due no later than `at`.
     pub fn arm(&mut self, id: SessionId, timer: &mut TimerSlot, at: Instant) {
         if timer.0.is_some_and(|armed| armed <= at) {
             return;
@@ -30,13 +30,13 @@ impl TimeoutQueue {
         timer.0 = Some(at);
     }
 
-    /// Makes `id` come up at `at`, whatever it was armed for.
+    /// Makes `id` come due at `at`, whatever it was armed for.
     pub fn rearm(&mut self, id: SessionId, timer: &mut TimerSlot, at: Instant) {
         self.disarm(id, timer);
         self.arm(id, timer, at);
     }
 
-    /// Forgets `id`.
+    /// Removes the entry of `id`.
     pub fn disarm(&mut self, id: SessionId, timer: &mut TimerSlot) {
         if let Some(at) = timer.0.take() {
             self.entries.remove(&(at, id));
@@ -49,8 +49,8 @@ impl TimeoutQueue {
         self.entries.first().map(|(at, _)| *at)
     }
 
-    /// Takes out one session whose instant has come. Its owner must call
-    /// [`TimerSlot::cleared`] before arming it again.
+    /// Removes and returns one session that is due at `now`. Its owner must call
+    /// [`TimerSlot::cleared`] before it arms the session again.
     pub fn pop_due(&mut self, now: Instant) -> Option<SessionId> {
         let (at, _) = self.entries.first()?;
         if *at > now {
@@ -61,7 +61,7 @@ impl TimeoutQueue {
 }
 
 impl TimerSlot {
-    /// Its entry came up and is gone.
+    /// Notes that the entry came due and was removed.
     pub fn cleared(&mut self) {
         self.0 = None;
     }

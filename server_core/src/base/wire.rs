@@ -1,12 +1,12 @@
-//! Numbers and the header as they lie on the wire: little-endian, alignment 1.
+//! Numbers and the packet header in the layout of the wire: little-endian, alignment 1.
 //!
-//! Each type here is plain bytes ([`Pod`](https://docs.rs/bytemuck/1/bytemuck/trait.Pod.html)) with
-//! alignment 1, so it can be read where it lies, at any offset of a receive buffer and on any machine.
+//! Each type is plain bytes ([`Pod`](https://docs.rs/bytemuck/1/bytemuck/trait.Pod.html)) with
+//! alignment 1, so it is read in place, at any offset of a receive buffer and on any machine.
 
 use bytemuck::{Pod, Zeroable};
 use std::fmt;
 
-/// For `packets!`, so that whoever uses it need not depend on the crate.
+/// For the expansion of `packets!`, so that a game does not have to depend on the crate.
 #[doc(hidden)]
 pub use bytemuck;
 
@@ -24,7 +24,7 @@ macro_rules! little_endian {
                 Self(value.to_le_bytes())
             }
 
-            /// The number, as this machine holds it.
+            /// The number in the byte order of this machine.
             #[must_use]
             pub const fn get(self) -> $number {
                 <$number>::from_le_bytes(self.0)
@@ -70,13 +70,13 @@ little_endian! {
     /// An `i64` on the wire.
     #[derive(PartialEq, Eq, Hash)]
     I64Le: i64;
-    /// An `f32` on the wire. A peer may send any bits: infinities and NaN, too.
+    /// An `f32` on the wire. A peer may send any bits, infinities and NaN included.
     F32Le: f32;
-    /// An `f64` on the wire. A peer may send any bits: infinities and NaN, too.
+    /// An `f64` on the wire. A peer may send any bits, infinities and NaN included.
     F64Le: f64;
 }
 
-// Compared as numbers, not as bytes: 0 equals -0, and NaN nothing.
+// Compared as numbers, not as bytes: 0 equals -0, and NaN equals nothing.
 impl PartialEq for F32Le {
     fn eq(&self, other: &Self) -> bool {
         self.get() == other.get()
@@ -89,14 +89,14 @@ impl PartialEq for F64Le {
     }
 }
 
-/// Bytes of a packet's header, and so the smallest packet.
+/// Bytes of a packet's header, which is also the smallest packet.
 pub const HEADER_BYTES: usize = size_of::<PacketHeader>();
-/// The largest packet that a `u16` size can tell of, header included.
+/// Bytes of the largest packet that a `u16` size can express, header included.
 pub const MAX_PACKET_BYTES: usize = u16::MAX as usize;
-/// The largest payload.
+/// Bytes of the largest payload.
 pub const MAX_PAYLOAD_BYTES: usize = MAX_PACKET_BYTES - HEADER_BYTES;
 
-/// What every packet begins with: always size, then id, four bytes, first.
+/// The first four bytes of every packet: size, then id.
 ///
 /// ```text
 ///  0       2       4              size
@@ -107,9 +107,9 @@ pub const MAX_PAYLOAD_BYTES: usize = MAX_PACKET_BYTES - HEADER_BYTES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct PacketHeader {
-    /// Bytes of the whole packet, these four included.
+    /// Bytes of the whole packet, these four bytes included.
     pub size: U16Le,
-    /// What the payload means.
+    /// The packet id, which defines the meaning of the payload.
     pub id: U16Le,
 }
 

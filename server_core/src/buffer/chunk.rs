@@ -1,8 +1,8 @@
-//! One block of memory that is written from front to back by one thread, and read by many.
+//! A block of memory that one thread writes from front to back, and many threads read.
 //!
-//! This is the only file of the crate with unsafe code. It rests on one invariant:
+//! The unsafe code of this file rests on one invariant:
 //!
-//! > **`0 <= start..end of every SendBuffer <= used <= capacity`**: readers look only below
+//! > **`0 <= start..end of every SendBuffer <= used <= capacity`**: readers read only below
 //! > `used`, the one writer writes only at or above it, and `used` never falls.
 
 #![allow(unsafe_code)]
@@ -12,16 +12,16 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 
-/// Zeroed memory that can be written in one part while it is read in another.
+/// Zeroed memory of which one part can be written while another part is read.
 pub struct Block {
     memory: NonNull<[u8]>,
     watch: ByteWatch,
 }
 
-// SAFETY: a Block owns its memory, as a Box does. That no two threads touch the same byte at a
-// time, one of them writing, is the module's invariant, kept by `ChunkWriter` and `SendBuffer`.
+// SAFETY: a Block owns its memory, as a Box does. By the module's invariant, no thread reads or writes a
+// byte that another thread writes. `ChunkWriter` and `SendBuffer` keep the invariant.
 unsafe impl Send for Block {}
-// SAFETY: as above; a `&Block` alone gives no access, only this module reads through it.
+// SAFETY: as above. A `&Block` alone gives no access, only this module reads through it.
 unsafe impl Sync for Block {}
 
 impl Block {
@@ -30,14 +30,14 @@ impl Block {
     pub fn new(bytes: usize) -> Self {
         let memory = Box::into_raw(vec![0_u8; bytes].into_boxed_slice());
         Self {
-            // Box::into_raw never gives null, so the other arm is a zero-sized dangling block.
+            // Box::into_raw never returns null, so the other arm is a zero-sized dangling block.
             memory: NonNull::new(memory)
                 .unwrap_or_else(|| NonNull::slice_from_raw_parts(NonNull::dangling(), 0)),
             watch: ByteWatch::new(bytes),
         }
     }
 
-    /// Bytes in it.
+    /// Size in bytes.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.memory.len()
@@ -47,29 +47,29 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         self.watch.write(0..self.capacity(), || {
-            // SAFETY: the pointer came from Box::into_raw in `new`, and is given up here, once.
+            // SAFETY: the pointer is from Box::into_raw in `new`, and is given up here, once.
             // Boxing an empty slice frees nothing, so the dangling case is sound too.
             drop(unsafe { Box::from_raw(self.memory.as_ptr()) });
         });
     }
 }
 
-/// Where a block goes when the last reference to its chunk is dropped.
-pub trait Home: Send + Sync {
-    /// Takes the block back. Called from whichever thread dropped last.
-    fn take_back(&self, block: Block);
+/// The receiver of a block whose chunk has lost its last reference.
+pub trait Recycler: Send + Sync {
+    /// Takes the block back. Called on the thread that dropped the last reference.
+    fn recycle(&self, block: Block);
 }
 
-/// A block in use. Shared by its writer and by every buffer that was cut from it; the last one to
-/// go sends the block home.
+/// A block in use. Its writer and every buffer that was cut from it share the chunk. The last drop of
+/// them gives the block to its `Recycler`.
 pub struct Chunk {
     block: Option<Block>,
-    home: Option<SharedHome>,
+    recycler: Option<SharedRecycler>,
 }
 
-/// The standard library's `Arc` in every build: loom's cannot hold a trait object, and it is the
-/// chunk whose count the invariant rests on.
-pub type SharedHome = std::sync::Arc<dyn Home>;
+/// The standard library's `Arc` in every build: loom's `Arc` cannot hold a trait object, and the invariant
+/// rests on the count of the chunk alone.
+pub type SharedRecycler = std::sync::Arc<dyn Recycler>;
 
 impl Chunk {
     fn memory(&self) -> NonNull<u8> {
@@ -98,42 +98,41 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        if let (Some(home), Some(block)) = (&self.home, self.block.take()) {
-            home.take_back(block);
+        if let (Some(recycler), Some(block)) = (&self.recycler, self.block.take()) {
+            recycler.recycle(block);
         }
     }
 }
 
-/// The one writer of a chunk. It cannot be cloned, and only this module makes one.
+/// The one writer of a chunk. The type is not `Clone`, and only this module makes a writer of a chunk.
 pub struct ChunkWriter {
     chunk: Arc<Chunk>,
     used: usize,
 }
 
 impl ChunkWriter {
-    /// Starts a chunk on this block. It goes `home` in the end, or to the allocator if it has
-    /// none.
+    /// Starts a chunk on this block. In the end the block goes to `recycler`, or to the allocator without
+    /// one.
     #[must_use]
-    pub fn new(block: Block, home: Option<SharedHome>) -> Self {
+    pub fn new(block: Block, recycler: Option<SharedRecycler>) -> Self {
         let block = Some(block);
         Self {
-            chunk: Arc::new(Chunk { block, home }),
+            chunk: Arc::new(Chunk { block, recycler }),
             used: 0,
         }
     }
 
-    /// Bytes that can still be written.
+    /// Free bytes.
     #[must_use]
     pub fn room(&self) -> usize {
         self.chunk.capacity() - self.used
     }
 
-    /// Opens `capacity` bytes, lets `fill` write them, and closes what it says it used. What it
-    /// did not use stays free for the next one. `None` if there is no such room.
+    /// Opens `capacity` bytes, lets `fill` write them, and closes the number of bytes that `fill` returns.
+    /// The unused bytes stay free for the next packet. Returns `None` if `capacity` is above the room.
     ///
-    /// The bytes that `fill` sees are zero or left over from an earlier packet. Opening and
-    /// closing are this one call, so neither can be forgotten; should `fill` panic, nothing was
-    /// opened.
+    /// The bytes that `fill` sees are zero or the rest of an earlier packet. Opening and closing are one
+    /// call, so neither can be forgotten. If `fill` panics, nothing is opened.
     pub fn write(
         &mut self,
         capacity: usize,
@@ -145,7 +144,7 @@ impl ChunkWriter {
         // SAFETY: `used + capacity <= capacity of the block` was checked above, so the range is
         // inside one allocation that lives as long as `self.chunk`. By the invariant no
         // SendBuffer reaches above `used`, and this is the only writer (`&mut self`, not Clone),
-        // so nobody else sees these bytes while the slice lives. They were zeroed by `new`.
+        // so no other reference to these bytes exists while the slice lives. `new` zeroed them.
         let free = unsafe {
             std::slice::from_raw_parts_mut(self.chunk.memory().add(self.used).as_ptr(), capacity)
         };
@@ -161,29 +160,28 @@ impl ChunkWriter {
         })
     }
 
-    /// Whether nobody but this writer's chunk keeps its home alive any more.
+    /// Whether only this writer's chunk keeps its recycler alive.
     #[must_use]
-    pub fn is_orphan(&self) -> bool {
+    pub fn is_recycler_unused(&self) -> bool {
         self.chunk
-            .home
+            .recycler
             .as_ref()
-            .is_some_and(|home| SharedHome::strong_count(home) == 1)
+            .is_some_and(|recycler| SharedRecycler::strong_count(recycler) == 1)
     }
 
-    /// Whether this writer's chunk goes back to that home.
+    /// Whether this writer's chunk goes back to `recycler`.
     #[must_use]
-    pub fn belongs_to(&self, home: *const ()) -> bool {
+    pub fn belongs_to(&self, recycler: *const ()) -> bool {
         self.chunk
-            .home
+            .recycler
             .as_ref()
-            .is_some_and(|own| std::ptr::addr_eq(SharedHome::as_ptr(own), home))
+            .is_some_and(|own| std::ptr::addr_eq(SharedRecycler::as_ptr(own), recycler))
     }
 }
 
-/// Bytes to send: a range of a chunk, and a share in keeping that chunk alive.
+/// An encoded packet: a range of a chunk, and a reference that keeps that chunk alive.
 ///
-/// Cloning it costs one counter, whatever its length: a broadcast is one buffer and a reference
-/// per session.
+/// A clone costs one counter, whatever the length: a broadcast is one buffer and a reference per session.
 #[derive(Clone)]
 pub struct SendBuffer {
     chunk: Arc<Chunk>,
@@ -192,27 +190,27 @@ pub struct SendBuffer {
 }
 
 impl SendBuffer {
-    /// No bytes at all.
+    /// A buffer without bytes.
     #[must_use]
     pub fn empty() -> Self {
         Self {
             chunk: Arc::new(Chunk {
                 block: None,
-                home: None,
+                recycler: None,
             }),
             start: 0,
             len: 0,
         }
     }
 
-    /// Whether its memory is its own and not a part of a shared chunk, so that whoever keeps it
-    /// keeps nothing else alive.
+    /// Whether the buffer has memory of its own, and is not a part of a shared chunk. A private buffer
+    /// keeps no other packet's memory alive.
     #[must_use]
     pub fn is_private(&self) -> bool {
-        self.chunk.home.is_none()
+        self.chunk.recycler.is_none()
     }
 
-    /// Grows over `next` if that one lies right behind this one.
+    /// Grows over `next` if `next` lies directly behind this buffer. Returns whether it does.
     pub fn merge(&mut self, next: &Self) -> bool {
         let adjacent = Arc::ptr_eq(&self.chunk, &next.chunk) && self.start + self.len == next.start;
         if adjacent {
@@ -221,7 +219,7 @@ impl SendBuffer {
         adjacent
     }
 
-    /// Gives up the first `count` bytes, or all if there are fewer.
+    /// Removes the first `count` bytes, or all bytes if there are fewer.
     pub fn advance(&mut self, count: usize) {
         let count = count.min(self.len as usize) as u32;
         self.start += count;
@@ -287,9 +285,9 @@ mod tests {
     use std::sync::Mutex;
 
     #[derive(Default)]
-    struct Shelf(Mutex<Vec<Block>>);
-    impl Home for Shelf {
-        fn take_back(&self, block: Block) {
+    struct Returned(Mutex<Vec<Block>>);
+    impl Recycler for Returned {
+        fn recycle(&self, block: Block) {
             self.0.lock().unwrap().push(block);
         }
     }
@@ -339,16 +337,16 @@ mod tests {
     }
 
     #[test]
-    fn the_last_reference_sends_the_block_home() {
-        let shelf = Arc::new(Shelf::default());
-        let mut writer = ChunkWriter::new(Block::new(64), Some(shelf.clone()));
+    fn the_last_reference_recycles_the_block() {
+        let returned = Arc::new(Returned::default());
+        let mut writer = ChunkWriter::new(Block::new(64), Some(returned.clone()));
         let buffer = write(&mut writer, b"abc").unwrap();
         let copy = buffer.clone();
         drop(writer);
         drop(buffer);
-        assert_eq!(shelf.0.lock().unwrap().len(), 0);
+        assert_eq!(returned.0.lock().unwrap().len(), 0);
         std::thread::spawn(move || drop(copy)).join().unwrap();
-        assert_eq!(shelf.0.lock().unwrap().len(), 1);
+        assert_eq!(returned.0.lock().unwrap().len(), 1);
     }
 
     #[test]

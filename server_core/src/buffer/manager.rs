@@ -8,12 +8,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 thread_local! {
-    /// One chunk for each manager that this thread writes for; nearly always one.
+    /// One chunk for each manager that this thread writes for, nearly always one.
     static CURRENT: RefCell<Vec<ChunkWriter>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Writes packets into the calling thread's current chunk, and takes a new one from the pool when
-/// that is full. Clones share the pool.
+/// Writes packets into the calling thread's current chunk, and takes a new chunk from the pool when
+/// the current one is full. Clones share the pool.
 #[derive(Clone, Debug)]
 pub struct SendBufferManager {
     pool: Arc<ChunkPool>,
@@ -26,11 +26,11 @@ impl SendBufferManager {
         Self { pool }
     }
 
-    /// Encodes one packet: header, head and tail, written once (the typed writer that row 33 of the
-    /// lecture wishes for: no offset is made by hand).
+    /// Encodes one packet: header, head and tail, written once and without a hand-made offset (lecture
+    /// row 33).
     ///
     /// # Errors
-    /// [`PacketTooLarge`] if the whole would have more than 65,535 bytes.
+    /// [`PacketTooLarge`] if the whole packet would have more than 65,535 bytes.
     pub fn encode<H: PacketHead>(
         &self,
         head: &H,
@@ -55,13 +55,14 @@ impl SendBufferManager {
         }))
     }
 
-    /// Opens `capacity` bytes of this thread's chunk, of which `fill` says how many it used.
+    /// Opens `capacity` bytes of this thread's chunk. `fill` writes them and returns the number of bytes
+    /// used.
     ///
-    /// More than half a chunk gets a private block of just that size: it would waste the rest of
-    /// the present chunk, and keep a whole one alive if a peer is slow to take it.
+    /// A packet of more than half a chunk gets a private block of its own size: it would waste the rest
+    /// of the present chunk, and keep a whole chunk alive if a peer is slow to take it.
     pub fn write(&self, capacity: usize, fill: impl FnOnce(&mut [u8]) -> usize) -> SendBuffer {
         let too_large_to_share = capacity > self.pool.chunk_bytes() / 2;
-        // At the very end of a thread its storage is gone before its last destructors have run.
+        // At the end of a thread its storage is destroyed before its last destructors run.
         let thread_is_ending = CURRENT.try_with(|_| ()).is_err();
         if too_large_to_share || thread_is_ending {
             return write_to(
@@ -72,11 +73,11 @@ impl SendBufferManager {
         }
         CURRENT.with(|current| {
             let mut chunks = current.borrow_mut();
-            let home = Arc::as_ptr(&self.pool).cast::<()>();
-            let index = chunks.iter().position(|chunk| chunk.belongs_to(home));
+            let pool = Arc::as_ptr(&self.pool).cast::<()>();
+            let index = chunks.iter().position(|chunk| chunk.belongs_to(pool));
             let index = index.unwrap_or_else(|| {
-                // Servers that have ended leave nothing behind on the threads that used them.
-                chunks.retain(|chunk| !chunk.is_orphan());
+                // A server that has ended leaves no chunk on the threads that used it.
+                chunks.retain(|chunk| !chunk.is_recycler_unused());
                 chunks.push(self.pool.pop());
                 chunks.len() - 1
             });
@@ -88,11 +89,11 @@ impl SendBufferManager {
         })
     }
 
-    /// Gives up this thread's current chunk, for example before a long rest.
+    /// Gives up this thread's current chunk, for example before a long wait.
     pub fn release(&self) {
-        let home = Arc::as_ptr(&self.pool).cast::<()>();
+        let pool = Arc::as_ptr(&self.pool).cast::<()>();
         let _ = CURRENT.try_with(|current| {
-            current.borrow_mut().retain(|chunk| !chunk.belongs_to(home));
+            current.borrow_mut().retain(|chunk| !chunk.belongs_to(pool));
         });
     }
 
@@ -103,7 +104,7 @@ impl SendBufferManager {
     }
 }
 
-/// Writes into a chunk that has the room: the caller has seen to it.
+/// Writes into a chunk. The caller has checked the room.
 fn write_to(
     chunk: &mut ChunkWriter,
     capacity: usize,
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_is_gone_leaves_no_chunk_on_the_thread() {
+    fn a_dropped_manager_leaves_no_chunk_on_the_thread() {
         for _ in 0..10 {
             manager(1024).encode(&Bare, b"1").unwrap();
         }

@@ -1,4 +1,4 @@
-//! The chunk pool: what is sent is written once, into a large block that many packets share.
+//! The chunk pool: a packet is written once, into a large block that many packets share.
 //!
 //! ```text
 //!  manager (thread-local)      chunk: one block, cut into send buffers     pool (bounded)
@@ -8,11 +8,13 @@
 //!                                 ^ SendBuffer: Arc + range                 +-------+
 //! ```
 //!
-//! * [`chunk`]: the block and the buffers cut from it; the only unsafe code of this crate.
-//! * [`pool`]: where blocks rest between two uses. The last reference to a chunk gives its block
-//!   back, from whichever thread that is.
-//! * [`manager`]: each thread writes into a chunk of its own, so threads meet at the pool only,
-//!   once per chunk and not once per packet.
+//! * [`chunk`]: the block and the buffers that are cut from it. Its unsafe code rests on one invariant.
+//! * [`pool`]: the blocks between two uses. The last reference to a chunk gives its block back, on any
+//!   thread.
+//! * [`manager`]: each thread writes into a chunk of its own. So threads share only the pool, which they
+//!   visit once per chunk and not once per packet.
+//! * [`queue`]: the unsent packets of one session.
+//! * [`recv`]: the read buffer of one worker.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 

@@ -1,13 +1,13 @@
-//! Where blocks rest between two uses.
+//! The blocks between two uses.
 
-use super::chunk::{Block, ChunkWriter, Home};
+use super::chunk::{Block, ChunkWriter, Recycler};
 use crate::base::metrics::Counter;
 use crate::base::sync::channel::{self, Receiver, Sender};
 use std::sync::Arc;
 
 /// A bounded store of equal blocks: a bounded channel, with counters.
 ///
-/// What comes back above the bound goes to the allocator, so a peak does not keep its memory.
+/// A block above the bound goes back to the allocator, so the memory of a peak does not stay.
 #[derive(Debug)]
 pub struct ChunkPool {
     give: Sender<Block>,
@@ -17,22 +17,22 @@ pub struct ChunkPool {
     pushes: Counter,
 }
 
-/// What the pool has done so far.
+/// Counters of the chunk pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// Chunks that were taken.
+    /// Chunks taken from the pool or the allocator.
     pub pops: u64,
     /// Chunks that came back.
     pub pushes: u64,
-    /// Chunks that are out now.
+    /// Chunks in use now.
     pub live: u64,
-    /// Blocks that lie here now.
+    /// Blocks in the pool now.
     pub pooled: u64,
 }
 
 impl ChunkPool {
-    /// A pool of blocks of `chunk_bytes`, of which it keeps up to `max_pooled`.
+    /// A pool that keeps up to `max_pooled` blocks of `chunk_bytes` bytes.
     #[must_use]
     pub fn new(chunk_bytes: usize, max_pooled: usize) -> Arc<Self> {
         let (give, take) = channel::bounded(max_pooled);
@@ -54,7 +54,7 @@ impl ChunkPool {
         };
         self.pops.add(1);
         log::trace!("pop: a chunk of {} bytes from {origin}", self.chunk_bytes);
-        ChunkWriter::new(block, Some(Arc::clone(self) as Arc<dyn Home>))
+        ChunkWriter::new(block, Some(Arc::clone(self) as Arc<dyn Recycler>))
     }
 
     /// Size of each chunk.
@@ -66,7 +66,7 @@ impl ChunkPool {
     /// Its counters.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        // Pushes first: a chunk may come back in between, and `live` must not fall below zero.
+        // Pushes are read first: a chunk may come back in between, and `live` must not fall below zero.
         let pushes = self.pushes.get();
         let pops = self.pops.get();
         PoolStats {
@@ -78,8 +78,8 @@ impl ChunkPool {
     }
 }
 
-impl Home for ChunkPool {
-    fn take_back(&self, block: Block) {
+impl Recycler for ChunkPool {
+    fn recycle(&self, block: Block) {
         self.pushes.add(1);
         let kept = self.give.try_send(block).is_ok();
         let end = if kept { "the pool" } else { "the allocator" };

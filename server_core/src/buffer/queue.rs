@@ -1,4 +1,4 @@
-//! What waits for one peer.
+//! The unsent packets of one session.
 
 use crate::base::wire::HEADER_BYTES;
 use crate::buffer::SendBuffer;
@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
-/// Packets on their way into one socket.
+/// The unsent packets of one session.
 ///
 /// Within a turn the queue holds references into chunks. At the end of the turn
-/// ([`settle`](Self::settle)) what the socket did not take is copied into memory of the session's
-/// own: **a chunk is never held by a session beyond the turn in which it was queued**, so a peer
-/// that does not read costs its own unread bytes and nothing else.
+/// ([`settle`](Self::settle)) unsent bytes are copied into memory of the session's own: **a session never
+/// holds a chunk beyond the turn in which the packet was queued**, so a peer that does not read costs its
+/// own unread bytes and nothing else.
 ///
 /// ```text
 ///   oldest                                                         newest
@@ -22,19 +22,19 @@ use std::time::{Duration, Instant};
 ///     backlog: only of a peer that is behind, or of a turn with several slices
 /// ```
 ///
-/// Invariant: `first` is used only while there is no backlog, so order is the order of pushes.
+/// Invariant: `first` is used only while there is no backlog, so the order is that of the pushes.
 #[derive(Debug, Default)]
 pub struct SendQueue {
     first: Option<SendBuffer>,
     backlog: Option<Box<Backlog>>,
     queued_bytes: usize,
-    /// Enough for 16 GiB of the smallest packets; beyond, they are not counted.
+    /// Counts up to 16 GiB of the smallest packets. Further packets are not counted.
     queued_packets: u32,
-    /// What is still unsent of a packet of which a part was sent.
+    /// Unsent bytes of a packet that was sent in part.
     torn_bytes: u32,
 }
 
-/// Packets that lie side by side in one chunk.
+/// Packets side by side in one chunk, as one slice.
 #[derive(Clone, Debug)]
 pub struct PacketBatch {
     buffer: SendBuffer,
@@ -44,25 +44,25 @@ pub struct PacketBatch {
 #[derive(Debug, Default)]
 struct Backlog {
     segments: VecDeque<Segment>,
-    /// When what waits was queued, oldest first; `end` counts bytes from the backlog's beginning.
+    /// When the bytes were queued, oldest first. `end` counts bytes from the beginning of the backlog.
     marks: VecDeque<Mark>,
     queued_total: u64,
     sent_total: u64,
-    /// Since when the queue has been longer than its limit, without a break.
+    /// Instant since which the queue has been longer than its limit, without a break.
     over_limit_since: Option<Instant>,
     throughput: Throughput,
-    /// The last check of the oldest byte's age that the peer passed by its throughput.
+    /// The last age check that the peer passed by its throughput.
     lag_checkpoint: Option<Checkpoint>,
 }
 
-/// How many bytes the socket had taken at an instant.
+/// The bytes that the socket had taken at an instant.
 #[derive(Clone, Copy, Debug)]
 struct Checkpoint {
     at: Instant,
     sent_total: u64,
 }
 
-/// Whether a peer with a backlog takes bytes fast enough to be waited for.
+/// Measures whether a peer with a backlog takes bytes fast enough to pace other sessions.
 #[derive(Debug, Default)]
 struct Throughput {
     /// The beginning of the present window.
@@ -80,27 +80,27 @@ enum Segment {
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     end: u64,
-    /// When the first of these bytes was queued, and what the socket had taken by then.
+    /// When the first of these bytes was queued, and the bytes that the socket had taken by then.
     queued: Checkpoint,
 }
 
-/// Slices of one gathered write.
+/// Slices of one gathered write, at most.
 pub const MAX_SLICES: usize = 64;
-/// An own block grows to this size, then the next one begins, so that sent memory is freed.
+/// An owned block grows to this size, then the next block begins, so that sent memory is freed.
 const OWNED_BLOCK_BYTES: usize = 16 << 10;
-/// Marks nearer to each other than this are one.
+/// Marks nearer to each other than this are merged.
 const MARK_RESOLUTION: Duration = Duration::from_millis(50);
-/// … or nearer than this fraction of the age of the oldest: the number of marks grows with the
-/// logarithm of the age only.
+/// Marks nearer to each other than this fraction of the age of the oldest mark are merged, too: the
+/// number of marks grows only with the logarithm of the age.
 const MARK_FRACTION: u32 = 16;
 /// Throughput is measured over windows of this length.
 pub const THROUGHPUT_WINDOW: Duration = Duration::from_millis(250);
-/// A peer whose socket takes less than this keeps up with nothing that is worth waiting for. Half of the
-/// 1 MiB/s that is promised to a reader: what its socket takes lags what it reads by a buffer.
+/// A peer whose socket takes less than this does not keep up, and paces no session. The value is half of
+/// the 1 MiB/s that a reader is promised: the bytes that its socket takes lag its reads by a buffer.
 pub const KEEPS_UP_BYTES_PER_SEC: u64 = 512 << 10;
 
 impl PacketBatch {
-    /// A run of one encoded packet.
+    /// A batch of one encoded packet.
     #[must_use]
     pub fn new(packet: SendBuffer) -> Self {
         Self {
@@ -109,20 +109,20 @@ impl PacketBatch {
         }
     }
 
-    /// Takes this packet in, if it lies right behind the last one.
+    /// Appends a packet if it lies directly behind the last one. Returns whether it does.
     pub fn append(&mut self, packet: &SendBuffer) -> bool {
         let fits = self.buffer.merge(packet);
         self.packets += usize::from(fits);
         fits
     }
 
-    /// All of them.
+    /// The bytes of all packets.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// How many they are.
+    /// The number of packets.
     #[must_use]
     pub fn packets(&self) -> usize {
         self.packets
@@ -132,12 +132,12 @@ impl PacketBatch {
 impl SendQueue {
     /// Queues one encoded packet.
     pub fn push(&mut self, buffer: SendBuffer) {
-        self.push_run(PacketBatch::new(buffer));
+        self.push_batch(PacketBatch::new(buffer));
     }
 
-    /// Queues several at once.
-    pub fn push_run(&mut self, run: PacketBatch) {
-        let PacketBatch { buffer, packets } = run;
+    /// Queues a batch.
+    pub fn push_batch(&mut self, batch: PacketBatch) {
+        let PacketBatch { buffer, packets } = batch;
         if buffer.is_empty() {
             return;
         }
@@ -163,8 +163,8 @@ impl SendQueue {
         backlog.segments.push_back(Segment::Shared(buffer));
     }
 
-    /// All unsent bytes, if they lie side by side and nothing was left over from an earlier turn: for a
-    /// peer that keeps up, they always do.
+    /// All unsent bytes, if they lie side by side and all were queued in this turn, which is always so for
+    /// a peer that keeps up.
     #[must_use]
     pub fn only_slice(&self) -> Option<&[u8]> {
         match self.backlog {
@@ -174,7 +174,7 @@ impl SendQueue {
     }
 
     /// Up to `limit_bytes` of the unsent bytes, oldest first, as slices for one gathered write.
-    /// Returns how many of `slices` were set.
+    /// Returns the number of `slices` that were set.
     pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>], limit_bytes: usize) -> usize {
         let backlog = self.backlog.iter().flat_map(|backlog| &backlog.segments);
         let unsent = (self.first.iter().map(|first| &first[..]))
@@ -193,10 +193,11 @@ impl SendQueue {
         count
     }
 
-    /// The socket took `count` bytes. Returns how many packets are whole with that.
+    /// Removes `count` bytes that the socket took. Returns the number of packets whose last byte is among
+    /// them.
     ///
     /// # Panics
-    /// If that is more than was queued: a socket cannot take what it was not given.
+    /// If `count` is more than was queued: a socket cannot take bytes that it was not given.
     pub fn advance(&mut self, count: usize) -> usize {
         assert!(count <= self.queued_bytes, "more was sent than was queued");
         let packets = if count == self.queued_bytes {
@@ -225,7 +226,7 @@ impl SendQueue {
         packets
     }
 
-    /// The end of a turn: copies what chunks still hold, and remembers since when it waits.
+    /// Ends a turn: copies the unsent bytes out of chunks, and notes when they were queued.
     pub fn settle(&mut self, now: Instant) {
         if self.queued_bytes == 0 {
             return;
@@ -252,14 +253,14 @@ impl SendQueue {
         self.queued_packets as usize
     }
 
-    /// When the oldest unsent byte was queued, up to the end of its turn. `None` if nothing waits
-    /// from an earlier turn. May be early by a sixteenth of the age.
+    /// The end of the turn in which the oldest unsent byte was queued. `None` if no byte is left from an
+    /// earlier turn. May be early by a sixteenth of the age.
     #[must_use]
     pub fn oldest_at(&self) -> Option<Instant> {
         Some(self.backlog.as_ref()?.marks.front()?.queued.at)
     }
 
-    /// The end of a turn: remembers since when the queue has been longer than `limit_bytes`.
+    /// Ends a turn: notes since when the queue has been longer than `limit_bytes`.
     pub fn watch_limit(&mut self, limit_bytes: usize, now: Instant) {
         let is_over = self.queued_bytes > limit_bytes;
         if let Some(backlog) = &mut self.backlog {
@@ -267,13 +268,13 @@ impl SendQueue {
         }
     }
 
-    /// Since when every turn has left more than the limit in the queue.
+    /// Instant since which every turn has left more than the limit in the queue.
     #[must_use]
     pub fn over_limit_since(&self) -> Option<Instant> {
         self.backlog.as_ref()?.over_limit_since
     }
 
-    /// Restarts the time that the queue may be longer than its limit: the peer keeps up.
+    /// Restarts the time for which the queue may be longer than its limit, for a peer that keeps up.
     pub fn renew_grace(&mut self, now: Instant) {
         if let Some(backlog) = &mut self.backlog
             && backlog.over_limit_since.is_some()
@@ -282,8 +283,8 @@ impl SendQueue {
         }
     }
 
-    /// Whether the peer takes bytes fast enough that others wait for it. True without a backlog, and
-    /// until the first window of a backlog is complete.
+    /// Whether the peer takes bytes fast enough to pace other sessions. True without a backlog, and until
+    /// the first window of a backlog is complete.
     pub fn keeps_up(&mut self, now: Instant) -> bool {
         let Some(backlog) = &mut self.backlog else {
             return true;
@@ -292,20 +293,20 @@ impl SendQueue {
         backlog.throughput.measure(sent_total, now)
     }
 
-    /// The result of the last complete window, without a look at the clock.
+    /// The result of the last complete window, without a new measurement.
     #[must_use]
     pub fn kept_up(&self) -> bool {
         (self.backlog.as_ref()).is_none_or(|backlog| !backlog.throughput.was_too_slow)
     }
 
-    /// When the age of the oldest unsent byte has to be checked.
+    /// The instant of the next check of the age of the oldest unsent byte.
     #[must_use]
     pub fn lag_check_at(&self, max_lag: Duration) -> Option<Instant> {
         Some(self.backlog.as_ref()?.lag_base()?.at + max_lag)
     }
 
     /// Whether the socket has taken at least `min_bytes_per_sec` on average since the oldest unsent byte
-    /// was queued, or since the last check. If so, the next check is due `max_lag` from now.
+    /// was queued, or since the last check. If so, the next check is due `max_lag` after `now`.
     pub fn passes_lag_check(&mut self, min_bytes_per_sec: u64, now: Instant) -> bool {
         let Some(backlog) = &mut self.backlog else {
             return true;
@@ -324,7 +325,7 @@ impl SendQueue {
         passes
     }
 
-    /// Bytes of chunks (not of private blocks) that this queue keeps alive: zero after `settle`.
+    /// Queued bytes in chunks (not in private blocks), which this queue keeps alive: zero after `settle`.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn pinned_bytes(&self) -> usize {
@@ -347,8 +348,8 @@ impl SendQueue {
         }
     }
 
-    /// Counts the packets that end within the next `count` bytes, by reading their sizes: only
-    /// after a write that was cut short. What is queued was encoded here, so it is well formed.
+    /// Counts the packets that end within the next `count` bytes, by their size fields. Called only after
+    /// a partial write. Queued packets were encoded here, so they are well formed.
     fn count_packet_ends(&mut self, count: usize) -> usize {
         let (mut packets, mut at) = (0, self.torn_bytes as usize);
         while at <= count {
@@ -363,7 +364,7 @@ impl SendQueue {
         packets
     }
 
-    /// The size field `offset` bytes behind the first unsent one. It may lie across two segments.
+    /// The size field `offset` bytes behind the first unsent byte. The field may lie across two segments.
     fn packet_bytes_at(&self, offset: usize) -> usize {
         let backlog = self.backlog.iter().flat_map(|backlog| &backlog.segments);
         let mut unsent = (self.first.iter().map(|first| &first[..]))
@@ -404,8 +405,8 @@ impl Backlog {
         }
     }
 
-    /// Turns every reference into a chunk into own bytes. These references were all queued in
-    /// this turn, so they stand at the end.
+    /// Replaces every reference into a chunk by owned bytes. These references were all queued in this
+    /// turn, so they are at the end.
     fn copy_out(&mut self) {
         let pins = |segment: &Segment| match segment {
             Segment::Shared(buffer) => !buffer.is_private(),
@@ -423,14 +424,14 @@ impl Backlog {
     }
 
     fn append_owned(&mut self, mut bytes: &[u8]) {
-        // Behind a block that is full, the next one will be filled, too, most likely.
+        // The block behind a full block is likely to be filled, too.
         let mut capacity = 0;
         if let Some(Segment::Owned { bytes: block, .. }) = self.segments.back_mut() {
             let room = OWNED_BLOCK_BYTES.saturating_sub(block.len());
             let (fits, rest) = bytes.split_at(room.min(bytes.len()));
             let needed = block.len() + fits.len();
             if needed > block.capacity() {
-                // Doubled by itself, it would end with twice the size of a block.
+                // A vector that doubles by itself would end with twice the size of a block.
                 let doubled = (block.capacity() * 2).clamp(needed, OWNED_BLOCK_BYTES);
                 block.reserve_exact(doubled - block.len());
             }
@@ -470,7 +471,7 @@ impl Backlog {
         }
     }
 
-    /// Since when the oldest byte has waited, or has last been found to move.
+    /// When the oldest byte was queued, or when the peer last passed the age check.
     fn lag_base(&self) -> Option<Checkpoint> {
         let queued = self.marks.front()?.queued;
         Some(match self.lag_checkpoint {
@@ -481,7 +482,7 @@ impl Backlog {
 }
 
 impl Checkpoint {
-    /// Whether `bytes_per_sec` have been taken on average since.
+    /// Whether the socket has taken `bytes_per_sec` on average since this checkpoint.
     fn has_rate(&self, bytes_per_sec: u64, sent_total: u64, now: Instant) -> bool {
         let micros = now.saturating_duration_since(self.at).as_micros();
         let taken = u128::from(sent_total - self.sent_total) * 1_000_000;
@@ -529,7 +530,7 @@ mod tests {
         SendBufferManager::new(ChunkPool::new(4096, 8))
     }
 
-    /// One packet of `bytes` bytes, each of its payload bytes `fill`.
+    /// One packet of `bytes` bytes. Each payload byte is `fill`.
     fn packet(manager: &SendBufferManager, bytes: usize, fill: u8) -> SendBuffer {
         manager.write(bytes, |free| {
             free.fill(fill);
@@ -606,7 +607,7 @@ mod tests {
         let start = Instant::now();
         for turn in 0..1000 {
             queue.push(packet(&manager, 23, 1));
-            // Somebody else's packets fill the rest of the chunk.
+            // Packets of another session fill the rest of the chunk.
             packet(&manager, 1000, 2);
             queue.settle(start + Duration::from_millis(turn * 250));
             assert_eq!(queue.pinned_bytes(), 0);

@@ -1,16 +1,16 @@
-//! The bytes that a read has just brought. One per worker, shared by its sessions in turn.
+//! The bytes of one read. One buffer per worker, which its sessions share in turn.
 
 use std::io::{self, Read};
 
-/// A worker's read buffer. Between two reads it holds nothing that anybody needs: an unfinished
-/// packet moves into its session's framer, so an idle session owns no receive memory at all.
+/// A worker's read buffer. Between two reads it holds nothing of value: an unfinished packet moves into
+/// its session's framer, so an idle session owns no receive memory.
 #[derive(Debug)]
 pub struct RecvBuffer {
     memory: Box<[u8]>,
 }
 
 impl RecvBuffer {
-    /// A buffer that takes up to `bytes` at a time.
+    /// A buffer of `bytes` bytes.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self {
@@ -18,11 +18,10 @@ impl RecvBuffer {
         }
     }
 
-    /// Reads once, at most `limit` bytes, and shows what came. Nothing at all is the end of the
-    /// stream.
+    /// Reads once, at most `limit` bytes, and returns the bytes. An empty slice is the end of the stream.
     ///
     /// # Errors
-    /// Those of the reader, [`io::ErrorKind::Interrupted`] excepted: that one is tried again.
+    /// Errors of the reader. A read that returns [`io::ErrorKind::Interrupted`] is repeated.
     pub fn fill_from(&mut self, reader: &mut impl Read, limit: usize) -> io::Result<&[u8]> {
         let room = limit.min(self.memory.len());
         loop {

@@ -304,7 +304,7 @@ impl<T: Transport, S> Connection<T, S> {
 
     /// The same for several packets at once.
     pub fn queue_run(&mut self, run: PacketBatch) -> bool {
-        self.queue.push_run(run);
+        self.queue.push_batch(run);
         !std::mem::replace(&mut self.is_dirty, true)
     }
 

@@ -1,19 +1,19 @@
-//! The name of a group of sessions. The game chooses it: nothing hands it out.
+//! The id of a group of sessions. The game chooses the number, no table hands it out.
 
 use std::fmt;
 
-/// Names a group: a room, a zone, a party. It is a number of the game's own.
+/// Identifies a group (a room, a zone, a party) by a number that the game chooses.
 ///
-/// Nothing has to be set up for a group and nothing to be given back: it is there as long as it has
-/// members. So the number that a game has for a thing is the name of the group around it, and any
-/// thread can work it out. A `kind` keeps rooms apart from zones:
+/// A group needs no setup and no release: it exists while it has members. So the game's number of a room
+/// is also the id of the group of that room, and any thread can compute it. A `kind` separates rooms from
+/// zones:
 ///
 /// ```
 /// # use server_core::GroupId;
 /// const ROOM: u32 = 1;
 /// const ZONE: u32 = 2;
 ///
-/// /// The zone that a place lies in: 256 x 256 of them, each 32 steps wide.
+/// /// The zone around a position: 256 x 256 zones, each 32 steps wide.
 /// fn zone_at(x: u16, y: u16) -> GroupId {
 ///     GroupId::new(ZONE, u32::from(y / 32) << 8 | u32::from(x / 32))
 /// }
@@ -33,7 +33,7 @@ impl GroupId {
         Self((kind as u64) << 32 | number as u64)
     }
 
-    /// A group by a number of 64 bits, if two halves do not suit.
+    /// A group by a number of 64 bits, for games without kinds.
     #[must_use]
     pub const fn from_u64(value: u64) -> Self {
         Self(value)

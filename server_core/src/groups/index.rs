@@ -1,4 +1,4 @@
-//! Which workers have members of which group: a broadcast to a group asks it whom to tell.
+//! The workers with members of each group. A broadcast to a group posts to these workers.
 
 use crate::base::id::SessionId;
 use crate::groups::id::GroupId;
@@ -8,25 +8,26 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The workers of every group that has members.
 ///
-/// A worker holds one [`Subscription`] on a group as long as it has members of it, and so does each join
-/// that is on its way to it. Who joins and leaves where others are writes nothing in here.
+/// A worker holds one [`Subscription`] to a group while it has members of the group. A join command holds
+/// another one until the worker takes it. A join or leave writes nothing here while its worker has other
+/// members of the group.
 #[derive(Debug, Default)]
 pub struct GroupIndex {
-    /// Several locks, so that workers rarely meet.
+    /// Several locks, so that two workers rarely want the same lock.
     stripes: [RwLock<Stripe>; STRIPES],
     hasher: std::hash::RandomState,
 }
 
 type Stripe = HashMap<GroupId, Vec<WorkerSubscriptions>>;
 
-/// How many subscriptions one worker has on a group: never none.
+/// The number of subscriptions of one worker to a group, 1 at least.
 #[derive(Debug)]
 struct WorkerSubscriptions {
     worker: u8,
     count: usize,
 }
 
-/// Says that a worker has, or is about to have, members of a group. Dropping it takes that back.
+/// States that a worker has, or is about to have, members of a group. Its drop ends that.
 #[derive(Debug)]
 pub struct Subscription {
     group_index: Arc<GroupIndex>,
@@ -34,7 +35,7 @@ pub struct Subscription {
     worker: u8,
 }
 
-/// Some of the workers.
+/// A set of workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkerSet([u64; WORDS]);
 
@@ -42,7 +43,7 @@ const STRIPES: usize = 16;
 const WORDS: usize = SessionId::MAX_WORKERS / u64::BITS as usize;
 
 impl GroupIndex {
-    /// From now on `worker` is told of what goes to this group.
+    /// Subscribes `worker` to the packets of this group.
     #[must_use]
     pub fn subscribe(self: &Arc<Self>, group: GroupId, worker: usize) -> Subscription {
         debug_assert!(worker < SessionId::MAX_WORKERS);
@@ -64,7 +65,7 @@ impl GroupIndex {
         }
     }
 
-    /// The workers to tell of what goes to this group.
+    /// The workers with a subscription to this group.
     #[must_use]
     pub fn workers(&self, group: GroupId) -> WorkerSet {
         let mut workers = WorkerSet::default();
@@ -74,7 +75,7 @@ impl GroupIndex {
         workers
     }
 
-    /// Groups that somebody has a subscription on.
+    /// The number of groups with a subscription.
     #[must_use]
     pub fn groups(&self) -> usize {
         let stripes = self.stripes.iter();
@@ -102,7 +103,7 @@ impl GroupIndex {
         }
     }
 
-    // Each change is made in one step: a panic elsewhere cannot have torn a stripe.
+    // Each change is one step: a panic elsewhere cannot leave a stripe half changed.
 
     fn read(&self, group: GroupId) -> RwLockReadGuard<'_, Stripe> {
         let stripe = &self.stripes[self.place(group)];
@@ -114,14 +115,14 @@ impl GroupIndex {
         stripe.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Peers may have a say in the numbers of groups, so which stripe it is must be hard to guess.
+    /// The stripe of a group. Peers may influence the numbers of groups, so the stripe is hard to guess.
     fn place(&self, group: GroupId) -> usize {
         self.hasher.hash_one(group) as usize % STRIPES
     }
 }
 
 impl Subscription {
-    /// On which group.
+    /// The group of the subscription.
     #[must_use]
     pub fn group(&self) -> GroupId {
         self.group
@@ -135,6 +136,18 @@ impl Drop for Subscription {
 }
 
 impl WorkerSet {
+    /// The first `count` workers.
+    #[must_use]
+    pub fn first(count: usize) -> Self {
+        let bits = u64::BITS as usize;
+        Self(std::array::from_fn(|word| {
+            match count.saturating_sub(word * bits) {
+                0 => 0,
+                left => u64::MAX >> bits.saturating_sub(left),
+            }
+        }))
+    }
+
     /// The workers, in their order.
     pub fn iter(self) -> impl Iterator<Item = usize> + Clone {
         self.0.into_iter().enumerate().flat_map(|(word, bits)| {
@@ -147,7 +160,7 @@ impl WorkerSet {
         })
     }
 
-    /// Whether there are none.
+    /// Whether the set has no worker.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self == Self::default()
@@ -167,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_is_told_as_long_as_it_has_a_claim() {
+    fn a_worker_is_in_the_index_while_it_has_a_subscription() {
         let group_index = Arc::new(GroupIndex::default());
         let (room, other) = (GroupId::new(1, 7), GroupId::new(2, 7));
         assert!(group_index.workers(room).is_empty());
@@ -183,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_claim_and_release_leave_nothing_behind() {
+    fn threads_that_subscribe_and_release_leave_nothing_behind() {
         let group_index = Arc::new(GroupIndex::default());
         std::thread::scope(|scope| {
             for worker in 0..4 {
@@ -200,5 +213,12 @@ mod tests {
             }
         });
         assert_eq!(group_index.groups(), 0);
+    }
+
+    #[test]
+    fn first_workers_are_counted_across_words() {
+        for count in [0, 1, 63, 64, 65, 255, 256] {
+            assert!(WorkerSet::first(count).iter().eq(0..count), "{count}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The groups of one worker's sessions: who is in which.
+//! The groups of one worker's sessions, and their members.
 
 use crate::base::id::SessionId;
 use crate::groups::id::GroupId;
@@ -7,20 +7,19 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// Who of this worker's sessions is in which group.
+/// The members of each group among this worker's sessions.
 ///
 /// * A session without groups and a group without members take no memory here.
-/// * Joining and leaving cost a step for each group that a session is in, however many members those
-///   have: each session knows its place in its groups, and the last member takes over a place
-///   that becomes free.
-/// * The directory that all workers share hears of the first member and of the last one.
+/// * A join or leave costs a step for each group of the session, whatever the number of members: each
+///   session stores its place in its groups, and the last member moves to a place that becomes free.
+/// * The [`GroupIndex`] that all workers share changes with the first member and with the last one.
 #[derive(Debug)]
 pub struct Groups {
     worker: usize,
     max_per_session: usize,
     group_index: Arc<GroupIndex>,
     groups: HashMap<GroupId, Group>,
-    /// Where each session stands: `groups[place.group].members[place.index]` is the session.
+    /// The places of each session: `groups[place.group].members[place.index]` is the session.
     places: HashMap<SessionId, Vec<Place>>,
 }
 
@@ -37,7 +36,7 @@ struct Place {
     index: u32,
 }
 
-/// The session is in as many groups as one may be: see
+/// The session is in the maximum number of groups: see
 /// [`Config::max_groups_per_session`](crate::Config::max_groups_per_session).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -45,17 +44,17 @@ pub struct TooManyGroups;
 
 impl fmt::Display for TooManyGroups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the session is in as many groups as one may be")
+        f.write_str("the session is in the maximum number of groups")
     }
 }
 
 impl std::error::Error for TooManyGroups {}
 
-/// Below this a list of members is not worth shrinking.
+/// A list of members with no more than this number of places is not shrunk.
 const KEPT_MEMBERS: usize = 64;
 
 impl Groups {
-    /// No groups yet. The directory is told that `worker` has members.
+    /// No groups. `group_index` gets the subscriptions of `worker`.
     #[must_use]
     pub fn new(worker: usize, group_index: Arc<GroupIndex>, max_per_session: usize) -> Self {
         Self {
@@ -67,7 +66,7 @@ impl Groups {
         }
     }
 
-    /// Makes a session a member. Who is one already stays one.
+    /// Makes a session a member. A member stays a member.
     ///
     /// # Errors
     /// [`TooManyGroups`], and nothing has changed.
@@ -75,7 +74,7 @@ impl Groups {
         self.enter(id, group, None)
     }
 
-    /// As [`join`](Self::join), for a join that came with a subscription on its group.
+    /// Like [`join`](Self::join), for a join command that holds a subscription to its group.
     ///
     /// # Errors
     /// [`TooManyGroups`], and nothing has changed.
@@ -112,7 +111,7 @@ impl Groups {
         Ok(())
     }
 
-    /// Ends a membership. Returns whether there was one.
+    /// Ends a membership. Returns whether the session was a member.
     pub fn leave(&mut self, id: SessionId, group: GroupId) -> bool {
         let Some(places) = self.places.get_mut(&id) else {
             return false;
@@ -135,7 +134,7 @@ impl Groups {
         }
     }
 
-    /// The members of a group that are on this worker, in no order that means anything.
+    /// The members of a group on this worker, in an arbitrary order.
     #[must_use]
     pub fn members(&self, group: GroupId) -> &[SessionId] {
         (self.groups.get(&group)).map_or(&[], |group| &group.members)
@@ -152,13 +151,13 @@ impl Groups {
         self.places_of(id).iter().map(|place| place.group)
     }
 
-    /// Groups that have members on this worker.
+    /// The number of groups with members on this worker.
     #[must_use]
     pub fn len(&self) -> usize {
         self.groups.len()
     }
 
-    /// Whether nobody is in any group.
+    /// Whether no group has members on this worker.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
@@ -168,7 +167,7 @@ impl Groups {
         self.places.get(&id).map_or(&[], Vec::as_slice)
     }
 
-    /// Frees the place of a session that has given it up; the last member moves there.
+    /// Frees a place. The last member moves there.
     fn vacate(&mut self, place: &Place) {
         let Some(group) = self.groups.get_mut(&place.group) else {
             return;
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_came_along_serves_the_group() {
+    fn the_subscription_of_a_join_command_serves_the_group() {
         let (mut groups, group_index) = groups(4);
         for slot in 0..2 {
             let subscription = group_index.subscribe(ROOM, 3);

@@ -1,4 +1,4 @@
-//! Groups of sessions: a worker's members, and the index of the workers that have members.
+//! Groups of sessions: the members on one worker, and the index of the workers with members.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 

@@ -1,15 +1,15 @@
-//! Bytes in, packets out.
+//! The framer: bytes in, packets out.
 
 use crate::base::reason::Kick;
 use crate::base::wire::{HEADER_BYTES, PacketHeader};
 use crate::protocol::packet::Packet;
 use std::time::Instant;
 
-/// Cuts the byte stream of one peer into packets, wherever the reads happened to split it.
+/// Cuts the byte stream of one peer into packets, wherever the reads have split the stream.
 ///
-/// A size field is a claim. It is believed until something is off, and reserves no memory: what
-/// the framer holds is the unfinished rest that has really come, and nothing at all between two
-/// packets. A whole packet in the input is shown where it lies, without a copy.
+/// A size field is a claim. The framer checks its range and reserves no memory for it: the framer holds
+/// only the received bytes of an incomplete packet, and nothing between two packets. A complete packet in
+/// the input is returned in place, without a copy.
 ///
 /// ```
 /// # use server_core::framer::Framer;
@@ -23,11 +23,11 @@ use std::time::Instant;
 /// ```
 #[derive(Debug, Default)]
 pub struct Framer {
-    /// A pointer, as most peers have none most of the time.
+    /// Boxed, as most peers have no incomplete packet most of the time.
     rest: Option<Box<Rest>>,
 }
 
-/// An unfinished packet, or one whole packet that was shown and is dropped with the next call.
+/// An incomplete packet, or a complete packet that was returned and is dropped by the next call.
 #[derive(Debug, Default)]
 struct Rest {
     bytes: Vec<u8>,
@@ -36,12 +36,12 @@ struct Rest {
 }
 
 impl Framer {
-    /// The next whole packet of `input`, which moves past what was used. `None` means that all of
-    /// it was used and the next packet is not whole yet.
+    /// Returns the next complete packet of `input`, and moves `input` past the used bytes. `None` means
+    /// that all of `input` was used and the next packet is incomplete.
     ///
     /// # Errors
-    /// [`Kick::BadSize`] and [`Kick::TooLarge`] as soon as the size field is known. The stream
-    /// has lost its framing then: nothing behind that point has a meaning, and the framer must
+    /// [`Kick::BadSize`] and [`Kick::TooLarge`] as soon as the size field is complete. The stream
+    /// has lost its framing then: the bytes behind that point have no meaning, and the framer must
     /// not be used again.
     pub fn next_packet<'a, 'input: 'a>(
         &'a mut self,
@@ -83,28 +83,28 @@ impl Framer {
         Ok(Some(as_packet(&rest.bytes)))
     }
 
-    /// Whether a packet has begun and is not whole.
+    /// Whether a packet has begun and is incomplete.
     #[must_use]
     pub fn is_mid_packet(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| !rest.was_shown)
     }
 
-    /// Notes the time, if a packet has begun since it was noted last. Its later bytes do not count,
-    /// and a packet that begins after others were whole has its own time.
+    /// Notes the time if a packet has begun since the last call. The later bytes of that packet do not
+    /// change it, and a packet that begins after others were complete has its own time.
     pub fn note(&mut self, now: Instant) {
         if let Some(rest) = &mut self.rest {
             rest.began_at.get_or_insert(now);
         }
     }
 
-    /// When the packet that is not whole has begun, as it was noted.
+    /// The noted time at which the incomplete packet began.
     #[must_use]
     pub fn began_at(&self) -> Option<Instant> {
         let rest = self.rest.as_ref().filter(|rest| !rest.was_shown)?;
         rest.began_at
     }
 
-    /// A packet that has begun at `noted` has begun at `later`.
+    /// Moves the beginning of an incomplete packet from `noted` to `later`.
     pub fn shift_to(&mut self, noted: Instant, later: Instant) {
         if let Some(rest) = &mut self.rest
             && rest.began_at == Some(noted)
@@ -113,7 +113,7 @@ impl Framer {
         }
     }
 
-    /// The peer was not read until `now`: the rest of a packet that it has begun is waited for from now on.
+    /// Restarts the clock of an incomplete packet at `now`, as the peer was not read until then.
     pub fn restart_clock(&mut self, now: Instant) {
         if let Some(rest) = &mut self.rest
             && rest.began_at.is_some()
@@ -129,7 +129,7 @@ impl Framer {
     }
 }
 
-/// The size that a header claims, once the header is there.
+/// The size that a header claims, or `None` for an incomplete header.
 fn claimed_size(bytes: &[u8], max_packet_bytes: usize) -> Result<Option<usize>, Kick> {
     let Some(header) = bytes.get(..HEADER_BYTES) else {
         return Ok(None);
@@ -142,14 +142,14 @@ fn claimed_size(bytes: &[u8], max_packet_bytes: usize) -> Result<Option<usize>, 
     }
 }
 
-/// `bytes` is one whole packet: `claimed_size` has seen its header.
+/// Splits one complete packet. `claimed_size` has checked its header.
 fn as_packet(bytes: &[u8]) -> Packet<'_> {
     let (header, payload) = bytes.split_at(HEADER_BYTES);
     let header: &PacketHeader = bytemuck::from_bytes(header);
     Packet::new(header.id.get(), payload)
 }
 
-/// Takes up to `count` bytes off the front.
+/// Takes up to `count` bytes from the front.
 fn take<'a>(input: &mut &'a [u8], count: usize) -> &'a [u8] {
     let (front, after) = input.split_at(count.min(input.len()));
     *input = after;
@@ -169,7 +169,7 @@ mod tests {
         bytes
     }
 
-    /// Feeds each piece, and collects what came out up to the first offence.
+    /// Feeds each piece, and collects the packets up to the first offence.
     fn feed(framer: &mut Framer, pieces: &[&[u8]]) -> (Vec<(u16, Vec<u8>)>, Option<Kick>) {
         let mut seen = Vec::new();
         for piece in pieces {

@@ -1,4 +1,4 @@
-//! A list inside a packet: from a slice when it is sent, from the payload itself when it came.
+//! A list inside a packet: a slice to send, or a part of a received payload.
 
 use crate::base::reason::Kick;
 use crate::base::wire::U16Le;
@@ -7,11 +7,11 @@ use crate::protocol::writer::{PacketWriter, WritePart};
 use std::fmt;
 use std::marker::PhantomData;
 
-/// A `u16` count, then so many items, each of a size of its own.
+/// A list on the wire: a `u16` count, then that number of items, each of a size of its own.
 ///
-/// A list that came was checked to its last byte when its packet was read, so walking it cannot
-/// fail; it borrows the payload and holds nothing. Where all items have one fixed size, `&'a [PART]`
-/// is the same on the wire and a slice in the hand.
+/// A received list was checked to its last byte when its packet was read, so its iteration cannot fail.
+/// The list borrows the payload and owns no memory. Where all items have one fixed size, `&'a [PART]` has
+/// the same bytes on the wire and is a slice.
 ///
 /// ```
 /// # use server_core::{Kick, List, PacketReader, PacketWriter};
@@ -29,7 +29,7 @@ pub struct List<'a, T> {
     items: Items<'a, T>,
 }
 
-/// The items of a [`List`], one after the other.
+/// An iterator over the items of a [`List`].
 #[derive(Clone)]
 pub struct ListIter<'a, T> {
     rest: List<'a, T>,
@@ -38,7 +38,7 @@ pub struct ListIter<'a, T> {
 enum Items<'a, T> {
     /// To be sent.
     Given(&'a [T]),
-    /// Received: `bytes` are exactly `count` items, each of which has been read once.
+    /// Received: `bytes` are exactly `count` items, and each was read once.
     Received {
         bytes: &'a [u8],
         count: u16,
@@ -55,7 +55,7 @@ impl<'a, T> List<'a, T> {
         }
     }
 
-    /// How many items it has.
+    /// The number of items.
     #[must_use]
     pub fn len(&self) -> usize {
         match self.items {
@@ -64,7 +64,7 @@ impl<'a, T> List<'a, T> {
         }
     }
 
-    /// Whether it has none.
+    /// Whether the list has no items.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -72,7 +72,7 @@ impl<'a, T> List<'a, T> {
 }
 
 impl<'a, T: ReadPart<'a> + Clone> List<'a, T> {
-    /// The items in their order. `for item in &list` is the same.
+    /// The items in order. `for item in &list` is the same.
     #[must_use]
     pub fn iter(&self) -> ListIter<'a, T> {
         ListIter { rest: *self }
@@ -92,7 +92,7 @@ impl<'a, T: ReadPart<'a> + Clone> Iterator for ListIter<'a, T> {
             Items::Received { count: 0, .. } => None,
             Items::Received { bytes, count, .. } => {
                 let mut reader = PacketReader::new(bytes);
-                // Each was read once before, so none is missing.
+                // Each item was read once before, so no item is missing.
                 let item = reader.read().ok()?;
                 *bytes = reader.rest();
                 *count -= 1;
@@ -149,7 +149,7 @@ impl<T: WritePart> WritePart for List<'_, T> {
     fn write(&self, writer: &mut PacketWriter<'_>) {
         match self.items {
             Items::Given(items) => writer.list(items, |writer, item| item.write(writer)),
-            // As it came: to pass it on costs a copy of its bytes.
+            // Forwarding a received list costs a copy of its bytes.
             Items::Received { bytes, count, .. } => {
                 writer.write(&count);
                 writer.put(bytes);
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(read, list);
         assert_eq!((read.len(), read.is_empty()), (3, false));
         assert_eq!(format!("{read:?}"), "[[1, 2], [], [3]]");
-        assert_eq!(written(&read), bytes, "passed on as it came");
+        assert_eq!(written(&read), bytes, "forwarded as received");
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
         }
     }
 
-    /// A list that holds its own kind: its depth is the peer's choice.
+    /// A list of its own type, whose depth the peer chooses.
     #[derive(Clone, Debug, PartialEq)]
     struct Tree<'a>(List<'a, Tree<'a>>);
     impl<'a> ReadPart<'a> for Tree<'a> {

@@ -1,4 +1,4 @@
-//! Packets: how bytes become packets, and packets bytes.
+//! Packets: from bytes to packets, and from packets to bytes.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 

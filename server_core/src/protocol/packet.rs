@@ -1,4 +1,4 @@
-//! One packet, as its receiver sees it and as its sender describes it.
+//! One packet, as its receiver reads it and as its sender describes it.
 
 use crate::base::id::SessionId;
 use crate::base::reason::Kick;
@@ -6,19 +6,19 @@ use crate::base::wire::{HEADER_BYTES, U64Le};
 use bytemuck::Pod;
 use std::fmt;
 
-/// A whole packet that came in: its id and its payload, borrowed from the receive buffer.
+/// A complete received packet: its id and its payload, borrowed from the receive buffer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
     id: u16,
     payload: &'a [u8],
 }
 
-/// The fixed head of one kind of packet: what lies between the header and the variable tail.
+/// The fixed head of one kind of packet: the bytes between the header and the variable tail.
 ///
-/// [`packets!`](crate::packets!) makes them. By hand, use `#[repr(C)]`, derive
+/// [`packets!`](crate::packets!) implements it. By hand, use `#[repr(C)]`, derive
 /// [`Pod`](https://docs.rs/bytemuck/1/bytemuck/trait.Pod.html) and
-/// [`Zeroable`](https://docs.rs/bytemuck/1/bytemuck/trait.Zeroable.html), and build it of the numbers of [`wire`](crate::base::wire), so that it
-/// has alignment 1 and no padding.
+/// [`Zeroable`](https://docs.rs/bytemuck/1/bytemuck/trait.Zeroable.html), and use the numbers of
+/// [`wire`](crate::base::wire) as fields, so that the head has alignment 1 and no padding.
 ///
 /// ```
 /// use bytemuck::{Pod, Zeroable};
@@ -45,24 +45,24 @@ pub trait PacketHead: Pod {
 
 /// One kind of packet, as its receiver reads it. [`packets!`](crate::packets!) implements it.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no packet that can be received",
+    message = "`{Self}` is not a packet that can be received",
     note = "define it in `packets!`"
 )]
 pub trait IncomingPacket {
     /// The packet id.
     const ID: u16;
 
-    /// What is read: borrowed from the payload wherever it can be.
+    /// The decoded packet, borrowed from the payload where possible.
     type Body<'a>;
 
     /// Reads the whole payload.
     ///
     /// # Errors
-    /// [`Kick::BadPayload`] if it is not exactly what this kind of packet allows.
+    /// [`Kick::BadPayload`] if the payload is not exactly one that this kind of packet allows.
     fn decode(packet: Packet<'_>) -> Result<Self::Body<'_>, Kick>;
 }
 
-/// A packet may travel this way: [`FromClient`] or [`FromServer`].
+/// A direction in which a packet is sent: [`FromClient`] or [`FromServer`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a packet that comes `{D}`",
     note = "a server handles what clients send, `client` or `both` in `packets!`; a client handles `server` or `both`"
@@ -77,27 +77,27 @@ pub enum FromClient {}
 #[derive(Clone, Copy, Debug)]
 pub enum FromServer {}
 
-/// A packet that its sender composed does not fit the `u16` of the size field.
+/// The size of a packet to send does not fit the `u16` of the size field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketTooLarge {
-    /// What the whole packet would have had.
+    /// Bytes that the whole packet would have.
     pub bytes: usize,
 }
 
 impl<'a> Packet<'a> {
-    /// A packet of these parts.
+    /// A packet with this id and payload.
     #[must_use]
     pub const fn new(id: u16, payload: &'a [u8]) -> Self {
         Self { id, payload }
     }
 
-    /// What the payload means.
+    /// The packet id, which defines the meaning of the payload.
     #[must_use]
     pub const fn id(&self) -> u16 {
         self.id
     }
 
-    /// Everything after the header.
+    /// The bytes behind the header.
     #[must_use]
     pub const fn payload(&self) -> &'a [u8] {
         self.payload
@@ -125,7 +125,7 @@ impl<'a> Packet<'a> {
         Ok((bytemuck::from_bytes(head), tail))
     }
 
-    /// The payload as a head with nothing behind it.
+    /// Reads the payload as a head without a tail.
     ///
     /// # Errors
     /// [`Kick::BadPayload`] if the payload has any other length.
@@ -136,11 +136,11 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Reads it as one kind of packet.
+    /// Reads the packet as one kind of packet.
     ///
     /// # Errors
-    /// [`Kick::UnknownId`] if it is of another kind, [`Kick::BadPayload`] if its payload is not exactly
-    /// what this kind allows.
+    /// [`Kick::UnknownId`] if the packet is of another kind, [`Kick::BadPayload`] if its payload is not
+    /// exactly one that this kind allows.
     pub fn decode<P: IncomingPacket>(self) -> Result<P::Body<'a>, Kick> {
         if self.id != P::ID {
             return Err(Kick::UnknownId);
@@ -148,16 +148,16 @@ impl<'a> Packet<'a> {
         P::decode(self)
     }
 
-    /// The whole payload as text.
+    /// Reads the whole payload as text.
     ///
     /// # Errors
-    /// [`Kick::BadPayload`] if it is not UTF-8.
+    /// [`Kick::BadPayload`] if the payload is not UTF-8.
     pub fn text(&self) -> Result<&'a str, Kick> {
         std::str::from_utf8(self.payload).map_err(|_| Kick::BadPayload)
     }
 }
 
-/// Shows id and size only: the payload is the peer's, and does not belong in a log.
+/// Shows id and size only: the payload is the peer's and does not belong in a log.
 impl fmt::Debug for Packet<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Packet")
@@ -167,7 +167,7 @@ impl fmt::Debug for Packet<'_> {
     }
 }
 
-/// Who a packet is about: `SMoved { who: ctx.id().into(), .. }`.
+/// The session id as a field of a packet: `SMoved { player: ctx.id().into(), .. }`.
 impl From<SessionId> for U64Le {
     fn from(id: SessionId) -> Self {
         Self::new(id.to_u64())
@@ -178,7 +178,7 @@ impl fmt::Display for PacketTooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "a packet of {} bytes does not fit: the limit is {}",
+            "a packet of {} bytes does not fit: the limit is {} bytes",
             self.bytes,
             crate::base::wire::MAX_PACKET_BYTES
         )

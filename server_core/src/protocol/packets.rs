@@ -1,10 +1,10 @@
-//! The table of a game's packets: defined once, read and written everywhere.
+//! The table of a game's packets. Each packet is defined once.
 
-/// Defines packets: way, id, name and payload, one to a line.
+/// Defines packets, one to a line: direction, id, name and payload.
 ///
 /// ```
 /// server_core::packets! {
-///     /// Every tick, to all. Fixed fields, then the rest of the payload as text.
+///     /// Sent to all on every tick. Fixed fields, then the rest of the payload as text.
 ///     server 1 => pub SHello {
 ///         /// 1 for the first tick, and one more for each.
 ///         tick: u64,
@@ -22,17 +22,17 @@
 ///         to: Position,
 ///     };
 ///
-///     /// Who is in a room. A lifetime says: of any size, with parts of any size.
+///     /// The players in a room. A lifetime makes the packet variable, with parts of any size.
 ///     server 8 => pub SRoom<'a> {
 ///         /// Up to 32 bytes.
 ///         name: &'a str where 1..=32,
 ///         /// Where the walls are.
 ///         walls: &'a [Position],
-///         /// Those who are there.
+///         /// The players in the room.
 ///         players: List<'a, Player<'a>>,
 ///     };
 ///
-///     /// A place: part of other packets.
+///     /// A position: part of other packets.
 ///     part pub Position {
 ///         /// To the right.
 ///         x: i32,
@@ -46,7 +46,7 @@
 ///         id: u64,
 ///         /// Its name.
 ///         name: &'a str,
-///         /// What it carries.
+///         /// The ids of its items.
 ///         items: List<'a, u16>,
 ///     };
 /// }
@@ -63,22 +63,22 @@
 /// # Ok::<(), Kick>(())
 /// ```
 ///
-/// # What a line says
+/// # The parts of a line
 ///
 /// | | |
 /// |---|---|
-/// | way | `server`: from server to client; `client`: from client to server; `both`; `part`: no packet, but part of some |
+/// | direction | `server`: from server to client; `client`: from client to server; `both`; `part`: part of packets, not a packet itself |
 /// | id | a `u16`; the same one twice does not compile |
-/// | `{ fields }` | a *fixed head*: numbers, arrays of them, and fixed parts. `u64` stands for [`U64Le`](crate::base::wire::U64Le) and so on, so the struct is plain bytes of alignment 1, read where it lies: a check of the length and no copy |
+/// | `{ fields }` | a *fixed head*: numbers, arrays of them, and fixed parts. `u64` becomes [`U64Le`](crate::base::wire::U64Le) and so on, so the struct is plain bytes of alignment 1, read in place: a check of the length and no copy |
 /// | `+ text`, `+ bytes` | the rest of the payload, after the fixed head; `+ text(1..=512)` limits its bytes |
-/// | `NAME<'a> { fields }` | *variable*: numbers, `bool`, `&'a str`, `&'a [PART]`, [`List<'a, PART>`](crate::List), parts, and whatever else is [`ReadPart`](crate::ReadPart) and [`WritePart`](crate::WritePart). Strings and lists have a `u16` in front; `where 1..=32` behind a type limits it |
+/// | `NAME<'a> { fields }` | *variable*: numbers, `bool`, `&'a str`, `&'a [PART]`, [`List<'a, PART>`](crate::List), parts, and every other [`ReadPart`](crate::ReadPart) that is a [`WritePart`](crate::WritePart). Strings and lists have a `u16` in front; `where 1..=32` behind a type limits its length |
 ///
 /// A field keeps its doc comment; fields are public.
 ///
-/// # What comes of it
+/// # The result
 ///
-/// Each packet has a `const ID`, is an [`IncomingPacket`](crate::IncomingPacket) for
-/// [`Packet::decode`](crate::Packet::decode) and [`Handlers`](crate::Handlers), and is sent:
+/// Each packet has a `const ID`, implements [`IncomingPacket`](crate::IncomingPacket) for
+/// [`Packet::decode`](crate::Packet::decode) and [`Handlers`](crate::Handlers), and is sent by:
 ///
 /// | defined as | read as | sent by |
 /// |---|---|---|
@@ -87,11 +87,12 @@
 /// | a tail alone | `&str` or `&[u8]` | `ctx.send(&Self, tail)` |
 /// | variable | `Self` | `ctx.send_packet(&packet)` |
 ///
-/// What a peer sends wrong is [`Kick::BadPayload`](crate::Kick::BadPayload), without a line of yours: too
-/// short, too long, no UTF-8, over a limit, a count beyond the bytes, bytes left over.
-/// A limit binds who reads, not who writes: one's own packets are one's own care.
+/// An invalid payload is [`Kick::BadPayload`](crate::Kick::BadPayload), without a line of yours: too
+/// short, too long, not UTF-8, over a limit, a count beyond the bytes, bytes left over.
+/// A limit is checked when a packet is read, and not when it is written: your own packets are your
+/// responsibility.
 ///
-/// # What does not compile
+/// # Definitions that do not compile
 ///
 /// The same id twice:
 ///
@@ -104,7 +105,7 @@
 /// }
 /// ```
 ///
-/// An id that is no `u16`:
+/// An id that is not a `u16`:
 ///
 /// ```compile_fail
 /// server_core::packets! {
@@ -113,7 +114,7 @@
 /// }
 /// ```
 ///
-/// A way that there is not:
+/// An unknown direction:
 ///
 /// ```compile_fail
 /// server_core::packets! {
@@ -122,31 +123,31 @@
 /// }
 /// ```
 ///
-/// A fixed head of something whose bytes are not all allowed, or have no size on the wire:
+/// A fixed head with a field that does not allow all bytes, or has no size on the wire:
 ///
 /// ```compile_fail,E0277
 /// server_core::packets! {
 ///     /// One.
 ///     client 1 => pub COne {
-///         /// 2 to 255 are no bool.
+///         /// 2 to 255 are not a bool.
 ///         is_new: bool,
 ///     };
 /// }
 /// ```
 ///
-/// A variable packet with something that cannot be read:
+/// A variable packet with a field that cannot be read:
 ///
 /// ```compile_fail,E0277
 /// server_core::packets! {
 ///     /// One.
 ///     client 1 => pub COne<'a> {
-///         /// Would have to be allocated from a claim.
+///         /// Would be allocated by a claimed count.
 ///         names: Vec<&'a str>,
 ///     };
 /// }
 /// ```
 ///
-/// A packet with a tail that is sent without it:
+/// A packet with a tail that is sent without the tail:
 ///
 /// ```compile_fail,E0277
 /// server_core::packets! {
@@ -158,7 +159,7 @@
 /// }
 /// ```
 ///
-/// A tail that there is not:
+/// An unknown tail:
 ///
 /// ```compile_fail
 /// server_core::packets! {
@@ -173,13 +174,13 @@
 /// server_core::packets! {
 ///     /// One.
 ///     server 1 => pub SOne<'a> {
-///         /// The last field says it all.
+///         /// Can be the last field instead of the tail.
 ///         name: &'a str,
 ///     } + text;
 /// }
 /// ```
 ///
-/// A list of what has no bytes, which could be of any length:
+/// A list of items without bytes, which could have any length:
 ///
 /// ```compile_fail,E0080
 /// server_core::packets! {
@@ -194,7 +195,7 @@
 /// let _ = server_core::Packet::new(1, &[0, 0]).decode::<COne<'_>>();
 /// ```
 ///
-/// Each of them, put right:
+/// The same definitions, corrected:
 ///
 /// ```
 /// server_core::packets! {
@@ -225,16 +226,16 @@
 macro_rules! packets {
     ($(
         $(#[$meta:meta])*
-        $way:ident $($id:literal =>)? $vis:vis $name:ident $(<$life:lifetime>)?
+        $direction:ident $($id:literal =>)? $vis:vis $name:ident $(<$life:lifetime>)?
         $({ $($fields:tt)* })?
         $(+ $tail:ident $(($limit:expr))?)?
     );* $(;)?) => {
         $($crate::__packet! {
-            $way [$($id)?] [$(#[$meta])*] [$vis] $name [$($life)?]
+            $direction [$($id)?] [$(#[$meta])*] [$vis] $name [$($life)?]
             [$({ $($fields)* })?] [$($tail $(($limit))?)?]
         })*
 
-        // Two variants of one number do not compile, and the compiler names both.
+        // Two variants with one number do not compile, and the compiler names both.
         const _: () = {
             #[allow(dead_code)]
             enum Ids { $($($name = $id,)?)* }
@@ -260,7 +261,7 @@ macro_rules! __packet {
     };
     // Variable.
     (
-        $way:ident [$id:literal] [$($meta:tt)*] [$vis:vis] $name:ident [$life:lifetime]
+        $direction:ident [$id:literal] [$($meta:tt)*] [$vis:vis] $name:ident [$life:lifetime]
         [{ $($fields:tt)* }] []
     ) => {
         $crate::__variable! { [$($meta)*] [$vis] $name $life { $($fields)* } }
@@ -283,15 +284,15 @@ macro_rules! __packet {
         impl $crate::OutgoingPacket for $name<'_> {
             const ID: u16 = $id;
         }
-        $crate::__direction! { $way $name<'_> }
+        $crate::__direction! { $direction $name<'_> }
     };
-    ($way:ident [$id:literal] $meta:tt $vis:tt $name:ident [$life:lifetime] $($rest:tt)*) => {
+    ($direction:ident [$id:literal] $meta:tt $vis:tt $name:ident [$life:lifetime] $($rest:tt)*) => {
         compile_error!("a packet with a lifetime has fields and no tail: make it the last field");
     };
     // Fixed fields alone.
-    ($way:ident [$id:literal] $meta:tt $vis:tt $name:ident [] $fields:tt []) => {
+    ($direction:ident [$id:literal] $meta:tt $vis:tt $name:ident [] $fields:tt []) => {
         $crate::__fixed! { $meta $vis $name $fields }
-        $crate::__head! { $way $id $name }
+        $crate::__head! { $direction $id $name }
         $crate::__fixed_part! { $name }
         impl $crate::packet::IncomingPacket for $name {
             const ID: u16 = $id;
@@ -308,11 +309,11 @@ macro_rules! __packet {
     };
     // A tail alone.
     (
-        $way:ident [$id:literal] $meta:tt $vis:tt $name:ident [] []
+        $direction:ident [$id:literal] $meta:tt $vis:tt $name:ident [] []
         [$tail:ident $(($limit:expr))?]
     ) => {
         $crate::__fixed! { $meta $vis $name [] }
-        $crate::__head! { $way $id $name }
+        $crate::__head! { $direction $id $name }
         impl $crate::packet::IncomingPacket for $name {
             const ID: u16 = $id;
             type Body<'a> = &'a $crate::__tail_type!($tail);
@@ -327,11 +328,11 @@ macro_rules! __packet {
     };
     // Fixed fields and a tail.
     (
-        $way:ident [$id:literal] $meta:tt $vis:tt $name:ident [] $fields:tt
+        $direction:ident [$id:literal] $meta:tt $vis:tt $name:ident [] $fields:tt
         [$tail:ident $(($limit:expr))?]
     ) => {
         $crate::__fixed! { $meta $vis $name $fields }
-        $crate::__head! { $way $id $name }
+        $crate::__head! { $direction $id $name }
         impl $crate::packet::IncomingPacket for $name {
             const ID: u16 = $id;
             type Body<'a> = (&'a Self, &'a $crate::__tail_type!($tail));
@@ -344,12 +345,12 @@ macro_rules! __packet {
             }
         }
     };
-    ($way:ident [] $($rest:tt)*) => {
-        compile_error!("a packet needs an id: `client 1 => NAME`; what is no packet is a `part`");
+    ($direction:ident [] $($rest:tt)*) => {
+        compile_error!("a packet needs an id: `client 1 => NAME`; a part of packets is a `part`");
     };
 }
 
-/// A struct of fixed size, and how it lies inside of others.
+/// A struct of fixed size.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __fixed {
@@ -359,7 +360,7 @@ macro_rules! __fixed {
             Clone, Copy, Debug, PartialEq,
             $crate::wire::bytemuck::Pod, $crate::wire::bytemuck::Zeroable,
         )]
-        // A derive takes no `$crate`: whoever renames this crate cannot use `packets!`.
+        // A derive takes no `$crate`: a game that renames this crate cannot use `packets!`.
         #[bytemuck(crate = "::server_core::wire::bytemuck")]
         #[repr(C)]
         $vis struct $name;
@@ -381,7 +382,7 @@ macro_rules! __fixed {
     };
 }
 
-/// A struct of fixed size can lie inside of others.
+/// The parts of a struct of fixed size, for use inside of other structs.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __fixed_part {
@@ -406,7 +407,7 @@ macro_rules! __fixed_part {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __head {
-    ($way:ident $id:literal $name:ident) => {
+    ($direction:ident $id:literal $name:ident) => {
         impl $name {
             /// The packet id.
             pub const ID: u16 = $id;
@@ -414,11 +415,11 @@ macro_rules! __head {
         impl $crate::packet::PacketHead for $name {
             const ID: u16 = $id;
         }
-        $crate::__direction! { $way $name }
+        $crate::__direction! { $direction $name }
     };
 }
 
-/// A struct of any size, and how it lies inside of others.
+/// A struct of variable size, which can be inside of other structs.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __variable {
@@ -465,10 +466,10 @@ macro_rules! __direction {
         $crate::__direction! { client $name }
         $crate::__direction! { server $name }
     };
-    ($way:ident $name:ty) => {
+    ($direction:ident $name:ty) => {
         compile_error!(concat!(
             "`",
-            stringify!($way),
+            stringify!($direction),
             "`: a line begins with `client`, `server`, `both` or `part`"
         ));
     };

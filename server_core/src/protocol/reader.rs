@@ -1,4 +1,4 @@
-//! A cursor over a payload that never leaves it: the reading half of variable parts.
+//! A cursor that never leaves its payload: it reads the variable parts of packets.
 
 use crate::base::reason::Kick;
 use crate::base::wire::{
@@ -7,11 +7,10 @@ use crate::base::wire::{
 use bytemuck::Pod;
 use std::ops::RangeBounds;
 
-/// Takes one part after the other off the front of a payload.
+/// Takes one part after the other from the front of a payload.
 ///
-/// A part that is not there is [`Kick::BadPayload`], so `?` is all that a handler needs, and what is
-/// taken is borrowed from the payload: nothing is copied, and no count or length that a peer claims
-/// reserves any memory.
+/// A missing part is [`Kick::BadPayload`], so a handler needs only `?`. The parts borrow the payload:
+/// nothing is copied, and no count or length that a peer claims reserves memory.
 ///
 /// ```
 /// # use server_core::{Kick, PacketReader};
@@ -34,8 +33,8 @@ pub struct PacketReader<'a> {
     depth: u8,
 }
 
-/// What can be read out of a payload. `packets!` implements it for the parts that it defines; by hand
-/// it is one function, for example for an enum:
+/// A part that can be read from a payload. `packets!` implements it for the parts that it defines. A
+/// hand-written implementation has one function, for example for an enum:
 ///
 /// ```
 /// # use server_core::{Kick, PacketReader, ReadPart};
@@ -58,27 +57,27 @@ pub struct PacketReader<'a> {
 /// assert_eq!(PacketReader::new(&[2]).read::<Team>(), Err(Kick::BadPayload));
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be read out of a payload",
+    message = "`{Self}` cannot be read from a payload",
     note = "use numbers, `bool`, `&'a str`, `&'a [u8]`, `&'a [PART]`, `List<'a, PART>`, or a `part` of `packets!`"
 )]
 pub trait ReadPart<'a>: Sized {
-    /// The fewest bytes that one can have. A list whose count could not fit into what is left of
-    /// the payload is refused before its first item is read.
+    /// The minimum size of the part in bytes. A list whose count cannot fit into the rest of the payload is
+    /// refused before its first item is read.
     const MIN_BYTES: usize;
 
-    /// Takes one off the front.
+    /// Takes one part from the front.
     ///
     /// # Errors
-    /// [`Kick::BadPayload`] if what stands there is none.
+    /// [`Kick::BadPayload`] if the bytes are not such a part.
     fn read(reader: &mut PacketReader<'a>) -> Result<Self, Kick>;
 }
 
-/// How deep lists may lie in lists. A type whose lists hold the type itself would otherwise let a
-/// peer choose how much stack its packet costs.
+/// The maximum depth of lists in lists. Without it, a type whose lists hold the type itself would let a
+/// peer choose the stack that its packet costs.
 pub const MAX_LIST_DEPTH: u8 = 16;
 
 impl<'a> PacketReader<'a> {
-    /// At the front of a payload.
+    /// A reader at the front of a payload.
     #[must_use]
     pub const fn new(payload: &'a [u8]) -> Self {
         Self {
@@ -90,34 +89,34 @@ impl<'a> PacketReader<'a> {
     /// Takes the next part.
     ///
     /// # Errors
-    /// [`Kick::BadPayload`] if what stands there is none.
+    /// [`Kick::BadPayload`] if the bytes are not such a part.
     pub fn read<T: ReadPart<'a>>(&mut self) -> Result<T, Kick> {
         T::read(self)
     }
 
-    /// Takes so many bytes.
+    /// Takes `bytes` bytes.
     ///
     /// # Errors
-    /// [`Kick::BadPayload`] if there are fewer.
+    /// [`Kick::BadPayload`] if fewer are left.
     pub fn take(&mut self, bytes: usize) -> Result<&'a [u8], Kick> {
         let (taken, rest) = self.rest.split_at_checked(bytes).ok_or(Kick::BadPayload)?;
         self.rest = rest;
         Ok(taken)
     }
 
-    /// Takes a value of fixed size where it lies.
+    /// Takes a value of fixed size, in place.
     ///
     /// # Errors
-    /// [`Kick::BadPayload`] if there are fewer bytes.
+    /// [`Kick::BadPayload`] if fewer bytes are left.
     pub fn head<T: Pod>(&mut self) -> Result<&'a T, Kick> {
         const { assert!(align_of::<T>() == 1, "build fixed parts of wire numbers") }
         Ok(bytemuck::from_bytes(self.take(size_of::<T>())?))
     }
 
-    /// Takes the count that stands before a list, of items that have at least so many bytes.
+    /// Takes the count in front of a list of items of at least `min_bytes_each` bytes.
     ///
     /// # Errors
-    /// [`Kick::BadPayload`] if there is none, or if so many cannot be in what is left.
+    /// [`Kick::BadPayload`] if the count is missing, or if that number of items cannot be in the rest.
     pub fn count(&mut self, min_bytes_each: usize) -> Result<usize, Kick> {
         let count = usize::from(self.head::<U16Le>()?.get());
         if count * min_bytes_each.min(MAX_PAYLOAD_BYTES) > self.rest.len() {
@@ -126,10 +125,10 @@ impl<'a> PacketReader<'a> {
         Ok(count)
     }
 
-    /// Reads what lies one list deeper.
+    /// Calls `read` one list deeper.
     ///
     /// # Errors
-    /// [`Kick::BadPayload`] if that is more than 16 lists deep, or what `read` returns.
+    /// [`Kick::BadPayload`] if that is more than 16 lists deep, or the error of `read`.
     pub fn nested<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, Kick>,
@@ -143,7 +142,7 @@ impl<'a> PacketReader<'a> {
         outcome
     }
 
-    /// What is left.
+    /// The bytes that are left.
     #[must_use]
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
@@ -152,7 +151,7 @@ impl<'a> PacketReader<'a> {
     /// Ends the reading.
     ///
     /// # Errors
-    /// [`Kick::BadPayload`] if something is left.
+    /// [`Kick::BadPayload`] if bytes are left.
     pub const fn finish(self) -> Result<(), Kick> {
         match self.rest {
             [] => Ok(()),
@@ -161,10 +160,10 @@ impl<'a> PacketReader<'a> {
     }
 }
 
-/// All of these bytes as text.
+/// Reads all bytes as text.
 ///
 /// # Errors
-/// [`Kick::BadPayload`] if they are not UTF-8.
+/// [`Kick::BadPayload`] if the bytes are not UTF-8.
 pub fn text_of(bytes: &[u8]) -> Result<&str, Kick> {
     std::str::from_utf8(bytes).map_err(|_| Kick::BadPayload)
 }
@@ -172,7 +171,7 @@ pub fn text_of(bytes: &[u8]) -> Result<&str, Kick> {
 /// Checks a length against the limits that a game sets.
 ///
 /// # Errors
-/// [`Kick::BadPayload`] if it is outside of them.
+/// [`Kick::BadPayload`] if the length is outside of the limits.
 pub fn limited(len: usize, limits: impl RangeBounds<usize>) -> Result<(), Kick> {
     if limits.contains(&len) {
         Ok(())
@@ -206,7 +205,7 @@ readable_numbers! {
     f64: F64Le;
 }
 
-/// One byte, 0 or 1. Another one is a [`Kick::BadPayload`].
+/// One byte, 0 or 1. Any other value is a [`Kick::BadPayload`].
 impl<'a> ReadPart<'a> for bool {
     const MIN_BYTES: usize = 1;
 
@@ -228,7 +227,7 @@ impl<'a> ReadPart<'a> for &'a str {
     }
 }
 
-/// A `u16` count, then so many values of fixed size, shown where they lie.
+/// A `u16` count, then that number of values of fixed size, in place.
 impl<'a, T: Pod> ReadPart<'a> for &'a [T] {
     const MIN_BYTES: usize = size_of::<U16Le>();
 

@@ -1,4 +1,4 @@
-//! A pen that cannot leave its buffer: the writing half of variable parts.
+//! A cursor that never writes beyond its buffer: it writes the variable parts of packets.
 
 use crate::base::wire::{
     F32Le, F64Le, HEADER_BYTES, I16Le, I32Le, I64Le, MAX_PACKET_BYTES, PacketHeader, U16Le, U32Le,
@@ -7,11 +7,10 @@ use crate::base::wire::{
 use crate::protocol::packet::PacketTooLarge;
 use bytemuck::Pod;
 
-/// Puts one part behind the other.
+/// Writes one part behind the other.
 ///
-/// Nothing is written behind the end of the buffer; it is counted all the same, and
-/// [`finish`](Self::finish) tells how much did not fit. So no call in between can fail, and an empty
-/// buffer measures.
+/// Bytes beyond the end of the buffer are counted and not written. [`finish`](Self::finish) returns an
+/// error if bytes did not fit. So no call in between can fail, and a writer over an empty buffer measures.
 ///
 /// ```
 /// # use server_core::PacketWriter;
@@ -29,11 +28,11 @@ pub struct PacketWriter<'a> {
     bytes: usize,
 }
 
-/// What can be written into a payload. The same value has to write the same bytes each time: they are
-/// counted first, and written once there is a place of just that size.
+/// A part that can be written into a payload. The same value has to write the same bytes each time: the
+/// first call counts the bytes, the second call writes them into a place of that size.
 ///
-/// `packets!` implements it for the parts that it defines. By hand it is one function, which can walk
-/// whatever the game has, without a copy of it in between:
+/// `packets!` implements it for the parts that it defines. A hand-written implementation has one function,
+/// which can iterate over the game's own data without a copy:
 ///
 /// ```
 /// # use server_core::{OutgoingPacket, PacketWriter, WritePart};
@@ -58,13 +57,13 @@ pub struct PacketWriter<'a> {
     note = "parts are numbers, `bool`, `str`, slices of these, `List`, and each `part` of `packets!`"
 )]
 pub trait WritePart {
-    /// Puts it behind what is there.
+    /// Writes the part behind the parts before.
     fn write(&self, writer: &mut PacketWriter<'_>);
 }
 
-/// A whole packet that can be sent as it is.
+/// A complete packet that can be sent without a separate tail.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no packet that can be sent as it is",
+    message = "`{Self}` is not a packet that can be sent without a separate tail",
     note = "a packet with a tail is sent with it: `send(&head, tail)`"
 )]
 pub trait OutgoingPacket: WritePart {
@@ -74,7 +73,7 @@ pub trait OutgoingPacket: WritePart {
     /// Bytes of the whole packet, header included.
     ///
     /// # Errors
-    /// [`PacketTooLarge`] if its size field could not tell.
+    /// [`PacketTooLarge`] if the size does not fit the size field.
     fn packet_bytes(&self) -> Result<usize, PacketTooLarge> {
         let mut measure = PacketWriter::new(&mut []);
         self.write(&mut measure);
@@ -84,11 +83,11 @@ pub trait OutgoingPacket: WritePart {
         }
     }
 
-    /// Writes header and payload over all of `to`, which has [`packet_bytes`](Self::packet_bytes), and
-    /// returns how many these are.
+    /// Writes header and payload over all of `to`, which has [`packet_bytes`](Self::packet_bytes) bytes.
+    /// Returns that number.
     ///
-    /// A value that writes fewer bytes now than when it was measured leaves zeros, one that writes
-    /// more is cut off: that is a bug of ours, and no reason to break a stream.
+    /// A value that writes fewer bytes than when it was measured leaves zeros, and a value that writes
+    /// more is cut off: a bug in a `write` does not break the stream.
     fn write_packet(&self, to: &mut [u8]) -> usize {
         let bytes = to.len();
         debug_assert!((HEADER_BYTES..=MAX_PACKET_BYTES).contains(&bytes));
@@ -103,7 +102,7 @@ pub trait OutgoingPacket: WritePart {
         let mut writer = PacketWriter::new(to_payload);
         self.write(&mut writer);
         let written = writer.bytes;
-        // A chunk has been used before: what was there is not for this peer.
+        // A chunk is used again: the bytes of an earlier packet are not for this peer.
         if let Some(unwritten) = to_payload.get_mut(written..) {
             unwritten.fill(0);
         }
@@ -112,7 +111,7 @@ pub trait OutgoingPacket: WritePart {
 }
 
 impl<'a> PacketWriter<'a> {
-    /// At the front of a buffer.
+    /// A writer at the front of a buffer.
     #[must_use]
     pub fn new(buffer: &'a mut [u8]) -> Self {
         Self { buffer, bytes: 0 }
@@ -123,7 +122,7 @@ impl<'a> PacketWriter<'a> {
         part.write(self);
     }
 
-    /// Writes bytes as they are, without a length.
+    /// Writes bytes without a length in front.
     pub fn put(&mut self, bytes: &[u8]) {
         let begin = self.bytes;
         self.bytes = begin.saturating_add(bytes.len());
@@ -132,7 +131,7 @@ impl<'a> PacketWriter<'a> {
         }
     }
 
-    /// Writes a count, then each item.
+    /// Writes the count of the items, then each item.
     pub fn list<T>(
         &mut self,
         items: impl IntoIterator<Item = T>,
@@ -152,16 +151,16 @@ impl<'a> PacketWriter<'a> {
         }
     }
 
-    /// Bytes so far, those that did not fit included.
+    /// Bytes so far, including the bytes that did not fit.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Ends the writing: how many bytes of the buffer were used.
+    /// Ends the writing. Returns the number of used bytes of the buffer.
     ///
     /// # Errors
-    /// [`PacketTooLarge`] with the size of the whole packet, header included, if they did not fit
+    /// [`PacketTooLarge`] with the size of the whole packet, header included, if the bytes did not fit
     /// into the buffer, or into any packet.
     pub fn finish(self) -> Result<usize, PacketTooLarge> {
         let bytes = HEADER_BYTES.saturating_add(self.bytes);
@@ -176,8 +175,8 @@ impl<'a> PacketWriter<'a> {
         self.put(bytemuck::bytes_of(&count));
     }
 
-    /// The count as it lies on the wire. One that a `u16` cannot hold makes the packet too large,
-    /// also where its items have no bytes.
+    /// The count in the layout of the wire. A count above `u16::MAX` makes the packet too large, even if
+    /// its items have no bytes.
     fn checked_count(&mut self, count: usize) -> U16Le {
         let known = u16::try_from(count).unwrap_or_else(|_| {
             self.bytes = self.bytes.saturating_add(count);
@@ -218,7 +217,7 @@ impl WritePart for str {
     }
 }
 
-/// A `u16` count, then so many values of fixed size.
+/// A `u16` count, then that number of values of fixed size.
 impl<T: Pod> WritePart for [T] {
     fn write(&self, writer: &mut PacketWriter<'_>) {
         const { assert!(align_of::<T>() == 1, "build fixed parts of wire numbers") }
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_buffer_is_no_larger_packet() {
+    fn a_large_buffer_does_not_allow_a_larger_packet() {
         let mut buffer = vec![0; 100_000];
         let mut writer = PacketWriter::new(&mut buffer);
         writer.put(&[1; 65_531]);

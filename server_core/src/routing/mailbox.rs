@@ -1,6 +1,6 @@
 //! A queue into one thread, bounded in bytes, with at most one wake-up per burst.
 //!
-//! Knows nothing of what it carries, nor of how its reader sleeps: waking is a closure.
+//! The item is a type parameter, and a closure wakes the reader.
 
 use crate::base::sync::channel::{self, Receiver, Sender};
 use crate::base::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, fence, thread};
@@ -10,14 +10,14 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Many threads post, one takes.
+/// A queue of many posters and one reader.
 ///
-/// * **One wake per burst.** Whoever finds the reader not yet notified wakes it; the others only
-///   push. The reader clears the mark *before* it looks, so nothing posted after that look goes
-///   unheard.
-/// * **Bounded in bytes, not in items.** Each item is charged with the memory it keeps alive. Over
+/// * **One wake per burst.** The poster that finds the reader not yet notified wakes it; the other
+///   posters only push. The reader clears the mark *before* it takes the items, so that each item that
+///   is posted behind them wakes it again.
+/// * **Bounded in bytes, not in items.** Each item is charged with the memory that it keeps alive. Over
 ///   the limit a poster either waits ([`post_or_wait`](Self::post_or_wait)) or gets its item back
-///   ([`try_post`](Self::try_post)) and may ask to be called when there is room.
+///   ([`try_post`](Self::try_post)) and may ask for a call when the mailbox has room.
 pub struct Mailbox<T> {
     sender: Sender<(usize, T)>,
     receiver: Receiver<(usize, T)>,
@@ -30,8 +30,8 @@ pub struct Mailbox<T> {
     waiters: Mutex<Vec<Waiter>>,
 }
 
-/// The answer of a `try_` function: a worker's mailbox has no room for the packet, and no worker was
-/// sent it. Carries the packet back where the function took it by value.
+/// The error of a `try_` function: a worker's mailbox has no room for the packet, and no worker got it.
+/// Contains the packet where the function took it by value.
 ///
 /// The mailbox has room again when its worker has taken some of its mail: a later try, for example
 /// with the next tick, may succeed.
@@ -46,7 +46,7 @@ impl<T> fmt::Display for MailboxFull<T> {
 
 impl<T: fmt::Debug> std::error::Error for MailboxFull<T> {}
 
-/// Called once, from the reader's thread, when a full mailbox has room again.
+/// A function that the reader's thread calls once, when a full mailbox has room again.
 pub type Waiter = Box<dyn FnOnce() + Send>;
 
 impl<T> Mailbox<T> {
@@ -67,15 +67,15 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Posts whatever the limit says: for items whose number something else bounds. `bytes` is at
-    /// least 1.
+    /// Posts without regard to the limit: for items whose number has another bound. `bytes` is at least
+    /// 1.
     pub fn post(&self, item: T, bytes: usize) {
         // A closed mailbox drops the item.
         let _ = self.post_if_open(item, bytes);
     }
 
-    /// As [`post`](Self::post), but a closed mailbox gives the item back. After `Ok` the reader
-    /// takes the item, also a reader that closes the mailbox in the same moment.
+    /// As [`post`](Self::post), but a closed mailbox returns the item. After `Ok` the reader takes the
+    /// item, also a reader that closes the mailbox in the same moment.
     ///
     /// # Errors
     /// The item itself.
@@ -84,9 +84,9 @@ impl<T> Mailbox<T> {
         self.push(item, bytes)
     }
 
-    /// Posts, or gives the item back if more than `limit_bytes` would wait then.
+    /// Posts, or returns the item if more than `limit_bytes` would wait then.
     ///
-    /// An item larger than the whole limit still passes when nothing else waits.
+    /// An empty mailbox takes an item that is larger than the whole limit.
     ///
     /// # Errors
     /// The item itself.
@@ -122,16 +122,16 @@ impl<T> Mailbox<T> {
     /// Gives back what [`try_reserve`](Self::try_reserve) has reserved.
     pub fn release(&self, bytes: usize) {
         self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        // Pairs with the fence in `call_when_room`: a waiter that these bytes have turned away is
-        // called by the reader, which may have nothing else to do.
+        // Pairs with the fence in `call_when_room`: the reader calls a waiter that these bytes have
+        // turned away, and the reader may have nothing else to do.
         fence(Ordering::SeqCst);
         if self.has_waiters.load(Ordering::SeqCst) {
             self.wake();
         }
     }
 
-    /// Posts, and waits for room before that if need be. Never call it on a thread that itself
-    /// reads a mailbox: two such threads could wait for each other.
+    /// Waits until the mailbox has room, then posts. Never call it on a thread that itself reads a
+    /// mailbox: two such threads could wait for each other.
     pub fn post_or_wait(&self, item: T, bytes: usize) {
         let mut item = item;
         while !self.is_closed() {
@@ -145,21 +145,22 @@ impl<T> Mailbox<T> {
                 Ok(()) => return,
                 Err(item) => item,
             };
-            // Bounded, so that a reader that ends in between cannot leave us here for good.
+            // Bounded, so that a reader that ends in between cannot leave this thread here for good.
             thread::park_timeout(Duration::from_millis(50));
         }
     }
 
-    /// Asks for a call when the reader has made room. Try again after asking: the room may have
-    /// come just before.
+    /// Asks for a call when the reader has made room. Try again after this: the room may have come just
+    /// before.
     pub fn call_when_room(&self, waiter: Waiter) {
         self.waiters().push(waiter);
         self.has_waiters.store(true, Ordering::SeqCst);
-        // Pairs with the fence of the reader: either it sees the waiter, or we see its room.
+        // Pairs with the fence of the reader: either the reader sees the waiter, or this thread sees the
+        // room.
         fence(Ordering::SeqCst);
     }
 
-    /// Wakes the reader though nothing was posted.
+    /// Wakes the reader without an item.
     pub fn wake(&self) {
         if !self.notified.swap(true, Ordering::SeqCst) {
             (self.wake_reader)();
@@ -172,10 +173,10 @@ impl<T> Mailbox<T> {
         self.limit_bytes
     }
 
-    /// The reader takes what waits now, until `take` has enough; what comes meanwhile is left for
-    /// the next time.
+    /// Takes the items that wait now, until `take` breaks off: a call of the reader. Items that come
+    /// meanwhile stay for the next call.
     ///
-    /// Returns whether more waits already.
+    /// Returns whether more items wait already.
     pub fn take_some(&self, mut take: impl FnMut(T) -> ControlFlow<()>) -> bool {
         self.notified.store(false, Ordering::SeqCst);
         for _ in 0..self.receiver.len() {
@@ -187,7 +188,8 @@ impl<T> Mailbox<T> {
                 break;
             }
         }
-        // What was taken must be gone from `queued_bytes` for everybody whose waiter we do not see.
+        // Each poster whose waiter this thread does not see has to see `queued_bytes` without the taken
+        // items.
         fence(Ordering::SeqCst);
         if self.has_waiters.swap(false, Ordering::SeqCst) {
             let waiters = std::mem::take(&mut *self.waiters());
@@ -196,7 +198,7 @@ impl<T> Mailbox<T> {
         !self.receiver.is_empty()
     }
 
-    /// The reader takes all that waits now. See [`take_some`](Self::take_some).
+    /// Takes all items that wait now. See [`take_some`](Self::take_some).
     pub fn take_all(&self, mut take: impl FnMut(T)) -> bool {
         self.take_some(|item| {
             take(item);
@@ -204,18 +206,18 @@ impl<T> Mailbox<T> {
         })
     }
 
-    /// The reader is gone: from now on items are dropped and nobody waits.
+    /// Closes the mailbox at the end of its reader: from now on items are dropped, and no poster waits.
     pub fn close(&self) {
         self.close_and_take(drop);
     }
 
-    /// As [`close`](Self::close); `take` gets each item that was posted before. Nothing is in the
-    /// mailbox when this returns, and nothing comes any more.
+    /// As [`close`](Self::close); `take` gets each item that was posted before. The mailbox is empty when
+    /// this returns, and stays empty.
     pub fn close_and_take(&self, mut take: impl FnMut(T)) {
         self.closed.store(true, Ordering::SeqCst);
-        // A poster charges its item before it looks whether the mailbox is closed, and we change the
-        // charges after we have closed it: either we see its charge and wait for the item, or it
-        // sees our change, and with that the mailbox closed.
+        // A poster charges its item before it reads `closed`, and this thread changes the charges after
+        // it has set `closed`: either this thread sees the charge and waits for the item, or the poster
+        // sees the change, and with that the closed mailbox.
         while {
             self.take_all(&mut take);
             self.queued_bytes.fetch_add(0, Ordering::AcqRel) > 0
@@ -224,7 +226,7 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Bytes that wait.
+    /// The charges of all items that wait.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes.load(Ordering::Acquire)
@@ -235,18 +237,20 @@ impl<T> Mailbox<T> {
             self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
             return Err(item);
         }
-        // We hold a receiver ourselves, so the channel cannot be disconnected.
+        // The mailbox holds a receiver itself, so the channel cannot be disconnected.
         let _ = self.sender.send((bytes, item));
         self.wake();
         Ok(())
     }
 
-    fn is_closed(&self) -> bool {
+    /// Whether the reader is gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
     fn waiters(&self) -> MutexGuard<'_, Vec<Waiter>> {
-        // A Vec of closures is whole at every step: a panic elsewhere cannot have torn it.
+        // A `Vec` of closures is consistent at every step: a panic elsewhere cannot have torn it.
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -341,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_mailbox_keeps_nobody_waiting() {
+    fn a_closed_mailbox_keeps_no_poster_waiting() {
         let (mailbox, _) = counted_mailbox(8);
         mailbox.post(1, 8);
         let poster = {

@@ -1,23 +1,23 @@
-//! What a worker's callbacks have posted through handles, and what found no room in a mailbox.
+//! Posts of a worker's callbacks, through handles, that found no room in a mailbox.
 //!
 //! A worker must not wait: two servers whose callbacks post to each other would wait for ever. Nor may a
-//! mailbox grow without a limit. So a callback's post that finds no room waits here, in order, on the
-//! thread of the worker; its shard tries again in each turn. Meanwhile it reads nothing and calls no timer,
-//! so the memory is bounded by what one read posts, and by what `on_connected` and `on_disconnected` of the
-//! sessions that come and leave post.
+//! mailbox grow without a limit. Therefore a callback's post that finds no room waits here, in order, on
+//! the thread of the worker; its shard tries again in each turn. Meanwhile the shard reads nothing and
+//! calls no timer. This bounds the memory: by the posts of one read, and by the posts of `on_connected` and
+//! `on_disconnected` of the sessions that come and leave.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
-/// Tries to post once, and returns whether it is done. It asks before it adds bytes to a server whose
-/// readers are behind.
+/// One attempt to post. Returns whether it has succeeded. Before it adds bytes to a server whose readers
+/// are behind, it calls its argument, which says whether it may.
 pub type Attempt = Box<dyn FnMut(&mut dyn FnMut(usize) -> bool) -> bool>;
 
 thread_local! {
     static OUTBOX: RefCell<Option<VecDeque<Attempt>>> = const { RefCell::new(None) };
 }
 
-/// The calling thread is a worker from now on; nothing waits yet.
+/// Makes the calling thread a worker, with an empty outbox.
 pub fn open() {
     OUTBOX.set(Some(VecDeque::new()));
 }
@@ -28,7 +28,7 @@ pub fn is_open() -> bool {
     OUTBOX.with_borrow(Option::is_some)
 }
 
-/// Whether nothing waits on the calling thread.
+/// Whether no post waits on the calling thread.
 #[must_use]
 pub fn is_empty() -> bool {
     OUTBOX.with_borrow(|outbox| outbox.as_ref().is_none_or(VecDeque::is_empty))
@@ -43,7 +43,7 @@ pub fn push(attempt: Attempt) {
     });
 }
 
-/// Makes the attempts in order, up to the first that fails. Returns whether nothing is left.
+/// Makes the attempts in order, up to the first that fails. Returns whether the outbox is empty.
 pub fn retry(mut may_fan_out: impl FnMut(usize) -> bool) -> bool {
     while let Some(mut attempt) = pop() {
         // The outbox is not borrowed here: an attempt may drop a value that posts.

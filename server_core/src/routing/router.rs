@@ -1,4 +1,4 @@
-//! Who is on which thread, and how a message gets there.
+//! The mailboxes of all workers, and the targets of each packet.
 
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
@@ -6,70 +6,73 @@ use crate::base::snapshot::SnapshotRequest;
 use crate::buffer::SendBuffer;
 use crate::connection::admission::Permit;
 use crate::groups::id::GroupId;
-use crate::groups::index::{GroupIndex, Subscription};
+use crate::groups::index::{GroupIndex, Subscription, WorkerSet};
 use crate::routing::completion_timer::Share;
+use crate::routing::link::{Audience, Link, Origin, Scope, Target};
 use crate::routing::mailbox::{Mailbox, MailboxFull};
 use crate::routing::outbox;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-/// The mailboxes of all workers. A broadcast is one command per worker, not one per session; to a
-/// group, one per worker that has members.
+/// The mailboxes of all workers. A broadcast is one command per worker, not one per session; a packet
+/// to a group is one command per worker that has members. [`targets`](Self::targets) is the only
+/// function that chooses them: a handle and a callback's effect both use it.
 #[derive(Debug)]
 pub struct Router<T> {
     mailboxes: Box<[Mailbox<Command<T>>]>,
     groups: Arc<GroupIndex>,
+    link: OnceLock<Box<dyn Link>>,
     /// Workers with a session that paces.
     congested_workers: AtomicUsize,
-    /// Set with the shutdown commands: who is still busy with earlier mail when it passes, leaves
-    /// that mail be.
+    /// Set with the shutdown commands. A worker that is still busy with earlier mail at this instant
+    /// does not take the rest of that mail.
     shutdown_by: OnceLock<Instant>,
 }
 
-/// What a worker can be told from another thread.
+/// A request of another thread to a worker.
 #[derive(Debug)]
 pub enum Command<T> {
-    /// A new connection is yours.
+    /// Make a session of a new connection.
     Adopt(NewConnection<T>),
-    /// Queue a packet for one of your sessions.
+    /// Queue a packet for one session of the worker.
     Send(SessionId, SendBuffer),
-    /// Queue a packet for all of your sessions.
+    /// Queue a packet for all sessions of the worker.
     Broadcast(SendBuffer),
-    /// As `Broadcast`, and say when the turn has ended in which that was done.
+    /// As `Broadcast`; the turn that does it ends the share.
     TimedBroadcast(SendBuffer, Share),
-    /// Queue a packet for your members of a group, except perhaps one.
+    /// Queue a packet for the worker's members of a group, except perhaps one.
     BroadcastTo(GroupId, Option<SessionId>, SendBuffer),
-    /// Make one of your sessions a member of the group that the subscription is on.
+    /// Make a session of the worker a member of the group that the subscription is on.
     Join(SessionId, Subscription),
-    /// Take one of your sessions out of a group.
+    /// Take a session of the worker out of a group.
     Leave(SessionId, GroupId),
-    /// Say at the end of the turn how your sessions are doing.
+    /// Answer with the state of the worker's sessions at the end of the turn.
     Snapshot(SnapshotRequest),
-    /// End one of your sessions.
+    /// End a session of the worker.
     Close(SessionId, DisconnectReason),
-    /// End all of them, flushed by then if they can be, and stop.
+    /// End all sessions of the worker, flushed by this instant if they can be, then the worker.
     Shutdown(Instant),
 }
 
-/// A connection on its way to its worker.
+/// A connection that is handed over to its worker.
 #[derive(Debug)]
 pub struct NewConnection<T> {
-    /// Its socket.
+    /// The socket.
     pub stream: T,
-    /// Its place.
+    /// The permit of the session.
     pub permit: Permit,
-    /// For an outgoing connection, its maker's number.
+    /// The number that the caller of `connect` gave to an outgoing connection.
     pub tag: Option<u64>,
-    /// For an outgoing connection: it may not stand yet.
+    /// An outgoing connection that the peer may not have accepted yet.
     pub is_connecting: bool,
 }
 
-/// A worker may fill this part of another one's mailbox.
+/// A worker fills at most this part of another worker's mailbox.
 const FORWARD_SHARE: usize = 16;
-/// Charged for every command besides the bytes that it carries.
+/// The charge for a command, besides the bytes that it carries.
 const COMMAND_BYTES: usize = 64;
-/// Charged for a connection that a worker has to take over: it costs as much time as this many bytes.
+/// The charge for a new connection: taking it over costs as much time as this many bytes.
 const ADOPT_BYTES: usize = 4 << 10;
 
 impl<T: Send + 'static> Router<T> {
@@ -79,18 +82,19 @@ impl<T: Send + 'static> Router<T> {
         Self {
             mailboxes: mailboxes.into_iter().collect(),
             groups: Arc::default(),
+            link: OnceLock::new(),
             congested_workers: AtomicUsize::new(0),
             shutdown_by: OnceLock::new(),
         }
     }
 
-    /// By when a shutdown that has begun has to be flushed.
+    /// The instant by which a shutdown that has begun has to be flushed.
     #[must_use]
     pub fn shutdown_by(&self) -> Option<Instant> {
         self.shutdown_by.get().copied()
     }
 
-    /// How many workers there are.
+    /// The number of workers.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.mailboxes.len()
@@ -105,24 +109,30 @@ impl<T: Send + 'static> Router<T> {
         &self.mailboxes[worker]
     }
 
-    /// Which workers have members of which group.
+    /// Whether every worker has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.mailboxes.iter().all(Mailbox::is_closed)
+    }
+
+    /// The workers that have members of each group.
     #[must_use]
     pub fn groups(&self) -> &Arc<GroupIndex> {
         &self.groups
     }
 
-    /// Says that the calling thread is a worker: it never waits for a mailbox, of whichever server. What
-    /// finds no room there waits in the thread's [`outbox`](crate::routing::outbox).
+    /// Makes the calling thread a worker: it never waits for a mailbox, of any server. A command that
+    /// finds no room waits in the thread's [`outbox`](crate::routing::outbox).
     pub fn enter_worker_thread(&self) {
         outbox::open();
     }
 
-    /// A worker has a session that paces.
+    /// Counts a worker that has a session that paces.
     pub fn congest(&self) {
         self.congested_workers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A worker has no session that paces any more.
+    /// Counts out a worker that has no session that paces any more.
     pub fn relieve(&self) {
         self.congested_workers.fetch_sub(1, Ordering::Relaxed);
     }
@@ -133,52 +143,112 @@ impl<T: Send + 'static> Router<T> {
         self.congested_workers.load(Ordering::Relaxed) > 0
     }
 
-    /// A packet for every session, from any thread. Waits while a worker's mailbox is full; on the thread
-    /// of a worker the packet waits in the [`outbox`](crate::routing::outbox), and the worker reads nothing meanwhile.
-    pub fn broadcast(self: &Arc<Self>, buffer: &SendBuffer) {
-        for worker in 0..self.workers() {
-            self.post(worker, Command::Broadcast(buffer.clone()));
+    /// Attaches the link to the other nodes. The first link counts.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn attach_link(&self, link: Box<dyn Link>) {
+        let _ = self.link.set(link);
+    }
+
+    /// How far a packet goes. A packet that came from the link is on the other nodes already.
+    #[must_use]
+    pub fn scope(&self, audience: Audience, origin: Origin) -> Scope {
+        match self.link.get() {
+            Some(link) if origin == Origin::Node && link.spans(audience) => Scope::Cluster,
+            _ => Scope::Local,
         }
     }
 
-    /// As [`broadcast`](Self::broadcast), with a lap of a stopwatch for each worker, as far as there
-    /// are any.
+    /// The receivers of a packet: each worker that has sessions of this audience, then the link if the
+    /// packet goes that far.
+    pub fn targets(
+        &self,
+        audience: Audience,
+        scope: Scope,
+    ) -> impl Iterator<Item = Target> + Clone + use<T> {
+        let workers = match audience {
+            Audience::All => WorkerSet::first(self.workers()),
+            Audience::Group(group) => self.groups.workers(group),
+        };
+        let link = (scope == Scope::Cluster).then_some(Target::Link);
+        workers.iter().map(Target::Worker).chain(link)
+    }
+
+    /// Gives a packet to the link.
+    pub fn publish(&self, audience: Audience, buffer: &SendBuffer) {
+        if let Some(link) = self.link.get() {
+            link.publish(audience, buffer);
+        }
+    }
+
+    /// Sends a packet to every session, from any thread. A thread of the game waits while a worker's
+    /// mailbox is full. On a worker's thread the packet waits in the [`outbox`](crate::routing::outbox),
+    /// and the worker reads nothing meanwhile.
+    pub fn broadcast(self: &Arc<Self>, buffer: &SendBuffer) {
+        self.fan_out(Audience::All, None, Origin::Node, buffer);
+    }
+
+    /// As [`broadcast`](Self::broadcast), with a share of a timer for each worker, as long as there are
+    /// shares. The packet is for sessions of this node alone.
     pub fn broadcast_timed(
         self: &Arc<Self>,
         buffer: &SendBuffer,
         mut shares: impl Iterator<Item = Share>,
     ) {
-        for worker in 0..self.workers() {
-            let buffer = buffer.clone();
-            self.post(
-                worker,
-                match shares.next() {
-                    Some(share) => Command::TimedBroadcast(buffer, share),
-                    None => Command::Broadcast(buffer),
-                },
-            );
+        for target in self.targets(Audience::All, Scope::Local) {
+            if let Target::Worker(worker) = target {
+                let buffer = buffer.clone();
+                self.post(
+                    worker,
+                    match shares.next() {
+                        Some(share) => Command::TimedBroadcast(buffer, share),
+                        None => Command::Broadcast(buffer),
+                    },
+                );
+            }
         }
     }
 
-    /// A packet for every member of a group, except perhaps one, from any thread. Only workers that
-    /// have members hear of it. Waits as [`broadcast`](Self::broadcast) does.
+    /// Sends a packet to every member of a group, except perhaps one, from any thread. Only workers
+    /// that have members get a command. Waits as [`broadcast`](Self::broadcast) does.
     pub fn broadcast_to(
         self: &Arc<Self>,
         group: GroupId,
         except: Option<SessionId>,
         buffer: &SendBuffer,
     ) {
-        for worker in self.groups.workers(group).iter() {
-            self.post(worker, Command::BroadcastTo(group, except, buffer.clone()));
+        self.fan_out(Audience::Group(group), except, Origin::Node, buffer);
+    }
+
+    /// Delivers a packet that came from the link to the sessions of this node. Waits as
+    /// [`broadcast`](Self::broadcast) does.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn deliver(self: &Arc<Self>, audience: Audience, buffer: &SendBuffer) {
+        self.fan_out(audience, None, Origin::Link, buffer);
+    }
+
+    fn fan_out(
+        self: &Arc<Self>,
+        audience: Audience,
+        except: Option<SessionId>,
+        origin: Origin,
+        buffer: &SendBuffer,
+    ) {
+        for target in self.targets(audience, self.scope(audience, origin)) {
+            match target {
+                Target::Worker(worker) => {
+                    self.post(worker, Command::fan_out(audience, except, buffer.clone()));
+                }
+                Target::Link => self.publish(audience, buffer),
+            }
         }
     }
 
     /// As [`broadcast`](Self::broadcast), without waiting.
     ///
     /// # Errors
-    /// [`MailboxFull`] if one worker has no room; then no worker was sent the packet.
+    /// [`MailboxFull`] if one worker has no room; then neither a worker nor the link gets the packet.
     pub fn try_broadcast(&self, buffer: &SendBuffer) -> Result<(), MailboxFull> {
-        self.try_post_all(0..self.workers(), || Command::Broadcast(buffer.clone()))
+        self.try_fan_out(Audience::All, None, buffer)
     }
 
     /// As [`broadcast_to`](Self::broadcast_to), without waiting.
@@ -191,9 +261,7 @@ impl<T: Send + 'static> Router<T> {
         except: Option<SessionId>,
         buffer: &SendBuffer,
     ) -> Result<(), MailboxFull> {
-        self.try_post_all(self.groups.workers(group).iter(), || {
-            Command::BroadcastTo(group, except, buffer.clone())
-        })
+        self.try_fan_out(Audience::Group(group), except, buffer)
     }
 
     /// As [`send`](Self::send), without waiting.
@@ -205,20 +273,23 @@ impl<T: Send + 'static> Router<T> {
         to: SessionId,
         buffer: SendBuffer,
     ) -> Result<(), MailboxFull<SendBuffer>> {
-        if to.worker() >= self.workers() {
+        let Some(mailbox) = self.mailboxes.get(to.worker()) else {
             return Ok(());
-        }
-        self.try_post_all(std::iter::once(to.worker()), || {
-            Command::Send(to, buffer.clone())
-        })
-        .map_err(|MailboxFull(())| MailboxFull(buffer))
+        };
+        let command = Command::Send(to, buffer.clone());
+        let bytes = command.bytes();
+        // Past the outbox it would overtake what this thread has posted before.
+        let is_posted = outbox::is_empty()
+            && (mailbox.try_post(command, bytes, self.try_limit_bytes(mailbox))).is_ok();
+        is_posted.then_some(()).ok_or(MailboxFull(buffer))
     }
 
     /// Makes a session a member of a group, from any thread. Waits as
     /// [`broadcast`](Self::broadcast) does.
     pub fn join(self: &Arc<Self>, id: SessionId, group: GroupId) {
         if id.worker() < self.workers() {
-            // Claimed now: what is sent to the group from now on goes there, too, behind this.
+            // Subscribed before the post: each later packet to the group goes to that worker as well,
+            // behind this command.
             let subscription = self.groups.subscribe(group, id.worker());
             self.post(id.worker(), Command::Join(id, subscription));
         }
@@ -232,14 +303,14 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
-    /// Asks each worker about its sessions. Never waits: whoever made the requests bounds them.
+    /// Asks each worker for the state of its sessions. Never waits: the caller bounds the requests.
     pub fn request_snapshot(&self, requests: impl IntoIterator<Item = SnapshotRequest>) {
         for (mailbox, request) in self.mailboxes.iter().zip(requests) {
             mailbox.post(Command::Snapshot(request), COMMAND_BYTES);
         }
     }
 
-    /// A packet for one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
+    /// Sends a packet to one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
     pub fn send(self: &Arc<Self>, to: SessionId, buffer: SendBuffer) {
         if to.worker() < self.workers() {
             self.post(to.worker(), Command::Send(to, buffer));
@@ -253,8 +324,8 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
-    /// Whether every worker has room for more connections. A worker that is behind with taking them over
-    /// would take a tick late that is posted behind them.
+    /// Whether every worker has room for more connections. A worker that is behind with taking connections
+    /// over would be late with a tick that is posted behind them.
     #[must_use]
     pub fn has_room_for_connections(&self) -> bool {
         let has_room =
@@ -262,28 +333,28 @@ impl<T: Send + 'static> Router<T> {
         self.mailboxes.iter().all(has_room)
     }
 
-    /// Hands a connection over to the worker that its permit names. Never waits: permits bound
-    /// how many there can be. After `true` the worker makes a session of the connection, also if it
-    /// is about to end; after `false` it has ended, and the connection is closed.
+    /// Hands a connection over to the worker that its permit names. Never waits: permits bound the number
+    /// of connections. After `true` the worker makes a session of the connection, also a worker that is
+    /// about to end. After `false` the worker has ended, and the connection is closed.
     pub fn adopt(&self, arrival: NewConnection<T>) -> bool {
         let mailbox = &self.mailboxes[arrival.permit.worker()];
         let posted = mailbox.post_if_open(Command::Adopt(arrival), ADOPT_BYTES);
         posted.is_ok()
     }
 
-    /// Ends everything. Never waits.
+    /// Ends all sessions and workers. Never waits.
     pub fn shutdown(&self, flush_by: Instant) {
-        // The first one counts.
+        // The first call counts.
         let _ = self.shutdown_by.set(flush_by);
         for mailbox in &self.mailboxes {
             mailbox.post(Command::Shutdown(flush_by), COMMAND_BYTES);
         }
     }
 
-    /// From one worker to another: gives the command back if it would have to wait.
+    /// Posts from one worker to another, or returns the command if it would have to wait.
     ///
-    /// Workers share a small part of each mailbox: what a flood of theirs puts in front of a tick
-    /// is bounded by that, and there is always room for a tick.
+    /// All workers share a sixteenth of each mailbox. This bounds the packets of workers in front of a
+    /// tick, and leaves room for the tick.
     ///
     /// # Errors
     /// The command.
@@ -293,34 +364,46 @@ impl<T: Send + 'static> Router<T> {
         mailbox.try_post(command, bytes, mailbox.limit_bytes() / FORWARD_SHARE)
     }
 
-    /// Room in all mailboxes first, then the commands: a refused one has reached no worker.
-    fn try_post_all(
+    /// Reserves room in all mailboxes, then posts the commands: a refused packet has reached no target.
+    fn try_fan_out(
         &self,
-        workers: impl Iterator<Item = usize> + Clone,
-        command: impl Fn() -> Command<T>,
+        audience: Audience,
+        except: Option<SessionId>,
+        buffer: &SendBuffer,
     ) -> Result<(), MailboxFull> {
         if !outbox::is_empty() {
             // It would overtake what this thread has posted before.
             return Err(MailboxFull(()));
         }
-        let bytes = command().bytes();
-        for (reserved, worker) in workers.clone().enumerate() {
-            let mailbox = &self.mailboxes[worker];
-            if !mailbox.try_reserve(bytes, self.try_limit_bytes(mailbox)) {
-                for worker in workers.take(reserved) {
-                    self.mailboxes[worker].release(bytes);
+        let targets = self.targets(audience, self.scope(audience, Origin::Node));
+        let bytes = packet_bytes(buffer);
+        for (reserved, target) in targets.clone().enumerate() {
+            if let Target::Worker(worker) = target {
+                let mailbox = &self.mailboxes[worker];
+                if !mailbox.try_reserve(bytes, self.try_limit_bytes(mailbox)) {
+                    for target in targets.take(reserved) {
+                        if let Target::Worker(worker) = target {
+                            self.mailboxes[worker].release(bytes);
+                        }
+                    }
+                    return Err(MailboxFull(()));
                 }
-                return Err(MailboxFull(()));
             }
         }
-        for worker in workers {
-            self.mailboxes[worker].post_reserved(command(), bytes);
+        for target in targets {
+            match target {
+                Target::Worker(worker) => {
+                    let command = Command::fan_out(audience, except, buffer.clone());
+                    self.mailboxes[worker].post_reserved(command, bytes);
+                }
+                Target::Link => self.publish(audience, buffer),
+            }
         }
         Ok(())
     }
 
-    /// What a thread that does not wait may fill of a mailbox: a worker as much as it may
-    /// [forward](Self::forward).
+    /// The part of a mailbox that a thread that does not wait may fill: for a worker, the part for
+    /// [`forward`](Self::forward).
     fn try_limit_bytes(&self, mailbox: &Mailbox<Command<T>>) -> usize {
         if outbox::is_open() {
             mailbox.limit_bytes() / FORWARD_SHARE
@@ -329,7 +412,7 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
-    /// Posts from any thread. A thread of the game waits while the mailbox is full; a worker never does.
+    /// Posts from any thread. A thread of the game waits while the mailbox is full; a worker never waits.
     fn post(self: &Arc<Self>, worker: usize, command: Command<T>) {
         if !outbox::is_open() {
             let bytes = command.bytes();
@@ -365,6 +448,15 @@ impl<T: Send + 'static> Router<T> {
 }
 
 impl<T> Command<T> {
+    /// Queue a packet for the worker's sessions of this audience, except perhaps one.
+    #[must_use]
+    pub fn fan_out(audience: Audience, except: Option<SessionId>, buffer: SendBuffer) -> Self {
+        match audience {
+            Audience::All => Self::Broadcast(buffer),
+            Audience::Group(group) => Self::BroadcastTo(group, except, buffer),
+        }
+    }
+
     fn fan_out_bytes(&self) -> usize {
         match self {
             Self::Send(_, buffer)
@@ -380,7 +472,7 @@ impl<T> Command<T> {
             Self::Send(_, buffer)
             | Self::Broadcast(buffer)
             | Self::TimedBroadcast(buffer, _)
-            | Self::BroadcastTo(_, _, buffer) => COMMAND_BYTES + buffer.len(),
+            | Self::BroadcastTo(_, _, buffer) => packet_bytes(buffer),
             Self::Adopt(_) => ADOPT_BYTES,
             Self::Join(..)
             | Self::Leave(..)
@@ -391,10 +483,16 @@ impl<T> Command<T> {
     }
 }
 
+/// The charge for a command that carries a packet.
+fn packet_bytes(buffer: &SendBuffer) -> usize {
+    COMMAND_BYTES + buffer.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::buffer::{ChunkPool, SendBufferManager};
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     const ROOM: GroupId = GroupId::new(1, 7);
@@ -489,7 +587,7 @@ mod tests {
         let id = SessionId::new(1, 1, 0);
         router.join(id, ROOM);
         router.broadcast_to(ROOM, None, &packet);
-        // Of a worker that there is not: of nobody.
+        // Worker 3 does not exist.
         router.join(SessionId::new(1, 3, 0), ROOM);
         router.leave(SessionId::new(1, 3, 0), ROOM);
         let commands = take(&router, 1);
@@ -498,8 +596,67 @@ mod tests {
             [Command::Join(joins, subscription), Command::BroadcastTo(ROOM, None, _)]
                 if *joins == id && subscription.group() == ROOM
         ));
-        // A command that nobody carries out gives its subscription back.
+        // A command that is not carried out gives its subscription back.
         drop(commands);
         assert!(router.groups().workers(ROOM).is_empty());
+    }
+
+    /// Takes packets to all, and packets to groups but one.
+    #[derive(Debug, Default)]
+    struct FakeLink(Mutex<Vec<(Audience, Vec<u8>)>>);
+
+    impl Link for Arc<FakeLink> {
+        fn spans(&self, audience: Audience) -> bool {
+            audience != Audience::Group(ROOM)
+        }
+
+        fn publish(&self, audience: Audience, packet: &SendBuffer) {
+            self.0.lock().unwrap().push((audience, packet.to_vec()));
+        }
+    }
+
+    #[test]
+    fn link_gets_packets_of_this_node_and_none_of_its_own() {
+        let (router, _) = router();
+        let link = Arc::new(FakeLink::default());
+        router.attach_link(Box::new(Arc::clone(&link)));
+        let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+        let world = GroupId::new(2, 7);
+        let _subscriptions = [ROOM, world].map(|group| router.groups().subscribe(group, 1));
+        let packet = |number: u8| {
+            let packet = [5, 0, 1, 0, number];
+            buffers.write(5, |free| {
+                free.copy_from_slice(&packet);
+                5
+            })
+        };
+        router.broadcast(&packet(1));
+        router.broadcast_to(world, None, &packet(2));
+        router.broadcast_to(ROOM, None, &packet(3));
+        router.broadcast_timed(&packet(4), std::iter::empty());
+        assert_eq!(router.try_broadcast(&packet(5)), Ok(()));
+        assert_eq!(router.try_broadcast_to(world, None, &packet(6)), Ok(()));
+        assert_eq!(router.try_broadcast_to(ROOM, None, &packet(7)), Ok(()));
+        router.deliver(Audience::All, &packet(8));
+        router.deliver(Audience::Group(world), &packet(9));
+        let limit = 1 << 20;
+        let queued = router.mailbox(1).queued_bytes();
+        assert!(router.mailbox(1).try_reserve(limit - queued, limit));
+        assert_eq!(router.try_broadcast(&packet(10)), Err(MailboxFull(())));
+
+        let published: Vec<_> = link.0.lock().unwrap().drain(..).collect();
+        let published: Vec<_> = (published.iter().map(|(to, bytes)| (*to, bytes[4]))).collect();
+        let (all, group) = (Audience::All, Audience::Group(world));
+        assert_eq!(published, [(all, 1), (group, 2), (all, 5), (group, 6)]);
+        let numbers = |worker| -> Vec<u8> {
+            let commands = take(&router, worker).into_iter();
+            let number = |command| match command {
+                Command::Broadcast(buffer) | Command::BroadcastTo(_, None, buffer) => buffer[4],
+                other => panic!("{other:?}"),
+            };
+            commands.map(number).collect()
+        };
+        assert_eq!(numbers(0), [1, 4, 5, 8]);
+        assert_eq!(numbers(1), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
 }

@@ -1,49 +1,64 @@
-//! When a listener may accept: after an edge, and after a pause. Knows no socket and no clock.
+//! The instants at which a listener accepts: after an edge, and after a pause. No socket and no clock.
 
 use crate::base::backoff::Backoff;
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
-/// Turns the answers of `accept` into "go on", "wait for the next edge" or "come back then".
+/// Turns the results of `accept` into "accept again", "wait for the next edge" or "retry at this
+/// instant".
 ///
-/// An edge tells once of connections that came, however many there are. Whoever stops before
-/// accept would block, because a batch is full or no descriptor is left, is told nothing more by
-/// the poll, and has to remember it: that is this gate.
+/// The poll reports an edge once, for any number of connections. A listener that stops before `accept`
+/// would block, because a batch is full or no descriptor is left, gets no further event. The acceptor
+/// remembers that connections may be waiting.
 #[derive(Debug)]
 pub struct Acceptor {
-    /// More may be waiting, and no event will say so.
+    /// Connections may be waiting that no event will announce.
     is_open: bool,
-    /// Closed until then: the last try failed for want of something.
+    /// A pause until this instant: the last `accept` failed for want of a resource.
     retry_at: Option<Instant>,
     backoff: Backoff,
     next_log_at: Option<Instant>,
 }
 
-/// What one call of `accept` came to.
+/// The outcome of one call of `accept`.
 #[derive(Debug)]
 pub enum AcceptOutcome<C> {
     /// A connection.
     Connection(C),
-    /// That one was gone before it was accepted; there may be others.
+    /// The peer left before the connection was accepted; other connections may be waiting.
     Again,
-    /// Nobody waits: the next edge will tell.
+    /// No connection waits: the next edge announces more.
     Empty,
-    /// Out of descriptors, most likely: the gate is closed for a while.
+    /// No descriptor is left, most likely: the listener pauses until [`Acceptor::retry_at`].
     Paused {
-        /// Why.
+        /// The error of `accept`.
         error: io::Error,
-        /// Whether it was not said lately.
+        /// Whether the last log line about a pause is [`LOG_INTERVAL`] old.
         should_log: bool,
     },
 }
 
-/// At the limit a place comes and goes many times a second; that is said once in this time.
+/// The time between two log lines about pauses. At the limit of descriptors, pauses begin and end many
+/// times a second.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(30);
-/// Waits after a failed accept. Short at the upper end: somebody may be waiting.
+/// The shortest and the longest pause after a failed `accept`. The longest is short, because connections
+/// may be waiting.
 pub const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
+/// Whether `accept` failed because something is used up, descriptors most likely. The connection waits on.
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        ErrorKind::WouldBlock
+            | ErrorKind::Interrupted
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+    )
+}
+
 impl Default for Acceptor {
-    /// Open: connections may have come before the first poll.
+    /// An open acceptor: connections may have come before the first poll.
     fn default() -> Self {
         Self {
             is_open: true,
@@ -55,7 +70,7 @@ impl Default for Acceptor {
 }
 
 impl Acceptor {
-    /// The listening socket has become ready. During a pause that is no news.
+    /// Notes that the listening socket has become ready. During a pause this changes nothing.
     pub fn handle_readable(&mut self) {
         self.is_open |= self.retry_at.is_none();
     }
@@ -66,20 +81,20 @@ impl Acceptor {
         self.is_open
     }
 
-    /// Whether more may be waiting that no event will announce.
+    /// Whether connections may be waiting that no event will announce.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.is_open
     }
 
-    /// When a pause ends.
+    /// The instant at which the pause ends, if there is one.
     #[must_use]
     pub fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    /// Judges what `accept` has answered. The caller goes on as long as there are connections and
-    /// its batch is not full.
+    /// Evaluates the result of one call of `accept`. The caller accepts again as long as there are
+    /// connections and its batch is not full.
     pub fn evaluate<C>(&mut self, answer: io::Result<C>, now: Instant) -> AcceptOutcome<C> {
         let error = match answer {
             Ok(connection) => {
@@ -93,13 +108,8 @@ impl Acceptor {
                 self.is_open = false;
                 AcceptOutcome::Empty
             }
-            // These are of the one connection that was about to be accepted.
-            ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset => {
-                AcceptOutcome::Again
-            }
-            // The connection stays in the backlog and no new edge will tell of it, so a timer has
-            // to.
-            _ => {
+            // The connection stays in the backlog, and no new edge announces it: a timer has to.
+            _ if is_shortage(&error) => {
                 self.is_open = false;
                 self.retry_at = Some(now + self.backoff.next_delay(u32::MAX));
                 let should_log = self.next_log_at.is_none_or(|at| at <= now);
@@ -108,6 +118,8 @@ impl Acceptor {
                 }
                 AcceptOutcome::Paused { error, should_log }
             }
+            // The others are of the one connection that was about to be accepted.
+            _ => AcceptOutcome::Again,
         }
     }
 }
@@ -121,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn open_until_nobody_waits_and_again_after_an_edge() {
+    fn open_until_accept_would_block_and_again_after_an_edge() {
         let (mut acceptor, now) = (Acceptor::default(), Instant::now());
         assert!(acceptor.may_accept(now));
         assert!(matches!(
             acceptor.evaluate(Ok(7), now),
             AcceptOutcome::Connection(7)
         ));
-        assert!(acceptor.is_open(), "a full batch leaves it open");
+        assert!(acceptor.is_open(), "a full batch leaves the acceptor open");
         assert!(matches!(
             acceptor.evaluate(fails(ErrorKind::ConnectionAborted), now),
             AcceptOutcome::Again
@@ -143,15 +155,15 @@ mod tests {
     }
 
     #[test]
-    fn out_of_descriptors_it_comes_back_without_an_edge_and_says_so_once() {
+    fn failed_accept_retries_without_an_edge_and_logs_once_an_interval() {
         let (mut acceptor, mut now) = (Acceptor::default(), Instant::now());
-        let mut said = 0;
+        let mut logged = 0;
         for _ in 0..100 {
             assert!(acceptor.may_accept(now));
             if let AcceptOutcome::Paused { should_log, .. } =
                 acceptor.evaluate(fails(ErrorKind::Other), now)
             {
-                said += u32::from(should_log);
+                logged += u32::from(should_log);
             }
             acceptor.handle_readable();
             assert!(!acceptor.may_accept(now), "an edge does not end a pause");
@@ -159,7 +171,7 @@ mod tests {
             assert!(at > now && at <= now + RETRY.1);
             now = at;
         }
-        assert_eq!(said, 2, "a hundred tries in some 50 seconds");
+        assert_eq!(logged, 2, "a hundred tries in some 50 seconds");
         assert!(acceptor.may_accept(now));
         assert!(matches!(
             acceptor.evaluate(Ok(()), now),

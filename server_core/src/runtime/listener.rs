@@ -1,4 +1,4 @@
-//! Where connections come in: accept, admit, hand over.
+//! The listener: accepts connections, admits or refuses each, and hands the admitted over to workers.
 
 use crate::base::address_budgets::AddressBudgets;
 use crate::base::config::Config;
@@ -11,11 +11,12 @@ use crate::connection::admission::Admission;
 use crate::connection::{Draining, Progress};
 use crate::routing::router::{NewConnection, Router};
 use crate::runtime::acceptor::{AcceptOutcome, Acceptor, LOG_INTERVAL};
+use crate::runtime::stream::{Refusal, Stream};
 use crate::shard::{CloseMessage, guarded};
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -23,63 +24,61 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Accepts connections on a thread of its own and gives each to the least loaded worker.
+/// A thread of its own that accepts connections and hands each over to the least loaded worker.
 pub struct Listener {
     poll: Poll,
     socket: TcpListener,
     local_addr: SocketAddr,
     stop: Arc<StopSignal>,
-    /// Connections that were told that the server is full, until they have gone.
-    rejected: Slab<Draining<TcpStream>>,
+    /// Refused connections that get a last packet, until they have gone.
+    rejected: Slab<Draining<Stream>>,
     acceptor: Acceptor,
-    /// When the line about those who were turned away is due.
+    /// When the line about refused connections is due.
     summary_at: Option<Instant>,
-    /// All places are taken since then, and the workers may be about to free some.
+    /// Since this instant all permits are taken, and the workers may be about to give some back.
     unsettled_since: Option<Instant>,
-    /// Connections over the budget of their address since the last line about them.
+    /// Connections over the budget of their address since the last line about such connections.
     over_budget: u64,
-    /// No line about them before this.
+    /// The next line about such connections comes no earlier.
     next_budget_line_at: Option<Instant>,
 }
 
-/// Ends a listener from another thread.
+/// A signal from another thread that ends a listener.
 #[derive(Debug)]
 pub struct StopSignal {
     is_set: AtomicBool,
     waker: Waker,
 }
 
-/// What a listener needs to know of its server.
+/// The parts of its server that a listener uses.
 pub struct ListenerContext {
     /// The limits.
     pub config: Config,
-    /// Who may come in.
+    /// Grants the permits of sessions.
     pub admission: Arc<Admission>,
-    /// How often an address may connect.
+    /// The budgets of connections by address.
     pub connects: Option<AddressBudgets>,
-    /// The way to the workers.
-    pub router: Arc<Router<TcpStream>>,
-    /// For the goodbye to those who may not.
+    /// Hands connections over to the workers.
+    pub router: Arc<Router<Stream>>,
+    /// Encodes the close message of refused connections.
     pub buffers: SendBufferManager,
     /// The counters.
     pub metrics: Arc<Metrics>,
-    /// The goodbye.
+    /// The last packet of a refused connection.
     pub close_message: Arc<CloseMessage>,
-    /// The lines about who was turned away.
+    /// The log lines about refused connections.
     pub departures: DisconnectLog,
 }
 
 const WAKER: Token = Token(usize::MAX);
 const SOCKET: Token = Token(usize::MAX - 1);
-/// Rejected connections that may linger at a time: each holds a descriptor. One more, and one of
-/// them is closed at once.
+/// The most refused connections that linger at a time: each holds a descriptor. For the next refused
+/// connection the oldest of them is closed at once.
 const MAX_LINGERING: usize = 128;
-/// Time between two looks whether the workers have freed places or taken over the connections that they
-/// were given, and the longest wait for places.
+/// The time between two checks whether the workers have given permits back or taken over their new
+/// connections, and the longest wait for permits.
 const SETTLING: Duration = Duration::from_millis(1);
 const LONGEST_SETTLING: Duration = Duration::from_millis(100);
-/// Questions without an answer after which a silent peer has vanished.
-const KEEPALIVE_RETRIES: u32 = 3;
 
 impl Listener {
     /// Binds and listens.
@@ -111,34 +110,37 @@ impl Listener {
         })
     }
 
-    /// Where it listens; the port is the real one if port 0 was asked for.
+    /// The address of the listening socket; for port 0, with the port that the system chose.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// The way to end it.
+    /// The signal that ends the listener.
     #[must_use]
     pub fn stop_signal(&self) -> Arc<StopSignal> {
         Arc::clone(&self.stop)
     }
 
-    /// Accepts until it is told to stop.
+    /// Accepts connections until the stop signal is set.
     ///
     /// # Errors
-    /// If the system's poll fails, which only a bug of ours could cause.
+    /// If the system's poll fails, which only a bug of this library could cause.
     pub fn run(mut self, context: &ListenerContext) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         let mut scratch = RecvBuffer::new(context.config.recv_buffer_bytes);
         while !self.stop.is_set.load(Ordering::Acquire) {
+            let may_accept = self.acceptor.is_open();
             let has_room = context.router.has_room_for_connections();
-            let timeout = match self.acceptor.is_open() {
-                true if has_room && self.unsettled_since.is_none() => Some(Duration::ZERO),
-                true => Some(SETTLING),
-                false => self.next_deadline().map(|at| {
+            let timeout = if may_accept && has_room && self.unsettled_since.is_none() {
+                Some(Duration::ZERO)
+            } else if may_accept {
+                Some(SETTLING)
+            } else {
+                self.next_deadline().map(|at| {
                     at.saturating_duration_since(Instant::now())
                         .max(Duration::from_millis(1))
-                }),
+                })
             };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => events.clear(),
@@ -176,17 +178,15 @@ impl Listener {
                 return;
             }
             match self.acceptor.evaluate(self.socket.accept(), now) {
-                AcceptOutcome::Connection((stream, peer)) => {
-                    self.receive(stream, peer, context, scratch, now);
+                AcceptOutcome::Connection((socket, peer)) => {
+                    self.receive(socket.into(), peer, context, scratch, now);
                 }
                 AcceptOutcome::Again => {}
                 AcceptOutcome::Empty => return,
                 AcceptOutcome::Paused { error, should_log } => {
                     context.metrics.accept_errors.add(1);
                     if should_log {
-                        log::warn!(
-                            "cannot accept for now: {error}; connected sessions are served on"
-                        );
+                        log::warn!("accept paused: {error}; existing sessions are unaffected");
                     }
                     return;
                 }
@@ -194,8 +194,9 @@ impl Listener {
         }
     }
 
-    /// A burst of connections is accepted faster than workers end the sessions that have to go for
-    /// them. Until the workers have, the next connection waits in the backlog and is not refused.
+    /// A burst of connections is accepted faster than workers end the sessions that these connections
+    /// replace. Until the workers have ended them, the next connection waits in the backlog and is not
+    /// refused.
     fn waits_for_places(&mut self, admission: &Admission, now: Instant) -> bool {
         if !admission.is_unsettled() {
             self.unsettled_since = None;
@@ -206,7 +207,7 @@ impl Listener {
 
     fn receive(
         &mut self,
-        stream: TcpStream,
+        stream: Stream,
         peer: SocketAddr,
         context: &ListenerContext,
         scratch: &mut RecvBuffer,
@@ -214,25 +215,14 @@ impl Listener {
     ) {
         let mut budgets = context.connects.iter();
         if !budgets.all(|budgets| budgets.take(peer.ip(), now)) {
-            context.metrics.rejected.add(1);
             self.note_over_budget(peer, now);
+            self.refuse(stream, Refusal::Silent, context, scratch, now);
             return;
         }
-        let config = &context.config;
-        let settings = [
-            ("TCP_NODELAY", stream.set_nodelay(true)),
-            ("TCP_NOTSENT_LOWAT", limit_unsent(&stream, config)),
-            ("SO_KEEPALIVE", ask_the_silent(&stream, config)),
-            ("TCP_USER_TIMEOUT", limit_unacknowledged(&stream, config)),
-        ];
-        for (name, outcome) in settings {
-            if let Err(error) = outcome {
-                log::debug!("no {name} for {peer}: {error}");
-            }
-        }
+        stream.set_options(peer, &context.config);
         match context.admission.admit(peer) {
             Some(permit) => {
-                // A worker that failed takes nothing, and its whole server ends.
+                // A worker that has failed adopts no connection; its whole server ends.
                 context.router.adopt(NewConnection {
                     stream,
                     permit,
@@ -241,11 +231,11 @@ impl Listener {
                 });
             }
             None => {
-                context.metrics.rejected.add(1);
                 let reason = DisconnectReason::ServerFull;
                 let summary_at = context.departures.note(None, peer, reason, now);
                 self.summary_at = self.summary_at.or(summary_at);
-                self.reject(stream, context, scratch, now);
+                let refusal = stream.refusal();
+                self.refuse(stream, refusal, context, scratch, now);
             }
         }
     }
@@ -261,13 +251,18 @@ impl Listener {
         }
     }
 
-    fn reject(
+    fn refuse(
         &mut self,
-        stream: TcpStream,
+        stream: Stream,
+        refusal: Refusal,
         context: &ListenerContext,
         scratch: &mut RecvBuffer,
         now: Instant,
     ) {
+        context.metrics.rejected.add(1);
+        if refusal == Refusal::Silent {
+            return;
+        }
         if self.rejected.len() >= MAX_LINGERING
             && let Some((oldest, _)) = self.rejected.iter().min_by_key(|(_, one)| one.deadline())
         {
@@ -281,7 +276,7 @@ impl Listener {
         let both = Interest::READABLE | Interest::WRITABLE;
         let token = Token(entry.key());
         if let Err(error) = (self.poll.registry()).register(draining.stream_mut(), token, both) {
-            log::debug!("could not linger for a rejected connection: {error}");
+            log::debug!("a refused connection cannot linger: {error}");
             return;
         }
         let key = entry.key();
@@ -299,9 +294,9 @@ impl Listener {
         let Some(rejected) = self.rejected.get_mut(key) else {
             return;
         };
-        // `Again` means that its budget is used up. Nobody is owed more of our time: what is
-        // still to come waits for the deadline.
-        // Nor is it counted, in or out: it is no session.
+        // `Again` means that the budget of this turn is used up. A refused connection gets no further
+        // turn: the rest of its input waits for the deadline. No byte of it is counted, in or out: it is
+        // not a session.
         let drained = rejected.advance(scratch, config.read_budget_bytes, config, now);
         if drained.progress == Progress::Done {
             self.rejected.remove(key);
@@ -330,7 +325,8 @@ impl Listener {
     }
 }
 
-/// Whether [`Listener::bind`] would find the address free, without listening there.
+/// Binds a socket to the address and drops it, without listening: whether [`Listener::bind`] would find
+/// the address free.
 ///
 /// # Errors
 /// Those of the system, for example [`ErrorKind::AddrInUse`].
@@ -347,56 +343,12 @@ fn bound_socket(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn limit_unsent(stream: &TcpStream, config: &Config) -> io::Result<()> {
-    match config.unsent_window_bytes {
-        Some(bytes) => SockRef::from(stream).set_tcp_notsent_lowat(bytes),
-        None => Ok(()),
-    }
-}
-
-/// The kernel counts a peer that is there and takes nothing as well, so this must not be shorter
-/// than the time that such a peer is given.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn limit_unacknowledged(stream: &TcpStream, config: &Config) -> io::Result<()> {
-    match (config.unacknowledged_timeout, config.max_send_lag) {
-        (Some(timeout), Some(lag)) => {
-            SockRef::from(stream).set_tcp_user_timeout(Some(timeout.max(lag)))
-        }
-        _ => Ok(()),
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn limit_unsent(_: &TcpStream, _: &Config) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn limit_unacknowledged(_: &TcpStream, _: &Config) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-/// Where nothing is under way, nothing can stay unacknowledged: the kernel asks by itself.
-fn ask_the_silent(stream: &TcpStream, config: &Config) -> io::Result<()> {
-    let Some(timeout) = config.unacknowledged_timeout else {
-        return Ok(());
-    };
-    // The system counts whole seconds, at least one.
-    let whole = |time: Duration| time.max(Duration::from_secs(1));
-    let questions = TcpKeepalive::new()
-        .with_time(whole(timeout))
-        .with_interval(whole(timeout / KEEPALIVE_RETRIES))
-        .with_retries(KEEPALIVE_RETRIES);
-    SockRef::from(stream).set_tcp_keepalive(&questions)
-}
-
 impl StopSignal {
     /// Ends the listener.
     pub fn set(&self) {
         self.is_set.store(true, Ordering::Release);
         if let Err(error) = self.waker.wake() {
-            log::error!("the listener could not be woken: {error}");
+            log::error!("cannot wake the listener: {error}");
         }
     }
 }

@@ -4,4 +4,5 @@ pub mod acceptor;
 pub mod connector;
 pub mod listener;
 pub mod start;
+pub mod stream;
 pub mod worker;

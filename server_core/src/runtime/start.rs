@@ -1,6 +1,6 @@
-//! Steps of a start that the system can refuse, and how an error names the step and the limit.
+//! Steps of a start that the system can refuse. Each error names the step and the limit.
 //!
-//! For programs on this library, whose own threads and ports are refused by the same limits.
+//! Programs on this library use this module too: the same limits refuse their own threads and ports.
 
 use nix::errno::Errno;
 use std::fmt::Display;
@@ -20,8 +20,8 @@ pub fn spawn<T: Send + 'static>(
     (thread.spawn(run)).map_err(|error| failed(format_args!("cannot start thread `{name}`"), error))
 }
 
-/// The error of a step that failed: what failed, why, and the limit that was reached, if that is
-/// the reason. The [`kind`](io::Error::kind) stays that of `error`.
+/// The error of a step that failed: the step, the cause, and the limit that is reached, if a limit is
+/// the cause. The [`kind`](io::Error::kind) stays that of `error`.
 ///
 /// ```
 /// use std::io::{Error, ErrorKind};
@@ -38,12 +38,12 @@ pub fn failed(what: impl Display, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
-/// Tries these addresses, in order, until one is not refused. `what` is the start of an error, for
+/// Tries these addresses, in order, until the system accepts one. `what` is the start of an error, for
 /// example "cannot listen on".
 ///
 /// # Errors
-/// What the system says about each address, on one line. A limit of the process ends the tries: it
-/// is reached for the next address as well. [`io::ErrorKind::InvalidInput`] if there is no address.
+/// The error of each address, on one line. A limit of the process ends the tries: it is reached for the
+/// next address as well. [`io::ErrorKind::InvalidInput`] if there is no address.
 pub fn first_of<T>(
     what: &str,
     addrs: impl IntoIterator<Item = SocketAddr>,
@@ -78,7 +78,7 @@ pub fn first_of<T>(
     }))
 }
 
-/// The limit that the system says is reached.
+/// The limit that this error says is reached.
 fn limit(error: &io::Error) -> Option<&'static str> {
     match Errno::from_raw(error.raw_os_error()?) {
         Errno::EMFILE => Some("the limit of open files (RLIMIT_NOFILE, `ulimit -n`)"),

@@ -1,4 +1,4 @@
-//! How a server is set up and started.
+//! The setup and start of a server.
 
 use super::handle::ServerHandle;
 use super::{EndWorkersOnDrop, Server};
@@ -23,11 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
-/// Sets a server up. The limits that most games will want to set have a setter of their own; the
-/// rest come with [`config`](ServerBuilder::config).
+/// Sets up and starts a server. The limits that most games set have a setter of their own.
+/// [`config`](ServerBuilder::config) sets all limits.
 #[must_use = "nothing is started before `start`"]
 pub struct ServerBuilder {
     config: Config,
+    custom_labels: Vec<&'static str>,
     close_message: Arc<CloseMessage>,
 }
 
@@ -45,6 +46,7 @@ impl ServerBuilder {
     pub(super) fn new() -> Self {
         Self {
             config: Config::default(),
+            custom_labels: Vec::new(),
             close_message: Arc::new(|_, _| None),
         }
     }
@@ -80,14 +82,22 @@ impl ServerBuilder {
         flush_timeout: Duration,
     }
 
-    /// Sets all limits at once; see [`Config`].
+    /// Sets all limits at once. See [`Config`].
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// The last packet for each session that the server ends, by the reason for it. It is also
-    /// what a connection is told that comes when the server is full.
+    /// Declares labels of [`Kick::Custom`](crate::Kick::Custom): each gets a counter of its own in the
+    /// [metrics](crate::ServerHandle::metrics), which starts at 0. Undeclared labels share the counter
+    /// `custom`, and so does a label that this library has, or a label beyond the first 16.
+    pub fn custom_labels(mut self, labels: impl IntoIterator<Item = &'static str>) -> Self {
+        self.custom_labels.extend(labels);
+        self
+    }
+
+    /// Sets the last packet for each session that the server ends, by the reason. A connection that is
+    /// rejected because the server is full gets it, too.
     pub fn close_message<H, Tail>(
         mut self,
         close_message: impl Fn(DisconnectReason) -> Option<(H, Tail)> + Send + Sync + 'static,
@@ -104,13 +114,13 @@ impl ServerBuilder {
     }
 
     /// Binds, starts the workers and then accepts. `factory` makes the session of each new peer, on the
-    /// worker that will own it.
+    /// worker that owns it.
     ///
-    /// Of several addresses, those of a name for example, it listens on the first that can be bound:
-    /// see [`Server::local_addr`].
+    /// Of several addresses, for example those of a name, the server listens on the first address that can
+    /// be bound: see [`Server::local_addr`].
     ///
     /// # Errors
-    /// Those of binding, for example [`io::ErrorKind::AddrInUse`], and of starting threads. The error
+    /// Errors of the bind, for example [`io::ErrorKind::AddrInUse`], and of the start of threads. The error
     /// names the step that failed, each address that was tried, and the limit that is reached, if
     /// there is one. Nothing of the server is left then: no thread, no descriptor, no open port.
     pub fn start<S: Session>(
@@ -125,11 +135,11 @@ impl ServerBuilder {
         self.launch(Some(listener), factory)
     }
 
-    /// Starts the workers alone. Sessions come from [`ServerHandle::connect`] only: this is how a
-    /// client is built on the same library.
+    /// Starts the workers without a listener, for a client on the same library. Sessions come from
+    /// [`ServerHandle::connect`] only.
     ///
     /// # Errors
-    /// Those of starting threads, as for [`start`](Self::start).
+    /// Errors of the start of threads, as for [`start`](Self::start).
     pub fn start_client<S: Session>(
         self,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
@@ -143,7 +153,7 @@ impl ServerBuilder {
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> io::Result<Server> {
         let config = self.config.clamped();
-        // A server without a descriptor for one session cannot work. Free again when it accepts.
+        // A server without a descriptor for one session cannot work. The descriptor is freed before accept.
         let room_for_one = (listener.as_ref())
             .map(|listener| {
                 Socket::new(
@@ -156,7 +166,13 @@ impl ServerBuilder {
             .map_err(|error| failed("cannot accept a connection", error))?;
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let buffers = SendBufferManager::new(pool);
-        let metrics = Arc::new(Metrics::new(config.workers));
+        let mut metrics = Metrics::new(config.workers);
+        for label in self.custom_labels {
+            if !metrics.declare_label(label) {
+                log::warn!("disconnect label {label:?} is counted as \"custom\"");
+            }
+        }
+        let metrics = Arc::new(metrics);
         let admission = Arc::new(Admission::new(
             config.workers,
             config.max_sessions,
@@ -183,12 +199,12 @@ impl ServerBuilder {
             factory: Box::new(factory),
             close_message: Arc::clone(&self.close_message),
         });
-        // From here on an early return drops the server, which ends the threads that run already.
+        // From here on, an early return drops the server, which ends its running threads.
         let mut server = Server {
             handle: handle.clone(),
             threads: Vec::new(),
         };
-        // Dropped before the server, which then waits for the workers.
+        // Dropped before the server, whose drop waits for the workers.
         let listener = listener.map(|listener| (listener, EndWorkersOnDrop(handle)));
         for (index, poll) in polls.into_iter().enumerate() {
             let (router, shared) = (Arc::clone(&router), Arc::clone(&shared));
@@ -196,7 +212,7 @@ impl ServerBuilder {
                 Worker::new(index, poll, router, shared).run()
             })?;
         }
-        // The last thread: a server that cannot start accepts no peer.
+        // The listener's thread is the last: a server that cannot start accepts no peer.
         if let Some((listener, end_workers)) = listener {
             let connects = config.max_connects_per_ip_per_sec;
             let context = ListenerContext {

@@ -1,4 +1,4 @@
-//! What other threads can ask of a running server.
+//! The requests of other threads to a running server.
 
 use crate::base::config::LONGEST_TIME;
 use crate::base::id::SessionId;
@@ -14,17 +14,17 @@ use crate::routing::mailbox::MailboxFull;
 use crate::routing::router::Router;
 use crate::runtime::connector::{Connector, server_has_ended};
 use crate::runtime::listener::{Listener, StopSignal};
-use mio::net::TcpStream;
+use crate::runtime::stream::Stream;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What other threads can ask of a running server. Cheap to clone.
+/// The requests of other threads to a running server. A clone is cheap.
 ///
-/// What sends waits while a worker's mailbox is full; what begins with `try_` returns [`MailboxFull`]
-/// instead. Do not hold a lock meanwhile that a callback takes:
+/// A method that sends waits while a worker's mailbox is full. A method whose name begins with `try_`
+/// returns [`MailboxFull`] instead. Do not hold a lock that a callback takes while you send:
 /// see [what blocks](crate#threads).
 ///
 /// # After the end
@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 /// | method | after the end |
 /// |---|---|
 /// | [`broadcast`](Self::broadcast), [`broadcast_packet`](Self::broadcast_packet), [`broadcast_buffer`](Self::broadcast_buffer) | does nothing |
-/// | [`broadcast_measured`](Self::broadcast_measured) | does nothing, and measures nothing |
+/// | [`broadcast_measured`](Self::broadcast_measured) | does nothing and measures nothing |
 /// | [`send_to`](Self::send_to), [`send_packet_to`](Self::send_packet_to) | does nothing |
 /// | [`broadcast_to`](Self::broadcast_to), [`broadcast_to_others`](Self::broadcast_to_others), [`broadcast_packet_to`](Self::broadcast_packet_to), [`broadcast_packet_to_others`](Self::broadcast_packet_to_others), [`broadcast_buffer_to`](Self::broadcast_buffer_to) | does nothing |
 /// | [`send_buffer`](Self::send_buffer) | does nothing |
@@ -46,9 +46,10 @@ use std::time::{Duration, Instant};
 /// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::base::snapshot::WorkerGone) |
 /// | [`metrics`](Self::metrics), [`pool_stats`](Self::pool_stats) | the last values; no session is counted as connected |
 /// | [`is_shutting_down`](Self::is_shutting_down) | `true`, as soon as a shutdown has begun |
+/// | [`has_ended`](Self::has_ended) | `true` |
 /// | [`shutdown`](Self::shutdown) | does nothing: the first call counts |
 ///
-/// Between the call of `shutdown` and the end a packet still reaches a session that its worker has
+/// Between the call of `shutdown` and the end, a packet still reaches a session that its worker has
 /// not closed yet.
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
@@ -58,26 +59,26 @@ pub struct ServerHandle {
 #[derive(Debug)]
 struct Inner {
     local_addr: Option<SocketAddr>,
-    router: Arc<Router<TcpStream>>,
+    router: Arc<Router<Stream>>,
     connector: Connector,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
-    stopwatch: Arc<CompletionTimer>,
+    broadcast_timer: Arc<CompletionTimer>,
     snapshots: SnapshotGate,
     listener: Option<Arc<StopSignal>>,
-    /// By when a shutdown has to be flushed; set once, before the listener is told to stop.
+    /// The instant at which the flush of a shutdown ends. Set once, before the listener is stopped.
     flush_by: Mutex<Option<Instant>>,
     is_shutting_down: AtomicBool,
 }
 
-/// Measured broadcasts that may be under way at a time. A server that is behind by more measures
-/// the others only; that they took long is then plain to see.
+/// Measured broadcasts at a time. A server that is behind by more does not measure the further
+/// broadcasts. The long durations of the measured ones show that it is behind.
 const MEASURED_BROADCASTS: usize = 1024;
 
 impl ServerHandle {
     pub(super) fn new(
         listener: Option<&Listener>,
-        router: &Arc<Router<TcpStream>>,
+        router: &Arc<Router<Stream>>,
         connector: Connector,
         buffers: &SendBufferManager,
         metrics: &Arc<Metrics>,
@@ -89,7 +90,7 @@ impl ServerHandle {
                 connector,
                 buffers: buffers.clone(),
                 metrics: Arc::clone(metrics),
-                stopwatch: Arc::new(CompletionTimer::new(MEASURED_BROADCASTS)),
+                broadcast_timer: Arc::new(CompletionTimer::new(MEASURED_BROADCASTS)),
                 snapshots: SnapshotGate::default(),
                 listener: listener.map(Listener::stop_signal),
                 flush_by: Mutex::new(None),
@@ -102,7 +103,7 @@ impl ServerHandle {
         self.inner.local_addr
     }
 
-    /// The listener has ended: the workers are next.
+    /// Ends the workers, after the listener has ended.
     pub(super) fn shut_workers_down(&self) {
         let flush_by = *self.inner.flush_by();
         self.inner
@@ -110,11 +111,11 @@ impl ServerHandle {
             .shutdown(flush_by.unwrap_or_else(Instant::now));
     }
 
-    /// Sends a packet to every session: it is written once, and each worker gets one command.
+    /// Sends a packet to every session. The packet is written once, and each worker gets one command.
     ///
-    /// Waits while a worker is too far behind to take more. In a callback it does not wait: the packet
-    /// waits on the callback's worker, which reads nothing until it is posted. A packet that would not fit
-    /// its size field is not sent; an error is logged.
+    /// Waits while the mailbox of a worker is full. A call in a callback does not wait: the packet
+    /// waits on the callback's worker, which reads nothing until the packet is posted. A packet that does
+    /// not fit its size field is not sent, and an error is logged.
     pub fn broadcast<H: PacketHead>(&self, head: &H, tail: impl AsRef<[u8]>) {
         match self.encode(head, tail) {
             Ok(buffer) => self.broadcast_buffer(&buffer),
@@ -122,8 +123,8 @@ impl ServerHandle {
         }
     }
 
-    /// As [`broadcast`](Self::broadcast), and measures how long it takes from `origin`, for example
-    /// a tick, until the last worker has flushed it to its sessions: see [`Metrics::broadcasts`].
+    /// Like [`broadcast`](Self::broadcast), and measures the time from `origin`, for example a tick, until
+    /// the last worker has flushed the packet to its sessions: see [`Metrics::broadcasts`].
     pub fn broadcast_measured<H: PacketHead>(
         &self,
         origin: Instant,
@@ -133,14 +134,14 @@ impl ServerHandle {
         match self.encode(head, tail) {
             Ok(buffer) => {
                 let router = &self.inner.router;
-                let shares = self.inner.stopwatch.start(origin, router.workers());
+                let shares = self.inner.broadcast_timer.start(origin, router.workers());
                 router.broadcast_timed(&buffer, shares);
             }
             Err(error) => log::error!("packet {} to all: {error}", H::ID),
         }
     }
 
-    /// Sends a packet to one session; if it is gone, nothing happens but a count.
+    /// Sends a packet to one session. If the session has ended, the packet is only counted.
     pub fn send_to<H: PacketHead>(&self, to: SessionId, head: &H, tail: impl AsRef<[u8]>) {
         match self.encode(head, tail) {
             Ok(buffer) => self.inner.router.send(to, buffer),
@@ -199,14 +200,14 @@ impl ServerHandle {
         self.inner.router.send(to, buffer);
     }
 
-    /// As [`send_buffer`](Self::send_buffer), but never waits.
+    /// Like [`send_buffer`](Self::send_buffer), but never waits.
     ///
-    /// A packet to a session that is gone, or of a server that has ended, is accepted and dropped.
+    /// A packet to a session that has ended, or of a server that has ended, is accepted and dropped.
     ///
     /// ```
     /// # use server_core::{MailboxFull, PacketTooLarge, ServerHandle, SessionId};
     /// # server_core::packets! { server 1 => SPosition { x: u32 }; }
-    /// /// A position that no worker has room for is not worth waiting: the next one replaces it.
+    /// /// Drops a position that a full mailbox does not take: the next position replaces it.
     /// fn send_position(
     ///     handle: &ServerHandle,
     ///     to: SessionId,
@@ -227,7 +228,7 @@ impl ServerHandle {
         self.inner.router.try_send(to, buffer)
     }
 
-    /// As [`broadcast_buffer`](Self::broadcast_buffer), but never waits.
+    /// Like [`broadcast_buffer`](Self::broadcast_buffer), but never waits.
     ///
     /// # Errors
     /// [`MailboxFull`] if the mailbox of one worker has no room. The packet then reaches no session:
@@ -236,7 +237,7 @@ impl ServerHandle {
         self.inner.router.try_broadcast(buffer)
     }
 
-    /// As [`broadcast_buffer_to`](Self::broadcast_buffer_to), but never waits.
+    /// Like [`broadcast_buffer_to`](Self::broadcast_buffer_to), but never waits.
     ///
     /// # Errors
     /// [`MailboxFull`] if the mailbox of one worker that has members has no room. The packet then
@@ -250,25 +251,26 @@ impl ServerHandle {
         self.inner.router.try_broadcast_to(group, except, buffer)
     }
 
-    /// Makes a session a member of a group. What this thread sends to the group afterwards reaches it,
-    /// and so does what any thread that was told of it sends through a handle. A callback on the
-    /// session's own worker may be ahead of it, until that worker takes its mail.
+    /// Makes a session a member of a group. Packets that this thread sends to the group afterwards reach
+    /// the session, and so do packets that a thread sends through a handle after it has learned of the
+    /// join. A callback on the session's own worker may send before the worker takes the join from its
+    /// mailbox.
     ///
-    /// If the session is gone, nothing happens; if it is in
-    /// [`max_groups_per_session`](crate::Config::max_groups_per_session) groups, nothing but a count.
-    /// Waits while the session's worker is too far behind to take more.
+    /// If the session has ended, nothing happens. If the session is in
+    /// [`max_groups_per_session`](crate::Config::max_groups_per_session) groups, the join is only counted.
+    /// Waits while the mailbox of the session's worker is full.
     pub fn join(&self, id: SessionId, group: GroupId) {
         self.inner.router.join(id, group);
     }
 
-    /// Takes a session out of a group: what this thread sends to the group afterwards does not reach
-    /// it. Waits as [`join`](Self::join) does.
+    /// Removes a session from a group: packets that this thread sends to the group afterwards do not reach
+    /// the session. Waits as [`join`](Self::join) does.
     pub fn leave(&self, id: SessionId, group: GroupId) {
         self.inner.router.leave(id, group);
     }
 
-    /// Sends a packet to every member of a group: it is written once, and each worker that has
-    /// members gets one command. Where nobody is, nobody is woken.
+    /// Sends a packet to every member of a group. The packet is written once, and each worker with members
+    /// gets one command. A worker without members is not woken.
     pub fn broadcast_to<H: PacketHead>(&self, group: GroupId, head: &H, tail: impl AsRef<[u8]>) {
         match self.encode(head, tail) {
             Ok(buffer) => self.broadcast_buffer_to(group, None, &buffer),
@@ -276,7 +278,8 @@ impl ServerHandle {
         }
     }
 
-    /// As [`broadcast_to`](Self::broadcast_to), to every member but one: who caused it, for example.
+    /// Like [`broadcast_to`](Self::broadcast_to), to every member but one, for example the session that
+    /// caused the packet.
     pub fn broadcast_to_others<H: PacketHead>(
         &self,
         group: GroupId,
@@ -312,7 +315,7 @@ impl ServerHandle {
         }
     }
 
-    /// Sends an encoded packet to every member of a group, except perhaps one.
+    /// Sends an encoded packet to every member of a group, except the session `except`, if given.
     pub fn broadcast_buffer_to(
         &self,
         group: GroupId,
@@ -322,31 +325,30 @@ impl ServerHandle {
         self.inner.router.broadcast_to(group, except, buffer);
     }
 
-    /// Ends one session, after what was queued for it has left. Waits as [`broadcast`](Self::broadcast)
-    /// does.
+    /// Ends one session, after its queue is flushed. Waits as [`broadcast`](Self::broadcast) does.
     pub fn close(&self, id: SessionId) {
         self.inner.router.close(id, DisconnectReason::Closed);
     }
 
-    /// Begins an outgoing connection, whose session lives on one of the workers. `tag` comes back in
+    /// Begins an outgoing connection, whose session belongs to one of the workers. `tag` is returned in
     /// [`Peer::tag`](crate::Peer::tag).
     ///
     /// # Errors
-    /// What the system says at once: no descriptor left, no port, no route. A refusal comes later, as
-    /// [`DisconnectReason::ConnectFailed`].
+    /// Errors that the system returns at once: no descriptor left, no port, no route. A refusal by the peer
+    /// comes later, as [`DisconnectReason::ConnectFailed`].
     ///
     /// [`io::ErrorKind::NotConnected`] if the server has ended or is shutting down. After `Ok` the
-    /// session comes, also if a shutdown begins in the same moment: it is told
+    /// session is made, even if a shutdown begins in the same moment: it ends with
     /// [`DisconnectReason::Shutdown`] then.
     pub fn connect(&self, addr: SocketAddr, tag: u64) -> io::Result<()> {
         self.connect_from(None, addr, tag)
     }
 
-    /// As [`connect`](Self::connect), from an address of this machine: where one has not enough
-    /// ports for all connections, several have.
+    /// Like [`connect`](Self::connect), from the given address of this machine. Several source addresses
+    /// have ports for more connections than one address.
     ///
     /// # Errors
-    /// As there, and a source address that this machine does not have.
+    /// As for [`connect`](Self::connect), and for a source address that this machine does not have.
     pub fn connect_from(
         &self,
         source: Option<IpAddr>,
@@ -359,9 +361,9 @@ impl ServerHandle {
         self.inner.connector.connect_from(source, addr, tag)
     }
 
-    /// Whether a session that keeps up is so far behind that packets of callbacks are
-    /// [paced](crate#pacing). A thread that sends more than 768 KiB a second to one session sends less
-    /// while this is so.
+    /// Whether the server is congested: packets of callbacks are [paced](crate#pacing), as the queue of a
+    /// session that keeps up is long. A thread that sends more than 768 KiB a second to one session should
+    /// send less while the server is congested.
     #[must_use]
     pub fn is_congested(&self) -> bool {
         self.inner.router.is_congested()
@@ -373,8 +375,9 @@ impl ServerHandle {
         &self.inner.metrics
     }
 
-    /// Begins to look at all sessions: each worker answers at the end of a turn, and
-    /// [`Snapshot::poll`] says when all have. `None` while an earlier look is under way.
+    /// Begins a snapshot of all sessions: each worker answers at the end of a turn, and
+    /// [`Snapshot::poll`] returns the sessions after the last answer. `None` while an earlier snapshot is
+    /// not complete.
     #[must_use]
     pub fn snapshot(&self) -> Option<Snapshot> {
         let (requests, snapshot) = self.inner.snapshots.begin(self.inner.router.workers())?;
@@ -388,15 +391,22 @@ impl ServerHandle {
         self.inner.buffers.stats()
     }
 
-    /// Whether the server is about to end, or has ended: it was told to, or one of its threads
-    /// failed.
+    /// Whether the server is shutting down or has ended: after a call of `shutdown`, or after one of its
+    /// threads has failed.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
         self.inner.is_shutting_down.load(Ordering::Acquire)
     }
 
-    /// Ends the server in order: no more accepting, a last packet for every session, flush, close.
-    /// What is not flushed after `drain` is given up. Returns at once; [`Server::join`](crate::Server::join) waits.
+    /// Whether the server has ended: every worker has closed its last session.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.inner.router.has_ended()
+    }
+
+    /// Ends the server in order: it stops accepting, queues the close message for every session, flushes
+    /// and closes. Bytes that are not flushed after `drain` are dropped. Returns at once.
+    /// [`Server::join`](crate::Server::join) waits for the end.
     pub fn shutdown(&self, drain: Duration) {
         if self.inner.is_shutting_down.swap(true, Ordering::AcqRel) {
             return;
@@ -404,7 +414,7 @@ impl ServerHandle {
         let flush_by = Instant::now() + drain.min(LONGEST_TIME);
         *self.inner.flush_by() = Some(flush_by);
         match &self.inner.listener {
-            // The listener tells the workers when it has ended: nothing can arrive after that.
+            // The listener shuts the workers down at its end: no connection can arrive after that.
             Some(listener) => listener.set(),
             None => self.inner.router.shutdown(flush_by),
         }
@@ -413,7 +423,7 @@ impl ServerHandle {
 
 impl Inner {
     fn flush_by(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        // One value, set in one step: a panic elsewhere cannot have torn it.
+        // One value, set in one step: a panic elsewhere cannot leave it half changed.
         self.flush_by.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

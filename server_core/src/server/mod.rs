@@ -1,4 +1,4 @@
-//! A running server, and how to start, use and stop one.
+//! A server: its builder, handle and ticker, and the running threads.
 
 mod builder;
 mod handle;
@@ -15,12 +15,11 @@ use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// A running server: its threads. Dropping it ends it at once; [`Server::join`] after
+/// The threads of a running server. A drop ends the server at once. [`Server::join`] after
 /// [`ServerHandle::shutdown`] ends it in order.
 ///
-/// Dropping waits until every thread has ended, except on one of these threads, that is, in a
-/// callback of the server itself: there it begins the shutdown and returns, and the threads end
-/// behind it.
+/// A drop waits until every thread has ended. On one of these threads, that is, in a callback of the
+/// server itself, a drop begins the shutdown and returns, and the threads end afterwards.
 #[derive(Debug)]
 #[must_use = "a server ends when it is dropped"]
 pub struct Server {
@@ -34,24 +33,24 @@ impl Server {
         ServerBuilder::new()
     }
 
-    /// Whether a [`start`](ServerBuilder::start) would find the address free, without listening there.
+    /// Checks that a [`start`](ServerBuilder::start) would find the address free. Does not listen there.
     ///
     /// # Errors
-    /// Those of the system, for example [`AddrInUse`](io::ErrorKind::AddrInUse).
+    /// Errors of the system, for example [`AddrInUse`](io::ErrorKind::AddrInUse).
     pub fn try_bind(addr: SocketAddr) -> io::Result<()> {
         crate::runtime::listener::try_bind(addr)
     }
 
-    /// For other threads.
+    /// A handle for other threads.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
         self.handle.clone()
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     ///
     /// # Panics
-    /// If it was started without a listener.
+    /// If the server was started without a listener.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.handle
@@ -64,14 +63,13 @@ impl Server {
         self.handle.broadcast(head, tail);
     }
 
-    /// Waits until every thread has ended. It does not end the server: [`ServerHandle::shutdown`]
-    /// does.
+    /// Waits until every thread has ended. [`ServerHandle::shutdown`] ends the server, `join` does not.
     ///
     /// # Errors
-    /// If one of them failed or panicked. [`io::ErrorKind::Deadlock`] at once if this is called on
-    /// one of them, that is, in a callback of the server itself: a thread cannot wait for its own
-    /// end. The server is dropped then, which ends it. A callback calls `shutdown` instead, and the
-    /// thread that started the server joins it.
+    /// If a thread failed or panicked. [`io::ErrorKind::Deadlock`] at once if `join` is called on one of
+    /// the threads, that is, in a callback of the server itself: a thread cannot wait for its own end. The
+    /// server is dropped then, which ends it. A callback calls `shutdown` instead, and the thread that
+    /// started the server joins it.
     pub fn join(mut self) -> io::Result<()> {
         if self.is_own_thread() {
             return Err(io::Error::new(
@@ -82,8 +80,8 @@ impl Server {
         self.join_threads()
     }
 
-    /// Starts one of the server's threads. Should it fail or panic, the whole server ends: half a
-    /// server would take connections that nobody serves.
+    /// Starts one of the server's threads. If the thread fails or panics, the whole server ends: half a
+    /// server would accept connections that no worker serves.
     fn spawn(
         &mut self,
         name: &str,
@@ -123,13 +121,13 @@ impl Drop for Server {
                 return;
             }
             if let Err(error) = self.join_threads() {
-                log::error!("the server did not end well: {error}");
+                log::error!("server ended with an error: {error}");
             }
         }
     }
 }
 
-/// Ends the workers of a server with a listener: that has ended, has failed, or never ran.
+/// Ends the workers of a server whose listener has ended, has failed, or never ran.
 struct EndWorkersOnDrop(ServerHandle);
 
 impl Drop for EndWorkersOnDrop {

@@ -1,13 +1,13 @@
-//! A fixed schedule without drift. Knows no clock: the caller brings the time and does the waiting.
+//! A fixed schedule without drift. Knows no clock: the caller supplies the time and waits.
 
 use std::time::{Duration, Instant};
 
 /// Ticks at `start + n * period`, for n = 1, 2, 3 …
 ///
-/// A loop that sleeps for one period after each round drifts by the length of the round. Here the
-/// n-th tick is due at a fixed instant whatever happened before. Ticks whose whole period has gone
-/// by unseen (the process was stopped, the machine stalled) are skipped and counted, never sent
-/// late in a burst.
+/// A loop that sleeps for one period after each round drifts by the length of the round. In this schedule
+/// the n-th tick is due at a fixed instant whatever happened before. A tick whose whole period has passed
+/// before the next call (the process was stopped, the machine stalled) is skipped and counted. Late ticks
+/// are never returned in a burst.
 ///
 /// ```
 /// # use {server_core::tick::TickSchedule, std::time::{Duration, Instant}};
@@ -25,24 +25,24 @@ pub struct TickSchedule {
     sent: u64,
 }
 
-/// One tick that is due.
+/// A tick that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Tick {
-    /// 1 for the first tick, and one more for each that was handed out; skipped ones have none.
+    /// 1 for the first tick, and 1 more for each returned tick. Skipped ticks have no number.
     pub number: u64,
-    /// How long after its instant the caller came for it.
+    /// Time from the instant at which the tick was due to the call that returned it.
     pub lag: Duration,
-    /// Ticks between this one and the one before that were never handed out.
+    /// Ticks that were skipped between the tick before and this tick.
     pub skipped: u64,
 }
 
-/// Far beyond any game, and far below where instants overflow.
+/// Longer than any game, and far too short for an instant to overflow.
 const LONGEST_PERIOD: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 impl TickSchedule {
-    /// The first tick is due one period after `start`. A period below one microsecond counts as
-    /// one microsecond, one above a hundred years as that.
+    /// A schedule whose first tick is due one period after `start`. A period below 1 µs counts as 1 µs, a
+    /// period above a hundred years counts as a hundred years.
     #[must_use]
     pub fn new(start: Instant, period: Duration) -> Self {
         let period = period.clamp(Duration::from_micros(1), LONGEST_PERIOD);
@@ -53,13 +53,13 @@ impl TickSchedule {
         }
     }
 
-    /// When to come again.
+    /// The instant of the next tick.
     #[must_use]
     pub fn next_at(&self) -> Instant {
         self.next_at
     }
 
-    /// The tick that is due at `now`, if one is.
+    /// The tick that is due at `now`, if any.
     #[must_use]
     pub fn poll(&mut self, now: Instant) -> Option<Tick> {
         let late = now.checked_duration_since(self.next_at)?;
@@ -104,7 +104,7 @@ mod tests {
         let tick = schedule.poll(resumed).unwrap();
         assert_eq!((tick.number, tick.skipped), (2, 11));
         assert_eq!(tick.lag, Duration::from_millis(40));
-        assert!(schedule.poll(resumed).is_none(), "no burst of owed ticks");
+        assert!(schedule.poll(resumed).is_none(), "no burst of late ticks");
         assert_eq!(schedule.next_at(), start + PERIOD * 14);
     }
 }

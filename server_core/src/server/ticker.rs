@@ -1,4 +1,4 @@
-//! A tick loop that waits, skips and counts, so that nobody has to write one with `sleep`.
+//! A tick loop that waits, skips and counts, in place of a loop with `sleep`.
 
 use crate::base::metrics::{Counter, Histogram};
 use crate::server::ServerHandle;
@@ -6,20 +6,20 @@ use crate::server::schedule::{Tick, TickSchedule};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Calls a function on a fixed schedule, on the thread that runs it.
+/// Calls a function on a fixed schedule, on the thread that calls `run`.
 ///
-/// The n-th tick is due at `start + n * period`, however long the function takes: there is no drift.
-/// Ticks whose whole period goes by while the function runs, or while the process is stopped, are
-/// skipped and counted. See [`TickSchedule`] for the same without a clock.
+/// The n-th tick is due at `start + n * period`, whatever the duration of the function: there is no drift.
+/// A tick whose whole period passes while the function runs, or while the process is stopped, is
+/// skipped and counted. [`TickSchedule`] is the same without a clock.
 ///
 /// ```
 /// use server_core::{Context, Kick, Packet, Server, Session, Ticker};
 /// use std::time::Duration;
 ///
 /// server_core::packets! {
-///     /// Every tick, to all.
+///     /// Sent to all on every tick.
 ///     server 1 => pub SHello {
-///         /// 1 for the first tick, and one more for each.
+///         /// 1 for the first tick, and 1 more for each further tick.
 ///         tick: u64,
 ///     } + text;
 /// }
@@ -56,30 +56,30 @@ pub struct Ticker {
 #[derive(Clone, Debug, Default)]
 pub struct TickStopper(Arc<Stop>);
 
-/// Waiting for a channel would spin for a while first, at each tick.
+/// The stop flag, with a condition variable. A channel would spin before it waits, at each tick.
 #[derive(Debug, Default)]
 struct Stop {
     was_asked: Mutex<bool>,
     asked: Condvar,
 }
 
-/// What has become of the ticks so far.
+/// Counters of the ticks of a [`Ticker`].
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct TickMetrics {
-    /// Those that were handed out.
+    /// Ticks on which the function was called.
     pub ticks: Counter,
-    /// Those whose whole period has gone by unseen.
+    /// Ticks that were skipped, as their whole period had passed.
     pub skipped: Counter,
-    /// How long after its instant the loop came for each that was handed out.
+    /// Time from the instant of each tick to the call of the function.
     pub lag: Histogram,
 }
 
-/// How often the loop looks whether the server still runs, where ticks are further apart.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval at which the loop checks that the server runs, where ticks are further apart.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Ticker {
-    /// A loop that has not begun yet.
+    /// A loop that has not started.
     pub fn new(period: Duration) -> Self {
         Self {
             period,
@@ -89,37 +89,37 @@ impl Ticker {
         }
     }
 
-    /// Lets the loop end when this server ends, by whatever it ends.
+    /// Ends the loop when this server ends, for any reason.
     pub fn for_server(mut self, server: &ServerHandle) -> Self {
         self.server = Some(server.clone());
         self
     }
 
-    /// What ends the loop.
+    /// A stopper of the loop, for any thread.
     #[must_use]
     pub fn stopper(&self) -> TickStopper {
         self.stopper.clone()
     }
 
-    /// The counters, which are kept while the loop runs.
+    /// The counters, which the loop updates while it runs.
     #[must_use]
     pub fn metrics(&self) -> Arc<TickMetrics> {
         Arc::clone(&self.metrics)
     }
 
-    /// Calls `on_tick` at each tick, the first time one period from now. Returns when it was
-    /// stopped, or when the server has ended.
+    /// Calls `on_tick` at each tick, the first time one period from now. Returns when the loop is stopped,
+    /// or when the server has ended.
     pub fn run(self, mut on_tick: impl FnMut(Tick)) {
         let mut schedule = TickSchedule::new(Instant::now(), self.period);
         while !self.server_has_ended() {
-            let look_at = self.server.as_ref().map(|_| Instant::now() + LOOK);
+            let check_at = (self.server.as_ref()).map(|_| Instant::now() + CHECK_INTERVAL);
             let next_at = schedule.next_at();
-            let wake_at = look_at.map_or(next_at, |at| at.min(next_at));
+            let wake_at = check_at.map_or(next_at, |at| at.min(next_at));
             if self.stopper.0.is_asked_by(wake_at) {
                 return;
             }
             if let Some(tick) = schedule.poll(Instant::now()) {
-                // Counted first: who has seen a tick finds it in the metrics.
+                // Counted first: a reader that has seen a tick finds it in the metrics.
                 self.metrics.count(tick);
                 on_tick(tick);
             }
@@ -134,7 +134,7 @@ impl Ticker {
 }
 
 impl TickStopper {
-    /// Ends the loop before its next tick, or before it begins. A second time changes nothing.
+    /// Ends the loop before its next tick, or before it begins. A second call changes nothing.
     pub fn stop(&self) {
         *self.0.lock() = true;
         self.0.asked.notify_all();
@@ -142,7 +142,7 @@ impl TickStopper {
 }
 
 impl Stop {
-    /// Waits until then, or until it is asked.
+    /// Waits until `at` or until the stop. Returns whether the loop is stopped.
     fn is_asked_by(&self, at: Instant) -> bool {
         let wait = at.saturating_duration_since(Instant::now());
         let waited = (self.asked).wait_timeout_while(self.lock(), wait, |was_asked| !*was_asked);
@@ -151,7 +151,7 @@ impl Stop {
     }
 
     fn lock(&self) -> MutexGuard<'_, bool> {
-        // It is set in one step: a panic elsewhere cannot have torn it.
+        // The flag is set in one step: a panic elsewhere cannot leave it half changed.
         self.was_asked
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -173,10 +173,10 @@ mod tests {
     use std::thread;
 
     const PERIOD: Duration = Duration::from_millis(5);
-    /// Never in a test.
-    const SO_RARELY: Duration = Duration::from_secs(100_000);
+    /// Longer than any test.
+    const LONG_PERIOD: Duration = Duration::from_secs(100_000);
 
-    /// Runs on a thread of its own; a loop that does not end fails the test.
+    /// Runs the loop on a thread of its own. A loop that does not end fails the test.
     fn ends(ticker: Ticker) {
         let (tell, told) = crossbeam_channel::bounded(1);
         thread::spawn(move || {
@@ -221,14 +221,14 @@ mod tests {
                 _ => stopper.stop(),
             }
         });
-        // Of the six that were due meanwhile the last one may be the next one.
+        // Six ticks were due in between. The last of them may be the next tick.
         assert!(skipped[1] >= 5, "{skipped:?}");
         assert_eq!(metrics.skipped.get(), skipped.iter().sum::<u64>());
     }
 
     #[test]
     fn another_thread_stops_it_before_its_next_tick() {
-        let ticker = Ticker::new(SO_RARELY);
+        let ticker = Ticker::new(LONG_PERIOD);
         let stopper = ticker.stopper();
         let other = thread::spawn(move || {
             stopper.stop();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stopped_before_it_began_does_nothing() {
+    fn a_loop_that_is_stopped_before_its_start_does_nothing() {
         let ticker = Ticker::new(Duration::ZERO);
         ticker.stopper().stop();
         ticker.run(|tick| panic!("{tick:?}"));

@@ -1,4 +1,4 @@
-//! Content of more than one packet: cut into pieces, paced by the queue, put together again.
+//! Content of more than one packet: cut into pieces, paced by the queue, reassembled by the receiver.
 //!
 //! Each piece is the payload of one packet:
 //!
@@ -6,8 +6,8 @@
 //!  u32 content id | u64 bytes of the whole content | u64 offset of this piece | the bytes of this piece
 //! ```
 //!
-//! All numbers are little-endian. Pieces come in order, each begins where the last one ended, and each
-//! has at least one byte. The one piece of an empty content has none.
+//! All numbers are little-endian. Pieces are in order: each piece begins at the end of the last one and
+//! has at least one byte. An empty content is one piece without bytes.
 
 use crate::base::reason::Kick;
 use crate::base::wire::{HEADER_BYTES, MAX_PACKET_BYTES, U32Le, U64Le};
@@ -28,22 +28,22 @@ struct PieceHead {
     offset: U64Le,
 }
 
-/// What a piece costs besides its bytes.
+/// Bytes of a packet besides those of the piece.
 const OVERHEAD_BYTES: usize = HEADER_BYTES + size_of::<PieceHead>();
-/// The bytes of one piece at most.
+/// Bytes of one piece, at most.
 const MAX_PIECE_BYTES: usize = MAX_PACKET_BYTES - OVERHEAD_BYTES;
-/// Room for less than this fraction of the window is not worth a piece.
+/// No piece is sent while the free part of the window is smaller than this fraction of it.
 const SMALLEST_PIECE: usize = 4;
 
-/// Sends one content of any size to one session, as packets `P`, without filling its queue.
+/// Sends one content of any size to one session, as packets `P`, within a window of its queue.
 ///
-/// A session holds it and calls [`pump`](Self::pump) twice: where the content begins, and in
-/// [`on_drained`](crate::Session::on_drained). The pieces of the content and the other packets of the
-/// session share one queue, so a packet waits behind one window of content at most, and what lies in
-/// the two sockets: at 250 kB/s the default window of 64 KiB lasts 0.26 s.
+/// A session holds the sender and calls [`pump`](Self::pump) in two places: at the start of the content,
+/// and in [`on_drained`](crate::Session::on_drained). The pieces of the content and the other packets of
+/// the session share one queue. So a packet waits behind one window of content at most, and behind the
+/// bytes in the two sockets: at 250 kB/s the default window of 64 KiB lasts 0.26 s.
 ///
-/// `P` is a packet of the game's table with a tail of bytes and no fields. `B` holds the content; an
-/// `Arc<[u8]>` is shared by all sessions that are sent it.
+/// `P` is a packet of the game's table with a tail of bytes and no fields. `B` holds the content. All
+/// sessions that receive the same content can share an `Arc<[u8]>`.
 ///
 /// ```
 /// use server_core::{ContentSender, Context, Kick, Packet, Session};
@@ -79,25 +79,25 @@ const SMALLEST_PIECE: usize = 4;
 /// }
 /// ```
 ///
-/// [`ContentReceiver`] puts the pieces together. It takes one content after the other, so a session
-/// begins the next one when `pump` has returned `true` for the last.
+/// [`ContentReceiver`] reassembles the pieces. It takes one content after the other, so a session
+/// begins the next content when `pump` has returned `true` for the last one.
 pub struct ContentSender<P, B = Arc<[u8]>> {
     content: u32,
     bytes: B,
-    /// Where the next piece begins. `None` when all are queued.
+    /// Offset of the next piece. `None` when all pieces are queued.
     next: Option<usize>,
     window_bytes: usize,
     packet: PhantomData<fn() -> P>,
 }
 
 impl<P: PacketHead, B: AsRef<[u8]>> ContentSender<P, B> {
-    /// Bytes of the queue up to which [`pump`](Self::pump) adds pieces: 64 KiB.
+    /// Queue length up to which [`pump`](Self::pump) adds pieces: 64 KiB.
     pub const DEFAULT_WINDOW_BYTES: usize = 64 << 10;
 
-    /// A sender of `bytes`. `content` is the game's own number, which the receiver gets with them.
+    /// A sender of `bytes`. `content` is a number of the game, which the receiver gets with the bytes.
     #[must_use]
     pub fn new(content: u32, bytes: B) -> Self {
-        const { assert!(size_of::<P>() == 0, "a piece has no fields but its own") }
+        const { assert!(size_of::<P>() == 0, "a packet of pieces has no fields") }
         Self {
             content,
             bytes,
@@ -107,19 +107,19 @@ impl<P: PacketHead, B: AsRef<[u8]>> ContentSender<P, B> {
         }
     }
 
-    /// Sets the window, 1 KiB or more. A larger window keeps a fast and distant reader busy, a smaller
-    /// one lets the other packets of a slow reader pass sooner. Half of
-    /// [`max_send_queue_bytes`](crate::Config::max_send_queue_bytes) is too much: above that the
-    /// session is not read for a while.
+    /// Sets the window, 1 KiB or more. A larger window keeps a fast and distant reader busy. A smaller
+    /// window sends the other packets of a slow reader sooner. Half of
+    /// [`max_send_queue_bytes`](crate::Config::max_send_queue_bytes) is too much: a session with a longer
+    /// queue is not read for [`read_pause`](crate::Config::read_pause).
     #[must_use]
     pub fn window_bytes(mut self, window_bytes: usize) -> Self {
         self.window_bytes = window_bytes.max(1 << 10);
         self
     }
 
-    /// Queues pieces for this session until its queue has filled the window, and asks for
-    /// [`on_drained`](crate::Session::on_drained) at half of the window, in place of an earlier request
-    /// of the session. Returns whether all pieces are queued.
+    /// Queues pieces for this session until its queue fills the window, and requests
+    /// [`on_drained`](crate::Session::on_drained) at half of the window. The request replaces an earlier
+    /// request of the session. Returns whether all pieces are queued.
     pub fn pump(&mut self, ctx: &mut Context<'_>) -> bool {
         let bytes = self.bytes.as_ref();
         while let Some(offset) = self.next {
@@ -145,7 +145,7 @@ impl<P: PacketHead, B: AsRef<[u8]>> ContentSender<P, B> {
         true
     }
 
-    /// The bytes of the content that are in no piece yet.
+    /// Bytes of the content that are not queued yet.
     #[must_use]
     pub fn remaining_bytes(&self) -> usize {
         let bytes = self.bytes.as_ref().len();
@@ -182,11 +182,11 @@ impl<P: PacketHead> OutgoingPacket for Piece<'_, P> {
     const ID: u16 = P::ID;
 }
 
-/// Puts the pieces of one content after the other together: the counterpart of [`ContentSender`].
+/// Reassembles one content after the other from pieces: the counterpart of [`ContentSender`].
 ///
-/// A piece is the peer's word, so every piece is checked. The total is a claim that reserves no memory:
-/// the memory is at most twice the bytes that came, and at most the limit. The time that a content
-/// takes has no limit here.
+/// Every piece is checked, as a peer can send anything. The total is a claim that reserves no memory:
+/// the memory is at most twice the received bytes, and at most the limit. The duration of a content has
+/// no limit here.
 ///
 /// ```
 /// use server_core::ContentReceiver;
@@ -206,7 +206,7 @@ pub struct ContentReceiver {
     current: Option<Partial>,
 }
 
-/// A content of which a part has come.
+/// A content that is received in part.
 struct Partial {
     id: u32,
     total_bytes: usize,
@@ -217,33 +217,33 @@ struct Partial {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Content {
-    /// The number that its sender gave to [`ContentSender::new`].
+    /// The number that was given to [`ContentSender::new`].
     pub id: u32,
-    /// All of its bytes.
+    /// The bytes of the content.
     pub bytes: Vec<u8>,
 }
 
-/// What is wrong with a piece. A handler returns it with `?`, as [`Kick::BadPayload`].
+/// An invalid piece. A handler returns it with `?`, as [`Kick::BadPayload`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ContentError {
     /// The payload is shorter than the numbers of a piece, or has no bytes behind them.
     Malformed,
-    /// The content claims this many bytes, which is above the limit of the receiver.
+    /// The content claims a size above the limit of the receiver.
     TooLarge {
         /// The bytes of the whole content.
         total_bytes: u64,
     },
-    /// The piece does not begin where the last one ended.
+    /// The piece does not begin at the end of the last piece.
     OutOfOrder {
-        /// Where the last one ended.
+        /// End of the last piece.
         expected: u64,
-        /// Where the piece begins.
+        /// Beginning of this piece.
         offset: u64,
     },
     /// The piece reaches beyond the end of its content.
     BeyondTheEnd,
-    /// The piece is of another content, or claims another total, than the content that is under way.
+    /// The piece belongs to another content than the incomplete one, or claims another total.
     Interleaved,
 }
 
@@ -257,16 +257,16 @@ impl ContentReceiver {
         }
     }
 
-    /// Takes the payload of one packet. Returns the content when this was its last piece.
+    /// Takes the payload of one packet. Returns the content with its last piece.
     ///
     /// # Errors
-    /// [`ContentError`], and what had come of the content under way is dropped.
+    /// [`ContentError`]. The incomplete content is dropped.
     pub fn push(&mut self, payload: &[u8]) -> Result<Option<Content>, ContentError> {
         let (head, piece) = (payload.split_at_checked(size_of::<PieceHead>()))
             .map(|(head, piece)| (bytemuck::pod_read_unaligned::<PieceHead>(head), piece))
             .ok_or(ContentError::Malformed)
             .inspect_err(|_| self.current = None)?;
-        // Put back only if the piece fits and more is to come.
+        // Stored again only if the piece fits and further pieces are missing.
         let mut partial = self.begin_or_continue(&head)?;
         let left = partial.total_bytes - partial.bytes.len();
         if piece.len() > left {
@@ -284,19 +284,19 @@ impl ContentReceiver {
         Ok(None)
     }
 
-    /// The bytes that have come of the content under way.
+    /// Received bytes of the incomplete content.
     #[must_use]
     pub fn received_bytes(&self) -> usize {
         (self.current.as_ref()).map_or(0, |partial| partial.bytes.len())
     }
 
-    /// Bytes of memory for the content under way.
+    /// Bytes of memory for the incomplete content.
     #[must_use]
     pub fn reserved_bytes(&self) -> usize {
         (self.current.as_ref()).map_or(0, |partial| partial.bytes.capacity())
     }
 
-    /// The content that a piece belongs to, out of this receiver.
+    /// Takes the content of a piece out of this receiver, or begins it.
     fn begin_or_continue(&mut self, head: &PieceHead) -> Result<Partial, ContentError> {
         let (id, total_bytes) = (head.content.get(), head.total_bytes.get());
         let offset = head.offset.get();
@@ -315,9 +315,10 @@ impl ContentReceiver {
             },
         };
         let expected = partial.bytes.len() as u64;
-        match offset == expected {
-            true => Ok(partial),
-            false => Err(ContentError::OutOfOrder { expected, offset }),
+        if offset == expected {
+            Ok(partial)
+        } else {
+            Err(ContentError::OutOfOrder { expected, offset })
         }
     }
 }
@@ -326,7 +327,7 @@ impl Partial {
     fn append(&mut self, piece: &[u8]) {
         let needed = self.bytes.len() + piece.len();
         if needed > self.bytes.capacity() {
-            // Doubled by itself, it would end with up to twice the size of the content.
+            // A vector that doubles by itself would end with up to twice the size of the content.
             let doubled = (self.bytes.capacity() * 2).clamp(needed, self.total_bytes);
             self.bytes.reserve_exact(doubled - self.bytes.len());
         }
@@ -334,7 +335,7 @@ impl Partial {
     }
 }
 
-/// Shows the numbers only: the bytes are the peer's, and do not belong in a log.
+/// Shows the numbers only: the bytes are the peer's and do not belong in a log.
 impl fmt::Debug for ContentReceiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ContentReceiver")
@@ -355,7 +356,7 @@ impl fmt::Display for ContentError {
                 write!(f, "the piece begins at {offset}, and not at {expected}")
             }
             Self::BeyondTheEnd => f.write_str("the piece reaches beyond the end of its content"),
-            Self::Interleaved => f.write_str("another content is under way"),
+            Self::Interleaved => f.write_str("another content is incomplete"),
         }
     }
 }
@@ -384,7 +385,7 @@ mod tests {
         const ID: u16 = 0x0102;
     }
 
-    /// The packets of one `pump` with these bytes in the queue, what it asks for, and its answer.
+    /// The packets of one `pump` with these bytes in the queue, its drain request, and its result.
     fn pump<B: AsRef<[u8]>>(
         sender: &mut ContentSender<SPiece, B>,
         queued_bytes: usize,
@@ -452,7 +453,7 @@ mod tests {
             let taken = left - sender.remaining_bytes();
             assert_eq!(taken, bytes - packets.len() * OVERHEAD_BYTES);
         }
-        // Less room than a quarter of the window is not worth a piece.
+        // No piece is sent into less than a quarter of the window.
         for queued_bytes in [window * 3 / 4, window, usize::MAX] {
             let (packets, below, _) = pump(&mut sender, queued_bytes);
             assert_eq!((packets.len(), below), (0, Some(window / 2)));
@@ -470,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_piece_is_said_and_the_content_dropped() {
+    fn an_invalid_piece_is_an_error_and_drops_the_content() {
         use ContentError as Wrong;
         let too_large = Wrong::TooLarge { total_bytes: 11 };
         let out_of_order = |offset| Wrong::OutOfOrder {

@@ -1,4 +1,4 @@
-//! Who handles which packet: a table by id, made once and shared by all sessions.
+//! Handlers of packets: a table by id, made once and shared by all sessions.
 
 use crate::base::reason::Kick;
 use crate::protocol::packet::{Direction, FromClient, IncomingPacket, Packet};
@@ -6,15 +6,15 @@ use crate::session::Context;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// A table of typed handlers for sessions of type `S`, which are those of a server. Those of a client
-/// have a `Handlers<S, FromServer>`.
+/// A table of typed handlers for server sessions of type `S`. Client sessions use
+/// `Handlers<S, FromServer>`.
 ///
-/// The packet is read before its handler is called, which sees the body and no bytes; what a peer
-/// sends wrong never reaches it. An id without a handler is [`Kick::UnknownId`], for each of the
-/// 65,536. A packet costs a binary search, and no allocation.
+/// The packet is decoded before its handler is called. The handler gets the body, and an invalid packet
+/// never reaches it. An id without a handler is [`Kick::UnknownId`], for all 65,536 ids. A packet costs
+/// a binary search, and no allocation.
 ///
-/// A handler has the signature of a method that takes the body, so methods of the session will do
-/// as well as closures:
+/// A handler has the signature of a method that takes the body, so a method of the session works as well
+/// as a closure:
 ///
 /// ```
 /// use server_core::{Context, Handlers, Kick, Packet, Session};
@@ -61,8 +61,8 @@ use std::marker::PhantomData;
 /// # assert_eq!(HANDLERS.ids().collect::<Vec<_>>(), [2, 7]);
 /// ```
 ///
-/// A packet that the other side sends cannot be registered by mistake. This does not compile, and it
-/// does with `client 1` or `both 1`:
+/// A packet of the wrong direction cannot be registered. This does not compile, and it compiles with
+/// `client 1` or `both 1`:
 ///
 /// ```compile_fail,E0277
 /// # use server_core::Handlers;
@@ -83,12 +83,12 @@ use std::marker::PhantomData;
 /// Handlers::<(), FromServer>::new().on::<SHello>(|_, _, _| Ok(()));
 /// ```
 pub struct Handlers<S, D = FromClient> {
-    /// Rising by id, none twice.
+    /// In the order of ids, without duplicates.
     by_id: Vec<(u16, Box<Handler<S>>)>,
     direction: PhantomData<fn(D)>,
 }
 
-/// Reads a packet and handles its body.
+/// Decodes a packet and handles its body.
 type Handler<S> =
     dyn Fn(&mut S, &mut Context<'_>, Packet<'_>) -> Result<(), Kick> + Send + Sync + 'static;
 
@@ -105,9 +105,9 @@ impl<S, D> Handlers<S, D> {
     /// Adds the handler of one kind of packet.
     ///
     /// # Panics
-    /// If there is one for this id already. Within one `packets!` no two packets have an id in
-    /// common, so that is the same packet a second time. A table in a `LazyLock` is made when it is
-    /// first used: use it once before the server starts, and a mistake ends the start.
+    /// If this id has a handler already. Within one `packets!` no two packets have the same id, so that
+    /// is a second handler for the same packet. A table in a `LazyLock` is made at its first use: use the
+    /// table once before the server starts, and a mistake ends the start.
     #[must_use]
     #[track_caller]
     pub fn on<P>(
@@ -129,11 +129,11 @@ impl<S, D> Handlers<S, D> {
         self
     }
 
-    /// Reads a packet and calls its handler.
+    /// Decodes a packet and calls its handler.
     ///
     /// # Errors
-    /// [`Kick::UnknownId`] if it has none, [`Kick::BadPayload`] if it is not what its id allows, and
-    /// what the handler returns.
+    /// [`Kick::UnknownId`] for a packet without a handler, [`Kick::BadPayload`] for a payload that its id
+    /// does not allow, and the error of the handler.
     pub fn dispatch(
         &self,
         session: &mut S,
@@ -146,12 +146,12 @@ impl<S, D> Handlers<S, D> {
         }
     }
 
-    /// The ids that have a handler, rising.
+    /// The ids with a handler, in rising order.
     pub fn ids(&self) -> impl Iterator<Item = u16> + '_ {
         self.by_id.iter().map(|(id, _)| *id)
     }
 
-    /// Where a handler is, or where it would have to be.
+    /// The index of a handler, or the index at which to insert it.
     fn place_of(&self, id: u16) -> Result<usize, usize> {
         self.by_id.binary_search_by_key(&id, |(id, _)| *id)
     }
@@ -197,7 +197,7 @@ mod tests {
     }
     impl<const ID: u16> Direction<FromClient> for Id<ID> {}
 
-    /// What was handled.
+    /// The handled packets.
     type Seen = Vec<(u16, Vec<u8>)>;
 
     fn table() -> Handlers<Seen> {
@@ -206,7 +206,7 @@ mod tests {
             .on::<Id<7>>(|seen, _, body| handle(seen, 7, body))
             .on::<Id<65_535>>(|seen, _, body| handle(seen, 65_535, body))
             .on::<Id<0>>(|seen, _, body| handle(seen, 0, body))
-            .on::<Id<300>>(|_, _, _| Err(Kick::ChatFlood))
+            .on::<Id<300>>(|_, _, _| Err(Kick::Custom(1_000, "full")))
     }
 
     fn handle(seen: &mut Seen, id: u16, body: &[u8]) -> Result<(), Kick> {
@@ -235,7 +235,7 @@ mod tests {
                     0 | 7 | 65_535 => {
                         assert_eq!((outcome, seen), (Ok(()), vec![(id, b"x".to_vec())]));
                     }
-                    300 => assert_eq!(outcome, Err(Kick::ChatFlood)),
+                    300 => assert_eq!(outcome, Err(Kick::Custom(1_000, "full"))),
                     _ => assert_eq!((outcome, seen), (Err(Kick::UnknownId), vec![])),
                 }
             }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_packet_never_reaches_its_handler() {
+    fn an_invalid_packet_never_reaches_its_handler() {
         let mut seen = Seen::new();
         let packet = Packet::new(7, b"");
         let (outcome, _) = with_context(|ctx| table().dispatch(&mut seen, ctx, packet));
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "packet 7 has two handlers")]
-    fn two_handlers_of_one_packet_are_a_mistake_of_ours() {
+    fn two_handlers_of_one_packet_panic() {
         let _ = table().on::<Id<7>>(|_, _, _| Ok(()));
     }
 

@@ -45,7 +45,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Ok(id) => id,
             Err(reason) => {
                 let reason = reason.unwrap_or(DisconnectReason::ServerFull);
-                self.metrics().disconnects[reason.index()].add(1);
+                shared.metrics.count_disconnect(self.worker, reason);
                 log::error!("could not take over the connection of {addr}: {reason}");
                 return;
             }

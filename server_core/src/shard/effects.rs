@@ -1,16 +1,18 @@
-//! Callbacks, and doing what they have asked for: here, or by way of another worker's mailbox.
+//! Callbacks, and their effects: on this worker, or through another worker's mailbox.
 
 use super::{Deferred, Shard, guarded};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
+use crate::buffer::SendBuffer;
 use crate::connection::Transport;
+use crate::routing::link::{Audience, Origin, Target};
 use crate::routing::outbox;
 use crate::routing::router::Command;
 use crate::session::{Context, Effect, Session};
 use std::time::Instant;
 
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
-    /// Runs one callback, then does what it asked for.
+    /// Runs one callback, then applies its effects.
     pub(super) fn call(
         &mut self,
         id: SessionId,
@@ -31,15 +33,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// Whether reading may go on: nothing that was asked for has to wait, or little of it, and that for
-    /// receivers.
+    /// Whether reading may go on: no effect waits, or few effects wait, and they wait for receivers.
     pub(super) fn may_read(&self) -> bool {
         self.stalled.is_empty()
             && outbox::is_empty()
             && (self.deferred.is_empty() || self.may_read_while_paced())
     }
 
-    /// Does what has waited, in order, as far as the output of this turn and the receivers allow.
+    /// Applies deferred effects, in order, as far as the output of this turn and the receivers allow.
     pub(super) fn release_deferred(&mut self, now: Instant) {
         self.paced_until = None;
         while self.output_left > 0
@@ -58,7 +59,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// An effect of this session waits no more. With the last one the session is read again.
+    /// Counts an effect of this session that waits no more. After the last such effect the session is read
+    /// again.
     fn release_one(&mut self, source: SessionId, now: Instant) {
         let (timeouts, config) = (&mut self.timeouts, &self.shared.config);
         let released = self.table.visit(source, |connection| {
@@ -68,7 +70,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             connection.restart_input_clock(now);
             if let Some(at) = connection.next_deadline(config) {
-                // What was due meanwhile is not late: it looks like a stall of this process else.
+                // A deadline that has passed meanwhile is due now: otherwise it would look like a stall of
+                // this process.
                 timeouts.arm(source, &mut connection.timer, at.max(now));
             }
             let is_readable = connection.has_input && connection.list_readable();
@@ -83,9 +86,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// Does what callbacks of `source` have asked for, in order, as far as the output of this turn and
-    /// the receivers allow. The rest waits, and `source` is not read until it is done. Timers and logins
-    /// are no output and never wait.
+    /// Applies the effects of a callback of `source`, in order, as far as the output of this turn and the
+    /// receivers allow. The other effects are deferred, and `source` is not read until they are applied.
+    /// Timers and logins are not output and never wait.
     pub(super) fn apply_effects(&mut self, source: SessionId, now: Instant) {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
@@ -98,7 +101,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 self.defer(source, effect, fan_out_bytes);
             }
         }
-        // No callback ran above, so nothing was asked for meanwhile; the memory is used again.
+        // No callback ran above, so there is no new effect; the memory is used again.
         debug_assert!(self.effects.is_empty());
         self.effects = effects;
     }
@@ -120,7 +123,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             return may_fan_out;
         }
-        // What no other session can notice overtakes what waits for others, but not its own.
+        // An effect that no other session can notice overtakes deferred effects of other sessions, but
+        // not those of its own session.
         is_own && (self.table).visit(source, |connection| connection.is_held()) == Some(false)
     }
 
@@ -143,20 +147,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 self.forward(to.worker(), Command::Send(to, buffer));
             }
             Effect::Send(..) => self.metrics().undeliverable.add(1),
-            Effect::Broadcast(buffer) => {
-                let own = self.worker;
-                for worker in (0..workers).filter(|worker| *worker != own) {
-                    self.forward(worker, Command::Broadcast(buffer.clone()));
-                }
-                self.queue_for_all(&buffer);
-            }
+            Effect::Broadcast(buffer) => self.fan_out(Audience::All, None, &buffer),
             Effect::BroadcastTo(group, except, buffer) => {
-                let (to, own) = (self.shared.router.groups().workers(group), self.worker);
-                for worker in to.iter().filter(|worker| *worker != own) {
-                    let command = Command::BroadcastTo(group, except, buffer.clone());
-                    self.forward(worker, command);
-                }
-                self.queue_for_group(group, except, &buffer);
+                self.fan_out(Audience::Group(group), except, &buffer);
             }
             Effect::Close(id, reason) if id.worker() == self.worker => self.close(id, reason),
             Effect::Close(id, reason) if id.worker() < workers => {
@@ -177,20 +170,39 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// Ends a session behind what it was sent so far.
+    /// Queues a packet here, and forwards it to the other targets.
+    fn fan_out(&mut self, audience: Audience, except: Option<SessionId>, buffer: &SendBuffer) {
+        let router = &self.shared.router;
+        for target in router.targets(audience, router.scope(audience, Origin::Node)) {
+            match (target, audience) {
+                (Target::Worker(worker), Audience::All) if worker == self.worker => {
+                    self.queue_for_all(buffer);
+                }
+                (Target::Worker(worker), Audience::Group(group)) if worker == self.worker => {
+                    self.queue_for_group(group, except, buffer);
+                }
+                (Target::Worker(worker), _) => {
+                    let command = Command::fan_out(audience, except, buffer.clone());
+                    self.forward(worker, command);
+                }
+                (Target::Link, _) => self.shared.router.publish(audience, buffer),
+            }
+        }
+    }
+
+    /// Ends a session behind the packets that it was sent so far.
     pub(super) fn close(&mut self, id: SessionId, reason: DisconnectReason) {
         self.detach(id);
         self.table.close(id, reason);
     }
 
-    /// Ends a session behind everything that was asked for before.
+    /// Ends a session behind all earlier effects.
     pub(super) fn close_in_order(&mut self, id: SessionId, reason: DisconnectReason) {
-        match self.deferred.is_empty() {
-            true => self.close(id, reason),
-            false => {
-                (self.table).visit(id, |connection| connection.is_leaving = true);
-                self.defer(id, Effect::Close(id, reason), 0);
-            }
+        if self.deferred.is_empty() {
+            self.close(id, reason);
+        } else {
+            (self.table).visit(id, |connection| connection.is_leaving = true);
+            self.defer(id, Effect::Close(id, reason), 0);
         }
     }
 
@@ -203,15 +215,15 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// Posts what callbacks have sent through handles and had to wait. Returns when to try again.
+    /// Posts the packets of the outbox. Returns the instant of the next try, if some are left.
     pub(super) fn retry_outbox(&mut self, now: Instant) -> Option<Instant> {
         let pacing = &mut self.pacing;
         let is_empty = outbox::retry(|bytes| pacing.take(bytes, now));
         (!is_empty).then(|| pacing.retry_at(now))
     }
 
-    /// Sends on what had to wait for another worker's mailbox, as far as there is room now. Before
-    /// giving up it asks to be woken, and tries once more: the room may have come in between.
+    /// Forwards the commands that wait for another worker's mailbox, as far as it has room now. At the
+    /// first full mailbox it asks to be woken, and tries once more: the room may have come in between.
     pub(super) fn retry_stalled(&mut self) {
         let mut has_asked = false;
         while let Some((worker, command)) = self.stalled.pop_front() {

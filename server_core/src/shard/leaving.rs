@@ -34,7 +34,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.metrics().sessions.sub(u64::from(was_open));
         let partial_bytes = connection.partial_bytes() as u64;
         self.metrics().partial_packet_bytes.sub(partial_bytes);
-        self.metrics().disconnects[reason.index()].add(1);
+        shared.metrics.count_disconnect(self.worker, reason);
         let summary_at = shared.departures.note(Some(id), peer.addr, reason, now);
         let ends = [self.disconnect_summary_at, summary_at];
         self.disconnect_summary_at = ends.into_iter().flatten().min();

@@ -15,9 +15,9 @@ use crate::measure::groups::More;
 use askama::Template;
 use figures::{Figure, distributions, over_time};
 use format::{digits, grouped, ms, shown};
+use game_server::packets::label_of_code;
 use game_server::process::human_bytes;
 use plot::SIZE;
-use server_core::DisconnectReason;
 
 /// The page.
 ///
@@ -483,11 +483,7 @@ fn losses(summary: &Summary) -> Groups {
 
 fn byes(summary: &Summary) -> Groups {
     let row = |bye: &Bye| {
-        let label = match bye.code {
-            // The ten codes of the wire are the first ten labels.
-            code @ 1..=10 => DisconnectReason::LABELS[usize::from(code) - 1],
-            _ => "unknown code",
-        };
+        let label = label_of_code(bye.code).unwrap_or("unknown code");
         (
             format!("{} {label}: {}", bye.code, shown(&bye.text)),
             bye.count,

@@ -1,5 +1,4 @@
-//! Danger: the tick is what everybody is here for. It must have the right bytes, come to all, keep
-//! its pace, and not come in bursts.
+//! The tick: its bytes, its number, its text, and its pace.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -10,10 +9,10 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
-use util::{C_ECHO, Client, S_HELLO, Server, packet, split_number};
+use util::*;
 
 #[test]
-fn golden_bytes() {
+fn tick_has_the_golden_bytes() {
     let server = Server::start(&["--tick-ms", "20"]);
     let mut client = server.connect();
     let mut bytes = [0; 2 * 23];
@@ -33,14 +32,14 @@ fn golden_bytes() {
 }
 
 #[test]
-fn the_first_tick_is_number_one() {
+fn first_tick_is_number_1() {
     let server = Server::start(&["--tick-ms", "1000"]);
     assert_eq!(server.connect().next_hello().0, 1);
 }
 
 #[test]
-fn the_number_rises_by_one() {
-    let server = Server::start(&["--tick-ms", "5"]);
+fn tick_number_rises_by_1() {
+    let server = Server::start(&["--tick-ms", "2"]);
     let mut client = server.connect();
     let (first, _) = client.next_hello();
     for tick in first + 1..first + 200 {
@@ -49,7 +48,7 @@ fn the_number_rises_by_one() {
 }
 
 #[test]
-fn message_and_padding() {
+fn message_is_padded_and_never_cut() {
     let text = "Grüß Gott";
     let server = Server::start(&["--tick-ms", "20", "--message", text]);
     assert_eq!(server.connect().next_hello().1, text.as_bytes());
@@ -67,13 +66,13 @@ fn message_and_padding() {
     assert_eq!(&packet.payload[8..11], b"pad");
     assert!(packet.payload[11..].iter().all(|byte| *byte == 0));
 
-    // Smaller than what is there already: no padding, and nothing is cut.
+    // Smaller than the message: no padding, and the message is not cut.
     let server = Server::start(&["--tick-ms", "20", "--payload-bytes", "10"]);
     assert_eq!(server.connect().next_hello().1, b"Hello World");
 }
 
 #[test]
-fn the_largest_hello() {
+fn largest_payload_is_delivered() {
     let server = Server::start(&["--tick-ms", "50", "--payload-bytes", "65531"]);
     let mut client = server.connect();
     for _ in 0..5 {
@@ -83,23 +82,12 @@ fn the_largest_hello() {
     }
 }
 
-#[test]
-fn five_clients_get_the_same_ticks() {
-    let server = Server::start(&["--tick-ms", "20"]);
-    let mut clients: Vec<Client> = (0..5).map(|_| server.join()).collect();
-    let firsts: Vec<u64> = clients.iter_mut().map(|one| one.next_hello().0).collect();
-    let last = firsts.iter().max().unwrap() + 30;
-    for (client, first) in clients.iter_mut().zip(firsts) {
-        for tick in first + 1..=last {
-            assert_eq!(client.next_hello(), (tick, b"Hello World".to_vec()));
-        }
-    }
-}
+// ---- the pace -----------------------------------------------------------------------------------
 
-/// The mean, not the jitter: a loop that sleeps a period after each round falls behind, and does so
-/// always. A machine that did not run us for a while did so in one of the measurements.
+/// The mean, not the jitter. A loop that sleeps a period after each round falls behind in every
+/// measurement; a machine that delays the process does so in one of six.
 #[test]
-fn the_pace_is_the_period() {
+fn mean_pace_is_the_period() {
     let server = Server::start(&["--tick-ms", "50"]);
     let mut client = server.connect();
     client.next_hello();
@@ -107,9 +95,9 @@ fn the_pace_is_the_period() {
     for _ in 0..6 {
         let (first, _) = client.next_hello();
         let from = Instant::now();
-        let last = (0..40).map(|_| client.next_hello().0).last().unwrap();
-        assert_eq!(last, first + 40);
-        means.push(from.elapsed() / 40);
+        let last = (0..20).map(|_| client.next_hello().0).last().unwrap();
+        assert_eq!(last, first + 20);
+        means.push(from.elapsed() / 20);
         if (Duration::from_millis(45)..Duration::from_millis(60)).contains(&means[means.len() - 1])
         {
             return;
@@ -118,10 +106,51 @@ fn the_pace_is_the_period() {
     panic!("a tick each {means:?}");
 }
 
-/// Three seconds are longer than each limit on time: nobody is kicked for what this process has
-/// missed, what is owed does not come in a burst, and the schedule is the one from the start.
+/// Row 39: five clients receive "Hello World" at the default pace.
 #[test]
-fn a_process_that_was_stopped_for_three_seconds_goes_on_as_before() {
+fn five_clients_receive_hello_world_at_the_default_pace() {
+    let server = Server::start(&[]);
+    let mut clients: Vec<Client> = (0..5).map(|_| server.join()).collect();
+    let from = Instant::now();
+    for _ in 0..6 {
+        let ticks: Vec<_> = clients.iter_mut().map(Client::next_hello).collect();
+        assert_eq!(ticks[0].1, b"Hello World");
+        assert!(ticks.iter().all(|tick| *tick == ticks[0]), "{ticks:?}");
+    }
+    // Six ticks span five periods of 250 ms, and a part of the one before.
+    let took = from.elapsed();
+    assert!(took >= Duration::from_millis(1200), "{took:?}");
+}
+
+#[test]
+fn stopped_process_sends_no_burst() {
+    const PERIOD: Duration = Duration::from_millis(50);
+    let server = Server::start(&["--tick-ms", "50"]);
+    let mut client = server.join();
+    let (before, _) = client.next_hello();
+    server.signal("STOP");
+    // The length of the stop is what is tested.
+    thread::sleep(Duration::from_millis(750));
+    server.signal("CONT");
+    let resumed = Instant::now();
+    let mut ticks = Vec::new();
+    while resumed.elapsed() < 5 * PERIOD {
+        ticks.push(client.next_hello().0);
+    }
+    // 15 ticks are due. One of them may come late, and one may have been sent before the stop.
+    assert!(ticks.len() <= 8, "a burst: {ticks:?}");
+    let expected: Vec<u64> = (before + 1..).take(ticks.len()).collect();
+    assert_eq!(
+        ticks, expected,
+        "the number rises by one for each tick that is sent"
+    );
+    client.echo(b"the session has stayed");
+}
+
+/// The stop of 3 s is longer than each timeout. No session is kicked for the time that the process missed,
+/// the missed ticks do not come in a burst, and the schedule is the one from the start.
+#[test]
+fn stopped_process_kicks_no_session_and_keeps_its_schedule() {
     const PERIOD: Duration = Duration::from_millis(250);
     let server = Server::start(&[
         "--packet-timeout-ms",
@@ -141,7 +170,7 @@ fn a_process_that_was_stopped_for_three_seconds_goes_on_as_before() {
     server.signal("STOP");
     begun.send(&bytes[9..]);
     client.send(&packet(C_ECHO, b"during the stop"));
-    // Not luck: the stop has to last, that is what is tested.
+    // The length of the stop is what is tested.
     thread::sleep(Duration::from_secs(3));
     server.signal("CONT");
     client.expect_echo(b"during the stop");
@@ -153,13 +182,13 @@ fn a_process_that_was_stopped_for_three_seconds_goes_on_as_before() {
         ticks.push((tick, arrived.elapsed()));
     }
     let numbers: Vec<u64> = ticks.iter().map(|(tick, _)| *tick).collect();
-    // Twelve are owed. One may come late, at once; the others keep their distance.
+    // Twelve ticks are due. One may come late, at once; the others keep their distance.
     assert!(numbers.len() <= 8, "a burst: {ticks:?}");
-    // The echo above may have skipped one or two that came before it.
+    // The echo above may have skipped one or two ticks.
     assert!(numbers[0] - first <= 3, "{ticks:?} after {first}");
     assert!(numbers.windows(2).all(|two| two[1] == two[0] + 1));
-    // On the schedule again: whole periods after the first one. How near, is a matter of the
-    // machine; a schedule that began anew at the resume would be anywhere.
+    // On the schedule again: whole periods after the first tick. The distance depends on the machine; a
+    // schedule that began anew at the resume would be anywhere.
     let on_time = ticks.iter().skip(1).filter(|(_, at)| {
         let off = at.as_millis() % PERIOD.as_millis();
         !(60..=190).contains(&off)
@@ -168,9 +197,9 @@ fn a_process_that_was_stopped_for_three_seconds_goes_on_as_before() {
     assert!(!server.lines().iter().any(|line| line.contains("left: ")));
 }
 
-/// The clock on the wall may be set while the server runs. Nobody here asks it.
+/// The wall clock may be set while the server runs.
 #[test]
-fn no_source_file_asks_the_wall_clock() {
+fn no_source_file_reads_the_wall_clock() {
     let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
     let mut files = 0;
     while let Some(folder) = folders.pop() {
@@ -186,29 +215,4 @@ fn no_source_file_asks_the_wall_clock() {
         }
     }
     assert!(files > 10);
-}
-
-#[test]
-fn a_stopped_process_owes_no_burst() {
-    const PERIOD: Duration = Duration::from_millis(100);
-    let server = Server::start(&["--tick-ms", "100"]);
-    let mut client = server.join();
-    let (before, _) = client.next_hello();
-    server.signal("STOP");
-    // Not luck: the stop has to last, that is what is tested.
-    thread::sleep(Duration::from_millis(1500));
-    server.signal("CONT");
-    let resumed = Instant::now();
-    let mut ticks = Vec::new();
-    while resumed.elapsed() < 5 * PERIOD {
-        ticks.push(client.next_hello().0);
-    }
-    // 15 are owed. Of those one may come late, and one may have been on its way before the stop.
-    assert!(ticks.len() <= 8, "a burst: {ticks:?}");
-    let expected: Vec<u64> = (before + 1..).take(ticks.len()).collect();
-    assert_eq!(
-        ticks, expected,
-        "the number rises by one for each tick that is sent"
-    );
-    client.echo(b"the session has stayed");
 }

@@ -1,11 +1,13 @@
-//! A start that cannot succeed says so in one line and ends, whichever of its steps is refused.
-#![cfg(target_os = "linux")] // `ulimit -v`, and a loopback network.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+//! A start that the system refuses a descriptor or a thread fails with one line, at every step.
+#![cfg(target_os = "linux")] // `ulimit -v`, and 127.0.0.0/8.
+
+// A failed unwrap is a failed test, also in its helpers.
+#![allow(clippy::unwrap_used)]
 
 mod util;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use util::{Server, command_with_ulimit};
+use util::*;
 
 /// An address that no other test uses.
 fn free_addr() -> SocketAddr {
@@ -14,8 +16,8 @@ fn free_addr() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-/// Starts the server under one limit after the other until it listens, and returns the lines of the
-/// starts that failed before.
+/// Starts the server under one limit after the other until it listens, and returns the log lines of the
+/// failed starts.
 fn starts(limits: impl Iterator<Item = String>, env: &[(&str, &str)]) -> Vec<String> {
     let mut lines = Vec::new();
     for limit in limits {
@@ -39,7 +41,7 @@ fn starts(limits: impl Iterator<Item = String>, env: &[(&str, &str)]) -> Vec<Str
                 assert_eq!(server.wait_for_exit().code(), Some(0), "{limit}");
                 return lines;
             }
-            // The system's loader wants something as well.
+            // The loader of the system needs descriptors and memory as well.
             Err((status, _)) if status.code() == Some(127) => {}
             Err((status, said)) => {
                 assert_eq!(
@@ -59,7 +61,7 @@ fn starts(limits: impl Iterator<Item = String>, env: &[(&str, &str)]) -> Vec<Str
     panic!("no start succeeded: {lines:#?}");
 }
 
-/// The steps that these lines name, without repetitions.
+/// The steps that the lines name, without repetitions.
 fn steps<'a>(lines: &'a [String], begin: &str, end: &str) -> Vec<&'a str> {
     let (mut steps, begin) = (Vec::new(), format!("game_server: {begin}"));
     for line in lines {
@@ -74,7 +76,7 @@ fn steps<'a>(lines: &'a [String], begin: &str, end: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn each_descriptor_that_a_start_is_refused_is_one_line() {
+fn each_refused_descriptor_fails_the_start_with_one_line() {
     let lines = starts((4..64).map(|limit| format!("-n {limit}")), &[]);
     let limit = |line: &String| line.contains("RLIMIT_NOFILE");
     assert!(lines.iter().all(limit), "{lines:#?}");
@@ -91,9 +93,9 @@ fn each_descriptor_that_a_start_is_refused_is_one_line() {
     );
 }
 
-/// Each thread wants 1 GiB of address space for its stack, and the limit has room for N of them.
+/// The stack of each thread takes 1 GiB of address space, and the limit has room for 0 to 8 stacks.
 #[test]
-fn each_thread_that_a_start_is_refused_is_one_line() {
+fn each_refused_thread_fails_the_start_with_one_line() {
     let limits = (0..9).map(|threads| format!("-v {}", 700_000 + threads * (1 << 20)));
     let stack = [("RUST_MIN_STACK", "1073741824"), ("MALLOC_ARENA_MAX", "1")];
     let lines = starts(limits, &stack);

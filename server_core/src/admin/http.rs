@@ -1,89 +1,89 @@
-//! As much of HTTP/1.1 as a scrape needs: the head of a request, the head of an answer.
+//! As much of HTTP/1.1 as a scrape needs: the head of a request, the head of a response.
 //!
-//! No keep-alive: each answer says so and is followed by the end of the stream. Bodies of requests
-//! are not looked at. Knows no socket.
+//! No keep-alive: each response says so, and the end of the stream follows it. Bodies of requests are
+//! ignored. Knows no socket.
 
 use super::host::Host;
 use std::fmt::Write;
 
-/// The longest head of a request.
+/// Size limit of a request's head.
 pub const MAX_HEAD_BYTES: usize = 8 << 10;
-/// More header lines than that are as bad as more bytes.
+/// Limit of a request's header lines. One line more is refused as one byte too many is.
 const MAX_HEADERS: usize = 64;
-/// The most that `/sessions?slowest=` may ask for: each number makes a list of its own, and short
-/// ones are as good as free.
+/// Upper limit of the number in `/sessions?slowest=`: each number makes a list of its own, and short
+/// lists cost next to nothing.
 pub const MAX_SLOWEST: usize = 100;
 
-/// What a browser may do with an answer: run what the live page itself holds, and ask this port.
-/// Text never becomes markup, whatever a peer has sent. Said with every answer, for the others
-/// hold nothing that could run.
+/// What a browser may do with a response: run the script in the live page itself, and send requests to
+/// this port. Text never becomes markup, whatever a peer has sent. Every response has the policy: the
+/// other responses hold nothing that could run.
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
      img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// What may be asked for.
+/// The resource of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// A page that shows the others.
+    /// The live page, which shows the other resources.
     Page,
     /// The counters.
     Metrics,
-    /// Whether the server is up.
+    /// Whether the server is ready.
     Health,
-    /// Who is here.
+    /// The connected sessions.
     Sessions(Selection),
 }
 
-/// Which sessions are listed.
+/// Which sessions a list has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selection {
-    /// All of them.
+    /// All sessions.
     All,
-    /// So many of those that are furthest behind, 1 to [`MAX_SLOWEST`].
+    /// The given number of sessions that are furthest behind, 1 to [`MAX_SLOWEST`].
     Slowest(usize),
 }
 
-/// A request that will be answered with what it asks for.
+/// A valid request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What it asks for.
+    /// The requested resource.
     pub route: Route,
-    /// It wants the head of the answer alone (`HEAD`).
+    /// The response has no body (`HEAD`).
     pub is_head: bool,
 }
 
-/// How a request is answered.
+/// The status of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// With what it asked for.
+    /// The response has the requested resource.
     Ok,
-    /// It is no HTTP/1, or asks for a list of sessions that there is not.
+    /// The request is not HTTP/1, or names a list of sessions that does not exist.
     BadRequest,
-    /// It is for a host that this port does not answer for.
+    /// The port does not answer for the host of the request.
     Misdirected,
-    /// Nothing is at this path.
+    /// The path does not exist.
     NotFound,
-    /// The path is right, what to do with it is not.
+    /// The path exists, but not with this method.
     MethodNotAllowed,
-    /// Its head was not complete in time.
+    /// The head of the request was not complete in time.
     Timeout,
-    /// Its head is too long.
+    /// The head of the request is too long.
     HeadTooLarge,
-    /// Ask again later.
+    /// The resource is not available now.
     Unavailable,
 }
 
 impl Request {
-    /// Reads the head of a request for a host that `is_answered`. `None` while its end has not come.
+    /// Parses the head of a request whose host `is_allowed`. `None` while the end of the head is missing.
     ///
     /// A request of HTTP/1.0 may have no host: a browser, which a page on another site could use,
     /// always names one.
     ///
     /// # Errors
-    /// How to refuse it.
+    /// The status of the refusal.
     pub fn parse(
         bytes: &[u8],
-        is_answered: impl FnOnce(&Host) -> bool,
+        is_allowed: impl FnOnce(&Host) -> bool,
     ) -> Result<Option<Self>, Status> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
@@ -100,12 +100,12 @@ impl Request {
             return Err(Status::BadRequest);
         };
         match host(request.headers)? {
-            Some(host) if !is_answered(&host) => return Err(Status::Misdirected),
+            Some(host) if !is_allowed(&host) => return Err(Status::Misdirected),
             None if request.version != Some(0) => return Err(Status::BadRequest),
             _ => {}
         }
         let (path, query) = path_and_query(target);
-        // The selection is read last: a wrong path or method is wrong whatever is asked of it.
+        // The selection is parsed last: a wrong path or method is wrong whatever the query is.
         let route = match path {
             "/" => Route::Page,
             "/metrics" => Route::Metrics,
@@ -127,7 +127,7 @@ impl Request {
 }
 
 impl Selection {
-    /// Names that it does not know are no concern of its; of several the first one counts.
+    /// Unknown names are ignored. Of several `slowest` the first counts.
     fn parse(query: &str) -> Result<Self, Status> {
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let Some((_, count)) = pairs.find(|(name, _)| *name == "slowest") else {
@@ -140,7 +140,7 @@ impl Selection {
     }
 }
 
-/// The only `Host` of a request.
+/// The `Host` of a request. Two are a bad request.
 fn host(headers: &[httparse::Header<'_>]) -> Result<Option<Host>, Status> {
     let mut hosts = (headers.iter()).filter(|header| header.name.eq_ignore_ascii_case("host"));
     match (hosts.next(), hosts.next()) {
@@ -154,10 +154,10 @@ fn host(headers: &[httparse::Header<'_>]) -> Result<Option<Host>, Status> {
     }
 }
 
-/// Path and query of a request's target, which may be a whole URL.
+/// Path and query of a request's target. The target may be a whole URL.
 fn path_and_query(target: &str) -> (&str, &str) {
     let target = match target.strip_prefix("http://") {
-        // A query may follow the host at once.
+        // A query may follow the host without a path.
         Some(rest) => rest.find(['/', '?', '#']).map_or("", |at| &rest[at..]),
         None => target,
     };
@@ -169,7 +169,7 @@ fn path_and_query(target: &str) -> (&str, &str) {
 }
 
 impl Status {
-    /// Its number and name, for example `404 Not Found`.
+    /// Number and name, for example `404 Not Found`.
     pub const fn line(self) -> &'static str {
         match self {
             Self::Ok => "200 OK",
@@ -183,18 +183,17 @@ impl Status {
         }
     }
 
-    /// One line that says what is wrong.
-    pub fn text(self) -> String {
-        let hint = match self {
+    /// One line that says what is wrong. `host_hint` says how to allow a host.
+    pub fn text(self, host_hint: &str) -> String {
+        match self {
             Self::Misdirected => {
-                ": this Host is not allowed, game_server --admin-host NAME allows it"
+                format!("{}: this Host is not allowed, {host_hint}\n", self.line())
             }
-            _ => "",
-        };
-        format!("{}{hint}\n", self.line())
+            _ => format!("{}\n", self.line()),
+        }
     }
 
-    /// The head of an answer whose body has this type and length.
+    /// The head of a response whose body has this type and length.
     pub fn head(self, content_type: &str, body_bytes: usize) -> String {
         let mut head = format!(
             "HTTP/1.1 {}\r\n\
@@ -220,13 +219,15 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::host::AllowedHosts;
 
     fn parse(text: &str) -> Result<Option<Request>, Status> {
-        Request::parse(text.as_bytes(), |host| host.is_answered(None, &[]))
+        let hosts = AllowedHosts::default();
+        Request::parse(text.as_bytes(), |host| hosts.contains(host, None))
     }
 
     #[test]
-    fn the_host_is_looked_at_first() {
+    fn the_host_is_checked_first() {
         for (status, line) in [
             (None, "HTTP/1.0\r\n"),
             (None, "HTTP/1.1\r\nhOST:\tLOCALHOST \r\n"),
@@ -256,11 +257,13 @@ mod tests {
                 assert_eq!(outcome.err(), status.or(found), "{path} {line:?}");
             }
         }
-        assert!(Status::Misdirected.text().contains("--admin-host"));
+        let hint = "--admin-host NAME allows it";
+        assert!(Status::Misdirected.text(hint).contains("--admin-host"));
+        assert!(!Status::NotFound.text(hint).contains("--admin-host"));
     }
 
     #[test]
-    fn what_is_asked_for() {
+    fn each_target_has_its_route() {
         let get = |route| {
             Ok(Some(Request {
                 route,
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused() {
+    fn invalid_requests_are_refused_with_their_status() {
         for (status, text) in [
             (
                 Status::NotFound,
@@ -361,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn every_split_waits_for_the_end() {
+    fn a_head_without_its_end_is_incomplete() {
         let text = "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n\r\n";
         for end in 0..text.len() {
             assert_eq!(parse(&text[..end]), Ok(None), "{:?}", &text[..end]);
@@ -370,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_of_answers() {
+    fn heads_of_responses() {
         assert_eq!(
             Status::Ok.head("text/plain", 3),
             format!(

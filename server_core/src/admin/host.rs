@@ -1,17 +1,27 @@
-//! The hosts for which the port answers. Knows no socket.
+//! The hosts for which the admin port answers. Knows no socket.
 //!
 //! A page on another site can make its own name resolve to this port's address (DNS rebinding), and
-//! a browser then lets that page read the answers. The `Host` of such a request is the name of the
+//! a browser then lets that page read the responses. The `Host` of such a request is the name of the
 //! other site: the port refuses every name that it does not know.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// The host of a URL, in the form in which two hosts are compared: without port, brackets and final
-/// dot, in lower case.
+/// The host of a URL, for example `metrics.example.org` or `10.0.0.1`.
+///
+/// Parsing brings it into the form in which two hosts are compared: without port, brackets and final dot,
+/// in lower case.
+///
+/// ```
+/// use server_core::admin::Host;
+/// let host: Host = "Metrics.Example.org.:9100".parse().expect("a host");
+/// assert_eq!(host, Host::Name("metrics.example.org".into()));
+/// assert!("http://metrics.example.org/".parse::<Host>().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// An address. One that is IPv4 within IPv6 is IPv4.
+    /// An address. An IPv4 address within IPv6 is stored as IPv4.
     Ip(IpAddr),
     /// A name.
     Name(String),
@@ -45,16 +55,25 @@ impl FromStr for Host {
     }
 }
 
-impl Host {
-    /// Whether the port answers for it: its own address (`local`, that of the accepted connection),
-    /// a loopback name, or one of `allowed`. The port number does not matter: a tunnel changes it,
+/// The hosts that a request may name.
+#[derive(Debug, Default)]
+pub struct AllowedHosts {
+    /// The hosts beside the port's own address and the loopback names.
+    pub hosts: Vec<Host>,
+    /// How the user of the program allows a host: the end of the refusal's text.
+    pub hint: Cow<'static, str>,
+}
+
+impl AllowedHosts {
+    /// Whether the port answers for `host`: for its own address (`local`, of the accepted connection), a
+    /// loopback name, and the hosts in the list. The port number does not matter: a tunnel changes it,
     /// and a page on another site cannot choose a name by it.
-    pub fn is_answered(&self, local: Option<IpAddr>, allowed: &[Self]) -> bool {
-        let is_own = match self {
-            Self::Ip(ip) => ip.is_loopback() || local.is_some_and(|own| own.to_canonical() == *ip),
-            Self::Name(name) => name == "localhost",
+    pub fn contains(&self, host: &Host, local: Option<IpAddr>) -> bool {
+        let is_own = match host {
+            Host::Ip(ip) => ip.is_loopback() || local.is_some_and(|own| own.to_canonical() == *ip),
+            Host::Name(name) => name == "localhost",
         };
-        is_own || allowed.contains(self)
+        is_own || self.hosts.contains(host)
     }
 }
 
@@ -62,16 +81,19 @@ impl Host {
 mod tests {
     use super::*;
 
-    fn is_answered(text: &str) -> bool {
+    fn is_allowed(text: &str) -> bool {
         let local = "::ffff:10.1.2.3".parse().unwrap();
-        let allowed =
-            ["Metrics.Example.org.", "10.9.9.9", "[fe80::1]"].map(|one| one.parse().unwrap());
-        let host: Host = text.parse().unwrap_or_else(|why| panic!("{text}: {why}"));
-        host.is_answered(Some(local), &allowed)
+        let hosts = ["Metrics.Example.org.", "10.9.9.9", "[fe80::1]"];
+        let allowed = AllowedHosts {
+            hosts: hosts.map(|host| host.parse().unwrap()).into(),
+            ..AllowedHosts::default()
+        };
+        let host = text.parse().unwrap_or_else(|why| panic!("{text}: {why}"));
+        allowed.contains(&host, Some(local))
     }
 
     #[test]
-    fn own_address_loopback_and_allowed_names_are_answered() {
+    fn own_address_loopback_and_listed_hosts_are_allowed() {
         for host in [
             "10.1.2.3",
             "10.1.2.3:9100",
@@ -90,12 +112,12 @@ mod tests {
             "10.9.9.9",
             "[fe80::1]:9100",
         ] {
-            assert!(is_answered(host), "{host}");
+            assert!(is_allowed(host), "{host}");
         }
     }
 
     #[test]
-    fn other_hosts_are_not() {
+    fn other_hosts_are_not_allowed() {
         for host in [
             "evil.example",
             "localhost.evil.example",
@@ -107,12 +129,12 @@ mod tests {
             "[fe80::2]",
             "example.org",
         ] {
-            assert!(!is_answered(host), "{host}");
+            assert!(!is_allowed(host), "{host}");
         }
     }
 
     #[test]
-    fn what_is_not_a_host_is_an_error() {
+    fn text_that_is_not_a_host_is_an_error() {
         for text in [
             "",
             ".",

@@ -1,16 +1,16 @@
-//! The sessions as JSON. Knows no HTTP.
+//! The connected sessions as JSON. Knows no HTTP.
 
 use super::http::Selection;
+use crate::base::snapshot::SessionInfo;
 use serde::Serialize;
-use server_core::snapshot::SessionInfo;
 use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-/// What the text is served as.
+/// The content type of the text.
 pub const CONTENT_TYPE: &str = "application/json";
 
-/// One session. Names and units are part of what the README promises.
+/// One session. `game_server/README.md` documents the names and units of the fields, which stay.
 #[derive(Serialize)]
 struct SessionJson {
     id: u64,
@@ -19,14 +19,14 @@ struct SessionJson {
     packets_received: u64,
     packets_sent: u64,
     queued_bytes: usize,
-    /// `null` if nothing waits from an earlier turn.
+    /// `null` if no byte waits from an earlier turn.
     oldest_unsent_age_ms: Option<u64>,
 }
 
-/// An array of these of the sessions.
+/// A JSON array of the selected sessions.
 ///
 /// # Errors
-/// Those of the encoder: none that numbers and addresses could cause.
+/// Those of the encoder. No number and no address causes one.
 pub fn to_json(
     sessions: &[SessionInfo],
     selection: Selection,
@@ -54,19 +54,19 @@ pub fn to_json(
     Ok(json)
 }
 
-/// So many of those that are furthest behind, the worst first: by how long their oldest byte has
-/// waited, then by how many wait. The one with the most is always among them, at the latest as the
-/// last, so that the longest queue of the server is in every such list.
+/// The `count` sessions that are furthest behind, the worst first: by the age of the oldest unsent byte,
+/// then by the number of queued bytes. The session with the most queued bytes is always in the list, at
+/// the latest as the last row, so that every list shows the longest queue of the server.
 fn slowest(sessions: &[SessionInfo], count: usize) -> Vec<&SessionInfo> {
     let rank = |session: &&SessionInfo| {
         let since = session.oldest_unsent_at;
-        // Whoever has nothing from an earlier turn comes after all others.
+        // A session without a byte from an earlier turn comes after all others.
         let place = (since.is_none(), since, Reverse(session.queued_bytes));
         (place, session.id.to_u64())
     };
     let mut rows: Vec<&SessionInfo> = sessions.iter().collect();
     let longest = rows.iter().copied().max_by_key(|row| row.queued_bytes);
-    // Not all are put in order for the sake of a few.
+    // Sorts only the rows that are listed.
     if count < rows.len() {
         rows.select_nth_unstable_by_key(count, rank);
         rows.truncate(count);

@@ -1,58 +1,59 @@
 //! The counters as Prometheus text. Knows no HTTP.
 
-use crate::stats::TickMetrics;
-use game_server::chat_budget::ChatBudget;
+use crate::base::metrics::Histogram;
+use crate::server::ServerHandle;
+use crate::server::ticker::TickMetrics;
+use crate::shard::guarded;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use server_core::ServerHandle;
-use server_core::metrics::Histogram;
 use std::fmt;
 use std::sync::Arc;
 
-/// What the text is served as.
+/// The content type of the text.
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
-/// The names and numbers of one server.
+/// The metrics of one server and of its game.
 #[derive(Debug)]
 pub struct Exposition {
-    registry: Registry,
+    server: Registry,
+    game: Registry,
 }
 
-/// Reads the server's own atomics at each scrape: nothing is counted twice.
+/// Reads the server's own atomics at each scrape: no event is counted twice.
 #[derive(Debug)]
 struct ServerCollector {
     server: ServerHandle,
-    ticks: Arc<TickMetrics>,
-    chats: Option<Arc<ChatBudget>>,
+    ticks: Option<Arc<TickMetrics>>,
 }
 
 impl Exposition {
-    /// The exposition of this server, its ticks and its chats.
-    pub fn new(
-        server: ServerHandle,
-        ticks: Arc<TickMetrics>,
-        chats: Option<Arc<ChatBudget>>,
-    ) -> Self {
+    /// The exposition of this server, its ticks, and the metrics of its game.
+    pub fn new(server: ServerHandle, ticks: Option<Arc<TickMetrics>>, game: Registry) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(ServerCollector {
-            server,
-            ticks,
-            chats,
-        }));
-        Self { registry }
+        registry.register_collector(Box::new(ServerCollector { server, ticks }));
+        Self {
+            server: registry,
+            game,
+        }
     }
 
-    /// The text as of now.
-    pub fn text(&self) -> String {
+    /// The text as of now. `None` if a collector has failed: half a text must not pass for a whole one.
+    pub fn text(&self) -> Option<String> {
         let mut text = String::new();
-        if let Err(error) = prometheus_text::encode(&mut text, &self.registry) {
-            // Writing to a string does not fail, and a half text must not pass for a whole one.
-            log::error!("the metrics could not be written: {error}");
-            text.clear();
+        // A panic in a collector of the game must not end the port.
+        let encoded = guarded(|| {
+            [&self.server, &self.game]
+                .into_iter()
+                .try_for_each(|registry| prometheus_text::encode(&mut text, registry))
+        });
+        match encoded {
+            Ok(Ok(())) => return Some(text),
+            Ok(Err(error)) => log::error!("/metrics failed: {error}"),
+            Err(_) => log::error!("/metrics failed: a collector has panicked"),
         }
-        text
+        None
     }
 }
 
@@ -62,20 +63,20 @@ impl Collector for ServerCollector {
         let totals = metrics.totals();
         let pool = self.server.pool_stats();
         for (name, help, value) in [
-            ("server_sessions", "Sessions now", totals.sessions),
+            ("server_sessions", "Connected sessions", totals.sessions),
             (
                 "server_send_queue_bytes",
-                "Bytes that wait in send queues now",
+                "Bytes in send queues",
                 totals.send_queue_bytes,
             ),
             (
                 "server_send_chunks_live",
-                "Send-buffer chunks in use now",
+                "Send-buffer chunks in use",
                 pool.live,
             ),
             (
                 "server_send_chunks_pooled",
-                "Free send-buffer chunks in the pool now",
+                "Free send-buffer chunks in the pool",
                 pool.pooled,
             ),
         ] {
@@ -83,7 +84,6 @@ impl Collector for ServerCollector {
                 .encode_descriptor(name, help, None, MetricType::Gauge)?
                 .encode_gauge(&value)?;
         }
-        // The format adds `_total` to the name of a counter.
         for (name, help, value) in [
             (
                 "server_accepted",
@@ -97,43 +97,26 @@ impl Collector for ServerCollector {
             ),
             (
                 "server_packets_sent",
-                "Whole packets that sockets took",
+                "Complete packets that sockets accepted",
                 totals.packets_sent,
             ),
             (
                 "server_packets_received",
-                "Whole packets that came",
+                "Complete packets that arrived",
                 totals.packets_received,
             ),
             (
                 "server_bytes_sent",
-                "Bytes that sockets took",
+                "Bytes that sockets accepted",
                 totals.bytes_sent,
             ),
             (
                 "server_bytes_received",
-                "Bytes that came",
+                "Bytes that arrived",
                 totals.bytes_received,
             ),
-            (
-                "server_ticks",
-                "Ticks that were sent",
-                self.ticks.ticks.get(),
-            ),
-            (
-                "server_ticks_skipped",
-                "Ticks whose whole period went by unseen",
-                self.ticks.skipped.get(),
-            ),
-            (
-                "server_chats_dropped",
-                "Chats over the budget of their address",
-                self.chats.as_ref().map_or(0, |chats| chats.dropped()),
-            ),
         ] {
-            encoder
-                .encode_descriptor(name, help, None, MetricType::Counter)?
-                .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+            encode_counter(&mut encoder, name, help, value)?;
         }
         let mut disconnects = encoder.encode_descriptor(
             "server_disconnects",
@@ -146,12 +129,22 @@ impl Collector for ServerCollector {
                 .encode_family(&[("reason", reason)])?
                 .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
-        encode_histogram(
-            &mut encoder,
-            "server_tick_lag_seconds",
-            "How late the tick loop came for each tick",
-            &self.ticks.lag,
-        )?;
+        if let Some(ticks) = &self.ticks {
+            let (sent, skipped) = (ticks.ticks.get(), ticks.skipped.get());
+            encode_counter(&mut encoder, "server_ticks", "Ticks that were sent", sent)?;
+            encode_counter(
+                &mut encoder,
+                "server_ticks_skipped",
+                "Ticks whose whole period passed before the tick loop ran",
+                skipped,
+            )?;
+            encode_histogram(
+                &mut encoder,
+                "server_tick_lag_seconds",
+                "From the instant of each tick to the run of the tick loop",
+                &ticks.lag,
+            )?;
+        }
         encode_histogram(
             &mut encoder,
             "server_broadcast_seconds",
@@ -159,6 +152,18 @@ impl Collector for ServerCollector {
             &metrics.broadcasts,
         )
     }
+}
+
+/// The format adds `_total` to the name of a counter.
+fn encode_counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> fmt::Result {
+    encoder
+        .encode_descriptor(name, help, None, MetricType::Counter)?
+        .encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
 fn encode_histogram(
@@ -171,7 +176,7 @@ fn encode_histogram(
         .buckets()
         .map(|(bound, count)| (bound.map_or(f64::INFINITY, |at| at.as_secs_f64()), count))
         .collect();
-    // Of the very buckets that are shown: the histogram may grow meanwhile.
+    // The sum of the very buckets that are encoded: the histogram may grow meanwhile.
     let count = buckets.iter().map(|(_, count)| count).sum();
     encoder
         .encode_descriptor(name, help, None, MetricType::Histogram)?

@@ -1,0 +1,55 @@
+//! The link to the other nodes of a cluster, and how far a packet goes.
+
+use crate::buffer::SendBuffer;
+use crate::groups::id::GroupId;
+use std::fmt;
+
+/// Carries packets to the other nodes. A [`Router`](super::router::Router) without a link makes no call.
+pub trait Link: fmt::Debug + Send + Sync {
+    /// Whether the other nodes have to get the packets for this audience.
+    fn spans(&self, audience: Audience) -> bool;
+
+    /// Takes a packet for the other nodes, or drops and counts it. The method returns at once: the
+    /// calling thread is a worker, or a thread of the game.
+    fn publish(&self, audience: Audience, packet: &SendBuffer);
+}
+
+/// The sessions that a packet is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// All sessions.
+    All,
+    /// The members of a group.
+    Group(GroupId),
+}
+
+/// Where a packet comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A session, or a handle, of this node.
+    Node,
+    /// The link: the packet has been on another node.
+    #[cfg_attr(
+        not(any(test, feature = "testing")),
+        expect(dead_code, reason = "this build has no link")
+    )]
+    Link,
+}
+
+/// How far a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// To sessions of this node.
+    Local,
+    /// To the link as well.
+    Cluster,
+}
+
+/// One receiver of a packet for an audience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The sessions of this worker.
+    Worker(usize),
+    /// The other nodes. This target comes last: local sessions are served first.
+    Link,
+}

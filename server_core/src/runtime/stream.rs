@@ -1,0 +1,247 @@
+//! The sockets of peers: one type for every transport, and the options that each socket gets.
+
+use crate::base::config::Config;
+use crate::connection::Transport;
+use mio::event::Source;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::time::Duration;
+
+/// The connection to a peer. No other module names the socket type of a transport.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain TCP.
+    Tcp(TcpStream),
+}
+
+/// What a connection gets that becomes no session. Both count as rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The last packet, then the end of the stream.
+    CloseMessage,
+    /// The end of the connection, without a byte.
+    Silent,
+}
+
+/// Questions without an answer after which a silent peer has vanished.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+impl Stream {
+    /// Begins a connection, from `source` or from the address that the system chooses. The worker
+    /// learns of the outcome.
+    ///
+    /// # Errors
+    /// Those that the system reports at once.
+    pub fn connect(source: Option<IpAddr>, addr: SocketAddr) -> io::Result<Self> {
+        let stream = match source {
+            None => TcpStream::connect(addr)?,
+            Some(source) => connect_from(source, addr)?,
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            log::debug!("no TCP_NODELAY towards {addr}: {error}");
+        }
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Sets the options of a connection that a listener has accepted. An option that the system refuses
+    /// is left out.
+    pub fn set_options(&self, peer: SocketAddr, config: &Config) {
+        let Self::Tcp(stream) = self;
+        let settings = [
+            ("TCP_NODELAY", stream.set_nodelay(true)),
+            ("TCP_NOTSENT_LOWAT", limit_unsent(stream, config)),
+            ("SO_KEEPALIVE", set_keepalive(stream, config)),
+            ("TCP_USER_TIMEOUT", limit_unacknowledged(stream, config)),
+        ];
+        for (name, outcome) in settings {
+            if let Err(error) = outcome {
+                log::debug!("no {name} for {peer}: {error}");
+            }
+        }
+    }
+
+    /// What a connection of this kind gets when the server is full. A peer of plain TCP reads a packet
+    /// without a handshake before it.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Tcp(_) => Refusal::CloseMessage,
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Tcp(stream)
+    }
+}
+
+impl Read for Stream {
+    #[inline]
+    fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(memory),
+        }
+    }
+}
+
+impl Write for Stream {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+        }
+    }
+
+    #[inline]
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write_vectored(slices),
+        }
+    }
+
+    #[inline]
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.flush(),
+        }
+    }
+}
+
+impl Transport for Stream {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+
+    fn poll_connected(&mut self) -> io::Result<bool> {
+        let Self::Tcp(stream) = self;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        match stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Source for Stream {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.register(registry, token, interests),
+        }
+    }
+
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.reregister(registry, token, interests),
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.deregister(registry),
+        }
+    }
+}
+
+/// An address has as many connections to one target as there are ephemeral ports; another address of
+/// this machine has as many again.
+fn connect_from(source: IpAddr, addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if let Err(error) = choose_port_at_connect(&socket) {
+        log::debug!("no IP_BIND_ADDRESS_NO_PORT from {source}: {error}");
+    }
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    match socket.connect(&addr.into()) {
+        Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {}
+        other => other?,
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+/// A port that is taken at `bind` is lost to every connection whose port the system chooses at
+/// `connect`, of any address. A port that is chosen at `connect` has to be new together with both
+/// addresses only, and a port that waits in TIME_WAIT may be used again.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn choose_port_at_connect(socket: &Socket) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+    Ok(setsockopt(socket, IpBindAddressNoPort, &true)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn choose_port_at_connect(_: &Socket) -> io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn limit_unsent(stream: &TcpStream, config: &Config) -> io::Result<()> {
+    match config.unsent_window_bytes {
+        Some(bytes) => SockRef::from(stream).set_tcp_notsent_lowat(bytes),
+        None => Ok(()),
+    }
+}
+
+/// The kernel also counts a peer that is there and takes nothing. Therefore this timeout is not shorter
+/// than the time that such a peer is given.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn limit_unacknowledged(stream: &TcpStream, config: &Config) -> io::Result<()> {
+    match (config.unacknowledged_timeout, config.max_send_lag) {
+        (Some(timeout), Some(lag)) => {
+            SockRef::from(stream).set_tcp_user_timeout(Some(timeout.max(lag)))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn limit_unsent(_: &TcpStream, _: &Config) -> io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn limit_unacknowledged(_: &TcpStream, _: &Config) -> io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+/// The kernel asks a silent peer by itself: where no byte is under way, no byte can stay unacknowledged.
+fn set_keepalive(stream: &TcpStream, config: &Config) -> io::Result<()> {
+    let Some(timeout) = config.unacknowledged_timeout else {
+        return Ok(());
+    };
+    // The system counts whole seconds, at least one.
+    let whole = |time: Duration| time.max(Duration::from_secs(1));
+    let questions = TcpKeepalive::new()
+        .with_time(whole(timeout))
+        .with_interval(whole(timeout / KEEPALIVE_RETRIES))
+        .with_retries(KEEPALIVE_RETRIES);
+    SockRef::from(stream).set_tcp_keepalive(&questions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_of_tcp_is_as_large_as_its_socket() {
+        assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());
+    }
+}

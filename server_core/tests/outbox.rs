@@ -6,7 +6,7 @@ use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::outbox;
 use server_core::routing::router::{Command, Router};
-use server_core::testing::FakeStream;
+use server_core::testing::{FakeStream, packet};
 use server_core::wire::U64Le;
 use server_core::{
     Config, Context, Kick, Packet, PacketHead, Peer, Server, ServerHandle, Session, SessionId,
@@ -35,10 +35,7 @@ impl PacketHead for SChat {
 }
 
 fn chat_bytes() -> Vec<u8> {
-    let size = (CHAT_BYTES + 4) as u16;
-    let mut packet = [size.to_le_bytes(), CHAT.to_le_bytes()].concat();
-    packet.resize(size.into(), b'x');
-    packet
+    packet(CHAT, [b'x'; CHAT_BYTES])
 }
 
 /// What a callback posts through a handle: on the thread of a worker, to one that takes no mail.

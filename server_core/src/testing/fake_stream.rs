@@ -150,7 +150,6 @@ impl FakeStream {
 
 impl FakePeer {
     /// The connection, to look at and to change. The server's calls wait while the guard lives.
-    #[must_use]
     pub fn state(&self) -> MutexGuard<'_, FakeState> {
         lock(&self.state)
     }

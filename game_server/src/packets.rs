@@ -50,9 +50,10 @@ pub const CHAT_FLOOD: Kick = Kick::Custom(8, "chat_flood");
 /// The label of a code that [`SBye`] brings.
 #[must_use]
 pub fn label_of_code(code: u16) -> Option<&'static str> {
-    match code == CHAT_FLOOD.code() {
-        true => Some(CHAT_FLOOD.label()),
-        false => DisconnectReason::label_of_code(code),
+    if code == CHAT_FLOOD.code() {
+        Some(CHAT_FLOOD.label())
+    } else {
+        DisconnectReason::label_of_code(code)
     }
 }
 

@@ -49,7 +49,7 @@ fn main() -> io::Result<ExitCode> {
         .tick_metrics(ticker.metrics())
         .registry(registry)
         .start(SocketAddr::from(([127, 0, 0, 1], port)), &server.handle())?;
-    println!("metrics on http://{}/", admin.local_addr());
+    log::info!("metrics on http://{}/", admin.local_addr());
 
     let bots = Bots::start(&args, &server, EchoBot::new, sum_up)?;
     let weather = thread::spawn(move || {

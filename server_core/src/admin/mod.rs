@@ -17,16 +17,15 @@
 //! | path | response |
 //! |---|---|
 //! | `/metrics` | the counters of the server, its ticks and its game, as Prometheus text |
-//! | `/healthz` | 200 `ok`; 503 `shutting down` from the begin of a shutdown, 503 `not ready` as [`readiness`](AdminBuilder::readiness) says |
+//! | `/healthz` | 200 `ok`; 503 `shutting down` from the start of a shutdown, 503 `not ready` while [`readiness`](AdminBuilder::readiness) returns `false` |
 //! | `/sessions` | the connected sessions, as JSON; `/sessions?slowest=N` lists the N (1 to 100) that are furthest behind |
-//! | `/` | the live page: a browser shows the above, once a second |
+//! | `/` | the live page: it shows the responses above in a browser, once a second |
 //!
 //! # The metrics of a game
 //!
-//! A game registers its metrics in a [`Registry`](prometheus_client::registry::Registry) of
-//! [`prometheus_client`], as every program with that crate does. `/metrics` shows them behind the metrics of the
-//! server, whose names begin with `server_`. The counters of a [`Ticker`](crate::Ticker) become the metrics
-//! of the ticks.
+//! A game registers its metrics in a `Registry` of the crate `prometheus_client`. `/metrics` shows them behind
+//! the metrics of the server, whose names begin with `server_`. The counters of a [`Ticker`](crate::Ticker)
+//! become the metrics of the ticks.
 //!
 //! ```
 //! use server_core::Ticker;

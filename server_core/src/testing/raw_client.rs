@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 /// then fails. The methods that return no `Result` panic with the cause at the line of their caller.
 #[derive(Debug)]
 pub struct RawClient {
-    /// The socket: its addresses, its options, its clones for other threads.
+    /// The socket: its addresses and options. Bytes that are read here are missing in
+    /// [`try_next`](Self::try_next).
     pub stream: TcpStream,
     deadline: Duration,
     /// The ids that the server may send; `None` allows every id.

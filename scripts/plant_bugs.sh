@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Plants bugs, one after the other, in a copy of this tree: those of the lecture, and those that its
-# limits once had. Demands that the simulation, or the one of pacing, finds each and says what is
-# wrong. A machine that searches for faults is worth what it finds.
+# limits once had. Demands that the simulation, or a test of pacing or of the outbox, finds each and
+# says what is wrong. A machine that searches for faults is worth what it finds.
 #
 #   ./scripts/plant_bugs.sh [SEEDS, 1500]
 #
@@ -40,7 +40,7 @@ git worktree add --quiet --detach "$work/tree" "${commit:-HEAD}"
 # bug would be taken for scripts/simulate.sh's.
 simulate() {
     (cd "$work/tree" && timeout 600 cargo test --release --locked --target-dir "$repo/target/planted" \
-        --no-fail-fast -p server_core --test simulation --test pacing -- --skip a_seed_gives) >"$work/log" 2>&1
+        --no-fail-fast -p server_core --test simulation --test pacing --test outbox -- --skip a_seed_gives) >"$work/log" 2>&1
 }
 
 # find_bug BUG PATTERN: plants it, and looks for the pattern in what is said.

@@ -32,7 +32,7 @@ fn attack(addr: std::net::SocketAddr, name: &str) -> (Run, Value) {
 /// The real server under each attack that it can be tried with in seconds; all at once, each with
 /// a server of its own.
 #[test]
-fn a_sound_server_kicks_for_the_right_reason_and_loses_nothing() {
+fn attacked_server_kicks_for_the_right_reason_and_loses_nothing() {
     let expected = [
         ("zero-size", Some("bad_size")),
         ("short-size", Some("bad_size")),
@@ -73,7 +73,7 @@ fn a_sound_server_kicks_for_the_right_reason_and_loses_nothing() {
 /// Each attacker stays within its budget, so no attacker is kicked for what it sends. The numbers of
 /// attackers are such that the sum of what they cause is small.
 #[test]
-fn legal_fan_out_and_silence_cost_the_healthy_nothing() {
+fn attacks_of_permitted_packets_lose_no_session() {
     let cases = [
         ("chat-churn", "2", "1", "9"),
         ("chat-burst", "10", "20", "9"),
@@ -138,7 +138,7 @@ fn legal_fan_out_and_silence_cost_the_healthy_nothing() {
 /// The neighbours are healthy sessions: a server that ends one of them, or leaves one of their ticks
 /// out, has failed, and the run names the neighbour.
 #[test]
-fn a_neighbour_that_loses_something_is_found() {
+fn neighbour_with_a_loss_fails_the_run() {
     let attacked_at = Mutex::new(None);
     let stub = Stub::start(move |session, tick| {
         let mut attacked_at = attacked_at.lock().unwrap();
@@ -182,7 +182,7 @@ fn a_neighbour_that_loses_something_is_found() {
 }
 
 #[test]
-fn a_neighbour_that_is_refused_is_found() {
+fn refused_neighbour_fails_the_run() {
     let server = RealServer::with_room_for(Some(HEALTHY + 9), 1, Some(10));
     let (run, json) = attack(server.addr(), "rst-storm");
     assert_eq!(run.status, Some(1), "{json}");
@@ -194,7 +194,7 @@ fn a_neighbour_that_is_refused_is_found() {
 
 /// The stub says hello and answers no echo: each newcomer waits, and an assertion finds that.
 #[test]
-fn a_newcomer_that_is_not_served_is_found() {
+fn unserved_newcomer_breaks_its_assertions() {
     let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
     let mut args = attack_args("silent-flood").to_vec();
     args[3] = "14";
@@ -214,7 +214,7 @@ fn a_newcomer_that_is_not_served_is_found() {
 }
 
 #[test]
-fn a_server_that_kicks_nobody_is_found() {
+fn server_without_kicks_fails_the_run() {
     let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
     let (run, json) = attack(stub.addr, "bad-utf8");
     assert_eq!(run.status, Some(1), "{json}");
@@ -224,28 +224,32 @@ fn a_server_that_kicks_nobody_is_found() {
 }
 
 #[test]
-fn a_server_that_kicks_for_another_reason_is_found() {
+fn kick_for_a_wrong_reason_fails_the_run() {
     let bye = |_, _: &[u8]| packet(6, b"\x07\x00too many");
-    let stub = Stub::with_answers(|_, tick| Some(hello(tick, TEXT)), bye);
-    // The stub says goodbye and does not hang up: the attacker waits for the end in vain.
-    let (run, json) = attack(stub.addr, "unknown-id");
-    assert_eq!(run.status, Some(1), "{json}");
-    let closing = Stub::with_answers(
-        |session, tick| {
-            (session < FIRST_ATTACKER || !tick.is_multiple_of(5)).then(|| hello(tick, TEXT))
-        },
-        bye,
-    );
-    let (run, json) = attack(closing.addr, "unknown-id");
-    assert_eq!(run.status, Some(1), "{json}");
-    assert!(
-        json["attack"]["tally"]["wrong_reason"].as_u64().unwrap() > 0,
-        "{json}"
-    );
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let stub = Stub::with_answers(|_, tick| Some(hello(tick, TEXT)), bye);
+            // The stub says goodbye and does not hang up: the attacker waits for the end in vain.
+            let (run, json) = attack(stub.addr, "unknown-id");
+            assert_eq!(run.status, Some(1), "{json}");
+        });
+        let closing = Stub::with_answers(
+            |session, tick| {
+                (session < FIRST_ATTACKER || !tick.is_multiple_of(5)).then(|| hello(tick, TEXT))
+            },
+            bye,
+        );
+        let (run, json) = attack(closing.addr, "unknown-id");
+        assert_eq!(run.status, Some(1), "{json}");
+        assert!(
+            json["attack"]["tally"]["wrong_reason"].as_u64().unwrap() > 0,
+            "{json}"
+        );
+    });
 }
 
 #[test]
-fn a_tick_that_an_attack_makes_late_is_found() {
+fn rise_of_the_tick_delay_fails_the_run() {
     // An attacker delays the ticks of all, by more than a machine with other things to do delays them
     // before.
     let stub = || {
@@ -273,7 +277,7 @@ fn a_tick_that_an_attack_makes_late_is_found() {
 
 /// Sessions that come and go in front of a closed door are no attack, and prove nothing.
 #[test]
-fn an_attack_that_nobody_was_let_in_for_proves_nothing() {
+fn attack_without_an_admitted_connection_fails_the_run() {
     thread::scope(|scope| {
         for (name, proves) in [
             ("zero-size", false),
@@ -300,7 +304,7 @@ fn an_attack_that_nobody_was_let_in_for_proves_nothing() {
 /// One attacker is kicked, four sit there for as long as the attack lasts: that is not "all of them
 /// are kicked".
 #[test]
-fn attackers_that_nothing_can_be_said_of_are_no_success() {
+fn undecided_attackers_fail_the_run() {
     let is_told = AtomicBool::new(false);
     let stub = Stub::start(move |session, tick| match session {
         FIRST_ATTACKER if is_told.swap(true, Ordering::Relaxed) => None,
@@ -316,7 +320,7 @@ fn attackers_that_nothing_can_be_said_of_are_no_success() {
 }
 
 #[test]
-fn attackers_that_are_not_told_why_are_found() {
+fn attackers_closed_without_a_reason_fail_the_run() {
     let stub = Stub::start(|session, tick| (session < FIRST_ATTACKER).then(|| hello(tick, TEXT)));
     let (_, json) = attack(stub.addr, "unknown-id");
     assert!(
@@ -333,7 +337,7 @@ fn attackers_that_are_not_told_why_are_found() {
 
 /// One tick before the attack and one under it say nothing of how late ticks are.
 #[test]
-fn healthy_sessions_that_were_not_measured_are_no_success() {
+fn too_few_ticks_of_healthy_sessions_fail_the_run() {
     let stub = Stub::start(|_, tick| match tick % 400 {
         1 => Some(hello(1 + tick / 400, TEXT)),
         _ => Some(Vec::new()),
@@ -353,7 +357,7 @@ fn healthy_sessions_that_were_not_measured_are_no_success() {
 
 /// One of sixty waits for three seconds, once: no percentile shows that.
 #[test]
-fn a_healthy_session_that_waits_alone_is_found() {
+fn single_long_wait_of_a_healthy_session_fails_the_run() {
     const WAIT: Duration = Duration::from_secs(3);
     let attacked_at = Mutex::new(None);
     let stub = Stub::with_delays(move |session, tick| {

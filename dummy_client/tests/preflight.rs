@@ -29,7 +29,7 @@ fn line<'a>(run: &'a Run, subject: &str) -> &'a str {
 }
 
 #[test]
-fn a_machine_that_can_is_status_0_and_nothing_is_started() {
+fn sufficient_machine_is_status_0_and_starts_no_run() {
     let run = Run::of(&mut client(nowhere(), &["--check", "--count", "20"]));
     assert_eq!(run.status, Some(0), "{run:?}");
     assert!(line(&run, "open files").starts_with("ok"), "{run:?}");
@@ -51,7 +51,7 @@ fn too_few_descriptors_are_status_2_with_the_command_that_helps() {
 
 /// A start gives the same judgement, as one line.
 #[test]
-fn the_start_and_the_check_agree() {
+fn start_and_check_agree() {
     for limit in [118, 119] {
         let limit = format!("-n {limit}");
         let addr = nowhere().to_string();
@@ -80,7 +80,7 @@ fn ports_are_counted_for_each_source_address() {
 }
 
 #[test]
-fn a_table_that_cannot_be_written_is_status_1() {
+fn unwritable_table_is_status_1() {
     let full = std::fs::File::options().write(true).open("/dev/full");
     let mut command = client(nowhere(), &["--check"]);
     let output = command.stdout(full.unwrap()).output().unwrap();
@@ -88,7 +88,7 @@ fn a_table_that_cannot_be_written_is_status_1() {
 }
 
 #[test]
-fn the_summary_tells_of_the_machine() {
+fn summary_describes_the_machine() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
     let (_, json) = Run::json(stub.addr, &["--duration-secs", "0.2"]);
     let machine = &json["machine"];

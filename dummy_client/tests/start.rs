@@ -40,7 +40,7 @@ fn starts(limits: impl Iterator<Item = String>, env: &[(&str, &str)]) -> Vec<(i3
 }
 
 #[test]
-fn too_few_descriptors_are_one_line_whatever_their_number() {
+fn too_few_descriptors_are_one_error_line_for_each_limit() {
     let failed = starts((4..64).map(|limit| format!("-n {limit}")), &[]);
     assert!(!failed.is_empty());
     for (status, line) in &failed {
@@ -51,7 +51,7 @@ fn too_few_descriptors_are_one_line_whatever_their_number() {
 
 /// Each thread wants 1 GiB of address space for its stack, and the limit has room for N of them.
 #[test]
-fn each_thread_that_a_start_is_refused_is_one_line() {
+fn each_refused_thread_is_one_error_line() {
     let limits = (0..9).map(|threads| format!("-v {}", 700_000 + threads * (1 << 20)));
     let stack = [("RUST_MIN_STACK", "1073741824"), ("MALLOC_ARENA_MAX", "1")];
     let failed = starts(limits, &stack);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The tail behind a header of four bytes and a head of eight.
 const TAIL_BYTES: [usize; 3] = [52, 244, 988];
 const THREADS: [usize; 2] = [1, 2];
-/// Packets that are held at a time, as those of one turn are.
+/// Packets that are held at a time, as the packets of a turn are.
 const PACKETS: usize = 64;
 
 fn main() {

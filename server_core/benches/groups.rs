@@ -8,15 +8,14 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
-use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::{NewConnection, Router};
 use server_core::shard::{Shard, Shared};
+use server_core::testing::FakeStream;
 use server_core::wire::U64Le;
 use server_core::{Config, Context, GroupId, Kick, Packet, PacketHead, Session, SessionId};
-use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -103,15 +102,15 @@ fn session(slot: usize) -> SessionId {
     SessionId::new(1, 0, slot as u32)
 }
 
-/// Neighbours in a group are no neighbours in memory, as nobody arrives in the order of groups.
+/// Neighbours in a group are not neighbours in memory: sessions do not arrive in the order of groups.
 fn members_of(group: usize) -> impl Iterator<Item = SessionId> {
     (0..MEMBERS).map(move |n| session(n * GROUPS + group))
 }
 
 /// One worker's share of a server, on this thread.
 struct Rig {
-    shard: Shard<Sink, Silent>,
-    router: Arc<Router<Sink>>,
+    shard: Shard<FakeStream, Silent>,
+    router: Arc<Router<FakeStream>>,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
     now: Instant,
@@ -146,7 +145,7 @@ impl Rig {
         for port in 0..SESSIONS {
             let permit = admission.admit(SocketAddr::from(([127, 0, 0, 1], port as u16)));
             rig.router.adopt(NewConnection {
-                stream: Sink,
+                stream: FakeStream::sink(),
                 permit: permit.expect("there is no limit"),
                 tag: None,
                 is_connecting: false,
@@ -159,7 +158,7 @@ impl Rig {
         rig
     }
 
-    /// As a worker does it. So many packets have to go out.
+    /// Runs a turn, as a worker does. `packets` packets have to go out.
     fn turn(&mut self, packets: usize) {
         let (router, shard, now) = (&self.router, &mut self.shard, self.now);
         router.mailbox(0).take_some(|command| {
@@ -186,38 +185,5 @@ struct Silent;
 impl Session for Silent {
     fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
         Ok(())
-    }
-}
-
-/// Takes everything, brings nothing.
-struct Sink;
-
-impl Read for Sink {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(black_box(bytes).len())
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(slices.iter().map(|slice| black_box(slice).len()).sum())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Transport for Sink {
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn poll_connected(&mut self) -> io::Result<bool> {
-        Ok(true)
     }
 }

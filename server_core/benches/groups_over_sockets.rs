@@ -24,7 +24,7 @@ const ROUNDS: usize = 5;
 /// Calls to all in one round; to groups there is one for each group.
 const TO_ALL: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// As `getconf CLK_TCK` says on every Linux of today.
+/// `getconf CLK_TCK` of every Linux of today.
 const CLOCK_TICKS_PER_SEC: f64 = 100.0;
 /// The first argument of the process of clients; the address follows.
 const CLIENTS: &str = "clients-of";

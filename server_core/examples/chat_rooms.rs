@@ -2,18 +2,17 @@
 //!
 //! ```text
 //!  CJoin "red"       the session is in the group "red"     SJoined to all in "red"
-//!  CSay  "red" "hi"  ---------- broadcast to it ---------> SSaid   to all in "red", and nobody else
+//!  CSay  "red" "hi"  ---------- broadcast to it ---------> SSaid   to the members of "red" alone
 //!  CLeave "red"      it is out of the group                SLeft   to it, and to all in "red"
 //!  the peer is gone  it is out of all its groups           SLeft   to all in each of them
 //! ```
 //!
 //! ```sh
-//! cargo run -p server_core --example chat_rooms -- --bots 5    # a second; bot 0 tells what it hears
+//! cargo run -p server_core --example chat_rooms -- --bots 5    # a second; bot 0 prints its packets
 //! cargo run -p server_core --example chat_rooms                # serve; the packets are in the table below
 //! ```
 //!
-//! Nothing has to be set up for a room and nothing to be given back: it is there as long as somebody
-//! is in it. Half of the bots meet in "red" and half in "blue", and all are in the "lobby".
+//! A room needs no set-up and no release: it exists as long as it has a member. Half of the bots meet in "red" and half in "blue", and all are in the "lobby".
 
 mod bots {
     pub mod chat_rooms;
@@ -39,13 +38,13 @@ server_core::packets! {
     client 2 => CJoin<'a> { room: &'a str where 1..=20 };
     /// Lets me out.
     client 3 => CLeave<'a> { room: &'a str where 1..=20 };
-    /// A line for all who are in a room where I am.
+    /// A line for all guests of a room that I am in.
     client 4 => CSay<'a> { room: &'a str where 1..=20, text: &'a str where 1..=500 };
-    /// Somebody has come into a room.
+    /// A guest has entered a room.
     server 5 => SJoined<'a> { room: &'a str, who: &'a str };
-    /// Somebody has left it.
+    /// A guest has left a room.
     server 6 => SLeft<'a> { room: &'a str, who: &'a str };
-    /// Somebody has said something in it.
+    /// A guest has sent a line to a room.
     server 7 => SSaid<'a> { room: &'a str, who: &'a str, text: &'a str };
 }
 
@@ -95,7 +94,7 @@ impl Guest {
 
     fn on_join(&mut self, ctx: &mut Context<'_>, packet: CJoin<'_>) -> Result<(), Kick> {
         let (room, who) = (packet.room, self.name.as_str());
-        // Nobody needs to be in more rooms than `max_groups_per_session`, which is 64.
+        // No guest needs more rooms than `max_groups_per_session`, which is 64.
         ctx.join(group(room)).map_err(|_| TOO_MANY_ROOMS)?;
         if self.rooms.insert(room.to_owned()) {
             tell(ctx, room, &SJoined { room, who });
@@ -124,8 +123,9 @@ impl Guest {
     }
 }
 
-/// Tells all in a room, and this guest wherever it is: a packet to a group goes to its members when all
-/// packets are handled that were read together, and a guest that says "bye" and leaves is none by then.
+/// Sends a packet to all in a room, and to this guest wherever it is: a packet to a group goes to its members
+/// when all packets are handled that were read together, and a guest that says "bye" and leaves is not a
+/// member by then.
 fn tell(ctx: &mut Context<'_>, room: &str, packet: &impl OutgoingPacket) {
     ctx.send_packet(packet);
     ctx.broadcast_packet_to_others(group(room), packet);
@@ -137,7 +137,7 @@ impl Session for Guest {
     }
 
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, _: DisconnectReason) {
-        // It is out of its groups already; the others are told.
+        // The guest is out of its groups already; the other guests get a packet.
         let who = self.name.as_str();
         for room in &self.rooms {
             ctx.broadcast_packet_to(group(room), &SLeft { room, who });

@@ -18,9 +18,9 @@
 //!
 //! **When the channel is full**, the game thread is behind. A worker must not wait for it: it may
 //! itself be waiting for room in that worker's mailbox, and then both would wait for ever. So the
-//! worker refuses the packet and says so, and the client decides. The bots send more than fits at
-//! once, repeat what was refused, and check that each step was taken exactly once. The last of them
-//! waits until the others are gone from the race.
+//! worker refuses the packet with an answer, and the client decides. The bots send more than fits at
+//! once, repeat the refused steps, and check that each step was taken exactly once. The last bot waits
+//! until the others are gone from the race.
 
 mod bots {
     pub mod game_thread;
@@ -58,7 +58,7 @@ const RETRY: Duration = Duration::from_millis(10);
 fn main() -> io::Result<ExitCode> {
     let args = Args::from_command_line();
     let (inputs, game_inputs) = crossbeam_channel::bounded(MAX_INPUTS);
-    // Bounded as well, by what was taken from the other one: only who has joined can depart.
+    // Bounded as well, by the joins taken from the other channel: only a session that has joined departs.
     let (departures, game_departures) = crossbeam_channel::unbounded();
     let make_session = move |_peer| Forwarder {
         has_joined: false,

@@ -1,4 +1,4 @@
-//! Timers: one session with three deadlines: a heartbeat, a cooldown, a goodbye to who is silent.
+//! Timers: one session with three deadlines: a heartbeat, a cooldown, and an end for a silent peer.
 //!
 //! ```text
 //!  client   CCast CCast           CCast
@@ -41,7 +41,7 @@ server_core::packets! {
     server 4 => SReady;
     /// The server lives. 1 for the first one, and one more for each.
     server 5 => SBeat { number: u32 };
-    /// The last packet, for who has been silent for too long.
+    /// The last packet, to a peer that has been silent for too long.
     server 6 => SGoodbye + text;
 }
 

@@ -159,7 +159,7 @@ impl Session for Player {
     }
 }
 
-/// One line on standard output. A closed one is no reason to panic, as `println!` would.
+/// Prints a line on standard output. A closed pipe is not an error here; `println!` would panic.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }

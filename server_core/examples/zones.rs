@@ -3,8 +3,8 @@
 //! ```text
 //!  +---+---+---+---+---+---+---+---+
 //!  |   |   |   |   |   |   |   |   |   A zone is a group. A player is in the groups of the 3 x 3
-//!  +---+---+---+---+---+---+---+---+   zones around it, and what it does is told to one group: that
-//!  |   | . | . | . |   |   |   |   |   of the zone where it is. So A hears of B, and B of A.
+//!  +---+---+---+---+---+---+---+---+   zones around it, and its moves are sent to one group: that
+//!  |   | . | . | . |   |   |   |   |   of the zone where it is. So A sees B, and B sees A.
 //!  +---+---+---+---+---+---+---+---+
 //!  |   | . | A | . |   |   |   |   |   C is too far away: of its moves A gets no packet, and costs
 //!  +---+---+---+---+---+---+---+---+   none.
@@ -14,12 +14,13 @@
 //! ```
 //!
 //! ```sh
-//! cargo run -p server_core --example zones -- --bots 64    # a second; bot 0 tells what it sees
+//! cargo run -p server_core --example zones -- --bots 64    # a second; bot 0 prints what it sees
 //! cargo run -p server_core --example zones                 # serve; the packets are in the table below
 //! ```
 //!
-//! Who stands still is not seen by who comes: a game that needs that keeps the places in one thread,
-//! as in `game_thread`. It would also not believe a client where it is, as this one does.
+//! A player that does not move is not seen by a player that comes: a game that needs that keeps the places
+//! in one thread, as in `game_thread`. It would also not trust the place that a client sends, as this example
+//! does.
 
 mod bots {
     pub mod zones;
@@ -40,7 +41,7 @@ server_core::packets! {
     server 2 => SHere { moves: u32 };
     /// A neighbour has moved, or has come into sight.
     server 3 => SMoved { who: u64, moves: u32, to: Place };
-    /// A neighbour has gone out of its zone. If that was into another one that you see, it is told next.
+    /// A neighbour has left its zone. If its new zone is in sight, `SMoved` follows.
     server 4 => SGone { who: u64 };
     /// A place in the world.
     part Place { x: u8, y: u8 };
@@ -128,7 +129,7 @@ fn look_around(ctx: &mut Context<'_>, zone: Zone) -> Result<(), Kick> {
         }
     }
     for group in seen {
-        // Nine are less than `max_groups_per_session`, and who is in one already stays there.
+        // Nine groups are less than `max_groups_per_session`, and a join of a member changes nothing.
         ctx.join(group).map_err(|_| Kick::BadPayload)?;
     }
     Ok(())

@@ -410,6 +410,7 @@
 //!
 //! | layer | contents |
 //! |---|---|
+//! | `testing` (feature) | a client of raw bytes, a stream without a socket, a clock that a test moves |
 //! | `admin` (feature) | the admin port: Prometheus text, health, sessions, live page |
 //! | `server` | builder, handle, ticker and its schedule |
 //! | `runtime` | worker, listener, acceptor, connector: threads, sockets, clocks, and the only `mio::Poll`s |
@@ -478,6 +479,8 @@ mod shard;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod shard;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 #[cfg(feature = "admin")]
 pub mod admin;

@@ -5,7 +5,6 @@
 use bytemuck::{Pod, Zeroable};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
-use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::groups::members::Groups;
 use server_core::metrics::Metrics;
@@ -13,13 +12,13 @@ use server_core::routing::completion_timer::CompletionTimer;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
+use server_core::testing::{FakeClock, FakeStream};
 use server_core::wire::U64Le;
 use server_core::{
     Config, Context, GroupId, Handlers, Kick, List, Packet, PacketHead, Peer, Session, SessionId,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,7 +36,7 @@ thread_local! {
 }
 
 fn count() {
-    // At the very end of a thread its storage is gone; nobody counts by then.
+    // At the very end of a thread its storage is gone, and no test counts by then.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
 }
 
@@ -71,40 +70,6 @@ unsafe impl GlobalAlloc for CountingAllocator {
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Takes everything, brings nothing.
-#[derive(Debug)]
-struct Sink;
-
-impl Read for Sink {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(slices.iter().map(|slice| slice.len()).sum())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Transport for Sink {
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn poll_connected(&mut self) -> io::Result<bool> {
-        Ok(true)
-    }
-}
-
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Hello {
@@ -114,7 +79,7 @@ impl PacketHead for Hello {
     const ID: u16 = 1;
 }
 
-/// One of them broadcasts each time its timer rings.
+/// The first session broadcasts each time its timer expires.
 struct Ticker {
     is_first: bool,
 }
@@ -137,11 +102,11 @@ impl Session for Ticker {
 }
 
 struct Rig {
-    shard: Shard<Sink, Ticker>,
-    router: Arc<Router<Sink>>,
+    shard: Shard<FakeStream, Ticker>,
+    router: Arc<Router<FakeStream>>,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
-    now: Instant,
+    clock: FakeClock,
 }
 
 impl Rig {
@@ -167,24 +132,25 @@ impl Rig {
             router,
             buffers,
             metrics,
-            now: Instant::now(),
+            clock: FakeClock::new(),
         };
         let admission = Arc::new(Admission::new(1, None, None));
         for port in 0..SESSIONS {
             let addr = SocketAddr::from(([127, 0, 0, 1], port as u16));
             let arrival = NewConnection {
-                stream: Sink,
+                stream: FakeStream::sink(),
                 permit: admission.admit(addr).unwrap(),
                 tag: None,
                 is_connecting: false,
             };
             let adopt = Command::Adopt(arrival);
-            rig.shard.handle_command(adopt, rig.now, |_, _| Ok(()));
+            rig.shard
+                .handle_command(adopt, rig.clock.now(), |_, _| Ok(()));
         }
         rig
     }
 
-    /// Allocations and replaced chunks over so many rounds, after as many to warm up.
+    /// Allocations and replaced chunks over [`BROADCASTS`] rounds, after as many rounds to warm up.
     fn measure(&mut self, mut round: impl FnMut(&mut Self)) -> (u64, u64) {
         let mut measured = (0, 0);
         for _ in 0..2 {
@@ -204,33 +170,36 @@ impl Rig {
 }
 
 #[test]
-fn the_counter_counts() {
+fn counting_allocator_counts() {
     let before = ALLOCATIONS.get();
     drop(std::hint::black_box(vec![1_u8; 100]));
     assert_eq!(ALLOCATIONS.get(), before + 1);
 }
 
+/// (lecture row 34)
 #[test]
-fn lecture_34_a_broadcast_allocates_nothing() {
+fn broadcast_allocates_nothing() {
     let mut rig = Rig::new();
     let (allocations, chunks) = rig.measure(|rig| {
         let hello = Hello { tick: 7.into() };
         let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
         let broadcast = Command::Broadcast(buffer);
-        rig.shard.handle_command(broadcast, rig.now, |_, _| Ok(()));
-        rig.shard.run(rig.now);
+        rig.shard
+            .handle_command(broadcast, rig.clock.now(), |_, _| Ok(()));
+        rig.shard.run(rig.clock.now());
     });
     assert!(chunks > 0);
     // The `Arc` of a chunk is made anew each time one is taken; its block comes from the pool.
     assert_eq!(allocations, chunks, "one for each replaced chunk");
 }
 
+/// (lecture row 2)
 #[test]
-fn lecture_02_a_broadcast_from_a_callback_allocates_nothing() {
+fn broadcast_from_a_callback_allocates_two_blocks_at_most() {
     let mut rig = Rig::new();
     let (allocations, chunks) = rig.measure(|rig| {
-        rig.now += Duration::from_secs(1);
-        rig.shard.run(rig.now);
+        rig.clock.advance(Duration::from_secs(1));
+        rig.shard.run(rig.clock.now());
     });
     assert!(chunks > 0);
     // Besides the chunks, per round: the list of those who are due, and the one node of the
@@ -242,7 +211,7 @@ fn lecture_02_a_broadcast_from_a_callback_allocates_nothing() {
 }
 
 #[test]
-fn a_broadcast_through_the_mailbox_costs_a_share_of_a_channel_block() {
+fn broadcast_through_the_mailbox_allocates_a_share_of_a_channel_block() {
     let mut rig = Rig::new();
     let (allocations, chunks) = rig.measure(|rig| {
         let hello = Hello { tick: 7.into() };
@@ -251,9 +220,10 @@ fn a_broadcast_through_the_mailbox_costs_a_share_of_a_channel_block() {
         drop(buffer);
         let router = Arc::clone(&rig.router);
         router.mailbox(0).take_all(|command| {
-            rig.shard.handle_command(command, rig.now, |_, _| Ok(()));
+            rig.shard
+                .handle_command(command, rig.clock.now(), |_, _| Ok(()));
         });
-        rig.shard.run(rig.now);
+        rig.shard.run(rig.clock.now());
     });
     assert!(
         allocations <= chunks + BROADCASTS / CHANNEL_BLOCK + 1,
@@ -262,7 +232,7 @@ fn a_broadcast_through_the_mailbox_costs_a_share_of_a_channel_block() {
 }
 
 #[test]
-fn a_packet_to_a_group_costs_no_more_than_one_to_all() {
+fn packet_to_a_group_allocates_no_more_than_a_broadcast() {
     let mut rig = Rig::new();
     let group = GroupId::new(1, 7);
     for slot in 0..SESSIONS {
@@ -275,9 +245,10 @@ fn a_packet_to_a_group_costs_no_more_than_one_to_all() {
         drop(buffer);
         let router = Arc::clone(&rig.router);
         router.mailbox(0).take_all(|command| {
-            rig.shard.handle_command(command, rig.now, |_, _| Ok(()));
+            rig.shard
+                .handle_command(command, rig.clock.now(), |_, _| Ok(()));
         });
-        rig.shard.run(rig.now);
+        rig.shard.run(rig.clock.now());
     });
     assert!(
         allocations <= chunks + BROADCASTS / CHANNEL_BLOCK + 1,
@@ -286,18 +257,19 @@ fn a_packet_to_a_group_costs_no_more_than_one_to_all() {
 }
 
 #[test]
-fn measuring_a_broadcast_costs_no_allocation() {
+fn measured_broadcast_allocates_nothing_more() {
     let mut rig = Rig::new();
     let timer = Arc::new(CompletionTimer::new(2));
     let (allocations, chunks) = rig.measure(|rig| {
         let hello = Hello { tick: 7.into() };
         let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
-        let share = timer.start(rig.now, 1).next().unwrap();
+        let share = timer.start(rig.clock.now(), 1).next().unwrap();
         let broadcast = Command::TimedBroadcast(buffer, share);
-        rig.shard.handle_command(broadcast, rig.now, |_, _| Ok(()));
-        rig.shard.run(rig.now);
         rig.shard
-            .end_turn(rig.now, rig.now + Duration::from_micros(3));
+            .handle_command(broadcast, rig.clock.now(), |_, _| Ok(()));
+        rig.shard.run(rig.clock.now());
+        rig.shard
+            .end_turn(rig.clock.now(), rig.clock.now() + Duration::from_micros(3));
     });
     assert_eq!(allocations, chunks, "one for each replaced chunk");
     let durations = &rig.metrics.broadcasts;
@@ -322,7 +294,7 @@ server_core::packets! {
 const ROOM: &[u8] = b"\x05\0lobby\x02\0\x01\0a\x02\0\x01\0\x02\0\x02\0bc\x02\0\x03\0\x04\0";
 
 #[test]
-fn reading_handling_and_writing_typed_packets_allocates_nothing() {
+fn typed_packets_are_read_handled_and_written_without_allocation() {
     let config = Config::default();
     let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
     let buffers = SendBufferManager::new(pool);

@@ -24,7 +24,7 @@ fn is_a_value<T: Copy + Eq + Hash + Send + Sync + Debug + 'static>() {}
 fn is_an_error<T: Error + Display + Clone + Eq + Send + Sync + 'static>() {}
 
 #[test]
-fn what_threads_share_may_be_shared() {
+fn shared_types_are_send_and_sync() {
     travels::<Server>();
     travels::<ServerBuilder>();
     travels::<ServerHandle>();
@@ -60,7 +60,7 @@ fn what_threads_share_may_be_shared() {
 
 /// A table is shared by all workers, whatever a session holds: sessions stay on their thread.
 #[test]
-fn a_session_that_stays_on_its_thread_does_not_hinder_its_table() {
+fn handlers_of_a_session_that_is_not_send_are_shared() {
     type NotSend = std::rc::Rc<std::cell::Cell<u8>>;
     travels::<Handlers<NotSend>>();
     travels::<Handlers<NotSend, FromServer>>();
@@ -68,7 +68,7 @@ fn a_session_that_stays_on_its_thread_does_not_hinder_its_table() {
 }
 
 #[test]
-fn small_values_are_copied_compared_and_hashed() {
+fn small_values_are_copy_eq_and_hash() {
     is_a_value::<SessionId>();
     is_a_value::<Peer>();
     is_a_value::<Kick>();
@@ -86,7 +86,7 @@ fn small_values_are_copied_compared_and_hashed() {
 }
 
 #[test]
-fn errors_are_errors() {
+fn error_types_implement_error() {
     is_an_error::<Kick>();
     is_an_error::<PacketTooLarge>();
     is_an_error::<WorkerGone>();
@@ -96,7 +96,7 @@ fn errors_are_errors() {
 
 /// For a session of your own that hands everything on to one of several kinds.
 #[test]
-fn a_session_can_be_held_whatever_its_kind() {
+fn session_is_object_safe() {
     fn holds(_: Option<Box<dyn Session>>) {}
     holds(None);
 }

@@ -1,10 +1,6 @@
-//! What a game is told of its queues: the bytes in one, the moment when it has drained, and that a
-//! mailbox is full.
+//! What a game learns of its queues: the bytes in a send queue, the moment when the queue has drained,
+//! and that a mailbox is full.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
-
-#[allow(dead_code)] // The simulation needs more of it.
-#[path = "simulation/wire.rs"]
-mod wire;
 
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
@@ -13,17 +9,15 @@ use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
+use server_core::testing::{
+    DEADLINE, Edges, FakeClock, FakePeer, FakeStream, RawClient, packet, wait_until,
+};
 use server_core::{
     Config, ContentReceiver, ContentSender, Context, GroupId, Kick, MailboxFull, Packet,
     SendBuffer, Server, ServerHandle, Session, SessionId,
 };
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
-use wire::{FakeStream, PeerEnd, Stand};
 
 server_core::packets! {
     /// Send a packet of 1,000 bytes to your peer.
@@ -40,8 +34,6 @@ server_core::packets! {
     server 8 => SNumbered { number: u32 } + bytes;
 }
 
-/// Longer than anything here can take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// A `SFiller` of the session.
 const FILLER: usize = 1_000;
 
@@ -113,13 +105,8 @@ fn content(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|n| (n * 7 + n / 251) as u8).collect()
 }
 
-fn packet(id: u16, payload: &[u8]) -> Vec<u8> {
-    let size = (payload.len() + 4) as u16;
-    [&size.to_le_bytes()[..], &id.to_le_bytes(), payload].concat()
-}
-
 fn notify(below: u32) -> Vec<u8> {
-    packet(CNotify::ID, &below.to_le_bytes())
+    packet(CNotify::ID, below.to_le_bytes())
 }
 
 // ---- one session over a fake connection ---------------------------------------------------------
@@ -127,10 +114,10 @@ fn notify(below: u32) -> Vec<u8> {
 /// A shard of one session, whose peer takes what the test lets it take.
 struct One {
     shard: Shard<FakeStream, Probe>,
-    end: PeerEnd,
+    peer: FakePeer,
     id: SessionId,
     events: Receiver<Event>,
-    now: Instant,
+    clock: FakeClock,
 }
 
 impl One {
@@ -155,7 +142,8 @@ impl One {
             close_message: Arc::new(|_, _| None),
         };
         let mut shard = Shard::new(0, Arc::new(shared));
-        let (stream, end) = wire::pair(fastrand::Rng::with_seed(0), Stand::Standing);
+        let (stream, peer) = FakeStream::pair();
+        peer.state().room = 0;
         let admission = Arc::new(Admission::new(1, None, None));
         let arrival = NewConnection {
             stream,
@@ -163,20 +151,17 @@ impl One {
             tag: None,
             is_connecting: false,
         };
-        let now = Instant::now();
-        shard.handle_command(Command::Adopt(arrival), now, |stream, id| {
-            stream.register(id);
-            Ok(())
-        });
+        let clock = FakeClock::new();
+        shard.handle_command(Command::Adopt(arrival), clock.now(), |_, _| Ok(()));
         let Ok(Event::Connected(id)) = events.try_recv() else {
             panic!("connected comes first");
         };
         Self {
             shard,
-            end,
+            peer,
             id,
             events,
-            now,
+            clock,
         }
     }
 
@@ -185,7 +170,7 @@ impl One {
         self.begin_turn(sends, takes);
         let mut turns = 0;
         loop {
-            self.shard.run(self.now);
+            self.shard.run(self.clock.now());
             turns += 1;
             assert!(turns < 1_000, "it does not come to rest");
             if !self.shard.has_work() {
@@ -196,18 +181,10 @@ impl One {
     }
 
     fn begin_turn(&mut self, sends: &[Vec<u8>], takes: usize) {
-        {
-            let mut pipe = self.end.pipe();
-            pipe.input.extend(sends.concat());
-            pipe.window = takes;
-        }
-        self.end.raise_edges();
-        let (readable, writable) = {
-            let mut pipe = self.end.pipe();
-            let readable = std::mem::take(&mut pipe.readable_edge);
-            (readable, std::mem::take(&mut pipe.writable_edge))
-        };
-        (self.shard).handle_readiness(self.id, readable, writable, self.now);
+        self.peer.send(&sends.concat());
+        self.peer.state().room = takes;
+        let Edges { readable, writable } = self.peer.take_edges();
+        (self.shard).handle_readiness(self.id, readable, writable, self.clock.now());
     }
 
     fn queued_bytes(&mut self) -> usize {
@@ -215,12 +192,12 @@ impl One {
     }
 
     fn taken(&self) -> Vec<u8> {
-        self.end.pipe().output.clone()
+        self.peer.state().output.clone()
     }
 }
 
 #[test]
-fn queued_bytes_are_those_that_the_socket_has_not_taken_and_those_just_sent() {
+fn queued_bytes_counts_unsent_bytes_and_new_sends() {
     let mut one = One::new();
     let send = packet(CSend::ID, b"");
     // Read together, so the first one's packet has not been queued when the second is handled.
@@ -236,7 +213,7 @@ fn queued_bytes_are_those_that_the_socket_has_not_taken_and_those_just_sent() {
 }
 
 #[test]
-fn on_drained_comes_once_when_the_queue_has_fallen_so_far() {
+fn queue_that_falls_to_the_size_calls_on_drained_once() {
     let mut one = One::new();
     let send = packet(CSend::ID, b"");
     one.step(&[send.clone(), send], 0);
@@ -251,7 +228,7 @@ fn on_drained_comes_once_when_the_queue_has_fallen_so_far() {
 }
 
 #[test]
-fn a_request_counts_behind_what_was_sent_before_it() {
+fn drain_request_counts_the_packets_sent_before_it() {
     let mut one = One::new();
     let send = packet(CSend::ID, b"");
     let seen = one.step(&[send.clone(), notify(500)], 400);
@@ -260,7 +237,7 @@ fn a_request_counts_behind_what_was_sent_before_it() {
 }
 
 #[test]
-fn a_later_request_replaces_an_earlier_one() {
+fn later_drain_request_replaces_an_earlier_one() {
     let mut one = One::new();
     let send = packet(CSend::ID, b"");
     one.step(&[send.clone(), send], 0);
@@ -271,7 +248,7 @@ fn a_later_request_replaces_an_earlier_one() {
 }
 
 #[test]
-fn on_drained_does_not_come_to_a_session_that_is_closed() {
+fn closed_session_gets_no_on_drained() {
     let mut one = One::new();
     let (send, close) = (packet(CSend::ID, b""), packet(CClose::ID, b""));
     one.step(&[send], 0);
@@ -282,11 +259,11 @@ fn on_drained_does_not_come_to_a_session_that_is_closed() {
 }
 
 #[test]
-fn content_keeps_one_window_in_the_queue_and_arrives_whole() {
+fn content_keeps_one_window_queued_and_arrives_complete() {
     const BYTES: usize = 1_000_000;
     let window = ContentSender::<SPiece>::DEFAULT_WINDOW_BYTES;
     let mut one = One::new();
-    let ask = packet(CContent::ID, &(BYTES as u32).to_le_bytes());
+    let ask = packet(CContent::ID, (BYTES as u32).to_le_bytes());
     one.step(&[ask], 0);
     let mut steps = 0;
     while one.queued_bytes() > 0 {
@@ -304,15 +281,15 @@ fn content_keeps_one_window_in_the_queue_and_arrives_whole() {
 }
 
 #[test]
-fn a_reader_of_any_speed_gets_no_more_than_two_write_budgets_of_content_in_a_turn() {
+fn content_of_one_turn_stays_within_two_write_budgets() {
     const BYTES: usize = 2_000_000;
     let budget = Config::default().write_budget_bytes;
     let mut one = One::new();
-    let ask = packet(CContent::ID, &(BYTES as u32).to_le_bytes());
+    let ask = packet(CContent::ID, (BYTES as u32).to_le_bytes());
     one.begin_turn(&[ask], usize::MAX);
     let mut taken = 0;
     loop {
-        one.shard.run(one.now);
+        one.shard.run(one.clock.now());
         let before = std::mem::replace(&mut taken, one.taken().len());
         assert!(taken - before <= 2 * budget, "{} bytes", taken - before);
         if !one.shard.has_work() {
@@ -342,7 +319,7 @@ fn receive_content(mut bytes: &[u8]) -> Vec<u8> {
 struct Stuck {
     server: Server,
     handle: ServerHandle,
-    clients: [TcpStream; 2],
+    clients: [RawClient; 2],
     ids: [SessionId; 2],
     gate: Sender<()>,
     _events: Receiver<Event>,
@@ -367,17 +344,16 @@ impl Stuck {
             })
             .unwrap();
         let connect = || {
-            let client = TcpStream::connect(server.local_addr()).unwrap();
-            client.set_read_timeout(Some(PATIENCE)).unwrap();
-            let Ok(Event::Connected(id)) = events.recv_timeout(PATIENCE) else {
+            let client = RawClient::connect(server.local_addr());
+            let Ok(Event::Connected(id)) = events.recv_timeout(DEADLINE) else {
                 panic!("connected comes first");
             };
             (client, id)
         };
         let [(mut one, one_id), (other, other_id)] = [connect(), connect()];
         assert_ne!(one_id.worker(), other_id.worker());
-        one.write_all(&packet(CBlock::ID, b"")).unwrap();
-        assert_eq!(events.recv_timeout(PATIENCE), Ok(Event::Blocked));
+        one.send_packet(CBlock::ID, b"");
+        assert_eq!(events.recv_timeout(DEADLINE), Ok(Event::Blocked));
         Self {
             handle: server.handle(),
             server,
@@ -397,23 +373,14 @@ impl Stuck {
 
     /// The next packet that a client gets.
     fn receive(&mut self, client: usize) -> u32 {
-        let mut bytes = [0; 1_000];
-        self.clients[client].read_exact(&mut bytes).unwrap();
-        assert_eq!(bytes[..4], [0xe8, 3, 8, 0]);
-        u32::from_le_bytes(bytes[4..8].try_into().unwrap())
-    }
-}
-
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < PATIENCE, "waited in vain for: {what}");
-        thread::sleep(Duration::from_millis(1));
+        let packet = self.clients[client].next_packet();
+        assert_eq!((packet.id, packet.payload.len()), (8, 996));
+        u32::from_le_bytes(packet.payload[..4].try_into().unwrap())
     }
 }
 
 #[test]
-fn a_full_mailbox_refuses_a_packet_and_has_room_again_when_its_worker_goes_on() {
+fn full_mailbox_refuses_a_packet_until_its_worker_continues() {
     let mut stuck = Stuck::new();
     let [one, other] = stuck.ids;
     let (gone, handle) = (SessionId::new(77, 0, 1 << 20), stuck.handle.clone());
@@ -439,7 +406,7 @@ fn a_full_mailbox_refuses_a_packet_and_has_room_again_when_its_worker_goes_on() 
     assert_eq!([stuck.receive(1), stuck.receive(1)], [1_001, 1_002]);
 
     stuck.gate.send(()).unwrap();
-    wait_for("room", || handle.try_broadcast_buffer(&to_all).is_ok());
+    wait_until("room", || handle.try_broadcast_buffer(&to_all).is_ok());
     assert!(handle.try_send_buffer(gone, stuck.numbered(0)).is_ok());
     for number in 0..accepted {
         assert_eq!(stuck.receive(0), number, "what was accepted, in order");
@@ -450,12 +417,12 @@ fn a_full_mailbox_refuses_a_packet_and_has_room_again_when_its_worker_goes_on() 
 }
 
 #[test]
-fn an_ended_server_accepts_packets_and_drops_them() {
+fn ended_server_accepts_packets_and_drops_them() {
     let stuck = Stuck::new();
     let (handle, one) = (stuck.handle.clone(), stuck.ids[0]);
     let packets: Vec<SendBuffer> = (0..100).map(|number| stuck.numbered(number)).collect();
     drop(stuck.gate);
-    handle.shutdown(Duration::ZERO);
+    handle.shutdown(std::time::Duration::ZERO);
     stuck.server.join().unwrap();
     for packet in packets {
         assert_eq!(handle.try_broadcast_buffer(&packet), Ok(()));

@@ -1,8 +1,9 @@
 //! Each example plays its demo to the end, as a user would start it; and it serves.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use server_core::testing::{RawClient, RawPacket};
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,60 +13,57 @@ use std::{fs, thread};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn echo() {
+fn echo_bots_finish() {
     plays_to_the_end("echo", "5");
 }
 
 #[test]
-fn admin() {
+fn admin_bots_finish() {
     plays_to_the_end("admin", "5");
 }
 
 #[test]
-fn timers() {
+fn timers_bots_finish() {
     plays_to_the_end("timers", "5");
 }
 
 #[test]
-fn game_thread() {
+fn game_thread_bots_finish() {
     plays_to_the_end("game_thread", "5");
 }
 
 #[test]
-fn chat_rooms() {
+fn chat_rooms_bots_finish() {
     plays_to_the_end("chat_rooms", "5");
 }
 
 #[test]
-fn zones() {
-    // So many that some are neighbours of others who have never met.
+fn zones_bots_finish() {
+    // With 64 bots, some are neighbours of bots that they have never met.
     plays_to_the_end("zones", "64");
 }
 
 #[test]
-fn world_download() {
+fn world_download_bots_finish() {
     let flags = ["--bots", "2", "--bytes", "2000000", "--rate", "1000000"];
     plays_to_the_end_with("world_download", &flags);
 }
 
 #[test]
-fn without_bots_an_example_serves_until_it_is_ended() {
+fn example_without_bots_serves_until_it_is_killed() {
     let mut example = Example::start("echo", &["--addr", "127.0.0.1:0"]);
     let mut line = String::new();
     let stdout = example.0.stdout.take().unwrap();
     BufReader::new(stdout).read_line(&mut line).unwrap();
     let addr = line.strip_prefix("listening on ").unwrap().trim_end();
-    let mut client = TcpStream::connect(addr.parse::<SocketAddr>().unwrap()).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(&[6, 0, 2, 0, b'h', b'i']).unwrap();
-    let mut answer = [0; 6];
-    client.read_exact(&mut answer).unwrap();
-    assert_eq!(answer, [6, 0, 3, 0, b'h', b'i']);
+    let mut client = RawClient::connect(addr.parse().unwrap()).with_deadline(PATIENCE);
+    client.send(&[6, 0, 2, 0, b'h', b'i']);
+    assert_eq!(client.next_packet(), RawPacket::new(3, b"hi"));
     assert!(example.0.try_wait().unwrap().is_none(), "it still serves");
 }
 
 #[test]
-fn what_cannot_be_done_is_an_exit_status() {
+fn impossible_flags_are_a_failing_exit_status() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let bad_usage = Some(2);
@@ -101,7 +99,7 @@ impl Example {
         Self(command.spawn().unwrap())
     }
 
-    /// Its status, and what it said: a few lines, which the pipe can hold.
+    /// The exit status, and the output: a few lines, which the pipe can hold.
     fn wait(mut self) -> (ExitStatus, String) {
         let until = Instant::now() + PATIENCE;
         let status = loop {

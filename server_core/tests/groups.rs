@@ -1,18 +1,14 @@
 //! Groups over real sockets, on several workers. The peers are raw `std::net` clients.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
+use server_core::testing::{DEADLINE, RawClient, RawPacket};
 use server_core::{
     Context, DisconnectReason, GroupId, Kick, Packet, Peer, Server, ServerBuilder, ServerHandle,
     Session, SessionId,
 };
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
 
-/// Longer than anything here can take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 const WORKERS: usize = 3;
 
 const ROOM: GroupId = GroupId::new(1, 7);
@@ -25,7 +21,7 @@ server_core::packets! {
     /// To all members, from the sender's own callback.
     client 12 => CSay { group: u64 } + bytes;
     client 13 => CSayToOthers { group: u64 } + bytes;
-    /// Joins, says, leaves and says again, in one callback.
+    /// Joins, sends, leaves and answers, in one callback.
     client 14 => CPass { group: u64 } + bytes;
     server 1 => SSaid { who: u64 } + bytes;
     /// Whether a join or a leave has changed anything.
@@ -105,7 +101,7 @@ impl Session for Member {
 struct Running {
     server: Server,
     handle: ServerHandle,
-    /// Who has come, and who has left.
+    /// A session id, with `true` at its connect and `false` at its disconnect.
     ids: Receiver<(SessionId, bool)>,
 }
 
@@ -132,12 +128,10 @@ fn start(builder: ServerBuilder) -> Running {
 
 impl Running {
     fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.server.local_addr()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (id, has_come) = self.ids.recv_timeout(PATIENCE).unwrap();
+        let raw = RawClient::connect(self.server.local_addr());
+        let (id, has_come) = self.ids.recv_timeout(DEADLINE).unwrap();
         assert!(has_come);
-        Client { stream, id }
+        Client { raw, id }
     }
 
     /// The least loaded worker is next, so this is an equal number on each.
@@ -151,7 +145,7 @@ impl Running {
     }
 
     fn wait_for_departure(&self, id: SessionId) {
-        assert_eq!(self.ids.recv_timeout(PATIENCE).unwrap(), (id, false));
+        assert_eq!(self.ids.recv_timeout(DEADLINE).unwrap(), (id, false));
     }
 
     fn say(&self, group: GroupId, bytes: &[u8]) {
@@ -164,38 +158,21 @@ fn said(who: u64) -> SSaid {
 }
 
 struct Client {
-    stream: TcpStream,
+    raw: RawClient,
     id: SessionId,
 }
 
 impl Client {
     fn send(&mut self, packet_id: u16, group: GroupId, bytes: &[u8]) {
-        let mut packet = ((bytes.len() + 12) as u16).to_le_bytes().to_vec();
-        packet.extend(packet_id.to_le_bytes());
-        packet.extend(group.to_u64().to_le_bytes());
-        packet.extend(bytes);
-        self.stream.write_all(&packet).unwrap();
-    }
-
-    /// The next packet, or `None` at the end of the stream.
-    fn receive(&mut self) -> Option<(u16, Vec<u8>)> {
-        let mut header = [0; 4];
-        match self.stream.read_exact(&mut header) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
-            other => other.unwrap(),
-        }
-        let size = u16::from_le_bytes([header[0], header[1]]);
-        let id = u16::from_le_bytes([header[2], header[3]]);
-        let mut payload = vec![0; usize::from(size).checked_sub(4).expect("a whole header")];
-        self.stream.read_exact(&mut payload).unwrap();
-        Some((id, payload))
+        let payload = [&group.to_u64().to_le_bytes()[..], bytes].concat();
+        self.raw.send_packet(packet_id, payload);
     }
 
     fn ask(&mut self, packet_id: u16, group: GroupId) -> bool {
         self.send(packet_id, group, b"");
-        let (id, payload) = self.receive().unwrap();
-        assert_eq!(id, SDone::ID);
-        payload == [1]
+        let done = self.raw.next_packet();
+        assert_eq!(done.id, SDone::ID);
+        done.payload == [1]
     }
 
     fn join(&mut self, group: GroupId) -> bool {
@@ -208,25 +185,26 @@ impl Client {
 
     fn hears(&mut self, who: u64, bytes: &[u8]) {
         let expected = [&who.to_le_bytes()[..], bytes].concat();
-        assert_eq!(self.receive(), Some((SSaid::ID, expected)), "{}", self.id);
+        let expected = RawPacket::new(SSaid::ID, expected);
+        assert_eq!(self.raw.next_packet(), expected, "{}", self.id);
     }
 
-    /// Of all the groups that `who` was in. In which order is nobody's business.
+    /// Expects the departure of `who` from each of its groups, in any order.
     fn hears_of_departure(&mut self, who: SessionId, groups: &[GroupId]) {
         let told = |group: &GroupId| {
             let payload = [who.to_u64().to_le_bytes(), group.to_u64().to_le_bytes()].concat();
-            (SGone::ID, payload)
+            RawPacket::new(SGone::ID, payload)
         };
         let mut expected: Vec<_> = groups.iter().map(told).collect();
-        let mut heard: Vec<_> = groups.iter().filter_map(|_| self.receive()).collect();
+        let mut heard: Vec<_> = groups.iter().map(|_| self.raw.next_packet()).collect();
         expected.sort();
         heard.sort();
         assert_eq!(heard, expected);
     }
 }
 
-/// What comes before the end is all that each of them was sent. Whoever posts to every session
-/// behind all that it posted before has posted the end of it.
+/// Ends the input of every client: a broadcast of a thread arrives behind all that the same thread has
+/// posted before. What a client received before the end is all that it was sent.
 fn all_hear_the_end(running: &Running, clients: &mut [Client]) {
     running.handle.broadcast(&said(OUTSIDE), b"the end");
     for client in clients {
@@ -235,7 +213,7 @@ fn all_hear_the_end(running: &Running, clients: &mut [Client]) {
 }
 
 #[test]
-fn a_packet_goes_to_the_members_on_all_workers_and_to_nobody_else() {
+fn packet_to_a_group_reaches_its_members_on_all_workers_only() {
     let running = start(builder());
     let mut clients = running.connect_on_each(4);
     // Of the four on each worker: none, one group, the other, both.
@@ -257,7 +235,7 @@ fn a_packet_goes_to_the_members_on_all_workers_and_to_nobody_else() {
 }
 
 #[test]
-fn a_member_speaks_to_all_or_to_the_others() {
+fn member_broadcasts_to_all_members_or_to_the_others() {
     let running = start(builder());
     let mut clients = running.connect_on_each(2);
     for client in &mut clients {
@@ -277,7 +255,7 @@ fn a_member_speaks_to_all_or_to_the_others() {
     for (n, client) in clients.iter_mut().enumerate() {
         (n != 1).then(|| client.hears(OUTSIDE, b"except one"));
     }
-    // Who is no member may speak, too, and hears nothing.
+    // A session that is not a member may send to the group, and receives nothing.
     assert!(clients[0].leave(ROOM));
     clients[0].send(CSay::ID, ROOM, b"from the door");
     for client in &mut clients[1..] {
@@ -287,7 +265,7 @@ fn a_member_speaks_to_all_or_to_the_others() {
 }
 
 #[test]
-fn joins_and_leaves_from_outside_are_in_order_with_what_is_sent() {
+fn joins_and_leaves_through_the_handle_are_ordered_with_sends() {
     let running = start(builder());
     let mut clients = running.connect_on_each(2);
     for round in 0..200_u32 {
@@ -310,14 +288,14 @@ fn joins_and_leaves_from_outside_are_in_order_with_what_is_sent() {
 }
 
 #[test]
-fn who_learns_of_a_join_reaches_the_member() {
+fn broadcast_after_a_reported_join_reaches_the_member() {
     let running = start(builder());
     let mut clients = running.connect_on_each(1);
     for round in 0..100_u32 {
         let group = GroupId::new(9, round);
         for n in 0..WORKERS {
             assert!(clients[n].join(group));
-            // The answer has told us. So a third party reaches all that were told of so far.
+            // The answer reports the join, so another thread reaches all members that have joined so far.
             running.say(group, &[n as u8]);
             for member in &mut clients[..=n] {
                 member.hears(OUTSIDE, &[n as u8]);
@@ -325,7 +303,8 @@ fn who_learns_of_a_join_reaches_the_member() {
         }
         // In one callback: a member at the time of the call, but none any more when it has returned.
         clients[0].send(CPass::ID, NOBODY, b"unheard");
-        assert_eq!(clients[0].receive(), Some((SDone::ID, vec![1])));
+        let done = clients[0].raw.next_packet();
+        assert_eq!(done, RawPacket::new(SDone::ID, [1]));
         for client in &mut clients {
             assert!(client.leave(group));
             assert!(!client.leave(group));
@@ -335,7 +314,7 @@ fn who_learns_of_a_join_reaches_the_member() {
 }
 
 #[test]
-fn who_leaves_the_server_leaves_its_groups() {
+fn session_that_disconnects_leaves_its_groups() {
     let running = start(builder());
     let mut clients = running.connect_on_each(2);
     for client in &mut clients {
@@ -359,7 +338,7 @@ fn who_leaves_the_server_leaves_its_groups() {
 }
 
 #[test]
-fn whoever_comes_into_a_place_inherits_no_group() {
+fn session_in_a_reused_slot_is_in_no_group() {
     // One worker, so that the next one comes to the same one: a place becomes free before the worker
     // counts as less loaded.
     let running = start(builder().workers(1));
@@ -376,7 +355,7 @@ fn whoever_comes_into_a_place_inherits_no_group() {
         let mut second = running.connect();
         assert_eq!(second.id.slot(), id.slot());
         assert_ne!(second.id, id);
-        // An id of who has left joins nothing, for whoever has its place now.
+        // The id of a session that has left joins no group, neither for the session in its slot.
         running.handle.join(id, ZONE);
         running.say(ROOM, b"not for you");
         running.say(ZONE, &[round]);
@@ -395,7 +374,7 @@ fn whoever_comes_into_a_place_inherits_no_group() {
 }
 
 #[test]
-fn a_session_is_in_no_more_groups_than_it_may_be() {
+fn max_groups_per_session_reached_refuses_a_join() {
     let running = start(builder().max_groups_per_session(2));
     let mut clients = running.connect_on_each(1);
     let client = &mut clients[0];

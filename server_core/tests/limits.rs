@@ -1,5 +1,5 @@
-//! The table of limits in the crate's documentation and the sentences at the fields of `Config` say
-//! what `Config::default()` says.
+//! The table of limits in the crate's documentation and the documentation of each field of `Config`
+//! have the values of `Config::default()`.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::Config;
@@ -9,7 +9,7 @@ const LIB: &str = include_str!("../src/lib.rs");
 const CONFIG: &str = include_str!("../src/base/config.rs");
 
 #[test]
-fn the_table_has_every_limit_in_the_order_of_config_with_its_default() {
+fn table_of_limits_has_each_limit_in_the_order_of_config_with_its_default() {
     let in_doc = table_of(LIB);
     let names = |rows: &[(String, String, String)]| -> Vec<String> {
         rows.iter().map(|(name, ..)| name.clone()).collect()
@@ -29,7 +29,7 @@ fn the_table_has_every_limit_in_the_order_of_config_with_its_default() {
 }
 
 #[test]
-fn the_sentence_at_each_field_says_the_same_default() {
+fn documentation_of_each_field_names_its_default() {
     let docs = docs_of_fields(CONFIG);
     for (name, _, default) in table_of(LIB) {
         let doc = &docs[&name];
@@ -47,7 +47,7 @@ fn the_sentence_at_each_field_says_the_same_default() {
 }
 
 #[test]
-fn the_test_sees_a_default_that_has_changed() {
+fn changed_default_is_found() {
     let mut config = Config::default();
     config.linger *= 2;
     config.idle_timeout = config.packet_timeout;

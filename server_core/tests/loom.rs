@@ -30,7 +30,7 @@ fn is_all(buffer: &SendBuffer, byte: u8) -> bool {
 // ---- chunks -------------------------------------------------------------------------------------
 
 #[test]
-fn the_writer_goes_on_while_others_read_what_was_written() {
+fn chunk_is_written_while_other_threads_read_earlier_packets() {
     loom::model(|| {
         let mut writer = ChunkWriter::new(Block::new(CHUNK_BYTES), None);
         let first = write(&mut writer, 1);
@@ -47,7 +47,7 @@ fn the_writer_goes_on_while_others_read_what_was_written() {
 }
 
 #[test]
-fn neighbours_merge_on_one_thread_and_are_read_on_another() {
+fn merged_neighbours_are_read_on_another_thread() {
     loom::model(|| {
         let mut writer = ChunkWriter::new(Block::new(CHUNK_BYTES), None);
         let mut first = write(&mut writer, 1);
@@ -63,7 +63,7 @@ fn neighbours_merge_on_one_thread_and_are_read_on_another() {
 }
 
 #[test]
-fn the_last_reader_gives_the_block_back_and_the_next_writer_may_have_it() {
+fn last_reader_returns_the_block_for_the_next_writer() {
     loom::model(|| {
         let pool = ChunkPool::new(CHUNK_BYTES, 1);
         let mut writer = pool.pop();
@@ -94,7 +94,7 @@ fn the_last_reader_gives_the_block_back_and_the_next_writer_may_have_it() {
 }
 
 #[test]
-fn two_threads_take_from_the_pool_and_give_back() {
+fn concurrent_takes_and_returns_keep_the_pool_consistent() {
     loom::model(|| {
         let pool = ChunkPool::new(CHUNK_BYTES, 1);
         drop(pool.pop());
@@ -130,7 +130,7 @@ fn mailbox(limit_bytes: usize) -> (Arc<Mailbox<u32>>, Arc<AtomicBool>) {
 }
 
 #[test]
-fn what_is_posted_is_taken_or_a_wake_is_on_its_way() {
+fn posted_command_is_taken_or_a_wake_follows() {
     loom::model(|| {
         let (mailbox, is_woken) = mailbox(1_000);
         let posters = [1, 2].map(|item| {
@@ -158,7 +158,7 @@ fn what_is_posted_is_taken_or_a_wake_is_on_its_way() {
 }
 
 #[test]
-fn room_that_is_given_back_unused_reaches_who_asks_for_it() {
+fn unused_room_given_back_reaches_a_waiting_thread() {
     loom::model(|| {
         let (mailbox, is_woken) = mailbox(1);
         assert!(mailbox.try_reserve(1, 1));
@@ -187,7 +187,7 @@ fn room_that_is_given_back_unused_reaches_who_asks_for_it() {
 }
 
 #[test]
-fn who_asks_for_room_gets_it_or_is_called() {
+fn request_for_room_is_granted_or_called_back() {
     loom::model(|| {
         let (mailbox, _) = mailbox(1);
         mailbox.post(1, 1);
@@ -212,7 +212,7 @@ fn who_asks_for_room_gets_it_or_is_called() {
 }
 
 #[test]
-fn what_is_posted_as_the_mailbox_closes_is_taken_or_comes_back() {
+fn post_during_close_is_taken_or_returned() {
     loom::model(|| {
         let (mailbox, _) = mailbox(1_000);
         let poster = {

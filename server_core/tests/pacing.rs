@@ -10,23 +10,18 @@
 use bytemuck::{Pod, Zeroable};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
-use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
-use server_core::routing::outbox;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
+use server_core::testing::{FakeClock, FakePeer, FakeStream, packet};
 use server_core::wire::U64Le;
 use server_core::{
-    Config, Context, DisconnectReason, Kick, Packet, PacketHead, Peer as NewPeer, Server,
-    ServerHandle, Session, SessionId,
+    Config, Context, DisconnectReason, Kick, Packet, PacketHead, Session, SessionId,
 };
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const CHAT: u16 = 4;
@@ -54,82 +49,12 @@ impl PacketHead for SChat {
 /// How a peer reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Reader {
-    /// So many bytes a second, taken once in this time.
+    /// This number of bytes a second, taken once in this time.
     Steady { bytes_per_sec: u64, every: Duration },
     /// Nothing.
     Deaf,
     /// 768 KiB/s for a second, then nothing for a second.
     Liar,
-}
-
-#[derive(Debug)]
-struct Pipe {
-    input: Vec<u8>,
-    /// Whether there is always more `input`: chats.
-    sends_on: bool,
-    has_left: bool,
-    /// What the server has written and the peer has not read.
-    unread: Vec<u8>,
-    is_closed: bool,
-    became_writable: bool,
-    write_is_blocked: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Stream(Arc<Mutex<Pipe>>);
-
-impl Read for Stream {
-    fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
-        let mut pipe = self.0.lock().unwrap();
-        if pipe.sends_on && pipe.input.len() < memory.len() {
-            let packets = memory.len() / CHAT_BYTES + 1;
-            pipe.input.extend(chat_bytes().repeat(packets));
-        }
-        if pipe.has_left {
-            return Ok(0);
-        }
-        if pipe.input.is_empty() {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let count = memory.len().min(pipe.input.len());
-        memory[..count].copy_from_slice(&pipe.input[..count]);
-        pipe.input.drain(..count);
-        Ok(count)
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut pipe = self.0.lock().unwrap();
-        let count = bytes.len().min(SOCKET_BYTES - pipe.unread.len());
-        if count == 0 {
-            pipe.write_is_blocked = true;
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        pipe.unread.extend_from_slice(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Transport for Stream {
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn poll_connected(&mut self) -> io::Result<bool> {
-        Ok(true)
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // The peer holds one clone, the server the other.
-        self.0.lock().unwrap().is_closed = true;
-    }
 }
 
 /// Chat goes to everybody, and so do packets when a session leaves.
@@ -151,15 +76,12 @@ impl Session for Player {
 }
 
 fn chat_bytes() -> Vec<u8> {
-    let size = (CHAT_BYTES + 4) as u16;
-    let mut packet = [size.to_le_bytes(), CHAT.to_le_bytes()].concat();
-    packet.resize(size.into(), b'x');
-    packet
+    packet(CHAT, [b'x'; CHAT_BYTES])
 }
 
 struct Peer {
     id: SessionId,
-    pipe: Arc<Mutex<Pipe>>,
+    end: FakePeer,
     reader: Reader,
     next_read_at: Instant,
     /// Of a packet that was read in part.
@@ -172,14 +94,15 @@ struct Peer {
 }
 
 struct Sim {
-    now: Instant,
-    start: Instant,
-    shards: Vec<Shard<Stream, Player>>,
-    router: Arc<Router<Stream>>,
+    clock: FakeClock,
+    shards: Vec<Shard<FakeStream, Player>>,
+    router: Arc<Router<FakeStream>>,
     metrics: Arc<Metrics>,
     buffers: SendBufferManager,
     admission: Arc<Admission>,
     peers: Vec<Peer>,
+    /// What a sender sends again and again.
+    chats: Arc<[u8]>,
     ticks: u64,
     config: Config,
 }
@@ -204,10 +127,8 @@ impl Sim {
             factory: Box::new(move |_| Player { packets_on_leave }),
             close_message: Arc::new(|_, _| None),
         });
-        let now = Instant::now();
         Self {
-            now,
-            start: now,
+            clock: FakeClock::new(),
             shards: (0..config.workers)
                 .map(|worker| Shard::new(worker, Arc::clone(&shared)))
                 .collect(),
@@ -216,6 +137,7 @@ impl Sim {
             buffers,
             admission: Arc::new(Admission::new(config.workers, None, None)),
             peers: Vec::new(),
+            chats: chat_bytes().repeat(64).into(),
             ticks: 0,
             config,
         }
@@ -223,36 +145,33 @@ impl Sim {
 
     /// A peer that comes now. A sender sends chats for as long as it is read.
     fn connect(&mut self, reader: Reader, sends_on: bool) -> usize {
-        let pipe = Arc::new(Mutex::new(Pipe {
-            input: Vec::new(),
-            sends_on,
-            has_left: false,
-            unread: Vec::new(),
-            is_closed: false,
-            became_writable: false,
-            write_is_blocked: false,
-        }));
+        let (stream, end) = FakeStream::pair();
+        end.state().room = SOCKET_BYTES;
+        if sends_on {
+            end.send_endlessly(Arc::clone(&self.chats));
+        }
         let addr = ([127, 0, 0, 1], self.peers.len() as u16).into();
         let permit = self.admission.admit(addr).unwrap();
         let (worker, mut id) = (permit.worker(), None);
         let arrival = NewConnection {
-            stream: Stream(Arc::clone(&pipe)),
+            stream,
             permit,
             tag: None,
             is_connecting: false,
         };
         let shard = &mut self.shards[worker];
-        shard.handle_command(Command::Adopt(arrival), self.now, |_, new| {
+        shard.handle_command(Command::Adopt(arrival), self.clock.now(), |_, new| {
             id = Some(new);
             Ok(())
         });
         let id = id.unwrap();
-        shard.handle_readiness(id, true, true, self.now);
+        let _ = end.take_edges();
+        shard.handle_readiness(id, true, true, self.clock.now());
         self.peers.push(Peer {
             id,
-            pipe,
+            end,
             reader,
-            next_read_at: self.now,
+            next_read_at: self.clock.now(),
             rest: Vec::new(),
             ticks: 0,
             chat_bytes: 0,
@@ -263,10 +182,10 @@ impl Sim {
     }
 
     fn run(&mut self, time: Duration) {
-        let end = self.now + time;
-        while self.now < end {
-            self.now += STEP;
-            if self.now >= self.start + TICK * (self.ticks as u32 + 1) {
+        let end = self.clock.elapsed() + time;
+        while self.clock.elapsed() < end {
+            self.clock.advance(STEP);
+            if self.clock.elapsed() >= TICK * (self.ticks as u32 + 1) {
                 self.ticks += 1;
                 let tick = self
                     .buffers
@@ -274,7 +193,7 @@ impl Sim {
                 self.router.broadcast(&tick.unwrap());
             }
             for peer in &mut self.peers {
-                peer.read(self.now, self.start);
+                peer.read(&self.clock);
             }
             for worker in 0..self.shards.len() {
                 // As often as a worker finds something to do in this time, within reason.
@@ -289,7 +208,7 @@ impl Sim {
     }
 
     fn turn(&mut self, worker: usize) {
-        let (shard, now) = (&mut self.shards[worker], self.now);
+        let (shard, now) = (&mut self.shards[worker], self.clock.now());
         self.router.mailbox(worker).take_some(|command| {
             shard.handle_command(command, now, |_, _| Ok(()));
             if shard.has_enough_output() {
@@ -299,8 +218,7 @@ impl Sim {
             }
         });
         for peer in self.peers.iter().filter(|peer| peer.id.worker() == worker) {
-            let became_writable = std::mem::take(&mut peer.pipe.lock().unwrap().became_writable);
-            if became_writable {
+            if peer.end.take_edges().writable {
                 shard.handle_readiness(peer.id, false, true, now);
             }
         }
@@ -314,9 +232,9 @@ impl Sim {
 }
 
 impl Peer {
-    fn read(&mut self, now: Instant, start: Instant) {
-        let mut pipe = self.pipe.lock().unwrap();
-        if pipe.is_closed {
+    fn read(&mut self, clock: &FakeClock) {
+        let now = clock.now();
+        if self.end.state().is_dropped {
             self.ended_at.get_or_insert(now);
             return;
         }
@@ -329,7 +247,7 @@ impl Peer {
                 bytes_per_sec,
                 every,
             } => (bytes_per_sec, every),
-            Reader::Liar if (now - start).as_secs().is_multiple_of(2) => (768 << 10, STEP),
+            Reader::Liar if clock.elapsed().as_secs().is_multiple_of(2) => (768 << 10, STEP),
             Reader::Liar => return,
         };
         self.next_read_at += every;
@@ -337,12 +255,9 @@ impl Peer {
             self.next_read_at = now + every;
         }
         let most = (u128::from(bytes_per_sec) * every.as_micros() / 1_000_000) as usize;
-        let count = most.min(pipe.unread.len());
-        self.rest.extend(pipe.unread.drain(..count));
-        if count > 0 && std::mem::take(&mut pipe.write_is_blocked) {
-            pipe.became_writable = true;
-        }
-        drop(pipe);
+        let taken = self.end.take_output(most);
+        self.end.add_room(taken.len());
+        self.rest.extend(taken);
         let mut bytes = &self.rest[..];
         while let [low, high, id, ..] = *bytes {
             let size = usize::from(u16::from_le_bytes([low, high]));
@@ -354,7 +269,7 @@ impl Peer {
                 let is_next = self.ticks == 0 || tick == self.ticks + 1;
                 assert!(is_next, "{}: tick {tick} after {}", self.id, self.ticks);
                 self.ticks = tick;
-                self.latest_tick = self.latest_tick.max(now - (start + TICK * tick as u32));
+                self.latest_tick = self.latest_tick.max(clock.elapsed() - TICK * tick as u32);
             } else {
                 self.chat_bytes += size as u64;
             }
@@ -391,7 +306,7 @@ fn config(workers: usize) -> Config {
 }
 
 #[test]
-fn a_reader_that_keeps_up_is_never_ended_whatever_the_others_send() {
+fn reader_that_keeps_up_is_never_kicked_whatever_others_send() {
     let seeds = match std::env::var("TEST_SEED") {
         Ok(seed) => {
             let seed = seed.parse().expect("TEST_SEED is a number");
@@ -461,7 +376,7 @@ fn a_reader_that_keeps_up_is_never_ended_whatever_the_others_send() {
 }
 
 #[test]
-fn a_fast_reader_gets_its_ticks_on_time_beside_one_that_paces() {
+fn fast_reader_gets_ticks_on_time_beside_a_pacing_session() {
     let mut sim = Sim::new(config(2));
     let fast = sim.connect(FAST, false);
     sim.connect(keeps_up(50), false);
@@ -478,15 +393,15 @@ fn a_fast_reader_gets_its_ticks_on_time_beside_one_that_paces() {
 }
 
 #[test]
-fn sessions_that_leave_with_many_packets_end_no_reader() {
+fn packets_of_leaving_sessions_kick_no_reader() {
     let mut sim = Sim::with_packets_on_leave(config(2), 60);
     let readers = [2, 20, 50].map(|pause_ms| sim.connect(keeps_up(pause_ms), false));
     let leaving: Vec<usize> = (0..40).map(|_| sim.connect(FAST, false)).collect();
     sim.run(Duration::from_millis(200));
     for index in leaving {
         let peer = &sim.peers[index];
-        peer.pipe.lock().unwrap().has_left = true;
-        sim.shards[peer.id.worker()].handle_readiness(peer.id, true, false, sim.now);
+        peer.end.finish();
+        sim.shards[peer.id.worker()].handle_readiness(peer.id, true, false, sim.clock.now());
     }
     // 2.4 MB to each reader.
     sim.run(Duration::from_secs(5));
@@ -520,7 +435,7 @@ fn chat_rate(others: &[Reader]) -> u64 {
 }
 
 #[test]
-fn readers_that_do_not_keep_up_pace_nobody_and_a_liar_no_further_than_the_floor() {
+fn readers_that_do_not_keep_up_pace_no_session_and_a_liar_keeps_the_least_rate() {
     let alone = chat_rate(&[]);
     assert!(alone > 4 * MIB, "{alone}");
     let beside_slow = chat_rate(&[slow(16 << 10); 20]);
@@ -538,7 +453,7 @@ fn readers_that_do_not_keep_up_pace_nobody_and_a_liar_no_further_than_the_floor(
 }
 
 #[test]
-fn a_deaf_reader_is_ended_by_bytes_within_the_grace_and_by_age_within_the_lag() {
+fn session_that_reads_nothing_is_kicked_by_bytes_within_the_grace_and_by_age_within_the_lag() {
     for (sends, most) in [
         (true, Duration::from_millis(2_500)),
         (false, Duration::from_secs(60)),
@@ -568,7 +483,7 @@ fn a_deaf_reader_is_ended_by_bytes_within_the_grace_and_by_age_within_the_lag() 
 }
 
 #[test]
-fn a_slow_but_steady_reader_takes_a_snapshot_for_as_long_as_it_needs() {
+fn slow_steady_reader_receives_a_long_queue_and_stays() {
     let mut sim = Sim::new(config(1));
     let reader = sim.connect(slow(125_000), false);
     let piece = sim.buffers.encode(&SChat([]), &[b'x'; 60_000]).unwrap();
@@ -588,7 +503,7 @@ fn a_slow_but_steady_reader_takes_a_snapshot_for_as_long_as_it_needs() {
 }
 
 #[test]
-fn more_than_eight_times_the_limit_ends_a_session_at_once() {
+fn queue_over_eight_times_the_limit_kicks_at_once() {
     let mut config = config(1);
     config.max_send_queue_bytes = 64 << 10;
     let mut sim = Sim::new(config);
@@ -608,7 +523,7 @@ fn more_than_eight_times_the_limit_ends_a_session_at_once() {
 }
 
 #[test]
-fn all_queues_together_are_bounded_and_the_longest_end_first() {
+fn total_queue_limit_kicks_the_longest_queues_first() {
     for workers in [1, 3] {
         let mut config = config(workers);
         config.max_total_queue_bytes = Some(4 << 20);
@@ -638,133 +553,5 @@ fn all_queues_together_are_bounded_and_the_longest_end_first() {
         });
         sim.run(Duration::from_secs(4));
         assert_eq!(sim.metrics.totals().send_queue_bytes, 0);
-    }
-}
-
-/// What a callback posts through a handle: on the thread of a worker, to one that takes no mail.
-#[test]
-fn a_post_of_a_callback_stays_within_the_limit_of_the_mailbox_and_in_order() {
-    std::thread::spawn(|| {
-        let sim = Sim::new(config(2));
-        sim.router.enter_worker_thread();
-        let limit = sim.config.mailbox_bytes / 16;
-        let to = SessionId::new(1, 1, 0);
-        for number in 0..2_000_u64 {
-            let packet = sim
-                .buffers
-                .encode(&STick(number.into()), &[b'x'; 1000])
-                .unwrap();
-            sim.router.send(to, packet);
-            let waiting = sim.router.mailbox(1).queued_bytes();
-            assert!(
-                waiting <= limit,
-                "a mailbox of {limit} bytes holds {waiting}"
-            );
-        }
-        assert!(!outbox::is_empty());
-        let (mut next, mut rounds) = (0_u64, 0);
-        while next < 2_000 {
-            sim.router.mailbox(1).take_all(|command| {
-                let Command::Send(_, packet) = command else {
-                    panic!("{command:?}");
-                };
-                assert_eq!(packet[4..12], next.to_le_bytes());
-                next += 1;
-            });
-            outbox::retry(|_| true);
-            rounds += 1;
-            assert!(rounds < 100, "{next} after {rounds} rounds");
-        }
-        assert!(outbox::is_empty());
-    })
-    .join()
-    .unwrap();
-}
-
-/// Two servers whose callbacks post to each other as fast as they can: each takes its mail whatever
-/// waits in its outbox, so neither waits for the other for ever.
-#[test]
-fn two_servers_that_relay_to_each_other_both_go_on() {
-    let relay = |to: Arc<OnceLock<ServerHandle>>| {
-        move |_: NewPeer| Relay {
-            to: Arc::clone(&to),
-        }
-    };
-    let handles: [Arc<OnceLock<ServerHandle>>; 2] = Default::default();
-    let start = |index: usize| {
-        let factory = relay(Arc::clone(&handles[1 - index]));
-        Server::builder()
-            .workers(1)
-            .start("127.0.0.1:0", factory)
-            .unwrap()
-    };
-    let servers = [start(0), start(1)];
-    for (server, slot) in servers.iter().zip(&handles) {
-        slot.set(server.handle()).unwrap();
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (servers.iter())
-        .flat_map(|server| [server.local_addr(); 4])
-        .map(|addr| {
-            let stream = TcpStream::connect(addr).unwrap();
-            let (mut reader, mut writer) = (stream.try_clone().unwrap(), stream);
-            let stop = Arc::clone(&stop);
-            let read = std::thread::spawn(move || {
-                let mut memory = vec![0; 64 << 10];
-                let mut total = 0_u64;
-                while let Ok(count @ 1..) = reader.read(&mut memory) {
-                    total += count as u64;
-                }
-                total
-            });
-            let write = std::thread::spawn(move || {
-                let chats = chat_bytes().repeat(64);
-                while !stop.load(Ordering::Relaxed) && writer.write_all(&chats).is_ok() {}
-                let _ = writer.shutdown(Shutdown::Write);
-            });
-            (read, write)
-        })
-        .collect();
-    // Both go on: what each has sent grows again and again.
-    let mut sent = [0; 2];
-    for round in 0..5 {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        for (server, sent) in servers.iter().zip(&mut sent) {
-            loop {
-                let now = server.handle().metrics().totals().packets_sent;
-                if now >= *sent + 200 {
-                    *sent = now;
-                    break;
-                }
-                assert!(
-                    Instant::now() < deadline,
-                    "round {round}: it stands still at {now}"
-                );
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    for server in servers {
-        server.handle().shutdown(Duration::from_secs(1));
-        server.join().unwrap();
-    }
-    for (read, write) in clients {
-        assert!(read.join().unwrap() > 0);
-        write.join().unwrap();
-    }
-}
-
-/// Chat goes to all of another server.
-struct Relay {
-    to: Arc<OnceLock<ServerHandle>>,
-}
-
-impl Session for Relay {
-    fn on_packet(&mut self, _: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
-        if let Some(to) = self.to.get() {
-            to.broadcast(&SChat([]), packet.payload());
-        }
-        Ok(())
     }
 }

@@ -76,7 +76,7 @@ fn at(x: i32, y: i16) -> Position {
 // ---- golden bytes -------------------------------------------------------------------------------
 
 #[test]
-fn golden_bytes_of_a_fixed_head() {
+fn fixed_head_has_golden_bytes() {
     let numbers = Numbers {
         a: 1,
         b: 0x0203.into(),
@@ -115,7 +115,7 @@ fn golden_bytes_of_a_fixed_head() {
 }
 
 #[test]
-fn golden_bytes_of_variable_parts() {
+fn variable_parts_have_golden_bytes() {
     let (items, names) = ([7_u16, 8], ["ab", ""]);
     let player = |name| Player {
         id: 1,
@@ -156,7 +156,7 @@ fn golden_bytes_of_variable_parts() {
 }
 
 #[test]
-fn ids_and_ways_are_those_of_the_table() {
+fn ids_and_directions_are_those_of_the_table() {
     fn id_of<P: IncomingPacket + Direction<Way>, Way>() -> u16 {
         P::ID
     }
@@ -182,7 +182,7 @@ fn body<P: IncomingPacket>(payload: &[u8]) -> Result<P::Body<'_>, Kick> {
 }
 
 #[test]
-fn a_fixed_packet_has_one_length() {
+fn fixed_packet_of_another_length_is_refused() {
     let payload = [0; 70];
     for len in 0..payload.len() {
         let is_ok = body::<Numbers>(&payload[..len]).is_ok();
@@ -192,7 +192,7 @@ fn a_fixed_packet_has_one_length() {
 }
 
 #[test]
-fn a_tail_is_the_rest_within_its_limits() {
+fn tail_outside_its_limits_is_refused() {
     let (hello, text) = body::<SHello>(b"\x07\0\0\0\0\0\0\0hi").unwrap();
     assert_eq!((hello.tick.get(), text), (7, "hi"));
     assert_eq!(body::<SHello>(&[0; 7]), Err(Kick::BadPayload));
@@ -216,13 +216,13 @@ fn a_tail_is_the_rest_within_its_limits() {
 }
 
 #[test]
-fn another_id_is_not_read_as_this_one() {
+fn packet_of_another_id_is_refused() {
     let packet = Packet::new(SHello::ID, b"text");
     assert_eq!(packet.decode::<CChat>(), Err(Kick::UnknownId));
 }
 
 #[test]
-fn a_head_is_read_where_it_lies() {
+fn head_is_read_without_a_copy() {
     let payload = [0; 58];
     let numbers: &Numbers = body::<Numbers>(&payload).unwrap();
     assert!(std::ptr::eq(
@@ -232,7 +232,7 @@ fn a_head_is_read_where_it_lies() {
 }
 
 #[test]
-fn limits_of_a_field_are_checked() {
+fn field_outside_its_limits_is_refused() {
     let room = |name, players: &[Player<'_>]| {
         let room = Room {
             name,
@@ -275,7 +275,7 @@ fn an_empty_room() -> Room<'static> {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error_of_ours_and_never_on_the_wire() {
+fn packet_over_65535_bytes_is_an_error_of_the_sender() {
     let rest = MAX_PACKET_BYTES - encoded(&an_empty_room()).len();
     let with = |raw: &[u8]| {
         let room = Room {
@@ -376,8 +376,8 @@ fn check<S: Strategy>(
 }
 
 #[test]
-fn any_value_comes_back() {
-    check("any_value_comes_back", &a_room(), |own| {
+fn any_value_is_decoded_as_it_was_encoded() {
+    check("any_value_is_decoded_as_it_was_encoded", &a_room(), |own| {
         let bytes = own.encoded();
         let came = decoded::<Room<'_>>(&bytes);
         let came = came.map_err(|kick| TestCaseError::fail(kick.to_string()))?;
@@ -391,8 +391,8 @@ fn any_value_comes_back() {
 }
 
 #[test]
-fn cut_anywhere_or_longer_by_one_it_is_a_kick() {
-    check("cut_anywhere", &a_room(), |own| {
+fn packet_cut_or_extended_is_refused() {
+    check("packet_cut_or_extended_is_refused", &a_room(), |own| {
         let bytes = own.encoded();
         let payload = &bytes[4..];
         for len in 0..payload.len() {
@@ -422,33 +422,37 @@ fn some_bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn any_bytes_are_a_packet_or_a_kick() {
-    check("any_bytes", &some_bytes(), |payload| {
-        match body::<Room<'_>>(&payload) {
-            Err(kick) => prop_assert_eq!(kick, Kick::BadPayload),
-            Ok(room) => {
-                // What was read is all of it: it writes the same bytes again, and its lists have as
-                // many items as they say.
-                prop_assert_eq!(&encoded(&room)[4..], payload.as_slice());
-                prop_assert_eq!(room.players.iter().count(), room.players.len());
-                for (row, len) in room.rows.iter().map(|row| (row, row.len())) {
-                    prop_assert_eq!(row.iter().count(), len);
+fn any_bytes_are_a_packet_or_bad_payload() {
+    check(
+        "any_bytes_are_a_packet_or_bad_payload",
+        &some_bytes(),
+        |payload| {
+            match body::<Room<'_>>(&payload) {
+                Err(kick) => prop_assert_eq!(kick, Kick::BadPayload),
+                Ok(room) => {
+                    // What was read is all of it: it writes the same bytes again, and its lists have as
+                    // many items as they say.
+                    prop_assert_eq!(&encoded(&room)[4..], payload.as_slice());
+                    prop_assert_eq!(room.players.iter().count(), room.players.len());
+                    for (row, len) in room.rows.iter().map(|row| (row, row.len())) {
+                        prop_assert_eq!(row.iter().count(), len);
+                    }
                 }
             }
-        }
-        for kick in [
-            body::<SHello>(&payload).err(),
-            body::<CChat>(&payload).err(),
-            body::<Numbers>(&payload).err(),
-        ] {
-            prop_assert!(matches!(kick, None | Some(Kick::BadPayload)));
-        }
-        Ok(())
-    });
+            for kick in [
+                body::<SHello>(&payload).err(),
+                body::<CChat>(&payload).err(),
+                body::<Numbers>(&payload).err(),
+            ] {
+                prop_assert!(matches!(kick, None | Some(Kick::BadPayload)));
+            }
+            Ok(())
+        },
+    );
 }
 
 #[test]
-fn a_slice_of_numbers_is_the_same_on_the_wire_as_a_list() {
+fn slice_of_numbers_is_encoded_as_a_list() {
     let numbers = [1_u16, 2, 3];
     let in_bytes = numbers.map(U16Le::new);
     let mut buffers = [[0; 8]; 2];

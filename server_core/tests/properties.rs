@@ -6,7 +6,7 @@ mod util;
 
 use models::address_budgets::Step as BudgetStep;
 use models::chunk_pool::Step as PoolStep;
-use models::connection::{Meeting, REFUSED_ID, Step as ConnectionStep};
+use models::connection::{REFUSED_ID, Step as ConnectionStep};
 use models::content::Piece;
 use models::framer::on_the_wire;
 use models::groups::Step as GroupStep;
@@ -15,6 +15,7 @@ use models::session_table::Step as TableStep;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
 use server_core::base::timers::{TimeoutQueue, TimerSlot};
+use server_core::testing::Outcome;
 use server_core::{ContentReceiver, SessionId};
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -57,8 +58,9 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(cut, 1..20)
 }
 
+/// (lecture row 20)
 #[test]
-fn lecture_20_any_packets_cut_in_any_way_come_out_the_same() {
+fn framer_returns_the_same_packets_for_any_cut() {
     let strategy = (prop::collection::vec(a_packet(), 0..30), cuts());
     check("framer, good packets", 300, &strategy, |(packets, cuts)| {
         let bytes = on_the_wire(&packets);
@@ -69,8 +71,9 @@ fn lecture_20_any_packets_cut_in_any_way_come_out_the_same() {
     });
 }
 
+/// (lecture row 42)
 #[test]
-fn lecture_42_arbitrary_bytes_are_packets_up_to_the_first_offence() {
+fn framer_returns_packets_up_to_the_first_invalid_header() {
     let strategy = (
         prop::collection::vec(a_packet(), 0..6),
         prop::collection::vec(prop_oneof![3 => 0_u8..12, 1 => any::<u8>()], 0..400),
@@ -131,7 +134,7 @@ fn a_table_step() -> impl Strategy<Value = TableStep> {
 }
 
 #[test]
-fn session_table_behaves_as_a_list_of_names() {
+fn session_table_behaves_as_a_list_of_ids() {
     let strategy = (any::<u8>(), prop::collection::vec(a_table_step(), 1..200));
     check("session table", 400, &strategy, |(worker, steps)| {
         let mut machine = models::session_table::Machine::new(worker);
@@ -197,13 +200,13 @@ fn chunk_pool_keeps_contents_and_gets_every_chunk_back() {
 
 // ---- connection ---------------------------------------------------------------------------------
 
-fn a_meeting() -> impl Strategy<Value = Meeting> {
+fn an_outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
-        10 => (1_usize..300).prop_map(Meeting::AtMost),
-        4 => Just(Meeting::WouldBlock),
-        2 => Just(Meeting::Interrupted),
-        1 => Just(Meeting::Fails(ErrorKind::ConnectionReset)),
-        1 => Just(Meeting::Fails(ErrorKind::BrokenPipe)),
+        10 => (1_usize..300).prop_map(Outcome::AtMost),
+        4 => Just(Outcome::WouldBlock),
+        2 => Just(Outcome::Interrupted),
+        1 => Just(Outcome::Fails(ErrorKind::ConnectionReset)),
+        1 => Just(Outcome::Fails(ErrorKind::BrokenPipe)),
     ]
 }
 
@@ -216,7 +219,7 @@ fn a_connection_step() -> impl Strategy<Value = ConnectionStep> {
         10 => (id, payload).prop_map(|(id, payload)| ConnectionStep::Packet(id, payload)),
         1 => junk.prop_map(ConnectionStep::Bytes),
         1 => Just(ConnectionStep::Fin),
-        8 => a_meeting().prop_map(ConnectionStep::Meets),
+        8 => an_outcome().prop_map(ConnectionStep::Meets),
         8 => bytes.clone().prop_map(ConnectionStep::Queue),
         8 => (bytes, any::<bool>()).prop_map(|(bytes, two)| ConnectionStep::SendCommon(bytes, two)),
         8 => Just(ConnectionStep::Receive),
@@ -229,7 +232,7 @@ fn a_connection_step() -> impl Strategy<Value = ConnectionStep> {
 }
 
 #[test]
-fn connection_hears_and_says_whole_packets_in_order() {
+fn connection_receives_and_sends_whole_packets_in_order() {
     let strategy = prop::collection::vec(a_connection_step(), 1..150);
     check("connection", 600, &strategy, |steps| {
         let mut machine = models::connection::Machine::default();
@@ -242,7 +245,7 @@ fn connection_hears_and_says_whole_packets_in_order() {
 // ---- content ------------------------------------------------------------------------------------
 
 #[test]
-fn content_of_any_size_comes_out_the_same_and_never_exceeds_its_window() {
+fn content_of_any_size_arrives_complete_within_its_window() {
     let bytes = prop_oneof![Just(0), 1_usize..3_000, 1_usize..400_000];
     let window = prop_oneof![Just(1 << 10), 1_024_usize..200_000];
     let some = |of| prop::collection::vec(0_usize..of, 1..8);
@@ -281,7 +284,7 @@ fn a_piece() -> impl Strategy<Value = Piece> {
 }
 
 #[test]
-fn content_of_any_pieces_is_what_the_book_says() {
+fn content_of_any_pieces_matches_the_reference() {
     let strategy = (prop::collection::vec(a_piece(), 1..60), 0_usize..6);
     check("pieces", 2_000, &strategy, |(pieces, limit)| {
         models::content::receive(&pieces, limit);
@@ -300,7 +303,7 @@ fn a_budget_step() -> impl Strategy<Value = BudgetStep> {
 }
 
 #[test]
-fn few_addresses_have_a_rate_limiter_each_and_many_get_no_more_than_two() {
+fn few_addresses_have_own_rate_limiters_and_many_get_at_most_twice_the_rate() {
     let steps = || prop::collection::vec(a_budget_step(), 1..400);
     for owners in [6, 2_000] {
         let strategy = (0_u32..8, steps());

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A start fails within milliseconds; one that hangs has to be told from a slow machine.
+/// A start fails within milliseconds; this is longer than a start takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Set in a process that has the limits.
 const CHILD: &str = "START_TEST_CHILD";
@@ -82,7 +82,7 @@ fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
-/// Runs this test again, in a shell with these limits. Returns whether it passed, and what it said.
+/// Runs this test again, in a shell with these limits. Returns whether it passed, and its output.
 fn run_again(test: &str, limits: &str, env: &[(&str, &str)]) -> (bool, String) {
     let program = std::env::current_exe().unwrap();
     let mut child = Command::new("sh")
@@ -114,8 +114,8 @@ fn run_again(test: &str, limits: &str, env: &[(&str, &str)]) -> (bool, String) {
 
 /// Each descriptor that a start opens is the one that is missing, once.
 #[test]
-fn a_start_without_enough_descriptors_leaves_nothing() {
-    const NAME: &str = "a_start_without_enough_descriptors_leaves_nothing";
+fn start_without_enough_descriptors_leaves_no_thread_and_no_descriptor() {
+    const NAME: &str = "start_without_enough_descriptors_leaves_no_thread_and_no_descriptor";
     if !is_child() {
         let (passed, said) = run_again(NAME, "ulimit -n 64", &[]);
         assert!(passed, "{said}");
@@ -175,8 +175,8 @@ fn all_descriptors_but(free: usize) -> Vec<File> {
 
 /// Each thread that a start begins is the one that is refused, once.
 #[test]
-fn a_start_without_enough_threads_leaves_nothing() {
-    const NAME: &str = "a_start_without_enough_threads_leaves_nothing";
+fn start_without_enough_threads_leaves_no_thread_and_no_descriptor() {
+    const NAME: &str = "start_without_enough_threads_leaves_no_thread_and_no_descriptor";
     if is_child() {
         let addr = free_addr();
         for addr in [None, Some(addr)] {
@@ -231,7 +231,7 @@ fn a_start_without_enough_threads_leaves_nothing() {
 }
 
 #[test]
-fn an_error_says_which_addresses_were_tried() {
+fn failed_start_names_every_address_that_was_tried() {
     let taken = [0, 0].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
     let addrs = taken.each_ref().map(|socket| socket.local_addr().unwrap());
     let builder = || Server::builder().workers(1);

@@ -14,7 +14,7 @@ impl Session for Nobody {
 }
 
 #[test]
-fn the_loop_ends_with_its_server_however_rare_its_ticks_are() {
+fn ticker_ends_with_its_server_however_long_its_period() {
     let builder = Server::builder().workers(1);
     let server = builder.start("127.0.0.1:0", |_peer| Nobody).unwrap();
     let ticker = Ticker::new(Duration::from_secs(100_000)).for_server(&server.handle());

@@ -1,6 +1,10 @@
 //! A stub server that does what a test wants, and the real client beside it.
 #![allow(dead_code)] // Each test file uses a part of it.
 
+pub mod fault;
+
+pub use server_core::testing::packet;
+
 use game_server::GameSession;
 use game_server::packets::{SBye, SHello};
 use serde_json::Value;
@@ -8,7 +12,7 @@ use server_core::{Server, Ticker};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -197,12 +201,11 @@ fn serve(
     let mut input = Vec::new();
     let mut buffer = [0; 4096];
     while !stop.load(Ordering::SeqCst) {
-        let read = match habits.reads {
-            true => stream.read(&mut buffer),
-            false => {
-                thread::sleep(Duration::from_millis(1));
-                Err(std::io::ErrorKind::WouldBlock.into())
-            }
+        let read = if habits.reads {
+            stream.read(&mut buffer)
+        } else {
+            thread::sleep(Duration::from_millis(1));
+            Err(std::io::ErrorKind::WouldBlock.into())
         };
         match read {
             Ok(0) => return,
@@ -248,17 +251,18 @@ fn cut_packet(input: &mut Vec<u8>) -> Option<(u16, Vec<u8>)> {
     ))
 }
 
-pub fn packet(id: u16, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = ((payload.len() + 4) as u16).to_le_bytes().to_vec();
-    bytes.extend(id.to_le_bytes());
-    bytes.extend(payload);
-    bytes
+/// Checks all cases at once: what each of them costs is real time.
+pub fn for_each_at_once<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for case in cases {
+            let check = &check;
+            scope.spawn(move || check(case));
+        }
+    });
 }
 
 pub fn hello(tick: u64, text: &str) -> Vec<u8> {
-    let mut payload = tick.to_le_bytes().to_vec();
-    payload.extend(text.as_bytes());
-    packet(1, &payload)
+    packet(1, [&tick.to_le_bytes(), text.as_bytes()].concat())
 }
 
 pub fn client(addr: SocketAddr, args: &[&str]) -> Command {
@@ -342,4 +346,18 @@ impl From<Output> for Run {
         assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
         run
     }
+}
+
+pub fn interrupt(child: &Child) {
+    signal(child, "INT");
+}
+
+pub fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let status = Command::new("kill").args(["-s", name, &pid]).status();
+    assert!(status.unwrap().success());
+}
+
+pub fn ended(child: Child) -> Run {
+    child.wait_with_output().unwrap().into()
 }

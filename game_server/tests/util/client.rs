@@ -1,6 +1,6 @@
 //! A [`RawClient`] that knows the packets of the game.
 
-use super::raw_client::{RawClient, RawPacket, packet};
+use server_core::testing::{RawClient, RawPacket, packet};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -55,6 +55,12 @@ impl Client {
 
     pub fn from_stream(stream: TcpStream) -> Self {
         RawClient::from_stream(stream).into()
+    }
+
+    /// See [`RawClient::next_packet`].
+    #[track_caller]
+    pub fn next(&mut self) -> RawPacket {
+        self.0.next_packet()
     }
 
     /// The next packet that is not an `S_HELLO`.
@@ -138,9 +144,14 @@ impl Client {
         split_bye(&last.unwrap())
     }
 
-    /// See [`RawClient::reset`].
+    /// Closes with unread bytes in the receive buffer, which makes the kernel send a reset.
     pub fn reset(self) {
-        self.0.reset();
+        let mut byte = [0];
+        assert_eq!(
+            self.0.stream.peek(&mut byte).unwrap(),
+            1,
+            "nothing is unread"
+        );
     }
 }
 

@@ -1,18 +1,18 @@
 //! The helpers of the tests: the server as a child process, and clients that know bytes alone.
 //!
-//! No helper uses a type of `server_core` or `game_server`: a framing bug on both sides would cancel out.
+//! A helper uses nothing of `game_server`, and of `server_core` only `testing`, which shares no type with
+//! the framer: a framing bug on both sides would cancel out.
 
 // Each test file is a crate of its own, and none of them uses every helper.
 #![allow(dead_code, unused_imports)]
 
 pub mod admin;
 mod client;
-mod raw_client;
 mod server;
 
 pub use client::*;
-pub use raw_client::*;
 pub use server::*;
+pub use server_core::testing::{DEADLINE, RawClient, RawPacket, header, packet};
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! The real server as a child process.
 
 use super::client::{C_ECHO, Client, S_CHAT, S_ECHO};
-use super::raw_client::{DEADLINE, packet};
 use super::wait_until;
+use super::{DEADLINE, packet};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -6,9 +6,9 @@ use server_core::{Context, Kick, Packet, Session};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-/// Greets who comes into its room, and leaves when it has met all who belong there. The first bot of
-/// each room is its host: it says goodbye to who has left, first in the room, where they must not
-/// hear it, and then in the lobby, where they do. So they know that nothing more can come, and go.
+/// Greets each bot that enters its room, and leaves when it has met all bots of the room. The first bot of
+/// each room is its host: it sends a farewell to the bots that have left, first in the room, where they must
+/// not receive it, and then in the lobby, where they do. So they know that no packet can follow, and leave.
 pub struct ChatBot {
     name: String,
     room: &'static str,

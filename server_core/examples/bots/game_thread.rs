@@ -6,7 +6,7 @@ use server_core::{Context, Kick, Packet, Session};
 
 /// Runs 500 steps, all at once, repeats those that were refused, and leaves. Bot 0 leaves last.
 pub struct RunnerBot {
-    /// Taken, as the game says.
+    /// The steps that the game has taken.
     steps: u32,
     ticks_since_step: u32,
     refused: u32,

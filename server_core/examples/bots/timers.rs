@@ -1,4 +1,4 @@
-//! Clients of the timers example: what the server says, and not before it is time.
+//! Clients of the timers example: each packet of the server comes, and not before its time.
 
 use crate::demo::{self, Verdict};
 use crate::{BEAT, CCast, COOLDOWN, IDLE, SBeat, SCast, SGoodbye, SNotYet, SReady};

@@ -1,4 +1,4 @@
-//! Clients of the zones: each step of a neighbour is seen once, and none of anybody else.
+//! Clients of the zones: each step of a neighbour is seen once, and no step of another player.
 
 use crate::demo::{self, Verdict};
 use crate::{CMove, Place, SGone, SHere, SMoved, ZONE_SIZE, ZONES, Zone};
@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-/// Goes to a zone with a friend, waits until all bots are where they wanted to be, and dances: some
-/// steps within the zone. It has to see each step of each neighbour once, and none of anybody else.
-/// When all have seen theirs, they go elsewhere.
+/// Goes to a zone with a friend, waits until all bots have arrived, and takes some steps within the zone. The
+/// bot has to see each step of each neighbour once, and no step of another player. When all bots have seen
+/// their steps, they go elsewhere.
 pub struct Walker {
     round: u16,
     phase: Phase,

@@ -1,5 +1,5 @@
-//! What the examples have in common: two flags, and how their bots are let loose and judged. Nothing
-//! here, and nothing in `bots/`, is needed to build a game.
+//! What the examples have in common: two flags, and the run of their bots with its verdict. A game needs
+//! nothing from here and nothing from `bots/`.
 
 use clap::Parser;
 use crossbeam_channel::Sender;
@@ -18,7 +18,7 @@ pub struct Args {
     #[arg(long, value_name = "IP:PORT")]
     addr: Option<SocketAddr>,
 
-    /// Let so many bots play, over real sockets; the exit status is 0 if all of them saw what they should
+    /// Run N bots over real sockets; the exit status is 0 if each of them saw what it should
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     bots: Option<u16>,
 }
@@ -40,8 +40,8 @@ impl Args {
     }
 }
 
-/// The bots of this run, if the flags ask for some. When all have told what they found, or when the
-/// time is up, the server is shut down.
+/// The bots of this run, if the flags ask for some. When all bots have reported, or when the time is up,
+/// the server is shut down.
 #[derive(Debug)]
 pub struct Bots {
     outcome: Option<JoinHandle<Result<String, String>>>,
@@ -61,8 +61,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const DRAIN: Duration = Duration::from_secs(1);
 
 impl Bots {
-    /// Says where the server listens, and lets the bots loose on it. `make_bot` makes the session of
-    /// each; `sum_up` puts what they found into words, or says what is wrong with it.
+    /// Prints the address of the server, and connects the bots. `make_bot` makes the session of each bot;
+    /// `sum_up` turns their reports into a line, or into an error.
     pub fn start<B: Session, T: Send + 'static>(
         args: &Args,
         server: &Server,
@@ -105,7 +105,7 @@ impl Bots {
         })
     }
 
-    /// The exit status of the example, and one line that says why.
+    /// The exit status of the example; prints a line with the reason.
     pub fn verdict(self) -> ExitCode {
         let Some(thread) = self.outcome else {
             return ExitCode::SUCCESS;
@@ -141,7 +141,7 @@ impl<T> Verdict<T> {
 
     fn tell(&mut self, found: Result<T, String>) {
         if let Some(teller) = self.teller.take() {
-            // Nobody listens any more: then the time is up, and that is told.
+            // Without a receiver the time is up, and the verdict says so.
             let _ = teller.send(found);
         }
     }
@@ -168,7 +168,7 @@ impl Drop for ShutdownWhenDone {
     }
 }
 
-/// One line on standard output. That nobody reads it is no reason to panic, as `println!` would.
+/// Prints a line on standard output. A closed pipe is not an error here; `println!` would panic.
 pub fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use server_core_fuzz::models::connection::{Machine, Meeting, Step};
+use server_core::testing::Outcome;
+use server_core_fuzz::models::connection::{Machine, Step};
 use server_core_fuzz::{Result, Unstructured, bytes, each_step, number};
 use std::io::ErrorKind;
 
@@ -18,10 +19,10 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             0 => Step::Bytes(bytes(input)?),
             1 | 2 => Step::Packet(u16::from(which / 16), bytes(input)?),
             3 => Step::Fin,
-            4 | 5 => Step::Meets(Meeting::AtMost(number(input)?)),
-            6 => Step::Meets(Meeting::WouldBlock),
-            7 => Step::Meets(Meeting::Interrupted),
-            8 => Step::Meets(Meeting::Fails(match which / 16 % 3 {
+            4 | 5 => Step::Meets(Outcome::AtMost(number(input)?)),
+            6 => Step::Meets(Outcome::WouldBlock),
+            7 => Step::Meets(Outcome::Interrupted),
+            8 => Step::Meets(Outcome::Fails(match which / 16 % 3 {
                 0 => ErrorKind::ConnectionReset,
                 1 => ErrorKind::BrokenPipe,
                 _ => ErrorKind::TimedOut,

@@ -740,63 +740,23 @@ mod tests {
     use super::*;
     use crate::buffer::{ChunkPool, SendBufferManager};
     use crate::connection::admission::Admission;
-    use std::io::IoSlice;
+    use crate::testing::{FakePeer, FakeStream};
     use std::net::SocketAddr;
     use std::sync::Arc;
 
-    /// A peer that never stops sending, and takes whatever it is given.
-    #[derive(Default)]
-    struct Endless {
-        taken_bytes: usize,
-    }
-
-    impl Read for Endless {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            // Empty packets of id 2.
-            for (n, byte) in buffer.iter_mut().enumerate() {
-                *byte = [4, 0, 2, 0][n % 4];
-            }
-            Ok(buffer.len())
-        }
-    }
-
-    impl Write for Endless {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.taken_bytes += bytes.len();
-            Ok(bytes.len())
-        }
-
-        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-            let count = slices.iter().map(|slice| slice.len()).sum();
-            self.taken_bytes += count;
-            Ok(count)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Transport for Endless {
-        fn shutdown_write(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn poll_connected(&mut self) -> io::Result<bool> {
-            Ok(true)
-        }
-    }
-
-    fn open(now: Instant) -> Connection<Endless, ()> {
+    /// A connection whose peer sends empty packets without end and takes what is written.
+    fn open(now: Instant) -> (Connection<FakeStream, ()>, FakePeer) {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let admission = Arc::new(Admission::new(1, None, None));
         let permit = admission.admit(peer).unwrap();
-        let mut connection = Connection::new((), Endless::default(), permit, None, now);
+        let (stream, end) = FakeStream::pair();
+        end.send_endlessly([4, 0, 2, 0].repeat(1 << 10));
+        let mut connection = Connection::new((), stream, permit, None, now);
         connection.open(now);
-        connection
+        (connection, end)
     }
 
-    fn queue(connection: &mut Connection<Endless, ()>, packets: usize) {
+    fn queue(connection: &mut Connection<FakeStream, ()>, packets: usize) {
         let buffers = SendBufferManager::new(ChunkPool::new(64 << 10, 8));
         for _ in 0..packets {
             let packet = buffers.write(1000, |memory| {
@@ -811,7 +771,7 @@ mod tests {
     #[test]
     fn a_turn_reads_and_writes_no_more_than_its_budgets() {
         let (config, now) = (Config::default(), Instant::now());
-        let mut connection = open(now);
+        let (mut connection, peer) = open(now);
         let mut buffer = RecvBuffer::new(config.recv_buffer_bytes);
         let received = connection.receive(
             &mut buffer,
@@ -828,14 +788,12 @@ mod tests {
         for turn in 1..=7 {
             let (flushed, verdict) = connection.flush(&config, now);
             assert!(verdict.is_ok() && flushed.has_more);
-            assert_eq!(
-                connection.stream.taken_bytes,
-                turn * config.write_budget_bytes
-            );
+            let written_bytes = peer.state().written_bytes;
+            assert_eq!(written_bytes, turn * config.write_budget_bytes);
         }
         let (flushed, _) = connection.flush(&config, now);
         assert!(!flushed.has_more && !connection.has_output());
-        assert_eq!(connection.stream.taken_bytes, 500_000);
+        assert_eq!(peer.state().written_bytes, 500_000);
     }
 
     /// Who is behind is not read, until it has taken more or its pause is over.
@@ -843,7 +801,7 @@ mod tests {
     fn a_pause_ends_with_the_queue_or_the_time() {
         let (config, now) = (Config::default(), Instant::now());
         let limits = ReadLimits::new(&config, false);
-        let mut connection = open(now);
+        let (mut connection, _peer) = open(now);
         assert!(connection.may_receive(limits, now));
         queue(&mut connection, 600);
         connection.settle(now);

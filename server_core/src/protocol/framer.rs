@@ -159,15 +159,9 @@ fn take<'a>(input: &mut &'a [u8], count: usize) -> &'a [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::packet;
 
     const MAX: usize = 65_535;
-
-    fn packet(id: u16, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = ((payload.len() + 4) as u16).to_le_bytes().to_vec();
-        bytes.extend(id.to_le_bytes());
-        bytes.extend(payload);
-        bytes
-    }
 
     /// Feeds each piece, and collects the packets up to the first offence.
     fn feed(framer: &mut Framer, pieces: &[&[u8]]) -> (Vec<(u16, Vec<u8>)>, Option<Kick>) {
@@ -221,7 +215,7 @@ mod tests {
 
     #[test]
     fn lecture_13_one_byte_at_a_time() {
-        let bytes = [packet(1, b""), packet(2, b"x"), packet(3, &[7; 300])].concat();
+        let bytes = [packet(1, b""), packet(2, b"x"), packet(3, [7_u8; 300])].concat();
         let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
         let (seen, _) = feed(&mut Framer::default(), &pieces);
         assert_eq!(seen, [(1, vec![]), (2, b"x".to_vec()), (3, vec![7; 300])]);

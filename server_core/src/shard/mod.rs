@@ -469,53 +469,7 @@ mod tests {
     use crate::routing::mailbox::Mailbox;
     use crate::routing::router::NewConnection;
     use crate::session::Context;
-    use std::io::{Read, Write};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    /// A peer that never stops sending, and takes whatever it is given.
-    struct Flood {
-        read_bytes: Arc<AtomicUsize>,
-        /// Before that it sends this much, a byte at a time.
-        hesitates: Option<u8>,
-    }
-
-    impl Read for Flood {
-        fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
-            match &mut self.hesitates {
-                Some(0) => {
-                    self.hesitates = None;
-                    return Err(io::ErrorKind::WouldBlock.into());
-                }
-                Some(bytes) => {
-                    *bytes -= 1;
-                    return Ok(1);
-                }
-                None => {}
-            }
-            self.read_bytes.fetch_add(memory.len(), Ordering::Relaxed);
-            Ok(memory.len())
-        }
-    }
-
-    impl Write for Flood {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Transport for Flood {
-        fn shutdown_write(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn poll_connected(&mut self) -> io::Result<bool> {
-            Ok(true)
-        }
-    }
+    use crate::testing::{Call, FakePeer, FakeStream, Outcome};
 
     struct Nobody {
         requires_login: bool,
@@ -531,7 +485,7 @@ mod tests {
         }
     }
 
-    fn shard(config: &Config) -> Shard<Flood, Nobody> {
+    fn shard(config: &Config) -> Shard<FakeStream, Nobody> {
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let mailbox = Mailbox::new(config.mailbox_bytes, || {});
         let requires_login = config.max_unadmitted.is_some();
@@ -549,21 +503,25 @@ mod tests {
         )
     }
 
-    /// A thousand such peers, who all send into the same counter.
+    /// A thousand peers that send zeros without end and take what is written. With `hesitates`, each
+    /// sends this number of bytes first, one at a time, and then nothing for one read.
     fn thousand(
-        shard: &mut Shard<Flood, Nobody>,
-        hesitates: Option<u8>,
+        shard: &mut Shard<FakeStream, Nobody>,
+        hesitates: Option<usize>,
         now: Instant,
-    ) -> (Vec<SessionId>, Arc<AtomicUsize>, Arc<Admission>) {
+    ) -> (Vec<SessionId>, Vec<FakePeer>, Arc<Admission>) {
         let admission = Arc::new(Admission::new(1, None, None));
-        let read_bytes = Arc::new(AtomicUsize::new(0));
-        let mut ids = Vec::new();
+        let zeros: Arc<[u8]> = vec![0; 4 << 10].into();
+        let (mut ids, mut peers) = (Vec::new(), Vec::new());
         for port in 0..1000 {
+            let (stream, peer) = FakeStream::pair();
+            peer.send_endlessly(Arc::clone(&zeros));
+            if let Some(bytes) = hesitates {
+                (0..bytes).for_each(|_| peer.script(Call::Read, Outcome::AtMost(1)));
+                peer.script(Call::Read, Outcome::WouldBlock);
+            }
             let arrival = NewConnection {
-                stream: Flood {
-                    read_bytes: Arc::clone(&read_bytes),
-                    hesitates,
-                },
+                stream,
                 permit: admission.admit(([127, 0, 0, 1], port).into()).unwrap(),
                 tag: None,
                 is_connecting: false,
@@ -572,8 +530,14 @@ mod tests {
                 ids.push(id);
                 Ok(())
             });
+            peers.push(peer);
         }
-        (ids, read_bytes, admission)
+        (ids, peers, admission)
+    }
+
+    /// The bytes that the shard has read from all of them.
+    fn read_bytes(peers: &[FakePeer]) -> usize {
+        peers.iter().map(|peer| peer.state().read_bytes).sum()
     }
 
     /// A thousand whose time for a packet is up in the same moment get a last look each, and no tick
@@ -582,22 +546,19 @@ mod tests {
     fn last_looks_are_within_the_input_of_a_turn() {
         let config = Config::default();
         let (mut shard, mut now) = (shard(&config), Instant::now());
-        let (ids, read_bytes, admission) = thousand(&mut shard, Some(1), now);
+        let (ids, peers, admission) = thousand(&mut shard, Some(1), now);
         for id in &ids {
             shard.handle_readiness(*id, true, false, now);
         }
         shard.run(now);
-        assert_eq!(
-            (shard.sessions(), read_bytes.load(Ordering::Relaxed)),
-            (1000, 0)
-        );
+        assert_eq!((shard.sessions(), read_bytes(&peers)), (1000, 1000));
         now += config.packet_timeout.unwrap();
         let (mut most_bytes, mut turns) = (0, 0);
         while shard.sessions() > 0 {
-            let before = read_bytes.load(Ordering::Relaxed);
+            let before = read_bytes(&peers);
             assert!(shard.next_deadline().is_some_and(|at| at <= now));
             shard.run(now);
-            most_bytes = most_bytes.max(read_bytes.load(Ordering::Relaxed) - before);
+            most_bytes = most_bytes.max(read_bytes(&peers) - before);
             turns += 1;
             assert!(turns < 1000, "{} are left", shard.sessions());
         }
@@ -621,20 +582,20 @@ mod tests {
     fn those_on_their_way_out_are_read_within_the_input_of_a_turn() {
         let config = Config::default();
         let (mut shard, now) = (shard(&config), Instant::now());
-        let (ids, read_bytes, admission) = thousand(&mut shard, None, now);
+        let (ids, peers, admission) = thousand(&mut shard, None, now);
         for id in &ids {
             let close = Command::Close(*id, DisconnectReason::Closed);
             shard.handle_command(close, now, |_, _| Ok(()));
         }
         let mut most_bytes = 0;
         for turn in 0..100 {
-            let before = read_bytes.load(Ordering::Relaxed);
+            let before = read_bytes(&peers);
             for id in &ids {
                 shard.handle_readiness(*id, true, turn % 2 == 0, now);
             }
             shard.run(now);
             assert!(shard.has_work(), "there is more to throw away");
-            most_bytes = most_bytes.max(read_bytes.load(Ordering::Relaxed) - before);
+            most_bytes = most_bytes.max(read_bytes(&peers) - before);
         }
         assert!(
             most_bytes <= config.turn_input_bytes + config.read_budget_bytes,
@@ -676,12 +637,12 @@ mod tests {
             ..Config::default()
         };
         let (mut shard, now) = (shard(&config), Instant::now());
-        let (_, read_bytes, _admission) = thousand(&mut shard, None, now);
+        let (_, peers, _admission) = thousand(&mut shard, None, now);
         let mut turns = 0;
         while shard.sessions() > 1 {
-            let before = read_bytes.load(Ordering::Relaxed);
+            let before = read_bytes(&peers);
             shard.run(now);
-            let bytes = read_bytes.load(Ordering::Relaxed) - before;
+            let bytes = read_bytes(&peers) - before;
             // As much again may come from those who have just been thrown out.
             let allowed = 2 * (config.turn_input_bytes + config.read_budget_bytes);
             assert!(bytes <= allowed, "{bytes} bytes in one turn");
@@ -713,7 +674,7 @@ mod tests {
     /// Whether one session ends or all of them do: what everybody was sent before comes before that.
     #[test]
     fn what_was_sent_to_all_before_an_end_still_goes_out() {
-        let ends: [fn(SessionId, Instant) -> Command<Flood>; 2] = [
+        let ends: [fn(SessionId, Instant) -> Command<FakeStream>; 2] = [
             |id, _| Command::Close(id, DisconnectReason::Closed),
             |_, now| Command::Shutdown(now + Duration::from_secs(1)),
         ];

@@ -2,9 +2,10 @@
 
 use server_core::AddressBudgets;
 use server_core::rate_limiter::RateLimiter;
+use server_core::testing::FakeClock;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
@@ -22,41 +23,42 @@ pub struct Machine {
     model: HashMap<usize, RateLimiter>,
     /// What each owner has got.
     taken: HashMap<usize, u64>,
-    began: Instant,
-    now: Instant,
+    clock: FakeClock,
 }
 
-/// So few owners find a place in any set.
+/// Up to this number of owners, each has a place in any set.
 const FEW: usize = 8;
 
 impl Machine {
     pub fn new(rate: u32, owners: usize) -> Self {
-        let now = Instant::now();
         Self {
             budgets: AddressBudgets::with_capacity(rate, 1),
             rate,
             owners,
             model: HashMap::new(),
             taken: HashMap::new(),
-            began: now,
-            now,
+            clock: FakeClock::new(),
         }
     }
 
     pub fn step(&mut self, step: Step) {
         match step {
-            Step::Pass(millis) => self.now += Duration::from_millis(millis),
+            Step::Pass(millis) => self.clock.advance(Duration::from_millis(millis)),
             Step::Take(owner, host) => {
                 let owner = owner % self.owners;
-                let taken = self.budgets.take(address_of(owner, host), self.now);
+                let taken = self.budgets.take(address_of(owner, host), self.clock.now());
                 if self.owners <= FEW {
                     let limiter = self.model.entry(owner).or_default();
-                    assert_eq!(taken, limiter.take(self.rate, self.now), "owner {owner}");
+                    assert_eq!(
+                        taken,
+                        limiter.take(self.rate, self.clock.now()),
+                        "owner {owner}"
+                    );
                 }
                 let count = self.taken.entry(owner).or_default();
                 *count += u64::from(taken);
-                // A bucket of its own, and the one of those that find no place.
-                let seconds = self.now.duration_since(self.began).as_secs_f64();
+                // The owner's bucket, and the bucket that owners without a place share.
+                let seconds = self.clock.elapsed().as_secs_f64();
                 let allowed = 2.0 * f64::from(self.rate) * (2.0 + seconds);
                 assert!(*count as f64 <= allowed, "owner {owner} got {count}");
             }

@@ -99,7 +99,7 @@ impl Machine {
         let buffer = front.write(capacity, |free| {
             assert_eq!(free.len(), capacity);
             free[..used].fill(byte);
-            // The unused tail is written as well: nobody may ever see it.
+            // The unused tail is written as well: no buffer may show it.
             free[used..].fill(!byte);
             used
         });
@@ -145,7 +145,7 @@ impl Machine {
         }
     }
 
-    /// A chunk is out as long as somebody holds a part of it, or writes into it, and no longer.
+    /// A chunk is live exactly as long as a buffer holds a part of it, or a manager writes into it.
     fn check_counts(&self) {
         for (manager, front) in self.managers.iter().enumerate() {
             let held = self.held.iter().filter_map(|held| held.chunk);

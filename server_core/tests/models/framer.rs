@@ -2,17 +2,13 @@
 
 use server_core::Kick;
 use server_core::framer::Framer;
+use server_core::testing::packet;
 
 pub type Packets = Vec<(u16, Vec<u8>)>;
 
 pub fn on_the_wire(packets: &[(u16, Vec<u8>)]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (id, payload) in packets {
-        bytes.extend(((payload.len() + 4) as u16).to_le_bytes());
-        bytes.extend(id.to_le_bytes());
-        bytes.extend(payload);
-    }
-    bytes
+    let packets = packets.iter().map(|(id, payload)| packet(*id, payload));
+    packets.collect::<Vec<_>>().concat()
 }
 
 /// Feeds `bytes` in pieces of these sizes, used round and round, and checks what holds after each.

@@ -11,22 +11,22 @@ const WORKERS: usize = 3;
 const SLOTS: usize = 6;
 const GROUPS: usize = 5;
 
-/// Who and which are any numbers.
+/// Sessions and groups are any numbers.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     Join(usize, usize),
     /// A join that another thread posts.
     Post(usize, usize),
-    /// The next of those comes to its worker.
+    /// The oldest posted join reaches its worker.
     Deliver,
-    /// The next of those is lost, as with a mailbox that is closed.
+    /// The oldest posted join is lost, as with a mailbox that is closed.
     Lose,
     Leave(usize, usize),
-    /// It leaves the server, and somebody else has its place.
+    /// The session leaves the server, and another session has its slot.
     Replace(usize),
 }
 
-/// Three workers, and who should be in what.
+/// Three workers, and the groups that each session should be in.
 pub struct Machine {
     max_per_session: usize,
     directory: Arc<GroupIndex>,
@@ -65,7 +65,7 @@ impl Machine {
                 self.posted.push_back((id, subscribe));
             }
             Step::Deliver => {
-                // Of who has left meanwhile, the worker itself sees that it is not there.
+                // The worker itself sees that a session has left meanwhile.
                 let Some((id, subscribe)) = self.posted.pop_front() else {
                     return;
                 };

@@ -1,4 +1,4 @@
-//! What the small machines should do, told by other means than theirs.
+//! Reference models of the small machines, written by other means than the machines.
 //!
 //! Each file drives one machine and a simple model of it side by side, step by step, and panics
 //! where they differ. The steps come from the property tests (`tests/properties.rs`), and from the

@@ -2,6 +2,7 @@
 
 use server_core::buffer::queue::{MAX_SLICES, SendQueue};
 use server_core::buffer::{ChunkPool, SendBuffer, SendBufferManager};
+use server_core::testing::FakeClock;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub enum Step {
 pub struct Machine {
     managers: [SendBufferManager; 3],
     queue: SendQueue,
-    now: Instant,
+    clock: FakeClock,
     serial: u32,
     /// All that was ever pushed.
     pushed: Vec<u8>,
@@ -50,7 +51,7 @@ pub fn a_packet(manager: &SendBufferManager, bytes: usize, serial: u32) -> SendB
 }
 
 /// What a vectored write is given, in one piece.
-pub fn join(slices: &[IoSlice<'_>]) -> Vec<u8> {
+fn join(slices: &[IoSlice<'_>]) -> Vec<u8> {
     let slices: Vec<&[u8]> = slices.iter().map(|slice| &slice[..]).collect();
     slices.concat()
 }
@@ -62,7 +63,7 @@ impl Default for Machine {
             managers: [1 << 10, 4 << 10, 64 << 10]
                 .map(|bytes| SendBufferManager::new(ChunkPool::new(bytes, 4))),
             queue: SendQueue::default(),
-            now: Instant::now(),
+            clock: FakeClock::new(),
             serial: 0,
             pushed: Vec::new(),
             sent: 0,
@@ -85,11 +86,12 @@ impl Machine {
             }
             Step::Advance { limit, share } => self.advance(limit, share),
             Step::Settle { after_millis } => {
-                self.now += Duration::from_millis(after_millis);
-                self.queue.settle(self.now);
+                self.clock.advance(Duration::from_millis(after_millis));
+                self.queue.settle(self.clock.now());
                 assert_eq!(self.queue.pinned_bytes(), 0);
                 if self.settled.back().map_or(self.sent, |(end, _)| *end) < self.pushed.len() {
-                    self.settled.push_back((self.pushed.len(), self.now));
+                    self.settled
+                        .push_back((self.pushed.len(), self.clock.now()));
                 }
             }
         }

@@ -16,7 +16,7 @@ pub enum Step {
     CloseAll,
 }
 
-/// One table, and who should be in it.
+/// A table, and the sessions that should be in it.
 pub struct Machine {
     worker: u8,
     table: SessionTable<u64>,
@@ -108,7 +108,7 @@ impl Machine {
         while let Some(front) = self.closing.pop_front() {
             assert_eq!(self.table.pop_closing(), Some(front));
         }
-        // In the order of the table, which is nobody's business: compared as sets.
+        // The order is the table's own: compared as sets.
         let mut left = std::mem::take(&mut self.open);
         while let Some((id, reason, name)) = self.table.pop_closing() {
             assert_eq!(reason, DisconnectReason::Shutdown);
@@ -117,7 +117,7 @@ impl Machine {
         assert!(left.is_empty());
     }
 
-    /// Nobody is shown under the id of another one, nor after the end.
+    /// No session is visited by the id of another session, nor after its end.
     pub fn finish(mut self) {
         for id in self.ever {
             let expected = self.open.get(&id).copied();

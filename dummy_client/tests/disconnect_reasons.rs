@@ -1,0 +1,107 @@
+//! The reasons that a server sends before it closes a session.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod util;
+
+use std::fs;
+use std::time::Instant;
+use util::fault::{TEXT, with_fault};
+use util::{Run, Stub, client, hello, packet, scratch};
+
+#[test]
+fn lost_session_fails_the_run_and_its_reason_is_reported() {
+    let (run, json) = with_fault(|tick| match tick {
+        20 => Some(packet(6, b"\x0a\x00the server is shutting down")),
+        21.. => None,
+        _ => Some(hello(tick, TEXT)),
+    });
+    assert_eq!(run.status, Some(1));
+    assert_eq!(json["sessions"]["lost"], 1);
+    assert_eq!(json["byes"][0]["code"], 10);
+    assert_eq!(json["byes"][0]["text"], "the server is shutting down");
+}
+
+/// Whatever a server says, it controls no terminal and turns no line around: not in the log, the
+/// text, the JSON or the report.
+#[test]
+fn control_characters_of_a_server_are_escaped_in_every_output() {
+    let text = "\u{9b}31m\u{9d}0;x\u{7}\u{7f}\u{1b}[2J\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}";
+    let stub = || {
+        Stub::start(move |_, tick| match tick {
+            20 => Some(packet(6, format!("\u{7}\0{text}").as_bytes())),
+            21.. => None,
+            _ => Some(hello(tick, text)),
+        })
+    };
+    let report = scratch("hostile.html");
+    let (with_json, json) = Run::json(stub().addr, &["--count", "2", "--report", &report]);
+    assert_eq!(json["byes"][0]["text"], text);
+    assert!(
+        with_json.stdout.contains("\\u009b31m\\u009d0;x"),
+        "{with_json:?}"
+    );
+    let with_text = Run::of(&mut client(stub().addr, &["--count", "2"]));
+    let report = fs::read_to_string(&report).unwrap();
+    for (what, output) in [
+        ("the JSON", &with_json.stdout),
+        ("the log", &with_json.stderr),
+        ("the text", &with_text.stdout),
+        ("the report", &report),
+    ] {
+        assert!(output.contains("31m"), "{what} has the text");
+        let is_bad =
+            |c: &char| *c != '\n' && (c.is_control() || !c.is_ascii() && text.contains(*c));
+        assert_eq!(output.chars().find(is_bad), None, "{what}");
+    }
+}
+
+/// A peer can make up goodbyes without end; the summary stays small, and the sum is right.
+#[test]
+fn many_different_reasons_are_a_short_list() {
+    let stub = Stub::start(|_, tick| match tick {
+        1..=60 => {
+            let bye = |n| packet(6, format!("\x07\x00reason {n} </script>").as_bytes());
+            Some((0..1000).flat_map(|n| bye(tick * 1000 + n)).collect())
+        }
+        // The run is over when this, its only session, is.
+        _ => None,
+    });
+    let report = scratch("goodbyes.html");
+    let args = ["--count", "1", "--log-sessions", "0", "--report", &report];
+    let (run, json) = Run::json(stub.addr, &args);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    assert_eq!(json["packets"]["received"], 60_000);
+    let byes = json["byes"].as_array().unwrap();
+    assert_eq!(byes.len(), 50);
+    assert_eq!(json["byes_more"]["count"], 60_000 - 50);
+    assert_eq!(json["byes_more"]["groups_at_least"], 951);
+    assert!(run.stdout.len() < 20_000, "{} bytes", run.stdout.len());
+    let html = fs::read_to_string(&report).unwrap();
+    assert!(html.contains("and at least 951 more groups"), "{html}");
+    assert!(html.len() < 100_000, "{} bytes", html.len());
+    assert_eq!(html.matches("</script>").count(), 1);
+}
+
+#[test]
+fn long_reason_is_cut_to_200_characters() {
+    let (_, json) = with_fault(|tick| match tick {
+        20 => Some([packet(6, &[b'x'; 60_000]), hello(20, TEXT)].concat()),
+        _ => Some(hello(tick, TEXT)),
+    });
+    assert_eq!(json["byes"][0]["text"], "x".repeat(200));
+}
+
+/// A server that says goodbye without end must not be able to keep the client, nor fill its memory.
+#[test]
+fn endless_s_bye_packets_end_with_the_run() {
+    let stub = Stub::start(|_, _| Some(packet(6, b"\x07\x00").repeat(50_000)));
+    let started = Instant::now();
+    let (run, json) = Run::json(stub.addr, &["--count", "1", "--duration-secs", "1"]);
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    assert_eq!(run.status, Some(0), "{json}");
+    // One read is more than that; how many there are in a second is a matter of the machine.
+    assert!(
+        json["byes"][0]["count"].as_u64().unwrap() > 10_000,
+        "{json}"
+    );
+}

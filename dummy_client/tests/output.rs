@@ -1,0 +1,161 @@
+//! The summary as text, as JSON and as a report: its content, and files that cannot be written.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod util;
+
+use serde_json::Value;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use util::fault::TEXT;
+use util::{Run, Stub, client, ended, hello, packet, scratch};
+
+#[test]
+fn json_matches_the_schema() {
+    let schema = Run::of(Command::new(env!("CARGO_BIN_EXE_dummy_client")).arg("schema"));
+    assert_eq!(schema.status, Some(0));
+    let schema: Value = serde_json::from_str(&schema.stdout).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let check = |json: &Value| {
+        let errors: Vec<_> = validator
+            .iter_errors(json)
+            .map(|error| error.to_string())
+            .collect();
+        assert!(errors.is_empty(), "{errors:#?}");
+    };
+    let stub = Stub::start(|session, tick| (session != 1 || tick < 20).then(|| hello(tick, TEXT)));
+    let args = [
+        "--count",
+        "3",
+        "--duration-secs",
+        "1.5",
+        "--echo-hz",
+        "5",
+        "--assert",
+        "lost==0",
+    ];
+    let (_, json) = Run::json(stub.addr, &args);
+    check(&json);
+    let mut wrong = json;
+    wrong["verdict"] = "splendid".into();
+    assert!(!validator.is_valid(&wrong), "the schema allows anything");
+    let (_, json) = Run::json(stub.addr, &["--find-capacity", "--count", "1"]);
+    check(&json);
+}
+
+#[test]
+fn report_has_the_verdict_the_plots_and_the_summary() {
+    let stub = Stub::with_answers(
+        |_, tick| Some(hello(tick, "Hello World")),
+        |_, payload| packet(3, payload),
+    );
+    let (report, json) = (scratch("report.html"), scratch("report.json"));
+    let args = ["--duration-secs", "2.5", "--echo-hz", "20"];
+    let mut command = client(stub.addr, &args);
+    let run = Run::of(command.args(["--report", &report, "--json", &json]));
+    assert_eq!(run.status, Some(0), "{run:?}");
+    // The text is there, too.
+    assert!(run.stdout.contains("verdict   "), "{}", run.stdout);
+    let html = fs::read_to_string(&report).unwrap();
+    let json: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let verdict = json["verdict"].as_str().unwrap();
+    assert!(
+        html.contains(&format!("class=\"verdict {verdict}\"")),
+        "{html}"
+    );
+    assert_eq!(html.matches("<svg class=\"plot\"").count(), 7);
+    let (_, embedded) = html.split_once("id=\"summary\">").unwrap();
+    let (embedded, _) = embedded.split_once("</script>").unwrap();
+    assert_eq!(serde_json::from_str::<Value>(embedded).unwrap(), json);
+}
+
+/// A long run must not be lost because of a place that can be judged at its start.
+#[test]
+fn unwritable_path_is_one_error_line_before_the_run() {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&accepted);
+    let stub = Stub::start(move |_, tick| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Some(hello(tick, "x"))
+    });
+    let place = "/nonexistent/folder/x";
+    for flag in ["--json", "--report"] {
+        let run = Run::of(&mut client(
+            stub.addr,
+            &[flag, place, "--duration-secs", "1"],
+        ));
+        assert_eq!(run.status, Some(1), "{run:?}");
+        assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+        let line = format!("cannot write to {place}: ");
+        assert!(run.stderr.contains(&line), "{}", run.stderr);
+        assert_eq!(run.stdout, "");
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn full_disk_is_an_error_line_and_status_1_and_the_text_is_printed() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
+    for flag in ["--json", "--report"] {
+        let other = scratch("full_disk_other");
+        let mut command = client(stub.addr, &["--duration-secs", "0.2", flag, "/dev/full"]);
+        let other_flag = if flag == "--json" {
+            "--report"
+        } else {
+            "--json"
+        };
+        let run = Run::of(command.args([other_flag, &other]));
+        assert_eq!(run.status, Some(1), "{run:?}");
+        assert!(
+            run.stderr.contains("cannot write to /dev/full: "),
+            "{}",
+            run.stderr
+        );
+        assert!(run.stdout.contains("verdict   "), "{}", run.stdout);
+        assert!(fs::metadata(&other).unwrap().len() > 1_000);
+    }
+}
+
+#[test]
+fn failed_start_keeps_an_old_file_and_leaves_no_new_one() {
+    let (old, new) = (scratch("old.json"), scratch("new.html"));
+    fs::write(&old, "of yesterday").unwrap();
+    let script = r#"ulimit -n 64; exec "$0" --count 1000 --json "$1" --report "$2""#;
+    let program = env!("CARGO_BIN_EXE_dummy_client");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, program, &old, &new])
+        .stdin(Stdio::null());
+    assert_eq!(Run::of(&mut command).status, Some(2));
+    assert_eq!(fs::read_to_string(&old).unwrap(), "of yesterday");
+    assert!(!fs::exists(&new).unwrap());
+    // With one, nothing of the old one is left behind it.
+    fs::write(&old, "x".repeat(1_000_000)).unwrap();
+    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
+    let args = ["--duration-secs", "0.2", "--json", &old];
+    assert_eq!(Run::of(&mut client(stub.addr, &args)).status, Some(0));
+    let text = fs::read_to_string(&old).unwrap();
+    assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
+}
+
+#[test]
+fn json_and_report_in_one_file_is_status_2() {
+    let file = scratch("both");
+    let addr = "127.0.0.1:1".parse().unwrap();
+    let run = Run::of(&mut client(addr, &["--json", &file, "--report", &file]));
+    assert_eq!(run.status, Some(2), "{run:?}");
+    assert!(run.stderr.contains("the same file"), "{}", run.stderr);
+    assert!(!fs::exists(&file).unwrap());
+}
+
+#[test]
+fn closed_output_pipes_do_not_fail_the_run() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
+    let mut child = client(stub.addr, &["--duration-secs", "0.3"])
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    drop(child.stderr.take());
+    assert_eq!(ended(child).status, Some(0));
+}

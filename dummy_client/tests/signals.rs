@@ -1,0 +1,88 @@
+//! Signals to a client that runs.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod util;
+
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+use util::{Stub, client, ended, hello, interrupt, scratch, signal};
+
+/// Reads the log of a client up to so many hellos.
+fn wait_for_hellos(log: &mut impl BufRead, count: usize) {
+    let lines = log.lines().map(Result::unwrap).take(10_000);
+    let hellos = lines.filter(|line| line.contains("Hello World"));
+    assert_eq!(hellos.take(count).count(), count, "ended too early");
+}
+
+#[test]
+fn sigint_prints_the_summary() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
+    let mut child = client(stub.addr, &[]).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    wait_for_hellos(&mut stderr, 1);
+    let rest = thread::spawn(move || {
+        let mut rest = String::new();
+        stderr.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    interrupt(&child);
+    let run = ended(child);
+    assert_eq!(run.status, Some(0), "{run:?}");
+    assert!(run.stdout.contains("5 of 5 connected"), "{}", run.stdout);
+    rest.join().unwrap();
+}
+
+/// An empty result would be taken for one.
+#[test]
+fn killed_client_leaves_no_result_file() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
+    let (json, report) = (scratch("killed.json"), scratch("killed.html"));
+    fs::write(&report, "an older one").unwrap();
+    for end in ["KILL", "INT"] {
+        let mut child = client(stub.addr, &[])
+            .args(["--echo-hz", "1000", "--json", &json, "--report", &report])
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        // Some echoes are under way by the third tick of five sessions.
+        wait_for_hellos(&mut stderr, 15);
+        // The stub answers no echo, so that there is a wait after one Ctrl-C, which a second one ends.
+        let status = loop {
+            signal(&child, end);
+            thread::sleep(Duration::from_millis(20));
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+        };
+        assert!(status.code().is_none_or(|code| code > 128), "{status}");
+        assert!(!Path::new(&json).exists(), "after {end}");
+        assert_eq!(fs::read_to_string(&report).unwrap(), "an older one");
+    }
+    fs::remove_file(report).unwrap();
+}
+
+/// The client has to convict itself before it blames a server.
+#[test]
+fn stopped_client_reports_client_limited() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
+    let args = ["--duration-secs", "2", "--json", "-"];
+    let mut child = client(stub.addr, &args).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    wait_for_hellos(&mut stderr, 1);
+    let rest = thread::spawn(move || stderr.read_to_string(&mut String::new()));
+    signal(&child, "STOP");
+    // This is what is measured, and no wait for anything.
+    thread::sleep(Duration::from_millis(300));
+    signal(&child, "CONT");
+    let run = ended(child);
+    let json: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(run.status, Some(0), "{json}");
+    assert_eq!(json["verdict"], "client_limited");
+    let stall = json["client"]["worst_stall_ms"].as_f64().unwrap();
+    assert!(stall >= 250.0, "{stall}");
+    rest.join().unwrap().unwrap();
+}

@@ -1,0 +1,61 @@
+//! A server that accepts connections and sends nothing, or nothing any more.
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod util;
+
+use util::fault::TEXT;
+use util::{Run, Stub, for_each_at_once, hello, packet};
+
+#[test]
+fn server_that_sends_nothing_fails_the_run() {
+    let stub = Stub::start(|_, _| Some(Vec::new()));
+    let (run, json) = Run::json(stub.addr, &["--count", "2", "--duration-secs", "5.5"]);
+    assert_eq!(run.status, Some(1), "{json}");
+}
+
+/// It accepts, and nothing else: whatever the shape of the load, that is no success.
+#[test]
+fn server_that_sends_nothing_fails_every_load_profile() {
+    let shapes: [&[&str]; 4] = [
+        &["--count", "3", "--duration-secs", "1"],
+        &[
+            "--count",
+            "2",
+            "--churn-ms",
+            "100..300",
+            "--duration-secs",
+            "2",
+        ],
+        &["--stages", "5:300ms,5:500ms,0:200ms"],
+        &["--count", "2", "--duration-secs", "1", "--reconnect"],
+    ];
+    for_each_at_once(shapes, |shape| {
+        let stub = Stub::start(|_, _| Some(Vec::new()));
+        let (run, json) = Run::json(stub.addr, shape);
+        assert_eq!(run.status, Some(1), "{shape:?}: {json}");
+        let failures = json["failures"].to_string();
+        assert!(
+            failures.contains("no packet was received"),
+            "{shape:?}: {failures}"
+        );
+    });
+}
+
+#[test]
+fn server_without_ticks_fails_the_run_though_echoes_are_answered() {
+    let stub = Stub::with_answers(
+        |_, tick| {
+            Some(if tick > 40 {
+                Vec::new()
+            } else {
+                hello(tick, TEXT)
+            })
+        },
+        |_, payload| packet(3, payload),
+    );
+    let args = ["--count", "3", "--duration-secs", "2.5", "--echo-hz", "10"];
+    let (run, json) = Run::json(stub.addr, &args);
+    assert_eq!(run.status, Some(1), "{json}");
+    let silent = json["sessions"]["server_silent_secs"].as_f64().unwrap();
+    assert!((1.0..2.5).contains(&silent), "{json}");
+}

@@ -1,0 +1,67 @@
+//! Tools for tests: a client of raw bytes, a stream without a socket, a clock that a test moves.
+//!
+//! The feature `testing` brings this module. A test of a game starts the server on port 0 and talks to
+//! it by a [`RawClient`]:
+//!
+//! ```
+//! use server_core::testing::{RawClient, RawPacket, packet};
+//! use server_core::{Context, Kick, Packet, Server, Session};
+//!
+//! server_core::packets! {
+//!     client 2 => CEcho + bytes;
+//!     server 3 => SEcho + bytes;
+//! }
+//!
+//! struct Echo;
+//!
+//! impl Session for Echo {
+//!     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+//!         ctx.send(&SEcho, packet.decode::<CEcho>()?);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let server = Server::builder().start("127.0.0.1:0", |_peer| Echo)?;
+//! let mut client = RawClient::connect(server.local_addr());
+//! client.send(&packet(CEcho::ID, b"hi"));
+//! assert_eq!(client.next_packet(), RawPacket::new(SEcho::ID, b"hi"));
+//! // The server kicks a client that sends a packet id of no table:
+//! client.send(&packet(99, b""));
+//! client.expect_eof();
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! [`FakeStream`] and [`FakeClock`] drive the layers below the runtime, which have no socket and no
+//! clock. The feature shows these layers to the tests of this workspace, without a promise that they
+//! stay as they are.
+
+mod clock;
+mod fake_stream;
+mod packet;
+mod raw_client;
+
+pub use clock::FakeClock;
+pub use fake_stream::{Call, Connect, Edges, FakePeer, FakeState, FakeStream, Outcome};
+pub use packet::{RawPacket, header, packet};
+pub use raw_client::RawClient;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the tools of this module wait for a server: longer than any answer takes on a slow machine.
+/// A passing test never waits this long.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits until a condition holds.
+///
+/// # Panics
+///
+/// If the condition does not hold within [`DEADLINE`]; the message names `what`.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up_at = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < give_up_at, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,174 @@
+//! A server without a listener, whose sessions are outgoing connections.
+#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
+
+mod util;
+
+use server_core::connection::admission::Admission;
+use server_core::routing::mailbox::Mailbox;
+use server_core::routing::router::Router;
+use server_core::runtime::connector::Connector;
+use server_core::testing::{DEADLINE, RawClient};
+use server_core::{Context, DisconnectReason, Kick, Packet, Server, Session};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+use util::recorder::{Event, RecorderClient, builder, factory};
+
+/// (lecture row 23)
+#[test]
+fn outgoing_connection_is_a_session_with_its_tag() {
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (factory, events, _) = factory();
+    let client = builder().start_client(factory).unwrap();
+    client
+        .handle()
+        .connect(there.local_addr().unwrap(), 77)
+        .unwrap();
+    let (stream, _) = there.accept().unwrap();
+    let mut peer = RawClient::from_stream(stream);
+    let connected = events.recv_timeout(DEADLINE).unwrap();
+    assert!(
+        matches!(connected, Event::Connected(_, Some(77), _)),
+        "{connected:?}"
+    );
+    peer.echo(b"round");
+    assert!(matches!(
+        events.recv_timeout(DEADLINE).unwrap(),
+        Event::Packet(..)
+    ));
+    drop(peer);
+    let left = events.recv_timeout(DEADLINE).unwrap();
+    assert!(
+        matches!(
+            left,
+            Event::Disconnected(_, Some(77), DisconnectReason::PeerClosed, _)
+        ),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn refused_connection_is_reported_once_as_connect_failed() {
+    let nobody: SocketAddr = {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        taken.local_addr().unwrap()
+    };
+    let (factory, events, _) = factory();
+    let client = builder().start_client(factory).unwrap();
+    client.handle().connect(nobody, 5).unwrap();
+    let refused = DisconnectReason::ConnectFailed(ErrorKind::ConnectionRefused);
+    let told = events.recv_timeout(DEADLINE).unwrap();
+    assert!(
+        matches!(told, Event::Disconnected(_, Some(5), reason, _) if reason == refused),
+        "{told:?}"
+    );
+    client.handle().shutdown(Duration::ZERO);
+    client.join().unwrap();
+    assert!(events.recv().is_err(), "and nothing else");
+}
+
+/// All of 127.0.0.0/8 is this machine on Linux; elsewhere 127.0.0.1 alone may be.
+#[cfg(target_os = "linux")]
+#[test]
+fn source_address_is_the_peer_address_of_the_connection() {
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = there.local_addr().unwrap();
+    let (factory, events, _) = factory();
+    let client = builder().start_client(factory).unwrap();
+    for (tag, source) in [(1, "127.0.0.2"), (2, "127.0.0.3"), (3, "127.0.0.1")] {
+        let source: IpAddr = source.parse().unwrap();
+        (client.handle().connect_from(Some(source), addr, tag)).unwrap();
+        let (stream, peer) = there.accept().unwrap();
+        assert_eq!(peer.ip(), source);
+        let connected = events.recv_timeout(DEADLINE).unwrap();
+        assert!(
+            matches!(connected, Event::Connected(_, told, _) if told == Some(tag)),
+            "{connected:?}"
+        );
+        drop(stream);
+        let left = events.recv_timeout(DEADLINE).unwrap();
+        assert!(matches!(left, Event::Disconnected(..)), "{left:?}");
+    }
+}
+
+#[test]
+fn invalid_source_address_is_an_error_without_a_session() {
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = there.local_addr().unwrap();
+    let (factory, events, _) = factory();
+    let client = builder().start_client(factory).unwrap();
+    // The first is reserved for documentation, so no machine has it; the second is of another family.
+    for source in ["192.0.2.1", "::1"] {
+        let source: IpAddr = source.parse().unwrap();
+        assert!(client.handle().connect_from(Some(source), addr, 1).is_err());
+    }
+    client.handle().shutdown(Duration::ZERO);
+    client.join().unwrap();
+    assert!(events.recv().is_err(), "no session came of it");
+}
+
+struct Told(Sender<DisconnectReason>);
+
+impl Session for Told {
+    fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+        Ok(())
+    }
+
+    fn on_disconnected(&mut self, _: &mut Context<'_>, reason: DisconnectReason) {
+        self.0.send(reason).unwrap();
+    }
+}
+
+#[test]
+fn connect_during_shutdown_is_an_error_or_a_session_that_disconnects() {
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = there.local_addr().unwrap();
+    for round in 0..100 {
+        let (tell, told) = channel();
+        let sessions = Mutex::new(tell);
+        let server = (Server::builder().workers(2))
+            .start_client(move |_| Told(sessions.lock().unwrap().clone()))
+            .unwrap();
+        let (handle, (begin, begun)) = (server.handle(), channel());
+        let connecting = thread::spawn(move || {
+            (1..10_000)
+                .take_while(|number| match handle.connect(addr, *number) {
+                    Ok(()) => {
+                        let _ = begin.send(());
+                        true
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::NotConnected, "{error}");
+                        false
+                    }
+                })
+                .count()
+        });
+        (0..round % 4).for_each(|_| begun.recv_timeout(DEADLINE).unwrap());
+        server.handle().shutdown(Duration::ZERO);
+        server.join().unwrap();
+        let connections = connecting.join().unwrap();
+        assert!(connections < 9_999, "an ended server goes on connecting");
+        assert_eq!(told.iter().count(), connections, "round {round}");
+    }
+}
+
+/// The server's own flag is seen by most callers; here a worker ends without it.
+#[test]
+fn connect_to_an_ended_worker_releases_its_permit() {
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let admission = Arc::new(Admission::new(1, None, None));
+    let router = Arc::new(Router::new([Mailbox::new(1 << 20, || {})]));
+    let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
+    let addr = there.local_addr().unwrap();
+    connector.connect_from(None, addr, 1).unwrap();
+    assert_eq!(admission.total(), 1);
+    router.mailbox(0).close();
+    assert_eq!(admission.total(), 0);
+    let error = connector.connect_from(None, addr, 2).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotConnected);
+    assert_eq!(admission.total(), 0);
+}

@@ -8,12 +8,12 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
-use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::{NewConnection, Router};
 use server_core::shard::{Shard, Shared};
+use server_core::transport::PlainStream;
 use server_core::wire::U64Le;
 use server_core::{Config, Context, GroupId, Kick, Packet, PacketHead, Session, SessionId};
 use std::io::{self, IoSlice, Read, Write};
@@ -212,7 +212,7 @@ impl Write for Sink {
     }
 }
 
-impl Transport for Sink {
+impl PlainStream for Sink {
     fn shutdown_write(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -338,6 +338,8 @@
 //! | [`idle_timeout`](Config::idle_timeout) | time | off | silence of a peer | [`DisconnectReason::Idle`] |
 //! | [`unacknowledged_timeout`](Config::unacknowledged_timeout) | time | 30 s | silence of a peer's machine | [`Kick::SlowConsumer`] |
 //! | [`connect_timeout`](Config::connect_timeout) | time | 10 s | making an outgoing connection | [`DisconnectReason::ConnectFailed`] |
+//! | [`handshake_timeout`](Config::handshake_timeout) | time | 5 s | the handshake of a transport that has one | [`DisconnectReason::Handshake`] |
+//! | [`max_handshakes`](Config::max_handshakes) | handshakes | 1,024 | those of all workers at a time | [`DisconnectReason::Handshake`] for the oldest |
 //! | [`max_packets_per_sec`](Config::max_packets_per_sec) | packets a second | off | what one session sends, in a burst twice that | [`Kick::RateLimit`] |
 //! | [`max_groups_per_session`](Config::max_groups_per_session) | groups | 64 | those that one session is in at a time | [`TooManyGroups`] |
 //! | [`flush_timeout`](Config::flush_timeout) | time | 2 s | the flush of a session that ends | the rest is given up |
@@ -402,6 +404,7 @@
 //! | `shard` | one worker's sessions and one turn of its loop |
 //! | `routing` | mailboxes between threads, and the router that fans out |
 //! | `connection` | one peer: reading, output, draining; admission |
+//! | `transport` | a peer's bytes in and out, without a socket |
 //! | `session` | the [`Session`] trait, its context, typed handlers, content |
 //! | `groups` | members of groups, and the index of workers that have some |
 //! | `buffer` | chunks, their pool, send queues, the receive buffer |
@@ -461,6 +464,11 @@ mod shard;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod shard;
+#[cfg(not(feature = "testing"))]
+mod transport;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod transport;
 
 /// For the expansion of [`packets!`] alone.
 #[doc(hidden)]

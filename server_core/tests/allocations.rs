@@ -5,7 +5,6 @@
 use bytemuck::{Pod, Zeroable};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
-use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::groups::members::Groups;
 use server_core::metrics::Metrics;
@@ -13,6 +12,7 @@ use server_core::routing::completion_timer::CompletionTimer;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
+use server_core::transport::PlainStream;
 use server_core::wire::U64Le;
 use server_core::{
     Config, Context, GroupId, Handlers, Kick, List, Packet, PacketHead, Peer, Session, SessionId,
@@ -95,7 +95,7 @@ impl Write for Sink {
     }
 }
 
-impl Transport for Sink {
+impl PlainStream for Sink {
     fn shutdown_write(&mut self) -> io::Result<()> {
         Ok(())
     }

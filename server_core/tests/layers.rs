@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 
 /// The lowest first.
-const LAYERS: [&str; 10] = [
+const LAYERS: [&str; 11] = [
     "base",
     "protocol",
     "buffer",
     "groups",
     "session",
+    "transport",
     "connection",
     "routing",
     "shard",

@@ -10,13 +10,13 @@
 use bytemuck::{Pod, Zeroable};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
-use server_core::connection::Transport;
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::outbox;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
+use server_core::transport::PlainStream;
 use server_core::wire::U64Le;
 use server_core::{
     Config, Context, DisconnectReason, Kick, Packet, PacketHead, Peer as NewPeer, Server,
@@ -115,7 +115,7 @@ impl Write for Stream {
     }
 }
 
-impl Transport for Stream {
+impl PlainStream for Stream {
     fn shutdown_write(&mut self) -> io::Result<()> {
         Ok(())
     }

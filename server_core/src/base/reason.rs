@@ -100,12 +100,15 @@ pub enum DisconnectReason {
     /// The session was not admitted within `Config::login_timeout`, or was the oldest of more than
     /// `Config::max_unadmitted`.
     LoginTimeout,
+    /// The handshake of the transport failed, was not complete within `Config::handshake_timeout`, or was
+    /// the oldest of more than `Config::max_handshakes`.
+    Handshake,
 }
 
 impl DisconnectReason {
     /// How many different labels there are. Rises with each new reason, which is no breaking change:
     /// let arrays of this length take it from here.
-    pub const COUNT: usize = 18;
+    pub const COUNT: usize = 19;
 
     /// The labels, each at the place that [`index`](Self::index) gives.
     pub const LABELS: [&'static str; Self::COUNT] = [
@@ -127,6 +130,7 @@ impl DisconnectReason {
         "connect_failed",
         "handler_panic",
         "login_timeout",
+        "handshake",
     ];
 
     /// A small number for tables of counters.
@@ -144,6 +148,7 @@ impl DisconnectReason {
             Self::ConnectFailed(_) => 15,
             Self::HandlerPanicked => 16,
             Self::LoginTimeout => 17,
+            Self::Handshake => 18,
         }
     }
 
@@ -161,6 +166,7 @@ impl DisconnectReason {
             Self::ServerFull => Some(9),
             Self::Shutdown => Some(10),
             Self::LoginTimeout => Some(12),
+            Self::Handshake => Some(15),
             _ => None,
         }
     }
@@ -214,6 +220,7 @@ impl fmt::Display for DisconnectReason {
             Self::ConnectFailed(kind) => write!(f, "could not connect: {kind}"),
             Self::HandlerPanicked => f.write_str("the session's own code failed"),
             Self::LoginTimeout => f.write_str("the session did not log in in time"),
+            Self::Handshake => f.write_str("the handshake failed or was not complete in time"),
         }
     }
 }
@@ -248,6 +255,7 @@ mod tests {
             DisconnectReason::ConnectFailed(kind),
             DisconnectReason::HandlerPanicked,
             DisconnectReason::LoginTimeout,
+            DisconnectReason::Handshake,
         ]);
         assert_eq!(reasons.len(), DisconnectReason::COUNT);
         for (place, reason) in reasons.iter().enumerate() {
@@ -265,6 +273,7 @@ mod tests {
         assert_eq!(DisconnectReason::ServerFull.code(), Some(9));
         assert_eq!(DisconnectReason::Shutdown.code(), Some(10));
         assert_eq!(DisconnectReason::LoginTimeout.code(), Some(12));
+        assert_eq!(DisconnectReason::Handshake.code(), Some(15));
         assert_eq!(DisconnectReason::PeerClosed.code(), None);
     }
 }

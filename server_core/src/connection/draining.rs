@@ -1,6 +1,5 @@
 //! What is left of a peer whose session has gone.
 
-use super::Transport;
 use super::output::{Flushed, regauge, write_queue};
 use crate::base::config::Config;
 use crate::base::timers::TimerSlot;
@@ -8,7 +7,7 @@ use crate::buffer::SendBuffer;
 use crate::buffer::queue::SendQueue;
 use crate::buffer::recv::RecvBuffer;
 use crate::connection::admission::Permit;
-use std::io::{self, ErrorKind};
+use crate::transport::{Completion, ReadOutcome, Transport};
 use std::time::Instant;
 
 /// A stream whose session has left: what was queued still goes out, what comes in is thrown away.
@@ -24,6 +23,8 @@ pub struct Draining<T> {
     pub(super) is_writable: bool,
     pub(super) saw_fin: bool,
     write_is_shut: bool,
+    /// A try to end the write side is pending.
+    is_shutting: bool,
     /// Whether it waits for the peer's FIN.
     lingers: bool,
     deadline: Instant,
@@ -37,6 +38,8 @@ pub struct Drained {
     pub flushed: Flushed,
     /// Bytes that came in and were thrown away.
     pub discarded_bytes: usize,
+    /// Bytes that the transport read beyond them.
+    pub overhead_bytes: usize,
     /// What comes next.
     pub progress: Progress,
 }
@@ -78,6 +81,7 @@ impl<T: Transport> Draining<T> {
             is_writable: true,
             saw_fin: false,
             write_is_shut: false,
+            is_shutting: false,
             lingers: true,
             deadline: flush_by,
             gauged_bytes: 0,
@@ -140,9 +144,11 @@ impl<T: Transport> Draining<T> {
         let mut drained = Drained {
             flushed: Flushed::default(),
             discarded_bytes: 0,
+            overhead_bytes: 0,
             progress: Progress::Done,
         };
-        if let Ok(progress) = self.try_advance(buffer, input_bytes, config, now, &mut drained) {
+        // An error is the end of the stream, whatever it is.
+        if let Some(progress) = self.try_advance(buffer, input_bytes, config, now, &mut drained) {
             drained.progress = progress;
         }
         match drained.progress {
@@ -160,33 +166,40 @@ impl<T: Transport> Draining<T> {
         config: &Config,
         now: Instant,
         drained: &mut Drained,
-    ) -> io::Result<Progress> {
+    ) -> Option<Progress> {
         let flushed = &mut drained.flushed;
-        if self.is_writable && !self.write_is_shut {
+        if self.is_writable && !self.write_is_shut && !self.is_shutting {
             let (stream, queue) = (&mut self.stream, &mut self.queue);
-            write_queue(stream, queue, &mut self.is_writable, config, flushed)?;
+            write_queue(stream, queue, &mut self.is_writable, config, flushed).ok()?;
         }
-        let is_flushed = self.queue.queued_bytes() == 0;
-        if is_flushed && self.saw_fin {
-            return Ok(Progress::Done);
+        let is_flushed = self.queue.queued_bytes() == 0
+            && (self.is_shutting || self.stream.buffered_bytes() == 0);
+        if is_flushed && self.saw_fin && !self.stream.ends_in_band() {
+            return Some(Progress::Done);
         }
-        if is_flushed && !self.write_is_shut {
-            self.stream.shutdown_write()?;
-            self.write_is_shut = true;
-            if self.lingers {
-                self.deadline = now + config.linger;
+        // A try that is pending is repeated when the socket can be written, until the deadline.
+        if is_flushed && !self.write_is_shut && (self.is_writable || !self.is_shutting) {
+            match self.stream.shutdown_write().ok()? {
+                Completion::Pending => (self.is_shutting, self.is_writable) = (true, false),
+                Completion::Done => {
+                    self.write_is_shut = true;
+                    if self.lingers {
+                        self.deadline = now + config.linger;
+                    }
+                }
             }
         }
-        let mut has_more = flushed.has_more;
+        let mut has_more = drained.flushed.has_more;
         if !self.saw_fin {
-            has_more |= self.discard_input(buffer, input_bytes, &mut drained.discarded_bytes)?;
+            has_more |= self.discard_input(buffer, input_bytes, drained)?;
         }
         if self.saw_fin && self.write_is_shut || now >= self.deadline {
-            return Ok(Progress::Done);
+            return Some(Progress::Done);
         }
-        Ok(match has_more {
-            true => Progress::Again,
-            false => Progress::Waiting,
+        Some(if has_more {
+            Progress::Again
+        } else {
+            Progress::Waiting
         })
     }
 
@@ -195,20 +208,21 @@ impl<T: Transport> Draining<T> {
         &mut self,
         buffer: &mut RecvBuffer,
         input_bytes: usize,
-        discarded_bytes: &mut usize,
-    ) -> io::Result<bool> {
-        while *discarded_bytes < input_bytes {
-            let budget = input_bytes - *discarded_bytes;
-            match buffer.fill_from(&mut self.stream, budget) {
-                Ok([]) => {
+        drained: &mut Drained,
+    ) -> Option<bool> {
+        while drained.discarded_bytes + drained.overhead_bytes < input_bytes {
+            let budget = input_bytes - drained.discarded_bytes - drained.overhead_bytes;
+            let outcome = self.stream.read(buffer.room(budget));
+            drained.overhead_bytes += self.stream.overhead_bytes();
+            match outcome.ok()? {
+                ReadOutcome::Bytes(count) => drained.discarded_bytes += count,
+                ReadOutcome::Blocked => return Some(false),
+                ReadOutcome::Closed => {
                     self.saw_fin = true;
-                    return Ok(false);
+                    return Some(false);
                 }
-                Ok(input) => *discarded_bytes += input.len(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Some(true)
     }
 }

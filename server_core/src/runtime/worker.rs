@@ -6,11 +6,11 @@
 
 use crate::base::id::SessionId;
 use crate::base::memory;
-use crate::connection::Transport;
 use crate::routing::mailbox::Mailbox;
 use crate::routing::router::{Command, Router};
 use crate::session::Session;
 use crate::shard::{Shard, Shared};
+use crate::transport::PlainStream;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use std::io::{self, ErrorKind};
@@ -158,7 +158,7 @@ impl Drop for CloseOnDrop<'_> {
     }
 }
 
-impl Transport for TcpStream {
+impl PlainStream for TcpStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
     }

@@ -6,9 +6,8 @@ use server_core::buffer::queue::PacketBatch;
 use server_core::buffer::recv::RecvBuffer;
 use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::admission::Admission;
-use server_core::connection::{
-    Connection, Drained, Draining, Expired, Flushed, Progress, Transport,
-};
+use server_core::connection::{Connection, Drained, Draining, Expired, Flushed, Progress};
+use server_core::transport::PlainStream;
 use server_core::{Config, DisconnectReason, Kick};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -444,7 +443,7 @@ impl Write for Stream {
     }
 }
 
-impl Transport for Stream {
+impl PlainStream for Stream {
     fn shutdown_write(&mut self) -> io::Result<()> {
         let mut wire = self.0.borrow_mut();
         assert!(!std::mem::replace(&mut wire.is_shut, true), "ended twice");

@@ -1,7 +1,7 @@
 //! A fake connection: the server's end is a `Transport`, the peer's end belongs to the driver.
 
 use server_core::SessionId;
-use server_core::connection::Transport;
+use server_core::transport::PlainStream;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -216,7 +216,7 @@ impl Write for FakeStream {
     }
 }
 
-impl Transport for FakeStream {
+impl PlainStream for FakeStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
         let mut pipe = lock(&self.0);
         if std::mem::replace(&mut pipe.server_sent_fin, true) {

@@ -164,8 +164,8 @@ impl One {
             is_connecting: false,
         };
         let now = Instant::now();
-        shard.handle_command(Command::Adopt(arrival), now, |stream, id| {
-            stream.register(id);
+        shard.handle_command(Command::Adopt(arrival), now, |_, id| {
+            end.register(id);
             Ok(())
         });
         let Ok(Event::Connected(id)) = events.try_recv() else {

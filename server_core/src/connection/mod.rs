@@ -774,7 +774,13 @@ impl<T: Transport, S> Connection<T, S> {
         last_packet: Option<SendBuffer>,
         flush_by: Instant,
     ) -> (S, Draining<T>) {
-        let mut draining = Draining::new(self.stream, self.queue, last_packet, flush_by);
+        // Packets follow a handshake. A transport that has not completed its own sends its own bytes alone.
+        let queue = if self.stream.needs_handshake() {
+            SendQueue::default()
+        } else {
+            self.queue
+        };
+        let mut draining = Draining::new(self.stream, queue, last_packet, flush_by);
         draining.timer = self.timer;
         draining._permit = Some(self.permit);
         // Whoever was closed earlier in this turn has not heard of an edge that came since: one write

@@ -96,6 +96,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     {
                         self.defer_check(id, now + RETRY, now);
                     }
+                    // A handshake takes several round trips, and could not take them while we did not run.
+                    Expired::ReadThenClose(DisconnectReason::Handshake)
+                        if self.grace_until.is_some_and(|at| now < at) =>
+                    {
+                        self.defer_check(id, self.grace_until.unwrap_or(now), now);
+                    }
                     Expired::ReadThenClose(reason) => self.close_in_order(id, reason),
                     _ => self.rearm(id),
                 }

@@ -435,6 +435,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.table.len()
     }
 
+    /// Sessions whose handshake is not complete.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn handshakes(&self) -> usize {
+        self.handshakes.count
+    }
+
     /// Who of them is in which group.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]

@@ -8,6 +8,12 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
+#[cfg(any(test, feature = "testing"))]
+mod framed;
+
+#[cfg(any(test, feature = "testing"))]
+pub use framed::Framed;
+
 use crate::base::reason::DisconnectReason;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
@@ -102,7 +108,7 @@ pub trait Transport {
     /// Why it cannot be made.
     fn poll_connected(&mut self) -> io::Result<bool>;
 
-    /// Whether a handshake comes before the first packet.
+    /// Whether a handshake has to be completed before packets flow.
     fn needs_handshake(&self) -> bool {
         false
     }

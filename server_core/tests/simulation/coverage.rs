@@ -29,10 +29,18 @@ pub struct Tally {
     /// Sessions that had their time for a login, and those that had to go before.
     pub login_timeouts: u64,
     pub evictions: u64,
+    /// Handshakes that were completed, and sessions that ended in one.
+    pub handshakes: u64,
+    pub failed_handshakes: u64,
+    /// Answers that a codec gave by itself, runs of packets behind a prefix, and ends of the server's side
+    /// that had to wait for the peer.
+    pub pongs: u64,
+    pub runs: u64,
+    pub pending_closes: u64,
 }
 
 impl Tally {
-    pub fn fields(&mut self) -> [&mut u64; 20] {
+    pub fn fields(&mut self) -> [&mut u64; 25] {
         [
             &mut self.turns,
             &mut self.sessions,
@@ -54,6 +62,11 @@ impl Tally {
             &mut self.logins,
             &mut self.login_timeouts,
             &mut self.evictions,
+            &mut self.handshakes,
+            &mut self.failed_handshakes,
+            &mut self.pongs,
+            &mut self.runs,
+            &mut self.pending_closes,
         ]
     }
 

@@ -4,7 +4,8 @@ use crate::coverage::Tally;
 use crate::listener::FakeListener;
 use crate::peers::{Kind, MAX_PACKET_BYTES, PeerSide, TROUBLE};
 use crate::seen::Seen;
-use crate::wire::{self, FakeStream, Stand};
+use crate::transport::{HandshakeKind, Layers, PeerLayers, SimStream};
+use crate::wire::{self, Stand};
 use crate::world::{OUTSIDE, SBye, SEcho, SharedWorld, SimSession, World};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
@@ -27,8 +28,10 @@ use std::time::{Duration, Instant};
 pub const MOST_PEERS: usize = 14;
 /// Turns within one instant, after which it is said to go round and round.
 const TURNS_TO_REST: usize = 30_000;
+/// Several times of what a healthy peer takes for its part.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
-pub type SimShard = Shard<FakeStream, SimSession>;
+pub type SimShard = Shard<SimStream, SimSession>;
 
 pub struct Sim {
     pub rng: fastrand::Rng,
@@ -45,7 +48,7 @@ pub struct Sim {
     pub may_lose_edges: bool,
     pub woken: Vec<Arc<AtomicBool>>,
     pub config: Config,
-    pub router: Arc<Router<FakeStream>>,
+    pub router: Arc<Router<SimStream>>,
     pub buffers: SendBufferManager,
     pub pool: Arc<ChunkPool>,
     pub admission: Arc<Admission>,
@@ -60,6 +63,8 @@ pub struct Sim {
     pub is_tight: bool,
     pub is_fickle: bool,
     pub is_restless: bool,
+    /// Connections have layers: records, frames, both or none.
+    pub has_layers: bool,
     /// Timers that were due when everything rested, and since when that is known.
     pub overdue: HashMap<(SessionId, Instant), Instant>,
     pub offences: Vec<String>,
@@ -78,6 +83,8 @@ impl Sim {
         config.packet_timeout = Some(Duration::from_secs(2));
         config.idle_timeout = rng.bool().then_some(Duration::from_secs(3));
         config.connect_timeout = Some(Duration::from_secs(2));
+        config.handshake_timeout = Some(HANDSHAKE_TIMEOUT);
+        config.max_handshakes = *rng.choice(&[1, 3, 1_024, 1_024]).unwrap();
         config.flush_timeout = Duration::from_millis(2_500);
         config.linger = Duration::from_millis(200);
         config.chunk_bytes = *rng.choice(&[1 << 10, 4 << 10, 64 << 10]).unwrap();
@@ -155,6 +162,7 @@ impl Sim {
             is_tight,
             is_fickle: rng.bool(),
             is_restless: false,
+            has_layers: rng.u32(..5) < 2,
             overdue: HashMap::new(),
             offences: Vec::new(),
             config,
@@ -310,6 +318,19 @@ impl Sim {
                 pipe.breaks_at_call = self.rng.choice(how).map(|kind| (call, kind));
             }
         }
+        let layers = match self.has_layers {
+            true => Layers {
+                is_sealed: self.rng.bool(),
+                is_framed: self.rng.bool(),
+            },
+            false => Layers::default(),
+        };
+        let handshake = match self.rng.u32(..8) {
+            0 if self.has_layers => HandshakeKind::Stalls,
+            1 if self.has_layers => HandshakeKind::Garbage,
+            _ => HandshakeKind::Healthy,
+        };
+        let stream = SimStream::new(stream, end.clone(), layers);
         let addr = SocketAddr::from(([127, 0, 0, 1], self.peers.len() as u16));
         self.peers.push(PeerSide {
             end,
@@ -319,10 +340,12 @@ impl Sim {
             to_send: Vec::new(),
             echoes: 0,
             has_offended: false,
+            arrived_at: self.now,
             sent_at: self.now,
             read_at: self.now,
             may_be_cut: false,
             seen: Seen::default(),
+            layers: layers.any().then(|| PeerLayers::new(layers, handshake)),
         });
         if is_outgoing {
             self.router.adopt(NewConnection {
@@ -566,6 +589,11 @@ impl Sim {
             }
             self.turn_until_rest();
         }
+        for peer in &mut self.peers {
+            peer.ping(&mut self.rng);
+            peer.end.raise_edges();
+        }
+        self.turn_until_rest();
         self.check_quiesced(&here);
     }
 
@@ -599,7 +627,7 @@ impl Sim {
 pub fn broadcast_from_outside(
     world: &SharedWorld,
     buffers: &SendBufferManager,
-    router: &Arc<Router<FakeStream>>,
+    router: &Arc<Router<SimStream>>,
 ) {
     let mut world = world.lock();
     if !world.quiet && world.budget > 0 {

@@ -11,5 +11,6 @@ mod oracle;
 mod peers;
 mod runner;
 mod seen;
+mod transport;
 mod wire;
 mod world;

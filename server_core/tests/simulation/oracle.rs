@@ -1,9 +1,10 @@
 //! The oracle: what has to hold after each turn, when all rest, and at the end.
 
 use crate::coverage::Tally;
-use crate::driver::{Sim, SimShard};
+use crate::driver::{HANDSHAKE_TIMEOUT, MOST_PEERS, Sim, SimShard};
 use crate::groups::{self, Verdict};
 use crate::peers::{Kind, PeerSide};
+use crate::transport::{HandshakeKind, PeerLayers};
 use crate::wire::Stand;
 use crate::world::{OUTSIDE, Record, World};
 use server_core::routing::outbox;
@@ -25,7 +26,12 @@ impl Sim {
         for peer in &mut self.peers {
             let pipe = peer.end.pipe();
             let Some(id) = pipe.id else { continue };
-            let read = (peer.seen).read_on(&pipe.output, world.sessions[&id].own_seq_at_start, id);
+            let own_seq_at_start = world.sessions[&id].own_seq_at_start;
+            let read = match &mut peer.layers {
+                None => (peer.seen).read_on(&pipe.output, own_seq_at_start, id),
+                Some(layers) => (layers.read_on(&pipe.output))
+                    .and_then(|()| (peer.seen).read_on(&layers.plain, own_seq_at_start, id)),
+            };
             if let Err(offence) = read {
                 self.offences.push(format!(
                     "after turn {}: {id} {:?}: {offence}; {:?}",
@@ -66,6 +72,7 @@ impl Sim {
         self.check_groups();
         self.check_drained();
         self.check_unadmitted();
+        self.check_handshakes();
         // One is what this thread writes into.
         let live = self.pool.stats().live;
         if live > 1 {
@@ -138,6 +145,17 @@ impl Sim {
         }
     }
 
+    /// No worker has more handshakes than its share of the cap.
+    pub fn check_handshakes(&mut self) {
+        let share = (self.config.max_handshakes).div_ceil(self.config.workers);
+        for shard in self.shards.iter().flatten() {
+            let count = shard.handshakes();
+            if count > share.max(1) {
+                (self.offences).push(format!("{count} handshakes, the share is {share}"));
+            }
+        }
+    }
+
     /// Whether a session may have to go before its time for a login is up.
     pub fn evicts(&self) -> bool {
         self.config
@@ -189,6 +207,9 @@ impl Sim {
             // is not read meanwhile.
             let is_excused = !peer.reads() && self.tally.clock_jumps > 0;
             if record.disconnected > 0 {
+                let is_excused = is_excused
+                    || record.reason == Some(DisconnectReason::Handshake)
+                        && self.tally.clock_jumps > 0;
                 if is_overdue && !pipe.is_dropped && !is_excused {
                     self.offences
                         .push(told("has left, and its stream is still here"));
@@ -200,7 +221,13 @@ impl Sim {
                 self.offences.extend(verdict.offences);
                 continue;
             }
+            // Its handshake may go on for as long as a stall of the process took.
+            let is_late = has_handshake(peer)
+                && (!is_overdue || peer.stalls_handshake() && self.tally.clock_jumps > 0);
             if record.connected == 0 {
+                if is_late {
+                    continue;
+                }
                 self.offences.push(told("neither connected nor given up"));
                 continue;
             }
@@ -216,6 +243,15 @@ impl Sim {
             }
             if !peer.reads() {
                 continue; // It has some time left until it is kicked for that.
+            }
+            if let Some(layers) = &peer.layers {
+                if layers.pongs != layers.pings {
+                    let text = format!("sent {} pings, got {}", layers.pings, layers.pongs);
+                    self.offences.push(told(&text));
+                }
+                if layers.layers.is_sealed && !layers.has_ticket {
+                    self.offences.push(told("has not got its ticket"));
+                }
             }
             for (source, sent) in &world.broadcasts {
                 let began = if *source == id.worker() {
@@ -287,7 +323,11 @@ impl Sim {
         let (mut casts, mut casts_denied) = (0, 0);
         for peer in &self.peers {
             let pipe = peer.end.pipe();
-            bytes += pipe.output.len() as u64;
+            let output = peer
+                .layers
+                .as_ref()
+                .map_or(&pipe.output, |layers| &layers.plain);
+            bytes += output.len() as u64;
             offences.extend(
                 pipe.offences
                     .iter()
@@ -301,7 +341,8 @@ impl Sim {
             }
             let Some(id) = pipe.id else { continue };
             let record = &world.sessions[&id];
-            accepted += u64::from(record.connected) * u64::from(!peer.is_outgoing);
+            let is_session = record.connected > 0 || has_handshake(peer);
+            accepted += u64::from(is_session && !peer.is_outgoing);
             drop(pipe);
             packets += peer.seen.packets;
             casts += peer.seen.casts.len() as u64;
@@ -346,6 +387,15 @@ impl Sim {
                 .count() as u64,
             login_timeouts: login_timeouts(true),
             evictions: login_timeouts(false),
+            handshakes: (self.peers.iter())
+                .filter(|peer| peer.layers.as_ref().is_some_and(|layers| layers.has_ticket))
+                .count() as u64,
+            failed_handshakes: totals.disconnects_for(DisconnectReason::Handshake),
+            pongs: sum_of_layers(&self.peers, |layers| layers.pongs),
+            runs: sum_of_layers(&self.peers, |layers| layers.runs),
+            pending_closes: (self.peers.iter())
+                .map(|peer| peer.end.pipe().pending_closes)
+                .sum(),
             ..self.tally
         };
         (offences, tally)
@@ -374,7 +424,8 @@ impl Sim {
         if record.disconnected != 1 || record.connected > 1 {
             offence("not connected and disconnected once each");
         }
-        if record.connected == 0 && !peer.is_outgoing {
+        let has_handshake = has_handshake(peer);
+        if record.connected == 0 && !peer.is_outgoing && !has_handshake {
             offence("was never connected");
         }
         let Some(reason) = record.reason else {
@@ -400,6 +451,15 @@ impl Sim {
                 Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
             ),
             Why::IoError(kind) => pipe.broken == Some(kind),
+            Why::Handshake => {
+                let had_time = record.disconnected_at >= Some(peer.arrived_at + HANDSHAKE_TIMEOUT);
+                let is_late = had_time && self.tally.clock_jumps > 0;
+                let is_evicted = self.config.max_handshakes < MOST_PEERS;
+                let is_at_fault = had_time && peer.stalls_handshake()
+                    || (peer.layers.as_ref())
+                        .is_some_and(|layers| layers.handshake == HandshakeKind::Garbage);
+                has_handshake && record.connected == 0 && (is_late || is_evicted || is_at_fault)
+            }
             Why::Idle => self.config.idle_timeout.is_some() && !peer.is_well_behaved(),
             Why::ConnectFailed(ErrorKind::TimedOut) => peer.is_outgoing && record.connected == 0,
             Why::ConnectFailed(_) => pipe.stand == Stand::Refused,
@@ -421,6 +481,16 @@ impl Sim {
         let arrives = arrives && self.flush_by.is_none();
         // Who goes for the next peer gets one write, and no time.
         let arrives = arrives && !(reason == Why::LoginTimeout && self.evicts());
+        if arrives
+            && record.connected > 0
+            && let Some(layers) = &peer.layers
+            && !layers.has_end()
+        {
+            offence(&format!(
+                "was not told in band that the stream ends: {} bytes are no record",
+                layers.torn_bytes()
+            ));
+        }
         if arrives && record.connected > 0 && !seen.is_complete() {
             offence("lost the rest of a packet");
         }
@@ -446,4 +516,13 @@ impl Sim {
         verdict.offences.append(&mut offences);
         verdict
     }
+}
+
+fn has_handshake(peer: &PeerSide) -> bool {
+    (peer.layers.as_ref()).is_some_and(|layers| layers.layers.is_sealed)
+}
+
+fn sum_of_layers(peers: &[PeerSide], count: impl Fn(&PeerLayers) -> u64) -> u64 {
+    let layers = peers.iter().filter_map(|peer| peer.layers.as_ref());
+    layers.map(count).sum()
 }

@@ -1,6 +1,7 @@
 //! The peers: what each does well or wrong, at random.
 
 use crate::seen::Seen;
+use crate::transport::{HandshakeKind, PeerLayers};
 use crate::wire::{PeerEnd, Stand};
 use crate::world::{C_BAD_PAYLOAD, C_ECHO};
 use std::io::ErrorKind;
@@ -63,6 +64,7 @@ pub struct PeerSide {
     /// Echoes wholly sent before any offence.
     pub echoes: u64,
     pub has_offended: bool,
+    pub arrived_at: Instant,
     /// What does not fit into `to_send` and `echoes` any more: the offence ends it.
     pub sent_at: Instant,
     pub read_at: Instant,
@@ -70,6 +72,8 @@ pub struct PeerSide {
     pub may_be_cut: bool,
     /// What it has read so far.
     pub seen: Seen,
+    /// What lies between its packets and its connection, if anything does.
+    pub layers: Option<PeerLayers>,
 }
 
 impl PeerSide {
@@ -79,6 +83,13 @@ impl PeerSide {
             Kind::Leaver => !self.has_offended,
             _ => true,
         }
+    }
+
+    /// Whether its part of a handshake is never complete.
+    pub fn stalls_handshake(&self) -> bool {
+        let is_healthy =
+            (self.layers.as_ref()).is_some_and(|layers| layers.handshake == HandshakeKind::Healthy);
+        !is_healthy || self.kind == Kind::Silent || !self.reads()
     }
 
     pub fn is_well_behaved(&self) -> bool {
@@ -132,8 +143,14 @@ impl PeerSide {
                 self.put_packet(C_ECHO, b"never");
             }
         }
-        self.transmit(self.to_send.len());
+        self.transmit(self.to_send.len(), rng);
         let mut pipe = self.end.pipe();
+        if matches!(self.kind, Kind::HalfClose | Kind::Leaver)
+            && let Some(layers) = &mut self.layers
+            && rng.bool()
+        {
+            pipe.input.extend(layers.end(rng));
+        }
         match self.kind {
             Kind::HalfClose => pipe.peer_sent_fin = true,
             Kind::Leaver => (pipe.peer_sent_fin, pipe.window) = (true, 0),
@@ -142,11 +159,43 @@ impl PeerSide {
         }
     }
 
-    pub fn transmit(&mut self, count: usize) {
+    pub fn transmit(&mut self, count: usize, rng: &mut fastrand::Rng) {
         let mut pipe = self.end.pipe();
-        if !pipe.peer_sent_fin {
-            pipe.input.extend(self.to_send.drain(..count));
+        if pipe.peer_sent_fin {
+            return;
         }
+        let bytes: Vec<u8> = self.to_send.drain(..count).collect();
+        match &mut self.layers {
+            Some(layers) => {
+                if rng.u32(..6) == 0 {
+                    pipe.input.extend(layers.ping(rng));
+                }
+                pipe.input.extend(layers.wrap(&bytes, rng));
+            }
+            None => pipe.input.extend(bytes),
+        }
+    }
+
+    /// A ping that no packet follows.
+    pub fn ping(&mut self, rng: &mut fastrand::Rng) {
+        let mut pipe = self.end.pipe();
+        let may_ping = !self.has_offended && !pipe.peer_sent_fin;
+        if let Some(layers) = self.layers.as_mut().filter(|_| may_ping)
+            && layers.may_send()
+        {
+            pipe.input.extend(layers.ping(rng));
+        }
+    }
+
+    /// The peer's part of a handshake, if there is one. Returns whether packets may follow.
+    fn shake_hands(&mut self) -> bool {
+        let Some(layers) = &mut self.layers else {
+            return true;
+        };
+        if self.kind != Kind::Silent {
+            layers.step(&mut self.end.pipe());
+        }
+        layers.may_send()
     }
 
     pub fn step(&mut self, now: Instant, rng: &mut fastrand::Rng) {
@@ -172,7 +221,7 @@ impl PeerSide {
             };
             self.read_at = now;
         }
-        if !self.has_offended && self.kind != Kind::Silent {
+        if self.shake_hands() && !self.has_offended && self.kind != Kind::Silent {
             let due = now >= self.sent_at + late;
             if due || rng.u32(..3) == 0 {
                 self.put_echo(rng);
@@ -188,7 +237,7 @@ impl PeerSide {
             if count == self.to_send.len() {
                 self.sent_at = now;
             }
-            self.transmit(count);
+            self.transmit(count, rng);
         }
         self.answer_fin();
         if rng.u32(..10) < 7 {
@@ -206,10 +255,10 @@ impl PeerSide {
                 self.read_at = now;
             }
         }
-        let stands = self.end.pipe().stand == Stand::Standing;
+        let stands = self.end.pipe().stand == Stand::Standing && self.shake_hands();
         if stands && !self.has_offended && self.kind != Kind::Silent {
             self.put_echo(rng);
-            self.transmit(self.to_send.len());
+            self.transmit(self.to_send.len(), rng);
             self.sent_at = now;
         }
         self.answer_fin();

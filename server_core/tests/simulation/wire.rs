@@ -44,6 +44,8 @@ pub struct Pipe {
     pub readable_edge: bool,
     pub writable_edge: bool,
     pub offences: Vec<String>,
+    /// Ends of the server's side that were pending.
+    pub pending_closes: u64,
 }
 
 /// The server's end.
@@ -74,6 +76,7 @@ pub fn pair(rng: fastrand::Rng, stand: Stand) -> (FakeStream, PeerEnd) {
         readable_edge: false,
         writable_edge: false,
         offences: Vec::new(),
+        pending_closes: 0,
     }));
     (FakeStream(Arc::clone(&pipe)), PeerEnd(pipe))
 }
@@ -85,6 +88,12 @@ fn lock(pipe: &Mutex<Pipe>) -> MutexGuard<'_, Pipe> {
 impl PeerEnd {
     pub fn pipe(&self) -> MutexGuard<'_, Pipe> {
         lock(&self.0)
+    }
+
+    /// As `epoll_ctl(ADD)`: what is ready now is an edge.
+    pub fn register(&self, id: SessionId) {
+        self.pipe().id = Some(id);
+        self.raise_edges();
     }
 
     /// Gives the edges that the present state is owed: only where something was blocked.
@@ -113,14 +122,6 @@ impl Pipe {
         self.read_is_blocked |= lost[0];
         self.write_is_blocked |= lost[1];
         lost.contains(&true)
-    }
-}
-
-impl FakeStream {
-    /// As `epoll_ctl(ADD)`: what is ready now is an edge.
-    pub fn register(&mut self, id: SessionId) {
-        lock(&self.0).id = Some(id);
-        PeerEnd(Arc::clone(&self.0)).raise_edges();
     }
 }
 

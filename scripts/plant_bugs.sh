@@ -78,4 +78,10 @@ find_bug unbounded_post 'a mailbox of [0-9]+ bytes holds [0-9]+'
 find_bug early_judge 'was ended|[0-9]+ pieces'
 # The bytes of a session that is ended stay in the count of all that wait.
 find_bug leaked_total 'send_queue_bytes gauge'
+# The flush forgets the bytes that the transport itself holds.
+find_bug unflushed_transport 'sent [0-9]+ pings, got [0-9]+|has not got its ticket'
+# An end of the stream that is pending counts as done.
+find_bug cut_close 'was not told in band that the stream ends'
+# A codec's prefix goes before each packet, and not before what one write has to offer.
+find_bug split_run 'a prefix for [0-9]+ bytes splits a run of [0-9]+'
 printf 'each of them was found\n'

@@ -226,3 +226,125 @@ impl<T: Transport> Draining<T> {
         Some(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::reason::DisconnectReason;
+    use std::io::{self, IoSlice};
+    use std::time::Duration;
+
+    /// Holds bytes of its own and a message that ends the stream, which its socket takes one at a time.
+    struct Held {
+        own_bytes: usize,
+        room: usize,
+        is_closing: bool,
+        has_fin: bool,
+    }
+
+    impl Transport for Held {
+        fn read(&mut self, _: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
+            Ok(if self.has_fin {
+                ReadOutcome::Closed
+            } else {
+                ReadOutcome::Blocked
+            })
+        }
+
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            Ok(slices.iter().map(|slice| slice.len()).sum())
+        }
+
+        fn buffered_bytes(&self) -> usize {
+            self.own_bytes
+        }
+
+        fn flush(&mut self) -> io::Result<Completion> {
+            let taken = self.own_bytes.min(self.room);
+            (self.own_bytes, self.room) = (self.own_bytes - taken, self.room - taken);
+            Ok(match self.own_bytes {
+                0 => Completion::Done,
+                _ => Completion::Pending,
+            })
+        }
+
+        fn shutdown_write(&mut self) -> io::Result<Completion> {
+            if !std::mem::replace(&mut self.is_closing, true) {
+                self.own_bytes += 1;
+            }
+            self.flush()
+        }
+
+        fn ends_in_band(&self) -> bool {
+            true
+        }
+
+        fn poll_connected(&mut self) -> io::Result<bool> {
+            Ok(true)
+        }
+    }
+
+    fn draining(own_bytes: usize, flush_by: Instant) -> Draining<Held> {
+        let stream = Held {
+            own_bytes,
+            room: 0,
+            is_closing: false,
+            has_fin: false,
+        };
+        Draining::rejected(stream, None, flush_by)
+    }
+
+    fn advance(draining: &mut Draining<Held>, now: Instant) -> Progress {
+        let (mut buffer, config) = (RecvBuffer::new(16), Config::default());
+        draining.advance(&mut buffer, 16, &config, now).progress
+    }
+
+    #[test]
+    fn a_pending_end_is_tried_again_when_the_socket_can_be_written() {
+        let now = Instant::now();
+        let flush_by = now + Duration::from_secs(2);
+        let mut draining = draining(1, flush_by);
+        assert_eq!(advance(&mut draining, now), Progress::Waiting);
+        assert!(!draining.stream.is_closing, "bytes of its own come first");
+        for is_closing in [true, true] {
+            draining.stream.room = 1;
+            assert_eq!(advance(&mut draining, now), Progress::Waiting);
+            assert_eq!(draining.stream.room, 1, "no edge, no try");
+            draining.handle_writable();
+            assert_eq!(draining.deadline(), flush_by);
+            assert_eq!(advance(&mut draining, now), Progress::Waiting);
+            assert_eq!(draining.stream.is_closing, is_closing);
+        }
+        assert!(draining.write_is_shut);
+        assert_eq!(draining.deadline(), now + Config::default().linger);
+        draining.stream.has_fin = true;
+        assert_eq!(advance(&mut draining, now), Progress::Done);
+    }
+
+    #[test]
+    fn a_pending_end_is_given_up_at_the_deadline() {
+        let now = Instant::now();
+        let flush_by = now + Duration::from_secs(2);
+        let mut draining = draining(0, flush_by);
+        assert_eq!(advance(&mut draining, now), Progress::Waiting);
+        let before = flush_by - Duration::from_nanos(1);
+        assert_eq!(advance(&mut draining, before), Progress::Waiting);
+        assert_eq!(advance(&mut draining, flush_by), Progress::Done);
+    }
+
+    #[test]
+    fn the_end_in_band_follows_a_fin_of_the_peer() {
+        let now = Instant::now();
+        let mut draining = draining(0, now + Duration::from_secs(2));
+        draining.stream.has_fin = true;
+        assert_eq!(advance(&mut draining, now), Progress::Waiting);
+        draining.stream.room = 1;
+        draining.handle_writable();
+        assert_eq!(advance(&mut draining, now), Progress::Done);
+        assert_eq!(draining.stream.own_bytes, 0);
+    }
+}

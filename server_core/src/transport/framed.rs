@@ -350,6 +350,7 @@ mod tests {
         assert_eq!(stream.read(&mut [0; 8]), Ok(ReadOutcome::Bytes(0)));
         assert_eq!(stream.overhead_bytes(), 8);
         let memory = &mut vec![0; 6 << 10];
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(0)));
         assert_eq!(stream.read(memory), Err(Kick::SlowConsumer.into()));
         assert!(stream.buffered_bytes() <= 6 << 10 | 8);
     }

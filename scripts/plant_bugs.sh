@@ -80,4 +80,10 @@ find_bug early_judge 'was ended|[0-9]+ pieces'
 find_bug leaked_total 'send_queue_bytes gauge'
 # A packet that came from the link to other nodes is given to the link.
 find_bug link_echo 'a packet from the link goes out again'
+# The flush forgets the bytes that the transport itself holds.
+find_bug unflushed_transport 'sent [0-9]+ pings, got [0-9]+|has not got its ticket'
+# An end of the stream that is pending counts as done.
+find_bug cut_close 'was not told in band that the stream ends'
+# A codec's prefix goes before each packet, and not before what one write has to offer.
+find_bug split_run 'a prefix for [0-9]+ bytes splits a run of [0-9]+'
 printf 'each of them was found\n'

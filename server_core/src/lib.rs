@@ -345,6 +345,8 @@
 //! | [`idle_timeout`](Config::idle_timeout) | time | off | silence of a peer | [`DisconnectReason::Idle`] |
 //! | [`unacknowledged_timeout`](Config::unacknowledged_timeout) | time | 30 s | silence of a peer's machine | [`Kick::SlowConsumer`] |
 //! | [`connect_timeout`](Config::connect_timeout) | time | 10 s | the connect of an outgoing connection | [`DisconnectReason::ConnectFailed`] |
+//! | [`handshake_timeout`](Config::handshake_timeout) | time | 5 s | the handshake of a transport that has one | [`DisconnectReason::Handshake`] |
+//! | [`max_handshakes`](Config::max_handshakes) | handshakes | 1,024 | handshakes of all workers at a time | [`DisconnectReason::Handshake`] for the oldest |
 //! | [`max_packets_per_sec`](Config::max_packets_per_sec) | packets a second | off | received packets of one session, in a burst twice that number | [`Kick::RateLimit`] |
 //! | [`max_groups_per_session`](Config::max_groups_per_session) | groups | 64 | groups of one session at a time | [`TooManyGroups`] |
 //! | [`flush_timeout`](Config::flush_timeout) | time | 2 s | the flush of a session that ends | the rest is dropped |
@@ -417,6 +419,7 @@
 //! | `shard` | one worker's sessions and one turn of its loop |
 //! | `routing` | mailboxes between threads, and the router that fans out |
 //! | `connection` | one peer: reading, output, draining; admission |
+//! | `transport` | a peer's bytes in and out, without a socket |
 //! | `session` | the [`Session`] trait, its context, typed handlers, content |
 //! | `groups` | members of groups, and the index of workers with members |
 //! | `buffer` | chunks, their pool, send queues, the receive buffer |
@@ -481,6 +484,11 @@ mod shard;
 pub mod shard;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(not(feature = "testing"))]
+mod transport;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod transport;
 
 #[cfg(feature = "admin")]
 pub mod admin;

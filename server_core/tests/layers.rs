@@ -6,13 +6,14 @@ use std::fs;
 use std::path::Path;
 
 /// The lowest first.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "base",
     "host",
     "protocol",
     "buffer",
     "groups",
     "session",
+    "transport",
     "connection",
     "routing",
     "shard",

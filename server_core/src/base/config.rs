@@ -90,6 +90,12 @@ pub struct Config {
     pub unacknowledged_timeout: Option<Duration>,
     /// Time until an outgoing connection is connected. Default: 10 s.
     pub connect_timeout: Option<Duration>,
+    /// Time for the handshake of a transport that has one: TLS, WebSocket. Default: 5 s.
+    pub handshake_timeout: Option<Duration>,
+    /// Handshakes at a time, over all workers; one more ends the oldest of them. Default: 1,024.
+    ///
+    /// Each worker keeps its share, one handshake at least.
+    pub max_handshakes: usize,
     /// Packets a second that one session may send, with a burst of twice that number. Default: `None`.
     pub max_packets_per_sec: Option<u32>,
     /// Groups that one session may be in at a time. Default: 64.
@@ -171,6 +177,8 @@ impl Default for Config {
             idle_timeout: None,
             unacknowledged_timeout: Some(Duration::from_secs(30)),
             connect_timeout: Some(Duration::from_secs(10)),
+            handshake_timeout: Some(Duration::from_secs(5)),
+            max_handshakes: 1024,
             max_packets_per_sec: None,
             max_groups_per_session: 64,
             flush_timeout: Duration::from_secs(2),
@@ -250,6 +258,7 @@ impl Config {
             &mut self.unacknowledged_timeout,
             &mut self.connect_timeout,
             &mut self.login_timeout,
+            &mut self.handshake_timeout,
         ];
         for time in times.into_iter().chain(times_or_off.into_iter().flatten()) {
             *time = (*time).min(LONGEST_TIME);
@@ -262,6 +271,11 @@ impl Config {
         let half = || self.max_sessions.map(|sessions| sessions / 2);
         let all = self.max_unadmitted.or_else(half);
         all.map_or(usize::MAX, |all| all.div_ceil(self.workers).max(1))
+    }
+
+    /// Handshakes of one worker at a time.
+    pub(crate) fn max_handshakes_of_worker(&self) -> usize {
+        self.max_handshakes.div_ceil(self.workers).max(1)
     }
 
     /// Places that stay free while there are unadmitted sessions.
@@ -306,6 +320,7 @@ mod tests {
             unacknowledged_timeout: endless,
             connect_timeout: endless,
             login_timeout: endless,
+            handshake_timeout: endless,
             flush_timeout: Duration::MAX,
             linger: Duration::MAX,
             max_send_grace: Duration::MAX,

@@ -121,6 +121,9 @@ pub enum DisconnectReason {
     /// The session was not admitted within `Config::login_timeout`, or was the oldest of more than
     /// `Config::max_unadmitted`.
     LoginTimeout,
+    /// The handshake of the transport failed, was not complete within `Config::handshake_timeout`, or was
+    /// the oldest of more than `Config::max_handshakes`.
+    Handshake,
 }
 
 impl DisconnectReason {
@@ -160,6 +163,7 @@ impl DisconnectReason {
             Self::ConnectFailed(_) => 14,
             Self::HandlerPanicked => 15,
             Self::LoginTimeout => 16,
+            Self::Handshake => 17,
             Self::Kicked(Kick::Custom(..)) => OWN.len(),
         }
     }
@@ -179,6 +183,7 @@ impl DisconnectReason {
             Self::ConnectFailed(_) => "connect_failed",
             Self::HandlerPanicked => "handler_panic",
             Self::LoginTimeout => "login_timeout",
+            Self::Handshake => "handshake",
         }
     }
 
@@ -190,6 +195,7 @@ impl DisconnectReason {
             Self::ServerFull => Some(9),
             Self::Shutdown => Some(10),
             Self::LoginTimeout => Some(12),
+            Self::Handshake => Some(15),
             _ => None,
         }
     }
@@ -233,7 +239,7 @@ impl DisconnectReason {
 }
 
 /// The reasons of this library, by index.
-const OWN: [DisconnectReason; 17] = {
+const OWN: [DisconnectReason; 18] = {
     use DisconnectReason as Reason;
     [
         Reason::Kicked(Kick::BadSize),
@@ -253,6 +259,7 @@ const OWN: [DisconnectReason; 17] = {
         Reason::ConnectFailed(io::ErrorKind::Other),
         Reason::HandlerPanicked,
         Reason::LoginTimeout,
+        Reason::Handshake,
     ]
 };
 
@@ -279,6 +286,7 @@ impl fmt::Display for DisconnectReason {
             Self::ConnectFailed(kind) => write!(f, "could not connect: {kind}"),
             Self::HandlerPanicked => f.write_str("the session's own code failed"),
             Self::LoginTimeout => f.write_str("the session did not log in in time"),
+            Self::Handshake => f.write_str("the handshake failed or was not complete in time"),
         }
     }
 }
@@ -298,7 +306,7 @@ mod tests {
         }
         let labels: HashSet<&str> = DisconnectReason::LABELS.into_iter().collect();
         assert_eq!(labels.len(), DisconnectReason::COUNT);
-        assert_eq!(DisconnectReason::COUNT, 18);
+        assert_eq!(DisconnectReason::COUNT, 19);
         let custom = DisconnectReason::from(CUSTOM);
         assert_eq!(DisconnectReason::LABELS[custom.index()], "custom");
         assert_eq!((custom.label(), CUSTOM.label()), ("room_full", "room_full"));
@@ -312,8 +320,9 @@ mod tests {
         assert_eq!(DisconnectReason::ServerFull.code(), Some(9));
         assert_eq!(DisconnectReason::Shutdown.code(), Some(10));
         assert_eq!(DisconnectReason::LoginTimeout.code(), Some(12));
+        assert_eq!(DisconnectReason::Handshake.code(), Some(15));
         assert_eq!(DisconnectReason::PeerClosed.code(), None);
-        assert_eq!(codes.iter().flatten().count(), 10);
+        assert_eq!(codes.iter().flatten().count(), 11);
         assert!(
             codes
                 .into_iter()
@@ -332,6 +341,7 @@ mod tests {
             (9, Some("server_full")),
             (10, Some("shutdown")),
             (12, Some("login_timeout")),
+            (15, Some("handshake")),
             (0, None),
             (11, None),
             (1_234, None),

@@ -1,7 +1,5 @@
 //! The bytes of one read. One buffer per worker, which its sessions share in turn.
 
-use std::io::{self, Read};
-
 /// A worker's read buffer. Between two reads it holds nothing of value: an unfinished packet moves into
 /// its session's framer, so an idle session owns no receive memory.
 #[derive(Debug)]
@@ -18,32 +16,30 @@ impl RecvBuffer {
         }
     }
 
-    /// Reads once, at most `limit` bytes, and returns the bytes. An empty slice is the end of the stream.
-    ///
-    /// # Errors
-    /// Errors of the reader. A read that returns [`io::ErrorKind::Interrupted`] is repeated.
-    pub fn fill_from(&mut self, reader: &mut impl Read, limit: usize) -> io::Result<&[u8]> {
+    /// The memory for one read of at most `limit` bytes.
+    #[must_use]
+    pub fn room(&mut self, limit: usize) -> &mut [u8] {
         let room = limit.min(self.memory.len());
-        loop {
-            match reader.read(&mut self.memory[..room]) {
-                Ok(count) => return Ok(&self.memory[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        &mut self.memory[..room]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn shows_only_what_came_and_never_more_than_the_limit() {
         let mut buffer = RecvBuffer::new(8);
         let mut input: &[u8] = b"abcdefghijk";
-        assert_eq!(buffer.fill_from(&mut input, 3).unwrap(), b"abc");
-        assert_eq!(buffer.fill_from(&mut input, 100).unwrap(), b"defghijk");
-        assert_eq!(buffer.fill_from(&mut input, 100).unwrap(), b"");
+        let mut fill = |limit| {
+            let memory = buffer.room(limit);
+            let count = input.read(memory).unwrap();
+            memory[..count].to_vec()
+        };
+        assert_eq!(fill(3), b"abc");
+        assert_eq!(fill(100), b"defghijk");
+        assert_eq!(fill(100), b"");
     }
 }

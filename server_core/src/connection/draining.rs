@@ -1,6 +1,5 @@
 //! What is left of a peer whose session has gone.
 
-use super::Transport;
 use super::output::{Flushed, regauge, write_queue};
 use crate::base::config::Config;
 use crate::base::timers::TimerSlot;
@@ -8,7 +7,7 @@ use crate::buffer::SendBuffer;
 use crate::buffer::queue::SendQueue;
 use crate::buffer::recv::RecvBuffer;
 use crate::connection::admission::Permit;
-use std::io::{self, ErrorKind};
+use crate::transport::{Completion, ReadOutcome, Transport};
 use std::time::Instant;
 
 /// A stream whose session has left: what was queued still goes out, what comes in is thrown away.
@@ -24,6 +23,8 @@ pub struct Draining<T> {
     pub(super) is_writable: bool,
     pub(super) saw_fin: bool,
     write_is_shut: bool,
+    /// A try to end the write side is pending.
+    is_shutting: bool,
     /// Whether it waits for the peer's FIN.
     lingers: bool,
     deadline: Instant,
@@ -37,6 +38,8 @@ pub struct Drained {
     pub flushed: Flushed,
     /// Bytes that came in and were thrown away.
     pub discarded_bytes: usize,
+    /// Bytes that the transport read beyond them.
+    pub overhead_bytes: usize,
     /// What comes next.
     pub progress: Progress,
 }
@@ -78,6 +81,7 @@ impl<T: Transport> Draining<T> {
             is_writable: true,
             saw_fin: false,
             write_is_shut: false,
+            is_shutting: false,
             lingers: true,
             deadline: flush_by,
             gauged_bytes: 0,
@@ -140,9 +144,11 @@ impl<T: Transport> Draining<T> {
         let mut drained = Drained {
             flushed: Flushed::default(),
             discarded_bytes: 0,
+            overhead_bytes: 0,
             progress: Progress::Done,
         };
-        if let Ok(progress) = self.try_advance(buffer, input_bytes, config, now, &mut drained) {
+        // An error is the end of the stream, whatever it is.
+        if let Some(progress) = self.try_advance(buffer, input_bytes, config, now, &mut drained) {
             drained.progress = progress;
         }
         match drained.progress {
@@ -160,33 +166,40 @@ impl<T: Transport> Draining<T> {
         config: &Config,
         now: Instant,
         drained: &mut Drained,
-    ) -> io::Result<Progress> {
+    ) -> Option<Progress> {
         let flushed = &mut drained.flushed;
-        if self.is_writable && !self.write_is_shut {
+        if self.is_writable && !self.write_is_shut && !self.is_shutting {
             let (stream, queue) = (&mut self.stream, &mut self.queue);
-            write_queue(stream, queue, &mut self.is_writable, config, flushed)?;
+            write_queue(stream, queue, &mut self.is_writable, config, flushed).ok()?;
         }
-        let is_flushed = self.queue.queued_bytes() == 0;
-        if is_flushed && self.saw_fin {
-            return Ok(Progress::Done);
+        let is_flushed = self.queue.queued_bytes() == 0
+            && (self.is_shutting || self.stream.buffered_bytes() == 0);
+        if is_flushed && self.saw_fin && !self.stream.ends_in_band() {
+            return Some(Progress::Done);
         }
-        if is_flushed && !self.write_is_shut {
-            self.stream.shutdown_write()?;
-            self.write_is_shut = true;
-            if self.lingers {
-                self.deadline = now + config.linger;
+        // A try that is pending is repeated when the socket can be written, until the deadline.
+        if is_flushed && !self.write_is_shut && (self.is_writable || !self.is_shutting) {
+            match self.stream.shutdown_write().ok()? {
+                Completion::Pending => (self.is_shutting, self.is_writable) = (true, false),
+                Completion::Done => {
+                    self.write_is_shut = true;
+                    if self.lingers {
+                        self.deadline = now + config.linger;
+                    }
+                }
             }
         }
-        let mut has_more = flushed.has_more;
+        let mut has_more = drained.flushed.has_more;
         if !self.saw_fin {
-            has_more |= self.discard_input(buffer, input_bytes, &mut drained.discarded_bytes)?;
+            has_more |= self.discard_input(buffer, input_bytes, drained)?;
         }
         if self.saw_fin && self.write_is_shut || now >= self.deadline {
-            return Ok(Progress::Done);
+            return Some(Progress::Done);
         }
-        Ok(match has_more {
-            true => Progress::Again,
-            false => Progress::Waiting,
+        Some(if has_more {
+            Progress::Again
+        } else {
+            Progress::Waiting
         })
     }
 
@@ -195,20 +208,143 @@ impl<T: Transport> Draining<T> {
         &mut self,
         buffer: &mut RecvBuffer,
         input_bytes: usize,
-        discarded_bytes: &mut usize,
-    ) -> io::Result<bool> {
-        while *discarded_bytes < input_bytes {
-            let budget = input_bytes - *discarded_bytes;
-            match buffer.fill_from(&mut self.stream, budget) {
-                Ok([]) => {
+        drained: &mut Drained,
+    ) -> Option<bool> {
+        while drained.discarded_bytes + drained.overhead_bytes < input_bytes {
+            let budget = input_bytes - drained.discarded_bytes - drained.overhead_bytes;
+            let outcome = self.stream.read(buffer.room(budget));
+            drained.overhead_bytes += self.stream.overhead_bytes();
+            match outcome.ok()? {
+                ReadOutcome::Bytes(count) => drained.discarded_bytes += count,
+                ReadOutcome::Blocked => return Some(false),
+                ReadOutcome::Closed => {
                     self.saw_fin = true;
-                    return Ok(false);
+                    return Some(false);
                 }
-                Ok(input) => *discarded_bytes += input.len(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Some(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::reason::DisconnectReason;
+    use std::io::{self, IoSlice};
+    use std::time::Duration;
+
+    /// Holds bytes of its own and a message that ends the stream, which its socket takes one at a time.
+    struct Held {
+        own_bytes: usize,
+        room: usize,
+        is_closing: bool,
+        has_fin: bool,
+    }
+
+    impl Transport for Held {
+        fn read(&mut self, _: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
+            Ok(if self.has_fin {
+                ReadOutcome::Closed
+            } else {
+                ReadOutcome::Blocked
+            })
+        }
+
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            Ok(slices.iter().map(|slice| slice.len()).sum())
+        }
+
+        fn buffered_bytes(&self) -> usize {
+            self.own_bytes
+        }
+
+        fn flush(&mut self) -> io::Result<Completion> {
+            let taken = self.own_bytes.min(self.room);
+            (self.own_bytes, self.room) = (self.own_bytes - taken, self.room - taken);
+            Ok(match self.own_bytes {
+                0 => Completion::Done,
+                _ => Completion::Pending,
+            })
+        }
+
+        fn shutdown_write(&mut self) -> io::Result<Completion> {
+            if !std::mem::replace(&mut self.is_closing, true) {
+                self.own_bytes += 1;
+            }
+            self.flush()
+        }
+
+        fn ends_in_band(&self) -> bool {
+            true
+        }
+
+        fn poll_connected(&mut self) -> io::Result<bool> {
+            Ok(true)
+        }
+    }
+
+    fn draining(own_bytes: usize, flush_by: Instant) -> Draining<Held> {
+        let stream = Held {
+            own_bytes,
+            room: 0,
+            is_closing: false,
+            has_fin: false,
+        };
+        Draining::rejected(stream, None, flush_by)
+    }
+
+    fn advance(draining: &mut Draining<Held>, now: Instant) -> Progress {
+        let (mut buffer, config) = (RecvBuffer::new(16), Config::default());
+        draining.advance(&mut buffer, 16, &config, now).progress
+    }
+
+    #[test]
+    fn a_pending_end_is_tried_again_when_the_socket_can_be_written() {
+        let now = Instant::now();
+        let flush_by = now + Duration::from_secs(2);
+        let mut draining = draining(1, flush_by);
+        assert_eq!(advance(&mut draining, now), Progress::Waiting);
+        assert!(!draining.stream.is_closing, "bytes of its own come first");
+        for is_closing in [true, true] {
+            draining.stream.room = 1;
+            assert_eq!(advance(&mut draining, now), Progress::Waiting);
+            assert_eq!(draining.stream.room, 1, "no edge, no try");
+            draining.handle_writable();
+            assert_eq!(draining.deadline(), flush_by);
+            assert_eq!(advance(&mut draining, now), Progress::Waiting);
+            assert_eq!(draining.stream.is_closing, is_closing);
+        }
+        assert!(draining.write_is_shut);
+        assert_eq!(draining.deadline(), now + Config::default().linger);
+        draining.stream.has_fin = true;
+        assert_eq!(advance(&mut draining, now), Progress::Done);
+    }
+
+    #[test]
+    fn a_pending_end_is_given_up_at_the_deadline() {
+        let now = Instant::now();
+        let flush_by = now + Duration::from_secs(2);
+        let mut draining = draining(0, flush_by);
+        assert_eq!(advance(&mut draining, now), Progress::Waiting);
+        let before = flush_by - Duration::from_nanos(1);
+        assert_eq!(advance(&mut draining, before), Progress::Waiting);
+        assert_eq!(advance(&mut draining, flush_by), Progress::Done);
+    }
+
+    #[test]
+    fn the_end_in_band_follows_a_fin_of_the_peer() {
+        let now = Instant::now();
+        let mut draining = draining(0, now + Duration::from_secs(2));
+        draining.stream.has_fin = true;
+        assert_eq!(advance(&mut draining, now), Progress::Waiting);
+        draining.stream.room = 1;
+        draining.handle_writable();
+        assert_eq!(advance(&mut draining, now), Progress::Done);
+        assert_eq!(draining.stream.own_bytes, 0);
     }
 }

@@ -31,24 +31,10 @@ use crate::connection::admission::Permit;
 use crate::protocol::framer::Framer;
 use crate::protocol::packet::Packet;
 use crate::session::Peer;
+use crate::transport::{Completion, ReadOutcome, Transport};
 use output::{regauge, write_queue};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
-
-/// A byte stream that never blocks. Sockets are, and so are the fakes of the tests.
-pub trait Transport: Read + Write {
-    /// Ends the write side: the peer reads all that was written, then the end of the stream.
-    ///
-    /// # Errors
-    /// If the stream is broken already.
-    fn shutdown_write(&mut self) -> io::Result<()>;
-
-    /// Whether an outgoing connection stands by now.
-    ///
-    /// # Errors
-    /// Why it never will.
-    fn poll_connected(&mut self) -> io::Result<bool>;
-}
 
 /// A peer in the session table.
 #[derive(Debug)]
@@ -104,8 +90,10 @@ struct Extras {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Not registered yet, or an outgoing connection that does not stand yet.
+    /// Not registered yet, or an outgoing connection that is not made yet.
     Connecting,
+    /// The stream is connected, and its transport has a handshake to complete before packets flow.
+    Handshaking,
     /// Packets flow.
     Open,
 }
@@ -138,8 +126,10 @@ pub struct ReadLimits {
 pub struct Received {
     /// By how much the memory for a packet that is not complete has changed.
     pub partial_growth: isize,
-    /// Bytes read.
+    /// Bytes of packets that were read.
     pub bytes: usize,
+    /// Bytes that the transport read beyond them.
+    pub overhead_bytes: usize,
     /// Whole packets among them.
     pub packets: usize,
     /// Whether the budget, and not the input, was used up; or why the session has to end.
@@ -217,7 +207,30 @@ impl<T: Transport, S> Connection<T, S> {
         }
     }
 
-    /// The connection stands: packets flow from now on.
+    /// The stream is connected. Returns whether packets flow from now on: otherwise a handshake comes first.
+    pub fn establish(&mut self, now: Instant) -> bool {
+        if !self.stream.needs_handshake() {
+            self.open(now);
+            return true;
+        }
+        self.phase = Phase::Handshaking;
+        self.since = now;
+        false
+    }
+
+    /// Takes the handshake a step further. Returns whether packets flow from now on.
+    ///
+    /// # Errors
+    /// Why the session has to end.
+    pub fn handshake(&mut self, now: Instant) -> Result<bool, DisconnectReason> {
+        let is_done = self.stream.handshake()? == Completion::Done;
+        if is_done {
+            self.open(now);
+        }
+        Ok(is_done)
+    }
+
+    /// Packets flow from now on.
     pub fn open(&mut self, now: Instant) {
         self.phase = Phase::Open;
         self.since = now;
@@ -231,7 +244,19 @@ impl<T: Transport, S> Connection<T, S> {
         self.phase == Phase::Open
     }
 
-    /// Whom this is.
+    /// Whether a handshake has to be completed before packets flow.
+    #[must_use]
+    pub fn is_handshaking(&self) -> bool {
+        self.phase == Phase::Handshaking
+    }
+
+    /// Whether the stream is not connected yet: there is nothing to read from.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        self.phase == Phase::Connecting
+    }
+
+    /// Id, address and tag of the peer.
     #[must_use]
     pub fn peer(&self, id: SessionId) -> Peer {
         Peer::new(
@@ -277,22 +302,23 @@ impl<T: Transport, S> Connection<T, S> {
         (!self.is_admitted).then_some(self.since)
     }
 
-    /// The socket says that it can be written. Returns whether the connection has just been made.
+    /// The socket says that it can be written. Returns whether packets flow from now on, and did not
+    /// before.
     ///
     /// # Errors
-    /// Why it could not be made.
+    /// Why an outgoing connection cannot be made.
     pub fn handle_writable(&mut self, now: Instant) -> Result<bool, DisconnectReason> {
-        if self.is_open() {
-            self.is_writable = true;
-            return Ok(false);
-        }
-        match self.stream.poll_connected() {
-            Ok(false) => Ok(false),
-            Ok(true) => {
-                self.open(now);
-                Ok(true)
+        match self.phase {
+            Phase::Open => {
+                self.is_writable = true;
+                Ok(false)
             }
-            Err(error) => Err(DisconnectReason::ConnectFailed(error.kind())),
+            Phase::Handshaking => Ok(false),
+            Phase::Connecting => match self.stream.poll_connected() {
+                Ok(false) => Ok(false),
+                Ok(true) => Ok(self.establish(now)),
+                Err(error) => Err(DisconnectReason::ConnectFailed(error.kind())),
+            },
         }
     }
 
@@ -348,10 +374,16 @@ impl<T: Transport, S> Connection<T, S> {
         Ok(is_new)
     }
 
-    /// Whether anything waits to be written.
+    /// Whether anything waits to be written: packets, or bytes that the transport itself holds.
     #[must_use]
     pub fn has_output(&self) -> bool {
-        self.queue.queued_bytes() > 0
+        self.queue.queued_bytes() > 0 || self.stream.buffered_bytes() > 0
+    }
+
+    /// The transport may hold bytes of its own after a read or a handshake. Returns whether this connection
+    /// now has to be put on the list of those to flush.
+    pub fn needs_flush(&mut self) -> bool {
+        self.stream.buffered_bytes() > 0 && !std::mem::replace(&mut self.is_dirty, true)
     }
 
     /// Whether it is not read, as effects of its callbacks wait.
@@ -490,23 +522,27 @@ impl<T: Transport, S> Connection<T, S> {
         let mut received = Received {
             partial_growth: 0,
             bytes: 0,
+            overhead_bytes: 0,
             packets: 0,
             outcome: Ok(true),
         };
-        while received.bytes < budget_bytes {
-            let budget = budget_bytes - received.bytes;
-            let input = match buffer.fill_from(&mut self.stream, budget) {
-                Ok([]) => {
-                    received.outcome = Err(DisconnectReason::PeerClosed);
-                    break;
-                }
-                Ok(input) => input,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+        while received.bytes + received.overhead_bytes < budget_bytes {
+            let budget = budget_bytes - received.bytes - received.overhead_bytes;
+            let memory = buffer.room(budget);
+            let outcome = self.stream.read(memory);
+            received.overhead_bytes += self.stream.overhead_bytes();
+            let input = match outcome {
+                Ok(ReadOutcome::Bytes(count)) => &memory[..count],
+                Ok(ReadOutcome::Blocked) => {
                     received.outcome = Ok(false);
                     break;
                 }
-                Err(error) => {
-                    received.outcome = Err(DisconnectReason::from_io(&error));
+                Ok(ReadOutcome::Closed) => {
+                    received.outcome = Err(DisconnectReason::PeerClosed);
+                    break;
+                }
+                Err(reason) => {
+                    received.outcome = Err(reason);
                     break;
                 }
             };
@@ -630,9 +666,12 @@ impl<T: Transport, S> Connection<T, S> {
 
     fn deadlines(&self, config: &Config) -> impl Iterator<Item = Instant> {
         let after = |since: Option<Instant>, wait: Option<_>| Some(since? + wait?);
-        let connecting = (self.phase == Phase::Connecting)
-            .then(|| [after(Some(self.since), config.connect_timeout)]);
-        let open = connecting.is_none().then(|| {
+        let opening = match self.phase {
+            Phase::Connecting => Some(after(Some(self.since), config.connect_timeout)),
+            Phase::Handshaking => Some(after(Some(self.since), config.handshake_timeout)),
+            Phase::Open => None,
+        };
+        let open = opening.is_none().then(|| {
             let (began_at, last_received_at) = self.input_clock();
             let paused_until = match self.intake() {
                 ReadState::Paused { until } => Some(until),
@@ -648,8 +687,8 @@ impl<T: Transport, S> Connection<T, S> {
                 (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag)),
             ]
         });
-        let connecting = connecting.into_iter().flatten();
-        connecting.chain(open.into_iter().flatten()).flatten()
+        let opening = opening.into_iter();
+        opening.chain(open.into_iter().flatten()).flatten()
     }
 
     /// Since when a packet is incomplete, and when bytes last came. `None` while the peer is not read.
@@ -675,10 +714,22 @@ impl<T: Transport, S> Connection<T, S> {
         let is_over = |since: Option<Instant>, wait: Option<_>| {
             since.zip(wait).is_some_and(|(at, wait)| at + wait <= now)
         };
-        if self.phase == Phase::Connecting {
-            return match is_over(Some(self.since), config.connect_timeout) {
-                true => Expired::Close(DisconnectReason::ConnectFailed(ErrorKind::TimedOut)),
-                false => Expired::None,
+        let opening = match self.phase {
+            Phase::Connecting => Some((
+                config.connect_timeout,
+                Expired::Close(DisconnectReason::ConnectFailed(ErrorKind::TimedOut)),
+            )),
+            Phase::Handshaking => Some((
+                config.handshake_timeout,
+                Expired::ReadThenClose(DisconnectReason::Handshake),
+            )),
+            Phase::Open => None,
+        };
+        if let Some((timeout, expired)) = opening {
+            return if is_over(Some(self.since), timeout) {
+                expired
+            } else {
+                Expired::None
             };
         }
         let (began_at, last_received_at) = self.input_clock();
@@ -723,12 +774,18 @@ impl<T: Transport, S> Connection<T, S> {
         last_packet: Option<SendBuffer>,
         flush_by: Instant,
     ) -> (S, Draining<T>) {
-        let mut draining = Draining::new(self.stream, self.queue, last_packet, flush_by);
+        // Packets follow a handshake. A transport that has not completed its own sends its own bytes alone.
+        let queue = if self.stream.needs_handshake() {
+            SendQueue::default()
+        } else {
+            self.queue
+        };
+        let mut draining = Draining::new(self.stream, queue, last_packet, flush_by);
         draining.timer = self.timer;
         draining._permit = Some(self.permit);
         // Whoever was closed earlier in this turn has not heard of an edge that came since: one write
         // that would block is the price of not waiting for it for ever.
-        draining.is_writable = self.phase == Phase::Open;
+        draining.is_writable = self.phase != Phase::Connecting;
         draining.saw_fin = reason == DisconnectReason::PeerClosed;
         draining.gauged_bytes = self.gauged_bytes;
         (self.session, draining)

@@ -2,7 +2,8 @@
 
 use crate::base::config::Config;
 use crate::buffer::queue::{MAX_SLICES, SendQueue};
-use std::io::{self, ErrorKind, IoSlice, Write};
+use crate::transport::{Completion, Transport};
+use std::io::{self, ErrorKind, IoSlice};
 
 /// What one flush did.
 #[derive(Debug, Default)]
@@ -32,7 +33,7 @@ impl Flushed {
 /// Writes the queue until it is empty, the stream would block, or the budget is used up. A queue
 /// over its cap is written on until it is below: what is above the cap ends the session.
 pub(super) fn write_queue(
-    stream: &mut impl Write,
+    stream: &mut impl Transport,
     queue: &mut SendQueue,
     is_writable: &mut bool,
     config: &Config,
@@ -69,13 +70,16 @@ pub(super) fn write_queue(
             Err(error) => return Err(error),
         }
     }
+    if stream.buffered_bytes() > 0 && stream.flush()? == Completion::Pending {
+        *is_writable = false;
+    }
     Ok(())
 }
 
 /// Not inlined: its thousand bytes of slices need not be laid out for a peer that has one.
 #[inline(never)]
 fn write_gathered(
-    stream: &mut impl Write,
+    stream: &mut impl Transport,
     queue: &SendQueue,
     limit_bytes: usize,
 ) -> io::Result<usize> {

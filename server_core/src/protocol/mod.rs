@@ -2,6 +2,9 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
+// WebSocket is the first codec that is more than a test.
+#[cfg(any(test, feature = "testing"))]
+pub mod codec;
 pub mod framer;
 pub mod list;
 pub mod packet;

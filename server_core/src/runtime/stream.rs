@@ -1,7 +1,7 @@
 //! The sockets of peers: one type for every transport, and the options that each socket gets.
 
 use crate::base::config::Config;
-use crate::connection::Transport;
+use crate::transport::PlainStream;
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -112,7 +112,7 @@ impl Write for Stream {
     }
 }
 
-impl Transport for Stream {
+impl PlainStream for Stream {
     fn shutdown_write(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),

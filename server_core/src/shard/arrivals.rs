@@ -3,9 +3,10 @@
 use super::{Shard, guarded};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
-use crate::connection::{Connection, Transport};
+use crate::connection::Connection;
 use crate::routing::router::NewConnection;
 use crate::session::{Peer, Session};
+use crate::transport::Transport;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -63,11 +64,19 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if is_connecting {
             self.rearm(id);
         } else {
-            self.table.visit(id, |connection| connection.open(now));
-            self.connected(id, now);
+            self.establish(id, now);
         }
         if self.shutdown_by.is_some() {
             self.close(id, DisconnectReason::Shutdown);
+        }
+    }
+
+    /// The stream of a session is connected: its packets flow now, or its handshake begins.
+    fn establish(&mut self, id: SessionId, now: Instant) {
+        match self.table.visit(id, |connection| connection.establish(now)) {
+            Some(true) => self.connected(id, now),
+            Some(false) => self.await_handshake(id),
+            None => {}
         }
     }
 

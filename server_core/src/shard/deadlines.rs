@@ -3,9 +3,10 @@
 use super::{STALL, Shard};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
-use crate::connection::{Connection, Expired, Flushed, Transport};
+use crate::connection::{Connection, Expired, Flushed};
 use crate::routing::outbox;
 use crate::session::Session;
+use crate::transport::Transport;
 use std::time::{Duration, Instant};
 
 /// When a look that could not be taken now is tried again.
@@ -84,14 +85,22 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Expired::Close(reason) => self.close(id, reason),
             Expired::ReadThenClose(_) if !self.may_read() => self.defer_check(id, now + RETRY, now),
             Expired::ReadThenClose(_) => {
-                let cost = self.read(id, now);
+                let cost = self.look_at_input(id, now);
                 let has_more = self.table.visit(id, |connection| connection.has_input);
                 match self.expired(id, now) {
                     // What a peer sends on and on may hide a packet's end, and is no login.
                     Expired::ReadThenClose(reason)
-                        if has_more == Some(true) && reason != DisconnectReason::LoginTimeout =>
+                        if has_more == Some(true)
+                            && reason != DisconnectReason::LoginTimeout
+                            && reason != DisconnectReason::Handshake =>
                     {
                         self.defer_check(id, now + RETRY, now);
+                    }
+                    // A handshake takes several round trips, and could not take them while we did not run.
+                    Expired::ReadThenClose(DisconnectReason::Handshake)
+                        if self.grace_until.is_some_and(|at| now < at) =>
+                    {
+                        self.defer_check(id, self.grace_until.unwrap_or(now), now);
                     }
                     Expired::ReadThenClose(reason) => self.close_in_order(id, reason),
                     _ => self.rearm(id),

@@ -4,11 +4,11 @@ use super::{Deferred, Shard, guarded};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
 use crate::buffer::SendBuffer;
-use crate::connection::Transport;
 use crate::routing::link::{Audience, Origin, Target};
 use crate::routing::outbox;
 use crate::routing::router::Command;
 use crate::session::{Context, Effect, Session};
+use crate::transport::Transport;
 use std::time::Instant;
 
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {

@@ -2,33 +2,48 @@
 
 use super::{MIN_PACKET_COST, Shard, guarded};
 use crate::base::id::SessionId;
-use crate::connection::{Received, Transport};
+use crate::connection::Received;
 use crate::session::{Context, Session};
+use crate::transport::Transport;
 use std::time::Instant;
 
 /// What is read at least from a session whose turn it is.
 pub(super) const MIN_READ_BYTES: usize = 4 << 10;
 
+/// What a session whose turn it is has to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NextInput {
+    None,
+    Packets,
+    Handshake,
+}
+
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub(super) fn handle_writable(&mut self, id: SessionId, now: Instant) {
-        let is_new = self.table.try_visit(id, |connection| {
+        let outcome = self.table.try_visit(id, |connection| {
+            let was_connecting = connection.is_connecting();
             let is_new = connection.handle_writable(now)?;
             if connection.has_output() && !connection.is_dirty {
                 connection.is_dirty = true;
                 self.dirty.push(id);
             }
-            Ok(is_new)
+            Ok((is_new, connection.is_handshaking(), was_connecting))
         });
-        if is_new == Some(true) {
-            self.connected(id, now);
-            // Input may have been announced before the connection was; no edge comes again.
-            self.list_readable(id);
+        match outcome {
+            Some((true, ..)) => {
+                self.connected(id, now);
+                // Input may have been announced before the connection was; no edge comes again.
+                self.list_readable(id);
+            }
+            Some((false, true, true)) => self.await_handshake(id),
+            Some((false, true, false)) => self.list_readable(id),
+            Some((false, false, _)) | None => {}
         }
     }
 
     pub(super) fn list_readable(&mut self, id: SessionId) {
         let is_new = self.table.visit(id, |connection| {
-            connection.is_open() && connection.list_readable()
+            !connection.is_connecting() && connection.list_readable()
         });
         if is_new == Some(true) {
             self.readable.push_back(id);
@@ -43,29 +58,53 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             if !self.may_read() || left == 0 {
                 break;
             }
-            if let Some(id) = self.readable.pop_front()
-                && self.may_receive(id, now)
-            {
-                left = left.saturating_sub(self.read(id, now));
+            if let Some(id) = self.readable.pop_front() {
+                let cost = match self.next_input(id, now) {
+                    NextInput::Packets => self.read(id, now),
+                    NextInput::Handshake => self.handshake(id, now),
+                    NextInput::None => 0,
+                };
+                left = left.saturating_sub(cost);
             }
         }
     }
 
+    /// Reads from one session before its time is up: packets, or its part of a handshake. Returns what that
+    /// costs of the turn's input.
+    pub(super) fn look_at_input(&mut self, id: SessionId, now: Instant) -> usize {
+        if self
+            .table
+            .visit(id, |connection| connection.is_handshaking())
+            == Some(true)
+        {
+            self.handshake(id, now)
+        } else {
+            self.read(id, now)
+        }
+    }
+
     /// Who is behind with what it asked for asks no more for a while.
-    fn may_receive(&mut self, id: SessionId, now: Instant) -> bool {
+    fn next_input(&mut self, id: SessionId, now: Instant) -> NextInput {
         let limits = self.read_limits;
-        let may_receive = self.table.visit(id, |connection| {
+        let next = self.table.visit(id, |connection| {
             connection.is_listed_readable = false;
+            if connection.is_handshaking() {
+                return NextInput::Handshake;
+            }
             if connection.is_held() || !connection.has_input {
-                return false;
+                return NextInput::None;
             }
             connection.has_input = connection.may_receive(limits, now);
-            connection.has_input
+            if connection.has_input {
+                NextInput::Packets
+            } else {
+                NextInput::None
+            }
         });
-        if may_receive == Some(false) {
+        if next == Some(NextInput::None) {
             self.rearm(id);
         }
-        may_receive == Some(true)
+        next.unwrap_or(NextInput::None)
     }
 
     /// Reads from one session, and returns what that costs of the turn's input.
@@ -107,6 +146,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let Some(Received {
             partial_growth,
             bytes,
+            overhead_bytes,
             packets,
             outcome,
         }) = received
@@ -128,6 +168,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             Err(reason) => self.close_in_order(id, reason),
         }
-        bytes.max(packets.saturating_mul(MIN_PACKET_COST))
+        if overhead_bytes > 0 {
+            self.list_flush(id);
+        }
+        overhead_bytes + bytes.max(packets.saturating_mul(MIN_PACKET_COST))
     }
 }

@@ -3,8 +3,9 @@
 use super::{MIN_PACKET_COST, Shard, guarded};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
-use crate::connection::{Connection, Drained, Draining, Progress, Transport};
+use crate::connection::{Connection, Drained, Draining, Progress};
 use crate::session::{Context, Session};
+use crate::transport::Transport;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,6 +32,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (peer, queued_bytes) = (connection.peer(id), connection.queued_bytes());
         self.timeouts.disarm(id, &mut connection.timer);
         self.unadmitted.count -= usize::from(!connection.is_admitted);
+        self.handshakes.count -= usize::from(connection.is_handshaking());
         self.metrics().sessions.sub(u64::from(was_open));
         let partial_bytes = connection.partial_bytes() as u64;
         self.metrics().partial_packet_bytes.sub(partial_bytes);
@@ -99,9 +101,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let Drained {
             flushed,
             discarded_bytes,
+            overhead_bytes,
             progress,
         } = draining.advance(&mut self.recv_buffer, budget_bytes, config, now);
-        let cost = discarded_bytes.max(MIN_PACKET_COST);
+        let cost = (discarded_bytes + overhead_bytes).max(MIN_PACKET_COST);
         self.discard_left = self.discard_left.saturating_sub(cost);
         self.count(&flushed);
         self.metrics().bytes_received.add(discarded_bytes as u64);

@@ -8,8 +8,9 @@
 use super::Shard;
 use crate::base::id::SessionId;
 use crate::base::reason::Kick;
-use crate::connection::{ReadLimits, Transport};
+use crate::connection::ReadLimits;
 use crate::session::Session;
+use crate::transport::Transport;
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 

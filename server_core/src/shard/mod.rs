@@ -16,6 +16,7 @@
 mod arrivals;
 mod deadlines;
 mod effects;
+mod handshakes;
 mod input;
 mod leaving;
 mod memory;
@@ -35,12 +36,14 @@ use crate::buffer::queue::PacketBatch;
 use crate::buffer::recv::RecvBuffer;
 use crate::buffer::{SendBuffer, SendBufferManager};
 use crate::connection::admission::Admission;
-use crate::connection::{Connection, Draining, ReadLimits, Transport};
+use crate::connection::{Connection, Draining, ReadLimits};
 use crate::groups::members::Groups;
 use crate::routing::completion_timer::Share;
 use crate::routing::router::{Command, Router};
 use crate::session::{Effect, Peer, Session};
 use crate::shard::table::SessionTable;
+use crate::transport::Transport;
+use handshakes::Handshakes;
 use pacing::Pacing;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -91,6 +94,7 @@ pub struct Shard<T, S> {
     groups: Groups,
     timeouts: TimeoutQueue,
     unadmitted: Unadmitted,
+    handshakes: Handshakes,
     /// Known since the first arrival.
     admission: Option<Arc<Admission>>,
     recv_buffer: RecvBuffer,
@@ -186,6 +190,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             discard_left: 0,
             timeouts: TimeoutQueue::default(),
             unadmitted: Unadmitted::default(),
+            handshakes: Handshakes::default(),
             admission: None,
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
             effects: Vec::new(),
@@ -320,6 +325,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.call_drained(now);
         self.flush_and_reap(now);
         self.evict_unadmitted(now);
+        self.evict_handshakes(now);
         // Those wait for the next turn, and may have been sent to since they were flushed.
         for id in &self.dirty_next {
             self.table.visit(*id, |connection| connection.settle(now));
@@ -374,6 +380,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 && (!self.readable.is_empty()
                     || !self.drained.is_empty()
                     || self.unadmitted_excess(0) > 0)
+            || self.handshake_excess(0) > 0
     }
 
     /// Whether packets of callbacks wait for receivers that are behind.
@@ -426,6 +433,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.table.len()
+    }
+
+    /// Sessions whose handshake is not complete.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn handshakes(&self) -> usize {
+        self.handshakes.count
     }
 
     /// Who of them is in which group.

@@ -7,9 +7,10 @@ use super::{MIN_PACKET_COST, Shard};
 use crate::base::id::SessionId;
 use crate::buffer::SendBuffer;
 use crate::buffer::queue::PacketBatch;
-use crate::connection::{Connection, Flushed, Transport};
+use crate::connection::{Connection, Flushed};
 use crate::groups::id::GroupId;
 use crate::session::Session;
+use crate::transport::Transport;
 use std::time::Instant;
 
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
@@ -125,6 +126,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
         });
         self.detached.clear();
+    }
+
+    /// The transport of a session may hold bytes of its own: the flush writes them.
+    pub(super) fn list_flush(&mut self, id: SessionId) {
+        if self.table.visit(id, |connection| connection.needs_flush()) == Some(true) {
+            self.dirty.push(id);
+        }
     }
 
     pub(super) fn flush_all(&mut self, now: Instant) {

@@ -9,8 +9,8 @@
 use super::Shard;
 use super::input::MIN_READ_BYTES;
 use crate::base::id::SessionId;
-use crate::connection::Transport;
 use crate::session::Session;
+use crate::transport::Transport;
 use std::time::{Duration, Instant};
 
 /// Bytes a second to one receiver that all workers together may cause while a session paces. Below the

@@ -3,9 +3,10 @@
 use super::{MIN_PACKET_COST, Shard};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
-use crate::connection::{Connection, Transport};
+use crate::connection::Connection;
 use crate::session::Session;
 use crate::shard::table::SessionTable;
+use crate::transport::Transport;
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -98,7 +99,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 }
                 // The look itself is a system call.
                 Some((false, false)) => {
-                    left = left.saturating_sub(self.read(id, now).max(MIN_PACKET_COST));
+                    left = left.saturating_sub(self.look_at_input(id, now).max(MIN_PACKET_COST));
                 }
                 Some((false, true)) => {}
             }

@@ -1,6 +1,6 @@
 //! A connection without a socket: the server's end is a `Transport`, the peer's end belongs to a test.
 
-use crate::connection::Transport;
+use crate::transport::PlainStream;
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -327,7 +327,7 @@ impl Write for FakeStream {
     }
 }
 
-impl Transport for FakeStream {
+impl PlainStream for FakeStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
         let Some(mut state) = self.state() else {
             return Ok(());

@@ -3,7 +3,7 @@
 //! Each packet of this node for an audience that spans the nodes comes once, in the order of its source;
 //! no packet that the link has delivered comes back. That members get it once, the peers check.
 
-use super::wire::FakeStream;
+use super::transport::SimStream;
 use super::world::{SBroadcast, SCast, SharedWorld, Stamp};
 use bytemuck::pod_read_unaligned;
 use server_core::PacketHead;
@@ -68,7 +68,7 @@ impl Link for FakeLink {
 }
 
 impl FakeLink {
-    pub fn attach(router: &Router<FakeStream>) -> Self {
+    pub fn attach(router: &Router<SimStream>) -> Self {
         let link = Self::default();
         router.attach_link(Box::new(link.clone()));
         link
@@ -79,7 +79,7 @@ impl FakeLink {
         &self,
         world: &SharedWorld,
         buffers: &SendBufferManager,
-        router: &Arc<Router<FakeStream>>,
+        router: &Arc<Router<SimStream>>,
     ) {
         let mut world = world.lock();
         if world.quiet || world.budget == 0 {

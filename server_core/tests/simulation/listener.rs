@@ -1,6 +1,6 @@
 //! A fake listening socket: a backlog, edges, and descriptors that can run out.
 
-use crate::wire::FakeStream;
+use crate::transport::SimStream;
 
 use server_core::runtime::acceptor::{AcceptOutcome, Acceptor, LOG_INTERVAL, RETRY};
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct FakeListener {
     acceptor: Acceptor,
-    backlog: VecDeque<(FakeStream, SocketAddr)>,
+    backlog: VecDeque<(SimStream, SocketAddr)>,
     edge: bool,
     /// The last accept met "would block": only then is the next connection an edge.
     is_blocked: bool,
@@ -42,7 +42,7 @@ impl Default for FakeListener {
 
 impl FakeListener {
     /// The kernel has made a connection.
-    pub fn arrive(&mut self, stream: FakeStream, addr: SocketAddr) {
+    pub fn arrive(&mut self, stream: SimStream, addr: SocketAddr) {
         if !self.is_closed {
             self.backlog.push_back((stream, addr));
             self.edge |= std::mem::take(&mut self.is_blocked);
@@ -71,7 +71,7 @@ impl FakeListener {
         mut descriptors: usize,
         rng: &mut fastrand::Rng,
         now: Instant,
-    ) -> Vec<(FakeStream, SocketAddr)> {
+    ) -> Vec<(SimStream, SocketAddr)> {
         let mut accepted = Vec::new();
         if self.is_closed {
             return accepted;
@@ -106,7 +106,7 @@ impl FakeListener {
         descriptors: usize,
         rng: &mut fastrand::Rng,
         now: Instant,
-    ) -> io::Result<(FakeStream, SocketAddr)> {
+    ) -> io::Result<(SimStream, SocketAddr)> {
         if rng.u32(..40) == 0 {
             return Err(ErrorKind::Interrupted.into());
         }

@@ -1,7 +1,7 @@
 //! A fake connection: the server's end is a `Transport`, the peer's end belongs to the driver.
 
 use server_core::SessionId;
-use server_core::connection::Transport;
+use server_core::transport::PlainStream;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,6 +44,8 @@ pub struct Pipe {
     pub readable_edge: bool,
     pub writable_edge: bool,
     pub offences: Vec<String>,
+    /// Ends of the server's side that were pending.
+    pub pending_closes: u64,
 }
 
 /// The server's end.
@@ -74,6 +76,7 @@ pub fn pair(rng: fastrand::Rng, stand: Stand) -> (FakeStream, PeerEnd) {
         readable_edge: false,
         writable_edge: false,
         offences: Vec::new(),
+        pending_closes: 0,
     }));
     (FakeStream(Arc::clone(&pipe)), PeerEnd(pipe))
 }
@@ -85,6 +88,12 @@ fn lock(pipe: &Mutex<Pipe>) -> MutexGuard<'_, Pipe> {
 impl PeerEnd {
     pub fn pipe(&self) -> MutexGuard<'_, Pipe> {
         lock(&self.0)
+    }
+
+    /// As `epoll_ctl(ADD)`: what is ready now is an edge.
+    pub fn register(&self, id: SessionId) {
+        self.pipe().id = Some(id);
+        self.raise_edges();
     }
 
     /// Gives the edges that the present state is owed: only where something was blocked.
@@ -113,14 +122,6 @@ impl Pipe {
         self.read_is_blocked |= lost[0];
         self.write_is_blocked |= lost[1];
         lost.contains(&true)
-    }
-}
-
-impl FakeStream {
-    /// As `epoll_ctl(ADD)`: what is ready now is an edge.
-    pub fn register(&mut self, id: SessionId) {
-        lock(&self.0).id = Some(id);
-        PeerEnd(Arc::clone(&self.0)).raise_edges();
     }
 }
 
@@ -216,7 +217,7 @@ impl Write for FakeStream {
     }
 }
 
-impl Transport for FakeStream {
+impl PlainStream for FakeStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
         let mut pipe = lock(&self.0);
         if std::mem::replace(&mut pipe.server_sent_fin, true) {

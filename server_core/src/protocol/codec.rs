@@ -1,0 +1,35 @@
+//! Framing between the byte stream of packets and the bytes of a connection: WebSocket's, for example.
+//!
+//! A plain TCP connection has no codec: its bytes are the stream of packets. The queue of a session holds
+//! packets alone, whatever its codec: the bytes of a broadcast are the same for all sessions, and the ends of
+//! packets are counted where they were before.
+
+use crate::base::reason::Kick;
+
+/// Takes framing out of what comes, and says what has to be put before what goes out. No socket, no clock.
+pub trait Codec {
+    /// The most bytes of packets behind one prefix.
+    const MAX_RUN_BYTES: usize;
+
+    /// Decodes `input` in place: the bytes of packets end up at its front, in order. The codec keeps what is
+    /// needed of incomplete framing, and appends its answers (a pong) to `replies`.
+    ///
+    /// Each call is the next piece of the stream; nothing follows an [`end`](Decoded::end).
+    fn decode(&mut self, input: &mut [u8], replies: &mut Vec<u8>) -> Decoded;
+
+    /// Appends the prefix of a run of `bytes` bytes to `out`. A run is what one write has to offer, any
+    /// number of packets or a part of one, and nothing else comes between its bytes.
+    fn begin_run(&mut self, bytes: usize, out: &mut Vec<u8>);
+
+    /// Appends the message that ends the stream to `out`. No run follows it.
+    fn close(&mut self, out: &mut Vec<u8>);
+}
+
+/// The result of decoding one piece of input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    /// Bytes of packets at the front of the input.
+    pub bytes: usize,
+    /// Set if nothing behind these bytes counts: the peer has ended the stream, or has broken a rule.
+    pub end: Option<Result<(), Kick>>,
+}

@@ -1,0 +1,357 @@
+//! A codec over a transport, as a transport.
+
+use super::{Completion, ReadOutcome, Transport};
+use crate::base::reason::{DisconnectReason, Kick};
+use crate::buffer::queue::MAX_SLICES;
+use crate::protocol::codec::{Codec, Decoded};
+use std::io::{self, ErrorKind, IoSlice};
+
+/// Carries packets in the framing of a [`Codec`].
+///
+/// A write is one *run*: the codec's prefix goes out before it, in the same gathered write, and the packets
+/// stay where they lie. A run that the socket takes in part goes on with the next write. The codec's answers
+/// go out between two runs.
+#[derive(Debug)]
+pub struct Framed<T, C> {
+    inner: T,
+    codec: C,
+    /// Bytes before the rest of the run, in an order that no longer changes.
+    head: Vec<u8>,
+    /// Unsent bytes of the run that has begun. They are at the front of the caller's queue.
+    run_left: usize,
+    /// Answers that wait for the end of the run.
+    replies: Vec<u8>,
+    /// The peer's stream has ended here.
+    end: Option<Result<(), Kick>>,
+    is_closing: bool,
+    overhead_bytes: usize,
+}
+
+/// A peer that has this many bytes of answers waiting does not read them.
+const MAX_REPLY_BYTES: usize = 4 << 10;
+
+impl<T: Transport, C: Codec> Framed<T, C> {
+    /// Puts `codec` over `inner`.
+    #[must_use]
+    pub fn new(inner: T, codec: C) -> Self {
+        Self {
+            inner,
+            codec,
+            head: Vec::new(),
+            run_left: 0,
+            replies: Vec::new(),
+            end: None,
+            is_closing: false,
+            overhead_bytes: 0,
+        }
+    }
+
+    fn decode(&mut self, input: &mut [u8]) -> usize {
+        let Decoded { bytes, end } = self.codec.decode(input, &mut self.replies);
+        self.end = end;
+        self.overhead_bytes += input.len() - bytes;
+        if self.is_closing {
+            // The message that ends the stream is the last.
+            self.replies.clear();
+        } else if self.replies.len() > MAX_REPLY_BYTES {
+            self.end = Some(Err(Kick::SlowConsumer));
+        }
+        bytes
+    }
+
+    /// Writes the head, and then `slices` as far as the run goes. Returns the bytes of the run.
+    fn write_run(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut all = [IoSlice::new(&[]); MAX_SLICES + 1];
+        all[0] = IoSlice::new(&self.head);
+        let (mut count, mut left) = (1, self.run_left);
+        for (slice, bytes) in all[1..].iter_mut().zip(slices) {
+            let bytes = &bytes[..bytes.len().min(left)];
+            left -= bytes.len();
+            *slice = IoSlice::new(bytes);
+            count += 1;
+        }
+        let first = usize::from(self.head.is_empty());
+        let written = self.inner.write_vectored(&all[first..count])?;
+        let of_head = written.min(self.head.len());
+        self.head.drain(..of_head);
+        self.run_left -= written - of_head;
+        if written == 0 {
+            return Err(ErrorKind::WriteZero.into());
+        }
+        Ok(written - of_head)
+    }
+}
+
+impl<T: Transport, C: Codec> Transport for Framed<T, C> {
+    fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
+        self.overhead_bytes = 0;
+        let mut taken_bytes = 0;
+        loop {
+            match self.end {
+                Some(Ok(())) => return Ok(ReadOutcome::Closed),
+                Some(Err(kick)) => return Err(kick.into()),
+                None => {}
+            }
+            let outcome = self.inner.read(memory)?;
+            self.overhead_bytes += self.inner.overhead_bytes();
+            let ReadOutcome::Bytes(count) = outcome else {
+                return Ok(outcome);
+            };
+            taken_bytes += count + self.inner.overhead_bytes();
+            let bytes = self.decode(&mut memory[..count]);
+            if bytes > 0 || taken_bytes >= memory.len() {
+                return Ok(ReadOutcome::Bytes(bytes));
+            }
+        }
+    }
+
+    fn overhead_bytes(&self) -> usize {
+        self.overhead_bytes
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.run_left == 0 {
+            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+            self.head.append(&mut self.replies);
+            self.run_left = offered.min(C::MAX_RUN_BYTES);
+            self.codec.begin_run(self.run_left, &mut self.head);
+        }
+        loop {
+            // The socket may take the head alone.
+            let sent = self.write_run(slices)?;
+            if sent > 0 {
+                return Ok(sent);
+            }
+        }
+    }
+
+    fn buffered_bytes(&self) -> usize {
+        self.head.len() + self.replies.len() + self.inner.buffered_bytes()
+    }
+
+    fn flush(&mut self) -> io::Result<Completion> {
+        debug_assert_eq!(self.run_left, 0, "the caller has nothing to write before");
+        self.head.append(&mut self.replies);
+        while !self.head.is_empty() {
+            match self.inner.write(&self.head) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => drop(self.head.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Ok(Completion::Pending);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.inner.flush()
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<Completion> {
+        if !std::mem::replace(&mut self.is_closing, true) && !self.inner.needs_handshake() {
+            self.codec.close(&mut self.replies);
+        }
+        match self.flush()? {
+            Completion::Pending => Ok(Completion::Pending),
+            Completion::Done => self.inner.shutdown_write(),
+        }
+    }
+
+    fn ends_in_band(&self) -> bool {
+        true
+    }
+
+    fn poll_connected(&mut self) -> io::Result<bool> {
+        self.inner.poll_connected()
+    }
+
+    fn needs_handshake(&self) -> bool {
+        self.inner.needs_handshake()
+    }
+
+    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+        self.inner.handshake()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// Takes as many bytes per write as its script says, then blocks; brings what is in `input`.
+    #[derive(Default)]
+    struct Socket {
+        input: VecDeque<u8>,
+        takes: VecDeque<usize>,
+        output: Vec<u8>,
+        is_shut: bool,
+    }
+
+    impl Transport for Socket {
+        fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
+            let count = memory.len().min(self.input.len());
+            for (to, from) in memory.iter_mut().zip(self.input.drain(..count)) {
+                *to = from;
+            }
+            Ok(match count {
+                0 => ReadOutcome::Blocked,
+                count => ReadOutcome::Bytes(count),
+            })
+        }
+
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.write_vectored(&[IoSlice::new(bytes)])
+        }
+
+        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            let count = self.takes.pop_front().ok_or(ErrorKind::WouldBlock)?;
+            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            let count = count.min(bytes.len());
+            self.output.extend(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn shutdown_write(&mut self) -> io::Result<Completion> {
+            self.is_shut = true;
+            Ok(Completion::Done)
+        }
+
+        fn poll_connected(&mut self) -> io::Result<bool> {
+            Ok(true)
+        }
+    }
+
+    /// Lower-case letters are packets. `?` is answered with `!`, `.` ends, `#` breaks a rule.
+    struct Letters;
+
+    impl Codec for Letters {
+        const MAX_RUN_BYTES: usize = 9;
+
+        fn decode(&mut self, input: &mut [u8], replies: &mut Vec<u8>) -> Decoded {
+            let mut decoded = Decoded::default();
+            for at in 0..input.len() {
+                match input[at] {
+                    b'?' => replies.push(b'!'),
+                    b'.' => decoded.end = Some(Ok(())),
+                    b'#' => decoded.end = Some(Err(Kick::BadPayload)),
+                    letter => {
+                        input[decoded.bytes] = letter;
+                        decoded.bytes += 1;
+                    }
+                }
+                if decoded.end.is_some() {
+                    break;
+                }
+            }
+            decoded
+        }
+
+        fn begin_run(&mut self, bytes: usize, out: &mut Vec<u8>) {
+            out.extend([b'<', b'0' + bytes as u8, b'>']);
+        }
+
+        fn close(&mut self, out: &mut Vec<u8>) {
+            out.push(b'$');
+        }
+    }
+
+    fn framed(input: &[u8], takes: &[usize]) -> Framed<Socket, Letters> {
+        let socket = Socket {
+            input: input.iter().copied().collect(),
+            takes: takes.iter().copied().collect(),
+            ..Socket::default()
+        };
+        Framed::new(socket, Letters)
+    }
+
+    fn is_blocked(written: io::Result<usize>) -> bool {
+        written.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    fn one_prefix_goes_before_all_packets_of_a_write() {
+        let mut stream = framed(b"", &[99]);
+        let slices = [IoSlice::new(b"ab"), IoSlice::new(b"cde")];
+        assert_eq!(stream.write_vectored(&slices).unwrap(), 5);
+        assert_eq!(stream.inner.output, b"<5>abcde");
+        assert_eq!(stream.buffered_bytes(), 0);
+    }
+
+    #[test]
+    fn a_run_that_was_cut_goes_on_without_another_prefix_and_without_an_answer_inside() {
+        let mut stream = framed(b"??", &[2, 3]);
+        assert_eq!(stream.write(b"abcde").unwrap(), 2);
+        assert_eq!(stream.inner.output, b"<5>ab");
+        assert_eq!(stream.read(&mut [0; 8]), Ok(ReadOutcome::Blocked));
+        assert_eq!((stream.buffered_bytes(), stream.overhead_bytes()), (2, 2));
+        stream.inner.takes.extend([99, 99]);
+        // More has been queued meanwhile.
+        assert_eq!(stream.write(b"cdefg").unwrap(), 3);
+        assert_eq!(stream.write(b"fg").unwrap(), 2);
+        assert_eq!(stream.inner.output, b"<5>abcde!!<2>fg");
+    }
+
+    #[test]
+    fn a_blocked_write_has_sent_nothing_and_keeps_its_run() {
+        let mut stream = framed(b"", &[2]);
+        assert!(is_blocked(stream.write(b"abc")));
+        assert_eq!(stream.buffered_bytes(), 1);
+        stream.inner.takes.push_back(99);
+        assert_eq!(stream.write(b"abcdef").unwrap(), 3);
+        assert_eq!(stream.inner.output, b"<3>abc");
+    }
+
+    #[test]
+    fn a_run_is_no_longer_than_the_codec_allows() {
+        let mut stream = framed(b"", &[99, 99]);
+        assert_eq!(stream.write(b"abcdefghijkl").unwrap(), 9);
+        assert_eq!(stream.write(b"jkl").unwrap(), 3);
+        assert_eq!(stream.inner.output, b"<9>abcdefghi<3>jkl");
+    }
+
+    #[test]
+    fn a_flush_and_a_close_are_pending_until_the_socket_has_taken_all() {
+        let mut stream = framed(b"?", &[]);
+        assert_eq!(stream.read(&mut [0; 8]), Ok(ReadOutcome::Blocked));
+        assert_eq!(stream.flush().unwrap(), Completion::Pending);
+        assert_eq!(stream.shutdown_write().unwrap(), Completion::Pending);
+        stream.inner.takes.push_back(1);
+        assert_eq!(stream.shutdown_write().unwrap(), Completion::Pending);
+        assert!(!stream.inner.is_shut);
+        stream.inner.takes.push_back(1);
+        assert_eq!(stream.shutdown_write().unwrap(), Completion::Done);
+        assert_eq!(stream.inner.output, b"!$");
+        assert!(stream.inner.is_shut);
+    }
+
+    #[test]
+    fn packets_before_an_end_or_an_offence_are_read_first() {
+        let ends = [
+            (b'.', Ok(ReadOutcome::Closed)),
+            (b'#', Err(Kick::BadPayload.into())),
+        ];
+        for (end, outcome) in ends {
+            let mut stream = framed(&[b'a', b'?', b'b', end, b'c'], &[]);
+            let memory = &mut [0; 8];
+            assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(2)));
+            assert_eq!(&memory[..2], b"ab");
+            assert_eq!(stream.read(memory), outcome);
+            assert_eq!(stream.read(memory), outcome);
+        }
+    }
+
+    #[test]
+    fn a_read_takes_no_more_framing_than_it_has_room_and_unread_answers_are_bounded() {
+        let mut stream = framed(&vec![b'?'; 8 << 10], &[]);
+        assert_eq!(stream.read(&mut [0; 8]), Ok(ReadOutcome::Bytes(0)));
+        assert_eq!(stream.overhead_bytes(), 8);
+        let memory = &mut vec![0; 6 << 10];
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(0)));
+        assert_eq!(stream.read(memory), Err(Kick::SlowConsumer.into()));
+        assert!(stream.buffered_bytes() <= 6 << 10 | 8);
+    }
+}

@@ -1,0 +1,240 @@
+//! A peer's bytes in and out, without a socket.
+//!
+//! A [`Transport`] carries plaintext. A transport may add bytes of its own: a handshake, a header before a
+//! run of packets, an answer to a ping, a message that ends the stream. The connection above sees each of
+//! these as a value: a step that is [`Completion::Pending`], or [`buffered_bytes`](Transport::buffered_bytes).
+//! A socket without such bytes is a [`PlainStream`], and is a transport as it is: every answer is then a
+//! constant, and the compiler drops the steps for it.
+
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
+#[cfg(any(test, feature = "testing"))]
+mod framed;
+
+#[cfg(any(test, feature = "testing"))]
+pub use framed::Framed;
+
+use crate::base::reason::DisconnectReason;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+
+/// The result of one read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// This many bytes of plaintext lie in the memory. Zero: the transport has taken bytes from its socket,
+    /// and no plaintext has come of them yet.
+    Bytes(usize),
+    /// No byte has come. An edge announces the next.
+    Blocked,
+    /// The peer has ended its write side: no byte follows.
+    Closed,
+}
+
+/// The result of a step that may need the socket again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// The step is complete.
+    Done,
+    /// The socket would block. Another try follows when the socket can be written; of a handshake, when
+    /// either direction is ready.
+    Pending,
+}
+
+/// A byte stream that never blocks.
+///
+/// Every call retries what was interrupted in it, [`write`](Self::write) and
+/// [`write_vectored`](Self::write_vectored) excepted.
+pub trait Transport {
+    /// Reads plaintext into `memory`, which is not empty.
+    ///
+    /// A read writes nothing to the socket. Answers to what came wait among
+    /// [`buffered_bytes`](Self::buffered_bytes).
+    ///
+    /// # Errors
+    /// Why the session has to end.
+    fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason>;
+
+    /// Bytes that the last read took from the socket beyond its plaintext: a turn pays for them too.
+    fn overhead_bytes(&self) -> usize {
+        0
+    }
+
+    /// Writes plaintext, oldest bytes first. Returns the number of bytes that have left the process with all
+    /// that the transport has put before them: **sent is what the socket took**.
+    ///
+    /// Bytes that the transport has sealed, and that the socket has not taken, are not sent: the answer for
+    /// them is [`WouldBlock`](ErrorKind::WouldBlock), they stay in the caller's queue, and the next write
+    /// begins with the same bytes. That write may return more than it was given, and never more than the
+    /// earlier ones were given.
+    ///
+    /// # Errors
+    /// As of a socket.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// The same for several slices.
+    ///
+    /// # Errors
+    /// As of a socket.
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Bytes that the transport itself holds for the peer, and that the socket has not taken.
+    fn buffered_bytes(&self) -> usize {
+        0
+    }
+
+    /// Writes the bytes that the transport itself holds. The caller has nothing to write before them.
+    ///
+    /// # Errors
+    /// If the stream is broken.
+    fn flush(&mut self) -> io::Result<Completion> {
+        Ok(Completion::Done)
+    }
+
+    /// Ends the write side: the peer reads all that was written, then the end of the stream. While this is
+    /// pending, the caller writes nothing more and tries again.
+    ///
+    /// # Errors
+    /// If the stream is broken.
+    fn shutdown_write(&mut self) -> io::Result<Completion>;
+
+    /// Whether the end of the stream is a message of the transport's own. Then the peer is owed it even if
+    /// the peer has ended its own side before.
+    fn ends_in_band(&self) -> bool {
+        false
+    }
+
+    /// Whether an outgoing connection is made.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    fn poll_connected(&mut self) -> io::Result<bool>;
+
+    /// Whether a handshake has to be completed before packets flow.
+    fn needs_handshake(&self) -> bool {
+        false
+    }
+
+    /// Takes the handshake as far as the socket allows, in both directions.
+    ///
+    /// # Errors
+    /// Why the session has to end: [`DisconnectReason::Handshake`] if the peer's part of it is invalid.
+    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+        Ok(Completion::Done)
+    }
+}
+
+/// A stream without bytes of its own: what is written is at the socket. Sockets are, and so are most fakes
+/// of the tests.
+pub trait PlainStream: Read + Write {
+    /// Ends the write side: the peer reads all that was written, then the end of the stream.
+    ///
+    /// # Errors
+    /// If the stream is broken.
+    fn shutdown_write(&mut self) -> io::Result<()>;
+
+    /// Whether an outgoing connection is made.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    fn poll_connected(&mut self) -> io::Result<bool>;
+}
+
+impl<T: PlainStream> Transport for T {
+    #[inline]
+    fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
+        loop {
+            match Read::read(self, memory) {
+                Ok(0) => return Ok(ReadOutcome::Closed),
+                Ok(count) => return Ok(ReadOutcome::Bytes(count)),
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock => return Ok(ReadOutcome::Blocked),
+                    _ => return Err(DisconnectReason::from_io(&error)),
+                },
+            }
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Write::write(self, bytes)
+    }
+
+    #[inline]
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        Write::write_vectored(self, slices)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<Completion> {
+        PlainStream::shutdown_write(self).map(|()| Completion::Done)
+    }
+
+    fn poll_connected(&mut self) -> io::Result<bool> {
+        PlainStream::poll_connected(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads what the script says; takes everything.
+    #[derive(Debug)]
+    struct Scripted(Vec<io::Result<usize>>);
+
+    impl Read for Scripted {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.0.remove(0)
+        }
+    }
+
+    impl Write for Scripted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl PlainStream for Scripted {
+        fn shutdown_write(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn poll_connected(&mut self) -> io::Result<bool> {
+            Ok(true)
+        }
+    }
+
+    #[test]
+    fn a_plain_read_is_bytes_blocked_closed_or_a_reason() {
+        let fails = |kind: ErrorKind| Err(kind.into());
+        let mut stream = Scripted(vec![
+            Ok(3),
+            fails(ErrorKind::Interrupted),
+            fails(ErrorKind::WouldBlock),
+            fails(ErrorKind::Interrupted),
+            Ok(0),
+            fails(ErrorKind::ConnectionReset),
+        ]);
+        let mut read = || Transport::read(&mut stream, &mut [0; 8]);
+        assert_eq!(read(), Ok(ReadOutcome::Bytes(3)));
+        assert_eq!(read(), Ok(ReadOutcome::Blocked));
+        assert_eq!(read(), Ok(ReadOutcome::Closed));
+        assert_eq!(read(), Err(DisconnectReason::PeerReset));
+    }
+
+    #[test]
+    fn a_plain_stream_has_no_bytes_and_no_handshake_of_its_own() {
+        let mut stream = Scripted(Vec::new());
+        assert!(!stream.needs_handshake());
+        assert_eq!(stream.handshake(), Ok(Completion::Done));
+        assert_eq!((stream.buffered_bytes(), stream.overhead_bytes()), (0, 0));
+        assert_eq!(Transport::flush(&mut stream).unwrap(), Completion::Done);
+        assert_eq!(
+            Transport::shutdown_write(&mut stream).unwrap(),
+            Completion::Done
+        );
+    }
+}

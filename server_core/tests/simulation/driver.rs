@@ -1,0 +1,643 @@
+//! The driver: workers, listener, peers and clock of one run, step by step.
+
+use crate::coverage::Tally;
+use crate::link::FakeLink;
+use crate::listener::FakeListener;
+use crate::peers::{Kind, MAX_PACKET_BYTES, PeerSide, TROUBLE};
+use crate::seen::Seen;
+use crate::transport::{HandshakeKind, Layers, PeerLayers, SimStream};
+use crate::wire::{self, Stand};
+use crate::world::{OUTSIDE, SBye, SEcho, SharedWorld, SimSession, World};
+use server_core::base::disconnect_log::DisconnectLog;
+use server_core::buffer::{ChunkPool, SendBufferManager};
+use server_core::connection::admission::Admission;
+use server_core::metrics::Metrics;
+use server_core::routing::mailbox::Mailbox;
+use server_core::routing::outbox;
+use server_core::routing::router::{Command, NewConnection, Router};
+use server_core::shard::{Shard, Shared};
+use server_core::{Config, DisconnectReason, SessionId};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Connections of one run.
+pub const MOST_PEERS: usize = 14;
+/// Turns within one instant, after which it is said to go round and round.
+const TURNS_TO_REST: usize = 30_000;
+/// Several times of what a healthy peer takes for its part.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub type SimShard = Shard<SimStream, SimSession>;
+
+pub struct Sim {
+    pub rng: fastrand::Rng,
+    pub now: Instant,
+    pub shards: Vec<Option<SimShard>>,
+    pub has_mail: Vec<bool>,
+    pub listener: FakeListener,
+    /// Connections that the process may have at a time.
+    pub descriptors: usize,
+    /// When all rested since the last accept, somebody waited and there was room, from then on.
+    pub may_accept_since: Option<Instant>,
+    pub tally: Tally,
+    /// Events may be lost for good in this turn.
+    pub may_lose_edges: bool,
+    pub woken: Vec<Arc<AtomicBool>>,
+    pub config: Config,
+    pub router: Arc<Router<SimStream>>,
+    pub link: FakeLink,
+    pub buffers: SendBufferManager,
+    pub pool: Arc<ChunkPool>,
+    pub admission: Arc<Admission>,
+    pub metrics: Arc<Metrics>,
+    pub world: SharedWorld,
+    pub peers: Vec<PeerSide>,
+    pub flush_by: Option<Instant>,
+    /// Longer than no time at all: the process is stopped in the middle of each turn.
+    pub turn_takes: Duration,
+    pub failed_incoming: u64,
+    /// Queue limits so low that healthy peers meet them too.
+    pub is_tight: bool,
+    pub is_fickle: bool,
+    pub is_restless: bool,
+    /// Connections have layers: records, frames, both or none.
+    pub has_layers: bool,
+    /// Timers that were due when everything rested, and since when that is known.
+    pub overdue: HashMap<(SessionId, Instant), Instant>,
+    pub offences: Vec<String>,
+}
+
+impl Sim {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let workers = rng.usize(1..=3);
+        let is_tight = rng.u32(..5) == 0;
+        let mut config = Config::default();
+        config.workers = workers;
+        config.max_packet_bytes = MAX_PACKET_BYTES;
+        config.max_send_queue_bytes = if is_tight { 2_000 } else { 4 << 20 };
+        config.max_send_lag = Some(Duration::from_secs(3));
+        config.packet_timeout = Some(Duration::from_secs(2));
+        config.idle_timeout = rng.bool().then_some(Duration::from_secs(3));
+        config.connect_timeout = Some(Duration::from_secs(2));
+        config.handshake_timeout = Some(HANDSHAKE_TIMEOUT);
+        config.max_handshakes = *rng.choice(&[1, 3, 1_024, 1_024]).unwrap();
+        config.flush_timeout = Duration::from_millis(2_500);
+        config.linger = Duration::from_millis(200);
+        config.chunk_bytes = *rng.choice(&[1 << 10, 4 << 10, 64 << 10]).unwrap();
+        config.pooled_chunks = rng.usize(1..8);
+        config.mailbox_bytes = *rng.choice(&[1, 300, 5_000, 1 << 20]).unwrap();
+        config.recv_buffer_bytes = *rng.choice(&[16, 1_000, 64 << 10]).unwrap();
+        config.read_budget_bytes = *rng.choice(&[200, 2_000, 128 << 10]).unwrap();
+        config.write_budget_bytes = *rng.choice(&[500, 4_000, 64 << 10]).unwrap();
+        config.turn_input_bytes = *rng.choice(&[200, 20_000, 256 << 10]).unwrap();
+        config.turn_output_bytes = *rng.choice(&[2_000, 20_000, 8 << 20]).unwrap();
+        config.login_timeout = rng.bool().then_some(Duration::from_millis(2_500));
+        config.max_unadmitted = *rng
+            .choice(&[None, None, Some(0), Some(3), Some(6)])
+            .unwrap();
+        config.max_sessions = rng.bool().then_some(MOST_PEERS);
+        config.max_groups_per_session = *rng.choice(&[1, 2, 64]).unwrap();
+
+        let mut world = World::new(rng.fork());
+        world.panics_one_in = *rng.choice(&[u32::MAX, 300, 40]).unwrap();
+        world.actions_one_in = rng.u32(1..6);
+        world.handlers_close = rng.bool();
+        world.logins = *rng.choice(&[0, 50, 100]).unwrap();
+        world.groups.max_per_session = config.max_groups_per_session;
+        let world = SharedWorld(Arc::new(Mutex::new(world)));
+
+        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
+        let buffers = SendBufferManager::new(Arc::clone(&pool));
+        let woken: Vec<_> = (0..workers)
+            .map(|_| Arc::new(AtomicBool::new(false)))
+            .collect();
+        let router = Arc::new(Router::new(woken.iter().map(|woken| {
+            let woken = Arc::clone(woken);
+            Mailbox::new(config.mailbox_bytes, move || {
+                woken.store(true, Ordering::SeqCst)
+            })
+        })));
+        // All in here is one thread: it must not wait for a mailbox that it itself empties.
+        router.enter_worker_thread();
+        let metrics = Arc::new(Metrics::new(workers));
+        let shared = Arc::new(Shared {
+            config: config.clone(),
+            router: Arc::clone(&router),
+            buffers: buffers.clone(),
+            metrics: Arc::clone(&metrics),
+            departures: DisconnectLog::default(),
+            factory: Box::new({
+                let world = world.clone();
+                move |peer| SimSession::new(peer, &world)
+            }),
+            close_message: Arc::new(|reason, buffers| {
+                buffers.encode(&SBye(reason.code()?.into()), b"bye").ok()
+            }),
+        });
+        let shards = (0..workers).map(|worker| Some(Shard::new(worker, Arc::clone(&shared))));
+        Self {
+            now: Instant::now(),
+            shards: shards.collect(),
+            has_mail: vec![false; workers],
+            listener: FakeListener::default(),
+            descriptors: *rng.choice(&[2, 3, 6, 1_000, 1_000]).unwrap(),
+            may_accept_since: None,
+            tally: Tally::default(),
+            may_lose_edges: false,
+            woken,
+            admission: Arc::new(Admission::new(workers, config.max_sessions, None)),
+            link: FakeLink::attach(&router),
+            router,
+            buffers,
+            pool,
+            metrics,
+            world,
+            peers: Vec::new(),
+            flush_by: None,
+            turn_takes: Duration::ZERO,
+            failed_incoming: 0,
+            is_tight,
+            is_fickle: rng.bool(),
+            is_restless: false,
+            has_layers: rng.u32(..5) < 2,
+            overdue: HashMap::new(),
+            offences: Vec::new(),
+            config,
+            rng,
+        }
+    }
+
+    pub fn run(&mut self) {
+        let steps = self.rng.usize(20..90);
+        let quiesces = self.rng.bool();
+        let shutdown_at = if quiesces {
+            usize::MAX
+        } else {
+            self.rng.usize(..steps)
+        };
+        let jumps = self.rng.bool();
+        for _ in 0..self.rng.usize(1..6) {
+            self.connect();
+        }
+        for step in 0..steps {
+            if step == shutdown_at {
+                self.tally.early_shutdowns += 1;
+                self.shut_down();
+            }
+            self.outside();
+            for peer in &mut self.peers {
+                peer.step(self.now, &mut self.rng);
+            }
+            self.now += Duration::from_millis(self.rng.u64(..60));
+            if jumps && self.rng.u32(..25) == 0 {
+                self.jump();
+            } else if step % 5 == 0 {
+                // A worker does not sleep while it has work: nobody is late because of us.
+                self.turn_until_rest();
+            } else {
+                self.may_lose_edges = true;
+                for _ in 0..self.rng.usize(..4) {
+                    // Also without need: a poll may return for nothing.
+                    match self.rng.usize(..=self.shards.len()) {
+                        0 => self.listener_turn(),
+                        worker => self.turn(worker - 1),
+                    }
+                }
+                self.may_lose_edges = false;
+            }
+        }
+        if quiesces {
+            self.quiesce();
+        }
+        if self.flush_by.is_none() {
+            self.shut_down();
+        }
+        self.end();
+    }
+
+    // ---- what happens outside ---------------------------------------------------------------
+
+    pub fn outside(&mut self) {
+        if self.rng.u32(..6) == 0 && self.peers.len() < MOST_PEERS {
+            self.connect();
+        }
+        if self.rng.u32(..4) == 0 {
+            broadcast_from_outside(&self.world, &self.buffers, &self.router);
+        }
+        if self.rng.u32(..6) == 0 {
+            self.link.deliver(&self.world, &self.buffers, &self.router);
+        }
+        if self.rng.u32(..4) == 0 {
+            self.group_from_outside();
+        }
+        let mut world = self.world.lock();
+        let some_id = world.some_id();
+        if let Some(to) = some_id
+            && self.rng.u32(..4) == 0
+            && world.budget > 0
+        {
+            let (head, tail) = world.direct(OUTSIDE, to);
+            self.router
+                .send(to, self.buffers.encode(&head, &tail).unwrap());
+        }
+        if let Some(id) = some_id
+            && self.rng.u32(..40) == 0
+        {
+            world.sessions.get_mut(&id).unwrap().close_was_asked = true;
+            self.router.close(id, DisconnectReason::Closed);
+        }
+        if self.rng.u32(..20) == 0 {
+            // Ids of nobody.
+            let nobody = SessionId::new(self.rng.u32(..), self.rng.u8(..4), 1_000_000);
+            self.router.close(nobody, DisconnectReason::Closed);
+            self.router
+                .send(nobody, self.buffers.encode(&SEcho(0.into()), b"").unwrap());
+        }
+    }
+
+    /// Any other thread puts somebody into a group or takes it out, or sends something to one.
+    pub fn group_from_outside(&mut self) {
+        let mut world = self.world.lock();
+        let group = world.groups.some(&mut self.rng);
+        let some_id = world.some_id();
+        match (self.rng.u32(..4), some_id) {
+            (0, Some(id)) => {
+                world.groups.asked_from_outside(id, group, true);
+                self.router.join(id, group);
+            }
+            (1, Some(id)) => {
+                world.groups.asked_from_outside(id, group, false);
+                self.router.leave(id, group);
+            }
+            _ if world.budget > 0 && !world.quiet => {
+                let except = some_id.filter(|_| self.rng.bool());
+                let (head, tail) = world.cast(OUTSIDE, group, except);
+                let buffer = self.buffers.encode(&head, &tail).unwrap();
+                self.router.broadcast_to(group, except, &buffer);
+            }
+            _ => {}
+        }
+    }
+
+    pub fn connect(&mut self) {
+        let is_outgoing = self.rng.u32(..4) == 0;
+        // The listener has ended before the workers are told to.
+        if self.flush_by.is_some() && !is_outgoing {
+            return;
+        }
+        let kind = match self.rng.bool() {
+            true => Kind::Healthy,
+            false => *self.rng.choice(TROUBLE).unwrap(),
+        };
+        let fate = match self.rng.u32(..6) {
+            0 => None,
+            1 => Some(Stand::Refused),
+            _ => Some(Stand::Standing),
+        };
+        let stand = if is_outgoing {
+            Stand::Pending
+        } else {
+            Stand::Standing
+        };
+        let (stream, end) = wire::pair(self.rng.fork(), stand);
+        {
+            let mut pipe = end.pipe();
+            pipe.is_fickle = self.is_fickle;
+            // On top of being fickle that would be a peer that really is slow.
+            if !self.is_fickle && self.rng.bool() {
+                pipe.largest_write = 600;
+            }
+            pipe.window = self.rng.usize(..8_000) * usize::from(self.rng.bool());
+            if kind == Kind::Resets {
+                let how = [
+                    ErrorKind::ConnectionReset,
+                    ErrorKind::BrokenPipe,
+                    ErrorKind::TimedOut,
+                ];
+                let call = self.rng.u32(..40);
+                pipe.breaks_at_call = self.rng.choice(how).map(|kind| (call, kind));
+            }
+        }
+        let layers = match self.has_layers {
+            true => Layers {
+                is_sealed: self.rng.bool(),
+                is_framed: self.rng.bool(),
+            },
+            false => Layers::default(),
+        };
+        let handshake = match self.rng.u32(..8) {
+            0 if self.has_layers => HandshakeKind::Stalls,
+            1 if self.has_layers => HandshakeKind::Garbage,
+            _ => HandshakeKind::Healthy,
+        };
+        let stream = SimStream::new(stream, end.clone(), layers);
+        let addr = SocketAddr::from(([127, 0, 0, 1], self.peers.len() as u16));
+        self.peers.push(PeerSide {
+            end,
+            kind,
+            is_outgoing,
+            fate,
+            to_send: Vec::new(),
+            echoes: 0,
+            has_offended: false,
+            arrived_at: self.now,
+            sent_at: self.now,
+            read_at: self.now,
+            may_be_cut: false,
+            seen: Seen::default(),
+            layers: layers.any().then(|| PeerLayers::new(layers, handshake)),
+        });
+        if is_outgoing {
+            self.router.adopt(NewConnection {
+                stream,
+                permit: self.admission.admit_outgoing(addr),
+                tag: Some(u64::from(addr.port())),
+                is_connecting: true,
+            });
+        } else {
+            self.listener.arrive(stream, addr);
+        }
+    }
+
+    /// What the loop of `listener.rs` does once.
+    pub fn listener_turn(&mut self) {
+        let free = self.free_descriptors();
+        let batch = self.rng.usize(1..4);
+        let failures = self.listener.failures;
+        let accepted = (self.listener).turn(batch, free, &mut self.rng, self.now);
+        if !accepted.is_empty() || self.listener.failures > failures {
+            self.may_accept_since = None;
+        }
+        for (stream, addr) in accepted {
+            self.router.adopt(NewConnection {
+                stream,
+                permit: self.admission.admit(addr).unwrap(),
+                tag: None,
+                is_connecting: false,
+            });
+        }
+    }
+
+    /// Each permit that is out is a connection that has a descriptor.
+    pub fn free_descriptors(&self) -> usize {
+        self.descriptors.saturating_sub(self.admission.total())
+    }
+
+    /// The process was stopped, or the machine was, while the peers went on.
+    pub fn jump(&mut self) {
+        self.tally.clock_jumps += 1;
+        if self.rng.bool() {
+            self.settle_down();
+        }
+        for peer in &mut self.peers {
+            peer.catch_up(self.now, &mut self.rng);
+        }
+        let stop = Duration::from_millis(self.rng.u64(1_000..20_000));
+        if self.rng.bool() {
+            // It is stopped in the middle of a turn: what that reads bears the time of its beginning.
+            self.turn_takes = stop;
+            (0..self.shards.len()).for_each(|worker| self.turn(worker));
+            self.turn_takes = Duration::ZERO;
+        }
+        for peer in &mut self.peers {
+            let pipe = peer.end.pipe();
+            let record = pipe
+                .id
+                .map(|id| self.world.lock().sessions[&id].disconnected);
+            peer.may_be_cut |= record == Some(1) && !pipe.is_dropped;
+        }
+        self.now += stop;
+        self.overdue.clear();
+        // What is over because of the jump itself may be decided now; what leaves in here has
+        // its full time from here on.
+        self.turn_until_rest();
+        for peer in &mut self.peers {
+            peer.end.pipe().is_fickle = self.is_fickle;
+            (peer.sent_at, peer.read_at) = (self.now, self.now);
+        }
+    }
+
+    pub fn shut_down(&mut self) {
+        let drain = Duration::from_millis(self.rng.u64(..1_000));
+        self.flush_by = Some(self.now + drain);
+        self.listener.close();
+        self.router.shutdown(self.now + drain);
+    }
+
+    // ---- turns ------------------------------------------------------------------------------
+
+    /// What the loop of `worker.rs` does once.
+    pub fn turn(&mut self, worker: usize) {
+        let Some(shard) = &mut self.shards[worker] else {
+            return;
+        };
+        let now = self.now;
+        self.world.lock().groups.begin_turn();
+        let mut events = Vec::new();
+        for peer in &self.peers {
+            let mut pipe = peer.end.pipe();
+            let Some(id) = pipe.id.filter(|id| id.worker() == worker) else {
+                continue;
+            };
+            // Some events come with a later poll, some for nothing.
+            match self.rng.u32(..10) {
+                0 => continue,
+                1 if self.may_lose_edges => {
+                    self.tally.lost_edges += u64::from(pipe.lose_edges());
+                    continue;
+                }
+                _ => {}
+            }
+            let is_spurious = self.rng.u32(..20) == 0;
+            let readable =
+                std::mem::take(&mut pipe.readable_edge) || is_spurious && self.rng.bool();
+            let writable =
+                std::mem::take(&mut pipe.writable_edge) || is_spurious && self.rng.bool();
+            if readable || writable {
+                events.push((id, readable, writable));
+            }
+        }
+        self.rng.shuffle(&mut events);
+        self.woken[worker].store(false, Ordering::SeqCst);
+        let (rng, failed_incoming) = (&mut self.rng, &mut self.failed_incoming);
+        let (router, buffers, world) = (&self.router, &self.buffers, &self.world);
+        self.has_mail[worker] = self.router.mailbox(worker).take_some(|command| {
+            let is_incoming = matches!(&command, Command::Adopt(new) if !new.is_connecting);
+            shard.handle_command(command, now, |stream, id| {
+                if rng.u32(..100) == 0 {
+                    *failed_incoming += u64::from(is_incoming);
+                    return Err(io::Error::other("no room in the poll"));
+                }
+                stream.register(id);
+                Ok(())
+            });
+            // Another thread posts just while this one takes.
+            if rng.u32(..10) == 0 {
+                broadcast_from_outside(world, buffers, router);
+            }
+            match shard.has_enough_output() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        for (id, readable, writable) in events {
+            shard.handle_readiness(id, readable, writable, now);
+        }
+        shard.run(now);
+        shard.end_turn(now, now + self.turn_takes);
+        if shard.is_finished() {
+            self.router.mailbox(worker).close();
+            self.shards[worker] = None;
+        }
+        self.tally.turns += 1;
+        self.check_turn();
+    }
+
+    pub fn needs_turn(&self, worker: usize) -> bool {
+        let Some(shard) = &self.shards[worker] else {
+            return false;
+        };
+        let has_edge = || {
+            self.peers.iter().any(|peer| {
+                let pipe = peer.end.pipe();
+                let is_its = pipe.id.is_some_and(|id| id.worker() == worker);
+                is_its && !pipe.is_dropped && (pipe.readable_edge || pipe.writable_edge)
+            })
+        };
+        self.has_mail[worker]
+            || self.woken[worker].load(Ordering::SeqCst)
+            || shard.has_work()
+            || shard.next_deadline().is_some_and(|at| at <= self.now)
+            || has_edge()
+    }
+
+    pub fn turn_until_rest(&mut self) {
+        if self.is_restless {
+            return; // Said already, and each time would take long.
+        }
+        for _ in 0..TURNS_TO_REST {
+            let mut busy: Vec<Option<usize>> = (0..self.shards.len())
+                .filter(|worker| self.needs_turn(*worker))
+                .map(Some)
+                .collect();
+            busy.extend(self.listener.needs_turn(self.now).then_some(None));
+            if busy.is_empty() && !outbox::is_empty() && !self.router.is_congested() {
+                // What a full mailbox had no room for is tried again within milliseconds.
+                busy.extend(
+                    (0..self.shards.len())
+                        .filter(|worker| self.shards[*worker].is_some())
+                        .map(Some),
+                );
+            }
+            match self.rng.choice(busy) {
+                Some(Some(worker)) => self.turn(worker),
+                Some(None) => self.listener_turn(),
+                None => {
+                    self.check_rest();
+                    return;
+                }
+            }
+        }
+        let state: Vec<_> = self
+            .shards
+            .iter()
+            .flatten()
+            .map(|shard| {
+                (
+                    shard.has_work(),
+                    shard
+                        .next_deadline()
+                        .map(|at| at.saturating_duration_since(self.now)),
+                )
+            })
+            .collect();
+        self.offences
+            .push(format!("it does not come to rest: {state:?}"));
+        self.is_restless = true;
+    }
+
+    /// Lets everybody finish what it is at, without any time passing.
+    pub fn settle_down(&mut self) {
+        for _ in 0..4 {
+            for peer in &mut self.peers {
+                peer.catch_up(self.now, &mut self.rng);
+            }
+            self.turn_until_rest();
+        }
+    }
+
+    // ---- the end ----------------------------------------------------------------------------
+
+    /// Everybody reads, nobody does anything new: all that was sent has to arrive, and all that
+    /// are in the way have to go.
+    pub fn quiesce(&mut self) {
+        self.world.lock().quiet = true;
+        for peer in &mut self.peers {
+            peer.stand_as_fated(self.now);
+        }
+        self.settle_down();
+        let here: HashSet<SessionId> = (self.peers.iter())
+            .filter_map(|peer| peer.end.pipe().id)
+            .collect();
+        let (head, tail) = self.world.lock().broadcast(OUTSIDE);
+        self.router
+            .broadcast(&self.buffers.encode(&head, &tail).unwrap());
+        for _ in 0..80 {
+            self.now += Duration::from_millis(100);
+            for peer in &mut self.peers {
+                peer.catch_up(self.now, &mut self.rng);
+            }
+            self.turn_until_rest();
+        }
+        for peer in &mut self.peers {
+            peer.ping(&mut self.rng);
+            peer.end.raise_edges();
+        }
+        self.turn_until_rest();
+        self.check_quiesced(&here);
+    }
+
+    /// All shards have to end in time, with peers that go on as they are.
+    pub fn end(&mut self) {
+        let flush_by = self.flush_by.unwrap();
+        while self.now < flush_by + self.config.linger {
+            self.now += Duration::from_millis(self.rng.u64(1..100));
+            for peer in &mut self.peers {
+                peer.step(self.now, &mut self.rng);
+            }
+            self.turn_until_rest();
+        }
+        // A jump over the deadline gives one more linger to who was flushed only then.
+        self.now += self.config.linger;
+        self.turn_until_rest();
+        for (worker, shard) in self.shards.iter().enumerate() {
+            if let Some(shard) = shard {
+                let late = self.now - flush_by;
+                let here = shard.sessions();
+                let text = format!(
+                    "worker {worker} goes on {late:?} after its flush deadline, with {here} sessions"
+                );
+                self.offences.push(text);
+            }
+        }
+    }
+}
+
+/// Any other thread, at any time.
+pub fn broadcast_from_outside(
+    world: &SharedWorld,
+    buffers: &SendBufferManager,
+    router: &Arc<Router<SimStream>>,
+) {
+    let mut world = world.lock();
+    if !world.quiet && world.budget > 0 {
+        let (head, tail) = world.broadcast(OUTSIDE);
+        router.broadcast(&buffers.encode(&head, &tail).unwrap());
+    }
+}

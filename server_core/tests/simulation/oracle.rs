@@ -1,0 +1,531 @@
+//! The oracle: what has to hold after each turn, when all rest, and at the end.
+
+use crate::coverage::Tally;
+use crate::driver::{HANDSHAKE_TIMEOUT, MOST_PEERS, Sim, SimShard};
+use crate::groups::{self, Verdict};
+use crate::peers::{Kind, PeerSide};
+use crate::transport::{HandshakeKind, PeerLayers};
+use crate::wire::Stand;
+use crate::world::{OUTSIDE, Record, World};
+use server_core::routing::outbox;
+use server_core::runtime::acceptor::RETRY;
+use server_core::{DisconnectReason, Kick, SessionId};
+use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
+use std::time::Duration;
+
+/// A look that a full mailbox or a used-up budget put off is taken again a little later, so a
+/// timer that is overdue when a worker rests has until then.
+const TIMER_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Sim {
+    /// What holds after each turn: every peer has whole packets so far, each once and in order,
+    /// and the counts are right.
+    pub fn check_turn(&mut self) {
+        let world = self.world.lock();
+        for peer in &mut self.peers {
+            let pipe = peer.end.pipe();
+            let Some(id) = pipe.id else { continue };
+            let own_seq_at_start = world.sessions[&id].own_seq_at_start;
+            let read = match &mut peer.layers {
+                None => (peer.seen).read_on(&pipe.output, own_seq_at_start, id),
+                Some(layers) => (layers.read_on(&pipe.output))
+                    .and_then(|()| (peer.seen).read_on(&layers.plain, own_seq_at_start, id)),
+            };
+            if let Err(offence) = read {
+                self.offences.push(format!(
+                    "after turn {}: {id} {:?}: {offence}; {:?}",
+                    self.tally.turns, peer.kind, world.sessions[&id]
+                ));
+            }
+        }
+        let live = world.live() as u64;
+        drop(world);
+        let gauge = self.metrics.totals().sessions;
+        if gauge != live {
+            self.offences
+                .push(format!("{live} live sessions, the gauge says {gauge}"));
+        }
+    }
+
+    /// Nothing is left undone that no event would announce.
+    pub fn check_rest(&mut self) {
+        for (worker, shard) in self.shards.iter().enumerate() {
+            let waiting = self.router.mailbox(worker).queued_bytes();
+            if shard.is_some() && waiting > 0 {
+                self.offences
+                    .push(format!("worker {worker} sleeps on {waiting} bytes of mail"));
+            }
+        }
+        if self.listener.waiting() == 0 || self.free_descriptors() == 0 {
+            self.may_accept_since = None;
+        } else if *self.may_accept_since.get_or_insert(self.now) + RETRY.1 <= self.now {
+            self.offences
+                .push("the listener sleeps on waiting connections and free descriptors".into());
+        }
+        // What is paced waits for time to pass, and what it holds up waits with it.
+        let is_paced = self.shards.iter().flatten().any(SimShard::is_paced);
+        if is_paced || !outbox::is_empty() {
+            self.overdue.clear();
+            return;
+        }
+        self.check_groups();
+        self.check_drained();
+        self.check_unadmitted();
+        self.check_handshakes();
+        // One is what this thread writes into.
+        let live = self.pool.stats().live;
+        if live > 1 {
+            self.offences
+                .push(format!("{live} chunks are held while everybody rests"));
+        }
+        let mut overdue = HashMap::new();
+        for (id, record) in &self.world.lock().sessions {
+            let is_live = record.connected > record.disconnected;
+            if let Some(at) = record.timer_at.filter(|at| is_live && *at <= self.now) {
+                let noticed = self.overdue.get(&(*id, at)).copied();
+                let noticed = noticed.unwrap_or(self.now);
+                overdue.insert((*id, at), noticed);
+                if noticed + TIMER_PATIENCE <= self.now {
+                    self.offences
+                        .push(format!("{id}: its timer was slept through"));
+                }
+            }
+            let began = record.unadmitted_since();
+            let login_by = began
+                .zip(self.config.login_timeout)
+                .map(|(at, time)| at + time);
+            if let Some(at) = login_by.filter(|at| *at <= self.now) {
+                let noticed = self.overdue.get(&(*id, at)).copied();
+                let noticed = noticed.unwrap_or(self.now);
+                overdue.insert((*id, at), noticed);
+                if noticed + TIMER_PATIENCE <= self.now {
+                    self.offences
+                        .push(format!("{id}: is unadmitted beyond its time: {record:?}"));
+                }
+            }
+        }
+        self.overdue = overdue;
+    }
+
+    /// Every open request for `on_drained` is of a session whose queue is longer than that.
+    pub fn check_drained(&mut self) {
+        for (id, record) in &self.world.lock().sessions {
+            let Some(below) = record.drained_below else {
+                continue;
+            };
+            let shard = self.shards[id.worker()].as_mut();
+            let queued_bytes = shard.and_then(|shard| shard.queued_bytes(*id));
+            if queued_bytes.is_some_and(|bytes| bytes <= below) {
+                self.offences.push(format!(
+                    "{id}: {queued_bytes:?} are not above {below}, and it was not called"
+                ));
+            }
+        }
+    }
+
+    /// No worker has more sessions without a login than its share of the cap.
+    pub fn check_unadmitted(&mut self) {
+        let half = self.config.max_sessions.map(|sessions| sessions / 2);
+        let Some(cap) = self.config.max_unadmitted.or(half) else {
+            return;
+        };
+        let share = cap.div_ceil(self.config.workers).max(1);
+        for worker in 0..self.shards.len() {
+            let world = self.world.lock();
+            let its = world.sessions.iter().filter(|(id, record)| {
+                id.worker() == worker && record.unadmitted_since().is_some()
+            });
+            let count = its.count();
+            if count > share {
+                self.offences.push(format!(
+                    "{count} sessions of worker {worker} wait for a login, its share is {share}"
+                ));
+            }
+        }
+    }
+
+    /// No worker has more handshakes than its share of the cap.
+    pub fn check_handshakes(&mut self) {
+        let share = (self.config.max_handshakes).div_ceil(self.config.workers);
+        for shard in self.shards.iter().flatten() {
+            let count = shard.handshakes();
+            if count > share.max(1) {
+                (self.offences).push(format!("{count} handshakes, the share is {share}"));
+            }
+        }
+    }
+
+    /// Whether a session may have to go before its time for a login is up.
+    pub fn evicts(&self) -> bool {
+        self.config
+            .max_unadmitted
+            .or(self.config.max_sessions)
+            .is_some()
+    }
+
+    /// Everybody is where it should be, and a worker is in the directory if it has members.
+    pub fn check_groups(&mut self) {
+        let shards = &self.shards;
+        let members = |worker: usize, group| {
+            let shard = shards[worker].as_ref();
+            shard.map_or(&[][..], |shard| shard.groups().members(group))
+        };
+        let is_in = |id: SessionId, group| members(id.worker(), group).contains(&id);
+        let mut world = self.world.lock();
+        let mut offences = world.groups.rest(is_in);
+        for group in groups::all() {
+            let count: usize = (0..shards.len())
+                .map(|worker| members(worker, group).len())
+                .sum();
+            let should_be = world.groups.members(group);
+            if count != should_be {
+                offences.push(format!("{count} members of {group}, and not {should_be}"));
+            }
+            let told: Vec<usize> = self.router.groups().workers(group).iter().collect();
+            let has_members = |worker: &usize| !members(*worker, group).is_empty();
+            let should_be: Vec<usize> = (0..shards.len()).filter(has_members).collect();
+            if told != should_be {
+                offences.push(format!("{group}: {told:?} are told, and not {should_be:?}"));
+            }
+        }
+        drop(world);
+        self.offences.extend(offences);
+    }
+
+    /// Everything that was sent has arrived, and all that are in the way have gone.
+    pub fn check_quiesced(&mut self, here: &HashSet<SessionId>) {
+        let world = self.world.lock();
+        (self.offences).extend(self.link.check_complete(&world.broadcasts));
+        for peer in &self.peers {
+            let pipe = peer.end.pipe();
+            let Some(id) = pipe.id else { continue };
+            let record = &world.sessions[&id];
+            let told = |what: &str| format!("{id} {:?}: {what}; {record:?}", peer.kind);
+            // Who was accepted later than that may have some time left.
+            let is_overdue = here.contains(&id);
+            // After a stall of the process, a peer that takes nothing gets as much time as that took, and
+            // is not read meanwhile.
+            let is_excused = !peer.reads() && self.tally.clock_jumps > 0;
+            if record.disconnected > 0 {
+                let is_excused = is_excused
+                    || record.reason == Some(DisconnectReason::Handshake)
+                        && self.tally.clock_jumps > 0;
+                if is_overdue && !pipe.is_dropped && !is_excused {
+                    self.offences
+                        .push(told("has left, and its stream is still here"));
+                }
+                // No shutdown so far: whoever read was told all there was to tell.
+                drop(pipe);
+                let verdict = self.judge(peer, id, &world);
+                self.tally.casts_owed += verdict.owed;
+                self.offences.extend(verdict.offences);
+                continue;
+            }
+            // Its handshake may go on for as long as a stall of the process took.
+            let is_late = has_handshake(peer)
+                && (!is_overdue || peer.stalls_handshake() && self.tally.clock_jumps > 0);
+            if record.connected == 0 {
+                if is_late {
+                    continue;
+                }
+                self.offences.push(told("neither connected nor given up"));
+                continue;
+            }
+            if is_overdue && peer.has_offended && !is_excused {
+                self.offences.push(told("has offended, and is still here"));
+            }
+            if is_overdue && peer.kind == Kind::Silent && self.config.idle_timeout.is_some() {
+                self.offences.push(told("was silent, and is still here"));
+            }
+            let seen = &peer.seen;
+            if seen.is_wrong {
+                continue; // Said already.
+            }
+            if !peer.reads() {
+                continue; // It has some time left until it is kicked for that.
+            }
+            if let Some(layers) = &peer.layers {
+                if layers.pongs != layers.pings {
+                    let text = format!("sent {} pings, got {}", layers.pings, layers.pongs);
+                    self.offences.push(told(&text));
+                }
+                if layers.layers.is_sealed && !layers.has_ticket {
+                    self.offences.push(told("has not got its ticket"));
+                }
+            }
+            for (source, sent) in &world.broadcasts {
+                let began = if *source == id.worker() {
+                    record.own_seq_at_start
+                } else {
+                    0
+                };
+                let last = seen.broadcasts.get(source).copied();
+                // Whoever saw none of another source's may have come behind them all.
+                let from_outside = *source == OUTSIDE && is_overdue;
+                let must_have_seen = last.is_some() || from_outside || began > 0;
+                if must_have_seen && last.unwrap_or(began) != *sent {
+                    let text = format!("saw {last:?} of the {sent} broadcasts of {source}");
+                    self.offences.push(told(&text));
+                }
+            }
+            let verdict = world.groups.judge(id, &seen.casts, true);
+            self.tally.casts_owed += verdict.owed;
+            self.offences.extend(verdict.offences);
+            if record.echoes != peer.echoes || seen.echoes != peer.echoes {
+                let text = format!("sent {} echoes, got {}", peer.echoes, seen.echoes);
+                self.offences.push(told(&text));
+            }
+        }
+    }
+
+    pub fn finish(mut self) -> (Vec<String>, Tally) {
+        let mut offences = std::mem::take(&mut self.offences);
+        offences.append(&mut self.listener.offences);
+        offences.append(&mut self.link.take_offences());
+        (self.tally.from_link, self.tally.to_link) = self.link.counts();
+        self.shards.clear();
+        // What other threads still wanted to post when the last worker had ended.
+        outbox::open();
+        let totals = self.metrics.totals();
+        let world = self.world.lock();
+        offences.extend(world.offences.iter().cloned());
+        let mut expect = |what: &str, is: u64, should_be: u64| {
+            if is != should_be {
+                offences.push(format!("{what}: {is}, and not {should_be}"));
+            }
+        };
+        expect("sessions gauge", totals.sessions, 0);
+        expect("send_queue_bytes gauge", totals.send_queue_bytes, 0);
+        let partial_bytes = |worker| self.metrics.worker(worker).partial_packet_bytes.get();
+        let partial_bytes = (0..self.config.workers).map(partial_bytes).sum();
+        expect("partial_packet_bytes gauge", partial_bytes, 0);
+        expect("admission", self.admission.total() as u64, 0);
+        expect(
+            "packets_received",
+            totals.packets_received,
+            world.packets_handled,
+        );
+        let left = world
+            .sessions
+            .values()
+            .map(|record| u64::from(record.disconnected))
+            .sum();
+        let disconnects: u64 = totals.disconnects.iter().sum();
+        expect("disconnects", disconnects, left);
+        let live = self.pool.stats().live;
+        expect(
+            "chunks besides this thread's own",
+            live.saturating_sub(1),
+            0,
+        );
+        self.buffers.release();
+        expect("chunks", self.pool.stats().live, 0);
+
+        let (mut bytes, mut packets, mut accepted) = (0, 0, 0);
+        let (mut casts, mut casts_denied) = (0, 0);
+        for peer in &self.peers {
+            let pipe = peer.end.pipe();
+            let output = peer
+                .layers
+                .as_ref()
+                .map_or(&pipe.output, |layers| &layers.plain);
+            bytes += output.len() as u64;
+            offences.extend(
+                pipe.offences
+                    .iter()
+                    .map(|offence| format!("{:?}: {offence}", pipe.id)),
+            );
+            if !pipe.is_dropped {
+                offences.push(format!(
+                    "{:?} {:?}: its stream was never dropped",
+                    pipe.id, peer.kind
+                ));
+            }
+            let Some(id) = pipe.id else { continue };
+            let record = &world.sessions[&id];
+            let is_session = record.connected > 0 || has_handshake(peer);
+            accepted += u64::from(is_session && !peer.is_outgoing);
+            drop(pipe);
+            packets += peer.seen.packets;
+            casts += peer.seen.casts.len() as u64;
+            let verdict = self.judge(peer, id, &world);
+            casts_denied += verdict.denied;
+            offences.extend(verdict.offences);
+        }
+        let mut expect = |what: &str, is: u64, should_be: u64| {
+            if is != should_be {
+                offences.push(format!("{what}: {is}, and not {should_be}"));
+            }
+        };
+        expect("accepted", totals.accepted, accepted + self.failed_incoming);
+        expect("bytes_sent", totals.bytes_sent, bytes);
+        expect("packets_sent", totals.packets_sent, packets);
+        offences.dedup();
+        offences.truncate(12);
+        let resets =
+            |peer: &&PeerSide| peer.kind == Kind::Resets && peer.end.pipe().broken.is_some();
+        let login_timeouts = |had_time: bool| {
+            let ended = world.sessions.values().filter(|record| {
+                record.reason == Some(DisconnectReason::LoginTimeout)
+                    && self.had_time_for_login(record) == had_time
+            });
+            ended.count() as u64
+        };
+        let tally = Tally {
+            sessions: world.sessions.len() as u64,
+            packets_to_peers: packets,
+            packets_from_peers: world.packets_handled,
+            resets: self.peers.iter().filter(resets).count() as u64,
+            failed_accepts: self.listener.failures,
+            handler_panics: totals.disconnects_for(DisconnectReason::HandlerPanicked),
+            slow_consumers: totals.disconnects_for(Kick::SlowConsumer),
+            casts,
+            casts_denied,
+            joins_refused: world.groups.refused + totals.joins_refused,
+            drained: world.drained,
+            drained_later: world.drained_later,
+            logins: (world.sessions.values())
+                .filter(|record| record.requires_login && record.admitted_at.is_some())
+                .count() as u64,
+            login_timeouts: login_timeouts(true),
+            evictions: login_timeouts(false),
+            handshakes: (self.peers.iter())
+                .filter(|peer| peer.layers.as_ref().is_some_and(|layers| layers.has_ticket))
+                .count() as u64,
+            failed_handshakes: totals.disconnects_for(DisconnectReason::Handshake),
+            pongs: sum_of_layers(&self.peers, |layers| layers.pongs),
+            runs: sum_of_layers(&self.peers, |layers| layers.runs),
+            pending_closes: (self.peers.iter())
+                .map(|peer| peer.end.pipe().pending_closes)
+                .sum(),
+            ..self.tally
+        };
+        (offences, tally)
+    }
+
+    pub fn had_time_for_login(&self, record: &Record) -> bool {
+        let had = (record.connected_at.zip(record.disconnected_at))
+            .map(|(began, ended)| ended.saturating_duration_since(began));
+        had.zip(self.config.login_timeout)
+            .is_some_and(|(had, time)| had >= time)
+    }
+
+    /// One session's whole life against what its peer did.
+    pub fn judge(&self, peer: &PeerSide, id: SessionId, world: &World) -> Verdict {
+        let (seen, record) = (&peer.seen, &world.sessions[&id]);
+        if seen.is_wrong {
+            return Verdict::default(); // Said already.
+        }
+        let mut offences = Vec::new();
+        let mut offence = |what: &str| {
+            offences.push(format!(
+                "{id} {:?}: {what}; {record:?}; {seen:?}",
+                peer.kind
+            ));
+        };
+        if record.disconnected != 1 || record.connected > 1 {
+            offence("not connected and disconnected once each");
+        }
+        let has_handshake = has_handshake(peer);
+        if record.connected == 0 && !peer.is_outgoing && !has_handshake {
+            offence("was never connected");
+        }
+        let Some(reason) = record.reason else {
+            return Verdict {
+                offences,
+                ..Verdict::default()
+            };
+        };
+        let pipe = peer.end.pipe();
+        use DisconnectReason as Why;
+        let is_explained = match reason {
+            Why::Closed => record.close_was_asked,
+            Why::LoginTimeout => {
+                record.requires_login
+                    && record.admitted_at.is_none()
+                    && (self.evicts() || self.had_time_for_login(record))
+            }
+            Why::HandlerPanicked => record.has_panicked,
+            Why::Shutdown => self.flush_by.is_some(),
+            Why::PeerClosed => pipe.peer_sent_fin,
+            Why::PeerReset => matches!(
+                pipe.broken,
+                Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+            ),
+            Why::IoError(kind) => pipe.broken == Some(kind),
+            Why::Handshake => {
+                let had_time = record.disconnected_at >= Some(peer.arrived_at + HANDSHAKE_TIMEOUT);
+                let is_late = had_time && self.tally.clock_jumps > 0;
+                let is_evicted = self.config.max_handshakes < MOST_PEERS;
+                let is_at_fault = had_time && peer.stalls_handshake()
+                    || (peer.layers.as_ref())
+                        .is_some_and(|layers| layers.handshake == HandshakeKind::Garbage);
+                has_handshake && record.connected == 0 && (is_late || is_evicted || is_at_fault)
+            }
+            Why::Idle => self.config.idle_timeout.is_some() && !peer.is_well_behaved(),
+            Why::ConnectFailed(ErrorKind::TimedOut) => peer.is_outgoing && record.connected == 0,
+            Why::ConnectFailed(_) => pipe.stand == Stand::Refused,
+            Why::Kicked(Kick::SlowConsumer) => {
+                self.is_tight || !peer.reads() || pipe.broken == Some(ErrorKind::TimedOut)
+            }
+            Why::Kicked(Kick::PacketTimeout) => peer.kind == Kind::Stall,
+            Why::Kicked(Kick::BadSize) => peer.kind == Kind::BadSize,
+            Why::Kicked(Kick::TooLarge) => peer.kind == Kind::TooLarge,
+            Why::Kicked(Kick::UnknownId) => peer.kind == Kind::UnknownId,
+            Why::Kicked(Kick::BadPayload) => peer.kind == Kind::BadPayload,
+            _ => false,
+        };
+        if !is_explained {
+            offence("left for no reason of its own");
+        }
+        let arrives = reason.flushes() && pipe.broken.is_none() && peer.reads() && !peer.may_be_cut;
+        // At a shutdown, the deadline may have come before the peer has read.
+        let arrives = arrives && self.flush_by.is_none();
+        // Who goes for the next peer gets one write, and no time.
+        let arrives = arrives && !(reason == Why::LoginTimeout && self.evicts());
+        if arrives
+            && record.connected > 0
+            && let Some(layers) = &peer.layers
+            && !layers.has_end()
+        {
+            offence(&format!(
+                "was not told in band that the stream ends: {} bytes are no record",
+                layers.torn_bytes()
+            ));
+        }
+        if arrives && record.connected > 0 && !seen.is_complete() {
+            offence("lost the rest of a packet");
+        }
+        if arrives && record.connected > 0 {
+            if reason.code().is_some() && !seen.has_bye {
+                offence("was not told why");
+            }
+            // What a handler sends after a close of its own is sent to nobody.
+            if seen.echoes != record.echoes && reason != Why::Closed {
+                offence("lost answers");
+            }
+            let is_by_offence = matches!(reason, Why::Kicked(kick) if kick != Kick::PacketTimeout);
+            if (is_by_offence || reason == Why::PeerClosed && peer.has_offended)
+                && record.echoes != peer.echoes
+            {
+                offence(&format!("sent {} good packets first", peer.echoes));
+            }
+        }
+        if seen.has_bye && reason.code().is_none() {
+            offence("was told what is not so");
+        }
+        let mut verdict = (world.groups).judge(id, &seen.casts, arrives && record.connected > 0);
+        verdict.offences.append(&mut offences);
+        verdict
+    }
+}
+
+fn has_handshake(peer: &PeerSide) -> bool {
+    (peer.layers.as_ref()).is_some_and(|layers| layers.layers.is_sealed)
+}
+
+fn sum_of_layers(peers: &[PeerSide], count: impl Fn(&PeerLayers) -> u64) -> u64 {
+    let layers = peers.iter().filter_map(|peer| peer.layers.as_ref());
+    layers.map(count).sum()
+}

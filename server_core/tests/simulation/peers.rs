@@ -1,0 +1,284 @@
+//! The peers: what each does well or wrong, at random.
+
+use crate::seen::Seen;
+use crate::transport::{HandshakeKind, PeerLayers};
+use crate::wire::{PeerEnd, Stand};
+use crate::world::{C_BAD_PAYLOAD, C_ECHO};
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+pub const MAX_PACKET_BYTES: usize = 8_192;
+
+/// What is the matter with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Healthy,
+    BadSize,
+    TooLarge,
+    UnknownId,
+    BadPayload,
+    /// Begins a packet and never ends it.
+    Stall,
+    /// Sends nothing at all.
+    Silent,
+    /// Sends, and reads little or nothing.
+    NoRead,
+    /// Ends its write side, reads on.
+    HalfClose,
+    /// Ends its write side, reads no more.
+    Leaver,
+    /// Meets an error.
+    Breaks(ErrorKind),
+    /// Healthy, until one of the server's calls meets an error: any call, in any step of a turn.
+    Resets,
+    /// Healthy, but never answers a FIN.
+    Ghost,
+}
+
+pub const TROUBLE: &[Kind] = &[
+    Kind::BadSize,
+    Kind::TooLarge,
+    Kind::UnknownId,
+    Kind::BadPayload,
+    Kind::Stall,
+    Kind::Silent,
+    Kind::NoRead,
+    Kind::HalfClose,
+    Kind::Leaver,
+    Kind::Breaks(ErrorKind::ConnectionReset),
+    Kind::Breaks(ErrorKind::BrokenPipe),
+    Kind::Breaks(ErrorKind::TimedOut),
+    Kind::Breaks(ErrorKind::HostUnreachable),
+    Kind::Ghost,
+    Kind::Resets,
+    Kind::Resets,
+];
+
+pub struct PeerSide {
+    pub end: PeerEnd,
+    pub kind: Kind,
+    pub is_outgoing: bool,
+    /// Will stand, be refused, or stay away for good.
+    pub fate: Option<Stand>,
+    pub to_send: Vec<u8>,
+    /// Echoes wholly sent before any offence.
+    pub echoes: u64,
+    pub has_offended: bool,
+    pub arrived_at: Instant,
+    /// What does not fit into `to_send` and `echoes` any more: the offence ends it.
+    pub sent_at: Instant,
+    pub read_at: Instant,
+    /// Its last bytes may be missing: the clock jumped over its flush deadline.
+    pub may_be_cut: bool,
+    /// What it has read so far.
+    pub seen: Seen,
+    /// What lies between its packets and its connection, if anything does.
+    pub layers: Option<PeerLayers>,
+}
+
+impl PeerSide {
+    pub fn reads(&self) -> bool {
+        match self.kind {
+            Kind::NoRead => false,
+            Kind::Leaver => !self.has_offended,
+            _ => true,
+        }
+    }
+
+    /// Whether its part of a handshake is never complete.
+    pub fn stalls_handshake(&self) -> bool {
+        let is_healthy =
+            (self.layers.as_ref()).is_some_and(|layers| layers.handshake == HandshakeKind::Healthy);
+        !is_healthy || self.kind == Kind::Silent || !self.reads()
+    }
+
+    pub fn is_well_behaved(&self) -> bool {
+        matches!(self.kind, Kind::Healthy | Kind::Ghost | Kind::Resets)
+    }
+
+    pub fn put_echo(&mut self, rng: &mut fastrand::Rng) {
+        // A fickle stream gives a few bytes at a time: what is large would really be late.
+        let large = if self.end.pipe().is_fickle {
+            300
+        } else {
+            3_000
+        };
+        let bytes = if rng.u32(..30) == 0 { large } else { 60 };
+        let payload = vec![7_u8; rng.usize(..bytes)];
+        self.put_packet(C_ECHO, &payload);
+        self.echoes += 1;
+    }
+
+    pub fn put_packet(&mut self, id: u16, payload: &[u8]) {
+        let size = (payload.len() + 4) as u16;
+        self.to_send.extend(size.to_le_bytes());
+        self.to_send.extend(id.to_le_bytes());
+        self.to_send.extend(payload);
+    }
+
+    /// Puts what its kind does wrong behind all that it did right.
+    pub fn offend(&mut self, rng: &mut fastrand::Rng) {
+        self.has_offended = true;
+        match self.kind {
+            Kind::BadSize => self.to_send.extend([rng.u8(..4), 0, 10, 0]),
+            Kind::TooLarge => {
+                let size = rng.u16(MAX_PACKET_BYTES as u16 + 1..);
+                self.to_send.extend(size.to_le_bytes());
+                self.to_send.extend([10, 0]);
+            }
+            Kind::UnknownId => self.put_packet(*rng.choice(&[0, 1, 9, 12, 65_535]).unwrap(), b"x"),
+            Kind::BadPayload => self.put_packet(C_BAD_PAYLOAD, b"x"),
+            Kind::Stall => self
+                .to_send
+                .extend_from_slice(&[100, 0, 10, 0, 1][..rng.usize(1..=5)]),
+            _ => {}
+        }
+        if matches!(
+            self.kind,
+            Kind::BadSize | Kind::TooLarge | Kind::UnknownId | Kind::BadPayload
+        ) {
+            // Nobody must handle what stands behind an offence.
+            let behind = rng.usize(..3);
+            for _ in 0..behind {
+                self.put_packet(C_ECHO, b"never");
+            }
+        }
+        self.transmit(self.to_send.len(), rng);
+        let mut pipe = self.end.pipe();
+        if matches!(self.kind, Kind::HalfClose | Kind::Leaver)
+            && let Some(layers) = &mut self.layers
+            && rng.bool()
+        {
+            pipe.input.extend(layers.end(rng));
+        }
+        match self.kind {
+            Kind::HalfClose => pipe.peer_sent_fin = true,
+            Kind::Leaver => (pipe.peer_sent_fin, pipe.window) = (true, 0),
+            Kind::Breaks(kind) => pipe.broken = Some(kind),
+            _ => {}
+        }
+    }
+
+    pub fn transmit(&mut self, count: usize, rng: &mut fastrand::Rng) {
+        let mut pipe = self.end.pipe();
+        if pipe.peer_sent_fin {
+            return;
+        }
+        let bytes: Vec<u8> = self.to_send.drain(..count).collect();
+        match &mut self.layers {
+            Some(layers) => {
+                if rng.u32(..6) == 0 {
+                    pipe.input.extend(layers.ping(rng));
+                }
+                pipe.input.extend(layers.wrap(&bytes, rng));
+            }
+            None => pipe.input.extend(bytes),
+        }
+    }
+
+    /// A ping that no packet follows.
+    pub fn ping(&mut self, rng: &mut fastrand::Rng) {
+        let mut pipe = self.end.pipe();
+        let may_ping = !self.has_offended && !pipe.peer_sent_fin;
+        if let Some(layers) = self.layers.as_mut().filter(|_| may_ping)
+            && layers.may_send()
+        {
+            pipe.input.extend(layers.ping(rng));
+        }
+    }
+
+    /// The peer's part of a handshake, if there is one. Returns whether packets may follow.
+    fn shake_hands(&mut self) -> bool {
+        let Some(layers) = &mut self.layers else {
+            return true;
+        };
+        if self.kind != Kind::Silent {
+            layers.step(&mut self.end.pipe());
+        }
+        layers.may_send()
+    }
+
+    pub fn step(&mut self, now: Instant, rng: &mut fastrand::Rng) {
+        let (is_dropped, stand) = {
+            let pipe = self.end.pipe();
+            (pipe.is_dropped, pipe.stand)
+        };
+        if is_dropped || stand == Stand::Refused {
+            return;
+        }
+        if stand == Stand::Pending {
+            if rng.u32(..4) == 0 {
+                self.stand_as_fated(now);
+            }
+            return;
+        }
+        let late = Duration::from_millis(300);
+        if self.reads() && (rng.bool() || now >= self.read_at + late) {
+            self.end.pipe().window = if rng.bool() {
+                1 << 20
+            } else {
+                rng.usize(..4_000)
+            };
+            self.read_at = now;
+        }
+        if self.shake_hands() && !self.has_offended && self.kind != Kind::Silent {
+            let due = now >= self.sent_at + late;
+            if due || rng.u32(..3) == 0 {
+                self.put_echo(rng);
+            }
+            if !self.is_well_behaved() && self.kind != Kind::NoRead && rng.u32(..15) == 0 {
+                self.offend(rng);
+            }
+            let count = if due {
+                self.to_send.len()
+            } else {
+                rng.usize(..=self.to_send.len())
+            };
+            if count == self.to_send.len() {
+                self.sent_at = now;
+            }
+            self.transmit(count, rng);
+        }
+        self.answer_fin();
+        if rng.u32(..10) < 7 {
+            self.end.raise_edges();
+        }
+    }
+
+    /// All that a healthy peer would have done in the meantime.
+    pub fn catch_up(&mut self, now: Instant, rng: &mut fastrand::Rng) {
+        {
+            let mut pipe = self.end.pipe();
+            pipe.is_fickle = false;
+            if self.reads() && pipe.stand == Stand::Standing {
+                pipe.window = 16 << 20;
+                self.read_at = now;
+            }
+        }
+        let stands = self.end.pipe().stand == Stand::Standing && self.shake_hands();
+        if stands && !self.has_offended && self.kind != Kind::Silent {
+            self.put_echo(rng);
+            self.transmit(self.to_send.len(), rng);
+            self.sent_at = now;
+        }
+        self.answer_fin();
+        self.end.raise_edges();
+    }
+
+    pub fn stand_as_fated(&mut self, now: Instant) {
+        let is_pending = self.end.pipe().stand == Stand::Pending;
+        if let Some(fate) = self.fate.filter(|_| is_pending) {
+            // It may become readable first and writable later: mio promises no order.
+            self.end.pipe().stand = fate;
+            (self.sent_at, self.read_at) = (now, now);
+            self.end.raise_edges();
+        }
+    }
+
+    pub fn answer_fin(&mut self) {
+        let mut pipe = self.end.pipe();
+        if pipe.server_sent_fin && self.kind != Kind::Ghost && self.reads() {
+            pipe.peer_sent_fin = true;
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Runs seeds, and reports those that failed.
+
+use crate::coverage::Tally;
+use crate::driver::Sim;
+use std::any::Any;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+const DEFAULT_SEEDS: u64 = 2_500;
+const THREADS: u64 = 2;
+
+#[test]
+fn any_seed() {
+    if let Ok(seed) = std::env::var("TEST_SEED") {
+        let seed = seed.parse().expect("TEST_SEED is a number");
+        let (offences, tally) = simulate(seed);
+        println!("{tally:?}");
+        assert!(offences.is_empty(), "seed {seed}:\n{}", offences.join("\n"));
+        return;
+    }
+    let seeds = std::env::var("SIM_SEEDS").map_or(DEFAULT_SEEDS, |count| {
+        count.parse().expect("SIM_SEEDS is a number")
+    });
+    let first = fastrand::u64(..1 << 40);
+    println!("seeds {first} to {}", first + seeds);
+    let next = AtomicU64::new(0);
+    let failures = Mutex::new(Vec::new());
+    let total = Mutex::new(Tally::default());
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= seeds {
+                        break;
+                    }
+                    let seed = first + n;
+                    let (offences, tally) = std::panic::catch_unwind(|| simulate(seed))
+                        .unwrap_or_else(|panic| (vec![name_panic(&*panic)], Tally::default()));
+                    total.lock().unwrap().absorb(tally);
+                    if !offences.is_empty() {
+                        failures.lock().unwrap().push((seed, offences));
+                    }
+                }
+            });
+        }
+    });
+    let mut total = total.into_inner().unwrap();
+    println!("{total:?}");
+    let failures = failures.into_inner().unwrap();
+    let report: Vec<String> = failures
+        .iter()
+        .take(5)
+        .map(|(seed, offences)| {
+            let replay = "cargo test -p server_core --test simulation";
+            format!("TEST_SEED={seed} {replay}\n  {}", offences.join("\n  "))
+        })
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {seeds} seeds failed, among them:\n{}",
+        failures.len(),
+        report.join("\n")
+    );
+    assert!(
+        seeds < 1_000 || total.has_everything(),
+        "something never happens any more: {total:?}"
+    );
+}
+
+#[test]
+fn a_seed_gives_the_same_run_twice() {
+    for seed in 0..20 {
+        assert_eq!(trace(seed), trace(seed), "seed {seed}");
+    }
+}
+
+fn name_panic(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or(panic.downcast_ref::<String>().map(String::as_str));
+    format!("a panic outside of the handlers: {}", text.unwrap_or("?"))
+}
+
+/// What the peers of one run have seen.
+fn trace(seed: u64) -> Vec<Vec<u8>> {
+    let mut sim = Sim::new(seed);
+    sim.run();
+    let outputs = sim.peers.iter().map(|peer| peer.end.pipe().output.clone());
+    outputs.collect()
+}
+
+fn simulate(seed: u64) -> (Vec<String>, Tally) {
+    let mut sim = Sim::new(seed);
+    sim.run();
+    sim.finish()
+}

@@ -1,4 +1,4 @@
-//! Who may come in, and to which worker. The permit is the slot: it goes back by itself.
+//! Admission of connections, and the choice of their workers. Dropping a permit gives its place back.
 
 use crate::base::address_budgets::owner_of;
 use std::collections::HashMap;
@@ -23,15 +23,15 @@ struct ByIp {
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// The right of one connection to be here. It is taken at accept, travels with the connection,
-/// and dropping it gives the place back, on whichever path that happens.
+/// The right of one connection to a place. The listener takes it at accept, it travels with the connection,
+/// and dropping it gives the place back, on every path.
 #[derive(Debug)]
 pub struct Permit {
     admission: Arc<Admission>,
     slot: Slot,
 }
 
-/// Whose place it is, and on which worker. Every session has one: the long address is elsewhere.
+/// The address of the peer, and the worker. Every session has a slot: the long address is elsewhere.
 #[derive(Debug)]
 enum Slot {
     V4(SocketAddrV4, u8),
@@ -77,7 +77,8 @@ impl Admission {
         Some(self.slot(peer))
     }
 
-    /// A worker has taken over this many connections, and has ended those that had to go for them.
+    /// A worker has taken over this many connections, and has ended the sessions that had to
+    /// give way.
     pub fn settle(&self, connections: usize) {
         self.in_transit.fetch_sub(connections, Ordering::AcqRel);
     }
@@ -157,7 +158,7 @@ impl ByIp {
 }
 
 impl Permit {
-    /// Whom it was given to.
+    /// The address of the peer.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         match &self.slot {
@@ -166,7 +167,7 @@ impl Permit {
         }
     }
 
-    /// What gave it.
+    /// The admission that has given the permit.
     #[must_use]
     pub fn admission(&self) -> &Arc<Admission> {
         &self.admission

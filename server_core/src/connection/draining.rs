@@ -1,4 +1,4 @@
-//! What is left of a peer whose session has gone.
+//! A peer whose session has left: its stream, until the output is flushed.
 
 use super::output::{Flushed, regauge, write_queue};
 use crate::base::config::Config;
@@ -10,12 +10,12 @@ use crate::connection::admission::Permit;
 use crate::transport::{Completion, ReadOutcome, Transport};
 use std::time::Instant;
 
-/// A stream whose session has left: what was queued still goes out, what comes in is thrown away.
+/// A stream whose session has left: queued packets still go out, input is discarded.
 #[derive(Debug)]
 pub struct Draining<T> {
-    /// When its owner has to look at it next.
+    /// The deadline at which the worker advances it next.
     pub timer: TimerSlot,
-    /// On its owner's list of those that have more to do.
+    /// On the worker's list of draining streams with more to do.
     pub is_listed: bool,
     stream: T,
     pub(super) _permit: Option<Permit>,
@@ -25,44 +25,44 @@ pub struct Draining<T> {
     write_is_shut: bool,
     /// A try to end the write side is pending.
     is_shutting: bool,
-    /// Whether it waits for the peer's FIN.
+    /// Waits for the peer's FIN.
     lingers: bool,
     deadline: Instant,
     pub(super) gauged_bytes: usize,
 }
 
-/// What one step of draining did.
+/// The result of one step of draining.
 #[derive(Debug)]
 pub struct Drained {
-    /// What went out.
+    /// The output.
     pub flushed: Flushed,
-    /// Bytes that came in and were thrown away.
+    /// Bytes of input that were discarded.
     pub discarded_bytes: usize,
     /// Bytes that the transport read beyond them.
     pub overhead_bytes: usize,
-    /// What comes next.
+    /// The next need.
     pub progress: Progress,
 }
 
-/// What a draining stream needs next.
+/// The next need of a draining stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Its socket to become ready, or its deadline.
+    /// Readiness of the socket, or the deadline.
     Waiting,
-    /// Another turn: its budget was used up.
+    /// Another turn: the budget is used up.
     Again,
-    /// Nothing: drop it.
+    /// No more step: the stream is to be dropped.
     Done,
 }
 
 impl<T: Transport> Draining<T> {
-    /// A stream that was never a session: it is told one thing and closed.
+    /// A stream that was never a session: it gets one packet and is closed.
     #[must_use]
     pub fn rejected(stream: T, last_packet: Option<SendBuffer>, flush_by: Instant) -> Self {
         Self::new(stream, SendQueue::default(), last_packet, flush_by)
     }
 
-    /// It has no permit and no alarm, and is listed nowhere.
+    /// Makes a draining stream without a permit and without a timer, on no list.
     pub(super) fn new(
         stream: T,
         mut queue: SendQueue,
@@ -93,7 +93,7 @@ impl<T: Transport> Draining<T> {
         &mut self.stream
     }
 
-    /// The socket says that it can be written.
+    /// The socket has become writable.
     pub fn handle_writable(&mut self) {
         self.is_writable = true;
     }
@@ -104,7 +104,7 @@ impl<T: Transport> Draining<T> {
         self.queue.queued_bytes()
     }
 
-    /// Gives up what is queued: nothing would reach this peer.
+    /// Drops the queue: no byte would reach this peer.
     pub fn abandon(&mut self) -> Flushed {
         self.queue = SendQueue::default();
         Flushed {
@@ -113,27 +113,27 @@ impl<T: Transport> Draining<T> {
         }
     }
 
-    /// Until when it may take for what it is doing now.
+    /// The deadline of the present step: the flush, or the wait for a FIN.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// The next step is the last one, whatever the peer takes or sends: its place is needed.
+    /// Makes the next step the last, whatever the peer takes or sends: its place is needed.
     pub fn close_at_once(&mut self, now: Instant) {
         (self.deadline, self.lingers) = (now, false);
     }
 
-    /// It may not take longer than this.
+    /// Moves the deadline to `by`, if that is earlier.
     pub fn hurry(&mut self, by: Instant) {
         self.deadline = self.deadline.min(by);
     }
 
-    /// Flushes, then ends the write side, then waits for the peer's FIN, as far as that goes now.
+    /// Flushes, then ends the write side, then waits for the peer's FIN, as far as the socket allows now.
     ///
-    /// Input is read and thrown away meanwhile: closing a socket with unread input resets the
-    /// connection, and the reset destroys what the peer has not read yet. No more than `input_bytes`
-    /// of it are read now; with none, it is flushed alone.
+    /// Input is read and discarded meanwhile: closing a socket with unread input resets the connection, and
+    /// the reset destroys what the peer has not read. This step reads at most `input_bytes`; with zero, it
+    /// flushes only.
     pub fn advance(
         &mut self,
         buffer: &mut RecvBuffer,

@@ -1,13 +1,14 @@
-//! One peer: its stream, its framing, its send queue, and the way it goes.
+//! One peer: its stream, its framing, its send queue, and its phases.
 //!
 //! ```text
-//!  Connecting --connected--> Open --reason--> Draining --flushed--> Draining --FIN or linger--> (dropped)
-//!      |                       |             (write open)          (write shut)
-//!      +------- failed --------+---- peer gone, or too slow: nothing would reach it ----------> (dropped)
+//!  Connecting --> Handshaking --> Open --reason--> Draining --flushed--> Draining --FIN or linger--> (dropped)
+//!      |               |           |            (write open)          (write shut)
+//!      +---- failed ---+-----------+---- peer gone, or too slow: no byte would reach it ---------> (dropped)
 //! ```
 //!
-//! The first two are phases of a [`Connection`], in the session table. `Draining` is a type of its
-//! own: what has left the table has no session, no framer, and nothing that could be sent to.
+//! The first three are phases of a [`Connection`], in the session table; `Handshaking` is only for a
+//! transport that needs it. `Draining` is a type of its own: a stream that has left the table has no session
+//! and no framer, and no packet can be sent to it.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
@@ -41,7 +42,7 @@ use std::time::{Duration, Instant};
 pub struct Connection<T, S> {
     /// The user's object.
     pub session: S,
-    /// When the worker has to look at this connection next.
+    /// The next deadline of this connection.
     pub timer: TimerSlot,
     /// There may be input that no edge will announce.
     pub has_input: bool,
@@ -49,14 +50,14 @@ pub struct Connection<T, S> {
     pub is_listed_readable: bool,
     /// On the worker's list of sessions to flush.
     pub is_dirty: bool,
-    /// What everybody gets in this turn is in its queue already, or none of its business.
+    /// The pending broadcast of this turn is in its queue already, or is older than this session.
     pub is_detached: bool,
-    /// It has logged in, or does not have to.
+    /// Admitted: it has logged in, or does not have to.
     pub is_admitted: bool,
-    /// Its end is decided, and waits behind what was asked for before: nobody calls it any more.
+    /// Its end is decided, and waits behind effects that were asked for before. No callback runs any more.
     pub is_leaving: bool,
-    /// Effects of its callbacks that wait in the worker's list of deferred ones: it is held, and not read,
-    /// while there are any.
+    /// Effects of its callbacks on the worker's list of deferred effects. While there are any, the session is
+    /// held: it is not read.
     pub held_effects: u32,
     /// On the worker's list of sessions that pace what is sent to them.
     pub is_pacing: bool,
@@ -76,7 +77,7 @@ pub struct Connection<T, S> {
     packets_sent: u64,
 }
 
-/// What few sessions have; the others have no memory for it.
+/// State that few sessions have; the others have no memory for it.
 #[derive(Debug, Default)]
 struct Extras {
     tag: Option<u64>,
@@ -101,16 +102,16 @@ enum Phase {
 /// Whether the input of a peer waits in its socket until it has taken more of its output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum ReadState {
-    /// It is read as it comes.
+    /// Input is read as it comes.
     #[default]
     Free,
-    /// Not before the queue is shorter, or this instant.
+    /// Input is not read before the queue is shorter, or before this instant.
     Paused { until: Instant },
-    /// The pause is over and the queue is still long: it is read on, up to the limit.
+    /// The pause is over and the queue is still long: input is read up to the limit.
     Resumed,
 }
 
-/// How long the queue of a session may be that is read.
+/// The lengths of a queue up to which its session is read.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLimits {
     /// Above this a pause begins.
@@ -121,31 +122,31 @@ pub struct ReadLimits {
     pause: Duration,
 }
 
-/// What one look at the input brought.
+/// The result of reading from one session.
 #[derive(Debug)]
 pub struct Received {
-    /// By how much the memory for a packet that is not complete has changed.
+    /// Change of the memory for a packet that is not complete.
     pub partial_growth: isize,
     /// Bytes of packets that were read.
     pub bytes: usize,
     /// Bytes that the transport read beyond them.
     pub overhead_bytes: usize,
-    /// Whole packets among them.
+    /// Complete packets among them.
     pub packets: usize,
     /// Whether the budget, and not the input, was used up; or why the session has to end.
     pub outcome: Result<bool, DisconnectReason>,
 }
 
-/// What the time brought.
+/// The deadline that has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expired {
-    /// None yet.
+    /// No deadline.
     None,
-    /// The peer should have sent something by now: read once more, then kick.
+    /// The peer has sent too little: read once more, then close.
     ReadThenClose(DisconnectReason),
-    /// The peer should have taken something by now: write once more, then kick.
+    /// The peer has taken too little: write once more, then close.
     WriteThenClose(DisconnectReason),
-    /// No use in another try.
+    /// Close: another try is useless.
     Close(DisconnectReason),
 }
 
@@ -171,7 +172,7 @@ impl ReadLimits {
 }
 
 impl<T: Transport, S> Connection<T, S> {
-    /// A connection that does not stand yet: [`open`](Self::open) says that it does.
+    /// A connection in its first phase, until [`establish`](Self::establish) or [`open`](Self::open).
     #[must_use]
     pub fn new(session: S, stream: T, permit: Permit, tag: Option<u64>, now: Instant) -> Self {
         let extras = tag.map(|tag| {
@@ -266,7 +267,7 @@ impl<T: Transport, S> Connection<T, S> {
         )
     }
 
-    /// How it is doing.
+    /// Statistics for `/sessions`.
     #[must_use]
     pub fn info(&self, id: SessionId) -> SessionInfo {
         SessionInfo {
@@ -291,18 +292,18 @@ impl<T: Transport, S> Connection<T, S> {
         &mut self.stream
     }
 
-    /// The place that it holds.
+    /// The permit.
     #[must_use]
     pub fn permit(&self) -> &Permit {
         &self.permit
     }
 
-    /// When the time for its login began, if that is not complete.
+    /// Start of the time for the login, while that is not complete.
     fn login_began_at(&self) -> Option<Instant> {
         (!self.is_admitted).then_some(self.since)
     }
 
-    /// The socket says that it can be written. Returns whether packets flow from now on, and did not
+    /// The socket has become writable. Returns whether packets flow from now on, and did not
     /// before.
     ///
     /// # Errors
@@ -322,7 +323,7 @@ impl<T: Transport, S> Connection<T, S> {
         }
     }
 
-    /// Queues a packet. Returns whether this connection now has to be put on the list of those to
+    /// Queues a packet. Returns whether this connection now has to be put on the list of connections to
     /// flush.
     pub fn queue(&mut self, buffer: SendBuffer) -> bool {
         self.queue_run(PacketBatch::new(buffer))
@@ -334,9 +335,9 @@ impl<T: Transport, S> Connection<T, S> {
         !std::mem::replace(&mut self.is_dirty, true)
     }
 
-    /// Writes what everybody gets, if nothing stands before it: for a peer that keeps up, the queue is
-    /// not touched. Otherwise it is queued, and the answer is whether this connection now has to be put
-    /// on the list of those to flush.
+    /// Writes the pending broadcast, if no output waits before it: for a peer that keeps up, the queue is not
+    /// touched. Otherwise the broadcast is queued. Returns whether this connection now has to be put on the
+    /// list of connections to flush.
     ///
     /// # Errors
     /// If the stream is broken.
@@ -381,19 +382,19 @@ impl<T: Transport, S> Connection<T, S> {
     }
 
     /// The transport may hold bytes of its own after a read or a handshake. Returns whether this connection
-    /// now has to be put on the list of those to flush.
+    /// now has to be put on the list of connections to flush.
     pub fn needs_flush(&mut self) -> bool {
         self.stream.buffered_bytes() > 0 && !std::mem::replace(&mut self.is_dirty, true)
     }
 
-    /// Whether it is not read, as effects of its callbacks wait.
+    /// Whether effects of its callbacks wait: then it is not read.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.held_effects > 0
     }
 
-    /// There is input. Returns whether this connection now has to be put on the list of those to read: a
-    /// held one is when that is over.
+    /// There is input. Returns whether this connection now has to be put on the list of connections to read.
+    /// A held connection is put there when it is released.
     pub fn list_readable(&mut self) -> bool {
         self.has_input = true;
         !self.is_held() && !std::mem::replace(&mut self.is_listed_readable, true)
@@ -406,13 +407,13 @@ impl<T: Transport, S> Connection<T, S> {
     }
 
     /// The session asks for a call when its queue holds `below` bytes or fewer. The next flush checks
-    /// the queue; returns whether this connection now has to be put on the list of those to flush.
+    /// the queue; returns whether this connection now has to be put on the list of connections to flush.
     pub fn notify_drained(&mut self, below: usize) -> bool {
         self.extras.get_or_insert_default().drained_below = Some(below);
         !std::mem::replace(&mut self.is_dirty, true)
     }
 
-    /// Whether this connection now has to be put on the list of those whose queue has drained.
+    /// Whether this connection now has to be put on the list of connections whose queue has drained.
     pub fn has_drained(&mut self) -> bool {
         let queued_bytes = self.queued_bytes();
         let Some(extras) = &mut self.extras else {
@@ -451,7 +452,7 @@ impl<T: Transport, S> Connection<T, S> {
         !matches!(self.intake(), ReadState::Paused { .. })
     }
 
-    /// Whether a pause of its input is over: then it has to be read, as no edge will tell.
+    /// Whether a pause of its input is over: then it has to be read, as no edge announces the input.
     pub fn resume(&mut self, limits: ReadLimits, now: Instant) -> bool {
         let queued_bytes = self.queue.queued_bytes();
         let Some(extras) = &mut self.extras else {
@@ -474,13 +475,13 @@ impl<T: Transport, S> Connection<T, S> {
         resumes
     }
 
-    /// The peer was not read for reasons of the server's: what it owes is waited for from now on.
+    /// The server has not read the peer: the time for the peer's input starts now.
     pub fn restart_input_clock(&mut self, now: Instant) {
         self.framer.restart_clock(now);
         self.last_received_at = now;
     }
 
-    /// Whether the peer is not read for now, whatever it has sent.
+    /// Whether the peer is not read now, whatever it has sent.
     fn is_input_paused(&self) -> bool {
         self.is_held() || matches!(self.intake(), ReadState::Paused { .. })
     }
@@ -508,8 +509,8 @@ impl<T: Transport, S> Connection<T, S> {
         self.queue.queued_bytes() > bytes && self.queue.keeps_up(now)
     }
 
-    /// Reads until the stream would block, the budget is used up or somebody is wrong, and shows
-    /// each whole packet to `handle`. Nothing behind the first offence is looked at.
+    /// Reads until the stream would block, the budget is used up or the session has to end, and shows each
+    /// complete packet to `handle`. No byte behind the first offence is parsed.
     pub fn receive(
         &mut self,
         buffer: &mut RecvBuffer,
@@ -576,9 +577,10 @@ impl<T: Transport, S> Connection<T, S> {
                         let extras = self.extras.get_or_insert_default();
                         extras.rate.take(rate, now)
                     });
-                    let answer = match allowed {
-                        true => handle(&mut self.session, packet),
-                        false => Err(Kick::RateLimit.into()),
+                    let answer = if allowed {
+                        handle(&mut self.session, packet)
+                    } else {
+                        Err(Kick::RateLimit.into())
                     };
                     if answer.is_err() {
                         return (packets, answer);
@@ -592,8 +594,8 @@ impl<T: Transport, S> Connection<T, S> {
         (packets, Ok(()))
     }
 
-    /// Writes what is queued, then settles the rest. A queue over its cap ends the session here, after
-    /// the write; the other limits are checked by time, in [`due`](Self::due).
+    /// Writes the queue, then settles the rest. A queue over its cap ends the session here, after the write;
+    /// the other limits are checked by time, in [`expired`](Self::expired).
     pub fn flush(
         &mut self,
         config: &Config,
@@ -601,15 +603,16 @@ impl<T: Transport, S> Connection<T, S> {
     ) -> (Flushed, Result<(), DisconnectReason>) {
         self.is_dirty = false;
         let mut flushed = Flushed::default();
-        let written = match self.is_writable {
-            true => write_queue(
+        let written = if self.is_writable {
+            write_queue(
                 &mut self.stream,
                 &mut self.queue,
                 &mut self.is_writable,
                 config,
                 &mut flushed,
-            ),
-            false => Ok(()),
+            )
+        } else {
+            Ok(())
         };
         let over_cap = self.queue.queued_bytes() > config.send_queue_cap();
         let verdict = match written {
@@ -622,7 +625,7 @@ impl<T: Transport, S> Connection<T, S> {
                 self.queue.settle(now);
                 self.queue.watch_limit(config.max_send_queue_bytes, now);
             }
-            // Nothing of it would reach the peer, so it is not worth a copy.
+            // No byte of it would reach the peer, so a copy is useless.
             Err(_) => self.queue = SendQueue::default(),
         }
         self.packets_sent += flushed.packets as u64;
@@ -630,8 +633,7 @@ impl<T: Transport, S> Connection<T, S> {
         (flushed, verdict)
     }
 
-    /// When the session wants to be called. A session that is held is not: what it asks for would have to
-    /// wait.
+    /// When `on_timer` is due. Never for a held session: the effects that it asks for would have to wait.
     #[must_use]
     pub fn timer_at(&self) -> Option<Instant> {
         self.timer_at.filter(|_| !self.is_held())
@@ -642,23 +644,23 @@ impl<T: Transport, S> Connection<T, S> {
         !self.is_held() && self.timer_at.take_if(|at| *at <= now).is_some()
     }
 
-    /// Gives back what it still holds of chunks: no flush follows in this turn.
+    /// Releases the chunks that its queue still holds: no flush follows in this turn.
     pub fn settle(&mut self, now: Instant) {
         self.queue.settle(now);
     }
 
-    /// Calls the session back at `at`, or not at all.
+    /// Sets the instant of `on_timer`, or clears it.
     pub fn set_timer(&mut self, at: Option<Instant>) {
         self.timer_at = at;
     }
 
-    /// When to look at this connection next, if nothing happens before.
+    /// The next deadline.
     #[must_use]
     pub fn next_deadline(&self, config: &Config) -> Option<Instant> {
         self.deadlines(config).min()
     }
 
-    /// The same without those whose instant has come.
+    /// The next deadline that has not expired.
     #[must_use]
     pub fn next_deadline_after(&self, now: Instant, config: &Config) -> Option<Instant> {
         self.deadlines(config).filter(|at| *at > now).min()
@@ -700,7 +702,7 @@ impl<T: Transport, S> Connection<T, S> {
         }
     }
 
-    /// What was read in the turn that began then counts from the end of that turn.
+    /// Moves the time of what was read in the turn that `began` to the end of that turn.
     pub fn shift_to(&mut self, began: Instant, ended: Instant) {
         if self.last_received_at == began {
             self.last_received_at = ended;
@@ -708,7 +710,7 @@ impl<T: Transport, S> Connection<T, S> {
         self.framer.shift_to(began, ended);
     }
 
-    /// What the time has brought. A peer that passes a check of its throughput is given more time here.
+    /// The deadline that has expired. A peer that passes a check of its throughput gets more time here.
     #[must_use]
     pub fn expired(&mut self, config: &Config, now: Instant) -> Expired {
         let is_over = |since: Option<Instant>, wait: Option<_>| {
@@ -760,8 +762,8 @@ impl<T: Transport, S> Connection<T, S> {
             && !(self.queue).passes_lag_check(config.min_send_rate_bytes.into(), now)
     }
 
-    /// Writes even though the socket has not said that it can be written: the last chance of a
-    /// peer that is about to be judged by age.
+    /// Lets the next flush write although no edge has come: the last chance of a peer before the check of its
+    /// age.
     pub fn assume_writable(&mut self) {
         self.is_writable = self.is_open();
     }
@@ -783,8 +785,8 @@ impl<T: Transport, S> Connection<T, S> {
         let mut draining = Draining::new(self.stream, queue, last_packet, flush_by);
         draining.timer = self.timer;
         draining._permit = Some(self.permit);
-        // Whoever was closed earlier in this turn has not heard of an edge that came since: one write
-        // that would block is the price of not waiting for it for ever.
+        // A session that was closed earlier in this turn has missed an edge that came since: one write that
+        // would block is the price of not waiting for that edge for ever.
         draining.is_writable = self.phase != Phase::Connecting;
         draining.saw_fin = reason == DisconnectReason::PeerClosed;
         draining.gauged_bytes = self.gauged_bytes;
@@ -853,7 +855,7 @@ mod tests {
         assert_eq!(peer.state().written_bytes, 500_000);
     }
 
-    /// Who is behind is not read, until it has taken more or its pause is over.
+    /// A session that is behind is not read until it has taken more or its pause is over.
     #[test]
     fn a_pause_ends_with_the_queue_or_the_time() {
         let (config, now) = (Config::default(), Instant::now());

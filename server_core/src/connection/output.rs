@@ -1,27 +1,27 @@
-//! Writing a queue to a stream, for those who are here and those on their way out.
+//! Writing a queue to a transport, for sessions and for draining streams.
 
 use crate::base::config::Config;
 use crate::buffer::queue::{MAX_SLICES, SendQueue};
 use crate::transport::{Completion, Transport};
 use std::io::{self, ErrorKind, IoSlice};
 
-/// What one flush did.
+/// The result of one flush.
 #[derive(Debug, Default)]
 pub struct Flushed {
-    /// Bytes that the socket took.
+    /// Bytes of packets that the socket took.
     pub bytes: usize,
-    /// Packets that are whole with that.
+    /// Packets whose last byte is among them.
     pub packets: usize,
-    /// Calls that it took.
+    /// Calls of the transport.
     pub calls: usize,
-    /// By how much the bytes that wait for this peer have changed since the last flush.
+    /// Change of the bytes that wait for this peer since the last flush.
     pub queue_growth: isize,
-    /// The budget was used up and the socket would take more.
+    /// The budget is used up, and the socket may take more.
     pub has_more: bool,
 }
 
 impl Flushed {
-    /// Adds what another flush did.
+    /// Adds the result of another flush.
     pub fn absorb(&mut self, other: &Self) {
         self.bytes += other.bytes;
         self.packets += other.packets;
@@ -30,8 +30,9 @@ impl Flushed {
     }
 }
 
-/// Writes the queue until it is empty, the stream would block, or the budget is used up. A queue
-/// over its cap is written on until it is below: what is above the cap ends the session.
+/// Writes the queue until it is empty, the transport would block, or the budget is used up; then the bytes
+/// that the transport itself holds. A queue over its cap is written until it is below the cap: bytes above
+/// the cap end the session.
 pub(super) fn write_queue(
     stream: &mut impl Transport,
     queue: &mut SendQueue,
@@ -76,7 +77,7 @@ pub(super) fn write_queue(
     Ok(())
 }
 
-/// Not inlined: its thousand bytes of slices need not be laid out for a peer that has one.
+/// Not inlined: a peer with one slice does not pay for laying out a thousand bytes of slices.
 #[inline(never)]
 fn write_gathered(
     stream: &mut impl Transport,

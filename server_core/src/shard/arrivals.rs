@@ -1,4 +1,4 @@
-//! Coming: a connection gets its place in the table, and its session.
+//! Arrivals: a connection gets its place in the table, and its session.
 
 use super::{Shard, guarded};
 use crate::base::id::SessionId;
@@ -82,7 +82,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     pub(super) fn connected(&mut self, id: SessionId, now: Instant) {
         if self.pending_broadcast.is_some() {
-            // What was sent to everybody before it came is not for it.
+            // The pending broadcast is older than this session.
             self.table
                 .visit(id, |connection| connection.is_detached = true);
             self.detached.push(id);

@@ -1,4 +1,4 @@
-//! Time: timers of the sessions, and everything that has to happen by some instant.
+//! Deadlines: timers of the sessions, timeouts, and the end of draining streams.
 
 use super::{STALL, Shard};
 use crate::base::id::SessionId;
@@ -9,7 +9,7 @@ use crate::session::Session;
 use crate::transport::Transport;
 use std::time::{Duration, Instant};
 
-/// When a look that could not be taken now is tried again.
+/// Delay of a check that cannot be made now.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
@@ -44,7 +44,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         // Collected first: a timer that is set to "now" again comes up in the next turn.
         let due: Vec<SessionId> = std::iter::from_fn(|| self.timeouts.pop_due(now)).collect();
-        // Those who began together are due together, and may all have sent by now.
+        // Sessions that began together are due together, and all of them may have sent by now.
         let mut left = self.shared.config.turn_input_bytes;
         for id in due {
             if let Some(draining) = self.draining.get_mut(&id) {
@@ -61,8 +61,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// Nobody is kicked for time before a last look: this process may have been stopped or busy,
-    /// and what the peer owes us may lie in its socket. Returns what it costs of the turn's input.
+    /// Checks the deadlines of one session. A last read comes before each kick for time: this process may
+    /// have been stopped or busy, and the peer's bytes may lie in the socket. Returns the cost of the read in
+    /// bytes of the turn's input.
     fn check_deadline(&mut self, id: SessionId, now: Instant) -> usize {
         if (self.table).visit(id, |connection| connection.is_leaving) != Some(false) {
             return 0;
@@ -88,7 +89,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 let cost = self.look_at_input(id, now);
                 let has_more = self.table.visit(id, |connection| connection.has_input);
                 match self.expired(id, now) {
-                    // What a peer sends on and on may hide a packet's end, and is no login.
+                    // More input may hold the end of a packet. It is not a login, and not a handshake.
                     Expired::ReadThenClose(reason)
                         if has_more == Some(true)
                             && reason != DisconnectReason::LoginTimeout
@@ -96,7 +97,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     {
                         self.defer_check(id, now + RETRY, now);
                     }
-                    // A handshake takes several round trips, and could not take them while we did not run.
+                    // A handshake takes several round trips, and could not take them during a stall.
                     Expired::ReadThenClose(DisconnectReason::Handshake)
                         if self.grace_until.is_some_and(|at| now < at) =>
                     {
@@ -118,8 +119,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     (Expired::WriteThenClose(_), _) if has_more == Some(true) => {
                         self.defer_check(id, now + RETRY, now);
                     }
-                    // While we did not run, nobody could take anything: who has an old byte
-                    // waiting gets as much time as we took.
+                    // While this process did not run, no peer could take a byte: a session with an old byte
+                    // gets as much time as the stall took.
                     (Expired::WriteThenClose(_), Some(at)) if now < at => {
                         self.defer_check(id, at, now)
                     }
@@ -131,7 +132,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         0
     }
 
-    /// What the time has brought for one session. Its own timer is another matter.
+    /// The deadline of one session that has expired, its own timer excepted.
     fn expired(&mut self, id: SessionId, now: Instant) -> Expired {
         let config = &self.shared.config;
         self.table

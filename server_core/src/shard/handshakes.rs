@@ -1,4 +1,4 @@
-//! Handshakes: sessions whose transport has something to agree on before packets flow.
+//! Handshakes: sessions whose transport exchanges bytes with the peer before packets flow.
 
 use super::Shard;
 use crate::base::id::SessionId;
@@ -20,7 +20,7 @@ pub(super) struct Handshakes {
 /// What one step of a handshake costs of the input of a turn: a signature takes about as long as reading
 /// this many bytes.
 const STEP_COST: usize = 16 << 10;
-/// Entries that the queue may have beyond twice the handshakes that it is about.
+/// Entries that the queue may have beyond twice the number of handshakes.
 const SLACK: usize = 64;
 
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
@@ -54,7 +54,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         STEP_COST
     }
 
-    /// Handshakes over the cap, beside those that leave already.
+    /// Handshakes over the cap, beside `leaving` sessions that end already.
     pub(super) fn handshake_excess(&self, leaving: usize) -> usize {
         let count = self.handshakes.count.saturating_sub(leaving);
         count.saturating_sub(self.shared.config.max_handshakes_of_worker())

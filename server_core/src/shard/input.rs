@@ -1,4 +1,4 @@
-//! Input: reading from those who have some, in the order of their turns.
+//! Input: reading from sessions that have some, in the order in which it was announced.
 
 use super::{MIN_PACKET_COST, Shard, guarded};
 use crate::base::id::SessionId;
@@ -7,7 +7,7 @@ use crate::session::{Context, Session};
 use crate::transport::Transport;
 use std::time::Instant;
 
-/// What is read at least from a session whose turn it is.
+/// The least budget of a session that is read.
 pub(super) const MIN_READ_BYTES: usize = 4 << 10;
 
 /// What a session whose turn it is has to read.
@@ -50,8 +50,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// One turn for each session that has input, as far as the input of this turn goes. Who has more
-    /// gets the next one behind the others.
+    /// Reads each session that has input once, up to the input of this turn. A session with more input is
+    /// read again behind the others.
     pub(super) fn read_all(&mut self, now: Instant) {
         let mut left = self.shared.config.turn_input_bytes;
         for _ in 0..self.readable.len() {
@@ -83,7 +83,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// Who is behind with what it asked for asks no more for a while.
+    /// Decides what to read. A session that is behind with its answers is paused.
     fn next_input(&mut self, id: SessionId, now: Instant) -> NextInput {
         let limits = self.read_limits;
         let next = self.table.visit(id, |connection| {
@@ -132,7 +132,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     let handled = guarded(|| session.on_packet(&mut ctx, packet));
                     (is_admitted, queued_bytes) = (ctx.is_admitted, ctx.queued_bytes());
                     handled??;
-                    // Who has closed its own session does not want what stands behind this packet.
+                    // A session that has closed itself gets no packet behind this one.
                     match effects[asked_before..]
                         .iter()
                         .find_map(|asked| asked.end_of(id))

@@ -1,4 +1,4 @@
-//! Leaving: what was decided is carried out here, and nowhere else.
+//! Leaving: the one place that carries out the end of a session.
 
 use super::{MIN_PACKET_COST, Shard, guarded};
 use crate::base::id::SessionId;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
-    /// Carries out what was decided: the only place where a session ends. Returns whether any did.
+    /// Ends each session that is closing: the only place where a session ends. Returns whether any did.
     pub(super) fn reap(&mut self, now: Instant) -> bool {
         let mut any = false;
         while let Some((id, reason, connection)) = self.table.pop_closing() {
@@ -42,9 +42,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.disconnect_summary_at = ends.into_iter().flatten().min();
 
         let told = was_open && reason.flushes();
-        let last_packet = match told {
-            true => guarded(|| (shared.close_message)(reason, &shared.buffers)).unwrap_or(None),
-            false => None,
+        let last_packet = if told {
+            guarded(|| (shared.close_message)(reason, &shared.buffers)).unwrap_or(None)
+        } else {
+            None
         };
         let flush_by = self
             .shutdown_by
@@ -59,21 +60,22 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let buffers = &shared.buffers;
         let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
         ctx.is_admitted = is_admitted;
-        // Should it panic, or its destructor, the session is gone all the same.
+        // The session ends even if its callback or its destructor panics.
         let _ = guarded(|| session.on_disconnected(&mut ctx, reason));
         let _ = guarded(|| drop(session));
-        // Only now, so that it could say which they were; what it joined just then, included.
+        // Behind `on_disconnected`, which can still name its groups, and may have joined another.
         self.groups.leave_all(id);
         self.apply_effects(id, now);
 
-        match reason.flushes() {
-            true => self.drain(id, draining, now),
-            false => self.count(&draining.abandon()),
+        if reason.flushes() {
+            self.drain(id, draining, now);
+        } else {
+            self.count(&draining.abandon());
         }
     }
 
-    /// One turn for each that has left and sends on, as far as the input of this turn goes: those who
-    /// are thrown out are as many as they like, and are owed no more of it than the sessions.
+    /// Advances each draining stream with more to do once, up to the input of this turn: any number of
+    /// sessions may be closed, and draining streams get no more of the input than sessions.
     pub(super) fn discard(&mut self, now: Instant) {
         self.discard_left = self.shared.config.turn_input_bytes;
         for _ in 0..self.draining_next.len() {

@@ -68,11 +68,11 @@ pub struct Shared<T, S> {
     pub buffers: SendBufferManager,
     /// The counters.
     pub metrics: Arc<Metrics>,
-    /// The lines about who left.
+    /// The log of disconnects.
     pub departures: DisconnectLog,
     /// Makes sessions.
     pub factory: Box<SessionFactory<S>>,
-    /// Says goodbye.
+    /// Makes the close message.
     pub close_message: Arc<CloseMessage>,
 }
 
@@ -100,9 +100,9 @@ pub struct Shard<T, S> {
     recv_buffer: RecvBuffer,
     /// What callbacks asked for, until they have returned.
     effects: Vec<Effect>,
-    /// Those on their way out that have more to say, in the order of their turns.
+    /// Draining streams with more to do, in the order in which they are advanced.
     draining_next: VecDeque<SessionId>,
-    /// What may still be read in this turn from those on their way out.
+    /// Bytes that this turn may still read from draining streams.
     discard_left: usize,
     /// Sessions with input, in the order of their turns.
     readable: VecDeque<SessionId>,
@@ -125,7 +125,7 @@ pub struct Shard<T, S> {
     /// What callbacks asked for beyond the output of one turn, or beyond what receivers can take, in
     /// order. Sessions that caused some of it are not read meanwhile.
     deferred: VecDeque<Deferred>,
-    /// The bytes of its packets, whoever gets them.
+    /// The bytes of their packets, to any session.
     deferred_bytes: usize,
     /// Whether what was posted through handles gets its share of the floor before the deferred effects:
     /// they take turns.
@@ -148,13 +148,13 @@ pub struct Shard<T, S> {
     output_left: isize,
     /// The measured broadcasts that were queued in this turn.
     shares: Vec<Share>,
-    /// Who wants to know at the end of this turn how the sessions are doing.
+    /// Requests for statistics of the sessions, answered at the end of this turn.
     snapshots: Vec<SnapshotRequest>,
     shutdown_by: Option<Instant>,
     /// A shutdown that waits for `deferred`.
     shutdown_next: Option<Instant>,
     disconnect_summary_at: Option<Instant>,
-    /// After a stall of our own, nobody is too slow before this.
+    /// After a stall of this process, no session is too slow before this instant.
     grace_until: Option<Instant>,
 }
 
@@ -245,7 +245,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::BroadcastTo(group, except, buffer) => {
                 self.queue_for_group(group, except, &buffer);
             }
-            // Who is on the way out joins nothing any more: `reap` comes by only once.
+            // A closing session joins no group: `reap` takes it out of its groups only once.
             Command::Join(id, claim) if self.table.visit(id, |_| ()).is_some() => {
                 let refused = self.groups.join_subscribed(id, claim).is_err();
                 self.metrics().joins_refused.add(refused.into());
@@ -326,7 +326,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.flush_and_reap(now);
         self.evict_unadmitted(now);
         self.evict_handshakes(now);
-        // Those wait for the next turn, and may have been sent to since they were flushed.
+        // These sessions wait for the next turn, and may have got packets since they were flushed.
         for id in &self.dirty_next {
             self.table.visit(*id, |connection| connection.settle(now));
         }
@@ -428,7 +428,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.table.visit(id, |connection| connection.queued_bytes())
     }
 
-    /// Sessions that are here, those on their way out included.
+    /// Sessions in the table, closing ones included.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -442,7 +442,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.handshakes.count
     }
 
-    /// Who of them is in which group.
+    /// The groups of the sessions.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn groups(&self) -> &Groups {

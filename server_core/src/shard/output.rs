@@ -1,7 +1,7 @@
-//! Output: what is sent is queued, and written once, at the end of the turn.
+//! Output: packets are queued, and written once, at the end of the turn.
 //!
-//! What everybody gets is in no queue: it waits as `pending_broadcast`, and who needs it in a queue, as something
-//! of its own comes behind it, is set `detached`.
+//! A broadcast is in no queue: it waits as `pending_broadcast`. A session that gets a packet of its own behind
+//! it is `detached`: it has the broadcast in its queue.
 
 use super::{MIN_PACKET_COST, Shard};
 use crate::base::id::SessionId;
@@ -72,7 +72,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// Who is on the way out is not shown, and who has not come yet gets nothing.
+    /// Queues a packet for a session that is open: not for one that closes, connects or shakes hands.
     fn queue_if_open(&mut self, id: SessionId, buffer: &SendBuffer) {
         let _ = self.queue_if(id, buffer.clone(), Connection::is_open);
     }
@@ -97,7 +97,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         Some(())
     }
 
-    /// What everybody gets comes before what follows for this session alone.
+    /// Queues the pending broadcast for a session, before a packet for this session alone.
     pub(super) fn detach(&mut self, id: SessionId) {
         let Some(run) = &self.pending_broadcast else {
             return;
@@ -113,7 +113,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         });
     }
 
-    /// What everybody gets comes before what follows for everybody and lies elsewhere.
+    /// Queues the pending broadcast for all sessions, before a broadcast that lies elsewhere.
     pub(super) fn flush_broadcast_to_queues(&mut self) {
         let Some(run) = self.pending_broadcast.take() else {
             return;
@@ -142,7 +142,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         for id in dirty.drain(..) {
             self.flush(id, now, &mut total);
         }
-        // A flush calls nobody, so nothing became dirty meanwhile; the memory is used again.
+        // A flush runs no callback, so no session became dirty meanwhile; the memory is used again.
         debug_assert!(
             self.dirty.is_empty(),
             "somebody was called, and so perhaps removed, while a list was walked"
@@ -151,7 +151,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.count(&total);
     }
 
-    /// Writes what everybody gets to those who have nothing before it. The others are flushed.
+    /// Writes the pending broadcast to sessions without output before it. The others are flushed.
     fn write_broadcast(&mut self, total: &mut Flushed) {
         let Some(run) = self.pending_broadcast.take() else {
             return;

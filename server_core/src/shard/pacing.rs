@@ -1,4 +1,4 @@
-//! Pacing: packets that readers who keep up cannot take wait where they were caused.
+//! Pacing: packets that readers cannot take, although they keep up, wait where they were caused.
 //!
 //! A session whose queue is longer than 128 KiB (or half of its limit, if that is less), and whose peer takes 512 KiB a second or more,
 //! *paces*: while there is one on any worker, packets to others leave a worker's callbacks at the floor

@@ -1,4 +1,4 @@
-//! Who is here, and the one door out.
+//! The sessions of one worker, and the one exit.
 //!
 //! # The lecture's bug (rows 48 to 54), and why it does not compile here
 //!
@@ -35,8 +35,8 @@ use std::collections::VecDeque;
 
 /// The sessions of one worker, each under an id that is never used twice.
 ///
-/// A session leaves in two steps. Whoever finds a reason records it ([`close`](Self::close) or an
-/// `Err` from [`try_visit`](Self::try_visit)); from then on nobody is shown that session any more. Later,
+/// A session leaves in two steps. The caller that finds a reason records it ([`close`](Self::close) or an
+/// `Err` from [`try_visit`](Self::try_visit)); from then on no walk shows that session. Later,
 /// when no walk is under way, [`pop_closing`](Self::pop_closing) moves it out, whole.
 #[derive(Debug)]
 pub struct SessionTable<T> {
@@ -113,7 +113,7 @@ impl<T> SessionTable<T> {
         }
     }
 
-    /// Shows one session to a judge; an `Err` is recorded as its reason to leave.
+    /// Shows one session; an `Err` is recorded as its reason to leave.
     pub fn try_visit<R>(
         &mut self,
         id: SessionId,
@@ -168,13 +168,13 @@ impl<T> SessionTable<T> {
         }
     }
 
-    /// Sessions in the table, those on their way out included.
+    /// Sessions in the table, closing ones included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.live
     }
 
-    /// Whether nobody is here.
+    /// Whether the table has no session.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.live == 0

@@ -66,8 +66,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.unadmitted.count -= usize::from(was_admitted == Some(false));
     }
 
-    /// Sessions that have to go, beside those that leave already: the ones over the cap, and the ones
-    /// whose places the next peers need. The newest session does not go for the latter.
+    /// Sessions that have to end, beside `leaving` sessions that end already: sessions over the cap, and
+    /// sessions whose places the next peers need. The newest session does not end for a place.
     pub(super) fn unadmitted_excess(&self, leaving: usize) -> usize {
         let count = self.unadmitted.count.saturating_sub(leaving);
         let over = count.saturating_sub(self.shared.config.max_unadmitted_of_worker());

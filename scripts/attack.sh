@@ -52,7 +52,7 @@ for attack in "${attacks[@]}"; do
     fi
     is_running "$server_pid" || fail "$attack: the server has died"
     kill -TERM "$server_pid"
-    wait "$server_pid" || fail "$attack: the server did not end well"
+    wait "$server_pid" || fail "$attack: the server did not exit with status 0"
     rm -f "$work/$attack".* "$work/server-$attack.log"
 done
 [ ${#failed[@]} = 0 ] || fail "attacks failed: ${failed[*]}"

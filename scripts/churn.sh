@@ -47,4 +47,4 @@ wait "$healthy_pid" || status=$?
 cat "$work/healthy.out"
 [ "$status" = 0 ] || fail "the healthy group ended with status $status"
 kill -TERM "$server_pid"
-wait "$server_pid" || fail "the server did not end well"
+wait "$server_pid" || fail "the server did not exit with status 0"

@@ -37,5 +37,5 @@ if [ "$rounds" -gt 3 ]; then
     [ "$(descriptors_of "$server_pid")" -le "$descriptors" ] || fail "descriptors leak"
 fi
 kill -TERM "$server_pid"
-wait "$server_pid" || fail "the server did not end well"
+wait "$server_pid" || fail "the server did not exit with status 0"
 printf '%d of %d rounds survived\n' "$rounds" "$rounds"

@@ -172,7 +172,7 @@ known_row() {
 until_true 30 "the slowest session of the page to be one of the server" known_row
 is_true 'total("slow_consumer") > 0' 60
 # Status 1 is its verdict about ticks that came late, which is attack.sh's matter and not the page's.
-wait "$client_pid" || [ $? = 1 ] || fail "the client with the sizes of 0 did not end well"
+wait "$client_pid" || [ $? = 1 ] || fail "the client with the sizes of 0 failed"
 kicked=$(counted zero bad_size kicked)
 [ "$kicked" -gt 0 ] || fail "nobody was kicked"
 bad_sizes=$(metric 'server_disconnects_total{reason="bad_size"}')

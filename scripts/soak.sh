@@ -70,5 +70,5 @@ back() { [ "$(descriptors_of "$server_pid")" -le "$resting_descriptors" ]; }
 until_true 10 "the descriptors to be back" back
 [ "$(chunks)" -le 4 ] || fail "chunks stay out"
 kill -TERM "$server_pid"
-wait "$server_pid" || fail "the server did not end well"
+wait "$server_pid" || fail "the server did not exit with status 0"
 printf '\nPASS\n'

@@ -3,7 +3,7 @@
 //! No keep-alive: each response says so, and the end of the stream follows it. Bodies of requests are
 //! ignored. Knows no socket.
 
-use super::host::Host;
+use super::allowed_hosts::Host;
 use std::fmt::Write;
 
 /// Size limit of a request's head.
@@ -219,7 +219,7 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::host::AllowedHosts;
+    use crate::admin::allowed_hosts::AllowedHosts;
 
     fn parse(text: &str) -> Result<Option<Request>, Status> {
         let hosts = AllowedHosts::default();

@@ -7,7 +7,7 @@
 //! Each phase has a deadline of its own that no input extends. The caller brings the clock: `now` is an
 //! argument.
 
-use super::host::AllowedHosts;
+use super::allowed_hosts::AllowedHosts;
 use super::http::{MAX_HEAD_BYTES, Request, Status};
 use mio::net::TcpStream;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};

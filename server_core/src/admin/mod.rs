@@ -85,22 +85,22 @@
 //!
 //! The port ends when its [`Admin`] is dropped, and at most 150 ms after the server has ended.
 
+mod allowed_hosts;
 mod exposition;
-mod host;
 mod http;
 mod http_connection;
 mod service;
 mod sessions;
 
-pub use host::Host;
+pub use allowed_hosts::Host;
 /// The crate of a game's metrics, in the version that [`AdminBuilder::registry`] takes.
 pub use prometheus_client;
 
 use crate::base::start;
 use crate::server::ServerHandle;
 use crate::server::ticker::TickMetrics;
+use allowed_hosts::AllowedHosts;
 use crossbeam_channel::Sender;
-use host::AllowedHosts;
 use mio::Waker;
 use prometheus_client::registry::Registry;
 use service::{MAX_CONNECTIONS, Port, Service};

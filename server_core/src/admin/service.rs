@@ -1,7 +1,7 @@
 //! The thread of the admin port: accept, read requests, respond.
 
+use super::allowed_hosts::AllowedHosts;
 use super::exposition::{self, Exposition};
-use super::host::AllowedHosts;
 use super::http::{Request, Route, Selection, Status};
 use super::http_connection::{Action, EvictionPriority, HttpConnection};
 use super::sessions;

@@ -13,11 +13,15 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod admission;
+mod deadlines;
 mod draining;
 mod output;
+mod reading;
 
+pub use deadlines::Expired;
 pub use draining::{Drained, Draining, Progress};
 pub use output::Flushed;
+pub use reading::{ReadLimits, Received};
 
 use crate::base::config::Config;
 use crate::base::id::SessionId;
@@ -27,15 +31,14 @@ use crate::base::snapshot::SessionInfo;
 use crate::base::timers::TimerSlot;
 use crate::buffer::SendBuffer;
 use crate::buffer::queue::{PacketBatch, SendQueue};
-use crate::buffer::recv::RecvBuffer;
 use crate::connection::admission::Permit;
 use crate::protocol::framer::Framer;
-use crate::protocol::packet::Packet;
 use crate::session::Peer;
-use crate::transport::{Completion, ReadOutcome, Transport};
+use crate::transport::{Completion, Transport};
 use output::{regauge, write_queue};
+use reading::ReadState;
 use std::io::ErrorKind;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A peer in the session table.
 #[derive(Debug)]
@@ -97,78 +100,6 @@ enum Phase {
     Handshaking,
     /// Packets flow.
     Open,
-}
-
-/// Whether the input of a peer waits in its socket until it has taken more of its output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum ReadState {
-    /// Input is read as it comes.
-    #[default]
-    Free,
-    /// Input is not read before the queue is shorter, or before this instant.
-    Paused { until: Instant },
-    /// The pause is over and the queue is still long: input is read up to the limit.
-    Resumed,
-}
-
-/// The lengths of a queue up to which its session is read.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadLimits {
-    /// Above this a pause begins.
-    pause_above: usize,
-    /// Up to this the session is read on after its pause.
-    resume_up_to: usize,
-    /// Length of a pause; zero: none.
-    pause: Duration,
-}
-
-/// The result of reading from one session.
-#[derive(Debug)]
-pub struct Received {
-    /// Change of the memory for a packet that is not complete.
-    pub partial_growth: isize,
-    /// Bytes of packets that were read.
-    pub bytes: usize,
-    /// Bytes that the transport read beyond them.
-    pub overhead_bytes: usize,
-    /// Complete packets among them.
-    pub packets: usize,
-    /// Whether the budget, and not the input, was used up; or why the session has to end.
-    pub outcome: Result<bool, DisconnectReason>,
-}
-
-/// The deadline that has expired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expired {
-    /// No deadline.
-    None,
-    /// The peer has sent too little: read once more, then close.
-    ReadThenClose(DisconnectReason),
-    /// The peer has taken too little: write once more, then close.
-    WriteThenClose(DisconnectReason),
-    /// Close: another try is useless.
-    Close(DisconnectReason),
-}
-
-impl ReadLimits {
-    /// The limits of a server, lower ones if it `is_short_of_memory`.
-    #[must_use]
-    pub fn new(config: &Config, is_short_of_memory: bool) -> Self {
-        let lowest = config.crowded_bytes() / 4;
-        Self {
-            pause_above: if is_short_of_memory {
-                lowest
-            } else {
-                config.crowded_bytes()
-            },
-            resume_up_to: if is_short_of_memory {
-                lowest
-            } else {
-                config.max_send_queue_bytes
-            },
-            pause: config.read_pause,
-        }
-    }
 }
 
 impl<T: Transport, S> Connection<T, S> {
@@ -437,59 +368,6 @@ impl<T: Transport, S> Connection<T, S> {
             .is_some()
     }
 
-    /// Whether to read from it now. If not, [`resume`](Self::resume) says when.
-    pub fn may_receive(&mut self, limits: ReadLimits, now: Instant) -> bool {
-        let queued_bytes = self.queue.queued_bytes();
-        let must_pause = match self.intake() {
-            ReadState::Free => queued_bytes > limits.pause_above,
-            ReadState::Paused { .. } => false,
-            ReadState::Resumed => queued_bytes > limits.resume_up_to,
-        };
-        if must_pause && !limits.pause.is_zero() {
-            let until = now + limits.pause;
-            self.extras.get_or_insert_default().intake = ReadState::Paused { until };
-        }
-        !matches!(self.intake(), ReadState::Paused { .. })
-    }
-
-    /// Whether a pause of its input is over: then it has to be read, as no edge announces the input.
-    pub fn resume(&mut self, limits: ReadLimits, now: Instant) -> bool {
-        let queued_bytes = self.queue.queued_bytes();
-        let Some(extras) = &mut self.extras else {
-            return false;
-        };
-        let was_paused = matches!(extras.intake, ReadState::Paused { .. });
-        let is_over = matches!(extras.intake, ReadState::Paused { until } if until <= now);
-        if queued_bytes <= limits.pause_above {
-            extras.intake = ReadState::Free;
-        } else if is_over && queued_bytes > limits.resume_up_to {
-            let until = now + limits.pause;
-            extras.intake = ReadState::Paused { until };
-        } else if is_over {
-            extras.intake = ReadState::Resumed;
-        }
-        let resumes = was_paused && !matches!(extras.intake, ReadState::Paused { .. });
-        if resumes {
-            self.restart_input_clock(now);
-        }
-        resumes
-    }
-
-    /// The server has not read the peer: the time for the peer's input starts now.
-    pub fn restart_input_clock(&mut self, now: Instant) {
-        self.framer.restart_clock(now);
-        self.last_received_at = now;
-    }
-
-    /// Whether the peer is not read now, whatever it has sent.
-    fn is_input_paused(&self) -> bool {
-        self.is_held() || matches!(self.intake(), ReadState::Paused { .. })
-    }
-
-    fn intake(&self) -> ReadState {
-        (self.extras.as_ref()).map_or(ReadState::Free, |extras| extras.intake)
-    }
-
     /// Bytes that wait in both directions.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
@@ -507,91 +385,6 @@ impl<T: Transport, S> Connection<T, S> {
     /// the peer takes it fast enough to be waited for.
     pub fn paces(&mut self, bytes: usize, now: Instant) -> bool {
         self.queue.queued_bytes() > bytes && self.queue.keeps_up(now)
-    }
-
-    /// Reads until the stream would block, the budget is used up or the session has to end, and shows each
-    /// complete packet to `handle`. No byte behind the first offence is parsed.
-    pub fn receive(
-        &mut self,
-        buffer: &mut RecvBuffer,
-        budget_bytes: usize,
-        config: &Config,
-        now: Instant,
-        mut handle: impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
-    ) -> Received {
-        let partial_bytes = self.framer.reserved_bytes() as isize;
-        let mut received = Received {
-            partial_growth: 0,
-            bytes: 0,
-            overhead_bytes: 0,
-            packets: 0,
-            outcome: Ok(true),
-        };
-        while received.bytes + received.overhead_bytes < budget_bytes {
-            let budget = budget_bytes - received.bytes - received.overhead_bytes;
-            let memory = buffer.room(budget);
-            let outcome = self.stream.read(memory);
-            received.overhead_bytes += self.stream.overhead_bytes();
-            let input = match outcome {
-                Ok(ReadOutcome::Bytes(count)) => &memory[..count],
-                Ok(ReadOutcome::Blocked) => {
-                    received.outcome = Ok(false);
-                    break;
-                }
-                Ok(ReadOutcome::Closed) => {
-                    received.outcome = Err(DisconnectReason::PeerClosed);
-                    break;
-                }
-                Err(reason) => {
-                    received.outcome = Err(reason);
-                    break;
-                }
-            };
-            received.bytes += input.len();
-            self.last_received_at = now;
-            let (packets, answer) = self.parse(input, config, now, &mut handle);
-            received.packets += packets;
-            if let Err(reason) = answer {
-                received.outcome = Err(reason);
-                break;
-            }
-        }
-        received.partial_growth = self.framer.reserved_bytes() as isize - partial_bytes;
-        self.packets_received += received.packets as u64;
-        received
-    }
-
-    fn parse(
-        &mut self,
-        mut input: &[u8],
-        config: &Config,
-        now: Instant,
-        handle: &mut impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
-    ) -> (usize, Result<(), DisconnectReason>) {
-        let mut packets = 0;
-        loop {
-            match self.framer.next_packet(&mut input, config.max_packet_bytes) {
-                Ok(Some(packet)) => {
-                    packets += 1;
-                    let allowed = config.max_packets_per_sec.is_none_or(|rate| {
-                        let extras = self.extras.get_or_insert_default();
-                        extras.rate.take(rate, now)
-                    });
-                    let answer = if allowed {
-                        handle(&mut self.session, packet)
-                    } else {
-                        Err(Kick::RateLimit.into())
-                    };
-                    if answer.is_err() {
-                        return (packets, answer);
-                    }
-                }
-                Ok(None) => break,
-                Err(kick) => return (packets, Err(kick.into())),
-            }
-        }
-        self.framer.note(now);
-        (packets, Ok(()))
     }
 
     /// Writes the queue, then settles the rest. A queue over its cap ends the session here, after the write;
@@ -633,133 +426,9 @@ impl<T: Transport, S> Connection<T, S> {
         (flushed, verdict)
     }
 
-    /// When `on_timer` is due. Never for a held session: the effects that it asks for would have to wait.
-    #[must_use]
-    pub fn timer_at(&self) -> Option<Instant> {
-        self.timer_at.filter(|_| !self.is_held())
-    }
-
-    /// Takes the session's timer, if its instant has come.
-    pub fn take_timer(&mut self, now: Instant) -> bool {
-        !self.is_held() && self.timer_at.take_if(|at| *at <= now).is_some()
-    }
-
     /// Releases the chunks that its queue still holds: no flush follows in this turn.
     pub fn settle(&mut self, now: Instant) {
         self.queue.settle(now);
-    }
-
-    /// Sets the instant of `on_timer`, or clears it.
-    pub fn set_timer(&mut self, at: Option<Instant>) {
-        self.timer_at = at;
-    }
-
-    /// The next deadline.
-    #[must_use]
-    pub fn next_deadline(&self, config: &Config) -> Option<Instant> {
-        self.deadlines(config).min()
-    }
-
-    /// The next deadline that has not expired.
-    #[must_use]
-    pub fn next_deadline_after(&self, now: Instant, config: &Config) -> Option<Instant> {
-        self.deadlines(config).filter(|at| *at > now).min()
-    }
-
-    fn deadlines(&self, config: &Config) -> impl Iterator<Item = Instant> {
-        let after = |since: Option<Instant>, wait: Option<_>| Some(since? + wait?);
-        let opening = match self.phase {
-            Phase::Connecting => Some(after(Some(self.since), config.connect_timeout)),
-            Phase::Handshaking => Some(after(Some(self.since), config.handshake_timeout)),
-            Phase::Open => None,
-        };
-        let open = opening.is_none().then(|| {
-            let (began_at, last_received_at) = self.input_clock();
-            let paused_until = match self.intake() {
-                ReadState::Paused { until } => Some(until),
-                ReadState::Free | ReadState::Resumed => None,
-            };
-            [
-                self.timer_at(),
-                paused_until,
-                after(began_at, config.packet_timeout),
-                after(last_received_at, config.idle_timeout),
-                after(self.login_began_at(), config.login_timeout),
-                after(self.queue.over_limit_since(), Some(config.max_send_grace)),
-                (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag)),
-            ]
-        });
-        let opening = opening.into_iter();
-        opening.chain(open.into_iter().flatten()).flatten()
-    }
-
-    /// Since when a packet is incomplete, and when bytes last came. `None` while the peer is not read.
-    fn input_clock(&self) -> (Option<Instant>, Option<Instant>) {
-        if self.is_input_paused() {
-            (None, None)
-        } else {
-            (self.framer.began_at(), Some(self.last_received_at))
-        }
-    }
-
-    /// Moves the time of what was read in the turn that `began` to the end of that turn.
-    pub fn shift_to(&mut self, began: Instant, ended: Instant) {
-        if self.last_received_at == began {
-            self.last_received_at = ended;
-        }
-        self.framer.shift_to(began, ended);
-    }
-
-    /// The deadline that has expired. A peer that passes a check of its throughput gets more time here.
-    #[must_use]
-    pub fn expired(&mut self, config: &Config, now: Instant) -> Expired {
-        let is_over = |since: Option<Instant>, wait: Option<_>| {
-            since.zip(wait).is_some_and(|(at, wait)| at + wait <= now)
-        };
-        let opening = match self.phase {
-            Phase::Connecting => Some((
-                config.connect_timeout,
-                Expired::Close(DisconnectReason::ConnectFailed(ErrorKind::TimedOut)),
-            )),
-            Phase::Handshaking => Some((
-                config.handshake_timeout,
-                Expired::ReadThenClose(DisconnectReason::Handshake),
-            )),
-            Phase::Open => None,
-        };
-        if let Some((timeout, expired)) = opening {
-            return if is_over(Some(self.since), timeout) {
-                expired
-            } else {
-                Expired::None
-            };
-        }
-        let (began_at, last_received_at) = self.input_clock();
-        if is_over(began_at, config.packet_timeout) {
-            Expired::ReadThenClose(Kick::PacketTimeout.into())
-        } else if is_over(last_received_at, config.idle_timeout) {
-            Expired::ReadThenClose(DisconnectReason::Idle)
-        } else if is_over(self.login_began_at(), config.login_timeout) {
-            Expired::ReadThenClose(DisconnectReason::LoginTimeout)
-        } else if self.is_slow(config, now) {
-            Expired::WriteThenClose(Kick::SlowConsumer.into())
-        } else {
-            Expired::None
-        }
-    }
-
-    fn is_slow(&mut self, config: &Config, now: Instant) -> bool {
-        let is_over_limit = (self.queue.over_limit_since())
-            .is_some_and(|since| since + config.max_send_grace <= now);
-        if is_over_limit {
-            if !self.queue.keeps_up(now) {
-                return true;
-            }
-            self.queue.renew_grace(now);
-        }
-        let lag_check_at = (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag));
-        lag_check_at.is_some_and(|at| at <= now)
-            && !(self.queue).passes_lag_check(config.min_send_rate_bytes.into(), now)
     }
 
     /// Lets the next flush write although no edge has come: the last chance of a peer before the check of its
@@ -797,11 +466,13 @@ impl<T: Transport, S> Connection<T, S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::recv::RecvBuffer;
     use crate::buffer::{ChunkPool, SendBufferManager};
     use crate::connection::admission::Admission;
     use crate::testing::{FakePeer, FakeStream};
     use std::net::SocketAddr;
     use std::sync::Arc;
+    use std::time::Duration;
 
     /// A connection whose peer sends empty packets without end and takes what is written.
     fn open(now: Instant) -> (Connection<FakeStream, ()>, FakePeer) {

@@ -29,15 +29,15 @@ pub mod checks;
 pub mod exit;
 mod limits;
 mod logs;
+mod report;
 pub mod signals;
 mod source_addresses;
-mod table;
 mod units;
 
 pub use addresses::{Addresses, parse_addr, parse_addrs};
 pub use checks::{Finding, Severity};
 pub use limits::{HostLimits, raise_fd_limit};
 pub use logs::{init_logs, init_logs_through, print_error};
+pub use report::print;
 pub use source_addresses::SourceAddresses;
-pub use table::print;
 pub use units::{human_bytes, parse_seconds};

@@ -1,0 +1,208 @@
+//! Reading from a peer: pauses, budgets, packets.
+
+use super::Connection;
+use crate::base::config::Config;
+use crate::base::reason::{DisconnectReason, Kick};
+use crate::buffer::recv::RecvBuffer;
+use crate::protocol::packet::Packet;
+use crate::transport::{ReadOutcome, Transport};
+use std::time::{Duration, Instant};
+
+/// Whether the input of a peer waits in its socket until it has taken more of its output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ReadState {
+    /// Input is read as it comes.
+    #[default]
+    Free,
+    /// Input is not read before the queue is shorter, or before this instant.
+    Paused { until: Instant },
+    /// The pause is over and the queue is still long: input is read up to the limit.
+    Resumed,
+}
+
+/// The lengths of a queue up to which its session is read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// Above this a pause begins.
+    pause_above: usize,
+    /// Up to this the session is read on after its pause.
+    resume_up_to: usize,
+    /// Length of a pause; zero: none.
+    pause: Duration,
+}
+
+/// The result of reading from one session.
+#[derive(Debug)]
+pub struct Received {
+    /// Change of the memory for a packet that is not complete.
+    pub partial_growth: isize,
+    /// Bytes of packets that were read.
+    pub bytes: usize,
+    /// Bytes that the transport read beyond them.
+    pub overhead_bytes: usize,
+    /// Complete packets among them.
+    pub packets: usize,
+    /// Whether the budget, and not the input, was used up; or why the session has to end.
+    pub outcome: Result<bool, DisconnectReason>,
+}
+
+impl ReadLimits {
+    /// The limits of a server, lower ones if it `is_short_of_memory`.
+    #[must_use]
+    pub fn new(config: &Config, is_short_of_memory: bool) -> Self {
+        let lowest = config.crowded_bytes() / 4;
+        Self {
+            pause_above: if is_short_of_memory {
+                lowest
+            } else {
+                config.crowded_bytes()
+            },
+            resume_up_to: if is_short_of_memory {
+                lowest
+            } else {
+                config.max_send_queue_bytes
+            },
+            pause: config.read_pause,
+        }
+    }
+}
+
+impl<T: Transport, S> Connection<T, S> {
+    /// Whether to read from it now. If not, [`resume`](Self::resume) says when.
+    pub fn may_receive(&mut self, limits: ReadLimits, now: Instant) -> bool {
+        let queued_bytes = self.queue.queued_bytes();
+        let must_pause = match self.intake() {
+            ReadState::Free => queued_bytes > limits.pause_above,
+            ReadState::Paused { .. } => false,
+            ReadState::Resumed => queued_bytes > limits.resume_up_to,
+        };
+        if must_pause && !limits.pause.is_zero() {
+            let until = now + limits.pause;
+            self.extras.get_or_insert_default().intake = ReadState::Paused { until };
+        }
+        !matches!(self.intake(), ReadState::Paused { .. })
+    }
+
+    /// Whether a pause of its input is over: then it has to be read, as no edge announces the input.
+    pub fn resume(&mut self, limits: ReadLimits, now: Instant) -> bool {
+        let queued_bytes = self.queue.queued_bytes();
+        let Some(extras) = &mut self.extras else {
+            return false;
+        };
+        let was_paused = matches!(extras.intake, ReadState::Paused { .. });
+        let is_over = matches!(extras.intake, ReadState::Paused { until } if until <= now);
+        if queued_bytes <= limits.pause_above {
+            extras.intake = ReadState::Free;
+        } else if is_over && queued_bytes > limits.resume_up_to {
+            let until = now + limits.pause;
+            extras.intake = ReadState::Paused { until };
+        } else if is_over {
+            extras.intake = ReadState::Resumed;
+        }
+        let resumes = was_paused && !matches!(extras.intake, ReadState::Paused { .. });
+        if resumes {
+            self.restart_input_clock(now);
+        }
+        resumes
+    }
+
+    /// The server has not read the peer: the time for the peer's input starts now.
+    pub fn restart_input_clock(&mut self, now: Instant) {
+        self.framer.restart_clock(now);
+        self.last_received_at = now;
+    }
+
+    /// Whether the peer is not read now, whatever it has sent.
+    pub(super) fn is_input_paused(&self) -> bool {
+        self.is_held() || matches!(self.intake(), ReadState::Paused { .. })
+    }
+
+    pub(super) fn intake(&self) -> ReadState {
+        (self.extras.as_ref()).map_or(ReadState::Free, |extras| extras.intake)
+    }
+
+    /// Reads until the stream would block, the budget is used up or the session has to end, and shows each
+    /// complete packet to `handle`. No byte behind the first offence is parsed.
+    pub fn receive(
+        &mut self,
+        buffer: &mut RecvBuffer,
+        budget_bytes: usize,
+        config: &Config,
+        now: Instant,
+        mut handle: impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
+    ) -> Received {
+        let partial_bytes = self.framer.reserved_bytes() as isize;
+        let mut received = Received {
+            partial_growth: 0,
+            bytes: 0,
+            overhead_bytes: 0,
+            packets: 0,
+            outcome: Ok(true),
+        };
+        while received.bytes + received.overhead_bytes < budget_bytes {
+            let budget = budget_bytes - received.bytes - received.overhead_bytes;
+            let memory = buffer.room(budget);
+            let outcome = self.stream.read(memory);
+            received.overhead_bytes += self.stream.overhead_bytes();
+            let input = match outcome {
+                Ok(ReadOutcome::Bytes(count)) => &memory[..count],
+                Ok(ReadOutcome::Blocked) => {
+                    received.outcome = Ok(false);
+                    break;
+                }
+                Ok(ReadOutcome::Closed) => {
+                    received.outcome = Err(DisconnectReason::PeerClosed);
+                    break;
+                }
+                Err(reason) => {
+                    received.outcome = Err(reason);
+                    break;
+                }
+            };
+            received.bytes += input.len();
+            self.last_received_at = now;
+            let (packets, answer) = self.parse(input, config, now, &mut handle);
+            received.packets += packets;
+            if let Err(reason) = answer {
+                received.outcome = Err(reason);
+                break;
+            }
+        }
+        received.partial_growth = self.framer.reserved_bytes() as isize - partial_bytes;
+        self.packets_received += received.packets as u64;
+        received
+    }
+
+    fn parse(
+        &mut self,
+        mut input: &[u8],
+        config: &Config,
+        now: Instant,
+        handle: &mut impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
+    ) -> (usize, Result<(), DisconnectReason>) {
+        let mut packets = 0;
+        loop {
+            match self.framer.next_packet(&mut input, config.max_packet_bytes) {
+                Ok(Some(packet)) => {
+                    packets += 1;
+                    let allowed = config.max_packets_per_sec.is_none_or(|rate| {
+                        let extras = self.extras.get_or_insert_default();
+                        extras.rate.take(rate, now)
+                    });
+                    let answer = if allowed {
+                        handle(&mut self.session, packet)
+                    } else {
+                        Err(Kick::RateLimit.into())
+                    };
+                    if answer.is_err() {
+                        return (packets, answer);
+                    }
+                }
+                Ok(None) => break,
+                Err(kick) => return (packets, Err(kick.into())),
+            }
+        }
+        self.framer.note(now);
+        (packets, Ok(()))
+    }
+}

@@ -41,7 +41,7 @@ fn chat_answers(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> (R
             if text.is_empty() {
                 return text;
             }
-            packet(5, &[&1_u64.to_le_bytes()[..], &text].concat())
+            packet(5, [&1_u64.to_le_bytes()[..], &text].concat())
         },
     );
     let args = ["--count", "2", "--chat-hz", "20", "--duration-secs", "0.6"];

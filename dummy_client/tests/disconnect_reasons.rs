@@ -85,7 +85,7 @@ fn many_different_reasons_are_a_short_list() {
 #[test]
 fn long_reason_is_cut_to_200_characters() {
     let (_, json) = with_fault(|tick| match tick {
-        20 => Some([packet(6, &[b'x'; 60_000]), hello(20, TEXT)].concat()),
+        20 => Some([packet(6, [b'x'; 60_000]), hello(20, TEXT)].concat()),
         _ => Some(hello(tick, TEXT)),
     });
     assert_eq!(json["byes"][0]["text"], "x".repeat(200));

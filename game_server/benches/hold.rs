@@ -488,7 +488,7 @@ fn chat_flood() -> Vec<Figure> {
     let flooder = server.join();
     let mut sender = flooder.sender();
     let flooding = thread::spawn(move || {
-        let burst = packet(C_CHAT, &[b'x'; 512]).repeat(200);
+        let burst = packet(C_CHAT, [b'x'; 512]).repeat(200);
         while sender.write_all(&burst).is_ok() {}
     });
     let listening = thread::spawn(move || {
@@ -537,7 +537,7 @@ fn echo_flood() -> Vec<Figure> {
     let mut flooder = server.join();
     let mut sender = flooder.sender();
     let flooding = thread::spawn(move || {
-        let burst = packet(C_ECHO, &[9; 100]).repeat(1000);
+        let burst = packet(C_ECHO, [9; 100]).repeat(1000);
         while sender.write_all(&burst).is_ok() {}
     });
     let reading = thread::spawn(move || {

@@ -164,7 +164,7 @@ fn slowest_sessions_are_ordered_by_oldest_byte_then_queue() {
     });
     // The last session requests more bytes than the others have queued: every list has it, and the
     // others keep their order behind the first.
-    silent[3].send(&packet(C_ECHO, &[7; 60_000]).repeat(500));
+    silent[3].send(&packet(C_ECHO, [7; 60_000]).repeat(500));
     wait_until("the longest queue to be listed", DEADLINE, || {
         peers(1) == silent_peers[3..]
     });

@@ -17,7 +17,7 @@ fn half_close_flushes_answers_then_closes() {
     for tail in [&b""[..], &header(1000, C_ECHO)[..]] {
         let mut client = server.connect();
         let mut stream: Vec<u8> = (0..2000_u32)
-            .flat_map(|n| packet(C_ECHO, &n.to_le_bytes()))
+            .flat_map(|n| packet(C_ECHO, n.to_le_bytes()))
             .collect();
         stream.extend_from_slice(tail);
         client.send(&stream);
@@ -36,7 +36,7 @@ fn half_close_flushes_more_answers_than_the_kernel_takes() {
     let mut sender = client.sender();
     let sending = thread::spawn(move || {
         for n in 0..200_u8 {
-            sender.write_all(&packet(C_ECHO, &[n; 60_000])).unwrap();
+            sender.write_all(&packet(C_ECHO, [n; 60_000])).unwrap();
         }
         sender.shutdown(Shutdown::Write).unwrap();
     });
@@ -53,7 +53,7 @@ fn half_close_flushes_more_answers_than_the_kernel_takes() {
 fn peer_that_does_not_close_keeps_no_descriptor() {
     let server = Server::start_quiet(&["--max-sessions", "60"]);
     let idle_fds = server.resting_fds();
-    let many_answers = packet(C_ECHO, &[3; 50_000]).repeat(100);
+    let many_answers = packet(C_ECHO, [3; 50_000]).repeat(100);
     let mut silent: Vec<Client> = (0..60).map(|_| server.join()).collect();
     // Side by side: the server reads nothing for 1 s from a peer that takes no answers.
     thread::scope(|scope| {
@@ -131,7 +131,7 @@ fn send_to_a_closed_session_has_no_effect() {
     let server = Server::start_quiet(&["--max-chats-per-sec", "0"]);
     let mut healthy = server.join();
     let idle_fds = server.resting_fds();
-    let questions = packet(C_ECHO, &[9; 500]).repeat(100);
+    let questions = packet(C_ECHO, [9; 500]).repeat(100);
     let storm = || {
         for _ in 0..100 {
             // Closed before the server can send most of the answers.

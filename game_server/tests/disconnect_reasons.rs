@@ -14,7 +14,7 @@ fn kicks() -> Vec<(u16, &'static str, Vec<u8>)> {
         (1, "bad_size", header(3, C_ECHO).to_vec()),
         (2, "too_large", header(4097, C_ECHO).to_vec()),
         (3, "unknown_id", packet(S_HELLO, b"I am the server")),
-        (4, "bad_payload", packet(C_CHAT, &[0xc3, 0x28])),
+        (4, "bad_payload", packet(C_CHAT, [0xc3, 0x28])),
         (5, "packet_timeout", header(100, C_ECHO).to_vec()),
         (7, "rate_limit", packet(C_ECHO, b"").repeat(400)),
         (8, "chat_flood", packet(C_CHAT, b"spam").repeat(50)),

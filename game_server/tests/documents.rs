@@ -110,8 +110,8 @@ fn every_link_and_path_of_every_document_leads_somewhere() {
         for target in links(&prose(&text)) {
             check(target, leads_somewhere(&document, target));
         }
-        // A changelog names files that have gone since.
-        if !document.ends_with("CHANGELOG.md") {
+        // A changelog names files that have gone since. `lecture_table.rs` checks the names of tests.
+        if !document.ends_with("CHANGELOG.md") && !document.ends_with("tests/README.md") {
             for path in paths(&text) {
                 check(path, root.join(path).exists());
             }

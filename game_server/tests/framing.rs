@@ -128,7 +128,7 @@ fn payload_of_every_byte_value_is_unchanged() {
         client.echo(&[byte; 5]);
     }
     // A payload that looks like packets is one payload.
-    let nested = packet(C_ECHO, &packet(C_CHAT, b"hello"));
+    let nested = packet(C_ECHO, packet(C_CHAT, b"hello"));
     client.echo(&nested);
 }
 
@@ -242,11 +242,11 @@ fn packets_before_an_invalid_one_are_answered_and_none_behind_it() {
         (1, header(3, C_ECHO).to_vec()),
         (3, packet(0x1234, b"what?")),
         (4, packet(C_CHAT, b"")),
-        (4, packet(C_CHAT, &[0xff, 0xfe])),
+        (4, packet(C_CHAT, [0xff, 0xfe])),
     ];
     for (code, bytes) in invalid {
         let mut client = server.connect();
-        let mut stream: Vec<u8> = (0..50_u8).flat_map(|n| packet(C_ECHO, &[n])).collect();
+        let mut stream: Vec<u8> = (0..50_u8).flat_map(|n| packet(C_ECHO, [n])).collect();
         stream.extend_from_slice(&bytes);
         stream.extend(packet(C_ECHO, b"behind"));
         stream.extend(packet(C_CHAT, b"no session receives this"));

@@ -29,7 +29,7 @@ fn attacks() -> Vec<Attack> {
         ("unknown_id", 3, packet(S_HELLO, b"I am the server")),
         ("unknown_id", 3, packet(u16::MAX, b"beyond the table")),
         ("bad_payload", 4, header(4, C_CHAT).to_vec()),
-        ("bad_payload", 4, packet(C_CHAT, &[b'a'; 513])),
+        ("bad_payload", 4, packet(C_CHAT, [b'a'; 513])),
         ("bad_payload", 4, packet(C_CHAT, b"\xf0\x28\x8c\x28")),
         ("packet_timeout", 5, header(4000, C_ECHO).to_vec()),
         ("packet_timeout", 5, vec![4]),

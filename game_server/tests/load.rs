@@ -88,7 +88,7 @@ fn three_hundred_concurrent_connects_are_all_served() {
                 let mut clients: Vec<Client> = (0..30).map(|_| Client::connect(addr)).collect();
                 all_are_here.wait();
                 for (n, client) in clients.iter_mut().enumerate() {
-                    client.send(&packet(C_ECHO, &[thread as u8, n as u8]));
+                    client.send(&packet(C_ECHO, [thread as u8, n as u8]));
                 }
                 for (n, client) in clients.iter_mut().enumerate() {
                     client.expect_echo(&[thread as u8, n as u8]);
@@ -109,7 +109,7 @@ fn thousand_sessions_are_all_served() {
     let server = Server::start(&["--tick-ms", "100"]);
     let mut clients: Vec<Client> = (0..1000).map(|_| server.connect()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
-        client.send(&packet(C_ECHO, &n.to_le_bytes()));
+        client.send(&packet(C_ECHO, n.to_le_bytes()));
     }
     for (n, client) in clients.iter_mut().enumerate() {
         client.expect_echo(&n.to_le_bytes());

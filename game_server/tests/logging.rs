@@ -154,7 +154,7 @@ fn peer_bytes_are_never_logged() {
     client.echo(b"done");
     for bytes in [
         packet(0x5859, &evil),
-        packet(C_CHAT, &[&evil[..], &[0xff]].concat()),
+        packet(C_CHAT, [&evil[..], &[0xff]].concat()),
         evil.clone(),
         [&header(2, 0x1b0a)[..], &evil].concat(),
         [&header(4000, C_ECHO)[..], &evil].concat(),

@@ -17,7 +17,7 @@ fn rate_limit_exceeded_closes_session() {
     let mut patient = server.join();
     let mut client = server.connect();
     let flood: Vec<u8> = (0..1000_u32)
-        .flat_map(|n| packet(C_ECHO, &n.to_le_bytes()))
+        .flat_map(|n| packet(C_ECHO, n.to_le_bytes()))
         .collect();
     client.send(&flood);
     let mut answers = 0_u32;
@@ -130,7 +130,7 @@ fn chats_over_the_limit_of_an_address_are_delayed_in_order() {
     let mut client = server.join();
     let began = Instant::now();
     for number in 0..20_u8 {
-        client.send(&packet(C_CHAT, &[b'a' + number]));
+        client.send(&packet(C_CHAT, [b'a' + number]));
     }
     client.send(&packet(C_ECHO, b"at once"));
     let (mut heard, mut heard_before_echo) = (Vec::new(), None);

@@ -27,7 +27,7 @@ fn read_cut_by_the_turn_budget_continues() {
     // The answers are small, so that the budget cuts the reads alone.
     let mut sender = client.sender();
     let sending = thread::spawn(move || {
-        let burst = packet(C_CHAT, &[b'a'; 512]).repeat(4_000);
+        let burst = packet(C_CHAT, [b'a'; 512]).repeat(4_000);
         sender.write_all(&burst).unwrap();
     });
     for _ in 0..4_000 {
@@ -42,7 +42,7 @@ fn two_megabytes_then_silence_are_all_answered() {
     for bytes in [60, 1_000, 60_000] {
         let count = 2_000_000 / bytes;
         let mut client = server.join();
-        client.send(&packet(C_ECHO, &vec![9; bytes]).repeat(count));
+        client.send(&packet(C_ECHO, vec![9; bytes]).repeat(count));
         for _ in 0..count {
             client.expect_echo(&vec![9; bytes]);
         }
@@ -57,8 +57,8 @@ fn burst_ending_near_the_turn_budget_is_answered() {
         let mut client = server.join();
         let bytes = 64 * 1024 * (1 + surplus % 3) + surplus * 7 - 140;
         let count = bytes / 1000;
-        client.send(&packet(C_ECHO, &[3; 996]).repeat(count));
-        client.send(&packet(C_ECHO, &vec![4; bytes % 1000]));
+        client.send(&packet(C_ECHO, [3; 996]).repeat(count));
+        client.send(&packet(C_ECHO, vec![4; bytes % 1000]));
         for _ in 0..count {
             client.expect_echo(&[3; 996]);
         }
@@ -75,7 +75,7 @@ fn blocked_write_continues_when_the_peer_reads() {
     let mut sender = client.sender();
     let sending = thread::spawn(move || {
         sender
-            .write_all(&packet(C_ECHO, &[6; 10_000]).repeat(1_000))
+            .write_all(&packet(C_ECHO, [6; 10_000]).repeat(1_000))
             .unwrap();
     });
     sending.join().unwrap();
@@ -90,7 +90,7 @@ fn blocked_writes_of_several_peers_continue() {
     let server = silent_server(&[]);
     let mut clients: Vec<Client> = (0..8).map(|_| server.join()).collect();
     for client in &mut clients {
-        client.send(&packet(C_ECHO, &[1; 50_000]).repeat(20));
+        client.send(&packet(C_ECHO, [1; 50_000]).repeat(20));
     }
     for client in clients.iter_mut().rev() {
         (0..20).for_each(|_| client.expect_echo(&[1; 50_000]));
@@ -132,13 +132,13 @@ fn kick_and_half_close_finish_without_another_event() {
     assert!(from.elapsed() >= Duration::from_millis(300));
 
     let mut half_closed = server.join();
-    half_closed.send(&packet(C_ECHO, &[2; 30_000]).repeat(20));
+    half_closed.send(&packet(C_ECHO, [2; 30_000]).repeat(20));
     half_closed.finish_writing();
     (0..20).for_each(|_| half_closed.expect_echo(&[2; 30_000]));
     half_closed.expect_eof();
 
     let mut bad = server.join();
-    bad.send(&[packet(C_ECHO, &[2; 30_000]).repeat(20), vec![0; 4]].concat());
+    bad.send(&[packet(C_ECHO, [2; 30_000]).repeat(20), vec![0; 4]].concat());
     (0..20).for_each(|_| bad.expect_echo(&[2; 30_000]));
     bad.expect_bye(1);
 }

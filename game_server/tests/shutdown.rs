@@ -97,7 +97,7 @@ fn queued_packets_are_flushed_before_bye() {
     let mut witness = server.join();
     let mut client = server.connect();
     for n in 0..100_u8 {
-        client.send(&packet(C_ECHO, &[n; 10_000]));
+        client.send(&packet(C_ECHO, [n; 10_000]));
     }
     // When the chat arrives, every packet before it has been handled.
     client.send(&packet(C_CHAT, b"sent"));
@@ -135,7 +135,7 @@ fn shut_down_with_a_backlog(round: u8) {
     thread::scope(|scope| {
         for client in &mut clients {
             scope.spawn(|| {
-                (0..PACKETS).for_each(|n| client.send(&packet(C_ECHO, &[n; 60_000])));
+                (0..PACKETS).for_each(|n| client.send(&packet(C_ECHO, [n; 60_000])));
                 // When this arrives, every packet before it has been handled.
                 client.send(&packet(C_CHAT, b"sent"));
             });
@@ -199,8 +199,7 @@ fn shutdown_under_load_loses_and_tears_nothing() {
             thread::spawn(move || {
                 let sending = thread::spawn(move || {
                     for number in 0_u32.. {
-                        let bytes =
-                            packet(C_ECHO, &[&number.to_le_bytes()[..], &[7; 300]].concat());
+                        let bytes = packet(C_ECHO, [&number.to_le_bytes()[..], &[7; 300]].concat());
                         // Fails once the server has closed.
                         if sender.write_all(&bytes).is_err() {
                             return;

@@ -31,7 +31,7 @@ fn five_thousand_answers_kick_no_reading_peer() {
         let mut sender = client.sender();
         let asking = thread::spawn(move || {
             sender
-                .write_all(&packet(C_ECHO, &vec![7; bytes]).repeat(5000))
+                .write_all(&packet(C_ECHO, vec![7; bytes]).repeat(5000))
                 .unwrap();
         });
         for _ in 0..5000 {
@@ -50,7 +50,7 @@ fn two_megabytes_requested_before_the_first_read_are_delivered() {
     let server = Server::start(&QUIET);
     for (count, bytes) in [(2000, 1000), (33, 65_000), (20_000, 100)] {
         let mut client = server.join();
-        client.send(&packet(C_ECHO, &vec![8; bytes]).repeat(count));
+        client.send(&packet(C_ECHO, vec![8; bytes]).repeat(count));
         for _ in 0..count {
             client.expect_echo(&vec![8; bytes]);
         }
@@ -114,7 +114,7 @@ fn peer_that_requests_and_never_reads_exceeds_the_byte_limit() {
     let mut unread = server.join();
     let addr = unread.stream.local_addr().unwrap().to_string();
     let asking = thread::spawn(move || {
-        let question = packet(C_ECHO, &[5; 60_000]);
+        let question = packet(C_ECHO, [5; 60_000]);
         // Ends when the server has closed, which resets the connection.
         while unread.stream.write_all(&question).is_ok() {}
     });
@@ -197,7 +197,7 @@ fn unread_echoes_kick_their_sender() {
     let flooding = server.connect();
     let mut sender = flooding.sender();
     let sending = thread::spawn(move || {
-        let bytes = packet(C_ECHO, &[5; 60_000]);
+        let bytes = packet(C_ECHO, [5; 60_000]);
         // Ends when the server has closed, which resets the connection.
         while sender.write_all(&bytes).is_ok() {}
     });
@@ -218,7 +218,7 @@ fn unread_session_does_not_delay_other_senders() {
     let (mut speaker, mut listener) = (server.join(), server.join());
     for n in 0..50_u8 {
         // Each chat goes to the peer that does not read as well.
-        speaker.send(&packet(C_CHAT, &[b'a' + n % 26]));
+        speaker.send(&packet(C_CHAT, [b'a' + n % 26]));
         assert_eq!(listener.next_chat().1.as_bytes(), [b'a' + n % 26]);
         assert_eq!(speaker.next_chat().1.as_bytes(), [b'a' + n % 26]);
     }

@@ -37,7 +37,7 @@ fn later_bytes_do_not_extend_the_packet_timeout() {
     let from = Instant::now();
     let dripping = thread::spawn(move || {
         // 200 bytes would take 10 s; the write fails once the server has closed.
-        for byte in packet(C_ECHO, &[1; 196]) {
+        for byte in packet(C_ECHO, [1; 196]) {
             if sender.write_all(&[byte]).is_err() {
                 return;
             }

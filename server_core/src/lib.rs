@@ -259,6 +259,10 @@
 //!
 //! * `admin` (off by default): an admin port with `/metrics` as Prometheus text, `/healthz`, `/sessions` and a
 //!   live page, over HTTP. `server_core::admin::Admin::start(addr, &handle)` starts it.
+//! * `host` (off by default): the module `host` for programs. It reads the limits of the machine, checks the
+//!   needs of a program against the limits, handles SIGINT, SIGTERM and SIGHUP, and logs to standard error.
+//! * `testing` (off by default): the module `testing` for the tests of a game: a client of raw bytes, a packet
+//!   builder, a stream without a socket and a clock that a test moves.
 //!
 //! # Testing a game
 //!
@@ -398,11 +402,6 @@
 //! shows. The feature `testing` shows further modules to the tests, benchmarks and fuzz targets of this
 //! crate. They may change at any time, and `ARCHITECTURE.md` describes them. The crate needs Rust 1.88 or
 //! newer on a 64-bit Unix, of which Linux is tested. Only a new minor version requires a newer Rust.
-//!
-//! # Features
-//!
-//! * `host` (off by default): the module `host` for programs. It reads the limits of the machine, checks the needs
-//!   of a program against the limits, handles SIGINT, SIGTERM and SIGHUP, and logs to standard error.
 //!
 //! # The layers
 //!

@@ -64,7 +64,7 @@ const SHORT: SShort = SShort {
 const TAIL: [u8; 1_000] = [7; 1_000];
 
 /// Each method of a handle, and what it has to do after the end.
-const METHODS: [(&str, Call); 28] = [
+const METHODS: [(&str, Call); 29] = [
     ("broadcast", |it| it.handle.broadcast(&NOTE, TAIL)),
     ("broadcast_packet", |it| it.handle.broadcast_packet(&SHORT)),
     ("broadcast_buffer", |it| {
@@ -138,6 +138,7 @@ const METHODS: [(&str, Call); 28] = [
         assert_eq!((totals.sessions, totals.accepted), (0, 1));
     }),
     ("pool_stats", |it| assert!(it.handle.pool_stats().live > 0)),
+    ("has_ended", |it| assert!(it.handle.has_ended())),
     ("is_shutting_down", |it| {
         assert!(it.handle.is_shutting_down())
     }),

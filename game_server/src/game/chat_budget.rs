@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// A chat over the budget waits for up to 2 s, in the order of arrival; a chat with a longer wait is dropped.
 /// The session stays connected, and its other packets are handled at once. Many players may share one
 /// address: a kick, or a pause of their input, would punish each of them for a neighbour's flood. The budget
-/// of the session ([`Kick::ChatFlood`](server_core::Kick::ChatFlood)) detects a session that floods.
+/// of the session ([`CHAT_FLOOD`](super::packets::CHAT_FLOOD)) detects a session that floods.
 #[derive(Debug)]
 pub struct ChatBudget {
     budgets: AddressBudgets,

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 /// ("1284 more bad_size from 3 addresses; 2 more unknown_id from 1 address").
 ///
 /// A peer can be made to disconnect a million times, for another reason each time. The bound of the
-/// lines keeps a peer from filling the disk. While a flood goes on, its reasons get no line of their own,
-/// and the windows grow from 3 s to 24 s. The counts of the summaries are exact, as are the
+/// lines keeps a peer from filling the disk. While a flood goes on (more than 9 disconnects of a reason in a
+/// window), its reasons get no line of their own, and the windows grow from 3 s to 24 s. The counts of the summaries are exact, as are the
 /// [`metrics`](crate::base::metrics). Clones share one log.
 #[derive(Clone, Debug, Default)]
 pub struct DisconnectLog {
@@ -44,6 +44,8 @@ const SHORTEST_WINDOW: Duration = Duration::from_secs(3);
 const MAX_DOUBLINGS: u32 = 3;
 /// Addresses that a summary counts. The set does not grow with the attack.
 const MAX_ADDRESSES: usize = 1024;
+/// With more suppressed disconnects in a window a reason is that of a flood.
+const MAX_CALM: u64 = 8;
 const MAX_LABELS: usize = DisconnectReason::COUNT + MAX_CUSTOM_LABELS;
 
 impl DisconnectLog {
@@ -135,16 +137,18 @@ impl LogLimiter {
     fn end_window(&mut self, now: Instant) -> Option<(Level, String)> {
         self.window_ends_at.filter(|at| *at <= now)?;
         for reason in self.reasons.values_mut() {
-            reason.had_line = reason.count > 0;
+            reason.had_line = reason.count > MAX_CALM;
         }
-        let Some(summary) = self.summarize() else {
+        let is_calm = !self.reasons.values().any(|reason| reason.had_line);
+        let summary = self.summarize();
+        if is_calm {
             *self = Self::default();
-            return None;
-        };
+            return summary;
+        }
         self.flood_windows += 1;
         let window = SHORTEST_WINDOW * (1 << self.flood_windows.min(MAX_DOUBLINGS));
         self.window_ends_at = Some(now + window);
-        Some(summary)
+        summary
     }
 
     /// One line for all reasons, the most frequent first.
@@ -198,7 +202,9 @@ mod tests {
         let expected = "9999 more bad_size from 3 addresses; 1 more unknown_id from 1 address";
         assert_eq!(summary, Some((Level::Warn, expected.to_owned())));
 
-        note(&log, 0, Kick::BadSize, start);
+        for _ in 0..=MAX_CALM {
+            note(&log, 0, Kick::BadSize, start);
+        }
         let next = start + SHORTEST_WINDOW;
         assert_eq!(log.flush(next), None);
         let goes_on = note(&log, 0, Kick::BadSize, next);
@@ -258,5 +264,20 @@ mod tests {
         assert!(summary.contains("more custom from"), "{summary}");
         let first = "1 more label_020 from 1 address";
         assert!(summary.contains(first), "{summary}");
+    }
+
+    #[test]
+    fn a_few_disconnects_in_each_window_are_no_flood() {
+        let (log, start) = (DisconnectLog::default(), Instant::now());
+        for window in 0..10 {
+            let now = start + SHORTEST_WINDOW * window;
+            log.flush(now);
+            let first = note(&log, 0, Kick::BadSize, now);
+            assert_eq!(first, None, "a line in each window");
+            for _ in 0..MAX_CALM {
+                let summary_at = note(&log, 0, Kick::BadSize, now);
+                assert_eq!(summary_at, Some(now + SHORTEST_WINDOW));
+            }
+        }
     }
 }

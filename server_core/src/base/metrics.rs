@@ -89,13 +89,13 @@ pub struct WorkerMetrics {
     pub partial_packet_bytes: Counter,
     /// Packets whose last byte a socket took, close messages included.
     pub packets_sent: Counter,
-    /// Bytes that sockets took.
+    /// Bytes of packets that sockets took. A transport's own bytes are not counted.
     pub bytes_sent: Counter,
     /// Complete packets received, a packet that a session was kicked for included. A header that breaks
     /// the framing does not count as a packet. Bytes behind an offence are not parsed.
     pub packets_received: Counter,
-    /// Bytes read from sockets, including the discarded bytes behind an offence and of sessions that
-    /// drain.
+    /// Bytes of packets read from sockets, including the discarded bytes behind an offence and of sessions
+    /// that drain. A transport's own bytes are not counted.
     pub bytes_received: Counter,
     /// Calls of `write` and `writev`.
     pub write_calls: Counter,

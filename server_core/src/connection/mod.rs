@@ -315,7 +315,7 @@ impl<T: Transport, S> Connection<T, S> {
     /// The transport may hold bytes of its own after a read or a handshake. Returns whether this connection
     /// now has to be put on the list of connections to flush.
     pub fn needs_flush(&mut self) -> bool {
-        self.stream.buffered_bytes() > 0 && !std::mem::replace(&mut self.is_dirty, true)
+        self.has_output() && !std::mem::replace(&mut self.is_dirty, true)
     }
 
     /// Whether effects of its callbacks wait: then it is not read.
@@ -376,7 +376,8 @@ impl<T: Transport, S> Connection<T, S> {
 
     /// Whether this peer begins to pace, with more than `bytes` in its queue, by what is known so far.
     pub fn starts_pacing(&mut self, bytes: usize) -> bool {
-        self.queue.queued_bytes() > bytes
+        self.is_open()
+            && self.queue.queued_bytes() > bytes
             && self.queue.kept_up()
             && !std::mem::replace(&mut self.is_pacing, true)
     }
@@ -384,7 +385,7 @@ impl<T: Transport, S> Connection<T, S> {
     /// Whether this peer's queue paces what other sessions send to it: it is longer than `bytes`, and
     /// the peer takes it fast enough to be waited for.
     pub fn paces(&mut self, bytes: usize, now: Instant) -> bool {
-        self.queue.queued_bytes() > bytes && self.queue.keeps_up(now)
+        self.is_open() && self.queue.queued_bytes() > bytes && self.queue.keeps_up(now)
     }
 
     /// Writes the queue, then settles the rest. A queue over its cap ends the session here, after the write;

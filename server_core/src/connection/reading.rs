@@ -143,7 +143,11 @@ impl<T: Transport, S> Connection<T, S> {
             let budget = budget_bytes - received.bytes - received.overhead_bytes;
             let memory = buffer.room(budget);
             let outcome = self.stream.read(memory);
-            received.overhead_bytes += self.stream.overhead_bytes();
+            let overhead_bytes = self.stream.overhead_bytes();
+            received.overhead_bytes += overhead_bytes;
+            if overhead_bytes > 0 {
+                self.last_received_at = now;
+            }
             let input = match outcome {
                 Ok(ReadOutcome::Bytes(count)) => &memory[..count],
                 Ok(ReadOutcome::Blocked) => {

@@ -35,7 +35,9 @@ impl CompletionTimer {
         shares: usize,
     ) -> impl Iterator<Item = Share> + use<> {
         let take = |slot: &AtomicUsize| {
-            (slot.compare_exchange(0, shares, Ordering::AcqRel, Ordering::Relaxed)).is_ok()
+            // The load keeps the slots of other tasks in the caches of their workers.
+            slot.load(Ordering::Relaxed) == 0
+                && (slot.compare_exchange(0, shares, Ordering::AcqRel, Ordering::Relaxed)).is_ok()
         };
         let (timer, slot) = (Arc::clone(self), self.0.iter().position(take));
         let slots = slot.into_iter().cycle().take(shares);

@@ -56,7 +56,8 @@ pub trait Session: 'static {
         false
     }
 
-    /// The session is connected. Not called for an outgoing connection that failed.
+    /// The session is connected. Not called for an outgoing connection that failed, nor for a session whose
+    /// handshake failed.
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;
     }
@@ -79,7 +80,7 @@ pub trait Session: 'static {
     }
 
     /// The session has ended. It is in no list, and no packet reaches its peer. The callback may send to
-    /// other sessions.
+    /// other sessions. A session that was never connected gets this callback alone.
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
         let _ = (ctx, reason);
     }

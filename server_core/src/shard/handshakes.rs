@@ -109,6 +109,8 @@ mod tests {
         steps: AtomicUsize,
         written_bytes: AtomicUsize,
         connected: AtomicUsize,
+        /// Bytes of a transport's own that the last step of its handshake leaves.
+        ticket_bytes: AtomicUsize,
     }
 
     struct Shaking {
@@ -160,7 +162,7 @@ mod tests {
             if !self.counts.is_ready.load(Ordering::Relaxed) {
                 return Ok(Completion::Pending);
             }
-            (self.is_done, self.held) = (true, 6);
+            (self.is_done, self.held) = (true, read(&self.counts.ticket_bytes));
             Ok(Completion::Done)
         }
     }
@@ -242,6 +244,7 @@ mod tests {
     #[test]
     fn on_connected_and_broadcasts_wait_for_the_handshake() {
         let (counts, now) = (Arc::new(Counts::default()), Instant::now());
+        counts.ticket_bytes.store(6, Ordering::Relaxed);
         let mut shard = shard(&config(), &counts);
         let ids = arrive(&mut shard, &counts, 1, now);
         let broadcast = Command::Broadcast(packet(&shard));
@@ -273,6 +276,21 @@ mod tests {
         shard.run(now);
         assert_eq!(read(&counts.written_bytes), 16);
         assert!(!shard.has_work());
+    }
+
+    #[test]
+    fn packet_queued_in_a_handshake_is_written_when_the_handshake_completes() {
+        let (counts, now) = (Arc::new(Counts::default()), Instant::now());
+        let mut shard = shard(&config(), &counts);
+        let ids = arrive(&mut shard, &counts, 1, now);
+        let send = Command::Send(ids[0], packet(&shard));
+        shard.handle_command(send, now, |_, _| Ok(()));
+        shard.run(now);
+        assert_eq!(read(&counts.written_bytes), 0);
+        counts.is_ready.store(true, Ordering::Relaxed);
+        shard.handle_readiness(ids[0], true, false, now);
+        shard.run(now);
+        assert_eq!(read(&counts.written_bytes), 16);
     }
 
     #[test]

@@ -88,6 +88,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let limits = self.read_limits;
         let next = self.table.visit(id, |connection| {
             connection.is_listed_readable = false;
+            if connection.is_leaving {
+                return NextInput::None;
+            }
             if connection.is_handshaking() {
                 return NextInput::Handshake;
             }

@@ -24,10 +24,13 @@ pub struct Framed<T, C> {
     /// The peer's stream has ended here.
     end: Option<Result<(), Kick>>,
     is_closing: bool,
+    /// The socket refused a byte of the last write.
+    is_blocked: bool,
     overhead_bytes: usize,
 }
 
-/// A peer that has this many bytes of answers waiting does not read them.
+/// A peer does not read its answers if more bytes of answers wait behind a socket that would block. Before
+/// that, the input of one turn bounds them.
 const MAX_REPLY_BYTES: usize = 4 << 10;
 
 impl<T: Transport, C: Codec> Framed<T, C> {
@@ -42,6 +45,7 @@ impl<T: Transport, C: Codec> Framed<T, C> {
             replies: Vec::new(),
             end: None,
             is_closing: false,
+            is_blocked: false,
             overhead_bytes: 0,
         }
     }
@@ -53,7 +57,7 @@ impl<T: Transport, C: Codec> Framed<T, C> {
         if self.is_closing {
             // The message that ends the stream is the last.
             self.replies.clear();
-        } else if self.replies.len() > MAX_REPLY_BYTES {
+        } else if self.is_blocked && self.replies.len() > MAX_REPLY_BYTES {
             self.end = Some(Err(Kick::SlowConsumer));
         }
         bytes
@@ -71,7 +75,9 @@ impl<T: Transport, C: Codec> Framed<T, C> {
             count += 1;
         }
         let first = usize::from(self.head.is_empty());
-        let written = self.inner.write_vectored(&all[first..count])?;
+        let outcome = self.inner.write_vectored(&all[first..count]);
+        self.is_blocked = matches!(&outcome, Err(error) if error.kind() == ErrorKind::WouldBlock);
+        let written = outcome?;
         let of_head = written.min(self.head.len());
         self.head.drain(..of_head);
         self.run_left -= written - of_head;
@@ -141,13 +147,16 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => drop(self.head.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_blocked = true;
                     return Ok(Completion::Pending);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.inner.flush()
+        let completion = self.inner.flush()?;
+        self.is_blocked = completion == Completion::Pending;
+        Ok(completion)
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {
@@ -346,12 +355,19 @@ mod tests {
 
     #[test]
     fn a_read_takes_no_more_framing_than_it_has_room_and_unread_answers_are_bounded() {
-        let mut stream = framed(&vec![b'?'; 8 << 10], &[]);
+        let mut stream = framed(&vec![b'?'; 16 << 10], &[]);
         assert_eq!(stream.read(&mut [0; 8]), Ok(ReadOutcome::Bytes(0)));
         assert_eq!(stream.overhead_bytes(), 8);
         let memory = &mut vec![0; 6 << 10];
         assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(0)));
+        assert_eq!(
+            stream.read(&mut [0; 8]),
+            Ok(ReadOutcome::Bytes(0)),
+            "not refused yet"
+        );
+        assert_eq!(stream.flush().unwrap(), Completion::Pending);
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(0)));
         assert_eq!(stream.read(memory), Err(Kick::SlowConsumer.into()));
-        assert!(stream.buffered_bytes() <= 6 << 10 | 8);
+        assert!(stream.buffered_bytes() <= 12 << 10 | 16);
     }
 }

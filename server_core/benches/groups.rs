@@ -129,7 +129,7 @@ impl Rig {
             router: Arc::clone(&router),
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
-            departures: DisconnectLog::default(),
+            disconnect_log: DisconnectLog::default(),
             factory: Box::new(|_| Silent),
             close_message: Arc::new(|_, _| None),
         });

@@ -121,7 +121,7 @@ impl Rig {
             router: Arc::clone(&router),
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
-            departures: DisconnectLog::default(),
+            disconnect_log: DisconnectLog::default(),
             factory: Box::new(|peer| Ticker {
                 is_first: peer.addr.port() == 0,
             }),

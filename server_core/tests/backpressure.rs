@@ -133,7 +133,7 @@ impl One {
             router: Arc::new(Router::new([mailbox])),
             buffers: SendBufferManager::new(pool),
             metrics: Arc::new(Metrics::new(1)),
-            departures: DisconnectLog::default(),
+            disconnect_log: DisconnectLog::default(),
             factory: Box::new(move |_| Probe {
                 events: teller.lock().unwrap().clone(),
                 content: None,

@@ -123,7 +123,7 @@ impl Sim {
             router: Arc::clone(&router),
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
-            departures: DisconnectLog::default(),
+            disconnect_log: DisconnectLog::default(),
             factory: Box::new(move |_| Player { packets_on_leave }),
             close_message: Arc::new(|_, _| None),
         });

@@ -88,7 +88,7 @@ struct Ender {
     place: Place,
     server: Arc<Mutex<Option<Server>>>,
     outcomes: Sender<Option<ErrorKind>>,
-    departures: Sender<DisconnectReason>,
+    disconnect_log: Sender<DisconnectReason>,
     /// Gone with the last thread.
     _token: Arc<()>,
 }
@@ -145,7 +145,7 @@ impl Session for Ender {
 
     fn on_disconnected(&mut self, _: &mut Context<'_>, reason: DisconnectReason) {
         self.pass(Place::OnDisconnected);
-        self.departures.send(reason).unwrap();
+        self.disconnect_log.send(reason).unwrap();
     }
 }
 
@@ -154,19 +154,19 @@ struct Scene {
     token: Arc<()>,
     addr: SocketAddr,
     outcomes: Receiver<Option<ErrorKind>>,
-    departures: Receiver<DisconnectReason>,
+    disconnect_log: Receiver<DisconnectReason>,
 }
 
 fn scene(way: Way, place: Place) -> Scene {
     assert_eq!(server_panics(), 0);
     let (shared, token) = (Arc::new(Mutex::new(None)), Arc::new(()));
-    let ((outcome, outcomes), (departure, departures)) = (channel(), channel());
+    let ((outcome, outcomes), (departure, disconnect_log)) = (channel(), channel());
     let ender = Ender {
         way,
         place,
         server: Arc::clone(&shared),
         outcomes: outcome,
-        departures: departure,
+        disconnect_log: departure,
         _token: Arc::clone(&token),
     };
     let (for_farewell, for_factory) = (Mutex::new(ender.clone()), Mutex::new(ender));
@@ -191,7 +191,7 @@ fn scene(way: Way, place: Place) -> Scene {
         token,
         addr,
         outcomes,
-        departures,
+        disconnect_log,
     }
 }
 
@@ -250,7 +250,7 @@ fn shutdown_in_a_callback_succeeds_and_join_is_a_deadlock_error() {
         assert_eq!(outcome, Ok(expected), "{way:?} in {place:?}");
         read_to_end(&mut actor).unwrap();
         drop(actor);
-        let reason = scene.departures.recv_timeout(DEADLINE).unwrap();
+        let reason = scene.disconnect_log.recv_timeout(DEADLINE).unwrap();
         let expected = match place {
             Place::OnDisconnected | Place::CloseMessage => {
                 DisconnectReason::Kicked(Kick::UnknownId)

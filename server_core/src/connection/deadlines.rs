@@ -59,7 +59,7 @@ impl<T: Transport, S> Connection<T, S> {
         };
         let open = opening.is_none().then(|| {
             let (began_at, last_received_at) = self.input_clock();
-            let paused_until = match self.intake() {
+            let paused_until = match self.read_state() {
                 ReadState::Paused { until } => Some(until),
                 ReadState::Free | ReadState::Resumed => None,
             };

@@ -85,7 +85,7 @@ pub struct Connection<T, S> {
 struct Extras {
     tag: Option<u64>,
     rate: RateLimiter,
-    intake: ReadState,
+    read_state: ReadState,
     /// The session is called when its queue holds this many bytes or fewer.
     drained_below: Option<usize>,
     /// On the worker's list of sessions whose queue has drained.
@@ -257,11 +257,11 @@ impl<T: Transport, S> Connection<T, S> {
     /// Queues a packet. Returns whether this connection now has to be put on the list of connections to
     /// flush.
     pub fn queue(&mut self, buffer: SendBuffer) -> bool {
-        self.queue_run(PacketBatch::new(buffer))
+        self.queue_batch(PacketBatch::new(buffer))
     }
 
     /// The same for several packets at once.
-    pub fn queue_run(&mut self, run: PacketBatch) -> bool {
+    pub fn queue_batch(&mut self, run: PacketBatch) -> bool {
         self.queue.push_batch(run);
         !std::mem::replace(&mut self.is_dirty, true)
     }
@@ -281,7 +281,7 @@ impl<T: Transport, S> Connection<T, S> {
         let bytes = run.bytes();
         let is_next = self.is_writable && !self.has_output();
         if !is_next || bytes.len() > config.write_budget_bytes {
-            return Ok(self.queue_run(run.clone()));
+            return Ok(self.queue_batch(run.clone()));
         }
         flushed.calls += 1;
         let written = match self.stream.write(bytes) {
@@ -299,7 +299,7 @@ impl<T: Transport, S> Connection<T, S> {
             self.packets_sent += run.packets() as u64;
             return Ok(false);
         }
-        let is_new = self.queue_run(run.clone());
+        let is_new = self.queue_batch(run.clone());
         let packets = self.queue.advance(written);
         flushed.packets += packets;
         self.packets_sent += packets as u64;
@@ -555,9 +555,6 @@ mod tests {
         let later = now + config.read_pause;
         assert!(!connection.resume(limits, later - Duration::from_nanos(1)));
         assert!(connection.resume(limits, later));
-        assert!(
-            connection.may_receive(limits, later),
-            "for the limit to judge"
-        );
+        assert!(connection.may_receive(limits, later), "the limit decides");
     }
 }

@@ -71,16 +71,16 @@ impl<T: Transport, S> Connection<T, S> {
     /// Whether to read from it now. If not, [`resume`](Self::resume) says when.
     pub fn may_receive(&mut self, limits: ReadLimits, now: Instant) -> bool {
         let queued_bytes = self.queue.queued_bytes();
-        let must_pause = match self.intake() {
+        let must_pause = match self.read_state() {
             ReadState::Free => queued_bytes > limits.pause_above,
             ReadState::Paused { .. } => false,
             ReadState::Resumed => queued_bytes > limits.resume_up_to,
         };
         if must_pause && !limits.pause.is_zero() {
             let until = now + limits.pause;
-            self.extras.get_or_insert_default().intake = ReadState::Paused { until };
+            self.extras.get_or_insert_default().read_state = ReadState::Paused { until };
         }
-        !matches!(self.intake(), ReadState::Paused { .. })
+        !matches!(self.read_state(), ReadState::Paused { .. })
     }
 
     /// Whether a pause of its input is over: then it has to be read, as no edge announces the input.
@@ -89,17 +89,17 @@ impl<T: Transport, S> Connection<T, S> {
         let Some(extras) = &mut self.extras else {
             return false;
         };
-        let was_paused = matches!(extras.intake, ReadState::Paused { .. });
-        let is_over = matches!(extras.intake, ReadState::Paused { until } if until <= now);
+        let was_paused = matches!(extras.read_state, ReadState::Paused { .. });
+        let is_over = matches!(extras.read_state, ReadState::Paused { until } if until <= now);
         if queued_bytes <= limits.pause_above {
-            extras.intake = ReadState::Free;
+            extras.read_state = ReadState::Free;
         } else if is_over && queued_bytes > limits.resume_up_to {
             let until = now + limits.pause;
-            extras.intake = ReadState::Paused { until };
+            extras.read_state = ReadState::Paused { until };
         } else if is_over {
-            extras.intake = ReadState::Resumed;
+            extras.read_state = ReadState::Resumed;
         }
-        let resumes = was_paused && !matches!(extras.intake, ReadState::Paused { .. });
+        let resumes = was_paused && !matches!(extras.read_state, ReadState::Paused { .. });
         if resumes {
             self.restart_input_clock(now);
         }
@@ -114,11 +114,11 @@ impl<T: Transport, S> Connection<T, S> {
 
     /// Whether the peer is not read now, whatever it has sent.
     pub(super) fn is_input_paused(&self) -> bool {
-        self.is_held() || matches!(self.intake(), ReadState::Paused { .. })
+        self.is_held() || matches!(self.read_state(), ReadState::Paused { .. })
     }
 
-    pub(super) fn intake(&self) -> ReadState {
-        (self.extras.as_ref()).map_or(ReadState::Free, |extras| extras.intake)
+    pub(super) fn read_state(&self) -> ReadState {
+        (self.extras.as_ref()).map_or(ReadState::Free, |extras| extras.read_state)
     }
 
     /// Reads until the stream would block, the budget is used up or the session has to end, and shows each

@@ -67,7 +67,7 @@ pub struct ListenerContext {
     /// The last packet of a refused connection.
     pub close_message: Arc<CloseMessage>,
     /// The log lines about refused connections.
-    pub departures: DisconnectLog,
+    pub disconnect_log: DisconnectLog,
 }
 
 const WAKER: Token = Token(usize::MAX);
@@ -164,7 +164,7 @@ impl Listener {
             }
             self.close_overdue(&mut scratch, &context.config, now);
             if self.summary_at.is_some_and(|at| at <= now) {
-                self.summary_at = context.departures.flush(now);
+                self.summary_at = context.disconnect_log.flush(now);
             }
         }
         Ok(())
@@ -232,7 +232,7 @@ impl Listener {
             }
             None => {
                 let reason = DisconnectReason::ServerFull;
-                let summary_at = context.departures.note(None, peer, reason, now);
+                let summary_at = context.disconnect_log.note(None, peer, reason, now);
                 self.summary_at = self.summary_at.or(summary_at);
                 let refusal = stream.refusal();
                 self.refuse(stream, refusal, context, scratch, now);

@@ -189,13 +189,13 @@ impl ServerBuilder {
         let router = Arc::new(Router::new(mailboxes));
         let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
         let handle = ServerHandle::new(listener.as_ref(), &router, connector, &buffers, &metrics);
-        let departures = DisconnectLog::default();
+        let disconnect_log = DisconnectLog::default();
         let shared = Arc::new(Shared {
             config: config.clone(),
             router: Arc::clone(&router),
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
-            departures: departures.clone(),
+            disconnect_log: disconnect_log.clone(),
             factory: Box::new(factory),
             close_message: Arc::clone(&self.close_message),
         });
@@ -223,7 +223,7 @@ impl ServerBuilder {
                 buffers,
                 metrics,
                 close_message: self.close_message,
-                departures,
+                disconnect_log,
             };
             drop(room_for_one);
             server.spawn("listener", move || {

@@ -32,9 +32,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         });
     }
 
-    pub(super) fn look_at_deadlines(&mut self, now: Instant) {
+    pub(super) fn check_deadlines(&mut self, now: Instant) {
         if self.disconnect_summary_at.is_some_and(|at| at <= now) {
-            self.disconnect_summary_at = self.shared.departures.flush(now);
+            self.disconnect_summary_at = self.shared.disconnect_log.flush(now);
         }
         // A deadline that is long past says that this process did not run meanwhile.
         let late = (self.timeouts.next_at())
@@ -86,7 +86,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Expired::Close(reason) => self.close(id, reason),
             Expired::ReadThenClose(_) if !self.may_read() => self.defer_check(id, now + RETRY, now),
             Expired::ReadThenClose(_) => {
-                let cost = self.look_at_input(id, now);
+                let cost = self.read_once_more(id, now);
                 let has_more = self.table.visit(id, |connection| connection.has_input);
                 match self.expired(id, now) {
                     // More input may hold the end of a packet. It is not a login, and not a handshake.

@@ -189,7 +189,7 @@ mod tests {
             router: Arc::new(Router::new([Mailbox::new(config.mailbox_bytes, || {})])),
             buffers: SendBufferManager::new(pool),
             metrics: Arc::new(Metrics::new(1)),
-            departures: DisconnectLog::default(),
+            disconnect_log: DisconnectLog::default(),
             factory: Box::new(move |_| Player(Arc::clone(&counts))),
             close_message: Arc::new(|_, _| None),
         };

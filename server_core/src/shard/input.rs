@@ -71,7 +71,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Reads from one session before its time is up: packets, or its part of a handshake. Returns what that
     /// costs of the turn's input.
-    pub(super) fn look_at_input(&mut self, id: SessionId, now: Instant) -> usize {
+    pub(super) fn read_once_more(&mut self, id: SessionId, now: Instant) -> usize {
         if self
             .table
             .visit(id, |connection| connection.is_handshaking())

@@ -37,7 +37,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let partial_bytes = connection.partial_bytes() as u64;
         self.metrics().partial_packet_bytes.sub(partial_bytes);
         shared.metrics.count_disconnect(self.worker, reason);
-        let summary_at = shared.departures.note(Some(id), peer.addr, reason, now);
+        let summary_at = shared.disconnect_log.note(Some(id), peer.addr, reason, now);
         let ends = [self.disconnect_summary_at, summary_at];
         self.disconnect_summary_at = ends.into_iter().flatten().min();
 

@@ -69,7 +69,7 @@ pub struct Shared<T, S> {
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The log of disconnects.
-    pub departures: DisconnectLog,
+    pub disconnect_log: DisconnectLog,
     /// Makes sessions.
     pub factory: Box<SessionFactory<S>>,
     /// Makes the close message.
@@ -127,7 +127,7 @@ pub struct Shard<T, S> {
     deferred: VecDeque<Deferred>,
     /// The bytes of their packets, to any session.
     deferred_bytes: usize,
-    /// Whether what was posted through handles gets its share of the floor before the deferred effects:
+    /// Whether what was posted through handles gets its share of the paced rate before the deferred effects:
     /// they take turns.
     outbox_is_first: bool,
     /// The deferred effects wait for receivers; when to try again.
@@ -236,7 +236,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::Send(to, buffer) => self.queue_for(to, buffer),
             Command::Broadcast(buffer) => self.queue_for_all(&buffer),
             Command::TimedBroadcast(buffer, share) => {
-                // A tick waits for no reader; callbacks get what it leaves of the floor.
+                // A tick waits for no reader; callbacks get the rest of the paced rate.
                 self.pacing
                     .charge(buffer.len() / self.shared.router.workers(), now);
                 self.queue_for_all(&buffer);
@@ -320,7 +320,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.begin_shutdown(flush_by);
         }
         self.read_all(now);
-        self.look_at_deadlines(now);
+        self.check_deadlines(now);
         self.flush_all(now);
         self.call_drained(now);
         self.flush_and_reap(now);
@@ -418,7 +418,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if self.pacing.is_active() {
             self.shared.router.relieve();
         }
-        self.shared.departures.finish();
+        self.shared.disconnect_log.finish();
     }
 
     /// Unsent bytes of one session. `None` if it is not here, or on its way out.
@@ -485,11 +485,11 @@ mod tests {
     use crate::session::Context;
     use crate::testing::{Call, FakePeer, FakeStream, Outcome};
 
-    struct Nobody {
+    struct Silent {
         requires_login: bool,
     }
 
-    impl Session for Nobody {
+    impl Session for Silent {
         fn requires_login(&self) -> bool {
             self.requires_login
         }
@@ -499,7 +499,7 @@ mod tests {
         }
     }
 
-    fn shard(config: &Config) -> Shard<FakeStream, Nobody> {
+    fn shard(config: &Config) -> Shard<FakeStream, Silent> {
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let mailbox = Mailbox::new(config.mailbox_bytes, || {});
         let requires_login = config.max_unadmitted.is_some();
@@ -510,8 +510,8 @@ mod tests {
                 router: Arc::new(Router::new([mailbox])),
                 buffers: SendBufferManager::new(pool),
                 metrics: Arc::new(Metrics::new(1)),
-                departures: DisconnectLog::default(),
-                factory: Box::new(move |_| Nobody { requires_login }),
+                disconnect_log: DisconnectLog::default(),
+                factory: Box::new(move |_| Silent { requires_login }),
                 close_message: Arc::new(|_, _| None),
             }),
         )
@@ -520,7 +520,7 @@ mod tests {
     /// A thousand peers that send zeros without end and take what is written. With `hesitates`, each
     /// sends this number of bytes first, one at a time, and then nothing for one read.
     fn thousand(
-        shard: &mut Shard<FakeStream, Nobody>,
+        shard: &mut Shard<FakeStream, Silent>,
         hesitates: Option<usize>,
         now: Instant,
     ) -> (Vec<SessionId>, Vec<FakePeer>, Arc<Admission>) {
@@ -576,7 +576,7 @@ mod tests {
             turns += 1;
             assert!(turns < 1000, "{} are left", shard.sessions());
         }
-        // As much again may come from those who have just been thrown out.
+        // Sessions that have just been ended may send as much again.
         let allowed = 2 * (config.turn_input_bytes + config.read_budget_bytes);
         assert!(most_bytes <= allowed, "{most_bytes} bytes in one turn");
         let totals = shard.shared.metrics.totals();
@@ -657,7 +657,7 @@ mod tests {
             let before = read_bytes(&peers);
             shard.run(now);
             let bytes = read_bytes(&peers) - before;
-            // As much again may come from those who have just been thrown out.
+            // Sessions that have just been ended may send as much again.
             let allowed = 2 * (config.turn_input_bytes + config.read_budget_bytes);
             assert!(bytes <= allowed, "{bytes} bytes in one turn");
             turns += 1;
@@ -706,7 +706,7 @@ mod tests {
             let totals = shard.shared.metrics.totals();
             assert_eq!(totals.packets_sent, 1000);
             assert_eq!(totals.bytes_sent, 1000 * 16);
-            // One call each: nobody was behind.
+            // One call each: no session was behind.
             assert_eq!(totals.write_calls, 1000);
         }
     }

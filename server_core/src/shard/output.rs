@@ -106,7 +106,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.table.visit(id, |connection| {
             if connection.is_open() && !std::mem::replace(&mut connection.is_detached, true) {
                 detached.push(id);
-                if connection.queue_run(run.clone()) {
+                if connection.queue_batch(run.clone()) {
                     dirty.push(id);
                 }
             }
@@ -121,7 +121,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let dirty = &mut self.dirty;
         self.table.visit_all(|id, connection| {
             let is_detached = std::mem::take(&mut connection.is_detached);
-            if connection.is_open() && !is_detached && connection.queue_run(run.clone()) {
+            if connection.is_open() && !is_detached && connection.queue_batch(run.clone()) {
                 dirty.push(id);
             }
         });
@@ -145,7 +145,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         // A flush runs no callback, so no session became dirty meanwhile; the memory is used again.
         debug_assert!(
             self.dirty.is_empty(),
-            "somebody was called, and so perhaps removed, while a list was walked"
+            "a session was called, and so perhaps removed, while a list was walked"
         );
         self.dirty = dirty;
         self.count(&total);

@@ -1,10 +1,10 @@
 //! Pacing: packets that readers cannot take, although they keep up, wait where they were caused.
 //!
 //! A session whose queue is longer than 128 KiB (or half of its limit, if that is less), and whose peer takes 512 KiB a second or more,
-//! *paces*: while there is one on any worker, packets to others leave a worker's callbacks at the floor
+//! *paces*: while there is one on any worker, packets to others leave a worker's callbacks at the paced rate
 //! rate only. The rest waits in the list of deferred effects, and a session that caused some of it is not
-//! read. The floor is what a reader that keeps up takes anyway, so a reader that lies about its speed
-//! slows the others down to the floor and no further.
+//! read. The paced rate is what a reader that keeps up takes anyway, so a reader that lies about its speed
+//! slows the others down to the paced rate and no further.
 
 use super::Shard;
 use super::input::MIN_READ_BYTES;
@@ -15,19 +15,19 @@ use std::time::{Duration, Instant};
 
 /// Bytes a second to one receiver that all workers together may cause while a session paces. Below the
 /// 1 MiB/s of a reader that keeps up, so that its queue shrinks meanwhile.
-const FLOOR_BYTES_PER_SEC: u32 = 768 << 10;
-/// The floor may be used in bursts of this length.
-const FLOOR_BURST: Duration = Duration::from_millis(10);
+const PACED_BYTES_PER_SEC: u32 = 768 << 10;
+/// The paced rate may be used in bursts of this length.
+const PACED_BURST: Duration = Duration::from_millis(10);
 /// What waits for another worker to catch up is tried again after this time.
 const POLL: Duration = Duration::from_millis(5);
 /// Bytes of deferred packets above which no session is read, divided by the number of workers, as the
-/// floor is.
+/// paced rate is.
 const MAX_DEFERRED_BYTES: usize = 256 << 10;
-/// Which sessions pace this worker, and how much of the floor is used.
+/// Which sessions pace this worker, and how much of the paced rate is used.
 #[derive(Debug)]
 pub(super) struct Pacing {
     sessions: Vec<SessionId>,
-    /// The floor's next packet is due then (the generic cell rate algorithm).
+    /// The paced rate's next packet is due then (the generic cell rate algorithm).
     next_at: Option<Instant>,
     bytes_per_sec: u32,
 }
@@ -37,29 +37,29 @@ impl Pacing {
         Self {
             sessions: Vec::new(),
             next_at: None,
-            bytes_per_sec: (FLOOR_BYTES_PER_SEC / workers as u32).max(1),
+            bytes_per_sec: (PACED_BYTES_PER_SEC / workers as u32).max(1),
         }
     }
 
-    /// Takes `bytes` of the floor, if there is room in it.
+    /// Takes `bytes` of the paced rate, if there is room in it.
     pub fn take(&mut self, bytes: usize, now: Instant) -> bool {
-        let has_room = self.next_at.is_none_or(|at| at <= now + FLOOR_BURST);
+        let has_room = self.next_at.is_none_or(|at| at <= now + PACED_BURST);
         if has_room {
             self.charge(bytes, now);
         }
         has_room
     }
 
-    /// Takes `bytes` of the floor, whatever room there is.
+    /// Takes `bytes` of the paced rate, whatever room there is.
     pub fn charge(&mut self, bytes: usize, now: Instant) {
         let next_at = self.next_at.map_or(now, |at| at.max(now));
         let cost = Duration::from_secs(1) * bytes as u32 / self.bytes_per_sec;
         self.next_at = Some(next_at + cost);
     }
 
-    /// When to try again what the floor has no room for.
+    /// When to try again what the paced rate has no room for.
     pub fn retry_at(&self, now: Instant) -> Instant {
-        let room_at = self.next_at.map_or(now, |at| at - FLOOR_BURST);
+        let room_at = self.next_at.map_or(now, |at| at - PACED_BURST);
         room_at.clamp(now + Duration::from_millis(1), now + POLL)
     }
 
@@ -80,7 +80,7 @@ impl Pacing {
 }
 
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
-    /// Whether a packet of `bytes` bytes to others may be queued now: no session paces, or the floor has
+    /// Whether a packet of `bytes` bytes to others may be queued now: no session paces, or the paced rate has
     /// room.
     pub(super) fn may_fan_out(&mut self, bytes: usize, now: Instant) -> bool {
         bytes == 0
@@ -99,7 +99,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
     }
 
-    /// Whether reading may go on although effects wait: the floor is what they wait for, and there are
+    /// Whether reading may go on although effects wait: the paced rate is what they wait for, and there are
     /// few of them.
     pub(super) fn may_read_while_paced(&self) -> bool {
         let max_bytes = MAX_DEFERRED_BYTES / self.shared.router.workers();
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_floor_is_a_rate_shared_by_the_workers() {
+    fn the_paced_rate_is_shared_by_the_workers() {
         for workers in [1, 2, 7] {
             let (mut pacing, start) = (Pacing::new(workers), Instant::now());
             let mut taken = 0_u64;
@@ -148,7 +148,7 @@ mod tests {
                     taken += 520;
                 }
             }
-            let expected = 10 * u64::from(FLOOR_BYTES_PER_SEC) / workers as u64;
+            let expected = 10 * u64::from(PACED_BYTES_PER_SEC) / workers as u64;
             assert!(
                 taken.abs_diff(expected) < expected / 50,
                 "{taken} of {expected}"

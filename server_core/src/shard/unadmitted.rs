@@ -99,7 +99,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 }
                 // The look itself is a system call.
                 Some((false, false)) => {
-                    left = left.saturating_sub(self.look_at_input(id, now).max(MIN_PACKET_COST));
+                    left = left.saturating_sub(self.read_once_more(id, now).max(MIN_PACKET_COST));
                 }
                 Some((false, true)) => {}
             }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A clock that stands still until a test moves it.
+/// A clock that only a test moves.
 #[derive(Clone, Copy, Debug)]
 pub struct FakeClock {
     start: Instant,

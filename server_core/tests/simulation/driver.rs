@@ -131,7 +131,7 @@ impl Sim {
             router: Arc::clone(&router),
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
-            departures: DisconnectLog::default(),
+            disconnect_log: DisconnectLog::default(),
             factory: Box::new({
                 let world = world.clone();
                 move |peer| SimSession::new(peer, &world)

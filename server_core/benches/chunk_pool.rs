@@ -1,5 +1,5 @@
-//! What it costs to write one packet into memory that others can hold, and to let go of it: a chunk
-//! of the pool, beside the two usual ways.
+//! The cost of a packet in shared memory: to write it, and to drop it. The bench compares a chunk of the pool
+//! with the two usual ways.
 
 use bytemuck::{Pod, Zeroable};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,10 +11,10 @@ use server_core::wire::U64Le;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// The tail behind a header of four bytes and a head of eight.
+/// The tail of a packet, which follows a header of four bytes and a head of eight bytes.
 const TAIL_BYTES: [usize; 3] = [52, 244, 988];
 const THREADS: [usize; 2] = [1, 2];
-/// Packets that are held at a time, as the packets of a turn are.
+/// The number of packets that are held at a time, as the packets of a turn are.
 const PACKETS: usize = 64;
 
 fn main() {
@@ -38,7 +38,8 @@ fn chunk_pool(bencher: Bencher<'_, '_>, tail_bytes: usize) {
     hold(bencher, tail_bytes, |tail| manager.encode(&head, tail));
 }
 
-/// One block for many packets as well: split off, and taken again when all of them are gone.
+/// One block for many packets as well. Each packet is split off the block, and the block is used again when all
+/// of its packets are gone.
 #[divan::bench(args = TAIL_BYTES, threads = THREADS)]
 fn bytes_mut(bencher: Bencher<'_, '_>, tail_bytes: usize) {
     thread_local! {
@@ -59,7 +60,7 @@ fn bytes_mut(bencher: Bencher<'_, '_>, tail_bytes: usize) {
     });
 }
 
-/// One allocation for each packet; a second one for the vector that it is put together in.
+/// One allocation for each packet, and a second allocation for the vector in which the packet is put together.
 #[divan::bench(args = TAIL_BYTES, threads = THREADS)]
 fn arc_per_packet(bencher: Bencher<'_, '_>, tail_bytes: usize) {
     hold(bencher, tail_bytes, |tail| -> Arc<[u8]> {
@@ -73,10 +74,10 @@ fn arc_per_packet(bencher: Bencher<'_, '_>, tail_bytes: usize) {
     });
 }
 
-/// Makes the packets of a turn, then drops them all.
+/// Makes the packets of a turn, then drops all of them.
 fn hold<T>(bencher: Bencher<'_, '_>, tail_bytes: usize, make: impl Fn(&[u8]) -> T + Sync) {
     let tail = vec![1_u8; tail_bytes];
-    // The memory for the list is the same for all three, and taken outside the measurement.
+    // The list has the same memory in all three benches, allocated outside of the measurement.
     bencher
         .counter(ItemsCount::new(PACKETS))
         .with_inputs(|| Vec::with_capacity(PACKETS))

@@ -1,4 +1,4 @@
-//! How fast bytes become packets.
+//! The speed of the framer, in bytes per second.
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
@@ -12,10 +12,10 @@ fn main() {
     divan::main();
 }
 
-/// Reads that hold whole packets: nothing is copied.
+/// Reads that hold whole packets: the framer copies nothing.
 #[divan::bench(args = PACKET_BYTES)]
 fn whole_packets(bencher: Bencher<'_, '_>, packet_bytes: usize) {
-    // A read buffer of the worker is filled with as many packets as it has room for.
+    // The bench fills a read buffer of a worker with as many packets as it has room for.
     frame(
         bencher,
         packet_bytes,
@@ -23,7 +23,7 @@ fn whole_packets(bencher: Bencher<'_, '_>, packet_bytes: usize) {
     );
 }
 
-/// Reads of one TCP segment, which cut packets anywhere: an unfinished rest is copied.
+/// Reads of one TCP segment, which cut packets anywhere: the framer copies the unfinished rest.
 #[divan::bench(args = PACKET_BYTES)]
 fn cut_by_segments(bencher: Bencher<'_, '_>, packet_bytes: usize) {
     frame(bencher, packet_bytes, 1460);

@@ -1,7 +1,7 @@
-//! What a packet costs that only some sessions get: 10,000 sessions in 100 groups of 100.
+//! The cost of a packet that only some sessions get: 10,000 sessions in 100 groups of 100.
 //!
-//! Sockets take everything and cost nothing here, so this is what the library itself does, from the
-//! call on another thread to the last socket's write. Compare the rows of one run.
+//! The sockets of this bench take everything and cost nothing, so a row is the work of the library, from the
+//! call on another thread to the write to the last socket. Compare the rows of one run.
 
 use bytemuck::{Pod, Zeroable};
 use divan::counter::ItemsCount;
@@ -29,7 +29,7 @@ fn main() {
     divan::main();
 }
 
-/// The packet goes to 100 sessions: written once, one command.
+/// A packet to a group of 100 sessions: it is written once, and posted as one command.
 #[divan::bench]
 fn to_a_group(bencher: Bencher<'_, '_>) {
     let mut rig = Rig::new();
@@ -40,12 +40,12 @@ fn to_a_group(bencher: Bencher<'_, '_>) {
             .buffers
             .encode(&Hello { tick: 7.into() }, b"Hello World");
         rig.router
-            .broadcast_to(group_of(group), None, &packet.expect("it is small"));
+            .broadcast_to(group_of(group), None, &packet.expect("the packet is small"));
         rig.turn(MEMBERS);
     });
 }
 
-/// The same 100 sessions, one after the other: written and posted 100 times.
+/// A packet to the same 100 sessions, one after the other: it is written and posted 100 times.
 #[divan::bench]
 fn to_each_member(bencher: Bencher<'_, '_>) {
     let mut rig = Rig::new();
@@ -56,13 +56,13 @@ fn to_each_member(bencher: Bencher<'_, '_>) {
             let packet = rig
                 .buffers
                 .encode(&Hello { tick: 7.into() }, b"Hello World");
-            rig.router.send(id, packet.expect("it is small"));
+            rig.router.send(id, packet.expect("the packet is small"));
         }
         rig.turn(MEMBERS);
     });
 }
 
-/// To all 10,000: what it would cost to let each client find out what is for it.
+/// A packet to all 10,000 sessions: the cost if each client had to find out which packets are for it.
 #[divan::bench]
 fn to_all(bencher: Bencher<'_, '_>) {
     let mut rig = Rig::new();
@@ -70,26 +70,26 @@ fn to_all(bencher: Bencher<'_, '_>) {
         let packet = rig
             .buffers
             .encode(&Hello { tick: 7.into() }, b"Hello World");
-        rig.router.broadcast(&packet.expect("it is small"));
+        rig.router.broadcast(&packet.expect("the packet is small"));
         rig.turn(SESSIONS);
     });
 }
 
-/// Into a second group and out of it again, on the session's own worker. Others are in there.
+/// A join of a second group and a leave, on the session's own worker. The group has other members.
 #[divan::bench]
 fn join_and_leave(bencher: Bencher<'_, '_>) {
     let directory = Arc::default();
     let mut groups = server_core::groups::members::Groups::new(0, directory, 64);
     for n in 0..SESSIONS {
         let joined = groups.join(session(n), group_of(n / MEMBERS));
-        joined.expect("it is in no other one");
+        joined.expect("the session is in no other group");
     }
     let mut n = 0;
     bencher.bench_local(|| {
         n = (n + 1) % SESSIONS;
         let other = group_of((n / MEMBERS + 1) % GROUPS);
         let joined = groups.join(black_box(session(n)), other);
-        joined.expect("it is in one other");
+        joined.expect("the session is in one other group");
         assert!(groups.leave(session(n), other));
     });
 }
@@ -102,12 +102,13 @@ fn session(slot: usize) -> SessionId {
     SessionId::new(1, 0, slot as u32)
 }
 
-/// Neighbours in a group are not neighbours in memory: sessions do not arrive in the order of groups.
+/// The members of a group. Neighbours in a group are not neighbours in memory, because sessions do not
+/// connect in the order of groups.
 fn members_of(group: usize) -> impl Iterator<Item = SessionId> {
     (0..MEMBERS).map(move |n| session(n * GROUPS + group))
 }
 
-/// One worker's share of a server, on this thread.
+/// The share of one worker of a server, on this thread.
 struct Rig {
     shard: Shard<FakeStream, Silent>,
     router: Arc<Router<FakeStream>>,
@@ -146,7 +147,7 @@ impl Rig {
             let permit = admission.admit(SocketAddr::from(([127, 0, 0, 1], port as u16)));
             rig.router.adopt(NewConnection {
                 stream: FakeStream::sink(),
-                permit: permit.expect("there is no limit"),
+                permit: permit.expect("the admission has no limit"),
                 tag: None,
                 is_connecting: false,
             });
@@ -158,7 +159,7 @@ impl Rig {
         rig
     }
 
-    /// Runs a turn, as a worker does. `packets` packets have to go out.
+    /// Runs a turn, as a worker does. The turn has to send `packets` packets.
     fn turn(&mut self, packets: usize) {
         let (router, shard, now) = (&self.router, &mut self.shard, self.now);
         router.mailbox(0).take_some(|command| {

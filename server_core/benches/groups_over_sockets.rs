@@ -1,8 +1,8 @@
-//! The same comparison as in `groups`, over real sockets and two workers: what the system charges for
-//! each write is in it. 10,000 sessions in 100 groups of 100.
+//! The comparison of `groups` over real sockets and two workers, with the time that the system takes for each
+//! write. 10,000 sessions are in 100 groups of 100.
 //!
-//! The clients are another process, which only connects: so few bytes wait in the sockets. CPU time is
-//! that of the server, user and system, for each packet that one call brings about. Linux only.
+//! The clients are another process, which only connects: so few bytes wait in the sockets. The CPU time is
+//! the user and system time of the server for the packets that one call causes. Linux only.
 
 use server_core::{Context, GroupId, Kick, Packet, Server, ServerHandle, Session, SessionId};
 use std::io::{self, Read};
@@ -21,12 +21,12 @@ const SESSIONS: usize = 10_000;
 const GROUPS: usize = 100;
 const MEMBERS: usize = SESSIONS / GROUPS;
 const ROUNDS: usize = 5;
-/// Calls to all in one round; to groups there is one for each group.
+/// The number of broadcasts to all in one round. A round of groups has one call for each group.
 const TO_ALL: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// `getconf CLK_TCK` of every Linux of today.
+/// The value of `getconf CLK_TCK` on every Linux of today.
 const CLOCK_TICKS_PER_SEC: f64 = 100.0;
-/// The first argument of the process of clients; the address follows.
+/// The first argument of the process of clients. The address follows it.
 const CLIENTS: &str = "clients-of";
 
 struct Silent {
@@ -53,7 +53,7 @@ fn main() -> io::Result<()> {
     let server = Server::builder()
         .workers(2)
         .start("127.0.0.1:0", move |_| Silent {
-            // A panic elsewhere cannot have torn a sender.
+            // The lock may be poisoned: a panic elsewhere cannot leave a sender half changed.
             arrivals: sender
                 .lock()
                 .unwrap_or_else(|error| error.into_inner())
@@ -64,7 +64,7 @@ fn main() -> io::Result<()> {
         .stdin(Stdio::piped())
         .spawn()?;
     let outcome = arrive(&arrivals).and_then(|ids| compare(&server.handle(), &ids));
-    // The end of its standard input is the end of it.
+    // The end of its standard input ends the process of clients.
     drop(clients.stdin.take());
     clients.wait()?;
     outcome
@@ -82,10 +82,12 @@ fn arrive(arrivals: &Receiver<SessionId>) -> io::Result<Vec<SessionId>> {
     let ids: Result<_, RecvTimeoutError> = (0..SESSIONS)
         .map(|_| arrivals.recv_timeout(PATIENCE))
         .collect();
-    ids.map_err(|_| io::Error::other("not all have come: `ulimit -n` has to allow 10,100 files"))
+    ids.map_err(|_| {
+        io::Error::other("not all clients have connected: `ulimit -n` has to allow 10,100 files")
+    })
 }
 
-/// What one way to send costs.
+/// The cost of one way to send.
 struct Cost {
     wall: Duration,
     cpu_secs: f64,
@@ -120,7 +122,7 @@ fn compare(handle: &ServerHandle, ids: &[SessionId]) -> io::Result<()> {
     Ok(())
 }
 
-/// Each call, until the last of its packets has been taken by its socket.
+/// Makes the calls of one round. The next call follows when the sockets have accepted all packets of a call.
 fn measure(
     handle: &ServerHandle,
     calls: usize,
@@ -145,13 +147,13 @@ fn measure(
     })
 }
 
-/// User and system time of this process so far.
+/// The user and system time of this process so far.
 fn cpu_secs() -> io::Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // Behind the name, which may hold anything: fields 3 and on.
+    // Fields 3 and later follow the name, which may contain anything.
     let behind = stat.rsplit(')').next().unwrap_or_default();
     let fields = behind.split_whitespace().skip(11).take(2);
     let ticks: Option<f64> = fields.map(|field| field.parse::<f64>().ok()).sum();
-    let ticks = ticks.ok_or_else(|| io::Error::other("/proc/self/stat is not as it was"))?;
+    let ticks = ticks.ok_or_else(|| io::Error::other("/proc/self/stat has another format"))?;
     Ok(ticks / CLOCK_TICKS_PER_SEC)
 }

@@ -1,4 +1,4 @@
-//! What it costs to get an item from one thread to another.
+//! The cost of an item from one thread to another.
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 const ITEM_BYTES: usize = 64;
-/// Small, so that posters and reader keep pace with each other from the first burst on.
+/// The limit is small, so that posters and reader keep pace with each other from the first burst on.
 const LIMIT_BYTES: usize = 64 << 10;
 
 fn main() {
     divan::main();
 }
 
-/// The mailbox alone: post a burst, take it, on one thread.
+/// The mailbox alone: one thread posts a burst and takes it.
 #[divan::bench(args = [1, 10, 100])]
 fn burst(bencher: Bencher<'_, '_>, items: u64) {
     let mailbox = Mailbox::new(LIMIT_BYTES, || ());
@@ -29,13 +29,13 @@ fn burst(bencher: Bencher<'_, '_>, items: u64) {
     });
 }
 
-/// Posters, and a reader that sleeps when there is nothing; the posters wait when it is too slow.
+/// Posters, and a reader that sleeps when the mailbox is empty. The posters wait when the reader is too slow.
 #[divan::bench(threads = [1, 2])]
 fn to_a_sleeping_reader(bencher: Bencher<'_, '_>) {
     const ITEMS: u64 = 1000;
     let is_over = Arc::new(AtomicBool::new(false));
     let taken = Arc::new(AtomicU64::new(0));
-    // The reader's own handle is known when it runs, and the mailbox only after that.
+    // The handle of the reader exists only when its thread runs, and the mailbox only after that.
     let (to_reader, from_main) = crossbeam_channel::bounded::<Arc<Mailbox<u64>>>(1);
     let reader = {
         let (is_over, taken) = (Arc::clone(&is_over), Arc::clone(&taken));

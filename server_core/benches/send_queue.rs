@@ -1,4 +1,4 @@
-//! What a session's queue adds to each packet that goes through it.
+//! The cost that a session's queue adds to each packet.
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -14,23 +14,23 @@ fn main() {
     divan::main();
 }
 
-/// A socket that takes everything: queue the packets of a turn, gather, advance, settle. Neighbours
-/// in one chunk.
+/// A socket that takes everything: the bench queues the packets of a turn, gathers, advances and settles. The
+/// packets are neighbours in one chunk.
 #[divan::bench(args = [1, 10, 100])]
 fn neighbours_taken_whole(bencher: Bencher<'_, '_>, packets: usize) {
     let manager = manager();
     take_whole(bencher, &buffers(packets, |_| &manager));
 }
 
-/// As above, from two chunks by turns: no neighbours, so one slice for each packet.
+/// As above, with packets from two chunks by turns. Packets are not neighbours, so each has its own slice.
 #[divan::bench(args = [2, 10, 50])]
 fn strangers_taken_whole(bencher: Bencher<'_, '_>, packets: usize) {
     let managers = [manager(), manager()];
     take_whole(bencher, &buffers(packets, |n| &managers[n % 2]));
 }
 
-/// A peer that takes half of the bytes in the turn in which they come and the rest in the next: the
-/// rest is copied out of the chunk.
+/// A peer that takes half of the bytes in the turn that queued them, and the rest in the next turn. The queue
+/// copies the rest out of the chunk.
 #[divan::bench(args = [1, 10, 100])]
 fn half_taken(bencher: Bencher<'_, '_>, packets: usize) {
     let manager = manager();

@@ -1,4 +1,4 @@
-//! In steady state a broadcast allocates nothing, however many sessions it goes to.
+//! Tests of allocations: in steady state a broadcast allocates nothing, whatever the number of its sessions.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 #![allow(unsafe_code)] // A global allocator cannot be written without.
 
@@ -25,18 +25,18 @@ use std::time::{Duration, Instant};
 
 const SESSIONS: u64 = 100;
 const BROADCASTS: u64 = 10_000;
-/// Messages in one block of crossbeam's unbounded channel, which is one allocation.
+/// The number of messages in one block of crossbeam's unbounded channel. A block is one allocation.
 const CHANNEL_BLOCK: u64 = 31;
 
 struct CountingAllocator;
 
 thread_local! {
-    /// Each test counts its own thread: they run side by side.
+    /// The allocations of this thread. Tests run side by side, and each counts its own thread.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
 fn count() {
-    // At the very end of a thread its storage is gone, and no test counts by then.
+    // At the end of a thread its storage is gone. No test counts by then.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
 }
 
@@ -163,7 +163,11 @@ impl Rig {
             let allocations = ALLOCATIONS.get() - before;
             measured = (allocations, self.buffers.stats().pops - pops_before);
             let packets = self.metrics.totals().packets_sent - packets_before;
-            assert_eq!(packets, BROADCASTS * SESSIONS, "everybody got each of them");
+            assert_eq!(
+                packets,
+                BROADCASTS * SESSIONS,
+                "every session got each broadcast"
+            );
         }
         measured
     }
@@ -189,8 +193,11 @@ fn broadcast_allocates_nothing() {
         rig.shard.run(rig.clock.now());
     });
     assert!(chunks > 0);
-    // The `Arc` of a chunk is made anew each time one is taken; its block comes from the pool.
-    assert_eq!(allocations, chunks, "one for each replaced chunk");
+    // Each take of a chunk makes a new `Arc`. The block of the chunk comes from the pool.
+    assert_eq!(
+        allocations, chunks,
+        "one allocation for each replaced chunk"
+    );
 }
 
 /// (lecture row 2)
@@ -202,8 +209,8 @@ fn broadcast_from_a_callback_allocates_two_blocks_at_most() {
         rig.shard.run(rig.clock.now());
     });
     assert!(chunks > 0);
-    // Besides the chunks, per round: the list of those who are due, and the one node of the
-    // timeout queue. Neither depends on how many sessions there are.
+    // Besides the chunks, each round allocates the list of due sessions and one node of the timeout
+    // queue. The number of sessions changes neither.
     assert!(
         allocations <= chunks + 2 * BROADCASTS,
         "{allocations} for {BROADCASTS} broadcasts to {SESSIONS} sessions"
@@ -271,15 +278,22 @@ fn measured_broadcast_allocates_nothing_more() {
         rig.shard
             .end_turn(rig.clock.now(), rig.clock.now() + Duration::from_micros(3));
     });
-    assert_eq!(allocations, chunks, "one for each replaced chunk");
+    assert_eq!(
+        allocations, chunks,
+        "one allocation for each replaced chunk"
+    );
     let durations = &rig.metrics.broadcasts;
-    assert_eq!(durations.count(), 2 * BROADCASTS, "each was measured");
+    assert_eq!(
+        durations.count(),
+        2 * BROADCASTS,
+        "each broadcast was measured"
+    );
     let sum = Duration::from_micros(3 * 2 * BROADCASTS);
     assert_eq!(durations.sum(), sum);
 }
 
 server_core::packets! {
-    /// Variable parts in variable parts, both ways.
+    /// A packet with variable parts in variable parts. Both sides send it.
     both 2 => Room<'a> {
         name: &'a str where 1..=16,
         players: List<'a, Player<'a>>,
@@ -320,7 +334,7 @@ fn typed_packets_are_read_handled_and_written_without_allocation() {
                 Context::new(peer, Instant::now(), &buffers, &mut effects, &mut groups, 0);
             let room = Packet::new(Room::ID, ROOM);
             assert_eq!(handlers.dispatch(&mut items, &mut ctx, room), Ok(()));
-            // A count that claims the most that there is, and three bytes behind it.
+            // The count claims the most items that a count can claim, and three bytes follow it.
             let claim = Packet::new(Room::ID, b"\x01\0a\xff\xff\x01\0a");
             let answer = handlers.dispatch(&mut items, &mut ctx, claim);
             assert_eq!(answer, Err(Kick::BadPayload));
@@ -331,5 +345,8 @@ fn typed_packets_are_read_handled_and_written_without_allocation() {
     assert_eq!(items, 2 * BROADCASTS * (1 + 2 + 3 + 4));
     let (allocations, chunks) = measured;
     assert!(chunks > 0);
-    assert_eq!(allocations, chunks, "one for each replaced chunk");
+    assert_eq!(
+        allocations, chunks,
+        "one allocation for each replaced chunk"
+    );
 }

@@ -1,5 +1,5 @@
-//! What a game learns of its queues: the bytes in a send queue, the moment when the queue has drained,
-//! and that a mailbox is full.
+//! Tests of what a game learns about its queues: the bytes in a send queue, the moment when the queue has
+//! drained, and that a mailbox is full.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::base::disconnect_log::DisconnectLog;
@@ -20,29 +20,29 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 server_core::packets! {
-    /// Send a packet of 1,000 bytes to your peer.
+    /// Makes the session send a packet of 1,000 bytes to its peer.
     client 1 => CSend;
-    /// Ask for `on_drained`.
+    /// Makes the session request `on_drained`.
     client 2 => CNotify { below: u32 };
     client 3 => CClose;
-    /// Send a content of this size.
+    /// Makes the session send a content of this size.
     client 4 => CContent { bytes: u32 };
-    /// Wait in the callback until the test opens the gate.
+    /// Makes the callback wait until the test opens the gate.
     client 5 => CBlock;
     server 6 => SFiller + bytes;
     server 7 => SPiece + bytes;
     server 8 => SNumbered { number: u32 } + bytes;
 }
 
-/// A `SFiller` of the session.
+/// The size in bytes of an `SFiller` of the session.
 const FILLER: usize = 1_000;
 
-/// What a callback saw.
+/// The queue that a callback saw.
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
-    /// The queue before a send, and behind it.
+    /// The queued bytes before a send, and after it.
     Sent(usize, usize),
-    /// The queue in `on_drained`.
+    /// The queued bytes in `on_drained`.
     Drained(usize),
     Connected(SessionId),
     Blocked,
@@ -85,7 +85,8 @@ impl Session for Probe {
             }
             CBlock::ID => {
                 self.tell(Event::Blocked);
-                // The gate opens, or the test has failed and its end of the channel is gone.
+                // The receive ends when the gate opens, or when the test has failed and dropped its end of
+                // the channel.
                 let _ = self.gate.lock().unwrap().recv();
             }
             _ => return Err(Kick::UnknownId),
@@ -111,7 +112,7 @@ fn notify(below: u32) -> Vec<u8> {
 
 // ---- one session over a fake connection ---------------------------------------------------------
 
-/// A shard of one session, whose peer takes what the test lets it take.
+/// A shard of one session. Its peer takes as many bytes as the test lets it take.
 struct One {
     shard: Shard<FakeStream, Probe>,
     peer: FakePeer,
@@ -154,7 +155,7 @@ impl One {
         let clock = FakeClock::new();
         shard.handle_command(Command::Adopt(arrival), clock.now(), |_, _| Ok(()));
         let Ok(Event::Connected(id)) = events.try_recv() else {
-            panic!("connected comes first");
+            panic!("the first event is not `Connected`");
         };
         Self {
             shard,
@@ -165,14 +166,14 @@ impl One {
         }
     }
 
-    /// The peer sends `sends` and takes up to `takes` bytes; the shard turns until it would sleep.
+    /// Lets the peer send `sends` and take up to `takes` bytes. The shard runs turns until it would sleep.
     fn step(&mut self, sends: &[Vec<u8>], takes: usize) -> Vec<Event> {
         self.begin_turn(sends, takes);
         let mut turns = 0;
         loop {
             self.shard.run(self.clock.now());
             turns += 1;
-            assert!(turns < 1_000, "it does not come to rest");
+            assert!(turns < 1_000, "the shard does not come to rest");
             if !self.shard.has_work() {
                 break;
             }
@@ -200,7 +201,8 @@ impl One {
 fn queued_bytes_counts_unsent_bytes_and_new_sends() {
     let mut one = One::new();
     let send = packet(CSend::ID, b"");
-    // Read together, so the first one's packet has not been queued when the second is handled.
+    // One read has both requests: the shard has not queued the answer to the first request when it handles the
+    // second request.
     let seen = one.step(&[send.clone(), send.clone()], 0);
     assert_eq!(seen, [Event::Sent(0, 1_000), Event::Sent(1_000, 2_000)]);
     assert_eq!(one.step(&[], 700), []);
@@ -209,7 +211,7 @@ fn queued_bytes_counts_unsent_bytes_and_new_sends() {
     assert_eq!(seen, [Event::Sent(1_300, 2_300)]);
     one.step(&[], 1 << 20);
     let seen = one.step(&[send], 0);
-    assert_eq!(seen, [Event::Sent(0, 1_000)], "all was taken");
+    assert_eq!(seen, [Event::Sent(0, 1_000)], "the peer took all bytes");
 }
 
 #[test]
@@ -221,7 +223,7 @@ fn queue_that_falls_to_the_size_calls_on_drained_once() {
     assert_eq!(one.step(&[], 999), [], "1,001 bytes are left");
     assert_eq!(one.step(&[], 1), [Event::Drained(1_000)]);
     for takes in [1, 500, 1 << 20] {
-        assert_eq!(one.step(&[], takes), [], "it was called");
+        assert_eq!(one.step(&[], takes), [], "`on_drained` was called");
     }
     assert_eq!(one.step(&[notify(0)], 0), [Event::Drained(0)], "at once");
     assert_eq!(one.step(&[], 0), []);
@@ -242,7 +244,7 @@ fn later_drain_request_replaces_an_earlier_one() {
     let send = packet(CSend::ID, b"");
     one.step(&[send.clone(), send], 0);
     assert_eq!(one.step(&[notify(1_900), notify(0)], 0), []);
-    assert_eq!(one.step(&[], 500), [], "the second one asks for 0");
+    assert_eq!(one.step(&[], 500), [], "the second request asks for 0");
     assert_eq!(one.step(&[notify(1_500)], 0), [Event::Drained(1_500)]);
     assert_eq!(one.step(&[], 1 << 20), [], "there was one request");
 }
@@ -254,7 +256,7 @@ fn closed_session_gets_no_on_drained() {
     one.step(&[send], 0);
     assert_eq!(one.step(&[notify(500), close], 0), []);
     assert_eq!(one.step(&[], 1 << 20), []);
-    assert_eq!(one.taken().len(), FILLER, "it was flushed");
+    assert_eq!(one.taken().len(), FILLER, "the packet was flushed");
     assert_eq!(one.shard.sessions(), 0);
 }
 
@@ -310,12 +312,15 @@ fn receive_content(mut bytes: &[u8]) -> Vec<u8> {
             return content.bytes;
         }
     }
-    panic!("{} bytes of it came", receiver.received_bytes());
+    panic!(
+        "the peer got {} bytes of the content",
+        receiver.received_bytes()
+    );
 }
 
 // ---- mailboxes, over real sockets ---------------------------------------------------------------
 
-/// A server of two workers with one session each; the first one's worker waits in a callback.
+/// A server of two workers with one session each. The first worker waits in a callback.
 struct Stuck {
     server: Server,
     handle: ServerHandle,
@@ -346,7 +351,7 @@ impl Stuck {
         let connect = || {
             let client = RawClient::connect(server.local_addr());
             let Ok(Event::Connected(id)) = events.recv_timeout(DEADLINE) else {
-                panic!("connected comes first");
+                panic!("the first event is not `Connected`");
             };
             (client, id)
         };
@@ -371,7 +376,7 @@ impl Stuck {
         self.handle.encode(&head, [7; 992]).unwrap()
     }
 
-    /// The next packet that a client gets.
+    /// Receives the next packet of a client, and returns its number.
     fn receive(&mut self, client: usize) -> u32 {
         let packet = self.clients[client].next_packet();
         assert_eq!((packet.id, packet.payload.len()), (8, 996));
@@ -395,9 +400,13 @@ fn full_mailbox_refuses_a_packet_until_its_worker_continues() {
         assert!(accepted as usize * 1_000 <= MAILBOX_BYTES, "{accepted}");
     };
     assert!(accepted >= 8, "{accepted} packets of 1,000 bytes");
-    assert_eq!(*refused, *stuck.numbered(accepted), "it is given back");
+    assert_eq!(
+        *refused,
+        *stuck.numbered(accepted),
+        "the refused packet is given back"
+    );
 
-    // A broadcast that one worker has no room for reaches no worker; the other worker still takes mail.
+    // A broadcast for which one worker has no room reaches no worker. The other worker still takes mail.
     let to_all = stuck.numbered(1_000);
     assert_eq!(handle.try_broadcast_buffer(&to_all), Err(MailboxFull(())));
     let to_room = stuck.numbered(1_001);
@@ -409,7 +418,7 @@ fn full_mailbox_refuses_a_packet_until_its_worker_continues() {
     wait_until("room", || handle.try_broadcast_buffer(&to_all).is_ok());
     assert!(handle.try_send_buffer(gone, stuck.numbered(0)).is_ok());
     for number in 0..accepted {
-        assert_eq!(stuck.receive(0), number, "what was accepted, in order");
+        assert_eq!(stuck.receive(0), number, "the accepted packets, in order");
     }
     assert_eq!([stuck.receive(0), stuck.receive(1)], [1_000, 1_000]);
     handle.send_buffer(one, refused);

@@ -1,4 +1,5 @@
-//! Every order in which threads can meet, in the chunk pool and in the mailbox, explored by loom.
+//! Tests of the chunk pool and of the mailbox in every order in which their threads can run. loom explores the
+//! orders.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test -p server_core --test loom --release
@@ -76,7 +77,7 @@ fn last_reader_returns_the_block_for_the_next_writer() {
             })
         });
         drop(writer);
-        // In some orders this is the same block: then all that was read of it was read before.
+        // In some orders this is the block of the first writer. All reads of its old bytes are over then.
         let mut next = pool.pop();
         let buffer = write(&mut next, 2);
         assert!(is_all(&buffer, 2));
@@ -88,7 +89,7 @@ fn last_reader_returns_the_block_for_the_next_writer() {
         assert_eq!((stats.pops, stats.pushes), (2, 2));
         assert_eq!(
             stats.pooled, 1,
-            "one is kept, and what comes back above that is freed"
+            "the pool keeps one chunk, and frees the chunks beyond it"
         );
     });
 }
@@ -118,11 +119,11 @@ fn concurrent_takes_and_returns_keep_the_pool_consistent() {
 
 // ---- the mailbox --------------------------------------------------------------------------------
 
-/// A mailbox whose reader sleeps until the flag is set.
+/// A mailbox, and the flag for which its reader sleeps.
 fn mailbox(limit_bytes: usize) -> (Arc<Mailbox<u32>>, Arc<AtomicBool>) {
     let is_woken = Arc::new(AtomicBool::new(false));
     let wake = Arc::clone(&is_woken);
-    // A swap, because loom does not know the order of a store and a swap that race.
+    // The wake is a swap, because loom does not know the order of a store and a swap that race.
     let mailbox = Mailbox::new(limit_bytes, move || {
         wake.swap(true, Ordering::SeqCst);
     });
@@ -140,7 +141,7 @@ fn posted_command_is_taken_or_a_wake_follows() {
         let mut taken = 0;
         let mut has_more = false;
         for _ in 0..2 {
-            // As the worker does: it looks when it was woken, or knows of more.
+            // The reader does as a worker: it takes mail when it was woken, or when it knows of more mail.
             if is_woken.swap(false, Ordering::SeqCst) || has_more {
                 has_more = mailbox.take_all(|_| taken += 1);
             }
@@ -177,12 +178,15 @@ fn unused_room_given_back_reaches_a_waiting_thread() {
         };
         mailbox.release(1);
         let is_posted = poster.join().unwrap();
-        // The reader has no mail: it looks only if it was woken.
+        // The mailbox has no mail: the reader takes mail only if it was woken.
         if is_woken.swap(false, Ordering::SeqCst) {
             mailbox.take_all(drop);
         }
         let is_called = calls.load(Ordering::SeqCst) > 0;
-        assert!(is_posted || is_called, "it waits for room that is there");
+        assert!(
+            is_posted || is_called,
+            "the sender waits for room although there is room"
+        );
     });
 }
 
@@ -207,7 +211,10 @@ fn request_for_room_is_granted_or_called_back() {
         mailbox.take_all(drop);
         let is_posted = poster.join().unwrap();
         let is_called = calls.load(Ordering::SeqCst) > 0;
-        assert!(is_posted || is_called, "it waits for room that is there");
+        assert!(
+            is_posted || is_called,
+            "the sender waits for room although there is room"
+        );
     });
 }
 

@@ -1,4 +1,4 @@
-//! What a callback posts to a worker whose mailbox is full.
+//! Tests of the posts of a callback to a worker whose mailbox is full.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use bytemuck::{Pod, Zeroable};
@@ -38,7 +38,7 @@ fn chat_bytes() -> Vec<u8> {
     packet(CHAT, [b'x'; CHAT_BYTES])
 }
 
-/// What a callback posts through a handle: on the thread of a worker, to one that takes no mail.
+/// A callback posts through a handle, on the thread of a worker, to a worker that takes no mail.
 #[test]
 fn posts_of_a_callback_stay_within_the_mailbox_limit_and_in_order() {
     std::thread::spawn(|| {
@@ -81,8 +81,8 @@ fn posts_of_a_callback_stay_within_the_mailbox_limit_and_in_order() {
     .unwrap();
 }
 
-/// Two servers whose callbacks post to each other as fast as they can: each takes its mail whatever
-/// waits in its outbox, so neither waits for the other for ever.
+/// The callbacks of two servers post to each other as fast as they can. Each server takes its mail whatever
+/// waits in its outbox, so no server waits for the other without end.
 #[test]
 fn servers_that_relay_to_each_other_do_not_deadlock() {
     let relay = |to: Arc<OnceLock<ServerHandle>>| {
@@ -125,7 +125,7 @@ fn servers_that_relay_to_each_other_do_not_deadlock() {
             (read, write)
         })
         .collect();
-    // Both go on: what each has sent grows again and again.
+    // Both servers make progress: each sends at least 200 packets in each of five rounds.
     let mut sent = [0; 2];
     for round in 0..5 {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -138,7 +138,7 @@ fn servers_that_relay_to_each_other_do_not_deadlock() {
                 }
                 assert!(
                     Instant::now() < deadline,
-                    "round {round}: it stands still at {now}"
+                    "round {round}: the count does not rise above {now}"
                 );
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -155,7 +155,7 @@ fn servers_that_relay_to_each_other_do_not_deadlock() {
     }
 }
 
-/// Chat goes to all of another server.
+/// A session that relays chat to all sessions of another server.
 struct Relay {
     to: Arc<OnceLock<ServerHandle>>,
 }

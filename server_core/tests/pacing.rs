@@ -1,10 +1,14 @@
-//! Slow consumers and pacing, over one worker or several with a fake clock: readers of known speeds beside
-//! senders that send as fast as they are read.
+//! Tests of slow consumers and of pacing, over one worker or several with a fake clock. Readers of known speeds
+//! are connected beside senders that send as fast as the server reads them.
 //!
-//! The oracle: a reader that takes 1 MiB/s on average over 250 ms, with pauses of up to 100 ms, is never
-//! ended, and gets every tick in the time that its own queue takes; a deaf one is ended in time; readers
-//! that are too slow to be waited for slow no other session down. `SIM_SEEDS=100000` runs 200 seeds,
-//! `TEST_SEED=7` that one alone.
+//! The oracle checks three promises:
+//!
+//! - A reader that takes 1 MiB/s on average over 250 ms, with pauses of up to 100 ms, is never ended, and gets
+//!   every tick in the time that its own queue takes.
+//! - A reader that takes nothing is ended in time.
+//! - A reader that is too slow for pacing does not slow down other sessions.
+//!
+//! `SIM_SEEDS=100000` runs 200 seeds. `TEST_SEED=7` runs only seed 7.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use bytemuck::{Pod, Zeroable};
@@ -28,7 +32,7 @@ const CHAT: u16 = 4;
 const CHAT_BYTES: usize = 512;
 const TICK: Duration = Duration::from_millis(50);
 const STEP: Duration = Duration::from_millis(2);
-/// What the kernels of both ends hold of a connection.
+/// The bytes of a connection that the kernels of both ends hold.
 const SOCKET_BYTES: usize = 80 << 10;
 const MIB: u64 = 1 << 20;
 
@@ -46,18 +50,18 @@ impl PacketHead for SChat {
     const ID: u16 = 5;
 }
 
-/// How a peer reads.
+/// The way in which a peer reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Reader {
-    /// This number of bytes a second, taken once in this time.
+    /// Takes this number of bytes a second, in one read each `every`.
     Steady { bytes_per_sec: u64, every: Duration },
-    /// Nothing.
+    /// Takes nothing.
     Deaf,
-    /// 768 KiB/s for a second, then nothing for a second.
+    /// Takes 768 KiB/s for a second, then nothing for a second.
     Liar,
 }
 
-/// Chat goes to everybody, and so do packets when a session leaves.
+/// A session that broadcasts the chat of its peer, and broadcasts packets when it leaves.
 struct Player {
     packets_on_leave: usize,
 }
@@ -84,11 +88,11 @@ struct Peer {
     end: FakePeer,
     reader: Reader,
     next_read_at: Instant,
-    /// Of a packet that was read in part.
+    /// The bytes of a packet that the peer has read in part.
     rest: Vec<u8>,
     ticks: u64,
     chat_bytes: u64,
-    /// How long the last tick of each read had been under way.
+    /// The longest time between the broadcast of a tick and its read.
     latest_tick: Duration,
     ended_at: Option<Instant>,
 }
@@ -101,7 +105,7 @@ struct Sim {
     buffers: SendBufferManager,
     admission: Arc<Admission>,
     peers: Vec<Peer>,
-    /// What a sender sends again and again.
+    /// The bytes that a sender repeats.
     chats: Arc<[u8]>,
     ticks: u64,
     config: Config,
@@ -143,7 +147,7 @@ impl Sim {
         }
     }
 
-    /// A peer that comes now. A sender sends chats for as long as it is read.
+    /// Connects a peer. A sender sends chats as long as the server reads from it.
     fn connect(&mut self, reader: Reader, sends_on: bool) -> usize {
         let (stream, end) = FakeStream::pair();
         end.state().room = SOCKET_BYTES;
@@ -196,7 +200,7 @@ impl Sim {
                 peer.read(&self.clock);
             }
             for worker in 0..self.shards.len() {
-                // As often as a worker finds something to do in this time, within reason.
+                // A worker has one turn in this time, and a second turn if it has more work.
                 for _ in 0..2 {
                     self.turn(worker);
                     if !self.shards[worker].has_work() {
@@ -284,7 +288,7 @@ const FAST: Reader = Reader::Steady {
     every: STEP,
 };
 
-/// The slowest reader of the promise, with the given pause between its reads.
+/// The slowest reader that the server promises to keep, with the given pause between its reads.
 fn keeps_up(pause_ms: u64) -> Reader {
     Reader::Steady {
         bytes_per_sec: MIB,
@@ -344,7 +348,7 @@ fn reader_that_keeps_up_is_never_kicked_whatever_others_send() {
             sim.connect(reader, rng.bool());
         }
         for _ in 0..rng.usize(1..6) {
-            // Others come and go meanwhile.
+            // Other sessions connect and leave meanwhile.
             sim.connect(FAST, true);
             sim.run(Duration::from_millis(rng.u64(100..1_500)));
         }
@@ -356,7 +360,7 @@ fn reader_that_keeps_up_is_never_kicked_whatever_others_send() {
                 "seed {seed}: {:?} was ended",
                 peer.reader
             );
-            // What may lie before a tick: the queue that paces, the mailbox, and the sockets.
+            // The bytes before a tick wait in the queue that paces, in the mailbox, and in the sockets.
             let most = Duration::from_millis(800);
             assert!(
                 peer.latest_tick < most,
@@ -403,7 +407,7 @@ fn packets_of_leaving_sessions_kick_no_reader() {
         peer.end.finish();
         sim.shards[peer.id.worker()].handle_readiness(peer.id, true, false, sim.clock.now());
     }
-    // 2.4 MB to each reader.
+    // Each reader gets 2.4 MB.
     sim.run(Duration::from_secs(5));
     for index in readers {
         let peer = &sim.peers[index];
@@ -417,7 +421,7 @@ fn packets_of_leaving_sessions_kick_no_reader() {
     }
 }
 
-/// Bytes of chat a second that a fast reader gets, beside these others.
+/// The bytes of chat a second that a fast reader gets, beside the readers `others`.
 fn chat_rate(others: &[Reader]) -> u64 {
     let mut sim = Sim::new(config(2));
     let fast = sim.connect(FAST, false);
@@ -467,7 +471,7 @@ fn session_that_reads_nothing_is_kicked_by_bytes_within_the_grace_and_by_age_wit
             assert!(ended_at.is_some(), "after {most:?}");
             assert_eq!(sim.slow_consumers(), 1);
         } else {
-            // 23 bytes a tick do not fill the sockets in that time.
+            // Ticks of 23 bytes do not fill the sockets in that time.
             assert_eq!(ended_at, None);
         }
     }
@@ -546,7 +550,7 @@ fn total_queue_limit_kicks_the_longest_queues_first() {
         let first = deaf.iter().filter_map(ended).min();
         assert!(sim.peers[longest].ended_at <= first.map(|at| at + STEP));
         assert_eq!(sim.peers[fast].ended_at, None);
-        // What has left is not counted any more.
+        // The bytes of a session that has left are not counted any more.
         deaf.iter().for_each(|index| {
             let id = sim.peers[*index].id;
             sim.router.close(id, DisconnectReason::Closed);

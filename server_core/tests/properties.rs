@@ -1,4 +1,4 @@
-//! The small machines against simple models, over random operations.
+//! Property tests: random steps run on each small machine and on its simple model.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 mod models;
@@ -52,7 +52,7 @@ fn a_packet() -> impl Strategy<Value = (u16, Vec<u8>)> {
     (any::<u16>(), payload)
 }
 
-/// Sizes of reads; used round and round.
+/// Sizes of reads, which are repeated.
 fn cuts() -> impl Strategy<Value = Vec<usize>> {
     let cut = prop_oneof![4 => 1_usize..6, 4 => 1_usize..200, 1 => 1_usize..70_000];
     prop::collection::vec(cut, 1..20)
@@ -66,7 +66,7 @@ fn framer_returns_the_same_packets_for_any_cut() {
         let bytes = on_the_wire(&packets);
         let (seen, kick) = models::framer::feed(&bytes, &cuts, MAX_PACKET_BYTES);
         prop_assert_eq!(kick, None);
-        prop_assert!(seen == packets, "other packets came out");
+        prop_assert!(seen == packets, "the framer returned other packets");
         Ok(())
     });
 }
@@ -125,7 +125,7 @@ fn a_table_step() -> impl Strategy<Value = TableStep> {
         6 => Just(TableStep::Insert),
         1 => Just(TableStep::InsertFails),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(n, kick)| TableStep::Close(n, kick)),
-        2 => (any::<usize>(), any::<bool>()).prop_map(|(n, ok)| TableStep::Judge(n, ok)),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(n, ok)| TableStep::TryVisit(n, ok)),
         4 => Just(TableStep::Pop),
         2 => any::<usize>().prop_map(TableStep::Visit),
         2 => Just(TableStep::VisitAll),
@@ -149,11 +149,11 @@ fn session_table_behaves_as_a_list_of_ids() {
 fn a_group_step() -> impl Strategy<Value = GroupStep> {
     let pair = || (any::<usize>(), any::<usize>());
     prop_oneof![
-        8 => pair().prop_map(|(who, group)| GroupStep::Join(who, group)),
-        4 => pair().prop_map(|(who, group)| GroupStep::Post(who, group)),
+        8 => pair().prop_map(|(session, group)| GroupStep::Join(session, group)),
+        4 => pair().prop_map(|(session, group)| GroupStep::Post(session, group)),
         4 => Just(GroupStep::Deliver),
         1 => Just(GroupStep::Lose),
-        5 => pair().prop_map(|(who, group)| GroupStep::Leave(who, group)),
+        5 => pair().prop_map(|(session, group)| GroupStep::Leave(session, group)),
         2 => any::<usize>().prop_map(GroupStep::Replace),
     ]
 }
@@ -269,7 +269,7 @@ fn content_of_any_size_arrives_complete_within_its_window() {
     );
 }
 
-/// Small numbers, so that many of them fit together.
+/// A piece with small numbers, so that many pieces fit together.
 fn a_piece() -> impl Strategy<Value = Piece> {
     let total = prop_oneof![8 => 0_u64..5, 1 => Just(u64::MAX)];
     let offset = prop_oneof![8 => 0_u64..4, 1 => Just(u64::MAX)];
@@ -328,42 +328,45 @@ enum TimeoutStep {
 fn timeout_queue_behaves_as_a_list_of_instants() {
     const SESSIONS: usize = 12;
     let step = prop_oneof![
-        5 => (0..SESSIONS, 0_u64..500).prop_map(|(who, millis)| TimeoutStep::Arm(who, millis)),
+        5 => (0..SESSIONS, 0_u64..500).prop_map(|(slot, millis)| TimeoutStep::Arm(slot, millis)),
         1 => (0..SESSIONS).prop_map(TimeoutStep::Disarm),
         2 => (0_u64..200).prop_map(TimeoutStep::Pass),
     ];
     let strategy = prop::collection::vec(step, 1..200);
     check("timeout queue", 400, &strategy, |steps| {
-        let id = |who: usize| SessionId::new(1 + who as u32 % 3, 0, who as u32);
+        let id = |slot: usize| SessionId::new(1 + slot as u32 % 3, 0, slot as u32);
         let mut queue = TimeoutQueue::default();
         let mut alarms: Vec<TimerSlot> = (0..SESSIONS).map(|_| TimerSlot::default()).collect();
         let mut model: HashMap<usize, Instant> = HashMap::new();
         let mut now = Instant::now();
         for step in steps {
             match step {
-                TimeoutStep::Arm(who, millis) => {
+                TimeoutStep::Arm(slot, millis) => {
                     let at = now + Duration::from_millis(millis);
-                    queue.arm(id(who), &mut alarms[who], at);
-                    let armed = model.entry(who).or_insert(at);
+                    queue.arm(id(slot), &mut alarms[slot], at);
+                    let armed = model.entry(slot).or_insert(at);
                     *armed = (*armed).min(at);
                 }
-                TimeoutStep::Disarm(who) => {
-                    queue.disarm(id(who), &mut alarms[who]);
-                    model.remove(&who);
+                TimeoutStep::Disarm(slot) => {
+                    queue.disarm(id(slot), &mut alarms[slot]);
+                    model.remove(&slot);
                 }
                 TimeoutStep::Pass(millis) => {
                     now += Duration::from_millis(millis);
                     let mut last = None;
                     while let Some(due) = queue.pop_due(now) {
-                        let who = due.slot();
-                        prop_assert_eq!(due, id(who));
-                        alarms[who].cleared();
-                        let at = model.remove(&who);
+                        let slot = due.slot();
+                        prop_assert_eq!(due, id(slot));
+                        alarms[slot].cleared();
+                        let at = model.remove(&slot);
                         prop_assert!(at.is_some_and(|at| at <= now), "too early, or not armed");
                         prop_assert!(last <= at, "out of order");
                         last = at;
                     }
-                    prop_assert!(model.values().all(|at| *at > now), "one was left behind");
+                    prop_assert!(
+                        model.values().all(|at| *at > now),
+                        "a due timeout was not popped"
+                    );
                 }
             }
             prop_assert_eq!(queue.next_at(), model.values().min().copied());

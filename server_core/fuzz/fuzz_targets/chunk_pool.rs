@@ -1,4 +1,5 @@
-//! Buffers that are written, cloned, merged, cut and dropped: contents intact, every chunk back.
+//! Fuzzes chunk pools with buffers that are written, cloned, merged, cut and dropped. Contents must stay
+//! intact, and every chunk must come back.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! A whole connection over a stream that reads and writes in parts, blocks and fails as the input
-//! says: whole packets in order, both ways.
+//! Fuzzes a whole connection over a stream that reads and writes in parts, blocks and fails as the input
+//! says. Both sides must get whole packets, in order.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

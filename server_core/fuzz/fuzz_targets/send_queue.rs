@@ -1,4 +1,5 @@
-//! Pushes, partial writes and ends of turns: the same bytes in the same order, counts and ages.
+//! Fuzzes the send queue with pushes, partial writes and ends of turns. Bytes, their order, counts and ages
+//! must be as in the model.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +17,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             0 | 1 => Step::Push {
                 manager: usize::from(which / 4),
                 bytes: match which {
-                    // Now and then one of any size; mostly many small ones.
+                    // Some packets have any size. Most packets are small.
                     224.. => number(input)?.max(4),
                     _ => number(input)? % 2_000 + 4,
                 },

@@ -1,4 +1,5 @@
-//! Comings and goings: no id twice, nobody shown after a close, the first reason wins.
+//! Fuzzes the session table with inserts, visits and closes. It must give no id twice, visit no session after a
+//! close, and keep the first reason.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +18,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             0 => Step::Insert,
             1 => Step::InsertFails,
             2 => Step::Close(number(input)?, flag),
-            3 => Step::Judge(number(input)?, flag),
+            3 => Step::TryVisit(number(input)?, flag),
             4 => Step::Pop,
             5 => Step::Visit(number(input)?),
             6 => Step::VisitAll,

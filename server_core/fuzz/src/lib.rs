@@ -1,14 +1,14 @@
-//! What the fuzz targets share: the models of the property tests, and steps read from bytes.
+//! The shared code of the fuzz targets: the models of the property tests, and a reader of steps from bytes.
 //!
-//! An input is a list of steps: a byte that says which, then its numbers, little-endian. So a seed
-//! can be written by hand, and a finding can be read with `xxd`.
+//! An input is a list of steps. A step is a byte that names its kind, then its numbers, little-endian. So a
+//! person can write a seed by hand, and read a finding with `xxd`.
 
 #[path = "../../tests/models/mod.rs"]
 pub mod models;
 
 pub use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
-/// Reads steps until the input is used up. What is missing at its end counts as zeros.
+/// Reads steps until the input is used up. Bytes that are missing at its end count as zeros.
 pub fn each_step(
     input: &mut Unstructured<'_>,
     mut step: impl FnMut(u8, &mut Unstructured<'_>) -> Result<()>,
@@ -20,12 +20,12 @@ pub fn each_step(
     Ok(())
 }
 
-/// A 16-bit number, as a size or an index.
+/// Reads a 16-bit number, for a size or an index.
 pub fn number(input: &mut Unstructured<'_>) -> Result<usize> {
     input.arbitrary::<u16>().map(usize::from)
 }
 
-/// Up to 255 bytes, as many as the first one says.
+/// Reads up to 255 bytes. The first byte is their number.
 pub fn bytes(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let count = usize::from(input.arbitrary::<u8>()?).min(input.len());
     input.bytes(count).map(<[u8]>::to_vec)

@@ -1,4 +1,4 @@
-//! The budgets of addresses beside a map of rate limiters.
+//! The budgets of addresses, compared with a map of rate limiters.
 
 use server_core::AddressBudgets;
 use server_core::rate_limiter::RateLimiter;
@@ -11,17 +11,17 @@ use std::time::Duration;
 pub enum Step {
     /// An owner takes a token, from any of its addresses.
     Take(usize, u64),
-    /// Milliseconds go by.
+    /// This number of milliseconds passes.
     Pass(u64),
 }
 
-/// The budgets, and what each owner should have.
+/// The budgets, and the rate limiter that each owner should have.
 pub struct Machine {
     budgets: AddressBudgets,
     rate: u32,
     owners: usize,
     model: HashMap<usize, RateLimiter>,
-    /// What each owner has got.
+    /// The number of tokens that each owner has got.
     taken: HashMap<usize, u64>,
     clock: FakeClock,
 }
@@ -66,7 +66,7 @@ impl Machine {
     }
 }
 
-/// Every third owner has IPv4, the others have a network of IPv6 each.
+/// Every third owner has an IPv4 address. Each other owner has an IPv6 network.
 fn address_of(owner: usize, host: u64) -> IpAddr {
     match owner % 3 {
         0 => {

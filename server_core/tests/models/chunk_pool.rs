@@ -1,4 +1,4 @@
-//! Chunk pools and the buffers cut from them, beside plain copies of what was written.
+//! Chunk pools and the buffers cut from them, compared with plain copies of the bytes that were written.
 
 use server_core::buffer::{ChunkPool, SendBuffer, SendBufferManager};
 use std::collections::HashSet;
@@ -19,7 +19,7 @@ pub enum Step {
     Release(usize),
 }
 
-/// Two pools, the buffers that are held, and what each should show.
+/// Two pools, the buffers that are held, and the bytes that each buffer should show.
 pub struct Machine {
     managers: [SendBufferManager; 2],
     held: Vec<Held>,
@@ -35,7 +35,7 @@ struct Held {
     chunk: Option<ChunkName>,
 }
 
-/// The manager, and the number of the chunk among all that it has taken.
+/// The manager, and the number of the chunk among all chunks that the manager has taken.
 type ChunkName = (usize, u64);
 
 const CHUNK_BYTES: [usize; 2] = [1 << 10, 8 << 10];
@@ -99,7 +99,7 @@ impl Machine {
         let buffer = front.write(capacity, |free| {
             assert_eq!(free.len(), capacity);
             free[..used].fill(byte);
-            // The unused tail is written as well: no buffer may show it.
+            // The test writes the unused tail as well: no buffer may show it.
             free[used..].fill(!byte);
             used
         });
@@ -107,7 +107,7 @@ impl Machine {
         assert_eq!(buffer.is_private(), is_large);
         let pops = front.stats().pops;
         if is_large {
-            assert_eq!(pops, pops_before, "a private block is none of the pool's");
+            assert_eq!(pops, pops_before, "a private block is not from the pool");
         } else {
             assert!(pops - pops_before <= 1);
             self.current[manager] = Some((manager, pops));
@@ -145,7 +145,7 @@ impl Machine {
         }
     }
 
-    /// A chunk is live exactly as long as a buffer holds a part of it, or a manager writes into it.
+    /// Checks that a chunk is live exactly as long as a buffer holds a part of it, or a manager writes into it.
     fn check_counts(&self) {
         for (manager, front) in self.managers.iter().enumerate() {
             let held = self.held.iter().filter_map(|held| held.chunk);

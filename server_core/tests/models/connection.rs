@@ -1,4 +1,4 @@
-//! A whole connection over a scripted stream, beside the bytes that went in and should come out.
+//! A whole connection over a scripted stream, compared with the bytes that went in and should come out.
 
 use super::framer::{Packets, are_same, by_the_book};
 use super::send_queue::a_packet;
@@ -21,29 +21,29 @@ pub enum Step {
     Packet(u16, Vec<u8>),
     /// The peer ends its write side.
     Fin,
-    /// What one of the next calls of the stream meets; without any it does all that it can.
+    /// The outcome of one of the next calls of the stream. Without one, a call does everything that it can.
     Meets(Outcome),
     /// A packet of this size is queued for the peer.
     Queue(usize),
-    /// Packets of this size, one or two, are written to it as to everybody.
+    /// One or two packets, the first of this size, are written to the peer as a pending broadcast.
     SendCommon(usize, bool),
     Receive,
     Flush,
-    /// The poll reports that the socket can be written.
+    /// The poll reports that the socket is writable.
     Writable,
     Pass {
         millis: u64,
     },
-    /// Its login is complete.
+    /// The session completes its login.
     Admit,
-    /// Our side ends it.
+    /// The server ends the connection.
     Close,
 }
 
-/// A connection, and what it should have sent and received.
+/// A connection, and the bytes that it should have sent and received.
 pub struct Machine {
     peer: FakePeer,
-    /// What the peer has sent.
+    /// The bytes that the peer has sent.
     sent: Vec<u8>,
     state: State,
     config: Config,
@@ -52,9 +52,9 @@ pub struct Machine {
     recv_buffer: RecvBuffer,
     clock: FakeClock,
     serial: u32,
-    /// The packets that the handler was shown.
+    /// The packets that the handler got.
     seen: Packets,
-    /// All that was queued.
+    /// All bytes that were queued or written for the peer.
     expected: Vec<u8>,
     bytes_sent: usize,
     packets_sent: usize,
@@ -67,7 +67,7 @@ enum State {
     Gone,
 }
 
-/// The handler refuses packets of this id.
+/// The id of the packets that the handler refuses.
 pub const REFUSED_ID: u16 = 11;
 const MAX_PACKET_BYTES: usize = 2_000;
 const FAREWELL_BYTES: usize = 8;
@@ -179,7 +179,7 @@ impl Machine {
         self.packets_sent += flushed.packets;
         assert!(
             !had_output || flushed.calls == 0,
-            "something stands before it"
+            "other output is before the broadcast"
         );
         match sent {
             Ok(is_new) => {
@@ -268,7 +268,7 @@ impl Machine {
             }
             Err(DisconnectReason::Kicked(kick)) => {
                 assert_eq!(kick, Kick::SlowConsumer);
-                // A write that times out is a peer that takes nothing, too.
+                // A write that times out also ends the session as a slow consumer.
                 assert!(over_cap || self.has_failed());
             }
             Err(_) => assert!(self.has_failed(), "an error that no call met"),
@@ -320,7 +320,7 @@ impl Machine {
         let is_flushed = self.peer.state().written_bytes == self.expected.len();
         assert!(
             is_flushed || is_over || self.has_failed(),
-            "it gave up too early"
+            "the connection gave up too early"
         );
         self.state = State::Gone;
     }
@@ -337,7 +337,7 @@ impl Machine {
             let deadline = connection.next_deadline(&self.config);
             let is_due = deadline.is_some_and(|at| at <= self.clock.now());
             let due = connection.expired(&self.config, self.clock.now());
-            // A peer that passes a check of its throughput is given more time.
+            // A peer that passes the check of its throughput gets more time.
             let is_due_still =
                 (connection.next_deadline(&self.config)).is_some_and(|at| at <= self.clock.now());
             assert_eq!(due != Expired::None, is_due && is_due_still);
@@ -352,8 +352,8 @@ impl Machine {
         self.peer.state().failed_calls > 0
     }
 
-    /// The peer reads everything and leaves: so all that was queued arrives, unless an error or
-    /// the clock came first.
+    /// Lets the peer read everything and close: all queued bytes arrive, unless an error or a deadline came
+    /// first.
     pub fn finish(mut self) {
         self.peer.state().script.clear();
         self.step(Step::Close);
@@ -362,13 +362,16 @@ impl Machine {
                 break;
             }
             self.step(Step::Writable);
-            // Its FIN comes behind ours, as that of a peer that reads does.
+            // The peer sends its FIN after the server's FIN, as a peer that reads does.
             let is_shut = self.peer.state().has_received_fin;
             if is_shut {
                 self.step(Step::Fin);
             }
         }
-        assert!(matches!(self.state, State::Gone), "it never ends");
+        assert!(
+            matches!(self.state, State::Gone),
+            "the connection never ends"
+        );
         self.buffers.release();
         assert_eq!(self.buffers.stats().live, 0);
     }

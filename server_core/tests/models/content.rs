@@ -1,4 +1,4 @@
-//! A content that is pumped through a queue, and pieces of any kind, put together by the book.
+//! A content that a sender pumps through a queue, and a receiver of any pieces, compared with a simple model.
 
 use server_core::buffer::{ChunkPool, SendBuffer, SendBufferManager};
 use server_core::groups::members::Groups;
@@ -12,15 +12,15 @@ server_core::packets! {
     server 9 => SPiece + bytes;
 }
 
-/// Sends `bytes` with this window. `takes` are the bytes that the peer takes at a time, `others` the
-/// sizes of the session's other packets in between; both are used round and round. Checks the queue, and
-/// returns the payloads that came.
+/// Sends `bytes` with this window. `takes` are the numbers of bytes that the peer takes at a time, `others`
+/// the sizes of the session's other packets in between; both are repeated. Checks the queue, and returns the
+/// payloads that the peer got.
 pub fn send(bytes: &[u8], window: usize, takes: &[usize], others: &[usize]) -> Vec<Vec<u8>> {
     let buffers = SendBufferManager::new(ChunkPool::new(64 << 10, 8));
     let peer = Peer::new(SessionId::new(1, 0, 0), ([127, 0, 0, 1], 1).into(), None);
     let mut groups = Groups::new(0, Arc::default(), 1);
     let mut sender = ContentSender::<SPiece, _>::new(3, bytes).window_bytes(window);
-    // What waits of each packet, and its payload if it is a piece.
+    // The unsent bytes of each packet, and its payload if it is a piece.
     let mut queue: VecDeque<(usize, Option<SendBuffer>)> = VecDeque::new();
     let mut came = Vec::new();
     let (mut below, mut is_done) = (Some(usize::MAX), false);
@@ -50,16 +50,19 @@ pub fn send(bytes: &[u8], window: usize, takes: &[usize], others: &[usize]) -> V
                 }
             }
         }
-        assert!(is_done || below.is_some(), "nothing would call it again");
+        assert!(
+            is_done || below.is_some(),
+            "nothing would call the sender again"
+        );
         assert!(
             is_done || !queue.is_empty(),
-            "it waits for what cannot come"
+            "the sender waits for an empty queue to drain"
         );
         let other = *others.next().unwrap();
         if !is_done && other > 0 && queued < window {
             queue.push_back((other, None));
         }
-        // More than the others add, or the queue would never fall.
+        // The peer takes more bytes than the other packets add, or the queue would never drain.
         let mut take = (*takes.next().unwrap()).max(1) + other;
         while let Some((left, packet)) = queue.front_mut() {
             let taken = take.min(*left);
@@ -82,7 +85,7 @@ pub struct Piece {
     pub total: u64,
     pub offset: u64,
     pub bytes: usize,
-    /// Bytes that are missing at the end of the payload.
+    /// The number of bytes that are missing at the end of the payload.
     pub cut: usize,
 }
 
@@ -107,7 +110,7 @@ pub fn receive(pieces: &[Piece], limit: usize) {
     }
 }
 
-/// The content that this payload ends, if it does. `None` if it is wrong: nothing is left then.
+/// The content that this payload ends, if it ends one. `None` if the payload is wrong: the model is then empty.
 fn by_the_book(
     model: &mut Option<(u32, u64, Vec<u8>)>,
     payload: &[u8],
@@ -135,7 +138,7 @@ fn by_the_book(
     Some(None)
 }
 
-/// A content can only be had from a receiver.
+/// A content as a receiver returns it. Only a receiver makes one.
 fn complete(id: u32, bytes: Vec<u8>) -> Option<Content> {
     let mut receiver = ContentReceiver::new(bytes.len());
     let total = (bytes.len() as u64).to_le_bytes();

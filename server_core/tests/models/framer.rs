@@ -1,4 +1,4 @@
-//! Packets by the book, and a framer that is fed in pieces.
+//! A framer that is fed in pieces, compared with a simple model.
 
 use server_core::Kick;
 use server_core::framer::Framer;
@@ -11,7 +11,7 @@ pub fn on_the_wire(packets: &[(u16, Vec<u8>)]) -> Vec<u8> {
     packets.collect::<Vec<_>>().concat()
 }
 
-/// Feeds `bytes` in pieces of these sizes, used round and round, and checks what holds after each.
+/// Feeds `bytes` in pieces of these sizes, which are repeated, and checks what holds after each piece.
 pub fn feed(bytes: &[u8], cuts: &[usize], max_packet_bytes: usize) -> (Packets, Option<Kick>) {
     let mut framer = Framer::default();
     let (mut packets, mut fed, mut used) = (Packets::new(), 0, 0);
@@ -24,7 +24,7 @@ pub fn feed(bytes: &[u8], cuts: &[usize], max_packet_bytes: usize) -> (Packets, 
         let mut calls = 0;
         loop {
             calls += 1;
-            assert!(calls <= calls_at_most, "it goes round and round");
+            assert!(calls <= calls_at_most, "the framer goes round and round");
             match framer.next_packet(&mut input, max_packet_bytes) {
                 Ok(Some(packet)) => {
                     used += packet.size();
@@ -37,7 +37,7 @@ pub fn feed(bytes: &[u8], cuts: &[usize], max_packet_bytes: usize) -> (Packets, 
         assert!(input.is_empty());
         let waiting = fed - used;
         assert_eq!(framer.is_mid_packet(), waiting > 0);
-        // A Vec doubles, and its first memory is eight bytes.
+        // A `Vec` doubles its memory, and its first memory is eight bytes.
         let at_most = (2 * waiting).max(8) * usize::from(waiting > 0);
         assert!(
             framer.reserved_bytes() <= at_most,
@@ -48,7 +48,7 @@ pub fn feed(bytes: &[u8], cuts: &[usize], max_packet_bytes: usize) -> (Packets, 
     (packets, None)
 }
 
-/// The same by other means: all bytes at once, by index.
+/// The model of the framer: it reads all bytes at once, by index.
 pub fn by_the_book(bytes: &[u8], max_packet_bytes: usize) -> (Vec<(u16, &[u8])>, Option<Kick>) {
     let (mut packets, mut at) = (Vec::new(), 0);
     while at + 4 <= bytes.len() {
@@ -69,7 +69,7 @@ pub fn by_the_book(bytes: &[u8], max_packet_bytes: usize) -> (Vec<(u16, &[u8])>,
     (packets, None)
 }
 
-/// However the bytes are cut, the same packets come out, up to the same first offence.
+/// Checks that the framer returns the same packets as the model for these cuts, up to the same first offence.
 pub fn check(bytes: &[u8], cuts: &[usize], max_packet_bytes: usize) {
     let (expected, expected_kick) = by_the_book(bytes, max_packet_bytes);
     let (seen, kick) = feed(bytes, cuts, max_packet_bytes);

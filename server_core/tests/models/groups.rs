@@ -1,4 +1,4 @@
-//! The groups of several workers, and the directory that they share, beside a set of pairs.
+//! The groups of several workers and the index that they share, compared with a set of pairs.
 
 use server_core::groups::index::{GroupIndex, Subscription};
 use server_core::groups::members::Groups;
@@ -6,12 +6,12 @@ use server_core::{GroupId, SessionId};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// Few of each, so that they meet.
+/// Few workers, slots and groups, so that sessions meet in groups.
 const WORKERS: usize = 3;
 const SLOTS: usize = 6;
 const GROUPS: usize = 5;
 
-/// Sessions and groups are any numbers.
+/// A step. Its sessions and groups are any numbers.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     Join(usize, usize),
@@ -19,10 +19,10 @@ pub enum Step {
     Post(usize, usize),
     /// The oldest posted join reaches its worker.
     Deliver,
-    /// The oldest posted join is lost, as with a mailbox that is closed.
+    /// The oldest posted join is lost, as in a mailbox that is closed.
     Lose,
     Leave(usize, usize),
-    /// The session leaves the server, and another session has its slot.
+    /// The session leaves the server, and another session gets its slot.
     Replace(usize),
 }
 
@@ -53,19 +53,19 @@ impl Machine {
 
     pub fn step(&mut self, step: Step) {
         match step {
-            Step::Join(who, group) => {
-                let (id, group) = (self.session(who), group_of(group));
+            Step::Join(session, group) => {
+                let (id, group) = (self.session(session), group_of(group));
                 let expected = self.join(id, group);
                 let joined = self.workers[id.worker()].join(id, group);
                 assert_eq!(joined.is_ok(), expected);
             }
-            Step::Post(who, group) => {
-                let (id, group) = (self.session(who), group_of(group));
+            Step::Post(session, group) => {
+                let (id, group) = (self.session(session), group_of(group));
                 let subscribe = self.directory.subscribe(group, id.worker());
                 self.posted.push_back((id, subscribe));
             }
             Step::Deliver => {
-                // The worker itself sees that a session has left meanwhile.
+                // The worker checks whether the session has left meanwhile.
                 let Some((id, subscribe)) = self.posted.pop_front() else {
                     return;
                 };
@@ -76,13 +76,13 @@ impl Machine {
                 }
             }
             Step::Lose => drop(self.posted.pop_front()),
-            Step::Leave(who, group) => {
-                let (id, group) = (self.session(who), group_of(group));
+            Step::Leave(session, group) => {
+                let (id, group) = (self.session(session), group_of(group));
                 let was_in = self.members.remove(&(group, id));
                 assert_eq!(self.workers[id.worker()].leave(id, group), was_in);
             }
-            Step::Replace(who) => {
-                let id = self.session(who);
+            Step::Replace(session) => {
+                let id = self.session(session);
                 self.workers[id.worker()].leave_all(id);
                 self.members.retain(|(_, member)| *member != id);
                 self.generations[place_of(id)] += 1;
@@ -91,13 +91,13 @@ impl Machine {
         self.check();
     }
 
-    fn session(&self, who: usize) -> SessionId {
-        let place = who % (WORKERS * SLOTS);
+    fn session(&self, session: usize) -> SessionId {
+        let place = session % (WORKERS * SLOTS);
         let (worker, slot) = ((place / SLOTS) as u8, (place % SLOTS) as u32);
         SessionId::new(self.generations[place], worker, slot)
     }
 
-    /// Returns whether it is a member with that.
+    /// Makes the session a member, if it may have one more group. Returns whether it is a member now.
     fn join(&mut self, id: SessionId, group: GroupId) -> bool {
         let its = self.members.iter().filter(|(_, member)| *member == id);
         if its.count() < self.max_per_session {
@@ -126,14 +126,14 @@ impl Machine {
                 }
             }
             let workers: BTreeSet<usize> = self.directory.workers(group).iter().collect();
-            assert_eq!(workers, told, "who is told of {group}");
+            assert_eq!(workers, told, "the workers of {group}");
         }
-        for id in (0..WORKERS * SLOTS).map(|who| self.session(who)) {
+        for id in (0..WORKERS * SLOTS).map(|session| self.session(session)) {
             let groups = &self.workers[id.worker()];
             let its: BTreeSet<GroupId> = groups.groups_of(id).collect();
             let expected = self.members.iter().filter(|(_, member)| *member == id);
             assert_eq!(its, expected.map(|(group, _)| *group).collect());
-            assert_eq!(groups.groups_of(id).count(), its.len(), "each once");
+            assert_eq!(groups.groups_of(id).count(), its.len(), "each group once");
             assert!(
                 (0..GROUPS)
                     .map(group_of)
@@ -142,10 +142,10 @@ impl Machine {
         }
     }
 
-    /// When all have left, nothing is left.
+    /// Checks that the index and the groups are empty when all sessions have left.
     pub fn finish(mut self) {
-        for who in 0..WORKERS * SLOTS {
-            self.step(Step::Replace(who));
+        for session in 0..WORKERS * SLOTS {
+            self.step(Step::Replace(session));
         }
         self.posted.clear();
         assert!(self.workers.iter().all(Groups::is_empty));

@@ -1,8 +1,8 @@
-//! Reference models of the small machines, written by other means than the machines.
+//! Reference models of the small machines. A model is simpler than its machine and shares no code with it.
 //!
-//! Each file drives one machine and a simple model of it side by side, step by step, and panics
-//! where they differ. The steps come from the property tests (`tests/properties.rs`), and from the
-//! fuzz targets (`fuzz/`), which share these files.
+//! Each file drives one machine and its model side by side, step by step, and panics where the two
+//! differ. The steps come from the property tests (`tests/properties.rs`) and from the fuzz targets
+//! (`fuzz/`). Both use these files.
 
 pub mod address_budgets;
 pub mod chunk_pool;

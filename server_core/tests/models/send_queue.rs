@@ -1,4 +1,4 @@
-//! A send queue beside a plain queue of bytes.
+//! A send queue, compared with a plain queue of bytes.
 
 use server_core::buffer::queue::{MAX_SLICES, SendQueue};
 use server_core::buffer::{ChunkPool, SendBuffer, SendBufferManager};
@@ -13,7 +13,7 @@ pub enum Step {
         manager: usize,
         bytes: usize,
     },
-    /// A gathered write offers up to `limit` bytes, and the socket takes that many thousandths.
+    /// A gathered write offers up to `limit` bytes, and the socket takes `share` thousandths of them.
     Advance {
         limit: usize,
         share: usize,
@@ -23,23 +23,23 @@ pub enum Step {
     },
 }
 
-/// One queue, and what it should hold: bytes, the ends of packets, and when each turn's bytes
+/// A queue, and what it should hold: bytes, the ends of packets, and when the bytes of each turn
 /// settled.
 pub struct Machine {
     managers: [SendBufferManager; 3],
     queue: SendQueue,
     clock: FakeClock,
     serial: u32,
-    /// All that was ever pushed.
+    /// All bytes that were ever pushed.
     pushed: Vec<u8>,
     sent: usize,
     packet_ends: VecDeque<usize>,
     settled: VecDeque<(usize, Instant)>,
-    /// The greatest age that a mark has had since the queue was last empty.
+    /// The oldest mark that the queue has had since it was last empty.
     oldest_ever: Option<Instant>,
 }
 
-/// One encoded packet of that many bytes, its size field included.
+/// An encoded packet of `bytes` bytes, its size field included.
 pub fn a_packet(manager: &SendBufferManager, bytes: usize, serial: u32) -> SendBuffer {
     manager.write(bytes, |free| {
         for (at, part) in free.chunks_mut(16).enumerate() {
@@ -50,7 +50,7 @@ pub fn a_packet(manager: &SendBufferManager, bytes: usize, serial: u32) -> SendB
     })
 }
 
-/// What a vectored write is given, in one piece.
+/// The bytes of a vectored write, in one piece.
 fn join(slices: &[IoSlice<'_>]) -> Vec<u8> {
     let slices: Vec<&[u8]> = slices.iter().map(|slice| &slice[..]).collect();
     slices.concat()
@@ -59,7 +59,8 @@ fn join(slices: &[IoSlice<'_>]) -> Vec<u8> {
 impl Default for Machine {
     fn default() -> Self {
         Self {
-            // Two of them are cramped: slices do not merge across chunks, large ones are private.
+            // Two managers have small chunks: slices do not merge across chunks, and large buffers are
+            // private.
             managers: [1 << 10, 4 << 10, 64 << 10]
                 .map(|bytes| SendBufferManager::new(ChunkPool::new(bytes, 4))),
             queue: SendQueue::default(),
@@ -115,7 +116,7 @@ impl Machine {
         }
     }
 
-    /// What a gathered write would be given.
+    /// The bytes that a gathered write would get.
     fn offered(&self, limit: usize) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let count = self.queue.gather(&mut slices, limit);
@@ -145,14 +146,14 @@ impl Machine {
         let oldest = self.queue.oldest_at();
         assert_eq!(oldest.is_some(), !self.settled.is_empty());
         if let (Some(told), Some((_, real))) = (oldest, self.settled.front()) {
-            assert!(told <= *real, "never younger than it is");
+            assert!(told <= *real, "the reported age is less than the real age");
             let oldest_ever = self.oldest_ever.unwrap_or(*real);
             let tolerance = ((*real - oldest_ever) / 16).max(Duration::from_millis(50));
             assert!(*real - told <= tolerance, "{:?} too early", *real - told);
         }
     }
 
-    /// Whatever happened: the rest leaves, and the chunks with it.
+    /// Checks that the rest of the queue can be sent after any steps, and that this frees the chunks.
     pub fn finish(mut self) {
         while self.queue.queued_bytes() > 0 {
             self.advance(usize::MAX, 1_000);

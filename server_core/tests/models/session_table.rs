@@ -1,4 +1,4 @@
-//! A session table beside a list of names.
+//! A session table, compared with a list of names.
 
 use server_core::shard::table::SessionTable;
 use server_core::{DisconnectReason, Kick, SessionId};
@@ -9,7 +9,7 @@ pub enum Step {
     Insert,
     InsertFails,
     Close(usize, bool),
-    Judge(usize, bool),
+    TryVisit(usize, bool),
     Pop,
     Visit(usize),
     VisitAll,
@@ -23,7 +23,7 @@ pub struct Machine {
     ever: Vec<SessionId>,
     unique: HashSet<SessionId>,
     open: HashMap<SessionId, u64>,
-    /// With the first reason that each was given.
+    /// The closing sessions, each with the first reason that it got.
     closing: VecDeque<(SessionId, DisconnectReason, u64)>,
 }
 
@@ -47,19 +47,23 @@ impl Machine {
             }
             Step::Close(n, kick) => {
                 let Some(id) = self.pick(n) else { return };
-                let reason = match kick {
-                    true => Kick::BadSize.into(),
-                    false => DisconnectReason::Closed,
+                let reason = if kick {
+                    Kick::BadSize.into()
+                } else {
+                    DisconnectReason::Closed
                 };
                 let name = self.open.remove(&id);
                 assert_eq!(self.table.close(id, reason), name.is_some());
                 self.closing.extend(name.map(|name| (id, reason, name)));
             }
-            Step::Judge(n, ok) => {
+            Step::TryVisit(n, ok) => {
                 let Some(id) = self.pick(n) else { return };
-                let answer = self.table.try_visit(id, |name| match ok {
-                    true => Ok(*name),
-                    false => Err(DisconnectReason::Idle),
+                let answer = self.table.try_visit(id, |name| {
+                    if ok {
+                        Ok(*name)
+                    } else {
+                        Err(DisconnectReason::Idle)
+                    }
                 });
                 assert_eq!(answer, self.open.get(&id).copied().filter(|_| ok));
                 if !ok && let Some(name) = self.open.remove(&id) {
@@ -82,8 +86,8 @@ impl Machine {
             Step::CloseAll => self.close_all(),
         }
         assert_eq!(self.table.len(), self.open.len() + self.closing.len());
-        let nobody = self.open.is_empty() && self.closing.is_empty();
-        assert_eq!(self.table.is_empty(), nobody);
+        let is_empty = self.open.is_empty() && self.closing.is_empty();
+        assert_eq!(self.table.is_empty(), is_empty);
     }
 
     fn pick(&self, n: usize) -> Option<SessionId> {
@@ -108,7 +112,7 @@ impl Machine {
         while let Some(front) = self.closing.pop_front() {
             assert_eq!(self.table.pop_closing(), Some(front));
         }
-        // The order is the table's own: compared as sets.
+        // The table chooses the order, so the test compares sets.
         let mut left = std::mem::take(&mut self.open);
         while let Some((id, reason, name)) = self.table.pop_closing() {
             assert_eq!(reason, DisconnectReason::Shutdown);
@@ -117,7 +121,7 @@ impl Machine {
         assert!(left.is_empty());
     }
 
-    /// No session is visited by the id of another session, nor after its end.
+    /// Checks that no session is visited by the id of another session, nor after its end.
     pub fn finish(mut self) {
         for id in self.ever {
             let expected = self.open.get(&id).copied();

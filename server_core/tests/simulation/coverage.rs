@@ -1,19 +1,20 @@
-//! How often each of the things happened that the simulation is for.
+//! Counts of the events that the simulation exists to provoke.
 
-/// How often things happened: a simulation in which they do not would find nothing either.
+/// Counts of events of one run, or of all runs. A simulation in which an event does not happen cannot find
+/// a bug in the handling of that event.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct Coverage {
     pub turns: u64,
     pub sessions: u64,
     pub packets_to_peers: u64,
     pub packets_from_peers: u64,
-    /// A call of the server met a reset in the middle of a turn.
+    /// Peers whose connection was reset at a call of the server, in the middle of a turn.
     pub resets: u64,
     pub lost_edges: u64,
-    /// Accepts without a descriptor.
+    /// Accepts that failed because no descriptor was free.
     pub failed_accepts: u64,
     pub clock_jumps: u64,
-    /// Shutdowns in the middle of everything.
+    /// Shutdowns that began before the run had quiesced.
     pub early_shutdowns: u64,
     pub handler_panics: u64,
     pub slow_consumers: u64,
@@ -22,27 +23,27 @@ pub struct Tally {
     pub casts_owed: u64,
     pub casts_denied: u64,
     pub joins_refused: u64,
-    /// Calls of `on_drained`, and those among them whose request had to wait for the peer.
+    /// Calls of `on_drained`; calls of `on_drained` whose request had to wait for the peer.
     pub drained: u64,
     pub drained_later: u64,
     pub logins: u64,
-    /// Sessions that had their time for a login, and those that had to go before.
+    /// Sessions that ended after their whole login timeout; sessions that were evicted before it.
     pub login_timeouts: u64,
     pub evictions: u64,
-    /// Handshakes that were completed, and sessions that ended in one.
+    /// Handshakes that were completed; sessions that ended during their handshake.
     pub handshakes: u64,
     pub failed_handshakes: u64,
-    /// Answers that a codec gave by itself, runs of packets behind a prefix, and ends of the server's side
-    /// that had to wait for the peer.
+    /// Pongs that a codec sent by itself; runs of packets behind one prefix; ends of the server's side that
+    /// had to wait for the peer.
     pub pongs: u64,
     pub runs: u64,
     pub pending_closes: u64,
-    /// Packets from the link, and packets for it.
+    /// Packets that the link delivered; packets that the link was given.
     pub from_link: u64,
     pub to_link: u64,
 }
 
-impl Tally {
+impl Coverage {
     pub fn fields(&mut self) -> [&mut u64; 27] {
         [
             &mut self.turns,

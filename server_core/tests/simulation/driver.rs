@@ -1,12 +1,12 @@
 //! The driver: workers, listener, peers and clock of one run, step by step.
 
-use crate::coverage::Tally;
+use crate::coverage::Coverage;
 use crate::link::FakeLink;
 use crate::listener::FakeListener;
 use crate::peers::{Kind, MAX_PACKET_BYTES, PeerSide, TROUBLE};
 use crate::seen::Seen;
 use crate::transport::{HandshakeKind, Layers, PeerLayers, SimStream};
-use crate::wire::{self, Stand};
+use crate::wire::{self, ConnectState};
 use crate::world::{OUTSIDE, SBye, SEcho, SharedWorld, SimSession, World};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
@@ -25,11 +25,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Connections of one run.
+/// The most connections of one run.
 pub const MOST_PEERS: usize = 14;
-/// Turns within one instant, after which it is said to go round and round.
+/// Turns at one instant of the clock. A run that takes more does not come to rest.
 const TURNS_TO_REST: usize = 30_000;
-/// Several times of what a healthy peer takes for its part.
+/// Several times as long as a healthy peer takes for its part of a handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub type SimShard = Shard<SimStream, SimSession>;
@@ -40,12 +40,13 @@ pub struct Sim {
     pub shards: Vec<Option<SimShard>>,
     pub has_mail: Vec<bool>,
     pub listener: FakeListener,
-    /// Connections that the process may have at a time.
+    /// The most connections that the process may have at a time.
     pub descriptors: usize,
-    /// When all rested since the last accept, somebody waited and there was room, from then on.
+    /// Since when the listener can accept: all rest, a connection waits and a descriptor is free. `None`:
+    /// one of these is not so, or the listener has accepted since.
     pub may_accept_since: Option<Instant>,
-    pub tally: Tally,
-    /// Events may be lost for good in this turn.
+    pub coverage: Coverage,
+    /// Whether this turn may lose events for good.
     pub may_lose_edges: bool,
     pub woken: Vec<Arc<AtomicBool>>,
     pub config: Config,
@@ -58,16 +59,16 @@ pub struct Sim {
     pub world: SharedWorld,
     pub peers: Vec<PeerSide>,
     pub flush_by: Option<Instant>,
-    /// Longer than no time at all: the process is stopped in the middle of each turn.
+    /// How long the process is stopped in the middle of each turn. Zero: not at all.
     pub turn_takes: Duration,
     pub failed_incoming: u64,
-    /// Queue limits so low that healthy peers meet them too.
+    /// The queue limits are so low that healthy peers reach them too.
     pub is_tight: bool,
     pub is_fickle: bool,
     pub is_restless: bool,
-    /// Connections have layers: records, frames, both or none.
+    /// Each connection has its layers: records, frames, both or none.
     pub has_layers: bool,
-    /// Timers that were due when everything rested, and since when that is known.
+    /// Timers that were due when all rested, and when the oracle first saw that.
     pub overdue: HashMap<(SessionId, Instant), Instant>,
     pub offences: Vec<String>,
 }
@@ -123,7 +124,7 @@ impl Sim {
                 woken.store(true, Ordering::SeqCst)
             })
         })));
-        // All in here is one thread: it must not wait for a mailbox that it itself empties.
+        // The whole simulation is one thread: it must not wait for a mailbox that it itself empties.
         router.enter_worker_thread();
         let metrics = Arc::new(Metrics::new(workers));
         let shared = Arc::new(Shared {
@@ -148,7 +149,7 @@ impl Sim {
             listener: FakeListener::default(),
             descriptors: *rng.choice(&[2, 3, 6, 1_000, 1_000]).unwrap(),
             may_accept_since: None,
-            tally: Tally::default(),
+            coverage: Coverage::default(),
             may_lose_edges: false,
             woken,
             admission: Arc::new(Admission::new(workers, config.max_sessions, None)),
@@ -187,7 +188,7 @@ impl Sim {
         }
         for step in 0..steps {
             if step == shutdown_at {
-                self.tally.early_shutdowns += 1;
+                self.coverage.early_shutdowns += 1;
                 self.shut_down();
             }
             self.outside();
@@ -198,12 +199,12 @@ impl Sim {
             if jumps && self.rng.u32(..25) == 0 {
                 self.jump();
             } else if step % 5 == 0 {
-                // A worker does not sleep while it has work: nobody is late because of us.
+                // A worker does not sleep while it has work: the driver makes no session late.
                 self.turn_until_rest();
             } else {
                 self.may_lose_edges = true;
                 for _ in 0..self.rng.usize(..4) {
-                    // Also without need: a poll may return for nothing.
+                    // A worker may have a turn without work: a poll may return without an event.
                     match self.rng.usize(..=self.shards.len()) {
                         0 => self.listener_turn(),
                         worker => self.turn(worker - 1),
@@ -253,15 +254,15 @@ impl Sim {
             self.router.close(id, DisconnectReason::Closed);
         }
         if self.rng.u32(..20) == 0 {
-            // Ids of nobody.
-            let nobody = SessionId::new(self.rng.u32(..), self.rng.u8(..4), 1_000_000);
-            self.router.close(nobody, DisconnectReason::Closed);
+            // No session has this id.
+            let unknown = SessionId::new(self.rng.u32(..), self.rng.u8(..4), 1_000_000);
+            self.router.close(unknown, DisconnectReason::Closed);
             self.router
-                .send(nobody, self.buffers.encode(&SEcho(0.into()), b"").unwrap());
+                .send(unknown, self.buffers.encode(&SEcho(0.into()), b"").unwrap());
         }
     }
 
-    /// Any other thread puts somebody into a group or takes it out, or sends something to one.
+    /// Another thread adds a session to a group, removes a session from a group, or sends to a group.
     pub fn group_from_outside(&mut self) {
         let mut world = self.world.lock();
         let group = world.groups.some(&mut self.rng);
@@ -287,29 +288,30 @@ impl Sim {
 
     pub fn connect(&mut self) {
         let is_outgoing = self.rng.u32(..4) == 0;
-        // The listener has ended before the workers are told to.
+        // A shutdown ends the listener before it tells the workers.
         if self.flush_by.is_some() && !is_outgoing {
             return;
         }
-        let kind = match self.rng.bool() {
-            true => Kind::Healthy,
-            false => *self.rng.choice(TROUBLE).unwrap(),
+        let kind = if self.rng.bool() {
+            Kind::Healthy
+        } else {
+            *self.rng.choice(TROUBLE).unwrap()
         };
         let fate = match self.rng.u32(..6) {
             0 => None,
-            1 => Some(Stand::Refused),
-            _ => Some(Stand::Standing),
+            1 => Some(ConnectState::Refused),
+            _ => Some(ConnectState::Connected),
         };
-        let stand = if is_outgoing {
-            Stand::Pending
+        let connect_state = if is_outgoing {
+            ConnectState::Pending
         } else {
-            Stand::Standing
+            ConnectState::Connected
         };
-        let (stream, end) = wire::pair(self.rng.fork(), stand);
+        let (stream, end) = wire::pair(self.rng.fork(), connect_state);
         {
             let mut pipe = end.pipe();
             pipe.is_fickle = self.is_fickle;
-            // On top of being fickle that would be a peer that really is slow.
+            // A stream that is fickle as well would make its peer really slow.
             if !self.is_fickle && self.rng.bool() {
                 pipe.largest_write = 600;
             }
@@ -324,12 +326,13 @@ impl Sim {
                 pipe.breaks_at_call = self.rng.choice(how).map(|kind| (call, kind));
             }
         }
-        let layers = match self.has_layers {
-            true => Layers {
+        let layers = if self.has_layers {
+            Layers {
                 is_sealed: self.rng.bool(),
                 is_framed: self.rng.bool(),
-            },
-            false => Layers::default(),
+            }
+        } else {
+            Layers::default()
         };
         let handshake = match self.rng.u32(..8) {
             0 if self.has_layers => HandshakeKind::Stalls,
@@ -365,7 +368,7 @@ impl Sim {
         }
     }
 
-    /// What the loop of `listener.rs` does once.
+    /// One round of the loop of `listener.rs`.
     pub fn listener_turn(&mut self) {
         let free = self.free_descriptors();
         let batch = self.rng.usize(1..4);
@@ -384,14 +387,14 @@ impl Sim {
         }
     }
 
-    /// Each permit that is out is a connection that has a descriptor.
+    /// Each permit in use is a connection that has a descriptor.
     pub fn free_descriptors(&self) -> usize {
         self.descriptors.saturating_sub(self.admission.total())
     }
 
-    /// The process was stopped, or the machine was, while the peers went on.
+    /// The process or its machine is stopped for 1 to 20 seconds, while the peers go on.
     pub fn jump(&mut self) {
-        self.tally.clock_jumps += 1;
+        self.coverage.clock_jumps += 1;
         if self.rng.bool() {
             self.settle_down();
         }
@@ -400,7 +403,7 @@ impl Sim {
         }
         let stop = Duration::from_millis(self.rng.u64(1_000..20_000));
         if self.rng.bool() {
-            // It is stopped in the middle of a turn: what that reads bears the time of its beginning.
+            // The stop is in the middle of a turn: what the turn reads bears the time of its beginning.
             self.turn_takes = stop;
             (0..self.shards.len()).for_each(|worker| self.turn(worker));
             self.turn_takes = Duration::ZERO;
@@ -414,8 +417,8 @@ impl Sim {
         }
         self.now += stop;
         self.overdue.clear();
-        // What is over because of the jump itself may be decided now; what leaves in here has
-        // its full time from here on.
+        // The jump itself may end sessions, and these turns decide that. A session that leaves in these
+        // turns has its full time from here on.
         self.turn_until_rest();
         for peer in &mut self.peers {
             peer.end.pipe().is_fickle = self.is_fickle;
@@ -432,7 +435,7 @@ impl Sim {
 
     // ---- turns ------------------------------------------------------------------------------
 
-    /// What the loop of `worker.rs` does once.
+    /// One round of the loop of `worker.rs`.
     pub fn turn(&mut self, worker: usize) {
         let Some(shard) = &mut self.shards[worker] else {
             return;
@@ -445,11 +448,11 @@ impl Sim {
             let Some(id) = pipe.id.filter(|id| id.worker() == worker) else {
                 continue;
             };
-            // Some events come with a later poll, some for nothing.
+            // Some events come with a later poll, and some events are spurious.
             match self.rng.u32(..10) {
                 0 => continue,
                 1 if self.may_lose_edges => {
-                    self.tally.lost_edges += u64::from(pipe.lose_edges());
+                    self.coverage.lost_edges += u64::from(pipe.lose_edges());
                     continue;
                 }
                 _ => {}
@@ -477,13 +480,14 @@ impl Sim {
                 stream.register(id);
                 Ok(())
             });
-            // Another thread posts just while this one takes.
+            // Another thread posts while this thread takes mail.
             if rng.u32(..10) == 0 {
                 broadcast_from_outside(world, buffers, router);
             }
-            match shard.has_enough_output() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
+            if shard.has_enough_output() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
             }
         });
         for (id, readable, writable) in events {
@@ -495,7 +499,7 @@ impl Sim {
             self.router.mailbox(worker).close();
             self.shards[worker] = None;
         }
-        self.tally.turns += 1;
+        self.coverage.turns += 1;
         self.check_turn();
     }
 
@@ -519,7 +523,7 @@ impl Sim {
 
     pub fn turn_until_rest(&mut self) {
         if self.is_restless {
-            return; // Said already, and each time would take long.
+            return; // Reported already, and each repetition would take long.
         }
         for _ in 0..TURNS_TO_REST {
             let mut busy: Vec<Option<usize>> = (0..self.shards.len())
@@ -528,7 +532,7 @@ impl Sim {
                 .collect();
             busy.extend(self.listener.needs_turn(self.now).then_some(None));
             if busy.is_empty() && !outbox::is_empty() && !self.router.is_congested() {
-                // What a full mailbox had no room for is tried again within milliseconds.
+                // A worker retries within milliseconds what a full mailbox had no room for.
                 busy.extend(
                     (0..self.shards.len())
                         .filter(|worker| self.shards[*worker].is_some())
@@ -558,11 +562,11 @@ impl Sim {
             })
             .collect();
         self.offences
-            .push(format!("it does not come to rest: {state:?}"));
+            .push(format!("the workers do not come to rest: {state:?}"));
         self.is_restless = true;
     }
 
-    /// Lets everybody finish what it is at, without any time passing.
+    /// Lets each peer and each worker finish what it has begun. No time passes.
     pub fn settle_down(&mut self) {
         for _ in 0..4 {
             for peer in &mut self.peers {
@@ -574,12 +578,12 @@ impl Sim {
 
     // ---- the end ----------------------------------------------------------------------------
 
-    /// Everybody reads, nobody does anything new: all that was sent has to arrive, and all that
-    /// are in the way have to go.
+    /// Every peer reads, and no session begins anything new: everything that was sent has to arrive, and
+    /// every session that has ended, offended or stalled has to be gone.
     pub fn quiesce(&mut self) {
         self.world.lock().quiet = true;
         for peer in &mut self.peers {
-            peer.stand_as_fated(self.now);
+            peer.finish_connect(self.now);
         }
         self.settle_down();
         let here: HashSet<SessionId> = (self.peers.iter())
@@ -603,7 +607,7 @@ impl Sim {
         self.check_quiesced(&here);
     }
 
-    /// All shards have to end in time, with peers that go on as they are.
+    /// All shards have to end in time, while the peers go on as before.
     pub fn end(&mut self) {
         let flush_by = self.flush_by.unwrap();
         while self.now < flush_by + self.config.linger {
@@ -613,7 +617,7 @@ impl Sim {
             }
             self.turn_until_rest();
         }
-        // A jump over the deadline gives one more linger to who was flushed only then.
+        // A jump over the deadline gives one more linger to a session that was flushed only after the jump.
         self.now += self.config.linger;
         self.turn_until_rest();
         for (worker, shard) in self.shards.iter().enumerate() {
@@ -629,7 +633,7 @@ impl Sim {
     }
 }
 
-/// Any other thread, at any time.
+/// Another thread broadcasts a packet. It may do so at any time.
 pub fn broadcast_from_outside(
     world: &SharedWorld,
     buffers: &SendBufferManager,

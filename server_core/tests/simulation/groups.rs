@@ -1,20 +1,21 @@
-//! Who was in which group when, as far as that can be known from outside of the workers, and what was
-//! sent to the groups meanwhile.
+//! The members of each group over time, as far as code outside of the workers can know them, and the
+//! packets that were sent to the groups meanwhile.
 //!
-//! A packet to a group is queued some time after it was asked for, and before everybody next rests.
-//! Who is a member all that time gets it, who is none in all that time does not, and nobody gets it twice.
+//! A worker queues a packet to a group at some time between the request for it and the next moment when
+//! all rest. A session that is a member for all of that time gets the packet once. A session that is not
+//! a member at any moment of that time does not get it. No session gets it twice.
 
 use server_core::{GroupId, SessionId};
 use std::collections::{HashMap, HashSet};
 
-/// So few that they meet.
+/// Few groups, so that sessions meet in them.
 const GROUPS: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Out,
     In,
-    /// Another thread has asked for something that its worker may have done by now.
+    /// Another thread has posted a change, and the worker may have made it by now.
     Unsure,
 }
 
@@ -24,36 +25,36 @@ struct Cast {
     group: GroupId,
     except: Option<SessionId>,
     asked_at: u64,
-    /// When all rested for the first time since.
+    /// When all rested for the first time since the request.
     done_by: Option<u64>,
 }
 
-/// What is known. Its clock counts what happens.
+/// The members that are known, and the packets. The clock of the book counts events.
 #[derive(Debug, Default)]
 pub struct GroupBook {
     pub max_per_session: usize,
-    /// Joins that a callback was refused.
+    /// Joins of callbacks that were refused.
     pub refused: u64,
     clock: u64,
     turn_began: u64,
     casts: Vec<Cast>,
-    /// How many of them are done.
+    /// The number of `casts` that are done: all have rested since.
     done: usize,
     connected_at: HashMap<SessionId, u64>,
     gone: HashSet<SessionId>,
-    /// From when on what was so. `Out` before the first entry.
+    /// The states of each session in each group, with the time when each began. `Out` before the first entry.
     lives: HashMap<(SessionId, GroupId), Vec<(u64, State)>>,
-    /// Of whom other threads have asked something since all rested.
+    /// The sessions and groups for which another thread has posted a change since all rested.
     asked_for: HashSet<(SessionId, GroupId)>,
 }
 
-/// How one session's packets compare with what they should be.
+/// The comparison of one session's packets with the packets that it should have got.
 #[derive(Debug, Default)]
 pub struct Verdict {
     pub offences: Vec<String>,
-    /// Packets that it had to get.
+    /// Packets that the session had to get.
     pub owed: u64,
-    /// Packets that it must not get.
+    /// Packets that the session must not get.
     pub denied: u64,
 }
 
@@ -66,7 +67,7 @@ impl GroupBook {
         GroupId::new(1, rng.u32(..GROUPS))
     }
 
-    /// A packet to a group is asked for. Returns its number.
+    /// Records a request for a packet to a group. Returns the number of the packet.
     pub fn ask(&mut self, group: GroupId, except: Option<SessionId>) -> u64 {
         let asked_at = self.tick();
         self.casts.push(Cast {
@@ -87,11 +88,11 @@ impl GroupBook {
         self.connected_at.insert(id, now);
     }
 
-    /// A callback has asked to join. Returns what is wrong with the answer.
+    /// Records a join by a callback. Returns what is wrong with the answer.
     pub fn joined(&mut self, id: SessionId, group: GroupId, is_in: bool) -> Option<String> {
         self.refused += u64::from(!is_in);
         if self.gone.contains(&id) {
-            return None; // Too late, and without consequence.
+            return None; // The session has left: its join has no effect.
         }
         let states: Vec<State> = all().map(|group| self.state(id, group)).collect();
         let count = states.iter().filter(|state| **state == State::In).count();
@@ -106,7 +107,7 @@ impl GroupBook {
             .then(|| format!("{id} in {count} groups, one more: {is_in}, and not {expected}"))
     }
 
-    /// A callback has asked to leave. Returns what is wrong with the answer.
+    /// Records a leave by a callback. Returns what is wrong with the answer.
     pub fn left(&mut self, id: SessionId, group: GroupId, was_in: bool) -> Option<String> {
         if self.gone.contains(&id) {
             return None;
@@ -118,22 +119,20 @@ impl GroupBook {
             .then(|| format!("{id} was {before:?} {group}, and left it: {was_in}"))
     }
 
-    /// Another thread posts a join or a leave.
+    /// Records a join or a leave that another thread posts.
     pub fn asked_from_outside(&mut self, id: SessionId, group: GroupId, wanted_in: bool) {
         if self.gone.contains(&id) {
             return;
         }
         self.asked_for.insert((id, group));
-        let changes_nothing = match wanted_in {
-            true => State::In,
-            false => State::Out,
-        };
+        let changes_nothing = if wanted_in { State::In } else { State::Out };
         if self.state(id, group) != changes_nothing {
             self.change(id, group, State::Unsure);
         }
     }
 
-    /// A session has left, and says which groups it was in. Returns what is wrong with that.
+    /// Records that a session has left the server, and compares `said`, the groups that it was in. Returns
+    /// what is wrong with `said`.
     pub fn disconnected(&mut self, id: SessionId, said: &[GroupId]) -> Option<String> {
         let mut wrong = None;
         for group in all() {
@@ -142,7 +141,7 @@ impl GroupBook {
             if is_sure && said.contains(&group) != (state == State::In) {
                 wrong = Some(format!("{id} left {state:?} {group}, and says {said:?}"));
             }
-            // That it has to leave was decided at some time in this turn.
+            // The worker decided the end of the session at some time in this turn.
             let turn_began = self.turn_began;
             let at_start = self.state_at(id, group, turn_began);
             let life = self.lives.entry((id, group)).or_default();
@@ -166,8 +165,8 @@ impl GroupBook {
         wrong
     }
 
-    /// Everybody rests: all that was asked for is done. `is_in` tells what is so now. Returns what is
-    /// wrong with that.
+    /// All rest: every request is done. `is_in` tells which session is in which group now. Returns what is
+    /// wrong with its answers.
     pub fn rest(&mut self, is_in: impl Fn(SessionId, GroupId) -> bool) -> Vec<String> {
         let now = self.tick();
         for cast in &mut self.casts[self.done..] {
@@ -191,15 +190,15 @@ impl GroupBook {
         offences
     }
 
-    /// How many are in a group, when all rest.
+    /// The number of members of a group, when all rest.
     pub fn members(&self, group: GroupId) -> usize {
         let lives = self.lives.iter().filter(|((_, of), _)| *of == group);
         let is_in = |life: &&Vec<(u64, State)>| life.last().is_some_and(|last| last.1 == State::In);
         lives.map(|(_, life)| life).filter(is_in).count()
     }
 
-    /// What one session got, as numbers of packets, against what it should have got.
-    pub fn judge(&self, id: SessionId, got: &[u64], has_to_arrive: bool) -> Verdict {
+    /// Checks the numbers of the packets that one session got against the packets that it should have got.
+    pub fn check(&self, id: SessionId, got: &[u64], has_to_arrive: bool) -> Verdict {
         let mut verdict = Verdict::default();
         let got: HashSet<u64> = got.iter().copied().collect();
         let connected_at = self.connected_at.get(&id).copied().unwrap_or(u64::MAX);
@@ -212,8 +211,9 @@ impl GroupBook {
                 verdict.denied += 1;
                 if has_it {
                     let life = self.lives.get(&(id, cast.group));
-                    let text =
-                        format!("{id} got {number}, {cast:?}, which was not for it: {life:?}");
+                    let text = format!(
+                        "{id} got {number}, {cast:?}, which was not meant for it: {life:?}"
+                    );
                     verdict.offences.push(text);
                 }
             } else if state == State::In && has_to_arrive && connected_at < cast.asked_at {
@@ -235,10 +235,11 @@ impl GroupBook {
 
     fn change(&mut self, id: SessionId, group: GroupId, to: State) {
         let now = self.tick();
-        // What another thread asked for may yet come, and turn it round.
-        let to = match self.asked_for.contains(&(id, group)) {
-            true => State::Unsure,
-            false => to,
+        // The change that another thread has posted may still come and undo this change.
+        let to = if self.asked_for.contains(&(id, group)) {
+            State::Unsure
+        } else {
+            to
         };
         self.lives.entry((id, group)).or_default().push((now, to));
     }
@@ -251,7 +252,7 @@ impl GroupBook {
         self.state_between(id, group, at, at)
     }
 
-    /// `Unsure` if it was not the same all the time.
+    /// The state in all of that time. `Unsure` if the state changed.
     fn state_between(&self, id: SessionId, group: GroupId, from: u64, until: u64) -> State {
         let life = self.lives.get(&(id, group)).map_or(&[][..], Vec::as_slice);
         let behind = life.partition_point(|(since, _)| *since <= from);
@@ -259,9 +260,10 @@ impl GroupBook {
         let mut later = life[behind..]
             .iter()
             .take_while(|(since, _)| *since <= until);
-        match later.all(|(_, state)| *state == first) {
-            true => first,
-            false => State::Unsure,
+        if later.all(|(_, state)| *state == first) {
+            first
+        } else {
+            State::Unsure
         }
     }
 }

@@ -1,7 +1,8 @@
-//! A link to other nodes. It delivers packets at random, and keeps the packets that it is given.
+//! A fake link to other nodes. The link delivers packets at random, and checks the packets that it is given.
 //!
-//! Each packet of this node for an audience that spans the nodes comes once, in the order of its source;
-//! no packet that the link has delivered comes back. That members get it once, the peers check.
+//! The link gets each packet of this node for an audience that spans the nodes once, in the order of its
+//! source. The link does not get back a packet that it has delivered. The peers check that each member gets
+//! a delivered packet once.
 
 use super::transport::SimStream;
 use super::world::{SBroadcast, SCast, SharedWorld, Stamp};
@@ -23,14 +24,15 @@ pub struct FakeLink(Arc<Mutex<Book>>);
 struct Book {
     delivered: u64,
     published: u64,
-    /// The last stamp of each source, and the number of its packets to all.
+    /// The last stamp of each source; the number of packets to all of each source.
     stamps: HashMap<usize, u64>,
     broadcasts: HashMap<usize, u64>,
     offences: Vec<String>,
 }
 
 impl Link for FakeLink {
-    /// Every second group is of this node alone.
+    /// The audience of all sessions spans the nodes, and a group with an even number does. A group with an odd
+    /// number is local.
     fn spans(&self, audience: Audience) -> bool {
         match audience {
             Audience::All => true,
@@ -60,7 +62,7 @@ impl Link for FakeLink {
             book.offences.push(text);
         }
         if !self.spans(audience) {
-            let text = format!("the link is given what is local: {audience:?}");
+            let text = format!("the link is given a packet to a local audience: {audience:?}");
             book.offences.push(text);
         }
         book.published += 1;
@@ -74,7 +76,7 @@ impl FakeLink {
         link
     }
 
-    /// Another node sends a packet, to all or to a group.
+    /// Delivers a packet of another node, to all or to a group.
     pub fn deliver(
         &self,
         world: &SharedWorld,
@@ -98,7 +100,8 @@ impl FakeLink {
         self.0.lock().unwrap().delivered += 1;
     }
 
-    /// All rest: the link has each packet to all that was sent. `sent` is the number of each source.
+    /// Checks, when all rest, that the link got each packet to all. `sent` has the number of packets of each
+    /// source.
     pub fn check_complete(&self, sent: &HashMap<usize, u64>) -> Vec<String> {
         let book = self.0.lock().unwrap();
         let sent = sent.iter().filter(|(source, _)| **source != OTHER_NODES);
@@ -109,7 +112,7 @@ impl FakeLink {
         sent.filter_map(is_short).collect()
     }
 
-    /// Packets that it has delivered, and packets that it was given.
+    /// The number of packets that the link has delivered, and of packets that it was given.
     pub fn counts(&self) -> (u64, u64) {
         let book = self.0.lock().unwrap();
         (book.delivered, book.published)

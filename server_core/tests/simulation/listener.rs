@@ -8,16 +8,16 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-/// What `listener.rs` is around the acceptor, without a socket.
+/// A listener without a socket: it does around the acceptor what `listener.rs` does.
 #[derive(Debug)]
 pub struct FakeListener {
     acceptor: Acceptor,
     backlog: VecDeque<(SimStream, SocketAddr)>,
     edge: bool,
-    /// The last accept met "would block": only then is the next connection an edge.
+    /// Whether the last accept met "would block". Only then is the next connection an edge.
     is_blocked: bool,
     is_closed: bool,
-    /// The last accept failed, and when.
+    /// When the last accept failed. `None` after an accept that succeeded.
     failed_at: Option<Instant>,
     said_at: Option<Instant>,
     pub failures: u64,
@@ -41,7 +41,7 @@ impl Default for FakeListener {
 }
 
 impl FakeListener {
-    /// The kernel has made a connection.
+    /// Adds a connection that the kernel has made to the backlog.
     pub fn arrive(&mut self, stream: SimStream, addr: SocketAddr) {
         if !self.is_closed {
             self.backlog.push_back((stream, addr));
@@ -49,7 +49,7 @@ impl FakeListener {
         }
     }
 
-    /// Those who were still waiting are turned away.
+    /// Closes the listener, and drops the connections in its backlog.
     pub fn close(&mut self) {
         self.is_closed = true;
         self.backlog.clear();
@@ -64,7 +64,7 @@ impl FakeListener {
         !self.is_closed && (self.edge || self.acceptor.is_open() || is_due)
     }
 
-    /// One turn of its loop: what it accepted, a batch at most.
+    /// Runs one turn of the loop of the listener. Returns the accepted connections, at most `batch`.
     pub fn turn(
         &mut self,
         batch: usize,
@@ -115,7 +115,7 @@ impl FakeListener {
             return Err(ErrorKind::WouldBlock.into());
         }
         if rng.u32(..40) == 0 {
-            // It was reset while it waited; dropped here, it is gone.
+            // The peer reset the connection while it waited. Its drop here ends it.
             self.backlog.pop_front();
             return Err(ErrorKind::ConnectionAborted.into());
         }
@@ -123,11 +123,11 @@ impl FakeListener {
             self.failures += 1;
             let before = self.failed_at.replace(now);
             if before.is_some_and(|at| now < at + RETRY.0) {
-                (self.offences).push("it spins on an accept that has just failed".into());
+                (self.offences).push("the listener spins on an accept that has just failed".into());
             }
             return Err(io::Error::other("too many open files"));
         }
-        // It is not empty, as was seen above.
+        // The backlog is not empty: the check above returns.
         Ok(self.backlog.pop_front().unwrap())
     }
 
@@ -138,7 +138,7 @@ impl FakeListener {
                 .replace(now)
                 .is_some_and(|at| now < at + LOG_INTERVAL)
         {
-            (self.offences).push("it says twice that it cannot accept".into());
+            (self.offences).push("the listener logs twice that it cannot accept".into());
         }
     }
 }

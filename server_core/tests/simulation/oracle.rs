@@ -1,11 +1,11 @@
-//! The oracle: what has to hold after each turn, when all rest, and at the end.
+//! The oracle: it checks what has to hold after each turn, when all rest, and at the end.
 
-use crate::coverage::Tally;
+use crate::coverage::Coverage;
 use crate::driver::{HANDSHAKE_TIMEOUT, MOST_PEERS, Sim, SimShard};
 use crate::groups::{self, Verdict};
 use crate::peers::{Kind, PeerSide};
 use crate::transport::{HandshakeKind, PeerLayers};
-use crate::wire::Stand;
+use crate::wire::ConnectState;
 use crate::world::{OUTSIDE, Record, World};
 use server_core::routing::outbox;
 use server_core::runtime::acceptor::RETRY;
@@ -14,13 +14,13 @@ use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::time::Duration;
 
-/// A look that a full mailbox or a used-up budget put off is taken again a little later, so a
-/// timer that is overdue when a worker rests has until then.
+/// The time that a worker has for a timer that is overdue when all rest. A full mailbox or a used-up budget
+/// delays the check of a timer, and the worker repeats the check a little later.
 const TIMER_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Sim {
-    /// What holds after each turn: every peer has whole packets so far, each once and in order,
-    /// and the counts are right.
+    /// Checks what holds after each turn: every peer got whole packets so far, each once and in order, and the
+    /// counts are right.
     pub fn check_turn(&mut self) {
         let world = self.world.lock();
         for peer in &mut self.peers {
@@ -35,7 +35,7 @@ impl Sim {
             if let Err(offence) = read {
                 self.offences.push(format!(
                     "after turn {}: {id} {:?}: {offence}; {:?}",
-                    self.tally.turns, peer.kind, world.sessions[&id]
+                    self.coverage.turns, peer.kind, world.sessions[&id]
                 ));
             }
         }
@@ -48,7 +48,7 @@ impl Sim {
         }
     }
 
-    /// Nothing is left undone that no event would announce.
+    /// Checks, when all rest, that no work is left that no event would announce.
     pub fn check_rest(&mut self) {
         for (worker, shard) in self.shards.iter().enumerate() {
             let waiting = self.router.mailbox(worker).queued_bytes();
@@ -63,7 +63,7 @@ impl Sim {
             self.offences
                 .push("the listener sleeps on waiting connections and free descriptors".into());
         }
-        // What is paced waits for time to pass, and what it holds up waits with it.
+        // Paced packets wait for time to pass, and everything behind them waits as well.
         let is_paced = self.shards.iter().flatten().any(SimShard::is_paced);
         if is_paced || !outbox::is_empty() {
             self.overdue.clear();
@@ -73,7 +73,7 @@ impl Sim {
         self.check_drained();
         self.check_unadmitted();
         self.check_handshakes();
-        // One is what this thread writes into.
+        // This thread writes into one chunk.
         let live = self.pool.stats().live;
         if live > 1 {
             self.offences
@@ -88,7 +88,7 @@ impl Sim {
                 overdue.insert((*id, at), noticed);
                 if noticed + TIMER_PATIENCE <= self.now {
                     self.offences
-                        .push(format!("{id}: its timer was slept through"));
+                        .push(format!("{id}: the worker slept through its timer"));
                 }
             }
             let began = record.unadmitted_since();
@@ -100,15 +100,17 @@ impl Sim {
                 let noticed = noticed.unwrap_or(self.now);
                 overdue.insert((*id, at), noticed);
                 if noticed + TIMER_PATIENCE <= self.now {
-                    self.offences
-                        .push(format!("{id}: is unadmitted beyond its time: {record:?}"));
+                    self.offences.push(format!(
+                        "{id}: is unadmitted beyond its login timeout: {record:?}"
+                    ));
                 }
             }
         }
         self.overdue = overdue;
     }
 
-    /// Every open request for `on_drained` is of a session whose queue is longer than that.
+    /// Checks that every session with an open request for `on_drained` has more bytes queued than the request
+    /// names.
     pub fn check_drained(&mut self) {
         for (id, record) in &self.world.lock().sessions {
             let Some(below) = record.drained_below else {
@@ -118,13 +120,13 @@ impl Sim {
             let queued_bytes = shard.and_then(|shard| shard.queued_bytes(*id));
             if queued_bytes.is_some_and(|bytes| bytes <= below) {
                 self.offences.push(format!(
-                    "{id}: {queued_bytes:?} are not above {below}, and it was not called"
+                    "{id}: {queued_bytes:?} queued bytes are not above {below}, and `on_drained` was not called"
                 ));
             }
         }
     }
 
-    /// No worker has more sessions without a login than its share of the cap.
+    /// Checks that no worker has more unadmitted sessions than its share of the cap.
     pub fn check_unadmitted(&mut self) {
         let half = self.config.max_sessions.map(|sessions| sessions / 2);
         let Some(cap) = self.config.max_unadmitted.or(half) else {
@@ -145,7 +147,7 @@ impl Sim {
         }
     }
 
-    /// No worker has more handshakes than its share of the cap.
+    /// Checks that no worker has more handshakes than its share of the cap.
     pub fn check_handshakes(&mut self) {
         let share = (self.config.max_handshakes).div_ceil(self.config.workers);
         for shard in self.shards.iter().flatten() {
@@ -156,7 +158,7 @@ impl Sim {
         }
     }
 
-    /// Whether a session may have to go before its time for a login is up.
+    /// Whether a worker may evict a session before its login timeout.
     pub fn evicts(&self) -> bool {
         self.config
             .max_unadmitted
@@ -164,7 +166,8 @@ impl Sim {
             .is_some()
     }
 
-    /// Everybody is where it should be, and a worker is in the directory if it has members.
+    /// Checks that each session is in the groups that it should be in, and that the index of groups has a
+    /// worker exactly if the worker has members.
     pub fn check_groups(&mut self) {
         let shards = &self.shards;
         let members = |worker: usize, group| {
@@ -186,14 +189,17 @@ impl Sim {
             let has_members = |worker: &usize| !members(*worker, group).is_empty();
             let should_be: Vec<usize> = (0..shards.len()).filter(has_members).collect();
             if told != should_be {
-                offences.push(format!("{group}: {told:?} are told, and not {should_be:?}"));
+                offences.push(format!(
+                    "{group}: the index has workers {told:?}, and not {should_be:?}"
+                ));
             }
         }
         drop(world);
         self.offences.extend(offences);
     }
 
-    /// Everything that was sent has arrived, and all that are in the way have gone.
+    /// Checks that everything that was sent has arrived, and that every session that has ended, offended or
+    /// stalled is gone. `here` are the sessions that were connected when the quiet began.
     pub fn check_quiesced(&mut self, here: &HashSet<SessionId>) {
         let world = self.world.lock();
         (self.offences).extend(self.link.check_complete(&world.broadcasts));
@@ -202,34 +208,35 @@ impl Sim {
             let Some(id) = pipe.id else { continue };
             let record = &world.sessions[&id];
             let told = |what: &str| format!("{id} {:?}: {what}; {record:?}", peer.kind);
-            // Who was accepted later than that may have some time left.
+            // A session that was accepted after the quiet began may have some time left.
             let is_overdue = here.contains(&id);
-            // After a stall of the process, a peer that takes nothing gets as much time as that took, and
-            // is not read meanwhile.
-            let is_excused = !peer.reads() && self.tally.clock_jumps > 0;
+            // After a stall of the process, a peer that takes nothing gets as much time as the stall took,
+            // and the server does not read from it meanwhile.
+            let is_excused = !peer.reads() && self.coverage.clock_jumps > 0;
             if record.disconnected > 0 {
                 let is_excused = is_excused
                     || record.reason == Some(DisconnectReason::Handshake)
-                        && self.tally.clock_jumps > 0;
+                        && self.coverage.clock_jumps > 0;
                 if is_overdue && !pipe.is_dropped && !is_excused {
                     self.offences
                         .push(told("has left, and its stream is still here"));
                 }
-                // No shutdown so far: whoever read was told all there was to tell.
+                // There was no shutdown so far: every peer that read got everything that was for it.
                 drop(pipe);
-                let verdict = self.judge(peer, id, &world);
-                self.tally.casts_owed += verdict.owed;
+                let verdict = self.check_session(peer, id, &world);
+                self.coverage.casts_owed += verdict.owed;
                 self.offences.extend(verdict.offences);
                 continue;
             }
-            // Its handshake may go on for as long as a stall of the process took.
+            // After a stall of the process, a handshake may take longer by the time of the stall.
             let is_late = has_handshake(peer)
-                && (!is_overdue || peer.stalls_handshake() && self.tally.clock_jumps > 0);
+                && (!is_overdue || peer.stalls_handshake() && self.coverage.clock_jumps > 0);
             if record.connected == 0 {
                 if is_late {
                     continue;
                 }
-                self.offences.push(told("neither connected nor given up"));
+                self.offences
+                    .push(told("is neither connected nor disconnected"));
                 continue;
             }
             if is_overdue && peer.has_offended && !is_excused {
@@ -240,10 +247,10 @@ impl Sim {
             }
             let seen = &peer.seen;
             if seen.is_wrong {
-                continue; // Said already.
+                continue; // Reported already.
             }
             if !peer.reads() {
-                continue; // It has some time left until it is kicked for that.
+                continue; // The peer has some time left until it is kicked as a slow consumer.
             }
             if let Some(layers) = &peer.layers {
                 if layers.pongs != layers.pings {
@@ -261,7 +268,7 @@ impl Sim {
                     0
                 };
                 let last = seen.broadcasts.get(source).copied();
-                // Whoever saw none of another source's may have come behind them all.
+                // A peer that saw no broadcast of another source may have connected after all of them.
                 let from_outside = *source == OUTSIDE && is_overdue;
                 let must_have_seen = last.is_some() || from_outside || began > 0;
                 if must_have_seen && last.unwrap_or(began) != *sent {
@@ -269,8 +276,8 @@ impl Sim {
                     self.offences.push(told(&text));
                 }
             }
-            let verdict = world.groups.judge(id, &seen.casts, true);
-            self.tally.casts_owed += verdict.owed;
+            let verdict = world.groups.check(id, &seen.casts, true);
+            self.coverage.casts_owed += verdict.owed;
             self.offences.extend(verdict.offences);
             if record.echoes != peer.echoes || seen.echoes != peer.echoes {
                 let text = format!("sent {} echoes, got {}", peer.echoes, seen.echoes);
@@ -279,13 +286,13 @@ impl Sim {
         }
     }
 
-    pub fn finish(mut self) -> (Vec<String>, Tally) {
+    pub fn finish(mut self) -> (Vec<String>, Coverage) {
         let mut offences = std::mem::take(&mut self.offences);
         offences.append(&mut self.listener.offences);
         offences.append(&mut self.link.take_offences());
-        (self.tally.from_link, self.tally.to_link) = self.link.counts();
+        (self.coverage.from_link, self.coverage.to_link) = self.link.counts();
         self.shards.clear();
-        // What other threads still wanted to post when the last worker had ended.
+        // Posts what other threads had in the outbox when the last worker ended.
         outbox::open();
         let totals = self.metrics.totals();
         let world = self.world.lock();
@@ -349,7 +356,7 @@ impl Sim {
             drop(pipe);
             packets += peer.seen.packets;
             casts += peer.seen.casts.len() as u64;
-            let verdict = self.judge(peer, id, &world);
+            let verdict = self.check_session(peer, id, &world);
             casts_denied += verdict.denied;
             offences.extend(verdict.offences);
         }
@@ -372,7 +379,7 @@ impl Sim {
             });
             ended.count() as u64
         };
-        let tally = Tally {
+        let coverage = Coverage {
             sessions: world.sessions.len() as u64,
             packets_to_peers: packets,
             packets_from_peers: world.packets_handled,
@@ -399,9 +406,9 @@ impl Sim {
             pending_closes: (self.peers.iter())
                 .map(|peer| peer.end.pipe().pending_closes)
                 .sum(),
-            ..self.tally
+            ..self.coverage
         };
-        (offences, tally)
+        (offences, coverage)
     }
 
     pub fn had_time_for_login(&self, record: &Record) -> bool {
@@ -411,11 +418,11 @@ impl Sim {
             .is_some_and(|(had, time)| had >= time)
     }
 
-    /// One session's whole life against what its peer did.
-    pub fn judge(&self, peer: &PeerSide, id: SessionId, world: &World) -> Verdict {
+    /// Checks the whole life of one session against what its peer did.
+    pub fn check_session(&self, peer: &PeerSide, id: SessionId, world: &World) -> Verdict {
         let (seen, record) = (&peer.seen, &world.sessions[&id]);
         if seen.is_wrong {
-            return Verdict::default(); // Said already.
+            return Verdict::default(); // Reported already.
         }
         let mut offences = Vec::new();
         let mut offence = |what: &str| {
@@ -456,7 +463,7 @@ impl Sim {
             Why::IoError(kind) => pipe.broken == Some(kind),
             Why::Handshake => {
                 let had_time = record.disconnected_at >= Some(peer.arrived_at + HANDSHAKE_TIMEOUT);
-                let is_late = had_time && self.tally.clock_jumps > 0;
+                let is_late = had_time && self.coverage.clock_jumps > 0;
                 let is_evicted = self.config.max_handshakes < MOST_PEERS;
                 let is_at_fault = had_time && peer.stalls_handshake()
                     || (peer.layers.as_ref())
@@ -465,7 +472,7 @@ impl Sim {
             }
             Why::Idle => self.config.idle_timeout.is_some() && !peer.is_well_behaved(),
             Why::ConnectFailed(ErrorKind::TimedOut) => peer.is_outgoing && record.connected == 0,
-            Why::ConnectFailed(_) => pipe.stand == Stand::Refused,
+            Why::ConnectFailed(_) => pipe.connect_state == ConnectState::Refused,
             Why::Kicked(Kick::SlowConsumer) => {
                 self.is_tight || !peer.reads() || pipe.broken == Some(ErrorKind::TimedOut)
             }
@@ -477,12 +484,12 @@ impl Sim {
             _ => false,
         };
         if !is_explained {
-            offence("left for no reason of its own");
+            offence("left for a reason that nothing in the run explains");
         }
         let arrives = reason.flushes() && pipe.broken.is_none() && peer.reads() && !peer.may_be_cut;
-        // At a shutdown, the deadline may have come before the peer has read.
+        // At a shutdown, the deadline may come before the peer has read.
         let arrives = arrives && self.flush_by.is_none();
-        // Who goes for the next peer gets one write, and no time.
+        // A session that is evicted for the next peer gets one write, and no time to drain.
         let arrives = arrives && !(reason == Why::LoginTimeout && self.evicts());
         if arrives
             && record.connected > 0
@@ -490,7 +497,7 @@ impl Sim {
             && !layers.has_end()
         {
             offence(&format!(
-                "was not told in band that the stream ends: {} bytes are no record",
+                "was not told in band that the stream ends: {} bytes are not a record",
                 layers.torn_bytes()
             ));
         }
@@ -499,11 +506,11 @@ impl Sim {
         }
         if arrives && record.connected > 0 {
             if reason.code().is_some() && !seen.has_bye {
-                offence("was not told why");
+                offence("got no close message");
             }
-            // What a handler sends after a close of its own is sent to nobody.
+            // The server drops what a handler sends after it has closed its own session.
             if seen.echoes != record.echoes && reason != Why::Closed {
-                offence("lost answers");
+                offence("lost echoes");
             }
             let is_by_offence = matches!(reason, Why::Kicked(kick) if kick != Kick::PacketTimeout);
             if (is_by_offence || reason == Why::PeerClosed && peer.has_offended)
@@ -513,9 +520,9 @@ impl Sim {
             }
         }
         if seen.has_bye && reason.code().is_none() {
-            offence("was told what is not so");
+            offence("got a close message, but its reason has no code");
         }
-        let mut verdict = (world.groups).judge(id, &seen.casts, arrives && record.connected > 0);
+        let mut verdict = (world.groups).check(id, &seen.casts, arrives && record.connected > 0);
         verdict.offences.append(&mut offences);
         verdict
     }

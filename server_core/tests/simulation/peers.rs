@@ -1,15 +1,15 @@
-//! The peers: what each does well or wrong, at random.
+//! The peers: each does things right or wrong, at random.
 
 use crate::seen::Seen;
 use crate::transport::{HandshakeKind, PeerLayers};
-use crate::wire::{PeerEnd, Stand};
+use crate::wire::{ConnectState, PeerEnd};
 use crate::world::{C_BAD_PAYLOAD, C_ECHO};
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 pub const MAX_PACKET_BYTES: usize = 8_192;
 
-/// What is the matter with a peer.
+/// The kind of a peer: what it does right or wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Healthy,
@@ -21,15 +21,15 @@ pub enum Kind {
     Stall,
     /// Sends nothing at all.
     Silent,
-    /// Sends, and reads little or nothing.
+    /// Sends, and reads nothing beyond its first window.
     NoRead,
-    /// Ends its write side, reads on.
+    /// Ends its write side, and continues to read.
     HalfClose,
-    /// Ends its write side, reads no more.
+    /// Ends its write side, and stops reading.
     Leaver,
-    /// Meets an error.
+    /// Has a connection that fails with this error.
     Breaks(ErrorKind),
-    /// Healthy, until one of the server's calls meets an error: any call, in any step of a turn.
+    /// Healthy, until a call of the server meets an error. It may be any call, in any step of a turn.
     Resets,
     /// Healthy, but never answers a FIN.
     Ghost,
@@ -58,21 +58,21 @@ pub struct PeerSide {
     pub end: PeerEnd,
     pub kind: Kind,
     pub is_outgoing: bool,
-    /// Will stand, be refused, or stay away for good.
-    pub fate: Option<Stand>,
+    /// The result of a connect by the server: connected or refused. `None`: the connect never ends.
+    pub fate: Option<ConnectState>,
     pub to_send: Vec<u8>,
-    /// Echoes wholly sent before any offence.
+    /// Whole echoes that the peer has put before any offence.
     pub echoes: u64,
     pub has_offended: bool,
     pub arrived_at: Instant,
-    /// What does not fit into `to_send` and `echoes` any more: the offence ends it.
+    /// When the peer last sent all of `to_send`.
     pub sent_at: Instant,
     pub read_at: Instant,
-    /// Its last bytes may be missing: the clock jumped over its flush deadline.
+    /// Whether its last bytes may be missing: the clock jumped over its flush deadline.
     pub may_be_cut: bool,
-    /// What it has read so far.
+    /// The packets that it has read so far.
     pub seen: Seen,
-    /// What lies between its packets and its connection, if anything does.
+    /// The layers between its packets and its connection, if there are any.
     pub layers: Option<PeerLayers>,
 }
 
@@ -97,7 +97,7 @@ impl PeerSide {
     }
 
     pub fn put_echo(&mut self, rng: &mut fastrand::Rng) {
-        // A fickle stream gives a few bytes at a time: what is large would really be late.
+        // A fickle stream gives a few bytes at a time: a large packet would really be late.
         let large = if self.end.pipe().is_fickle {
             300
         } else {
@@ -116,7 +116,7 @@ impl PeerSide {
         self.to_send.extend(payload);
     }
 
-    /// Puts what its kind does wrong behind all that it did right.
+    /// Puts the offence of the peer's kind behind everything that the peer did right.
     pub fn offend(&mut self, rng: &mut fastrand::Rng) {
         self.has_offended = true;
         match self.kind {
@@ -137,7 +137,7 @@ impl PeerSide {
             self.kind,
             Kind::BadSize | Kind::TooLarge | Kind::UnknownId | Kind::BadPayload
         ) {
-            // Nobody must handle what stands behind an offence.
+            // The server must not handle these packets, which follow an offence.
             let behind = rng.usize(..3);
             for _ in 0..behind {
                 self.put_packet(C_ECHO, b"never");
@@ -199,16 +199,16 @@ impl PeerSide {
     }
 
     pub fn step(&mut self, now: Instant, rng: &mut fastrand::Rng) {
-        let (is_dropped, stand) = {
+        let (is_dropped, connect_state) = {
             let pipe = self.end.pipe();
-            (pipe.is_dropped, pipe.stand)
+            (pipe.is_dropped, pipe.connect_state)
         };
-        if is_dropped || stand == Stand::Refused {
+        if is_dropped || connect_state == ConnectState::Refused {
             return;
         }
-        if stand == Stand::Pending {
+        if connect_state == ConnectState::Pending {
             if rng.u32(..4) == 0 {
-                self.stand_as_fated(now);
+                self.finish_connect(now);
             }
             return;
         }
@@ -245,18 +245,19 @@ impl PeerSide {
         }
     }
 
-    /// All that a healthy peer would have done in the meantime.
+    /// Does everything that a healthy peer would have done in the meantime.
     pub fn catch_up(&mut self, now: Instant, rng: &mut fastrand::Rng) {
         {
             let mut pipe = self.end.pipe();
             pipe.is_fickle = false;
-            if self.reads() && pipe.stand == Stand::Standing {
+            if self.reads() && pipe.connect_state == ConnectState::Connected {
                 pipe.window = 16 << 20;
                 self.read_at = now;
             }
         }
-        let stands = self.end.pipe().stand == Stand::Standing && self.shake_hands();
-        if stands && !self.has_offended && self.kind != Kind::Silent {
+        let may_send =
+            self.end.pipe().connect_state == ConnectState::Connected && self.shake_hands();
+        if may_send && !self.has_offended && self.kind != Kind::Silent {
             self.put_echo(rng);
             self.transmit(self.to_send.len(), rng);
             self.sent_at = now;
@@ -265,11 +266,12 @@ impl PeerSide {
         self.end.raise_edges();
     }
 
-    pub fn stand_as_fated(&mut self, now: Instant) {
-        let is_pending = self.end.pipe().stand == Stand::Pending;
+    /// Ends a pending connect of the server with the peer's `fate`, if it has one.
+    pub fn finish_connect(&mut self, now: Instant) {
+        let is_pending = self.end.pipe().connect_state == ConnectState::Pending;
         if let Some(fate) = self.fate.filter(|_| is_pending) {
-            // It may become readable first and writable later: mio promises no order.
-            self.end.pipe().stand = fate;
+            // The connection may become readable first and writable later: mio promises no order.
+            self.end.pipe().connect_state = fate;
             (self.sent_at, self.read_at) = (now, now);
             self.end.raise_edges();
         }

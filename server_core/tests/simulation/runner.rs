@@ -1,6 +1,6 @@
-//! Runs seeds, and reports those that failed.
+//! Runs seeds, and reports the seeds that failed.
 
-use crate::coverage::Tally;
+use crate::coverage::Coverage;
 use crate::driver::Sim;
 use std::any::Any;
 use std::sync::Mutex;
@@ -14,8 +14,8 @@ const THREADS: u64 = 2;
 fn any_seed() {
     if let Ok(seed) = std::env::var("TEST_SEED") {
         let seed = seed.parse().expect("TEST_SEED is a number");
-        let (offences, tally) = simulate(seed);
-        println!("{tally:?}");
+        let (offences, coverage) = simulate(seed);
+        println!("{coverage:?}");
         assert!(offences.is_empty(), "seed {seed}:\n{}", offences.join("\n"));
         return;
     }
@@ -26,7 +26,7 @@ fn any_seed() {
     println!("seeds {first} to {}", first + seeds);
     let next = AtomicU64::new(0);
     let failures = Mutex::new(Vec::new());
-    let total = Mutex::new(Tally::default());
+    let total = Mutex::new(Coverage::default());
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
@@ -36,9 +36,9 @@ fn any_seed() {
                         break;
                     }
                     let seed = first + n;
-                    let (offences, tally) = std::panic::catch_unwind(|| simulate(seed))
-                        .unwrap_or_else(|panic| (vec![name_panic(&*panic)], Tally::default()));
-                    total.lock().unwrap().absorb(tally);
+                    let (offences, coverage) = std::panic::catch_unwind(|| simulate(seed))
+                        .unwrap_or_else(|panic| (vec![name_panic(&*panic)], Coverage::default()));
+                    total.lock().unwrap().absorb(coverage);
                     if !offences.is_empty() {
                         failures.lock().unwrap().push((seed, offences));
                     }
@@ -65,7 +65,7 @@ fn any_seed() {
     );
     assert!(
         seeds < 1_000 || total.has_everything(),
-        "something never happens any more: {total:?}"
+        "an event has a count of 0: {total:?}"
     );
 }
 
@@ -82,7 +82,7 @@ fn name_panic(panic: &(dyn Any + Send)) -> String {
     format!("a panic outside of the handlers: {}", text.unwrap_or("?"))
 }
 
-/// What the peers of one run have seen.
+/// The bytes that each peer of one run got.
 fn trace(seed: u64) -> Vec<Vec<u8>> {
     let mut sim = Sim::new(seed);
     sim.run();
@@ -90,7 +90,7 @@ fn trace(seed: u64) -> Vec<Vec<u8>> {
     outputs.collect()
 }
 
-fn simulate(seed: u64) -> (Vec<String>, Tally) {
+fn simulate(seed: u64) -> (Vec<String>, Coverage) {
     let mut sim = Sim::new(seed);
     sim.run();
     sim.finish()

@@ -1,4 +1,4 @@
-//! What one peer has seen, packet by packet.
+//! The packets that one peer has seen, checked packet by packet.
 
 use crate::world::{SBroadcast, SBye, SCast, SDirect, SEcho, Stamp, filler_byte};
 use bytemuck::from_bytes;
@@ -8,18 +8,18 @@ use std::collections::HashMap;
 #[derive(Debug, Default)]
 pub struct Seen {
     pub packets: u64,
-    /// Bytes of whole packets, and what came behind them.
+    /// Bytes of whole packets; bytes that came behind the last whole packet.
     pub read_bytes: usize,
     pub torn_bytes: usize,
-    /// Something was wrong with what came, and was said.
+    /// Whether the check has found something wrong in the output, and has reported it.
     pub is_wrong: bool,
     pub has_bye: bool,
     pub echoes: u64,
-    /// The last number of each source.
+    /// The last number of each source, for broadcasts, direct packets and stamps.
     pub broadcasts: HashMap<usize, u64>,
     pub directs: HashMap<usize, u64>,
     pub stamps: HashMap<usize, u64>,
-    /// What was sent to groups, by number.
+    /// The numbers of the packets to groups.
     pub casts: Vec<u64>,
 }
 
@@ -28,7 +28,11 @@ impl Seen {
         self.torn_bytes == 0
     }
 
-    /// Reads on in all that one peer was sent, and finds what is wrong with it, once.
+    /// Reads the new part of `output`, which is everything that one peer was sent.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the new part. Later calls return `Ok`.
     pub fn read_on(
         &mut self,
         output: &[u8],
@@ -45,13 +49,13 @@ impl Seen {
             };
             let size = usize::from(u16::from_le_bytes([low, high]));
             if size < 4 {
-                break Err(format!("no packet: size {size} after {self:?}"));
+                break Err(format!("not a packet: size {size} after {self:?}"));
             }
             let Some((packet, after)) = bytes.split_at_checked(size) else {
                 break Ok(());
             };
             if self.has_bye {
-                break Err("something follows the goodbye".into());
+                break Err("a packet follows the close message".into());
             }
             self.packets += 1;
             let packet_id = u16::from_le_bytes([id_low, id_high]);
@@ -78,8 +82,8 @@ impl Seen {
                 let stamp = self.stamp(payload)?;
                 let (source, seq) = (usize::from(stamp.source.get()), stamp.seq.get());
                 let before = self.broadcasts.insert(source, seq);
-                // What its own worker sent after it came, it gets from the first on; and before
-                // that, what an earlier turn had no room for.
+                // A session gets all broadcasts that its own worker sends after it connected. It may
+                // also get earlier broadcasts, which an earlier turn had no room for.
                 let is_first_own = before.is_none() && source == id.worker();
                 let is_next = match before {
                     Some(before) => seq == before + 1,
@@ -94,12 +98,10 @@ impl Seen {
                 let (source, seq) = (usize::from(stamp.source.get()), stamp.seq.get());
                 let before = self.directs.insert(source, seq).unwrap_or_default();
                 if seq != before + 1 {
-                    return Err(format!(
-                        "packet {seq} of {source} to it alone after {before}"
-                    ));
+                    return Err(format!("direct packet {seq} of {source} after {before}"));
                 }
             }
-            // That each comes but once, and in order, their stamps tell.
+            // The check of stamps shows that each packet comes only once, and in order.
             SCast::ID => {
                 let stamp = self.stamp(payload)?;
                 self.casts.push(stamp.seq.get());
@@ -112,7 +114,7 @@ impl Seen {
                 }
             }
             SBye::ID => self.has_bye = true,
-            _ => return Err(format!("a packet {packet_id} that nobody sent")),
+            _ => return Err(format!("a packet of id {packet_id}, which was never sent")),
         }
         Ok(())
     }
@@ -121,7 +123,7 @@ impl Seen {
         let (stamp, filler) = payload.split_at(size_of::<Stamp>());
         let stamp: Stamp = *from_bytes(stamp);
         if filler.iter().any(|byte| *byte != filler_byte(stamp)) {
-            return Err(format!("other bytes than were sent in {stamp:?}"));
+            return Err(format!("wrong filler bytes in {stamp:?}"));
         }
         let before = self
             .stamps

@@ -1,8 +1,9 @@
 //! Fake transports over the fake connection: records as of TLS, frames as of WebSocket, both, or none.
 //!
-//! A *record* is what a write seals: the peer can open it when it is complete. Before the first comes a
-//! handshake of two steps, behind the last a record that ends the stream. A *frame* is a prefix before a run;
-//! other frames are pings, which are answered, and the end.
+//! A *record* is the sealed form of one write: the peer can open a record when it is complete. A handshake of
+//! two steps comes before the first record of packets, and a record that ends the stream comes after the
+//! last. A *frame* is a prefix before a run of packets. Other frames are pings, which the codec answers, pongs,
+//! and the end.
 
 use crate::wire::{FakeStream, PeerEnd, Pipe};
 use server_core::protocol::codec::{Codec, Decoded};
@@ -25,11 +26,11 @@ impl Layers {
     }
 }
 
-/// The server's end: any of the transports.
+/// The server's end of a connection: any of the transports.
 pub struct SimStream {
     transport: Box<dyn Transport + Send>,
     end: PeerEnd,
-    /// The runs that the codec has begun.
+    /// The lengths of the runs that the codec has begun.
     runs: Runs,
 }
 
@@ -67,7 +68,7 @@ impl SimStream {
         self.end.register(id);
     }
 
-    /// A run that has begun in a write is all that the write had to offer.
+    /// Checks that a run that began in a write has all bytes that the write offered, up to the limit of a run.
     fn check_runs(&self, offered: usize) {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         for run in runs.drain(..) {
@@ -139,12 +140,12 @@ impl Transport for SimStream {
 const DATA: u8 = 0;
 const HANDSHAKE: u8 = 1;
 const END: u8 = 2;
-/// Of a record: its kind, and the length of its body.
+/// The header of a record: its kind, and the length of its body.
 const RECORD_HEADER_BYTES: usize = 3;
 const MAX_RECORD_BYTES: usize = 1_500;
 const KEY: u8 = 0x5a;
 const HELLO: &[u8] = b"hello";
-/// Longer than what some sockets take in one write.
+/// The welcome is longer than the most that some sockets take in one write.
 const WELCOME: &[u8] = &[b'w'; 700];
 const FINISHED: &[u8] = b"finished";
 const TICKET: &[u8] = b"ticket";
@@ -176,20 +177,21 @@ enum Step {
     Done,
 }
 
-/// As a TLS connection is: seals at the last moment, and keeps what the socket did not take.
+/// A sealed transport that works as a TLS connection does: it seals packets when they are written, and keeps
+/// the sealed bytes that the socket did not take.
 struct Sealed {
     inner: FakeStream,
     end: PeerEnd,
     step: Step,
-    /// What has come and is no complete record.
+    /// Bytes that were read and are not a complete record.
     incoming: Vec<u8>,
-    /// What has been opened and not read.
+    /// Bytes that were opened and that the caller has not read.
     opened: VecDeque<u8>,
     peer_has_ended: bool,
     overhead_bytes: usize,
     /// Sealed bytes that the socket has not taken.
     held: Vec<u8>,
-    /// The packets among them, which are in the caller's queue still.
+    /// The packets in `held`. They are in the caller's queue as well.
     sealed: Vec<u8>,
     is_closing: bool,
 }
@@ -210,7 +212,7 @@ impl Sealed {
         }
     }
 
-    /// Writes what is held until nothing is left, or the socket would block.
+    /// Writes the held bytes until no byte is left, or the socket would block.
     fn push_out(&mut self) -> io::Result<Completion> {
         while !self.held.is_empty() {
             match Transport::write(&mut self.inner, &self.held) {
@@ -225,7 +227,7 @@ impl Sealed {
         Ok(Completion::Done)
     }
 
-    /// The record of the peer's next step. `None`: it has not come.
+    /// The record of the peer's next step. `None`: the record is not complete yet.
     fn next_handshake(&mut self) -> Result<Option<Vec<u8>>, DisconnectReason> {
         loop {
             match take_record(&mut self.incoming) {
@@ -252,7 +254,8 @@ impl Sealed {
         }
         let common = bytes.len().min(self.sealed.len());
         if bytes[..common] != self.sealed[..common] {
-            (self.end.pipe().offences).push("a write begins with other bytes".into());
+            (self.end.pipe().offences)
+                .push("a write begins with other bytes than the sealed ones".into());
         }
         if self.push_out()? == Completion::Pending {
             return Err(ErrorKind::WouldBlock.into());
@@ -394,7 +397,7 @@ const RUN: u8 = 10;
 const PING: u8 = 11;
 const PONG: u8 = 12;
 const CLOSE: u8 = 13;
-/// Of a frame: its kind, and the length of its body.
+/// The header of a frame: its kind, and the length of its body.
 const FRAME_HEADER_BYTES: usize = 3;
 
 fn frame_header(kind: u8, bytes: usize) -> [u8; FRAME_HEADER_BYTES] {
@@ -402,13 +405,13 @@ fn frame_header(kind: u8, bytes: usize) -> [u8; FRAME_HEADER_BYTES] {
     [kind, length[0], length[1]]
 }
 
-/// The server's half. Runs in both directions come in pieces of any size.
+/// The server's half of the frames. Runs in both directions come in pieces of any size.
 struct FrameCodec {
-    /// The part of a header that has come.
+    /// The part of a header that was read.
     header: Vec<u8>,
-    /// Bytes of the present run, or of a ping, that have not come.
+    /// The number of bytes of the present run or ping that were not read yet.
     frame_left: usize,
-    /// The body of a ping, as far as it has come.
+    /// The part of the body of a ping that was read.
     body: Vec<u8>,
     runs: Runs,
 }
@@ -465,13 +468,13 @@ impl Codec for FrameCodec {
 
 // ---- the peer's end -----------------------------------------------------------------------------
 
-/// What a peer does in a handshake.
+/// The way in which a peer does its part of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeKind {
     Healthy,
-    /// Begins it and never ends it.
+    /// Begins the handshake and never ends it.
     Stalls,
-    /// Ends it with something else.
+    /// Ends the handshake with a wrong record.
     Garbage,
 }
 
@@ -483,12 +486,12 @@ pub struct PeerLayers {
     has_greeted: bool,
     is_welcome: bool,
     has_finished: bool,
-    /// Bytes of the connection's output that were opened.
+    /// The number of bytes of the connection's output that were read.
     read_bytes: usize,
     records: Vec<u8>,
     frames: Vec<u8>,
     run_left: usize,
-    /// The packets that have come.
+    /// The bytes of the packets that the peer has got.
     pub plain: Vec<u8>,
     pub has_ticket: bool,
     end_record: bool,
@@ -525,17 +528,17 @@ impl PeerLayers {
         self.has_finished || !self.layers.is_sealed
     }
 
-    /// Whether the peer was told, as its layers have it, that nothing follows.
+    /// Whether each layer of the peer has got its end of the stream.
     pub fn has_end(&self) -> bool {
         self.end_record == self.layers.is_sealed && self.end_frame == self.layers.is_framed
     }
 
-    /// Bytes that are no complete record, and no complete frame.
+    /// The number of bytes that are not a complete record or not a complete frame.
     pub fn torn_bytes(&self) -> usize {
         self.records.len() + self.frames.len()
     }
 
-    /// The next step of the handshake, if it is the peer's turn.
+    /// Does the next step of the handshake, if it is the peer's.
     pub fn step(&mut self, pipe: &mut Pipe) {
         if !self.layers.is_sealed || pipe.peer_sent_fin {
             return;
@@ -558,7 +561,7 @@ impl PeerLayers {
         }
     }
 
-    /// Packets, in frames and records of any size.
+    /// Wraps packets in frames and records of any size.
     pub fn wrap(&mut self, bytes: &[u8], rng: &mut fastrand::Rng) -> Vec<u8> {
         let mut framed = Vec::new();
         if self.layers.is_framed {
@@ -575,7 +578,7 @@ impl PeerLayers {
         self.seal(&framed, rng)
     }
 
-    /// A ping, if there are frames.
+    /// A ping. It is empty without frames.
     pub fn ping(&mut self, rng: &mut fastrand::Rng) -> Vec<u8> {
         if !self.layers.is_framed {
             return Vec::new();
@@ -586,7 +589,7 @@ impl PeerLayers {
         self.seal(&ping, rng)
     }
 
-    /// What ends the peer's side in band: of the frames, or else of the records.
+    /// The in-band end of the peer's side: a closing frame, or without frames a closing record.
     pub fn end(&mut self, rng: &mut fastrand::Rng) -> Vec<u8> {
         if self.layers.is_framed {
             self.seal(&frame_header(CLOSE, 0), rng)
@@ -608,7 +611,7 @@ impl PeerLayers {
         sealed
     }
 
-    /// Opens what has come since the last time.
+    /// Opens the new part of `output`, which is everything that the server has written.
     pub fn read_on(&mut self, output: &[u8]) -> Result<(), String> {
         let bytes = &output[self.read_bytes..];
         self.read_bytes = output.len();

@@ -1,4 +1,4 @@
-//! A fake connection: the server's end is a `Transport`, the peer's end belongs to the driver.
+//! A fake connection. The server's end is a `Transport`; the peer's end belongs to the driver.
 
 use server_core::SessionId;
 use server_core::transport::PlainStream;
@@ -6,45 +6,45 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How far a connection stands.
+/// The state of a connect: a connection that the server accepts is connected from the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stand {
+pub enum ConnectState {
     Pending,
-    Standing,
+    Connected,
     Refused,
 }
 
-/// Both directions, and what the kernel would know of them.
+/// Both directions of a connection, and what a kernel would know of them.
 #[derive(Debug)]
 pub struct Pipe {
     pub rng: fastrand::Rng,
-    pub stand: Stand,
+    pub connect_state: ConnectState,
     pub id: Option<SessionId>,
-    /// On its way to the server.
+    /// Bytes that the peer has sent and the server has not read.
     pub input: VecDeque<u8>,
-    /// Behind `input`.
+    /// Whether a FIN of the peer follows `input`.
     pub peer_sent_fin: bool,
-    /// What each further call meets.
+    /// The error that each further call meets.
     pub broken: Option<ErrorKind>,
-    /// It breaks in the middle of a turn: at this call from now on, and in this way.
+    /// The connection breaks in the middle of a turn: after this number of further calls, with this error.
     pub breaks_at_call: Option<(u32, ErrorKind)>,
-    /// Bytes that the peer's side still takes.
+    /// The number of bytes that the peer's side still takes.
     pub window: usize,
-    /// What one write takes at most.
+    /// The most bytes that one write takes.
     pub largest_write: usize,
-    /// All that the server has written.
+    /// All bytes that the server has written.
     pub output: Vec<u8>,
     pub server_sent_fin: bool,
     pub is_dropped: bool,
-    /// Calls that meet "would block" or "interrupted" or take little, though more could be done.
+    /// Whether calls at random meet "would block" or "interrupted", or take few bytes, though more is possible.
     pub is_fickle: bool,
-    /// The last read, or the last write, met "would block": the next change is an edge.
+    /// Whether the last read, or the last write, met "would block": the next change is an edge.
     read_is_blocked: bool,
     write_is_blocked: bool,
     pub readable_edge: bool,
     pub writable_edge: bool,
     pub offences: Vec<String>,
-    /// Ends of the server's side that were pending.
+    /// The number of ends of the server's side that were pending.
     pub pending_closes: u64,
 }
 
@@ -56,10 +56,10 @@ pub struct FakeStream(Arc<Mutex<Pipe>>);
 #[derive(Clone, Debug)]
 pub struct PeerEnd(Arc<Mutex<Pipe>>);
 
-pub fn pair(rng: fastrand::Rng, stand: Stand) -> (FakeStream, PeerEnd) {
+pub fn pair(rng: fastrand::Rng, connect_state: ConnectState) -> (FakeStream, PeerEnd) {
     let pipe = Arc::new(Mutex::new(Pipe {
         rng,
-        stand,
+        connect_state,
         id: None,
         input: VecDeque::new(),
         peer_sent_fin: false,
@@ -90,19 +90,19 @@ impl PeerEnd {
         lock(&self.0)
     }
 
-    /// As `epoll_ctl(ADD)`: what is ready now is an edge.
+    /// Registers the connection as `epoll_ctl(ADD)` does: a direction that is ready now gets an edge.
     pub fn register(&self, id: SessionId) {
         self.pipe().id = Some(id);
         self.raise_edges();
     }
 
-    /// Gives the edges that the present state is owed: only where something was blocked.
+    /// Raises the edges of the present state. Only a direction that was blocked gets an edge.
     pub fn raise_edges(&self) {
         let mut pipe = self.pipe();
-        if pipe.stand == Stand::Pending || pipe.is_dropped {
+        if pipe.connect_state == ConnectState::Pending || pipe.is_dropped {
             return;
         }
-        let failed = pipe.broken.is_some() || pipe.stand == Stand::Refused;
+        let failed = pipe.broken.is_some() || pipe.connect_state == ConnectState::Refused;
         if pipe.read_is_blocked && (failed || !pipe.input.is_empty() || pipe.peer_sent_fin) {
             pipe.read_is_blocked = false;
             pipe.readable_edge = true;
@@ -115,8 +115,8 @@ impl PeerEnd {
 }
 
 impl Pipe {
-    /// Edges that are never delivered. What they would have told is still owed, so the next
-    /// change of the same direction is an edge again. Returns whether there were any.
+    /// Drops the pending edges: they are never delivered. The server has not learned the change that an edge
+    /// announced, so the next change of the same direction is an edge again. Returns whether there were any.
     pub fn lose_edges(&mut self) -> bool {
         let lost = [&mut self.readable_edge, &mut self.writable_edge].map(std::mem::take);
         self.read_is_blocked |= lost[0];
@@ -130,14 +130,15 @@ impl Pipe {
         self.is_fickle && self.rng.u32(..one_in) == 0
     }
 
-    /// As Linux does: a socket that does not stand yet would block.
+    /// Returns the error of this call, if it meets one. A socket that is not connected yet meets "would block",
+    /// as on Linux.
     fn meet_errors(&mut self) -> io::Result<()> {
         self.break_if_due();
-        match (self.stand, self.broken) {
-            (Stand::Standing, None) => Ok(()),
-            (Stand::Standing, Some(kind)) => Err(kind.into()),
-            (Stand::Pending, _) => Err(ErrorKind::WouldBlock.into()),
-            (Stand::Refused, _) => Err(ErrorKind::ConnectionRefused.into()),
+        match (self.connect_state, self.broken) {
+            (ConnectState::Connected, None) => Ok(()),
+            (ConnectState::Connected, Some(kind)) => Err(kind.into()),
+            (ConnectState::Pending, _) => Err(ErrorKind::WouldBlock.into()),
+            (ConnectState::Refused, _) => Err(ErrorKind::ConnectionRefused.into()),
         }
     }
 
@@ -231,10 +232,10 @@ impl PlainStream for FakeStream {
     }
 
     fn poll_connected(&mut self) -> io::Result<bool> {
-        match lock(&self.0).stand {
-            Stand::Pending => Ok(false),
-            Stand::Standing => Ok(true),
-            Stand::Refused => Err(ErrorKind::ConnectionRefused.into()),
+        match lock(&self.0).connect_state {
+            ConnectState::Pending => Ok(false),
+            ConnectState::Connected => Ok(true),
+            ConnectState::Refused => Err(ErrorKind::ConnectionRefused.into()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The sessions of the simulation: what they do at random, and the book that is kept on it.
+//! The sessions of the simulation. Each acts at random, and a book records what it did.
 
 use super::groups::GroupBook;
 use bytemuck::{Pod, Zeroable};
@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 pub const C_ECHO: u16 = 10;
 pub const C_BAD_PAYLOAD: u16 = 11;
 
-/// Says of each packet from whom it is, and its place among those.
+/// The source of a packet, and the place of the packet among the packets of its source.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Stamp {
-    /// A worker, or [`OUTSIDE`].
+    /// The number of a worker, or [`OUTSIDE`].
     pub source: U16Le,
     /// Rises with each packet of that source.
     pub stamp: U64Le,
-    /// Rises by one with each packet of that source and kind (and receiver, if it has one). Of what goes
-    /// to a group, its number in the [`GroupBook`].
+    /// Rises by one with each packet of that source and kind (and receiver, if it has one). For a packet to
+    /// a group, this is its number in the [`GroupBook`].
     pub seq: U64Le,
 }
 
@@ -45,29 +45,29 @@ packets! {
     SBye(U16Le) = 6;
 }
 
-/// More than any peer sends in its life.
+/// A number of packets that no peer sends in its life.
 const MOST_PACKETS: u64 = 5_000;
-/// Added to its worker for what a session sends to itself.
+/// Added to the number of the worker: the source of packets that a session sends to itself.
 const OWN: usize = 500;
-/// The source of what no worker sends.
+/// The source of packets that no worker sends.
 pub const OUTSIDE: usize = 999;
 
-/// What is known of one session.
+/// The events of one session.
 #[derive(Debug, Default)]
 pub struct Record {
     pub connected: u32,
     pub disconnected: u32,
     pub reason: Option<DisconnectReason>,
-    /// Its worker's broadcasts up to when it came.
+    /// The number of broadcasts of its worker before it connected.
     pub own_seq_at_start: u64,
     pub close_was_asked: bool,
     pub has_panicked: bool,
     pub echoes: u64,
     pub packets: u64,
     pub timer_at: Option<Instant>,
-    /// The request for `on_drained` that is open.
+    /// The queue length of the open request for `on_drained`.
     pub drained_below: Option<usize>,
-    /// Its queue was longer than that when it was made.
+    /// Whether the queue was longer than `drained_below` when the session made the request.
     has_to_wait: bool,
     pub requires_login: bool,
     pub connected_at: Option<Instant>,
@@ -76,7 +76,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Since when it is connected without a login, if it is.
+    /// Since when the session is connected and unadmitted. `None` if it is not.
     pub fn unadmitted_since(&self) -> Option<Instant> {
         let waits = self.requires_login && self.admitted_at.is_none() && self.disconnected == 0;
         self.connected_at.filter(|_| waits)
@@ -90,19 +90,19 @@ pub struct World {
     pub ids: Vec<SessionId>,
     pub offences: Vec<String>,
     pub packets_handled: u64,
-    /// Calls of `on_drained`, and those among them whose request had to wait for the peer.
+    /// Calls of `on_drained`; calls of `on_drained` whose request had to wait for the peer.
     pub drained: u64,
     pub drained_later: u64,
     stamps: HashMap<usize, u64>,
     pub broadcasts: HashMap<usize, u64>,
     pub groups: GroupBook,
     directs: HashMap<(usize, SessionId), u64>,
-    /// Bytes that may still be broadcast: a bound on how far a healthy reader can be behind.
+    /// The number of bytes that may still be sent: a bound on how far a healthy reader can be behind.
     pub budget: usize,
     pub panics_one_in: u32,
     pub actions_one_in: u32,
     pub handlers_close: bool,
-    /// In percent: sessions that require a login.
+    /// The percentage of sessions that require a login.
     pub logins: u32,
     pub quiet: bool,
 }
@@ -110,11 +110,11 @@ pub struct World {
 #[derive(Clone, Debug)]
 pub struct SharedWorld(pub Arc<Mutex<World>>);
 
-/// What a handler decided to do.
+/// A request that a handler has decided to make.
 enum Action {
     Broadcast(SBroadcast, Vec<u8>),
     Direct(SessionId, SDirect, Vec<u8>),
-    /// To a group, and whether to the others alone.
+    /// A packet to a group. `true`: the sender does not get it.
     Cast(GroupId, bool, SCast, Vec<u8>),
     Join(GroupId),
     Leave(GroupId),
@@ -174,7 +174,7 @@ impl World {
         (SDirect(stamp), self.filler(stamp))
     }
 
-    /// What goes to a group, except perhaps to one.
+    /// A packet to a group, perhaps with the exception of one session.
     pub fn cast(
         &mut self,
         source: usize,
@@ -223,15 +223,16 @@ impl World {
             }
             8..13 if self.budget > 0 => {
                 let to = self.some_id()?;
-                // A packet to its own session may overtake what waits for other receivers.
+                // A packet to the sender's own session may overtake packets that wait for other receivers.
                 let source = source + if to == own { OWN } else { 0 };
                 let (head, tail) = self.direct(source, to);
                 Some(Action::Direct(to, head, tail))
             }
             13 if self.handlers_close => {
-                let id = match self.rng.bool() {
-                    true => own,
-                    false => self.some_id()?,
+                let id = if self.rng.bool() {
+                    own
+                } else {
+                    self.some_id()?
                 };
                 if let Some(record) = self.sessions.get_mut(&id) {
                     record.close_was_asked = true;
@@ -261,7 +262,7 @@ pub fn filler_byte(stamp: Stamp) -> u8 {
     (stamp.stamp.get() as u8).wrapping_mul(17) ^ stamp.source.get() as u8
 }
 
-/// One session.
+/// A session of the simulation.
 #[derive(Debug)]
 pub struct SimSession {
     world: SharedWorld,
@@ -276,7 +277,7 @@ impl SimSession {
             book.offences.push(format!("{:?} was used before", peer.id));
         }
         book.ids.push(peer.id);
-        // An outgoing session requires none, whatever it says.
+        // An outgoing session requires no login, whatever `requires_login` returns.
         let requires_login = book.rng.u32(..100) < book.logins;
         let record = Record {
             requires_login: requires_login && peer.tag.is_none(),
@@ -291,7 +292,7 @@ impl SimSession {
         }
     }
 
-    /// The login is complete, perhaps.
+    /// Completes the login, one time in `one_in`.
     fn log_in(&mut self, ctx: &mut Context<'_>, one_in: u32) {
         let mut book = self.world.lock();
         let admits = book.rng.u32(..one_in) == 0;
@@ -314,7 +315,7 @@ impl SimSession {
         }
     }
 
-    /// Up to three random requests, and perhaps a panic.
+    /// Makes up to three random requests, and perhaps panics.
     fn act(&mut self, ctx: &mut Context<'_>) {
         for _ in 0..3 {
             let mut book = self.world.lock();
@@ -367,7 +368,10 @@ impl SimSession {
                 }
             }
             if ctx.queued_bytes() != queued_bytes + own_bytes {
-                let text = format!("{}: {queued_bytes} and {own_bytes} are not", self.id);
+                let text = format!(
+                    "{}: {queued_bytes} and {own_bytes} queued bytes are not",
+                    self.id
+                );
                 book.offences
                     .push(text + &format!(" {}", ctx.queued_bytes()));
             }
@@ -379,7 +383,7 @@ impl SimSession {
                 record.has_panicked = true;
             }
             drop(book);
-            // A panic that the hook is not told of: thousands of them would fill the screen.
+            // This panic does not call the hook: thousands of reports would fill the screen.
             std::panic::resume_unwind(Box::new("a bug in the handler"));
         }
     }
@@ -418,11 +422,14 @@ impl Session for SimSession {
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
         self.world.lock().packets_handled += 1;
         let mut goes_round = false;
-        self.note("a packet before it came or after it left", |record| {
-            record.packets += 1;
-            goes_round = record.packets > MOST_PACKETS;
-            record.connected == 1 && record.disconnected == 0 && !record.has_panicked
-        });
+        self.note(
+            "a packet before its connect or after its disconnect",
+            |record| {
+                record.packets += 1;
+                goes_round = record.packets > MOST_PACKETS;
+                record.connected == 1 && record.disconnected == 0 && !record.has_panicked
+            },
+        );
         if goes_round {
             self.note("the same packet round and round", |_| false);
             return Err(Kick::BadPayload);
@@ -446,7 +453,7 @@ impl Session for SimSession {
     }
 
     fn on_timer(&mut self, ctx: &mut Context<'_>) {
-        self.note("a timer that nobody set, or too early", |record| {
+        self.note("a timer that was not set, or too early", |record| {
             let due = record.timer_at.take().is_some_and(|at| at <= ctx.now());
             due && record.connected == 1 && record.disconnected == 0 && !record.has_panicked
         });

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# game_server beside other servers of the same protocol: CPU time for each delivered packet, and more.
-# Builds everything, runs the cases in turn (A B A B), prints Markdown.
+# Compares game_server with other servers of the same protocol: CPU time for each delivered packet,
+# throughput, latency and memory. Builds all programs, runs the servers of a case in turn (A B A B), and
+# prints Markdown.
 #
 #   ./scripts/bench.sh                  the main cases, about three minutes
 #   ./scripts/bench.sh full             every case, about half an hour, for a quiet machine
-#   ./scripts/bench.sh smoke            only whether it works
+#   ./scripts/bench.sh smoke            a check that the benchmark works; its figures mean nothing
 #   ./scripts/bench.sh full --list      the names of the cases
 #   BENCH_CASES="echo;saturate" ROUNDS=5 BENCH_JSON=bench.json ./scripts/bench.sh full
 #
-# What the programs in scripts/bench/ are, and why this is fair: the first lines of each.
+# The first lines of each program in scripts/bench/ say what the program does and why the comparison is fair.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 PROFILE=release build

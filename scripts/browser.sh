@@ -1,11 +1,11 @@
-# A headless Chromium for scripts: where it is, how it starts, and how a page in it is driven over
-# its debugging pipe. To be sourced after lib.sh. Needs Chromium (Debian: apt-get install
-# chromium), or CHROMIUM=path.
+# Functions that find and start a headless Chromium, and drive a page in it over the debugging pipe. To be
+# sourced after lib.sh. Needs Chromium (Debian: apt-get install chromium), or CHROMIUM=path.
 
 chromium=${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}
 [ -n "$chromium" ] || fail "no Chromium: install it, or set CHROMIUM"
 
-# The browser's own calls home find no host; nothing leaves this machine.
+# The resolver rule lets the browser reach 127.0.0.1 alone: the browser's requests to its vendor fail, and
+# no traffic leaves this machine.
 browser_flags=(--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
     --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars
     --host-resolver-rules='MAP * ~NOTFOUND, EXCLUDE 127.0.0.1')
@@ -13,10 +13,10 @@ browser_flags=(--headless --no-sandbox --disable-gpu --disable-quic --no-first-r
 # new_profile: a folder for one start of the browser.
 new_profile() { mktemp -d "$work/profile.XXXXXX"; }
 
-# ---- a page that is driven ----------------------------------------------------------------------
+# ---- the page -----------------------------------------------------------------------------------
 
-# start_browser: starts one with an empty page. All that it says is in $messages, one message a
-# line: the answers to what it was asked, and what happens in the page meanwhile.
+# start_browser: starts a browser with an empty page. The file $messages gets one line for each message of
+# the browser: the answers to calls, and the events of the page.
 start_browser() {
     messages="$work/browser.messages"
     message_id=0
@@ -39,7 +39,8 @@ start_browser() {
     done
 }
 
-# call METHOD PARAMS: asks the browser, or the page once there is one, and waits for the $answer.
+# call METHOD PARAMS: calls a method of the page, or of the browser while no page is attached, and waits
+# for the $answer.
 call() {
     message_id=$((message_id + 1))
     printf '{"id":%d,"method":"%s","params":%s%s}\0' "$message_id" "$1" "$2" \
@@ -51,10 +52,11 @@ call() {
     esac
 }
 
-# field NAME: a text of the answer in which nothing is escaped.
+# field NAME: prints a text field of the answer; the text must hold no escapes.
 field() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" <<<"$answer"; }
 
-# evaluate SCRIPT: the text that the script makes in the page, of letters, digits and simple signs.
+# evaluate SCRIPT: runs the script in the page and sets $value to its result, which must be a text of
+# letters, digits and signs that JSON does not escape.
 evaluate() {
     local script
     script=$(sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' <<<"$1" | tr '\n' ' ')
@@ -62,13 +64,13 @@ evaluate() {
     value=$(sed -n 's/.*"result":{"type":"string","value":"\(.*\)"}},"sessionId.*/\1/p' <<<"$answer")
 }
 
-# open_page URL
+# open_page URL: loads the page, and fails if the browser cannot load it.
 open_page() {
     call Page.navigate "{\"url\":\"$1\"}"
     [ -z "$(field errorText)" ] || fail "$1: $(field errorText)"
 }
 
-# set_screen WIDTH HEIGHT [light|dark] [SCALE]: of so many pixels at a scale of 1.
+# set_screen WIDTH HEIGHT [light|dark] [SCALE]: sets the size in CSS pixels, the colour scheme and the scale.
 set_screen() {
     call Emulation.setDeviceMetricsOverride \
         "{\"width\":$1,\"height\":$2,\"deviceScaleFactor\":${4:-1},\"mobile\":false}"
@@ -76,7 +78,7 @@ set_screen() {
         "{\"features\":[{\"name\":\"prefers-color-scheme\",\"value\":\"${3:-light}\"}]}"
 }
 
-# screenshot FILE.png: what is on the screen.
+# screenshot FILE.png: saves what the screen shows.
 screenshot() {
     call Page.captureScreenshot '{"format":"png"}'
     field data | base64 --decode >"$1"

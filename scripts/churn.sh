@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Connect, play a little, leave, come back: waves of clients with echoes, some of which end in
-# order and some by SIGKILL, beside a group that stays and must not miss a tick. In the end memory
-# and descriptors must be back where they were.
+# Runs waves of clients that connect, send echoes for a second and disconnect. Every other wave ends by
+# SIGKILL, the other waves end in order. A healthy group stays connected and must not miss a tick. At the
+# end the server's memory must be within 10 % + 4 MiB of its value after wave 2, and the server must not
+# hold more descriptors than after wave 2.
 #
 #   WAVES=20 COUNT=500 ./scripts/churn.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -18,17 +19,17 @@ until_true 20 "the healthy group" sessions_are 100
 wave() {
     start_client "wave-$1" --count "$count" --log-sessions 0 --echo-hz 5 --duration-secs 1
     if (($1 % 2)); then
-        wait "$client_pid" || fail "wave $1 was not served well"
+        wait "$client_pid" || fail "wave $1: the client failed"
     else
         until_true 20 "wave $1" sessions_are $((count + 100))
         kill_hard "$client_pid"
     fi
-    until_true 20 "wave $1 to be gone" sessions_are 100
+    until_true 20 "wave $1 to disconnect" sessions_are 100
     rm -f "$work/wave-$1".*
     printf '\rwave %d of %d' "$1" "$waves"
 }
 
-# The first two waves bring memory to its working size.
+# In the first two waves the server's memory grows to its working size.
 wave 1
 wave 2
 memory=$(kib_of "$server_pid")

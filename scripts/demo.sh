@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job in one command: a tick reaches 1,000 clients; their process is killed while ticks go out; the
-# server goes on. Takes about 20 seconds after the build.
+# Shows the server's main job in one command: the server sends ticks to 1,000 clients, SIGKILL ends their
+# process while ticks go out, and the server serves a new client. Takes about 20 seconds after the build.
 #
 #   ./scripts/demo.sh            COUNT=5000 ./scripts/demo.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -22,7 +22,7 @@ cat "$work/clients.out"
 
 say "$count clients again, and kill -9 to their process while ticks go out"
 until_true 10 "the first clients to leave" sessions_are 0
-until_true 10 "the server to say so" grep -q ' more peer_closed' "$server_log"
+until_true 10 "the disconnect summary in the log" grep -q ' more peer_closed' "$server_log"
 start_client victims --count "$count" --log-sessions 0
 until_true 20 "$count sessions" sessions_are "$count"
 mark=$(wc -l <"$server_log")
@@ -30,7 +30,7 @@ kill_hard "$client_pid"
 since_kill() { tail -n "+$((mark + 1))" "$server_log"; }
 says_why() { since_kill | grep -Eq ' more peer_[a-z]+ from'; }
 until_true 20 "the sessions to fall to 0" sessions_are 0
-until_true 20 "the server to say why they left" says_why
+until_true 20 "the disconnect reasons in the log" says_why
 is_running "$server_pid" || fail "the server has died"
 since_kill | grep -E 'left:| more |sessions 0,'
 

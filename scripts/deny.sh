@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks the dependencies: known vulnerabilities, licences, sources. Needs the network for the
-# first (the database of advisories), and cargo-deny:
+# Checks the dependencies: known vulnerabilities, licences, bans, sources. The check for vulnerabilities
+# downloads the database of advisories. Needs cargo-deny:
 #
 #   cargo install cargo-deny --locked     # seven minutes on two cores
 #
-# Words choose checks: ./scripts/deny.sh licenses bans sources
+# Arguments select checks: ./scripts/deny.sh licenses bans sources
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! cargo deny --version >/dev/null 2>&1; then

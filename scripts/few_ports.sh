@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# More connections than one address has ports: in a network of its own with 500 ports, 2,000
-# clients have to come in, and each command that --check prints has to change what it names.
+# Connects more clients than one address has ports: 2,000 clients in a network namespace of its own that
+# has 500 ports. Each command that --check prints has to change the setting that it names.
 #
-# Needs the right to make a network namespace (root, or user namespaces), and is skipped without.
+# Needs the right to make a network namespace (root, or user namespaces). Without that right the script
+# prints SKIPPED and succeeds.
 #
 #   PORTS=500 COUNT=2000 ./scripts/few_ports.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -33,7 +34,7 @@ bin=$FEW_PORTS_BIN
 ip link set lo up
 narrow() { sysctl -qw net.ipv4.ip_local_port_range="40000 $((40000 + ports - 1))"; }
 
-# check STATUS PROGRAM ARGS...: runs it with --check; what it says is in $table.
+# check STATUS PROGRAM ARGS...: runs the program with --check, and sets $table to its output.
 check() {
     local expected=$1 status=0
     shift
@@ -41,11 +42,11 @@ check() {
     printf '%s\n' "$table"
     [ "$status" = "$expected" ] || fail "--check ended with status $status, not $expected"
 }
-has() { grep -q -- "$1" <<<"$table" || fail "--check did not say: $1"; }
+has() { grep -q -- "$1" <<<"$table" || fail "--check did not print: $1"; }
 apply_fix() {
     local command
     command=$(sed -n 's/^ *fix: //p' <<<"$table" | head -n 1)
-    say "as it says: $command"
+    say "the command of --check: $command"
     sh -c "$command" || fail "the command does not work"
 }
 
@@ -72,13 +73,13 @@ has '^ok *backlog'
 say "$count clients where one address has $ports ports"
 check 0 dummy_client --count "$count"
 has "^ok *ports *$ports on each of"
-# A run that has received nothing proves nothing, and fails: so ticks come soon.
+# A client that receives no tick fails, so the tick period is short.
 start_server server --stats-interval-secs 0.2 --tick-ms 20
 ! grep -q WARN "$server_log" || fail "the server warns of a backlog that is not cut"
 start_client clients --count "$count" --log-sessions 0 --json "$work/clients.json"
-until_true 20 "all clients to be in" sessions_are "$count"
-# The server's port in the way in which /proc/net/tcp has it, in the column of the other end; then
-# the address of this end, with how many connections it has.
+until_true 20 "all clients to connect" sessions_are "$count"
+# Counts the connections of each source address. /proc/net/tcp writes the server's port in hexadecimal, in
+# the column of the remote end.
 port=$(printf '%04X' "${addr##*:}")
 awk -v port=":$port" 'index($3, port) && $4 == "01" { split($2, end, ":"); print end[1] }' \
     /proc/net/tcp | sort | uniq -c | tee "$work/sources"
@@ -89,15 +90,15 @@ wait "$client_pid" || fail "the clients ended with status $?"
 cat "$work/clients.out"
 grep -q "^sessions  $count of $count connected, $count live at the end, 0 lost" "$work/clients.out" ||
     fail "not all clients were connected to the end"
-grep -q "\"ephemeral_ports\": $ports" "$work/clients.json" || fail "the summary does not tell of the ports"
+grep -q "\"ephemeral_ports\": $ports" "$work/clients.json" || fail "the summary does not name the number of ports"
 
 say "and $count more at once: the ports of the first ones wait in TIME_WAIT"
 grep 'TCP:' /proc/net/sockstat
 start_client again --count "$count" --log-sessions 0
-until_true 20 "all clients to be in again" grep -q "live $count of" "$client_log"
+until_true 20 "all clients to connect again" grep -q "live $count of" "$client_log"
 kill -INT "$client_pid"
 wait "$client_pid" || fail "the clients ended with status $?"
 cat "$work/again.out"
-grep -q "^sessions  $count of $count connected" "$work/again.out" || fail "not all clients came in again"
+grep -q "^sessions  $count of $count connected" "$work/again.out" || fail "not all clients connected again"
 kill -TERM "$server_pid"
 wait "$server_pid" || fail "the server did not exit with status 0"

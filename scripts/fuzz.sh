@@ -1,31 +1,32 @@
 #!/usr/bin/env bash
-# Fuzzes every small machine of server_core, and a whole connection, under libFuzzer: each target
-# for a bounded time, beginning with the seeds in server_core/fuzz/seeds and with whatever earlier
-# runs have found (server_core/fuzz/corpus, which is not committed).
+# Fuzzes the framer, the send queue, the session table, the chunk pool and a whole connection of
+# server_core under libFuzzer, each target for a bounded time. A target begins with the seeds in
+# server_core/fuzz/seeds and with the inputs that earlier runs have found (server_core/fuzz/corpus, which
+# is not committed).
 #
 #   ./scripts/fuzz.sh [SECONDS per target, 60]
 #   TARGETS="framer connection" ./scripts/fuzz.sh 600
 #
-# cargo-fuzz is installed if it is missing. A stable toolchain is enough.
+# The script installs cargo-fuzz if it is missing. A stable toolchain is enough.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../server_core"
 
 seconds=${1:-60}
 targets=${TARGETS:-framer send_queue session_table chunk_pool connection}
 
-# libFuzzer and the sanitizers need unstable flags of the compiler, and nothing else that is
-# unstable: so the toolchain that builds the server builds this too.
+# libFuzzer and the sanitizers need unstable flags of the compiler, and no other unstable feature: the
+# toolchain that builds the server builds the targets too.
 export RUSTC_BOOTSTRAP=1
 
 if ! cargo fuzz --version >/dev/null 2>&1; then
     echo "installing cargo-fuzz"
     if ! cargo install cargo-fuzz --locked --quiet; then
         echo "NOT FUZZED: cargo-fuzz could not be installed" >&2
-        exit 69 # EX_UNAVAILABLE: nothing was tried, so nothing was found.
+        exit 69 # EX_UNAVAILABLE: no target ran.
     fi
 fi
 
-# A lock file that is behind is a failure here; cargo-fuzz would mend it without a word.
+# An outdated lock file is an error here; cargo-fuzz would update the file without a message.
 cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml
 
 sanitizer=address
@@ -46,7 +47,7 @@ for target in $targets; do
         input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
         input=${input#"$PWD/"}
         printf 'FAILED: %s\n' "$target" >&2
-        printf 'again with: (cd server_core && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer %s %s %s)\n' \
+        printf 'repeat with: (cd server_core && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer %s %s %s)\n' \
             "$sanitizer" "$target" "${input:-fuzz/artifacts/$target/...}" >&2
         exit 1
     fi

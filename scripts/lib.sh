@@ -1,11 +1,11 @@
-# What the scripts share: start and stop programs, wait for conditions. To be sourced.
+# Functions of all scripts: start and stop programs, wait for conditions. To be sourced.
 #
-# Every process that a script starts is stopped by its own pid when the script ends, however it
-# ends. Traffic stays on 127.0.0.1; ports are chosen by the system.
+# When a script ends, by an error or a signal too, `cleanup` stops every process of the script by its pid.
+# Traffic stays on 127.0.0.1; the system chooses the ports.
 
 set -euo pipefail
 
-# The scripts read the logs, so the environment must not change them, nor the flags.
+# The scripts read the logs, so the environment must change neither the logs nor the flags.
 unset RUST_LOG
 for name in $(compgen -e); do
     case $name in GAME_SERVER_* | DUMMY_CLIENT_*) unset "$name" ;; esac
@@ -55,9 +55,9 @@ until_true() {
 build() {
     local profile=${PROFILE:-release}
     say "building ($profile)"
-    # Not local: scripts build other things beside it.
+    # `target` is not local: scripts build other programs in the same folder.
     target="$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")"
-    # Said explicitly, so that what runs is what was built, whatever cargo is configured to do.
+    # An explicit --target-dir overrides cargo's configuration, so $bin is where cargo puts the programs.
     (cd "$repo" && cargo build --quiet --profile "$profile" --target-dir "$target" \
         -p game_server -p dummy_client)
     local folder=$profile
@@ -87,11 +87,11 @@ start_client() {
     pids+=("$client_pid")
 }
 
-# The newest number of sessions that the server has logged.
+# Prints the newest number of sessions in the server's log.
 sessions() { sed -n 's/.*stats: sessions \([0-9]*\),.*/\1/p' "$server_log" | tail -n 1; }
 sessions_are() { [ "$(sessions)" = "$1" ]; }
 
-# Stops a process of ours the hard way, without the shell's own line about it.
+# Kills a process of this script with SIGKILL, without the shell's own line about it.
 kill_hard() {
     kill -KILL "$1"
     wait "$1" 2>/dev/null || true

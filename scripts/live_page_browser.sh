@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The live page of the metrics port in a real browser, beside a real server: empty, with 200 clients,
-# with peers that do not read. What it shows has to be what /metrics says and what the clients have
-# counted; it has to say when the server is gone, and to go on when there is one again; it has to fit
-# 320 to 1400 px, in light and in dark, without a word on the console and without a request to anybody
-# else.
+# Tests the live page of the admin port in a real browser and with a real server: without sessions, with
+# 200 clients, and with peers that do not read. The page must show the values of /metrics and the counts of
+# the clients. It must say that the server cannot be reached, and must go on when a server is there again.
+# It must fit 320 to 1400 px, in light and in dark, write nothing on the console, and send no request to
+# another host.
 #
 #   ./scripts/live_page_browser.sh            SHOTS=folder ./scripts/live_page_browser.sh
 #
@@ -13,9 +13,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/browser.sh"
 shots=${SHOTS:-$work/shots}
 mkdir -p "$shots"
 
-# ---- what the server and the clients say --------------------------------------------------------
+# ---- figures of the server and the clients ------------------------------------------------------
 
-# answer_of PATH: what the port answers, head and body.
+# answer_of PATH: prints the response of the admin port, head and body.
 answer_of() {
     local stream
     exec {stream}<>"/dev/tcp/${metrics%:*}/${metrics##*:}"
@@ -23,15 +23,15 @@ answer_of() {
     cat <&"$stream"
     exec {stream}>&-
 }
-# metric SERIES: its value now.
+# metric SERIES: prints the current value of the series.
 metric() { answer_of /metrics | awk -v series="$1" '$1 == series { print $2 }'; }
 
-# counted NAME KEY UNDER: a number of a client's summary.
+# counted NAME KEY UNDER: prints a number of a client's summary: KEY in the object UNDER.
 counted() { sed -n "/\"$3\": {/,/}/s/.*\"$2\": \([0-9]*\).*/\1/p" "$work/$1.json" | head -n 1; }
 
 # ---- what the page shows ------------------------------------------------------------------------
 
-# Reads the page as a person does: by what stands where.
+# Functions in the page that read the texts a user sees: tiles by their title, rows by their first cell.
 reader='
     window.text = selector => document.querySelector(selector).textContent;
     window.number = text => String(parseFloat(text.replace(/,/g, "")));
@@ -43,16 +43,16 @@ reader='
         .find(row => row.querySelector(".name").textContent === reason).cells[2].textContent);
     window.slowest = () => [...document.querySelectorAll("table.slowest tbody tr")];
     "ready"'
-# shows WHAT SCRIPT: whether the script makes this text now.
+# shows TEXT SCRIPT: succeeds if the script returns this text.
 shows() {
     evaluate "$2"
     [ "$value" = "$1" ]
 }
-# wait_for SECONDS WHAT SCRIPT
+# wait_for SECONDS TEXT SCRIPT: waits until the script returns this text.
 wait_for() {
     until_true "$1" "the page to show $2 at $3" shows "$2" "$3"
 }
-# is_true SCRIPT [SECONDS]: waits until the script makes what is true.
+# is_true SCRIPT [SECONDS]: waits until the script returns true.
 is_true() { wait_for "${2:-20}" true "String($1)"; }
 
 open_live_page() {
@@ -61,19 +61,19 @@ open_live_page() {
     evaluate "$reader"
 }
 
-# ---- what the browser has noticed ---------------------------------------------------------------
+# ---- messages of the browser --------------------------------------------------------------------
 
-# What stands on the console and what a script has failed with, in messages from the N-th on.
+# complaints N: prints the console entries and the uncaught exceptions, from the N-th message on.
 complaints() {
     tail -n "+$1" "$messages" |
         { grep -E '"method":"(Log.entryAdded|Runtime.consoleAPICalled|Runtime.exceptionThrown)"' || true; }
 }
-# Where requests went.
+# Prints the URL of each request.
 requests() {
     sed -n 's/.*"method":"Network.requestWillBeSent".*"request":{"url":"\([^"]*\)".*/\1/p' "$messages"
 }
-# The most questions that were under way at a time. The page itself is none: its script asks before
-# the browser calls it whole.
+# Prints the highest number of fetches that were in flight at the same time. The load of the page does not
+# count: its script fetches before the browser reports the page as loaded.
 most_requests_at_a_time() {
     awk '
         { id = id_in($0) }
@@ -84,7 +84,7 @@ most_requests_at_a_time() {
     ' "$messages"
 }
 
-# fits: at each width nothing is wider than the screen.
+# fits WHAT: fails if an element is wider than the screen, at each of eight widths.
 fits() {
     local width found
     for width in 320 390 640 641 860 861 1024 1400; do
@@ -109,7 +109,7 @@ fits() {
 # ---- the run ------------------------------------------------------------------------------------
 
 build
-say "nobody is here"
+say "no session"
 flags=(--tick-ms 100 --payload-bytes 400 --stats-interval-secs 0)
 start_server server "${flags[@]}" --metrics-addr 127.0.0.1:0
 metrics=$(sed -n 's/.*metrics on //p' "$server_log")
@@ -120,7 +120,7 @@ wait_for 20 0 'value("Sessions")'
 wait_for 20 'No session is connected.' 'text(".empty")'
 is_true 'document.querySelector("table.slowest").hidden'
 fits "the empty page"
-# What chance does not bring in a short run: an id of twenty digits, and percentiles by hand.
+# A short run does not have an id of twenty digits, nor percentiles that are known in advance.
 shows 18446744073709551615 'parseSessions("[{\"id\":18446744073709551615}]")[0].id' ||
     fail "an id of twenty digits has become $value"
 evaluate '(() => {
@@ -138,7 +138,7 @@ start_client healthy --seed 1 --count 200 --echo-hz 1 --duration-secs 12 --log-s
     --json "$work/healthy.json"
 wait_for 20 200 'value("Sessions")'
 wait_for 20 "$(metric server_sessions)" 'value("Sessions")'
-# Ten ticks and an echo a second for each; a tick more or less in five seconds is two in a hundred.
+# Each client gets ten ticks and one echo a second. One tick more or less in five seconds is 2 %.
 is_true 'Math.abs(value("Packets out") / 2200 - 1) < 0.1'
 is_true 'Math.abs(value("Packets in") / 200 - 1) < 0.2'
 is_true 'value("Tick period") === "100"' 60
@@ -156,14 +156,14 @@ wait_for 20 "$(metric server_send_chunks_live) $(metric server_send_chunks_poole
 is_true 'value("Tick lag, p99") > 0 && value("Broadcast, p99") > 0'
 printf 'the clients have counted %s packets, and so has the page\n' "$received"
 
-say "beside peers that do not read, and others that send a size of 0"
+say "200 clients, three peers that do not read, three peers that send a size of 0"
 start_client steady --seed 2 --count 200 --log-sessions 0
 start_client deaf --seed 3 --count 1 --attack no-read --attackers 3 --log-sessions 0
 start_client zero --seed 4 --count 1 --attack zero-size --attackers 3 --duration-secs 9 \
     --log-sessions 0 --json "$work/zero.json"
 is_true 'slowest().length > 0 && slowest().length <= 20' 60
 is_true 'value("Queued") > 0 && tile("Queued").querySelector(".detail").textContent !== "most for one session: 0 B"'
-# Ids and addresses as the server has them, to the last digit.
+# The page must show an id and an address exactly as /sessions does.
 known_row() {
     evaluate 'slowest().slice(0, 1).map(row => [0, 1].map(cell => row.cells[cell].textContent).join(" ")).join()'
     local id=${value% *} peer=${value#* }
@@ -171,12 +171,12 @@ known_row() {
 }
 until_true 30 "the slowest session of the page to be one of the server" known_row
 is_true 'total("slow_consumer") > 0' 60
-# Status 1 is its verdict about ticks that came late, which is attack.sh's matter and not the page's.
+# Status 1 is the client's verdict on delayed ticks, which attack.sh tests and this script does not.
 wait "$client_pid" || [ $? = 1 ] || fail "the client with the sizes of 0 failed"
 kicked=$(counted zero bad_size kicked)
-[ "$kicked" -gt 0 ] || fail "nobody was kicked"
+[ "$kicked" -gt 0 ] || fail "no client was kicked"
 bad_sizes=$(metric 'server_disconnects_total{reason="bad_size"}')
-# Those who left as the run ended may not have heard of it.
+# A client that disconnects at the end of the run may not receive the reason of its kick.
 [ "$bad_sizes" -ge "$kicked" ] || fail "the clients have seen $kicked kicks, the server $bad_sizes"
 wait_for 20 "$bad_sizes" 'total("bad_size")'
 kicks_agree() {
@@ -190,7 +190,7 @@ until_true 30 "the page's kicks to be those of the server" kicks_agree
 printf '%s kicks for a size of 0, of which the clients have seen %s\n' "$bad_sizes" "$kicked"
 fits "the full page"
 
-say "for those who do not see it, or have no mouse"
+say "accessibility: table roles and the tab key"
 set_screen 320 900
 is_true 'slowest().length > 0' 60
 call Accessibility.getFullAXTree '{}'
@@ -206,7 +206,8 @@ done
 evaluate 'document.activeElement.blur(); "done"'
 
 say "in light and in dark"
-# shoot NAME WIDTH [light|dark] [SCALE]: the whole page, with slow sessions in it.
+# shoot NAME WIDTH [light|dark] [SCALE]: saves a screenshot of the whole page, with at least three rows of
+# slow sessions, and sets $value to the background colour.
 shoot() {
     set_screen "$2" 900 "${3:-light}"
     is_true 'slowest().length >= 3' 60
@@ -233,7 +234,7 @@ is_true 'text(".says").includes("it cannot be reached")'
 is_true 'document.title.startsWith("no contact") && document.querySelector("main").matches(".stale")'
 is_true 'parseFloat(text(".says").split("for ")[1]) >= 8'
 attempts=$(($(requests | wc -l) - asked))
-# Every second at first, and then every two to five.
+# The page sends a request every second at first, and then every two to five seconds.
 [ "$attempts" -le $(((SECONDS - since) / 2 + 3)) ] || fail "$attempts attempts in $((SECONDS - since)) s"
 fits "the page without contact"
 set_screen 1120 700
@@ -241,7 +242,7 @@ screenshot "$shots/live_lost.png"
 unexpected=$(complaints "$((alive + 1))" | grep -v ERR_CONNECTION_REFUSED || true)
 [ -z "$unexpected" ] || fail "on the console: ${unexpected:0:500}"
 
-say "and there is one again"
+say "a server on the same port again"
 start_server server_again "${flags[@]}" --metrics-addr "$metrics"
 wait_for 20 live 'document.querySelector("h1").textContent'
 again=$(wc -l <"$messages")
@@ -255,9 +256,9 @@ elsewhere=$(requests | grep -Fxv -e "http://$metrics/" -e "http://$metrics/metri
     -e "http://$metrics/sessions?slowest=20" -e 'data:,' || true)
 [ -z "$elsewhere" ] || fail "requests: $elsewhere"
 [ "$(most_requests_at_a_time)" = 1 ] || fail "$(most_requests_at_a_time) requests at a time"
-printf '%s requests, one at a time, none to anybody else, nothing on the console\n' "$(requests | wc -l)"
+printf '%s requests, one at a time, none to another host, nothing on the console\n' "$(requests | wc -l)"
 
-say "the checks find what they look for"
+say "each check of this script finds its violation"
 for offence in \
     'try { document.body.innerHTML = "<b>markup</b>"; "done" } catch { "caught" }' \
     'fetch("http://127.0.0.1:9/").then(() => "done", () => "caught")' \
@@ -266,7 +267,7 @@ for offence in \
     evaluate "$offence"
     [ "$value" = caught ] || fail "the page may do this: $offence"
     complained() { [ -n "$(complaints "$((before + 1))")" ]; }
-    until_true 10 "the console to tell of: $offence" complained
+    until_true 10 "a console entry for: $offence" complained
 done
 evaluate 'Promise.all([fetch("/healthz"), fetch("/healthz?twice")]).then(() => "done")'
 finds_both() { requests | grep -Fq '/healthz?twice' && [ "$(most_requests_at_a_time)" -ge 2 ]; }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks everything, tests included, with the oldest Rust that Cargo.toml promises (rust-version).
+# Type-checks the workspace, tests included, with the oldest Rust that Cargo.toml names (rust-version).
 # Installs that toolchain with rustup if it is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -7,6 +7,6 @@ oldest=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml).0
 if ! cargo "+$oldest" --version 2>/dev/null &&
     ! rustup toolchain install "$oldest" --profile minimal --no-self-update; then
     echo "NOT CHECKED: Rust $oldest could not be installed" >&2
-    exit 69 # EX_UNAVAILABLE: nothing was tried.
+    exit 69 # EX_UNAVAILABLE: no check ran.
 fi
 cargo "+$oldest" check --workspace --all-targets --all-features --locked --target-dir target/msrv

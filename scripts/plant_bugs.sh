@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Plants bugs, one after the other, in a copy of this tree: those of the lecture, and those that its
-# limits once had. Demands that the simulation, or a test of pacing or of the outbox, finds each and
-# says what is wrong. A machine that searches for faults is worth what it finds.
+# Plants bugs in a copy of this tree, one bug at a time: the bugs of the lecture, and bugs that the limits
+# of the server once had. Fails unless the simulation, or a test of pacing or of the outbox, finds each bug
+# and prints its cause. A simulation that misses a known bug does not prove that other bugs are absent.
 #
 #   ./scripts/plant_bugs.sh [SEEDS, 1500]
 #
-# The bugs are the patches in server_core/tests/planted/. One that no longer applies is a failure:
-# move it to where the code has gone.
+# The bugs are the patches in server_core/tests/planted/. A patch that no longer applies is a failure: move
+# the patch to where the code is now.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repo=$PWD
 planted=$repo/server_core/tests/planted
 export SIM_SEEDS=${1:-1500}
 export CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true
-# The cause is in the report; a trace of each panic would only bury it.
+# The report names the cause; a backtrace of each panic would only hide it.
 export RUST_BACKTRACE=0
 unset TEST_SEED
 
@@ -32,58 +32,58 @@ fail() {
     exit 1
 }
 
-# What stands here now, committed or not.
+# The current state of the tree, with changes that are not committed.
 commit=$(git stash create)
 git worktree add --quiet --detach "$work/tree" "${commit:-HEAD}"
 
-# A folder of its own: cargo tells trees apart by the age of their files, so what was built here with a
-# bug would be taken for scripts/simulate.sh's.
+# The target folder is not the folder of scripts/simulate.sh: cargo detects changes by the age of the files,
+# so simulate.sh could run a program that was built with a bug.
 simulate() {
     (cd "$work/tree" && timeout 600 cargo test --release --locked --target-dir "$repo/target/planted" \
         --no-fail-fast -p server_core --test simulation --test pacing --test outbox -- --skip a_seed_gives) >"$work/log" 2>&1
 }
 
-# find_bug BUG PATTERN: plants it, and looks for the pattern in what is said.
+# find_bug BUG PATTERN: plants the bug, runs the tests, and searches their output for the pattern.
 find_bug() {
     local bug=$1 pattern=$2 status=0
     git -C "$work/tree" apply "$planted/$bug.patch" || fail "$bug.patch does not apply any more"
     simulate || status=$?
     git -C "$work/tree" apply --reverse "$planted/$bug.patch"
-    [ "$status" != 0 ] || fail "$bug was planted, and not found"
+    [ "$status" != 0 ] || fail "no test found $bug"
     [ "$status" != 124 ] || fail "$bug: no answer within ten minutes"
-    grep -qE "$pattern" "$work/log" || fail "$bug: something failed, but nothing says '$pattern'"
+    grep -qE "$pattern" "$work/log" || fail "$bug: a test failed, but no line matches '$pattern'"
     printf '%-30s %s\n' "$bug" "$(grep -oE '[0-9]+ of [0-9]+ seeds failed' "$work/log" || (grep -q 'error\[E' "$work/log" && echo 'does not compile') || echo 'found')"
     printf '%-30s   %s\n' '' "$(grep -E "$pattern" "$work/log" | head -n 1 | sed 's/^ *//' | cut -c 1-110)"
 }
 
-simulate || fail "it fails with nothing planted"
+simulate || fail "a test fails without a planted bug"
 printf '%-30s passes\n' "nothing planted"
 
-# Rows 48 to 54: a callback that may remove runs while the list of those to flush is walked. As the
-# lecture has it, a removal inside the walk itself, it does not compile.
+# Rows 48 to 54: a callback that may remove sessions runs while the server iterates over the list of
+# sessions to flush. The lecture's own form, a removal inside the loop, does not compile.
 find_bug erase_in_the_walk 'while a list was walked'
 find_bug erase_in_the_walk_literally 'error\[E0(499|500|501|502|503|506)\]'
-# Row 41 and the neighbouring pieces: no lower check of the size.
+# Row 41 and the neighbouring code: the check for the smallest size is missing.
 find_bug size_0 'BadSize: |round and round'
 find_bug id_reuse 'SessionId.* was used before'
-# The mark is cleared after the look at the mailbox, and not before it.
+# The worker clears the mark after it reads the mailbox, and not before.
 find_bug lost_wake 'worker [0-9]+ sleeps on [0-9]+ bytes of mail'
-# Row 57: a queue that holds its chunks.
+# Row 57: a queue keeps its chunks.
 find_bug leaked_chunk '[0-9]+ chunks are held while everybody rests'
-# Somebody leaves the server and stays in its groups.
+# A session leaves the server and stays in its groups.
 find_bug stale_member 'is In [0-9:]+, and should be Out|[0-9]+ members of '
-# A mailbox of 4 MiB of which a worker may fill a sixteenth; a callback that posts whatever is in it.
+# A worker may fill a sixteenth of a mailbox of 4 MiB. With the bug a callback posts without that limit.
 find_bug unbounded_post 'a mailbox of [0-9]+ bytes holds [0-9]+'
-# A queue over its limit ends the session in the turn that has filled it.
+# The server ends a session in the turn that puts its queue over the limit.
 find_bug early_judge 'was ended|[0-9]+ pieces'
-# The bytes of a session that is ended stay in the count of all that wait.
+# The bytes of an ended session stay in the count of all queued bytes.
 find_bug leaked_total 'send_queue_bytes gauge'
-# A packet that came from the link to other nodes is given to the link.
+# The server sends a packet from the link to other nodes back to the link.
 find_bug link_echo 'a packet from the link goes out again'
-# The flush forgets the bytes that the transport itself holds.
+# A flush ignores the bytes that the transport itself holds.
 find_bug unflushed_transport 'sent [0-9]+ pings, got [0-9]+|has not got its ticket'
 # An end of the stream that is pending counts as done.
 find_bug cut_close 'was not told in band that the stream ends'
-# A codec's prefix goes before each packet, and not before what one write has to offer.
+# The prefix of a codec goes before each packet, and not before all bytes of one write.
 find_bug split_run 'a prefix for [0-9]+ bytes splits a run of [0-9]+'
-printf 'each of them was found\n'
+printf 'every planted bug was found\n'

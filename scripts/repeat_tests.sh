@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the whole suite again and again: a test that fails once in twenty is a fault, in the test or
-# in what it tests. Several suites at once find more of them, as each has less of the machine.
+# Runs the whole test suite 20 times by default: a test that fails in one of twenty runs is a fault, in the
+# test or in the code under test. Several suites at once find more faults, because each suite gets less
+# processor time.
 #
 #   ./scripts/repeat_tests.sh [RUNS, 20] [AT ONCE, 1]
 #

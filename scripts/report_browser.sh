@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The report in a real browser: two real runs, one that is ok and one whose server ends in the
-# middle, rendered by headless Chromium. It has to render without a word on the console and without
-# a request, with all its plots, in light and in dark, and on a phone without scrolling sideways.
+# Tests the report in a real browser: headless Chromium renders the reports of two real runs, an ok run and
+# a run whose server shuts down in the middle. A report must render without a console entry and without a
+# request, with all its plots, in light and in dark, and on a phone without horizontal scrolling.
 #
 #   ./scripts/report_browser.sh            SHOTS=folder ./scripts/report_browser.sh
 #
@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/browser.sh"
 shots=${SHOTS:-$work/shots}
 mkdir -p "$shots"
 
-# browse NAME ARGS...: one start with a profile of its own; what it says goes to NAME.browser.
+# browse NAME ARGS...: starts the browser with a profile of its own; standard error goes to NAME.browser.
 browse() {
     local name=$1
     shift
@@ -20,15 +20,15 @@ browse() {
         "$@" 2>"$work/$name.browser" || fail "$chromium could not render $name"
 }
 
-# render NAME FILE: the page as the browser has it afterwards in NAME.dom, its requests in NAME.net.
+# render NAME FILE: renders the page; its DOM goes to NAME.dom, its network log to NAME.net.
 render() { browse "$1" --log-net-log="$work/$1.net" --dump-dom "file://$2" >"$work/$1.dom"; }
 console() { grep CONSOLE "$work/$1.browser" || true; }
-# Requests that a page began, not the browser of its own accord.
+# Prints the requests of the page, without the browser's own requests.
 requests() {
     { grep -o '"initiator":"[^"]*"' "$work/$1.net" || true; } | { grep -v 'not an origin' || true; }
 }
 
-# shoot NAME WIDTH HEIGHT FILE ARGS...
+# shoot NAME WIDTH HEIGHT FILE ARGS...: saves a screenshot of the page as NAME.png.
 shoot() {
     local name=$1 width=$2 height=$3 file=$4
     shift 4
@@ -37,15 +37,15 @@ shoot() {
 }
 dark=--blink-settings=preferredColorScheme=0
 
-# framed WIDTH HEIGHT REPORT: a frame of that size with the report in it, as on a phone. In a frame,
-# because a window of Chromium cannot be narrower than 500 px.
+# framed WIDTH HEIGHT REPORT: prints a frame of that size with the report in it, as on a phone. A window of
+# Chromium cannot be narrower than 500 px; a frame can.
 framed() {
     printf '<iframe style="border:0;width:%spx;height:%spx" srcdoc="' "$1" "$2"
     sed -e 's/&/\&amp;/g' -e 's/"/\&quot;/g' "$3"
     printf '"></iframe>'
 }
 
-# measured NAME WIDTH REPORT: "fits", or what does not, and how many plots have how many marks.
+# measured NAME WIDTH REPORT: prints "fits", or the elements that are too wide, and the number of visible plots.
 measured() {
     {
         printf '<!doctype html><meta charset="utf-8">'
@@ -92,7 +92,7 @@ wait "$client_pid" || status=$?
 [ "$status" = 0 ] || fail "the client ended with status $status"
 tail -n 1 "$work/ok.out"
 
-say "a run whose server says goodbye in the middle"
+say "a run whose server shuts down in the middle"
 start_client failed --count 200 --log-sessions 0 --report "$work/failed.html"
 two_seconds() { [ "$(grep -c 'live 200' "$client_log")" -ge 2 ]; }
 until_true 20 "two seconds of the run" two_seconds
@@ -102,14 +102,15 @@ wait "$client_pid" || status=$?
 [ "$status" = 1 ] || fail "the client ended with status $status"
 tail -n 1 "$work/failed.out"
 
-say "the checks find what they look for"
-# A script and an image from elsewhere: the page's own policy stops both, and the console says so.
+say "each check of this script finds its violation"
+# The page gets an inline script and an image of another host. The policy of the page blocks both, and the
+# console has an entry for each.
 sed 's#<main>#<main><script>1</script><img src="http://127.0.0.1:9/x.png">#' "$work/ok.html" \
     >"$work/bad.html"
 render bad "$work/bad.html"
 [ "$(console bad | wc -l)" -ge 2 ] || fail "two violations are not on the console"
 [ -z "$(requests bad)" ] || fail "the policy lets an image load"
-# Without the policy the request is made.
+# Without the policy the page sends the request.
 sed '/Content-Security-Policy/d' "$work/bad.html" >"$work/worse.html"
 render worse "$work/worse.html"
 [ -n "$(requests worse)" ] || fail "a request is not found"
@@ -119,13 +120,13 @@ case $(measured wide_390 390 "$work/wide.html") in
 esac
 
 verdict_of() { sed -n 's/^verdict *\([a-z_]*\) .*/\1/p' "$work/$1.out"; }
-# check NAME PLOTS
+# check NAME PLOTS: fails unless the report renders as the head of this file says, with this many plots.
 check() {
     local name=$1 plots=$2 verdict
     verdict=$(verdict_of "$name")
     render "$name" "$work/$name.html"
     [ -z "$(console "$name")" ] || fail "$name: on the console: $(console "$name")"
-    [ -z "$(requests "$name")" ] || fail "$name: it asks for something: $(requests "$name")"
+    [ -z "$(requests "$name")" ] || fail "$name: the page sent requests: $(requests "$name")"
     grep -q "<header class=\"verdict $verdict\">" "$work/$name.dom" || fail "$name: no verdict"
     grep -q '<script type="application/json" id="summary">{' "$work/$name.dom" || fail "$name: no summary"
     local width found
@@ -139,7 +140,7 @@ check() {
 say "the reports"
 check ok 7
 check failed 5
-grep -q '10 shutdown: ' "$work/failed.dom" || fail "the server's goodbye is not in the report"
+grep -q '10 shutdown: ' "$work/failed.dom" || fail "the server's disconnect reason is not in the report"
 
 say "screenshots in $shots"
 shoot report_light 1000 1480 "$work/ok.html"
@@ -157,7 +158,7 @@ onload = () =>
 HTML
 } >"$work/phone.html"
 shoot report_phone 800 844 "$work/phone.html"
-# Equal pictures would mean that the dark one is not dark.
+# Equal screenshots mean that the dark scheme has no effect.
 cmp -s "$shots/report_light.png" "$shots/report_dark.png" && fail "dark looks like light"
 ls -l "$shots" | awk 'NR > 1 { print $5, $9 }'
 printf '\nPASS\n'

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Watches the memory: loom explores every order in which threads can meet in the chunk pool and the
-# mailbox; AddressSanitizer runs along with the send buffer's tests and the simulation; Miri with
-# the send buffer's tests, where the toolchain has it.
+# Checks memory and concurrency. loom explores every interleaving of the threads in the chunk pool and the
+# mailbox. AddressSanitizer checks the send buffer's tests, the property tests of the chunk pool, the send
+# queue and the connection, and the simulation. Miri checks the send buffer's tests, if the toolchain has
+# Miri.
 #
 #   ./scripts/sanitize.sh [loom|address|miri ...]     all of them by default
 #   SIM_SEEDS=2000 ./scripts/sanitize.sh address
@@ -34,7 +35,7 @@ miri() {
 
 for check in "$@"; do
     printf '\n== %s\n' "$check"
-    # In a process of its own, so that its flags are nobody else's.
+    # Each check runs in a subshell, so that its flags do not reach the next check.
     (case $check in
         loom | address | miri) "$check" ;;
         *) echo "no such check: $check" >&2 && exit 2 ;;

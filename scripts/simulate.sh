@@ -4,11 +4,11 @@
 # clock jumps, handlers that do everything from every callback, a shutdown at any moment.
 #
 #   ./scripts/simulate.sh [SEEDS, 100000]
-#   TEST_SEED=7 ./scripts/simulate.sh           that one alone
+#   TEST_SEED=7 ./scripts/simulate.sh           seed 7 alone
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export SIM_SEEDS=${1:-100000}
-# As fast as a release, with the assertions of a debug build: so in a folder of its own.
+# A release build with debug assertions: it needs a target folder of its own.
 export CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true
 cargo test --release --locked --target-dir target/simulation \
     -p server_core --test simulation any_seed -- --nocapture

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Everything at once, for a bounded time: a healthy group with echoes and chats that must lose
-# nothing, churn beside it, and one attack after the other. In the second half memory, descriptors
-# and live chunks must be flat, and in the end all of it back where it was.
+# Runs three loads at once for a bounded time: a healthy group with echoes and chats that must lose
+# nothing, a group with churn, and one attack after the other. The server's memory in the second half must
+# be within 10 % + 4 MiB of the first half. At the end the server must not hold more descriptors than after
+# the warm-up, nor more than four live chunks.
 #
 #   ./scripts/soak.sh            ten minutes
 #   SECS=60 ./scripts/soak.sh    a short turn
@@ -12,14 +13,14 @@ attacks=(zero-size short-size huge-size unknown-id server-id id-sweep bad-utf8 s
     ask-and-not-read silent-flood)
 
 build
-# All chats come from one address: the attacks must not use up the budget of the healthy.
+# All chats come from one address, so the attacks would use up the chat budget of the healthy group.
 start_server server --stats-interval-secs 0.5 --tick-ms 100 --max-chats-per-ip-per-sec 0
 chunks() { sed -n 's/.* chunks live \([0-9]*\) .*/\1/p' "$server_log" | tail -n 1; }
 
-# Bring memory to its working size before anything is compared.
+# The warm-up brings memory to its working size before the first comparison.
 start_client warm-up --count 300 --echo-hz 5 --duration-secs 3 --log-sessions 0
-wait "$client_pid" || fail "the warm-up was not served well"
-until_true 20 "the warm-up to be gone" sessions_are 0
+wait "$client_pid" || fail "the client of the warm-up failed"
+until_true 20 "the warm-up to disconnect" sessions_are 0
 resting_descriptors=$(descriptors_of "$server_pid")
 
 say "100 healthy sessions, 100 that come and go, and attacks in turn, for $secs s"
@@ -33,7 +34,7 @@ started=$SECONDS
 first_half_kib=0 second_half_kib=0 most_chunks=0 turn=0
 while ((SECONDS - started < secs - 8)); do
     attack=${attacks[$((turn++ % ${#attacks[@]}))]}
-    # Its verdict is scripts/attack.sh's business; here it is noise.
+    # The exit status of the attack is ignored: scripts/attack.sh tests the verdicts.
     start_client "attack" --count 1 --attack "$attack" --duration-secs 8 --log-sessions 0
     attack_pid=$client_pid
     while is_running "$attack_pid"; do
@@ -61,14 +62,14 @@ for group in healthy churning; do
     cat "$work/$group.out"
     [ "$status" = 0 ] || fail "the $group group ended with status $status"
 done
-until_true 30 "everybody to be gone" sessions_are 0
+until_true 30 "all sessions to disconnect" sessions_are 0
 printf '\nmost memory: %s KiB in the first half, %s in the second; most chunks live: %s, %s now; descriptors %s, %s before\n' \
     "$first_half_kib" "$second_half_kib" "$most_chunks" "$(chunks)" \
     "$(descriptors_of "$server_pid")" "$resting_descriptors"
 [ "$second_half_kib" -le $((first_half_kib + first_half_kib / 10 + 4096)) ] || fail "memory grows"
 back() { [ "$(descriptors_of "$server_pid")" -le "$resting_descriptors" ]; }
-until_true 10 "the descriptors to be back" back
-[ "$(chunks)" -le 4 ] || fail "chunks stay out"
+until_true 10 "the descriptors to be closed" back
+[ "$(chunks)" -le 4 ] || fail "live chunks leak"
 kill -TERM "$server_pid"
 wait "$server_pid" || fail "the server did not exit with status 0"
 printf '\nPASS\n'

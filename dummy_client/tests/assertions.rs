@@ -1,5 +1,5 @@
 //! `--assert` and the exit status.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -59,7 +59,7 @@ fn stopped_client_reports_client_limited_for_a_broken_assertion() {
     ];
     let mut command = client(stub.addr, &args);
     let child = command.args(["--log-sessions", "0"]).spawn().unwrap();
-    // This is what is measured, and no wait for anything.
+    // The test measures this sleep; the sleep does not wait for an event.
     thread::sleep(Duration::from_millis(600));
     signal(&child, "STOP");
     thread::sleep(Duration::from_millis(300));

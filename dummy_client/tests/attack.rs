@@ -1,5 +1,5 @@
-//! Do attackers attack, and is a server found that does not defend itself?
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+//! Attacks against the real server, and against stubs that do not defend themselves.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -29,8 +29,8 @@ fn attack(addr: std::net::SocketAddr, name: &str) -> (Run, Value) {
     Run::json(addr, &attack_args(name))
 }
 
-/// The real server under each attack that it can be tried with in seconds; all at once, each with
-/// a server of its own.
+/// Tests the real server under each attack that takes only seconds. The attacks run at the same time, each
+/// with a server of its own.
 #[test]
 fn attacked_server_kicks_for_the_right_reason_and_loses_nothing() {
     let expected = [
@@ -70,8 +70,8 @@ fn attacked_server_kicks_for_the_right_reason_and_loses_nothing() {
     });
 }
 
-/// Each attacker stays within its budget, so no attacker is kicked for what it sends. The numbers of
-/// attackers are such that the sum of what they cause is small.
+/// Each attacker stays within its budget, so the server does not kick an attacker for its packets. The number
+/// of attackers is low, so the sum of their load is small.
 #[test]
 fn attacks_of_permitted_packets_lose_no_session() {
     let cases = [
@@ -135,8 +135,8 @@ fn attacks_of_permitted_packets_lose_no_session() {
     });
 }
 
-/// The neighbours are healthy sessions: a server that ends one of them, or leaves one of their ticks
-/// out, has failed, and the run names the neighbour.
+/// The neighbours are healthy sessions: a run fails if the server ends a neighbour or omits one of its ticks,
+/// and the summary names the neighbour.
 #[test]
 fn neighbour_with_a_loss_fails_the_run() {
     let attacked_at = Mutex::new(None);
@@ -147,16 +147,16 @@ fn neighbour_with_a_loss_fails_the_run() {
         }
         let ticks = attacked_at.map_or(0, |at| tick.saturating_sub(at));
         match (session - session.min(HEALTHY) + 1, ticks) {
-            // The first session is not a neighbour: only those from HEALTHY on are numbered.
+            // The first session is not a neighbour: the neighbours begin at session HEALTHY.
             _ if session < HEALTHY => Some(hello(tick, TEXT)),
-            // Ended without a word.
+            // The connection ends without a reason.
             (5, 20..) => None,
-            // Ended with a reason.
+            // The connection ends with a reason.
             (8, 20) => Some(packet(6, b"\x07\x00too many")),
             (8, 21..) => None,
-            // One tick is left out.
+            // One tick is missing.
             (12, 20) => Some(Vec::new()),
-            // No tick comes any more.
+            // No further tick arrives.
             (1, 20..) => Some(Vec::new()),
             _ => Some(hello(tick, TEXT)),
         }
@@ -192,7 +192,7 @@ fn refused_neighbour_fails_the_run() {
     assert!(failures.contains(expected), "{failures}");
 }
 
-/// The stub says hello and answers no echo: each newcomer waits, and an assertion finds that.
+/// The stub sends hellos and answers no echo: each newcomer waits, and an assertion finds the wait.
 #[test]
 fn unserved_newcomer_breaks_its_assertions() {
     let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
@@ -229,7 +229,8 @@ fn kick_for_a_wrong_reason_fails_the_run() {
     thread::scope(|scope| {
         scope.spawn(|| {
             let stub = Stub::with_answers(|_, tick| Some(hello(tick, TEXT)), bye);
-            // The stub says goodbye and does not hang up: the attacker waits for the end in vain.
+            // The stub sends `S_BYE` and does not close the connection: the attacker waits for the end until
+            // its timeout.
             let (run, json) = attack(stub.addr, "unknown-id");
             assert_eq!(run.status, Some(1), "{json}");
         });
@@ -250,8 +251,7 @@ fn kick_for_a_wrong_reason_fails_the_run() {
 
 #[test]
 fn rise_of_the_tick_delay_fails_the_run() {
-    // An attacker delays the ticks of all, by more than a machine with other things to do delays them
-    // before.
+    // An attacker delays the ticks of all sessions, by more than a busy machine delays them before the attack.
     let stub = || {
         let is_attacked = AtomicBool::new(false);
         Stub::start(move |session, tick| {
@@ -275,7 +275,7 @@ fn rise_of_the_tick_delay_fails_the_run() {
     assert!(json["failures"].to_string().contains("rose by"), "{json}");
 }
 
-/// Sessions that come and go in front of a closed door are no attack, and prove nothing.
+/// Connections that the server refuses are not an attack: the run proves nothing.
 #[test]
 fn attack_without_an_admitted_connection_fails_the_run() {
     thread::scope(|scope| {
@@ -283,7 +283,7 @@ fn attack_without_an_admitted_connection_fails_the_run() {
             ("zero-size", false),
             ("echo-flood", false),
             ("no-read", false),
-            // Where connections are the attack, the door is what is attacked.
+            // These attacks consist of connections: their target is the accept path itself.
             ("rst-storm", true),
             ("connect-flood", true),
         ] {
@@ -301,8 +301,8 @@ fn attack_without_an_admitted_connection_fails_the_run() {
     });
 }
 
-/// One attacker is kicked, four sit there for as long as the attack lasts: that is not "all of them
-/// are kicked".
+/// The server kicks one attacker, and four attackers stay connected until the attack ends. The run fails,
+/// because the server must kick every attacker.
 #[test]
 fn undecided_attackers_fail_the_run() {
     let is_told = AtomicBool::new(false);
@@ -335,7 +335,7 @@ fn attackers_closed_without_a_reason_fail_the_run() {
     );
 }
 
-/// One tick before the attack and one under it say nothing of how late ticks are.
+/// One tick before the attack and one tick under the attack do not measure the tick delay.
 #[test]
 fn too_few_ticks_of_healthy_sessions_fail_the_run() {
     let stub = Stub::start(|_, tick| match tick % 400 {
@@ -355,7 +355,7 @@ fn too_few_ticks_of_healthy_sessions_fail_the_run() {
     );
 }
 
-/// One of sixty waits for three seconds, once: no percentile shows that.
+/// One of sixty sessions waits three seconds for one tick: no percentile shows this wait.
 #[test]
 fn single_long_wait_of_a_healthy_session_fails_the_run() {
     const WAIT: Duration = Duration::from_secs(3);
@@ -372,7 +372,7 @@ fn single_long_wait_of_a_healthy_session_fails_the_run() {
     let (run, json) = Run::json(stub.addr, &[&args[..], &["--attack", "rst-storm"]].concat());
     let (before, during) = (&json["attack"]["before"], &json["attack"]["during"]);
     assert!(during["max_ms"].as_f64() > Some(2_000.0), "{json}");
-    // Whoever was not run for seconds itself may not say so.
+    // The run need not fail if the system did not run the client itself for seconds.
     let is_excused =
         json["client"]["client_limited"] == true || before["max_ms"].as_f64() > Some(1e3);
     let is_found = json["failures"]

@@ -1,5 +1,5 @@
 //! `--find-capacity`.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -25,7 +25,7 @@ fn capacity_above_the_largest_count_is_at_least_that_count() {
 
 #[test]
 fn largest_session_count_that_holds_is_found() {
-    // One session at a time is served well; a second one gets every other tick only.
+    // The stub serves one session with every tick; a second session gets every other tick only.
     let script = |session, tick: u64| {
         Some(if session == 1 && tick.is_multiple_of(2) {
             Vec::new()

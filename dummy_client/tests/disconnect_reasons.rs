@@ -1,5 +1,5 @@
 //! The reasons that a server sends before it closes a session.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -21,8 +21,8 @@ fn lost_session_fails_the_run_and_its_reason_is_reported() {
     assert_eq!(json["byes"][0]["text"], "the server is shutting down");
 }
 
-/// Whatever a server says, it controls no terminal and turns no line around: not in the log, the
-/// text, the JSON or the report.
+/// The text of a server cannot control the terminal or reverse a line: not in the log, the text, the JSON or
+/// the report.
 #[test]
 fn control_characters_of_a_server_are_escaped_in_every_output() {
     let text = "\u{9b}31m\u{9d}0;x\u{7}\u{7f}\u{1b}[2J\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}";
@@ -55,7 +55,7 @@ fn control_characters_of_a_server_are_escaped_in_every_output() {
     }
 }
 
-/// A peer can make up goodbyes without end; the summary stays small, and the sum is right.
+/// A peer can send any number of different disconnect reasons. The summary stays small, and its sum is right.
 #[test]
 fn many_different_reasons_are_a_short_list() {
     let stub = Stub::start(|_, tick| match tick {
@@ -63,10 +63,10 @@ fn many_different_reasons_are_a_short_list() {
             let bye = |n| packet(6, format!("\x07\x00reason {n} </script>").as_bytes());
             Some((0..1000).flat_map(|n| bye(tick * 1000 + n)).collect())
         }
-        // The run is over when this, its only session, is.
+        // This is the only session: the run ends when the session ends.
         _ => None,
     });
-    let report = scratch("goodbyes.html");
+    let report = scratch("reasons.html");
     let args = ["--count", "1", "--log-sessions", "0", "--report", &report];
     let (run, json) = Run::json(stub.addr, &args);
     assert_eq!(run.status, Some(1), "{run:?}");
@@ -91,7 +91,7 @@ fn long_reason_is_cut_to_200_characters() {
     assert_eq!(json["byes"][0]["text"], "x".repeat(200));
 }
 
-/// A server that says goodbye without end must not be able to keep the client, nor fill its memory.
+/// A server that sends `S_BYE` packets without end must not keep the client running, nor fill its memory.
 #[test]
 fn endless_s_bye_packets_end_with_the_run() {
     let stub = Stub::start(|_, _| Some(packet(6, b"\x07\x00").repeat(50_000)));
@@ -99,7 +99,7 @@ fn endless_s_bye_packets_end_with_the_run() {
     let (run, json) = Run::json(stub.addr, &["--count", "1", "--duration-secs", "1"]);
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     assert_eq!(run.status, Some(0), "{json}");
-    // One read is more than that; how many there are in a second is a matter of the machine.
+    // One read already brings more; the number of reads in a second depends on the machine.
     assert!(
         json["byes"][0]["count"].as_u64().unwrap() > 10_000,
         "{json}"

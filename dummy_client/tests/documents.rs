@@ -1,5 +1,5 @@
 //! The README agrees with the program: flags and attacks.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 #[path = "../../game_server/tests/pages/mod.rs"]
 mod pages;

@@ -1,5 +1,5 @@
 //! Echo requests and their answers.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -98,7 +98,7 @@ fn unanswered_echoes_do_not_grow_memory() {
     }
     let run: Run = child.wait_with_output().unwrap().into();
     assert_eq!(run.status, Some(1), "{run:?}");
-    // 16 MiB of requests, in flight and queued, and what a client has anyway.
+    // 16 MiB of requests, in flight and queued, and the base memory of a client.
     assert!(most_kib < 120_000, "{most_kib} KiB");
 }
 

@@ -1,5 +1,5 @@
 //! Exit status and error lines when a run cannot begin, or ends early.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -9,7 +9,7 @@ use util::{Run, Stub, client, hello};
 
 #[test]
 fn refused_connections_are_one_error_line_and_status_1() {
-    // Bound and closed again: nobody listens there.
+    // The port was bound and is closed again: it has no listener.
     let addr = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

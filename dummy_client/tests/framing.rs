@@ -1,5 +1,5 @@
-//! Packets of unknown ids, and headers that are invalid.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+//! Packets with unknown ids, and invalid headers.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 

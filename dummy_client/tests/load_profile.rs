@@ -1,5 +1,5 @@
 //! Ramp, stages, churn and reconnects.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -15,7 +15,7 @@ fn ramp_per_sec_limits_the_connections() {
         &[&args[..], &["--duration-secs", "2.7"]].concat(),
     );
     assert_eq!(run.status, Some(0), "{json}");
-    // 40 in the first second, and the one that is due at its beginning; never more.
+    // At most 40 connections in the first second, and one more that is due at its beginning.
     let first = &json["timeline"][0];
     let (sessions, seconds) = (first["sessions"].as_f64(), first["at_secs"].as_f64());
     let most = 40.0 * seconds.unwrap() + 1.0;
@@ -67,7 +67,7 @@ fn churn_is_not_counted_as_loss() {
     let (run, json) = Run::json(stub.addr, &args);
     assert_eq!(run.status, Some(0), "{json}");
     let sessions = &json["sessions"];
-    // Each lives for 0.2 s on average, 2 s long: about 200 in all.
+    // Each connection lasts 0.2 s on average, and the run 2 s: about 200 connections.
     assert!(number(&sessions["left"]) > 60.0, "{sessions}");
     assert_eq!(
         (&sessions["lost"], &sessions["connected"]),
@@ -79,7 +79,7 @@ fn churn_is_not_counted_as_loss() {
 #[test]
 fn session_lost_under_churn_fails_the_run() {
     let stub = Stub::start(|session, tick| {
-        // The seventh connection is closed by the server after some ticks.
+        // The server closes the seventh connection after some ticks.
         (session != 7 || !tick.is_multiple_of(5)).then(|| hello(tick, TEXT))
     });
     let args = [
@@ -109,7 +109,7 @@ fn lost_session_that_reconnects_passes() {
     assert_eq!(sessions["live"], 3);
 }
 
-/// The listener goes away: who has left cannot come back.
+/// The stub closes its listener: a session that has disconnected cannot reconnect.
 #[test]
 fn refused_reconnects_fail_the_run() {
     let stub = Stub::closing_after(4);

@@ -1,5 +1,5 @@
 //! The summary as text, as JSON and as a report: its content, and files that cannot be written.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -55,7 +55,7 @@ fn report_has_the_verdict_the_plots_and_the_summary() {
     let mut command = client(stub.addr, &args);
     let run = Run::of(command.args(["--report", &report, "--json", &json]));
     assert_eq!(run.status, Some(0), "{run:?}");
-    // The text is there, too.
+    // The text summary is printed, too.
     assert!(run.stdout.contains("verdict   "), "{}", run.stdout);
     let html = fs::read_to_string(&report).unwrap();
     let json: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
@@ -70,7 +70,8 @@ fn report_has_the_verdict_the_plots_and_the_summary() {
     assert_eq!(serde_json::from_str::<Value>(embedded).unwrap(), json);
 }
 
-/// A long run must not be lost because of a place that can be judged at its start.
+/// The client can check a path at the start of a run, so a long run must not fail at its end because of the
+/// path.
 #[test]
 fn unwritable_path_is_one_error_line_before_the_run() {
     let accepted = Arc::new(AtomicUsize::new(0));
@@ -130,7 +131,7 @@ fn failed_start_keeps_an_old_file_and_leaves_no_new_one() {
     assert_eq!(Run::of(&mut command).status, Some(2));
     assert_eq!(fs::read_to_string(&old).unwrap(), "of yesterday");
     assert!(!fs::exists(&new).unwrap());
-    // With one, nothing of the old one is left behind it.
+    // After a successful start the new text must not end with the rest of a longer old file.
     fs::write(&old, "x".repeat(1_000_000)).unwrap();
     let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
     let args = ["--duration-secs", "0.2", "--json", &old];

@@ -1,5 +1,5 @@
-//! Does the client know beforehand what it can do here, and does it come from enough addresses?
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+//! The checks before a run, and the source addresses of a client.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use util::{Run, Stub, client, hello};
 
-/// Nobody listens there, and nobody has to.
+/// An address without a listener: the checks do not connect.
 fn nowhere() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 1))
 }
@@ -49,7 +49,7 @@ fn too_few_descriptors_are_status_2_with_the_command_that_helps() {
     assert_eq!(run.status, Some(0), "{run:?}");
 }
 
-/// A start gives the same judgement, as one line.
+/// The start of a run prints the same finding, on one line.
 #[test]
 fn start_and_check_agree() {
     for limit in [118, 119] {
@@ -64,8 +64,8 @@ fn start_and_check_agree() {
     }
 }
 
-/// More than a million loopback connections are a matter of addresses; ::1 has one alone, and no
-/// range of ports is that wide.
+/// More than a million loopback connections need more than one source address. ::1 has no other address, and
+/// no range of ports is wide enough.
 #[cfg(target_os = "linux")]
 #[test]
 fn ports_are_counted_for_each_source_address() {

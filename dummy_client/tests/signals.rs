@@ -1,5 +1,5 @@
 //! Signals to a client that runs.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 use util::{Stub, client, ended, hello, interrupt, scratch, signal};
 
-/// Reads the log of a client up to so many hellos.
+/// Reads the log of a client up to this number of hellos.
 fn wait_for_hellos(log: &mut impl BufRead, count: usize) {
     let lines = log.lines().map(Result::unwrap).take(10_000);
     let hellos = lines.filter(|line| line.contains("Hello World"));
@@ -36,7 +36,7 @@ fn sigint_prints_the_summary() {
     rest.join().unwrap();
 }
 
-/// An empty result would be taken for one.
+/// A user would take an empty file for a result.
 #[test]
 fn killed_client_leaves_no_result_file() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
@@ -48,9 +48,9 @@ fn killed_client_leaves_no_result_file() {
             .spawn()
             .unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        // Some echoes are under way by the third tick of five sessions.
+        // Some echoes are in flight by the third tick of five sessions.
         wait_for_hellos(&mut stderr, 15);
-        // The stub answers no echo, so that there is a wait after one Ctrl-C, which a second one ends.
+        // The stub answers no echo, so the client waits after one Ctrl-C; a second Ctrl-C ends the wait.
         let status = loop {
             signal(&child, end);
             thread::sleep(Duration::from_millis(20));
@@ -65,7 +65,7 @@ fn killed_client_leaves_no_result_file() {
     fs::remove_file(report).unwrap();
 }
 
-/// The client has to convict itself before it blames a server.
+/// The client must report its own overload, and must not blame the server.
 #[test]
 fn stopped_client_reports_client_limited() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
@@ -75,7 +75,7 @@ fn stopped_client_reports_client_limited() {
     wait_for_hellos(&mut stderr, 1);
     let rest = thread::spawn(move || stderr.read_to_string(&mut String::new()));
     signal(&child, "STOP");
-    // This is what is measured, and no wait for anything.
+    // The test measures this sleep; the sleep does not wait for an event.
     thread::sleep(Duration::from_millis(300));
     signal(&child, "CONT");
     let run = ended(child);

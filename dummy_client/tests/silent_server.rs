@@ -1,5 +1,5 @@
-//! A server that accepts connections and sends nothing, or nothing any more.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+//! A server that accepts connections and sends nothing, or stops sending.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -13,7 +13,7 @@ fn server_that_sends_nothing_fails_the_run() {
     assert_eq!(run.status, Some(1), "{json}");
 }
 
-/// It accepts, and nothing else: whatever the shape of the load, that is no success.
+/// The server only accepts: the run fails with every load profile.
 #[test]
 fn server_that_sends_nothing_fails_every_load_profile() {
     let shapes: [&[&str]; 4] = [

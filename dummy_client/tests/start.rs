@@ -1,6 +1,6 @@
-//! A start that cannot succeed says so in one line and ends, whichever of its steps is refused.
+//! A start that fails prints one line and ends, for each step that the system refuses.
 #![cfg(target_os = "linux")] // `ulimit -v`.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -15,7 +15,7 @@ fn starts(limits: impl Iterator<Item = String>, env: &[(&str, &str)]) -> Vec<(i3
     let direct = client(stub.addr, &args);
     let mut failed = Vec::new();
     for limit in limits {
-        // A run that hangs is killed, which is a status of its own.
+        // `timeout` kills a run that hangs; a killed run has a status of its own.
         let script = format!(r#"ulimit {limit} && exec timeout -s KILL 60 "$0" "$@""#);
         let mut shell = Command::new("sh");
         shell
@@ -27,7 +27,7 @@ fn starts(limits: impl Iterator<Item = String>, env: &[(&str, &str)]) -> Vec<(i3
         let run = Run::of(&mut shell);
         match run.status {
             Some(0) => return failed,
-            // The system's loader wants something as well, and so does that of `timeout`.
+            // The dynamic loaders of the client and of `timeout` need resources too.
             Some(125..=127) => {}
             status => {
                 assert_eq!(run.stderr.lines().count(), 1, "{limit}: {run:?}");
@@ -49,7 +49,7 @@ fn too_few_descriptors_are_one_error_line_for_each_limit() {
     }
 }
 
-/// Each thread wants 1 GiB of address space for its stack, and the limit has room for N of them.
+/// Each thread needs 1 GiB of address space for its stack, and the limit has room for N threads.
 #[test]
 fn each_refused_thread_is_one_error_line() {
     let limits = (0..9).map(|threads| format!("-v {}", 700_000 + threads * (1 << 20)));

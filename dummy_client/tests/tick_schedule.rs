@@ -1,5 +1,5 @@
 //! Delay of ticks against the schedule of the server, and their spread over the sessions.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -10,12 +10,12 @@ use std::time::Duration;
 use util::fault::{TEXT, check_counts, number, with_fault};
 use util::{Run, Stub, for_each_at_once, hello};
 
-/// From one slot to the next of a server that a whole fault is planted in: long enough that the
-/// stub's own milliseconds are little against it.
+/// The tick period of a server with planted faults. The stub's own delay of some milliseconds is small against
+/// this period.
 const SLOT_MS: u64 = 100;
 
-/// A run against a server that does in each of its slots (1, 2, 3 …) what `plan` says: the number
-/// to send to this session, and how many milliseconds late. `None` leaves the slot empty.
+/// Runs the client against a stub that follows `plan`. For each slot (1, 2, 3 …) and session, `plan` returns
+/// the tick number to send and the delay in milliseconds. `None` leaves the slot empty.
 fn with_schedule(
     secs: &str,
     more_args: &[&str],
@@ -37,8 +37,8 @@ fn with_schedule(
     })
 }
 
-/// The summary of a run in which the stub sent all of it when it was meant to, and the client had
-/// the time to look: what is late then was planned to be.
+/// Returns the summary of a run in which neither the stub nor the client was delayed by half a slot: every
+/// delay that the summary has was planned.
 fn undisturbed(args: &[&str], stub: impl Fn() -> Stub) -> Value {
     let (run, json) = Run::fit(args, stub, |json, stub| {
         let ms = |name: &str| number(&json["client"][name]);
@@ -52,7 +52,7 @@ fn undisturbed(args: &[&str], stub: impl Fn() -> Stub) -> Value {
     json
 }
 
-/// A tick that is late on one session is late by what it is, and the others are not.
+/// A tick that is late on one session has its real delay, and the other ticks have no delay.
 #[test]
 fn late_tick_is_delayed_against_the_schedule() {
     let late_ms = |session, slot| if (session, slot) == (1, 15) { 200 } else { 0 };
@@ -60,7 +60,7 @@ fn late_tick_is_delayed_against_the_schedule() {
         Some((slot, late_ms(session, slot)))
     });
     let (delay, spread) = (&json["tick_delay_ms"], &json["tick_spread_ms"]);
-    // Half a slot more or less is what an undisturbed run may still be off.
+    // An undisturbed run may differ by up to half a slot.
     assert!((150.0..250.0).contains(&number(&delay["max"])), "{delay}");
     assert!((150.0..250.0).contains(&number(&spread["max"])), "{spread}");
     assert!(number(&delay["p90"]) < 25.0, "{delay}");
@@ -70,7 +70,7 @@ fn late_tick_is_delayed_against_the_schedule() {
 
 #[test]
 fn stalled_server_counts_skipped_ticks_and_synthetic_delays() {
-    // Nothing from 2 s to 4 s; the numbers go on as if nothing had been.
+    // The stub sends nothing from 2 s to 4 s; the tick numbers continue without a gap.
     let json = with_schedule("6", &[], |_, slot| match slot {
         ..=20 => Some((slot, 0)),
         21..40 => None,
@@ -87,7 +87,7 @@ fn stalled_server_counts_skipped_ticks_and_synthetic_delays() {
     assert!(number(&delay["p50"]) < 20.0, "{delay}");
     let gap = number(&json["longest_tick_gap_ms"]);
     assert!((1950.0..2150.0).contains(&gap), "{gap}");
-    // Where it was, and not where it was found out.
+    // The time of the pause, and not the time of its detection.
     let seconds = json["timeline"].as_array().unwrap();
     assert!(number(&seconds[1]["tick_delay_max_ms"]) < 100.0, "{json}");
     assert!(number(&seconds[2]["tick_delay_p50_ms"]) > 1000.0, "{json}");
@@ -108,7 +108,7 @@ fn half_tick_rate_counts_skipped_ticks() {
     assert!((98.0..102.0).contains(&period), "{period}");
 }
 
-/// Whatever part of a period it is, and however long it lasts.
+/// The delay may be any part of a period and last for any time.
 #[test]
 fn lasting_delay_is_measured_and_not_counted_as_skipped() {
     for_each_at_once([30, 60, 90], |late_ms| {
@@ -123,7 +123,7 @@ fn lasting_delay_is_measured_and_not_counted_as_skipped() {
 
 #[test]
 fn session_behind_throughout_shows_in_delay_and_spread() {
-    // 400 ms behind, and by more than one tick from its first on.
+    // Session 2 gets each tick 400 ms late: more than one period, from its first tick on.
     let json = with_schedule("5", &[], |session, slot| match session {
         2 => slot.checked_sub(4).filter(|n| *n > 0).map(|n| (n, 0)),
         _ => Some((slot, 0)),
@@ -136,7 +136,7 @@ fn session_behind_throughout_shows_in_delay_and_spread() {
 
 #[test]
 fn jitter_of_the_first_ticks_is_measured() {
-    // Spread evenly from 0 to 60 ms.
+    // The delays are spread evenly from 0 to 60 ms.
     let json = with_schedule("2.2", &[], |_, slot| Some((slot, slot * 37 % 61)));
     let p50 = number(&json["tick_delay_ms"]["p50"]);
     assert!((15.0..45.0).contains(&p50), "{json}");
@@ -145,7 +145,8 @@ fn jitter_of_the_first_ticks_is_measured() {
 #[test]
 fn restarted_server_is_measured_by_its_own_schedule() {
     for_each_at_once(["1", "2"], |threads| {
-        // All are lost after ten ticks; the next server counts from 1, a third of a slot off.
+        // The server closes all connections after ten ticks. The next server counts from 1, a third of a slot
+        // off.
         let script = |session, tick: u64| match session {
             0..3 if tick > 51 => None,
             0..3 if tick.is_multiple_of(5) => Some(hello(tick / 5, TEXT)),
@@ -164,7 +165,7 @@ fn restarted_server_is_measured_by_its_own_schedule() {
         let json = undisturbed(&args, || Stub::start(script));
         assert_eq!(json["sessions"]["came_back"], 3, "{json}");
         assert_eq!(json["ticks"]["skipped"], 0, "{json}");
-        // By the old schedule each tick of the new server would be 33 ms off, or 67.
+        // On the old schedule each tick of the new server would be 33 ms or 67 ms off.
         assert!(number(&json["tick_delay_ms"]["p90"]) < 25.0, "{json}");
     });
 }
@@ -185,8 +186,8 @@ fn distributions_count_every_measurement() {
     assert_eq!(json["distributions"]["rtt"].as_array().unwrap().len(), 0);
 }
 
-/// The sessions of one of the server's workers get each tick later than the others: nothing is
-/// lost, and the spread says so.
+/// The sessions of one worker of the server get each tick later than the other sessions: no tick is lost, and
+/// the spread shows the delay.
 #[test]
 fn late_worker_shows_in_the_tick_spread() {
     let stub = Stub::start(|session, tick| {

@@ -1,5 +1,5 @@
 //! Missing, repeated, reordered and malformed ticks.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;
 
@@ -81,7 +81,7 @@ fn jump_to_the_highest_tick_number_fails_the_run() {
     assert!(json["ticks"]["missing"].as_u64().unwrap() > 1_000_000);
 }
 
-/// Long enough for the highest number there is to be judged while the run goes on.
+/// The run is long enough for the client to evaluate the highest tick number during the run.
 #[test]
 fn highest_tick_number_from_the_start_is_counted_as_repeats() {
     let stub = Stub::start(|session, tick| {
@@ -139,7 +139,7 @@ fn session_without_ticks_fails_the_run() {
 
 #[test]
 fn sessions_without_ticks_fail_the_run_under_churn() {
-    // Every second connection gets no tick while it stands.
+    // Every second connection gets no tick while it is connected.
     let stub = Stub::start(|session, tick| {
         Some(if session % 2 == 1 {
             Vec::new()

@@ -1,10 +1,11 @@
-//! Measures, on the real server and from outside, each figure that it has to hold: times, memory,
-//! processor time. Too much depends on the machine for these to be tests; `scripts/hold.sh` runs
-//! them, prints a table, and fails if one is broken.
+//! Measures, on the real server and from outside, each figure that the server has to hold: times, memory,
+//! processor time. The figures depend on the machine, so they are not tests. `scripts/hold.sh` runs the
+//! measurements, prints a table, and fails if a figure is over its limit.
 //!
-//! `cargo bench -p game_server --bench hold -- flood period` runs those whose names contain a word.
+//! `cargo bench -p game_server --bench hold -- flood period` runs the measurements
+//! whose names contain one of these words.
 
-// A failed unwrap is a failed measurement, also in its helpers.
+// A failed unwrap is a failed measurement, also in a helper.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../tests/util/mod.rs"]
@@ -26,10 +27,10 @@ const MB: f64 = 1e6;
 const ROUNDING: f64 = 1.01;
 /// The default of `--max-send-queue-bytes`.
 const QUEUE_LIMIT: f64 = 1_048_576.0;
-/// Longest wait for what takes its time: twice what the slowest measurement needs.
+/// Longest wait for a slow event: twice the time that the slowest measurement needs.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// One line of the table.
+/// A line of the table.
 struct Figure {
     what: &'static str,
     limit: String,
@@ -57,7 +58,7 @@ const MEASUREMENTS: [Measurement; 13] = [
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    // `cargo test --all-targets` runs this, too, and does not mean it.
+    // `cargo test --all-targets` runs this program too, without `--bench`: it must not measure then.
     if !words.iter().any(|word| word == "--bench") {
         return;
     }
@@ -66,7 +67,7 @@ fn main() {
         .collect();
     let is_wanted =
         |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-    // It waits nearly all the time, so it may do that beside the others.
+    // This measurement waits nearly all the time, so it runs beside the other measurements.
     let slow_readers = is_wanted("slow-readers").then(|| thread::spawn(slow_readers));
     println!("{:44} {:>26} {:>26}", "figure", "limit", "measured");
     let mut all_hold = true;
@@ -139,7 +140,7 @@ fn grown(before: u64, after: u64) -> f64 {
     mb(after.saturating_sub(before))
 }
 
-/// The largest of a number in all `stats:` lines from `first` on.
+/// The largest value of a number in all `stats:` lines from `first` on.
 fn largest(server: &Server, first: usize, read: impl Fn(&str) -> Option<f64>) -> f64 {
     let lines = server.lines();
     lines[first..]
@@ -152,7 +153,7 @@ fn chunks_live(line: &str) -> Option<f64> {
     stat(line, "chunks live").map(|count| count as f64)
 }
 
-/// Waits for a statistics line that was written after everything that was done before.
+/// Waits for a statistics line that the server wrote after all earlier steps of the measurement.
 fn fresh_stats(server: &Server) -> String {
     server.wait_for_new_line_where("statistics", |line| line.contains("stats: "));
     server.wait_for_new_line_where("statistics", |line| line.contains("stats: "))
@@ -165,7 +166,7 @@ fn wait_for_sessions(server: &Server, count: u64) {
     });
 }
 
-/// Reads one session on a thread of its own, and remembers the longest time between two ticks.
+/// Reads a session on a thread of its own, and records the longest time between two ticks.
 struct Watcher {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Watched>,
@@ -221,7 +222,7 @@ fn claims() -> Vec<Figure> {
     for client in &mut clients {
         client.send(&[&header(u16::MAX, C_ECHO)[..], &[1]].concat());
     }
-    // When others have been answered on each worker, what came before has been read.
+    // An answer from each worker means that the worker has read all earlier input.
     (0..8).for_each(|_| drop(server.join()));
     vec![
         at_most(
@@ -242,7 +243,7 @@ fn claims() -> Vec<Figure> {
 fn packet_timeout() -> Vec<Figure> {
     let server = quiet(&["--packet-timeout-ms", "1000"]);
     let mut idle: Vec<Client> = (0..20).map(|_| server.join()).collect();
-    // Each of their packets is begun when the one before ends.
+    // Each packet of a session begins when the previous packet ends.
     let mut young: Vec<Client> = (0..20).map(|_| server.join()).collect();
     let bytes = packet(C_ECHO, b"young");
     let (front, back) = bytes.split_at(5);
@@ -255,7 +256,7 @@ fn packet_timeout() -> Vec<Figure> {
                 let from = Instant::now();
                 client.send(&header(500, C_ECHO));
                 let dripping = thread::spawn(move || {
-                    // Half of them go on dripping, which must not buy them time.
+                    // Half of the sessions go on sending single bytes, which must not extend the deadline.
                     while n % 2 == 0 && sender.write_all(&[1]).is_ok() {
                         thread::sleep(Duration::from_millis(50));
                     }
@@ -304,14 +305,14 @@ fn send_queue() -> Vec<Figure> {
         let deaf: Vec<Client> = (0..50)
             .map(|_| Client::connect_with_recv_buffer(server.addr, 16 << 10))
             .collect();
-        server.wait_for_new_line_where("all of them", |line| stat(line, "sessions") == Some(50));
+        server.wait_for_new_line_where("50 sessions", |line| stat(line, "sessions") == Some(50));
         wait_for_sessions(&server, 0);
         drop(deaf);
         fresh_stats(&server);
         rounds.push(server.rss_bytes());
     }
     let most = largest(&server, 0, queued_bytes);
-    // A queue may be over its limit for `--max-send-grace-ms`, and ticks bring this much meanwhile.
+    // A queue may be over its limit for `--max-send-grace-ms`; ticks add this number of bytes in that time.
     let in_grace = GRACE_SECS * PACKET / TICK_SECS;
     let allowed = 50.0 * (QUEUE_LIMIT + in_grace + PACKET) * ROUNDING;
     let first = mb(rounds[0]);
@@ -366,14 +367,14 @@ fn pinning() -> Vec<Figure> {
             16.0,
             "",
         ),
-        // The last block of a queue may be nearly empty, and the allocator keeps some.
+        // The last block of a queue may be nearly empty, and the allocator keeps some blocks.
         at_most(
             "the same: memory above their queues",
             most - queued,
             50.0 * 16_384.0 / MB + 4.0,
             "MB",
         ),
-        is_so("the same: all of them stayed", all_stayed && queued > 10.0),
+        is_so("the same: all sessions stayed", all_stayed && queued > 10.0),
     ]
 }
 
@@ -400,7 +401,7 @@ fn descriptors() -> Vec<Figure> {
     let seconds = from.elapsed().as_secs_f64();
     let used = (server.cpu_ticks() - cpu) as f64 / seconds;
     let said = (server.lines().len() - lines) as f64 / seconds;
-    // The last of those who were served may wait as well, so more than one leaves.
+    // The last session of `served` may still wait for a descriptor, so two sessions leave.
     let mut times = Vec::new();
     for client in &mut waiting {
         (0..2).for_each(|_| drop(served.remove(0)));
@@ -413,7 +414,7 @@ fn descriptors() -> Vec<Figure> {
         at_most("out of descriptors: processor", used, 5.0, "%"),
         at_most("out of descriptors: log", said, 5.0, "lines/s"),
         at_most(
-            "who waits is served after a descriptor is free",
+            "a waiting client, after a descriptor is free",
             longest,
             1.0,
             "s",
@@ -450,15 +451,15 @@ fn connects() -> Vec<Figure> {
         threads.into_iter().map(|one| one.join().unwrap()).collect();
     let last = ends.iter().map(|(at, _)| *at).max().unwrap();
     vec![at_most(
-        "1,000 connects in one moment, all served",
+        "1,000 connects at once, all served",
         (last - from).as_secs_f64(),
         1.0,
         "s",
     )]
 }
 
-/// Reads in large pieces: one packet at a time is not fast enough for the flood before the hello, and
-/// who is too slow is kicked.
+/// Reads in large pieces: the server kicks a session that reads too slowly, and reads of one packet each are
+/// too slow for the flood before the hello.
 fn read_to_first_hello(stream: &TcpStream) {
     let mut input = BufReader::with_capacity(1 << 20, stream);
     let (mut header, mut payload) = ([0; 4], Vec::new());
@@ -479,7 +480,7 @@ fn chat_flood() -> Vec<Figure> {
         .map(|_| {
             let (mut client, stop) = (server.join(), Arc::clone(&stop));
             thread::spawn(move || {
-                // Who is too slow for such a flood is kicked; that is not what is measured.
+                // The server kicks a reader that is too slow for this flood; the kick is not measured.
                 while !stop.load(Ordering::Acquire) && matches!(client.try_next(), Ok(Some(_))) {}
             })
         })
@@ -602,7 +603,7 @@ fn period() -> Vec<Figure> {
         at_most("mean period at 250 ms is off by", slow, 0.5, "%"),
         at_most("mean period at 10 ms is off by", fast, 0.5, "%"),
         at_most("500 sessions at 100 ms: worst gap", ms(gap), 350.0, "ms"),
-        is_so("the same: every tick for everybody", is_whole),
+        is_so("the same: every tick for each session", is_whole),
     ]
 }
 
@@ -644,12 +645,12 @@ fn shutdown() -> Vec<Figure> {
     let all_told = readers.into_iter().all(|one| one.join().unwrap_or(false));
     let status = server.wait_for_exit();
     let took = from.elapsed().as_secs_f64();
-    // Who did not read finds whole packets up to where the server gave up, then the end.
+    // A peer that did not read finds whole packets up to where the server gave up, then the end.
     drop(deaf);
     vec![
         at_most("shutdown with deaf peers, drain of 1 s", took, 2.0, "s"),
         is_so(
-            "the same: status 0, readers told, nothing torn",
+            "the same: status 0, S_BYE, no torn packet",
             all_told && status.success(),
         ),
     ]
@@ -662,7 +663,7 @@ fn churn() -> Vec<Figure> {
         drop(clients);
         wait_for_sessions(&server, 0);
     };
-    // To the size that 500 at once need.
+    // The first wave brings memory to the size that 500 sessions need.
     (0..2).for_each(|_| wave(500));
     let fds = server.resting_fds();
     let rss = server.rss_bytes();
@@ -714,7 +715,7 @@ fn broadcasts() -> Vec<Figure> {
             allowed,
             "",
         ),
-        is_so("the same: every tick for everybody", lost == 0),
+        is_so("the same: every tick for each session", lost == 0),
     ]
 }
 
@@ -740,20 +741,20 @@ fn linear() -> Vec<Figure> {
     vec![at_most(
         "a packet of 160,000 in one write, to one of 20,000",
         many / few,
-        // Were the time to grow with the square, it would be eight times.
+        // With quadratic time the ratio would be eight.
         3.0,
         "times",
     )]
 }
 
-/// At the default period. The peers' receive buffers are fixed: what a peer's own system takes by
-/// its settings is not the server's figure.
+/// Measures at the default period. The peers' receive buffers have a fixed size: the buffer of a peer's own
+/// system is not part of the server's figure.
 fn slow_readers() -> Vec<Figure> {
     let time = |bytes: &'static str, recv_buffer: usize| {
         let server = Server::start(&["--payload-bytes", bytes, "--stats-interval-secs", "0.5"]);
         let deaf = Client::connect_with_recv_buffer(server.addr, recv_buffer);
         let from = Instant::now();
-        server.wait_for_new_line_where("it", |line| stat(line, "sessions") == Some(1));
+        server.wait_for_new_line_where("one session", |line| stat(line, "sessions") == Some(1));
         wait_for_sessions(&server, 0);
         let took = from.elapsed();
         server.wait_for_line("left: slow_consumer");

@@ -5,10 +5,10 @@ use serde_json::Value;
 
 pub const TEXT: &str = "Hello World";
 
-/// Ticks come every 20 ms, so faults planted around tick 15 to 25 are seen by all.
+/// Ticks come every 20 ms, so all sessions see a fault that is planted around tick 15 to 25.
 pub const ARGS: [&str; 4] = ["--count", "3", "--duration-secs", "0.8"];
 
-/// Runs three sessions against a stub in which session 1 gets something else for some ticks.
+/// Runs three sessions against a stub. Session 1 gets other bytes for some ticks.
 pub fn with_fault(fault: impl Fn(u64) -> Option<Vec<u8>> + Send + Sync + 'static) -> (Run, Value) {
     let stub = Stub::start(move |session, tick| match session {
         1 => fault(tick),
@@ -17,7 +17,7 @@ pub fn with_fault(fault: impl Fn(u64) -> Option<Vec<u8>> + Send + Sync + 'static
     Run::json(stub.addr, &ARGS)
 }
 
-/// Every tick that came is measured, and so is every slot that somebody waited for in vain.
+/// The client measures every tick that arrives, and every slot whose tick a session did not receive.
 pub fn check_counts(json: &Value) {
     let count = |value: &Value| value.as_u64().unwrap();
     let ticks = &json["ticks"];

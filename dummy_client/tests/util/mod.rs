@@ -1,4 +1,4 @@
-//! A stub server that does what a test wants, and the real client beside it.
+//! A stub server that follows a test's script, and the real client.
 #![allow(dead_code)] // Each test file uses a part of it.
 
 pub mod fault;
@@ -18,10 +18,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// What a stub server sends to a session (0, 1, 2 … in the order of accepting) for one tick (1, 2,
-/// 3 …), and how long after its time. `None` closes the connection.
+/// Returns the bytes that a stub server sends to a session (0, 1, 2 … in the order of accepting) for a tick
+/// (1, 2, 3 …), and their delay. `None` closes the connection.
 pub type Script = dyn Fn(usize, u64) -> Option<(Duration, Vec<u8>)> + Send + Sync;
-/// What it answers to a packet of this id and payload.
+/// Returns the stub's answer to a packet with this id and payload.
 pub type Answer = dyn Fn(u16, &[u8]) -> Vec<u8> + Send + Sync;
 
 /// Accepts and sends by a script until it is dropped.
@@ -39,13 +39,13 @@ impl Stub {
         Self::with_answers(script, |_, _| Vec::new())
     }
 
-    /// Sends good ticks, and takes no more connections after so many.
+    /// Sends valid ticks, and accepts no more than this number of connections.
     pub fn closing_after(connections: usize) -> Self {
         let script = |_, tick| Some((Duration::ZERO, hello(tick, "Hello World")));
         Self::launch(script, |_, _| Vec::new(), connections, true)
     }
 
-    /// Sends good ticks, and reads nothing.
+    /// Sends valid ticks, and reads nothing.
     pub fn deaf() -> Self {
         let script = |_, tick| Some((Duration::ZERO, hello(tick, "Hello World")));
         Self::launch(script, |_, _| Vec::new(), usize::MAX, false)
@@ -59,14 +59,14 @@ impl Stub {
         Self::launch(script, answer, usize::MAX, true)
     }
 
-    /// Sends late what is to come late.
+    /// Delays the bytes by the script's delay.
     pub fn with_delays(
         script: impl Fn(usize, u64) -> Option<(Duration, Vec<u8>)> + Send + Sync + 'static,
     ) -> Self {
         Self::launch(script, |_, _| Vec::new(), usize::MAX, true)
     }
 
-    /// The worst by which anything left later than it was meant to.
+    /// The longest time by which the stub sent bytes later than the script says.
     pub fn worst_late(&self) -> Duration {
         Duration::from_micros(self.worst_late_us.load(Ordering::SeqCst))
     }
@@ -112,7 +112,8 @@ impl Drop for Stub {
     }
 }
 
-/// The real server's sessions, with a tick of their own, until it is dropped.
+/// A `server_core` server with the sessions of the real game and a tick of its own. Dropping it stops the
+/// server.
 pub struct RealServer(Server);
 
 impl RealServer {
@@ -145,7 +146,7 @@ impl RealServer {
     }
 }
 
-/// What a stub does.
+/// The behaviour of a stub.
 struct Habits {
     script: Arc<Script>,
     answer: Arc<Answer>,
@@ -154,10 +155,10 @@ struct Habits {
     worst_late_us: Arc<AtomicU64>,
 }
 
-/// All sessions get the same tick at the same time: one clock for all of them.
+/// Sends each tick to all sessions at the same time: all sessions share one clock.
 fn accept(listener: TcpListener, habits: &Arc<Habits>, stop: &Arc<AtomicBool>) {
     let mut listener = Some(listener);
-    // From the first connection on, so that a slow start of the client hides no fault.
+    // Ticks begin with the first connection, so that a slow start of the client hides no fault.
     let mut first_at = None;
     let count = AtomicUsize::new(0);
     let mut threads = Vec::new();
@@ -167,7 +168,7 @@ fn accept(listener: TcpListener, habits: &Arc<Habits>, stop: &Arc<AtomicBool>) {
         }
         match listener.as_ref().map(TcpListener::accept) {
             Some(Ok((stream, _))) => {
-                // The first tick is that of this moment, however late the thread is run.
+                // The clock starts now, even if the system runs the thread late.
                 let now = Instant::now();
                 let start = *first_at.get_or_insert(now);
                 let first_tick = ((now - start).as_nanos() / TICK.as_nanos()) as u64 + 1;
@@ -218,13 +219,13 @@ fn serve(
                 return;
             }
         }
-        // All that is due before the next read: a stub that was held up catches up at once.
+        // Sends every tick that is due before the next read: a delayed stub catches up at once.
         while start.elapsed() >= TICK * tick as u32 {
             let Some((delay, bytes)) = (habits.script)(session, tick) else {
                 return;
             };
             if !bytes.is_empty() {
-                // What is late on purpose holds up what follows, and that is on purpose as well.
+                // A tick that is delayed on purpose also delays the ticks behind it, on purpose.
                 let meant_at = (start + TICK * tick as u32 + delay).max(last_meant_at);
                 thread::sleep(meant_at.saturating_duration_since(Instant::now()));
                 if stream.write_all(&bytes).is_err() {
@@ -251,7 +252,7 @@ fn cut_packet(input: &mut Vec<u8>) -> Option<(u16, Vec<u8>)> {
     ))
 }
 
-/// Checks all cases at once: what each of them costs is real time.
+/// Checks all cases at the same time: each case takes real time.
 pub fn for_each_at_once<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
     thread::scope(|scope| {
         for case in cases {
@@ -277,16 +278,16 @@ pub fn client(addr: SocketAddr, args: &[&str]) -> Command {
     command
 }
 
-/// A file that is not there yet.
+/// The path of a file that does not exist.
 pub fn scratch(name: &str) -> String {
-    // Two runs of the tests at once must not write to the same one.
+    // Two concurrent runs of the tests must not write to the same file.
     let name = format!("{}-{name}", std::process::id());
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_file(&path);
     path.into_os_string().into_string().unwrap()
 }
 
-/// What a finished client has said.
+/// The exit status and the output of a finished client.
 #[derive(Debug)]
 pub struct Run {
     pub status: Option<i32>,
@@ -302,8 +303,8 @@ impl Run {
         (run, json)
     }
 
-    /// A run that can be judged. A machine with other things to do has its part in what a run
-    /// measures: while `unfit` has an objection, another one is made, ten at the most.
+    /// Repeats a run until `unfit` has no objection, ten times at most. The load of a busy machine changes
+    /// what a run measures.
     pub fn fit(
         args: &[&str],
         stub: impl Fn() -> Stub,
@@ -318,10 +319,10 @@ impl Run {
                 None => return (run, json),
             }
         }
-        panic!("no run can be judged: {objections:#?}");
+        panic!("every run was unfit: {objections:#?}");
     }
 
-    /// A run in which the client was not held up, as it says itself.
+    /// Repeats a run until the client does not report `client_limited`.
     pub fn unlimited(args: &[&str], stub: impl Fn() -> Stub) -> (Self, Value) {
         Self::fit(args, stub, |json, _| {
             let mut steps = json["capacity"]["steps"].as_array().into_iter().flatten();

@@ -254,7 +254,7 @@ impl Args {
         millis_or_off(self.tick_ms)
     }
 
-    /// The limits of the library. Without `--max-sessions`, and with a metrics port, which needs descriptors,
+    /// The limits of the library. Without `--max-sessions`, and with an admin port, which needs descriptors,
     /// `fd_limit` bounds the number of sessions.
     pub fn config(&self, fd_limit: u64) -> Config {
         let mut config = Config::default();
@@ -262,7 +262,7 @@ impl Args {
         let allowed = self.sessions_allowed(Some(fd_limit));
         let most = match self.sessions_asked() {
             None => allowed,
-            // Further sessions would take the descriptors of the metrics port.
+            // Further sessions would take the descriptors of the admin port.
             Some(asked) if self.metrics_addr.is_some() => asked.min(allowed),
             Some(asked) => asked,
         };

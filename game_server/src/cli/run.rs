@@ -96,7 +96,7 @@ fn log_start(args: &Args, server: &Server, config: &Config, fd_limit: u64) {
     {
         log::warn!(
             "--max-sessions lowered from {asked} to {most}: of {fd_limit} descriptors, {} are kept for \
-             the metrics port, refused connections and the program itself",
+             the admin port, refused connections and the program itself",
             fd_limit - most as u64,
         );
     }

@@ -1,4 +1,4 @@
-//! How much CPU time another process and its threads have used, user and system, in nanoseconds.
+//! Measures the CPU time of another process and its threads, user and system, in nanoseconds.
 
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
@@ -6,44 +6,44 @@ use std::collections::HashMap;
 use std::time::Duration;
 use std::{fs, io};
 
-/// The CPU clock of a process: all of its threads, those that have ended included.
+/// The CPU clock of a process: the time of all its threads, including ended threads.
 ///
-/// `/proc/PID/stat` tells the same in steps of 10 ms, which is a tenth of what a short case uses.
+/// `/proc/PID/stat` has the same time in steps of 10 ms, a tenth of the time that a short case uses.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuClock(ClockId);
 
 impl CpuClock {
-    /// The clock of this process.
+    /// The clock of the process with this id.
     ///
     /// # Errors
-    /// If there is no such process.
+    /// Fails if the process does not exist.
     pub fn of(pid: u32) -> io::Result<Self> {
         Ok(Self(clock_getcpuclockid(Pid::from_raw(pid as i32))?))
     }
 
-    /// What it has used so far.
+    /// The CPU time that the process has used so far.
     ///
     /// # Errors
-    /// If the process has ended.
+    /// Fails if the process has ended.
     pub fn read(self) -> io::Result<Duration> {
         Ok(clock_gettime(self.0)?.into())
     }
 }
 
-/// What each thread of a process has used so far.
+/// The CPU time that each thread of a process has used so far.
 #[derive(Clone, Debug)]
 pub struct ThreadTimes(HashMap<String, Duration>);
 
 impl ThreadTimes {
-    /// The threads that a process has now.
+    /// The current threads of a process.
     ///
     /// # Errors
-    /// If there is no such process.
+    /// Fails if the process does not exist.
     pub fn of(pid: u32) -> io::Result<Self> {
         let mut times = HashMap::new();
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let path = task?.path();
-            // A thread that has ended meanwhile has no times to tell.
+            // A thread that ended after the folder was read has no CPU time to read.
             let Ok(stat) = fs::read_to_string(path.join("schedstat")) else {
                 continue;
             };
@@ -54,7 +54,7 @@ impl ThreadTimes {
         Ok(Self(times))
     }
 
-    /// How much the busiest one has used since then: what bounds the throughput of the whole.
+    /// The time that the busiest thread has used since then. This thread bounds the throughput of the process.
     #[must_use]
     pub fn busiest_since(&self, before: &Self) -> Duration {
         let used = self.0.iter().map(|(name, now)| {
@@ -74,7 +74,7 @@ mod tests {
         let clock = CpuClock::of(std::process::id())?;
         let before = clock.read()?;
         while clock.read()? < before + Duration::from_millis(20) {}
-        // Above the most that Linux gives, 2^22.
+        // Linux gives no process id above 2^22.
         let nobody = CpuClock::of(1 << 23).and_then(CpuClock::read);
         assert!(nobody.is_err());
         Ok(())

@@ -1,8 +1,8 @@
-//! Cuts a stream into packets, in the simplest way that is right.
+//! Cuts a stream into packets with the simplest correct code.
 
 use crate::wire::HEADER_BYTES;
 
-/// The unfinished rest of one peer's stream.
+/// The bytes of a peer's incomplete packet.
 #[derive(Debug, Default)]
 pub struct Frames(Vec<u8>);
 
@@ -11,10 +11,10 @@ pub struct Frames(Vec<u8>);
 pub struct BadSize;
 
 impl Frames {
-    /// Shows each packet that is whole with these bytes: its id and its payload.
+    /// Calls the function with the id and the payload of each packet that these bytes complete.
     ///
     /// # Errors
-    /// [`BadSize`]; the peer has to go.
+    /// [`BadSize`]: the caller has to close the connection.
     pub fn feed(&mut self, bytes: &[u8], mut show: impl FnMut(u16, &[u8])) -> Result<(), BadSize> {
         if self.0.is_empty() {
             let rest = cut(bytes, &mut show)?;

@@ -1,4 +1,4 @@
-//! The flags of the servers, and how each of them begins.
+//! The flags of the servers, and the start that all servers share.
 
 use clap::Parser;
 use clap::builder::RangedU64ValueParser;
@@ -29,7 +29,7 @@ pub struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// Reads the command line, begins to log, and raises the limit of open files.
+    /// Parses the command line, starts the log, and raises the limit of open files.
     #[must_use]
     pub fn from_command_line() -> Self {
         let args = Self::parse();
@@ -38,13 +38,13 @@ impl ServerArgs {
         args
     }
 
-    /// The period of the tick, if there is one.
+    /// The tick period. `None`: no ticks.
     #[must_use]
     pub fn tick_period(&self) -> Option<Duration> {
         (self.tick_ms > 0).then(|| Duration::from_millis(self.tick_ms))
     }
 
-    /// What stands behind the tick number in each hello: text, then zeros.
+    /// The payload of a hello behind the tick number: text, then zeros.
     #[must_use]
     pub fn hello_tail(&self) -> Vec<u8> {
         let mut tail = b"Hello World".to_vec();
@@ -53,10 +53,10 @@ impl ServerArgs {
     }
 }
 
-/// Listens, with the backlog that `game_server` has, and says where.
+/// Listens with the backlog of `game_server`, and logs the address.
 ///
 /// # Errors
-/// Those of binding.
+/// Fails if the address cannot be bound.
 pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

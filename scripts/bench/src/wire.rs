@@ -1,4 +1,4 @@
-//! The packets, as the rivals write them. The protocol itself is in `game_server/PROTOCOL.md`.
+//! Writes the packets of the rivals. `game_server/PROTOCOL.md` describes the protocol.
 
 /// `u16` size, `u16` id.
 pub const HEADER_BYTES: usize = 4;
@@ -10,10 +10,10 @@ pub const C_ECHO: u16 = 2;
 pub const S_ECHO: u16 = 3;
 /// Client to server.
 pub const C_CHAT: u16 = 4;
-/// Server to client, to everybody.
+/// Server to client, to every session.
 pub const S_CHAT: u16 = 5;
 
-/// Appends one packet: header, a fixed head, then a tail. The whole has to fit into 65,535 bytes.
+/// Appends a packet: header, fixed head, tail. The packet must fit into 65,535 bytes.
 pub fn append_packet(to: &mut Vec<u8>, id: u16, head: &[u8], tail: &[u8]) {
     let size = (HEADER_BYTES + head.len() + tail.len()) as u16;
     to.extend_from_slice(&size.to_le_bytes());
@@ -30,8 +30,8 @@ pub fn packet(id: u16, head: &[u8], tail: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What one tick brings to every session: a hello, and behind it chats of nobody, of the same size,
-/// until there are `packets` of them. Chats, because a tick's number may come only once.
+/// The packets of one tick for every session: a hello, then chats of the same size up to `packets` packets.
+/// The other packets are chats, because a session may get the number of a tick only once.
 #[must_use]
 pub fn tick_packets(tick: u64, tail: &[u8], packets: usize) -> Vec<Vec<u8>> {
     let mut all = vec![packet(S_HELLO, &tick.to_le_bytes(), tail)];
@@ -39,5 +39,5 @@ pub fn tick_packets(tick: u64, tail: &[u8], packets: usize) -> Vec<Vec<u8>> {
     all
 }
 
-/// The sender of chats that come from the server itself: no session has this id.
+/// The sender id of the server's own chats; no session has this id.
 pub const NOBODY: u64 = 0;

@@ -49,7 +49,7 @@ enum Phase {
         sent: usize,
     },
     /// The write side is shut. What still arrives is discarded: closing a socket with unread input
-    /// resets the connection, and the reset destroys the response on its way.
+    /// resets the connection, and the reset destroys a response that the peer has not read.
     Draining,
 }
 

@@ -232,14 +232,14 @@ impl AdminBuilder {
     /// Binds the port, and starts to serve this server.
     ///
     /// # Errors
-    /// Those of binding, for example [`io::ErrorKind::AddrInUse`], and of starting the thread. The error
+    /// Errors of binding, for example [`io::ErrorKind::AddrInUse`], and of starting the thread. The error
     /// names the step that failed, each address that was tried, and the limit that is reached, if there
     /// is one. Nothing of the port is left then: no thread, no descriptor, no open port.
     pub fn start(self, addr: impl ToSocketAddrs, server: &ServerHandle) -> io::Result<Admin> {
         Ok(self.bind(addr)?.serve(server))
     }
 
-    /// Binds the port and starts its thread, before there is a server: a program whose admin port cannot
+    /// Binds the port and starts its thread before the server starts: a program whose admin port cannot
     /// start then ends before its server accepts a player. Of several addresses, the first that can be bound
     /// is taken.
     ///

@@ -59,7 +59,7 @@ pub struct Port {
     pub stop: Arc<Stop>,
 }
 
-/// What lives on the thread.
+/// The state of the thread.
 pub struct Service {
     port: Port,
     server: ServerHandle,
@@ -93,7 +93,7 @@ impl Port {
     /// Binds and listens.
     ///
     /// # Errors
-    /// Those of the system, for example [`ErrorKind::AddrInUse`].
+    /// Errors of the system, for example [`ErrorKind::AddrInUse`].
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
         let mut socket = TcpListener::bind(addr)?;
         let poll = Poll::new()?;

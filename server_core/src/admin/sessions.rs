@@ -26,7 +26,7 @@ struct SessionJson {
 /// A JSON array of the selected sessions.
 ///
 /// # Errors
-/// Those of the encoder. No number and no address causes one.
+/// Errors of the encoder. No number and no address causes an error.
 pub fn to_json(
     sessions: &[SessionInfo],
     selection: Selection,

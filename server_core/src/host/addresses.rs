@@ -75,7 +75,7 @@ pub fn parse_addrs(text: &str) -> Result<Addresses, String> {
 /// Like [`parse_addrs`], and takes the first address of a name.
 ///
 /// # Errors
-/// Those of [`parse_addrs`].
+/// Errors of [`parse_addrs`].
 pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
     parse_addrs(text).map(|addrs| addrs.first())
 }

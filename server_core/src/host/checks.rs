@@ -17,7 +17,7 @@ pub enum Check {
     OpenFiles {
         /// Sessions at a time. `None`: as many sessions as the limit allows.
         sessions: Option<u64>,
-        /// Descriptors beside those of the sessions.
+        /// Descriptors beside the descriptors of the sessions.
         other_files: u64,
     },
     /// Ports of the source addresses.
@@ -34,8 +34,8 @@ pub enum Check {
     /// Bytes of all send queues together ([`Config::total_queue_bytes`](crate::Config::total_queue_bytes)).
     Queues(u64),
     /// Sessions that a firewall has to track, beside the connections that the firewall tracks already. A
-    /// firewall that tracks connections drops the packets of those beyond its limit. The check has no finding
-    /// on a machine whose firewall tracks no connections.
+    /// firewall that tracks connections drops the packets of connections beyond its limit. The check has no
+    /// finding on a machine whose firewall tracks no connections.
     Firewall(u64),
     /// The clock, which a program reads at each tick, and for each packet that a load test measures.
     Clock,

@@ -29,7 +29,7 @@ pub fn on_stop(stop: impl FnOnce(i32) + Send + 'static) -> io::Result<()> {
 /// Like [`on_stop`], and calls `hangup` for each SIGHUP, which then does not end the process.
 ///
 /// # Errors
-/// Those of [`on_stop`].
+/// Errors of [`on_stop`].
 pub fn on_stop_and_hangup(
     stop: impl FnOnce(i32) + Send + 'static,
     hangup: impl FnMut() + Send + 'static,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The server's end of a connection without a socket.
 #[derive(Debug)]
 pub struct FakeStream {
-    /// `None`: there is no peer.
+    /// `None`: the stream has no peer.
     state: Option<Arc<Mutex<FakeState>>>,
 }
 
@@ -27,7 +27,7 @@ pub struct FakePeer {
 pub struct FakeState {
     /// Whether the connection is established.
     pub connect: Connect,
-    /// Bytes on their way to the server.
+    /// Bytes that the peer has sent and the server has not read.
     pub input: VecDeque<u8>,
     /// Sent again and again behind `input`.
     pub endless_input: Option<Arc<[u8]>>,
@@ -149,7 +149,7 @@ impl FakeStream {
 }
 
 impl FakePeer {
-    /// The connection, to look at and to change. The server's calls wait while the guard lives.
+    /// The connection, to look at and to change. The server's calls wait until the guard is dropped.
     pub fn state(&self) -> MutexGuard<'_, FakeState> {
         lock(&self.state)
     }

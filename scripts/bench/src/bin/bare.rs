@@ -1,9 +1,9 @@
-//! The limit of a server that is told of readiness: nothing but the system calls.
+//! The limit of a server on readiness events: the system calls alone.
 //!
-//! Each worker has an `epoll` of its own, level-triggered, for input alone. Output is one
-//! non-blocking `send` for each packet and session, at once; there is no queue, so a session that
-//! does not take a packet whole is dropped. One `recv` for each readiness. Being registered with
-//! `epoll` costs a socket that is only written to nothing: its callbacks run for input.
+//! Each worker has an `epoll` of its own, level-triggered, for input alone. The worker calls one
+//! non-blocking `send` for each packet and session, at once. There is no queue: the worker drops a session
+//! whose socket does not accept a whole packet. The worker calls one `recv` for each readiness event. The
+//! registration with `epoll` costs nothing when the server writes to a socket: its callbacks run for input.
 
 use bench::frames::Frames;
 use bench::server::{ServerArgs, listen};
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a worker gets from other threads.
+/// A message from another thread to a worker.
 enum Mail {
     Session(TcpStream),
     Chat(Arc<Vec<u8>>),
@@ -34,7 +34,7 @@ struct Worker {
     mailboxes: Arc<Vec<Mailbox>>,
     epoll: Epoll,
     sessions: Slab<Session>,
-    /// Those that did not take a packet, or have left.
+    /// The keys of sessions that did not accept a whole packet, or have left.
     gone: Vec<usize>,
 }
 
@@ -126,7 +126,7 @@ impl Worker {
                 packets.iter().for_each(|packet| self.send_to_all(packet));
             }
             for key in self.gone.drain(..) {
-                // Closing it takes it out of the epoll.
+                // The close of a socket removes the socket from the epoll.
                 self.sessions.try_remove(key);
             }
         }
@@ -196,7 +196,7 @@ impl Worker {
     }
 }
 
-/// Whether the socket took it whole. The library's `write` of a socket is `send`.
+/// Returns whether the socket accepted all bytes. `TcpStream::write` calls `send`.
 fn send(mut stream: &TcpStream, bytes: &[u8]) -> bool {
     matches!(stream.write(bytes), Ok(count) if count == bytes.len())
 }
@@ -205,7 +205,7 @@ fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Rounded up: rounded down, the loop would turn without rest through the last millisecond.
+/// The timeout is rounded up: with a timeout rounded down, the loop would spin through the last millisecond.
 fn timeout_until(at: Option<Instant>) -> EpollTimeout {
     let Some(at) = at else {
         return EpollTimeout::NONE;

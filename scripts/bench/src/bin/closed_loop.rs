@@ -1,16 +1,19 @@
-//! The load generator for what has no schedule. `dummy_client` sends when it is due; here the next
-//! thing is sent when the last one has come back, so that a server is as busy as it can be.
+//! The load generator without a schedule. `dummy_client` sends a request when the request is due;
+//! `closed_loop` sends the next request when the last response has arrived, so that the server is fully busy.
 //!
-//! * `echo`: each session has one echo request under way, always.
-//! * `saturate`: one session chats to all of them, and a round is over when each session has got
-//!   it; so many rounds are under way, always.
-//! * `connect`: sessions connect, each sends one echo request, and is counted when that comes back:
-//!   then the server has accepted it and serves it. A bounded number is under way.
+//! * `echo`: each session always has one echo request in flight.
+//! * `saturate`: one session sends a chat to all sessions. A round is over when each session has received
+//!   the chat. `--rounds` rounds are always in flight.
+//! * `connect`: sessions connect, and each session sends one echo request. A session counts when its echo
+//!   has arrived: the server has accepted the session and serves it. At most `--connects` connections are
+//!   in flight.
 //!
-//! All of them begin with the last: a round that begins before everybody is there is never over.
+//! Every mode begins with the step of `connect`: a round that begins before every session is connected would
+//! never be over.
 //!
-//! One thread, one `epoll`, level-triggered, one `recv` for each readiness. What comes is checked:
-//! id, size, and in `saturate` that each session gets each round once and in order.
+//! The generator has one thread and one level-triggered `epoll`, and calls one `recv` for each readiness
+//! event. It checks the id and the size of each packet. In `saturate` it checks that each session receives
+//! each round once and in order.
 
 use bench::cpu::{CpuClock, ThreadTimes};
 use bench::frames::Frames;
@@ -37,18 +40,18 @@ struct Args {
     /// The size of each packet that is sent to a session, header included
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(32..=500))]
     packet_bytes: u16,
-    /// Rounds that are under way at a time
+    /// Number of rounds in flight
     #[arg(long, default_value_t = 8)]
     rounds: usize,
-    /// Connections that are under way at a time
+    /// Number of connections in flight
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     connects: u32,
-    /// Not measured
+    /// Seconds before the measurement
     #[arg(long, default_value = "0.5", value_parser = host::parse_seconds)]
     warm_up_secs: Duration,
     #[arg(long, default_value = "3", value_parser = host::parse_seconds)]
     secs: Duration,
-    /// Whose CPU time is measured
+    /// Process whose CPU time is measured
     #[arg(long)]
     server_pid: u32,
 }
@@ -94,7 +97,7 @@ fn run(args: &Args) -> io::Result<serde_json::Value> {
     load.run_until(Instant::now() + args.secs)?;
     let answered = load.answered - answered;
     if answered == 0 {
-        return Err(io::Error::other("the server has fallen silent"));
+        return Err(io::Error::other("no packet while measuring"));
     }
     before.until(&clock.read()?, answered, &mut load.round_trips)
 }
@@ -105,11 +108,12 @@ struct Load<'a> {
     events: Vec<EpollEvent>,
     input: Vec<u8>,
     sessions: Vec<Peer>,
-    /// Every session has proved that it is served.
+    /// The server has answered an echo of every session.
     is_joined: bool,
-    /// Packets that have come.
+    /// Number of packets that have arrived.
     answered: u64,
-    /// The first round that is not over, and how many sessions still lack it and each later one.
+    /// The first round that is not over. `lacking` has the number of sessions that lack this round, and each
+    /// later round.
     first_round: u64,
     lacking: VecDeque<usize>,
     next_round: u64,
@@ -140,7 +144,7 @@ impl<'a> Load<'a> {
         })
     }
 
-    /// Connects all sessions, and waits for an echo on each.
+    /// Connects all sessions, and waits for an echo on each session.
     fn connect_all(&mut self) -> io::Result<()> {
         for key in 0..u64::from(self.args.sessions) {
             while key - self.answered >= u64::from(self.args.connects) {
@@ -173,7 +177,7 @@ impl<'a> Load<'a> {
     }
 
     fn begin_round(&mut self) -> io::Result<()> {
-        // What comes has eight bytes more: the sender.
+        // The packet that arrives has eight bytes more: the sender.
         let width = usize::from(self.args.packet_bytes) - HEADER_BYTES - size_of::<u64>();
         let text = format!("{:0width$}", self.next_round);
         self.next_round += 1;
@@ -194,7 +198,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Waits for input and handles it. It is an error if none comes for long.
+    /// Waits for input and handles it. Fails if no input arrives for [`PATIENCE`].
     fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = EpollTimeout::try_from(timeout.unwrap_or(PATIENCE).min(PATIENCE))
             .unwrap_or(EpollTimeout::ZERO);
@@ -203,7 +207,7 @@ impl<'a> Load<'a> {
             other => other?,
         };
         if count == 0 && timeout.as_millis() == Some(PATIENCE.as_millis() as u32) {
-            return Err(io::Error::other("the server has fallen silent"));
+            return Err(io::Error::other("no packet from the server for 5 s"));
         }
         for at in 0..count {
             self.read(self.events[at].data() as usize)?;
@@ -231,7 +235,7 @@ impl<'a> Load<'a> {
                 };
         });
         if fed.is_err() || !is_right {
-            return Err(io::Error::other("a packet came that was not expected"));
+            return Err(io::Error::other("unexpected packet"));
         }
         self.answered += came;
         if is_saturation {
@@ -255,18 +259,18 @@ impl<'a> Load<'a> {
     }
 }
 
-/// A silence of this length is the end.
+/// The run fails if no packet arrives for this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// So little that the socket takes it whole, or something is wrong.
+/// The packet is small: a socket that does not accept the whole packet is an error.
 fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     match stream.write(bytes)? {
         count if count == bytes.len() => Ok(()),
-        _ => Err(io::Error::other("a socket took half a packet")),
+        _ => Err(io::Error::other("a socket took a part of a packet")),
     }
 }
 
-/// The number that a chat's text is, behind its sender.
+/// The number in the text of a chat. The text follows the sender id.
 fn round_of(payload: &[u8]) -> Option<u64> {
     let text = payload.get(size_of::<u64>()..)?;
     text.iter().try_fold(0_u64, |number, digit| {

@@ -1,5 +1,5 @@
-//! `server_core` with the session and the loop of `game_server`, and more than one packet a tick,
-//! which `game_server` itself has no flag for.
+//! `server_core` with the session and the loop of `game_server`, and with more than one packet a tick.
+//! `game_server` itself has no flag for the number of packets.
 
 use bench::server::ServerArgs;
 use bench::wire::NOBODY;

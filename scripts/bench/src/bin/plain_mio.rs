@@ -1,6 +1,6 @@
-//! What one writes on mio in an afternoon: one thread, a slab of sessions, each with a queue of
-//! vectors; registered once, for both directions. Every packet is cloned into each queue and has a
-//! `write` of its own, as soon as it is queued.
+//! A server on mio that takes an afternoon to write: one thread, and a slab of sessions, each with a queue of
+//! vectors. A session is registered once, for both directions. The server clones every packet into each queue,
+//! and calls `write` once for each packet, as soon as the packet is queued.
 
 use bench::frames::Frames;
 use bench::server::{ServerArgs, listen};
@@ -17,7 +17,7 @@ struct Session {
     stream: TcpStream,
     frames: Frames,
     queue: VecDeque<Vec<u8>>,
-    /// Of the queue's front, what was written already.
+    /// Number of bytes of the queue's front that are written.
     written: usize,
 }
 
@@ -26,7 +26,7 @@ const LISTENER: Token = Token(usize::MAX);
 fn main() -> io::Result<()> {
     let args = ServerArgs::from_command_line();
     if args.workers > 1 {
-        return Err(io::Error::other("this one has a single thread"));
+        return Err(io::Error::other("plain_mio has a single thread"));
     }
     let tail = args.hello_tail();
     let mut listener = TcpListener::from_std(listen(args.addr)?);
@@ -41,7 +41,7 @@ fn main() -> io::Result<()> {
     loop {
         let timeout = schedule.as_ref().map(|schedule| {
             let left = schedule.next_at().saturating_duration_since(Instant::now());
-            // Up to the next millisecond, which is what the kernel's timeout counts.
+            // Rounded up to the next millisecond, the unit of the kernel's timeout.
             Duration::from_millis(left.as_micros().div_ceil(1000) as u64)
         });
         match poll.poll(&mut events, timeout) {
@@ -99,15 +99,15 @@ fn accept_all(listener: &TcpListener, poll: &Poll, sessions: &mut Slab<Session>)
 }
 
 fn broadcast(sessions: &mut Slab<Session>, packet: &[u8]) {
-    // The lecture's bug is avoided by hand: who has to go is removed by `retain`.
+    // `retain` removes the failed sessions: a removal inside a loop over the sessions is the lecture's bug.
     sessions.retain(|_, session| session.send(packet.to_vec()));
 }
 
 impl Session {
-    /// Returns whether the session lives on; so do the others.
+    /// Returns whether the session stays connected, as `flush` and `read` do.
     fn send(&mut self, packet: Vec<u8>) -> bool {
         self.queue.push_back(packet);
-        // Behind others it waits for the socket.
+        // Behind other packets the packet waits until the socket is writable.
         self.queue.len() > 1 || self.flush()
     }
 
@@ -128,7 +128,7 @@ impl Session {
         true
     }
 
-    /// Reads until the socket would block: it is announced by an edge, once.
+    /// Reads until the socket would block: the event is edge-triggered and comes once.
     fn read(&mut self, key: usize, input: &mut [u8], chats: &mut Vec<Vec<u8>>) -> bool {
         loop {
             let bytes = match self.stream.read(input) {

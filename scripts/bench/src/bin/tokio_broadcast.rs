@@ -1,5 +1,5 @@
-//! What one writes on tokio: a broadcast channel, a task for each connection, and
-//! `LengthDelimitedCodec` set up for this wire. A task that falls behind the channel ends.
+//! The idiomatic server on tokio: a broadcast channel, a task for each connection, and
+//! `LengthDelimitedCodec` configured for this protocol. A task that falls behind the channel ends.
 
 use bench::server::{ServerArgs, listen};
 use bench::wire::{C_CHAT, C_ECHO, S_CHAT, S_ECHO, tick_packets};
@@ -11,7 +11,7 @@ use tokio::sync::broadcast::{self, Sender};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-/// Packets that a task may be behind.
+/// Number of packets that a task may be behind the channel.
 const CHANNEL: usize = 1024;
 
 fn main() -> io::Result<()> {
@@ -21,7 +21,7 @@ fn main() -> io::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        // On a worker: a loop in `block_on` would be a thread of its own, and one more hop.
+        // The loop runs on a worker: in `block_on` it would have a thread of its own, and one more hop.
         let serving = tokio::spawn(serve(args));
         serving.await.unwrap_or_else(|error| Err(error.into()))
     })
@@ -56,7 +56,8 @@ async fn tick(args: ServerArgs, to_all: Sender<Bytes>) {
     for number in 1.. {
         interval.tick().await;
         for packet in tick_packets(number, &tail, args.packets_per_tick) {
-            // Without its size, which the codec writes. Nobody there is no failure.
+            // The codec writes the size, so the packet has none here. A channel without receivers is not an
+            // error.
             let _ = to_all.send(Bytes::from(packet).slice(2..));
         }
     }
@@ -67,7 +68,7 @@ async fn session(id: u64, stream: TcpStream, to_all: Sender<Bytes>) -> io::Resul
     let mut framed: Framed<TcpStream, LengthDelimitedCodec> = LengthDelimitedCodec::builder()
         .little_endian()
         .length_field_type::<u16>()
-        // The size counts itself; a frame is what stands behind it.
+        // The size field counts its own bytes; the frame begins behind the size field.
         .length_adjustment(-2)
         .max_frame_length(65_535)
         .new_framed(stream);

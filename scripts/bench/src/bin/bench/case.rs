@@ -1,27 +1,27 @@
-//! What is measured, and with which load.
+//! The cases: server, load and duration of each measurement.
 
 use clap::ValueEnum;
 use std::time::Duration;
 
-/// One line of the tables: the same load for several servers.
+/// A row of the tables: the same load for several servers.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// For people, and to choose by.
+    /// Name of the row; `--cases` matches it.
     pub name: String,
     /// The load.
     pub load: Load,
     /// Threads that serve connections.
     pub workers: usize,
-    /// Who takes part. The first is what the others are compared with.
+    /// The servers of this case. The ratios compare the others with the first server.
     pub servers: Vec<Server>,
-    /// How long it is measured.
+    /// Duration of the measurement.
     pub window: Duration,
 }
 
-/// What the clients do.
+/// The load of the clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
-    /// `dummy_client` listens to the ticks.
+    /// `dummy_client` receives the ticks.
     Broadcast {
         sessions: usize,
         packet_bytes: usize,
@@ -36,23 +36,23 @@ pub enum Load {
     Connect { sessions: usize },
 }
 
-/// Who is measured.
+/// A server of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// The limit.
+    /// The limit: `epoll_wait` and `send` alone.
     Bare,
     /// `game_server`; with several packets a tick, `server_core` in the program `ours`.
     Ours,
     /// A queue of vectors for each session.
     PlainMio,
-    /// The idiomatic one.
+    /// The idiomatic server on tokio.
     TokioBroadcast,
 }
 
-/// How much is measured.
+/// A set of cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Set {
-    /// Whether all of it works: a few sessions, half a second each; its figures mean nothing
+    /// Checks that the benchmark works: a few sessions, half a second a case; the figures mean nothing
     Smoke,
     /// The main cases up to 1,000 sessions, in about three minutes
     Quick,
@@ -70,7 +70,7 @@ const ALL: [Server; 4] = [
 const THREADED: [Server; 3] = [Server::Bare, Server::Ours, Server::TokioBroadcast];
 
 impl Server {
-    /// The head of its column.
+    /// The head of the server's column.
     pub fn label(self) -> &'static str {
         match self {
             Self::Bare => "bare loop",
@@ -82,7 +82,7 @@ impl Server {
 }
 
 impl Set {
-    /// Rounds, if nobody says otherwise.
+    /// Number of rounds without `--rounds`.
     pub fn rounds(self) -> u32 {
         match self {
             Self::Smoke => 1,
@@ -91,7 +91,7 @@ impl Set {
         }
     }
 
-    /// Its cases.
+    /// The cases of this set.
     pub fn cases(self) -> Vec<Case> {
         match self {
             Self::Smoke => smoke(),
@@ -147,9 +147,9 @@ fn full() -> Vec<Case> {
     cases
 }
 
-/// The tick is such that even the slowest server is busy for a part of the time only, with several
-/// packets as well. It is the same for one packet: what the caches have forgotten since the last
-/// tick is half of what a packet costs.
+/// The tick period is so long that even the slowest server is busy for a part of the time only, with several
+/// packets a tick too. The period is the same for one packet a tick: half of the cost of a packet is data
+/// that has left the caches since the last tick.
 fn broadcast(
     sessions: usize,
     packet_bytes: usize,

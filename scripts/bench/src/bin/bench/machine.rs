@@ -1,4 +1,4 @@
-//! What the figures were taken on.
+//! The machine that a benchmark runs on.
 
 use serde::Serialize;
 use std::fmt;
@@ -11,12 +11,12 @@ pub struct Machine {
     pub cpu: String,
     pub cores: usize,
     pub kernel: String,
-    /// Of the last minute, before anything was measured.
+    /// The load average of the last minute, before the first measurement.
     pub load_average: f64,
 }
 
 impl Machine {
-    /// Looks.
+    /// Reads processor, kernel and load average from `/proc`.
     pub fn look() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");

@@ -1,7 +1,7 @@
 //! The driver of the benchmark: runs the cases in turn, A B A B, and prints the medians.
 //!
 //! ```text
-//!   case: what is measured, and with which load
+//!   case: the servers, the load, the duration
 //!     |
 //!   run: one server, one load, one measurement  <---- process: children, cores, descriptors
 //!     |                                         <---- probe: one more session, which sees the ticks
@@ -27,33 +27,33 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Measures game_server beside other servers of the same protocol; see scripts/bench.sh.
+/// Compares game_server with other servers of the same protocol; see scripts/bench.sh.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Which cases
+    /// Set of cases
     #[arg(default_value = "quick")]
     set: Set,
-    /// Only those whose name has one of these texts in it
+    /// Run only the cases whose name contains one of these texts
     #[arg(long, env = "BENCH_CASES", value_delimiter = ';')]
     cases: Vec<String>,
-    /// Rounds in which each server of a case has its turn [default: 2; full: 3; smoke: 1]
+    /// Number of rounds; each round runs every server of a case once [default: 2; full: 3; smoke: 1]
     #[arg(long, env = "ROUNDS", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
-    /// Only list the cases
+    /// List the names of the cases, and exit
     #[arg(long)]
     list: bool,
-    /// All figures, round by round
+    /// Write all figures of each round to this file as JSON
     #[arg(long, env = "BENCH_JSON")]
     json: Option<PathBuf>,
-    /// Where game_server and dummy_client are
+    /// Folder of game_server and dummy_client
     #[arg(long)]
     programs: PathBuf,
-    /// Where the rivals and the load generator are
+    /// Folder of the rivals and the load generator
     #[arg(long)]
     rivals: PathBuf,
 }
 
-/// Of each server, one outcome a round; in the order of the case's servers.
+/// The outcomes of each server, one outcome a round, in the order of the case's servers.
 type Results = BTreeMap<String, Vec<Vec<Outcome>>>;
 
 fn main() -> ExitCode {
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns whether every run was right.
+/// Returns whether every run succeeded.
 fn run(args: &Args) -> Result<bool, String> {
     let is_chosen = |case: &Case| {
         args.cases.is_empty() || args.cases.iter().any(|text| case.name.contains(text))

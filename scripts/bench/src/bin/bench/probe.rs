@@ -1,5 +1,5 @@
-//! One more session, whose only use is to see which tick it is: so a driver that stands outside
-//! knows how many packets went out between two readings of the server's clock.
+//! A session that reads the tick number. The driver is another process than the server: the tick number tells
+//! the driver how many packets the server sent between two readings of the server's CPU clock.
 
 use bench::wire::{HEADER_BYTES, S_HELLO};
 use std::io::{BufReader, Read};
@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Probe(BufReader<TcpStream>);
 
 impl Probe {
-    /// Joins.
+    /// Connects to the server.
     pub fn connect(addr: &str) -> Result<Self, String> {
         let connect = || {
             let stream = TcpStream::connect(addr)?;

@@ -1,4 +1,4 @@
-//! The programs that are started, the cores that they run on, and their end.
+//! Starts the programs, binds them to cores, and ends them.
 
 use crossbeam_channel::Receiver;
 use nix::sys::signal::{Signal, kill};
@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What all runs have in common.
+/// The data that all runs share.
 pub struct Context {
     programs: PathBuf,
     rivals: PathBuf,
@@ -18,7 +18,7 @@ pub struct Context {
     signals: Receiver<i32>,
 }
 
-/// Which cores a program may run on, as `taskset` writes them; `None`: all.
+/// The cores that a program may run on, in the notation of `taskset`. `None`: all cores.
 #[derive(Clone, Debug)]
 pub struct Cores {
     pub server: Option<String>,
@@ -26,11 +26,11 @@ pub struct Cores {
 }
 
 impl Context {
-    /// Looks where the programs are.
+    /// Finds the folders of the programs, and installs the signal handlers.
     pub fn new(programs: &Path, rivals: &Path) -> Result<Self, String> {
         let (sender, signals) = crossbeam_channel::bounded(1);
         let stop = move |signal| {
-            // Without a receiver the process is about to end.
+            // `send` fails if the receiver is dropped: then the process is about to end.
             let _ = sender.send(signal);
         };
         signals::on_stop(stop).map_err(|error| format!("no signal handlers: {error}"))?;
@@ -42,18 +42,18 @@ impl Context {
         })
     }
 
-    /// One of the programs that the project is about.
+    /// The path of `game_server` or `dummy_client`.
     pub fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }
 
-    /// One of the benchmark's own.
+    /// The path of a program of the benchmark itself.
     pub fn rival(&self, name: &str) -> PathBuf {
         self.rivals.join(name)
     }
 
-    /// A core for each worker, the others for the client. Where there are none left, nobody is
-    /// bound to any.
+    /// A core for each worker, and the other cores for the client. If no core is left for the client, neither
+    /// program is bound to cores.
     pub fn cores_for(&self, workers: usize) -> Cores {
         let is_shared = self.cores <= workers;
         let range = |from, to| (!is_shared).then(|| format!("{from}-{to}"));
@@ -63,7 +63,7 @@ impl Context {
         }
     }
 
-    /// Waits until something is so.
+    /// Waits until the condition holds.
     pub fn until(
         &self,
         patience: Duration,
@@ -82,7 +82,7 @@ impl Context {
         Ok(())
     }
 
-    /// Whether somebody wants this to end.
+    /// Fails if a signal asks the benchmark to end.
     pub fn check(&self) -> Result<(), String> {
         match self.signals.try_recv() {
             Ok(_) => Err(STOPPED.into()),
@@ -91,10 +91,10 @@ impl Context {
     }
 }
 
-/// What is said when a signal comes.
+/// The error text after a signal.
 pub const STOPPED: &str = "stopped by a signal";
 
-/// A child, which does not outlive this value.
+/// A child process. Dropping the value ends the process.
 pub struct Program {
     name: String,
     child: Child,
@@ -102,7 +102,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it on these cores. Its output goes to files in a folder of its own.
+    /// Starts the program on these cores. Its output goes to files in a folder of its own.
     pub fn start(path: &Path, args: &[String], cores: Option<&str>) -> Result<Self, String> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let name = name.into_owned();
@@ -110,7 +110,7 @@ impl Program {
             let folder = Command::new("mktemp").arg("-d").output()?.stdout;
             let folder = PathBuf::from(String::from_utf8_lossy(&folder).trim());
             let mut command = match cores {
-                // It becomes the program, with the same process id.
+                // `taskset` becomes the program, with the same process id.
                 Some(cores) => {
                     let mut command = Command::new("taskset");
                     command.args(["-c", cores]).arg(path);
@@ -146,35 +146,35 @@ impl Program {
         self.child.id()
     }
 
-    /// What it has written to standard output.
+    /// The text that the program has written to standard output.
     pub fn output(&self) -> String {
         fs::read_to_string(self.folder.join("out")).unwrap_or_default()
     }
 
-    /// What it has written to standard error.
+    /// The text that the program has written to standard error.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("err")).unwrap_or_default()
     }
 
-    /// Whether it has not ended yet.
+    /// Returns whether the process is running.
     pub fn is_running(&mut self) -> Result<bool, String> {
         self.status().map(|status| status.is_none())
     }
 
-    /// How it has ended, if it has.
+    /// The exit status. `None`: the process is running.
     pub fn status(&mut self) -> Result<Option<ExitStatus>, String> {
         self.child
             .try_wait()
             .map_err(|error| format!("{}: {error}", self.name))
     }
 
-    /// Asks it to end.
+    /// Sends the process a signal to end.
     pub fn signal(&self, signal: Signal) {
-        // It may have ended by itself; that is found by whoever waits for it.
+        // The process may have ended by itself; the caller that waits for the process finds its status.
         let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
     }
 
-    /// One line about a run that went wrong: the end of what it logged.
+    /// A line for a failed run: the end of the program's log.
     pub fn last_words(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
@@ -182,7 +182,7 @@ impl Program {
         format!("{}: {}", self.name, last.join(" / "))
     }
 
-    /// Its open files: a server has one more for each session.
+    /// Number of open files of the process: a server has one more file for each session.
     pub fn descriptors(&self) -> Result<usize, String> {
         let folder = format!("/proc/{}/fd", self.pid());
         fs::read_dir(folder)
@@ -190,7 +190,7 @@ impl Program {
             .map_err(|_| self.last_words())
     }
 
-    /// Its memory.
+    /// The resident memory of the process.
     pub fn resident_bytes(&self) -> Result<u64, String> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
         let status = status.map_err(|_| self.last_words())?;
@@ -204,7 +204,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Errors say that it has ended already, which is what is wanted.
+        // An error means that the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);

@@ -13,16 +13,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// What one run came to.
+/// The outcome of one run.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum Outcome {
     /// Figures by name.
     Measured { figures: Figures },
-    /// The load generator was the bottleneck, or did not get the time that it needed: the figures
-    /// are no server's.
+    /// The load generator was the bottleneck, or did not get the processor time that it needed: the figures
+    /// do not measure the server.
     Limited { why: String, figures: Figures },
-    /// Something was lost, or did not work.
+    /// A packet was lost, or a program failed.
     Failed { why: String },
 }
 
@@ -32,7 +32,7 @@ pub type Figures = BTreeMap<&'static str, f64>;
 /// Runs one server under one load.
 ///
 /// # Errors
-/// Only if the whole benchmark has to stop; what goes wrong in a run is its outcome.
+/// Fails only if the whole benchmark has to stop. The failure of a single run is the outcome of the run.
 pub fn measure(context: &Context, case: &Case, server: Server) -> Result<Outcome, String> {
     let outcome = match case.load {
         Load::Broadcast { .. } => broadcast(context, case, server),
@@ -48,7 +48,7 @@ pub fn measure(context: &Context, case: &Case, server: Server) -> Result<Outcome
     }
 }
 
-/// Figures, and why they are not to be believed, if so.
+/// The figures, and the reason why they are not valid. `None`: they are valid.
 type Measurement = Result<(Figures, Option<String>), String>;
 
 fn broadcast(context: &Context, case: &Case, server: Server) -> Measurement {
@@ -109,16 +109,16 @@ fn broadcast(context: &Context, case: &Case, server: Server) -> Measurement {
             .unwrap_or(f64::NAN)
     };
     if summary["verdict"] == "failed" {
-        return Err(format!("the client says: {}", summary["failures"]));
+        return Err(format!("dummy_client failed: {}", summary["failures"]));
     }
     if last <= first {
         return Err("no ticks".into());
     }
-    // All that a tick brings has to arrive, not only its hello; the last one may be cut by the end.
+    // All packets of a tick have to arrive, not only its hello. The end of the run may cut the last tick.
     let extra_due = number("/ticks/received") * (packets_per_tick - 1) as f64;
     let extra = number("/chats/received");
     if (extra - extra_due).abs() > (2 * sessions * packets_per_tick) as f64 {
-        return Err(format!("{extra} chats came with {extra_due} due"));
+        return Err(format!("{extra} chats received, {extra_due} expected"));
     }
 
     let packets = ((last - first) * packets_per_tick as u64 * (sessions as u64 + 1)) as f64;
@@ -139,7 +139,7 @@ fn broadcast(context: &Context, case: &Case, server: Server) -> Measurement {
         figures.extend(p99.map(|secs| (name, secs * 1e3)));
     }
     let why = (summary["verdict"] == "client_limited")
-        .then(|| format!("the client says: {}", summary["client"]["reasons"]));
+        .then(|| format!("dummy_client is limited: {}", summary["client"]["reasons"]));
     Ok((figures, why))
 }
 
@@ -190,13 +190,13 @@ fn closed_loop(
         figures.insert(name, number(name));
     }
     figures.retain(|_, value| value.is_finite());
-    // A loop is as fast as its slower half, or as other processes let it be. If that was not the
-    // server, its throughput was not measured.
+    // The slower of server and client bounds the speed of a closed loop; other processes may bound it too. The
+    // run measures the server's throughput only if the server was the bottleneck.
     let server_cores = figures["server_cores"];
     let least = match case.load {
         Load::Saturate { .. } => MIN_BUSY,
-        // Here the generator has as much to do as the bare loop. What a round trip costs the server
-        // does not hang on whether it rests now and then.
+        // An echo costs the generator as much time as the bare loop, so the server may be idle at times. Its
+        // CPU time for each round trip does not depend on that.
         Load::Echo { .. } => MIN_BUSY - 0.3,
         _ => 0.0,
     };
@@ -211,11 +211,12 @@ fn closed_loop(
     Ok((figures, why))
 }
 
-/// In the place of a figure that was not measured although the run as a whole was right.
+/// The value of a figure that a successful run did not measure.
 pub const NOT_TO_BE_BELIEVED: f64 = f64::NAN;
-/// After the last session has come.
+/// Wait after the last session has connected.
 const SETTLE: Duration = Duration::from_millis(500);
-/// In a closed loop a server with a core of its own has to be so busy, or it was not the bottleneck.
+/// The least share of its core that a server must use in a closed loop. Below this share the server was not
+/// the bottleneck.
 const MIN_BUSY: f64 = 0.9;
 
 fn start_server(
@@ -316,7 +317,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 impl Outcome {
-    /// One of its figures, if it may be believed.
+    /// A figure of the run. `None`: the figure is not valid or not measured.
     pub fn figure(&self, name: &str) -> Option<f64> {
         match self {
             Self::Measured { figures } => figures.get(name).copied(),
@@ -324,7 +325,7 @@ impl Outcome {
         }
     }
 
-    /// Whether it was measured, to be believed or not.
+    /// Returns whether the run measured this figure, valid or not.
     pub fn has(&self, name: &str) -> bool {
         match self {
             Self::Measured { figures } | Self::Limited { figures, .. } => {

@@ -1,4 +1,4 @@
-//! What `game_server` says of itself, on its metrics port.
+//! Reads the metrics of `game_server` from its admin port.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct Metrics(String);
 
 impl Metrics {
-    /// Asks for it.
+    /// Requests the page.
     pub fn scrape(addr: &str) -> Result<Self, String> {
         let ask = || {
             let mut stream = TcpStream::connect(addr)?;
@@ -21,7 +21,7 @@ impl Metrics {
         ask().map_err(|error: std::io::Error| format!("no metrics: {error}"))
     }
 
-    /// The upper bound of a quantile: that of the bucket of a histogram which it lies in.
+    /// The upper bound of a quantile: the upper bound of the histogram's bucket that holds the quantile.
     pub fn quantile(&self, histogram: &str, share: f64) -> Option<f64> {
         let count = self.value(&format!("{histogram}_count "))?;
         let start = format!("{histogram}_bucket{{le=\"");

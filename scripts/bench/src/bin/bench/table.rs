@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-/// All that was measured. Its `Display` is Markdown.
+/// All measurements. `Display` writes them as Markdown.
 pub struct Report<'a> {
     pub set: Set,
     pub cases: &'a [Case],
@@ -18,13 +18,13 @@ pub struct Report<'a> {
     pub elapsed: Duration,
 }
 
-/// How a figure is shown.
+/// The title and the format of a figure's table.
 #[derive(Clone, Copy)]
 struct Table {
     title: &'static str,
     figure: &'static str,
     decimals: usize,
-    /// Beside the value of the first server, the others' ratios to it.
+    /// Shows the ratios of the other servers to the first server.
     has_ratios: bool,
     of: fn(&Load) -> bool,
 }
@@ -38,7 +38,7 @@ const TABLES: [Table; 11] = [
         of: is_broadcast,
     },
     Table {
-        title: "Echo, one under way for each session: CPU time of the server for each round trip, µs; \
+        title: "Echo, one in flight for each session: CPU time of the server for each round trip, µs; \
                 ratios to the bare loop",
         figure: "cpu_us_per_packet",
         decimals: 2,
@@ -46,7 +46,7 @@ const TABLES: [Table; 11] = [
         of: |load| matches!(load, Load::Echo { .. }),
     },
     Table {
-        title: "Saturation, 8 rounds under way: delivered packets per second; ratios to the bare loop",
+        title: "Saturation, 8 rounds in flight: delivered packets per second; ratios to the bare loop",
         figure: "packets_per_sec",
         decimals: 0,
         has_ratios: true,
@@ -54,14 +54,14 @@ const TABLES: [Table; 11] = [
     },
     Table {
         title: "Saturation: CPU time of the busiest thread of the server for each delivered packet, µs; \
-                what bounds the throughput once the client has cores of its own",
+                this thread bounds the throughput if the client has cores of its own",
         figure: "thread_us_per_packet",
         decimals: 3,
         has_ratios: true,
         of: is_saturation,
     },
     Table {
-        title: "Connect, 256 under way, until the first echo is back: sessions per second; ratios to \
+        title: "Connect, 256 in flight, until the first echo is back: sessions per second; ratios to \
                 the bare loop",
         figure: "packets_per_sec",
         decimals: 0,
@@ -83,15 +83,14 @@ const TABLES: [Table; 11] = [
         of: is_broadcast,
     },
     Table {
-        title: "What game_server says of itself: how late the loop came for a tick, p99, at most so many ms",
+        title: "Metrics of game_server: delay of the loop at a tick, p99, upper bound in ms",
         figure: "tick_lag_p99_ms",
         decimals: 2,
         has_ratios: false,
         of: is_plain_broadcast,
     },
     Table {
-        title: "What game_server says of itself: from the tick to the last session's write, p99, at most \
-                so many ms",
+        title: "Metrics of game_server: from the tick to the last session's write, p99, upper bound in ms",
         figure: "broadcast_p99_ms",
         decimals: 1,
         has_ratios: false,
@@ -99,7 +98,7 @@ const TABLES: [Table; 11] = [
     },
     Table {
         title: "Memory of the server for each session, between two ticks, bytes (few sessions: mostly \
-                what the process needs once)",
+                the memory that the process needs once)",
         figure: "memory_bytes_per_session",
         decimals: 0,
         has_ratios: false,
@@ -137,7 +136,7 @@ fn is_connect(load: &Load) -> bool {
 }
 
 impl Report<'_> {
-    /// Runs in which something was wrong.
+    /// The number of failed runs.
     pub fn failures(&self) -> usize {
         let outcomes = self.results.values().flatten().flatten();
         outcomes
@@ -177,7 +176,7 @@ impl Report<'_> {
             .map_or(&[], |(of_case, index)| &of_case[index])
     }
 
-    /// The ratio to another run of the same round, for each round in which both may be believed.
+    /// The ratio to another run of the same round, for each round in which both runs are valid.
     fn ratios(
         &self,
         figure: &str,
@@ -251,7 +250,8 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// Several packets of a tick, each held against one `send` of the bare loop for one packet.
+    /// Compares the cost of a packet at several packets a tick with one `send` of the bare loop for one
+    /// packet.
     fn write_gathering(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pairs: Vec<(&Case, &Case)> = self
             .cases
@@ -302,7 +302,7 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// How the cost of a packet grows with the number of sessions.
+    /// Writes the growth of the cost of a packet with the number of sessions.
     fn write_growth(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = |case: &&Case| {
             matches!(
@@ -342,9 +342,9 @@ impl fmt::Display for Report<'_> {
         writeln!(
             f,
             "`scripts/bench.sh {command}` on {day}, {} rounds in {:.0} minutes; {}.\n\
-             Medians, the least and the most of the rounds in brackets; every ratio is of two runs \
-             of the same round. A broadcast case is sessions x size of a packet x packets a tick, and \
-             workers (w). *limited*: the load client or other processes were the bottleneck.",
+             Medians, with the least and the greatest value of the rounds in brackets; every ratio \
+             compares two runs of the same round. A broadcast case is sessions x size of a packet x \
+             packets a tick, and workers (w). *limited*: the load client or other processes were the bottleneck.",
             self.rounds,
             (self.elapsed.as_secs_f64() / 60.0).ceil(),
             self.machine
@@ -360,7 +360,7 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// Nobody was asked.
+/// The cell of a figure that the runs did not measure, or of a server that the case does not run.
 const NOT_MEASURED: &str = "–";
 
 const SERVERS: [Server; 4] = [
@@ -378,7 +378,7 @@ fn write_head(f: &mut fmt::Formatter<'_>, first: &str) -> fmt::Result {
     writeln!(f, "\n|---|{}", "---:|".repeat(SERVERS.len()))
 }
 
-/// A median, and how far the values are apart.
+/// The median, the least and the greatest of the values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Spread {
     median: f64,
@@ -387,7 +387,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// `None` of nothing.
+    /// `None` if no value is finite.
     fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -416,7 +416,7 @@ impl Spread {
     }
 }
 
-/// A whole number with commas.
+/// Formats a whole number with commas.
 fn thousands(value: f64) -> String {
     let digits = format!("{:.0}", value.max(0.0));
     let mut shown = String::new();

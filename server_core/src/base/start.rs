@@ -43,7 +43,7 @@ pub fn failed(what: impl Display, error: io::Error) -> io::Error {
 ///
 /// # Errors
 /// The error of each address, on one line. A limit of the process ends the tries: it is reached for the
-/// next address as well. [`io::ErrorKind::InvalidInput`] if there is no address.
+/// next address as well. [`io::ErrorKind::InvalidInput`] for an empty list.
 pub fn first_of<T>(
     what: &str,
     addrs: impl IntoIterator<Item = SocketAddr>,

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 ///     backlog: only of a peer that is behind, or of a turn with several slices
 /// ```
 ///
-/// Invariant: `first` is used only while there is no backlog, so the order is that of the pushes.
+/// Invariant: `first` is used only while the backlog is empty, so the order is that of the pushes.
 #[derive(Debug, Default)]
 pub struct SendQueue {
     first: Option<SendBuffer>,

@@ -103,7 +103,7 @@ impl<T: Send + 'static> Router<T> {
     /// One worker's mailbox.
     ///
     /// # Panics
-    /// If there is no such worker.
+    /// If `worker` is not below [`workers`](Self::workers).
     #[must_use]
     pub fn mailbox(&self, worker: usize) -> &Mailbox<Command<T>> {
         &self.mailboxes[worker]

@@ -1,8 +1,8 @@
 //! The event loop: one thread, one `mio::Poll`, one [`Shard`].
 //!
-//! No other thread touches the sockets of the worker's sessions. Therefore there is no send lock, no
-//! `sendRegistered` flag, and no callback that runs while a lock is held: a two-step send (lecture row 7)
-//! has nothing left to guard.
+//! No other thread touches the sockets of the worker's sessions. Therefore the worker needs neither a send
+//! lock nor a `sendRegistered` flag, and no callback runs while a lock is held: a two-step send (lecture
+//! row 7) has nothing left to guard.
 
 use crate::base::id::SessionId;
 use crate::base::memory;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Calls a function on a fixed schedule, on the thread that calls `run`.
 ///
-/// The n-th tick is due at `start + n * period`, whatever the duration of the function: there is no drift.
+/// The n-th tick is due at `start + n * period`, whatever the duration of the function: ticks do not drift.
 /// A tick whose whole period passes while the function runs, or while the process is stopped, is
 /// skipped and counted. [`TickSchedule`] is the same without a clock.
 ///

@@ -101,7 +101,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 self.defer(source, effect, fan_out_bytes);
             }
         }
-        // No callback ran above, so there is no new effect; the memory is used again.
+        // No callback ran above, so `self.effects` is empty; the memory is used again.
         debug_assert!(self.effects.is_empty());
         self.effects = effects;
     }

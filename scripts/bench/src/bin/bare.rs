@@ -1,7 +1,7 @@
 //! The limit of a server on readiness events: the system calls alone.
 //!
 //! Each worker has an `epoll` of its own, level-triggered, for input alone. The worker calls one
-//! non-blocking `send` for each packet and session, at once. There is no queue: the worker drops a session
+//! non-blocking `send` for each packet and session, at once. A session has no queue: the worker drops a session
 //! whose socket does not accept a whole packet. The worker calls one `recv` for each readiness event. The
 //! registration with `epoll` costs nothing when the server writes to a socket: its callbacks run for input.
 

@@ -1,0 +1,1 @@
+//! A load-test engine for servers that push: bots, metrics, executors, reports.

@@ -1,1 +1,7 @@
 //! A load-test engine for servers that push: bots, metrics, executors, reports.
+
+pub mod error;
+pub mod metrics;
+pub mod report;
+
+pub use error::Error;

@@ -1,0 +1,5 @@
+//! The result of a run.
+
+mod data;
+
+pub use data::*;

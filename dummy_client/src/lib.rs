@@ -1,1 +1,3 @@
 //! A load-test engine for servers that push: bots, metrics, executors, reports.
+
+pub mod analysis;

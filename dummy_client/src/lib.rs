@@ -1,5 +1,6 @@
 //! A load-test engine for servers that push: bots, metrics, executors, reports.
 
+pub mod analysis;
 pub mod error;
 pub mod metrics;
 pub mod report;

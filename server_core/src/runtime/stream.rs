@@ -125,6 +125,7 @@ impl PlainStream for Stream {
             return Err(error);
         }
         match stream.peer_addr() {
+            Ok(peer) if stream.local_addr()? == peer => Err(refuse_itself(stream)),
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
             Err(error) => Err(error),
@@ -160,6 +161,17 @@ impl Source for Stream {
             Self::Tcp(stream) => stream.deregister(registry),
         }
     }
+}
+
+/// A connect to an ephemeral port of this machine on which no server listens may choose this port as its
+/// own: the socket then connects to itself. For the caller, no server is there.
+///
+/// The close resets the connection: a port in TIME_WAIT would keep the server from its address.
+fn refuse_itself(stream: &TcpStream) -> io::Error {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        log::debug!("no SO_LINGER for a socket that has connected to itself: {error}");
+    }
+    ErrorKind::ConnectionRefused.into()
 }
 
 /// An address has as many connections to one target as there are ephemeral ports; another address of
@@ -239,9 +251,24 @@ fn set_keepalive(stream: &TcpStream, config: &Config) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     #[test]
     fn stream_of_tcp_is_as_large_as_its_socket() {
         assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());
+    }
+
+    #[test]
+    fn socket_that_has_connected_to_itself_is_refused_and_leaves_its_port_free() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        (socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())).unwrap();
+        let own = socket.local_addr().unwrap();
+        socket.connect(&own).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut stream = Stream::from(TcpStream::from_std(socket.into()));
+        let error = stream.poll_connected().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        drop(stream);
+        TcpListener::bind(own.as_socket().unwrap()).unwrap();
     }
 }

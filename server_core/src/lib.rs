@@ -259,6 +259,8 @@
 //!
 //! * `admin` (off by default): an admin port with `/metrics` as Prometheus text, `/healthz`, `/sessions` and a
 //!   live page, over HTTP. `server_core::admin::Admin::start(addr, &handle)` starts it.
+//! * `framing` (off by default): clients of servers that are not built on this library.
+//!   `ServerBuilder::client_framing` sets the length and id fields of such a server.
 //! * `host` (off by default): the module `host` for programs. It reads the limits of the machine, checks the
 //!   needs of a program against the limits, handles SIGINT, SIGTERM and SIGHUP, and logs to standard error.
 //! * `testing` (off by default): the module `testing` for the tests of a game: a client of raw bytes, a packet
@@ -516,6 +518,9 @@ pub use buffer::{SendBuffer, pool::PoolStats};
 pub use groups::id::GroupId;
 #[doc(inline)]
 pub use groups::members::TooManyGroups;
+#[cfg(feature = "framing")]
+#[doc(inline)]
+pub use protocol::framing::{ByteOrder, Framing, IdField, LengthCounts, LengthField};
 #[doc(inline)]
 pub use protocol::list::{List, ListIter};
 #[doc(inline)]

@@ -1,49 +1,46 @@
-//! Sessions that come while an attack takes the places: each sends an echo and leaves with its answer.
+//! Sessions that connect while an attack takes the places. Each newcomer sends a request, and leaves with its
+//! answer.
 
-use game_server::packets::{C_ECHO, SBye, SEcho};
+use super::background::{Background, Stopped};
+use super::protocol::Protocol;
 use schemars::JsonSchema;
 use serde::Serialize;
 use server_core::framer::Framer;
 use server_core::wire::MAX_PACKET_BYTES;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The attackers have taken the places by then.
+/// The time before the first newcomer: the attackers have taken the places then.
 const FIRST_AFTER: Duration = Duration::from_millis(500);
-/// From the end of one newcomer to the next.
+/// From the end of one newcomer to the next one.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A newcomer that waits longer is not served. A newcomer that still waits when the attack ends does
-/// not count.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A newcomer that waits longer is not served. A newcomer that waits when the attack ends does not count.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A newcomer that is not connected by then is not served.
-const CONNECT_TIME: Duration = Duration::from_secs(1);
-/// How often a newcomer that waits looks whether the attack is over.
-const LOOK: Duration = Duration::from_millis(50);
-const REQUEST: &[u8] = b"may I come in";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a newcomer that waits checks whether the attack is over.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The newcomers of an attack, on a thread of their own, one at a time.
+/// The newcomers of an attack, one at a time, on a thread of their own.
 #[derive(Debug)]
-pub struct Newcomers {
-    thread: JoinHandle<NewcomersReport>,
-    /// The thread ends when this is dropped.
-    stop: Sender<()>,
-}
+pub(super) struct Newcomers(Background<NewcomersReport>);
 
-/// What became of the sessions that came while the attack took the places.
+/// The sessions that connected while the attack took the places.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct NewcomersReport {
+    /// Newcomers that were served or not.
     pub tried: u64,
-    /// Newcomers that were not connected within 1 s, had no answer to their echo within 5 s, were
-    /// refused, or were ended before.
+    /// Newcomers that were not connected within 1 s, had no answer to their request within 5 s, were refused,
+    /// or were disconnected before.
     pub not_served: u64,
-    /// From connect to the answer: the longest time, the time until the end of those that were not
-    /// served among them; `null` if none was tried.
+    /// The longest time from connect to the answer, or to the end of a newcomer that was not served; `null`
+    /// if none was tried.
     pub longest_wait_ms: Option<f64>,
 }
 
+/// How a newcomer ended.
 enum Outcome {
     Served,
     NotServed,
@@ -52,38 +49,31 @@ enum Outcome {
 }
 
 impl Newcomers {
-    /// Begins with the first one.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// If there is no thread left for them.
-    pub fn begin(target: SocketAddr) -> io::Result<Self> {
-        let (stop, stopped) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("newcomers".into())
-            .spawn(move || run(target, &stopped))?;
-        Ok(Self { thread, stop })
+    /// If the system has no thread left.
+    pub fn start(target: SocketAddr, protocol: Arc<dyn Protocol>) -> io::Result<Self> {
+        let measure = move |stopped: &Stopped| run(target, &*protocol, stopped);
+        Ok(Self(Background::start("newcomers", measure)?))
     }
 
-    /// Ends them, and returns what became of them.
+    /// Ends the newcomers, and returns their report.
     ///
     /// # Errors
-    /// If their thread has failed.
+    /// If the thread has failed.
     pub fn end(self) -> io::Result<NewcomersReport> {
-        drop(self.stop);
-        let ended = self.thread.join();
-        ended.map_err(|_| io::Error::other("the newcomers' thread panicked"))
+        self.0.end()
     }
 }
 
-fn run(target: SocketAddr, stopped: &Receiver<()>) -> NewcomersReport {
-    let is_over = |wait| stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout);
+fn run(target: SocketAddr, protocol: &dyn Protocol, stopped: &Stopped) -> NewcomersReport {
     let mut report = NewcomersReport::default();
-    let mut wait = FIRST_AFTER;
-    while !is_over(wait) {
-        wait = PAUSE;
+    let mut pause = FIRST_AFTER;
+    while !stopped.wait(pause) {
+        pause = PAUSE;
         let since = Instant::now();
-        let outcome = try_one(target, since, || is_over(Duration::ZERO));
-        let outcome = outcome.unwrap_or(Outcome::NotServed);
+        let outcome = try_one(target, protocol, since, stopped).unwrap_or(Outcome::NotServed);
         if matches!(outcome, Outcome::Unknown) {
             break;
         }
@@ -96,15 +86,19 @@ fn run(target: SocketAddr, stopped: &Receiver<()>) -> NewcomersReport {
     report
 }
 
-/// Connects, sends an echo, and reads until the answer has come.
-fn try_one(target: SocketAddr, since: Instant, is_over: impl Fn() -> bool) -> io::Result<Outcome> {
-    let mut stream = TcpStream::connect_timeout(&target, CONNECT_TIME)?;
-    stream.set_read_timeout(Some(LOOK))?;
-    let size = (4 + REQUEST.len()) as u16;
-    stream.write_all(&[&size.to_le_bytes()[..], &C_ECHO.to_le_bytes(), REQUEST].concat())?;
+/// Connects, sends the request, and reads until the answer has come.
+fn try_one(
+    target: SocketAddr,
+    protocol: &dyn Protocol,
+    since: Instant,
+    stopped: &Stopped,
+) -> io::Result<Outcome> {
+    let mut stream = TcpStream::connect_timeout(&target, CONNECT_TIMEOUT)?;
+    stream.set_read_timeout(Some(STOP_CHECK_INTERVAL))?;
+    stream.write_all(&protocol.newcomer_request())?;
     let mut framer = Framer::default();
     let mut buffer = vec![0; 64 << 10];
-    while since.elapsed() < PATIENCE {
+    while since.elapsed() < ANSWER_TIMEOUT {
         let count = match stream.read(&mut buffer) {
             Ok(0) => return Ok(Outcome::NotServed),
             Ok(count) => count,
@@ -115,19 +109,14 @@ fn try_one(target: SocketAddr, since: Instant, is_over: impl Fn() -> bool) -> io
         };
         let mut input = &buffer[..count];
         while let Ok(Some(packet)) = framer.next_packet(&mut input, MAX_PACKET_BYTES) {
-            match packet.id() {
-                SEcho::ID
-                    if packet
-                        .parse::<SEcho>()
-                        .is_ok_and(|(_, echo)| echo == REQUEST) =>
-                {
-                    return Ok(Outcome::Served);
-                }
-                SBye::ID => return Ok(Outcome::NotServed),
-                _ => {}
+            if protocol.is_newcomer_answer(packet) {
+                return Ok(Outcome::Served);
+            }
+            if protocol.close_reason(packet).is_some() {
+                return Ok(Outcome::NotServed);
             }
         }
-        if is_over() {
+        if stopped.wait(Duration::ZERO) {
             return Ok(Outcome::Unknown);
         }
     }

@@ -1,15 +1,14 @@
-//! Healthy sessions that pause between their reads, as a client does that reads once a frame.
+//! The neighbours: healthy sessions that pause between their reads, as a client does that reads once a frame.
 
-use super::plan::label_of;
-use game_server::packets::{SBye, SHello};
+use super::background::{Background, Stopped};
+use super::protocol::Protocol;
 use schemars::JsonSchema;
 use serde::Serialize;
 use server_core::framer::Framer;
 use server_core::wire::MAX_PACKET_BYTES;
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// From the end of a read to the next one.
@@ -21,60 +20,63 @@ const READ_INTERVALS: [Duration; 4] = [
 ];
 /// Neighbours with the same interval.
 const PER_INTERVAL: usize = 3;
-/// All neighbours of a run.
+/// The number of neighbours of a run.
 pub const NEIGHBOURS: usize = READ_INTERVALS.len() * PER_INTERVAL;
-const CONNECT_TIME: Duration = Duration::from_secs(3);
-/// A read takes everything that the socket has. No receive buffer is as large as this: a server
-/// that sends faster than this thread reads cannot hold it for ever.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The limit of one read, which takes everything that the socket has. No receive buffer is as large: the limit
+/// ends the read of a server that sends faster than this thread reads.
 const MAX_READ_BYTES: usize = 64 << 20;
 
 /// The neighbours of a run, on a thread of their own.
 #[derive(Debug)]
-pub struct Neighbours {
-    thread: JoinHandle<NeighboursReport>,
-    /// The thread ends when this is dropped.
-    stop: Sender<()>,
-}
+pub(super) struct Neighbours(Background<NeighboursReport>);
 
-/// What the neighbours have seen. They are healthy sessions: the server ends none of them.
+/// The neighbours at the end of a run. They are healthy sessions: the server must not end a neighbour.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct NeighboursReport {
+    /// Neighbours that tried to connect.
     pub sessions: usize,
+    /// Neighbours that connected.
     pub connected: usize,
-    /// Sessions that the server ended, with or without a reason.
+    /// Neighbours that the server ended, with or without a reason.
     pub lost: usize,
-    /// Ticks that did not come between two that came.
+    /// Ticks that did not arrive between two that arrived.
     pub missing_ticks: u64,
     /// Ticks whose number was not above the one before.
     pub repeated_ticks: u64,
+    /// The neighbours of each read interval.
     pub by_interval: Vec<IntervalReport>,
-    /// What was wrong: a line for each neighbour and fault.
+    /// The faults: a line for each neighbour and fault.
     #[serde(skip)]
     pub faults: Vec<String>,
 }
 
-/// What the neighbours with one read interval have seen.
+/// The neighbours with one read interval.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct IntervalReport {
     /// From the end of a read to the next one.
     pub read_interval_ms: u64,
+    /// Neighbours that tried to connect.
     pub sessions: usize,
+    /// Neighbours that connected.
     pub connected: usize,
-    /// Sessions that the server ended, with or without a reason.
+    /// Neighbours that the server ended, with or without a reason.
     pub lost: usize,
-    /// The lost sessions that were sent a reason. A slow consumer is not.
+    /// Of `lost`: the server sent a reason. It sends none to a slow consumer.
     pub kicked: usize,
+    /// Ticks that arrived.
     pub ticks: u64,
+    /// Ticks that did not arrive between two that arrived.
     pub missing_ticks: u64,
-    /// From one tick of a session to the next one, or to its end: the longest time.
+    /// The longest time from one tick of a neighbour to the next one, or to the end of the attack.
     pub longest_tick_gap_ms: f64,
-    /// From one read of a session to the next one: the longest time. It is longer than the interval
-    /// where this program was held up.
+    /// The longest time from one read of a neighbour to the next one. It is longer than the interval if the
+    /// client stalled.
     pub longest_pause_ms: f64,
 }
 
 struct Neighbour {
-    /// `None` before it is connected, and after its end.
+    /// `None`: the session is not connected.
     stream: Option<TcpStream>,
     interval: Duration,
     next_at: Instant,
@@ -83,8 +85,8 @@ struct Neighbour {
     framer: Framer,
     connected_at: Option<Instant>,
     ticks: Ticks,
-    bye: Option<u16>,
-    /// Why it is not connected, or how the server ended it.
+    close_reason: Option<u16>,
+    /// Why the connect failed, or how the server ended the session.
     end: Option<String>,
     is_malformed: bool,
 }
@@ -101,55 +103,49 @@ struct Ticks {
 }
 
 impl Neighbours {
-    /// Connects them.
+    /// Connects the neighbours.
     ///
     /// # Errors
-    /// If there is no thread left for them.
-    pub fn begin(target: SocketAddr) -> io::Result<Self> {
-        let (stop, stopped) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("neighbours".into())
-            .spawn(move || run(target, &stopped))?;
-        Ok(Self { thread, stop })
+    /// If the system has no thread left.
+    pub fn start(target: SocketAddr, protocol: Arc<dyn Protocol>) -> io::Result<Self> {
+        let measure = move |stopped: &Stopped| run(target, &*protocol, stopped);
+        Ok(Self(Background::start("neighbours", measure)?))
     }
 
-    /// Ends them, and returns what they have seen.
+    /// Ends the neighbours, and returns their report.
     ///
     /// # Errors
-    /// If their thread has failed.
+    /// If the thread has failed.
     pub fn end(self) -> io::Result<NeighboursReport> {
-        drop(self.stop);
-        let ended = self.thread.join();
-        ended.map_err(|_| io::Error::other("the neighbours' thread panicked"))
+        self.0.end()
     }
 }
 
-fn run(target: SocketAddr, stopped: &Receiver<()>) -> NeighboursReport {
+fn run(target: SocketAddr, protocol: &dyn Protocol, stopped: &Stopped) -> NeighboursReport {
     let mut buffer = vec![0; 64 << 10];
-    let is_stopped = |wait| stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout);
     let mut neighbours: Vec<Neighbour> = Vec::with_capacity(NEIGHBOURS);
     for interval in READ_INTERVALS
         .into_iter()
         .flat_map(|every| [every; PER_INTERVAL])
     {
         neighbours.push(Neighbour::connect(target, interval));
-        if is_stopped(Duration::ZERO) {
+        if stopped.wait(Duration::ZERO) {
             break;
         }
     }
-    while !is_stopped(until_next(&neighbours, Instant::now())) {
+    while !stopped.wait(until_next(&neighbours, Instant::now())) {
         for neighbour in &mut neighbours {
             let now = Instant::now();
             if neighbour.next_at <= now {
-                neighbour.read(&mut buffer, now);
+                neighbour.read(&mut buffer, protocol, now);
                 neighbour.next_at = Instant::now() + neighbour.interval;
             }
         }
     }
-    // What the server has sent by now counts.
+    // What has arrived by now counts.
     let now = Instant::now();
     for neighbour in &mut neighbours {
-        neighbour.read(&mut buffer, now);
+        neighbour.read(&mut buffer, protocol, now);
     }
     report(&neighbours, Instant::now())
 }
@@ -164,13 +160,17 @@ fn until_next(neighbours: &[Neighbour], now: Instant) -> Duration {
 
 impl Neighbour {
     fn connect(target: SocketAddr, interval: Duration) -> Self {
-        let connected = TcpStream::connect_timeout(&target, CONNECT_TIME).and_then(|stream| {
+        let connected = TcpStream::connect_timeout(&target, CONNECT_TIMEOUT).and_then(|stream| {
             stream.set_nonblocking(true)?;
-            Ok(stream)
+            Ok(Some(stream))
         });
-        let now = Instant::now();
+        Self::new(connected, interval, Instant::now())
+    }
+
+    /// `connected` has no stream in tests.
+    fn new(connected: io::Result<Option<TcpStream>>, interval: Duration, now: Instant) -> Self {
         let (stream, end) = match connected {
-            Ok(stream) => (Some(stream), None),
+            Ok(stream) => (stream, None),
             Err(error) => (None, Some(format!("could not connect: {error}"))),
         };
         Self {
@@ -182,14 +182,14 @@ impl Neighbour {
             longest_pause: Duration::ZERO,
             framer: Framer::default(),
             ticks: Ticks::new(now),
-            bye: None,
+            close_reason: None,
             end,
             is_malformed: false,
         }
     }
 
-    /// Reads everything that is there.
-    fn read(&mut self, buffer: &mut [u8], now: Instant) {
+    /// Reads everything that has arrived.
+    fn read(&mut self, buffer: &mut [u8], protocol: &dyn Protocol, now: Instant) {
         let Some(mut stream) = self.stream.take() else {
             return;
         };
@@ -197,15 +197,15 @@ impl Neighbour {
         let mut left = MAX_READ_BYTES;
         while left > 0 && !self.is_malformed {
             match stream.read(buffer) {
-                Ok(0) => return self.ended("connection closed", now),
+                Ok(0) => return self.ended("connection closed", protocol, now),
                 Ok(count) => {
                     left = left.saturating_sub(count);
-                    self.take(&buffer[..count], now);
+                    self.take(&buffer[..count], protocol, now);
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => break,
                     ErrorKind::Interrupted => {}
-                    _ => return self.ended(&error.to_string(), now),
+                    _ => return self.ended(&error.to_string(), protocol, now),
                 },
             }
         }
@@ -213,39 +213,33 @@ impl Neighbour {
         self.stream = Some(stream).filter(|_| !self.is_malformed);
     }
 
-    fn take(&mut self, mut input: &[u8], now: Instant) {
+    fn take(&mut self, mut input: &[u8], protocol: &dyn Protocol, now: Instant) {
         loop {
             match self.framer.next_packet(&mut input, MAX_PACKET_BYTES) {
                 Ok(None) => return,
-                Ok(Some(packet)) if packet.id() == SHello::ID => match packet.parse::<SHello>() {
-                    Ok((hello, _)) => self.ticks.take(hello.tick.get(), now),
-                    Err(_) => self.is_malformed = true,
-                },
-                Ok(Some(packet)) if packet.id() == SBye::ID => match packet.parse::<SBye>() {
-                    Ok((bye, _)) => self.bye = Some(bye.reason.get()),
-                    Err(_) => self.is_malformed = true,
-                },
-                Ok(Some(_)) => {}
-                Err(_) => self.is_malformed = true,
-            }
-            if self.is_malformed {
-                return;
+                Ok(Some(packet)) if !protocol.is_malformed(packet) => {
+                    if let Some(tick) = protocol.tick(packet) {
+                        self.ticks.take(tick, now);
+                    }
+                    self.close_reason = protocol.close_reason(packet).or(self.close_reason);
+                }
+                Ok(Some(_)) | Err(_) => {
+                    self.is_malformed = true;
+                    return;
+                }
             }
         }
     }
 
-    fn ended(&mut self, how: &str, now: Instant) {
+    fn ended(&mut self, how: &str, protocol: &dyn Protocol, now: Instant) {
         let after = self.connected_at.map_or(Duration::ZERO, |at| now - at);
-        self.end = Some(match self.bye {
-            Some(code) => format!(
-                "kicked ({}) after {:.1} s",
-                label_of(code),
-                after.as_secs_f64()
-            ),
-            None => format!(
-                "lost after {:.1} s without a reason ({how})",
-                after.as_secs_f64()
-            ),
+        let secs = after.as_secs_f64();
+        self.end = Some(match self.close_reason {
+            Some(code) => {
+                let label = protocol.reason_label(code);
+                format!("kicked ({label}) after {secs:.1} s")
+            }
+            None => format!("lost after {secs:.1} s without a reason ({how})"),
         });
     }
 
@@ -304,29 +298,28 @@ fn report(neighbours: &[Neighbour], now: Instant) -> NeighboursReport {
         };
         for one in neighbours.iter().filter(|one| one.interval == interval) {
             // A session that the server has ended waits for no tick.
-            let tail = match one.stream {
-                Some(_) => now.saturating_duration_since(one.ticks.last_at),
-                None => Duration::ZERO,
-            };
+            let waited = now.saturating_duration_since(one.ticks.last_at);
+            let tail = one.stream.as_ref().map_or(Duration::ZERO, |_| waited);
             let gap = one.ticks.longest_gap.max(tail).as_secs_f64() * 1e3;
             let pause = one.longest_pause.as_secs_f64() * 1e3;
             report.sessions += 1;
             report.connected += usize::from(one.connected_at.is_some());
             report.lost += usize::from(one.is_lost());
-            report.kicked += usize::from(one.is_lost() && one.bye.is_some());
+            report.kicked += usize::from(one.is_lost() && one.close_reason.is_some());
             report.ticks += one.ticks.received;
-            report.missing_ticks += one.ticks.missing;
+            report.missing_ticks = report.missing_ticks.saturating_add(one.ticks.missing);
             report.longest_tick_gap_ms = report.longest_tick_gap_ms.max(gap);
             report.longest_pause_ms = report.longest_pause_ms.max(pause);
         }
         report
     });
     let numbered = neighbours.iter().zip(1..);
+    let missing = by_interval.iter().map(|group| group.missing_ticks);
     NeighboursReport {
         sessions: neighbours.len(),
         connected: by_interval.iter().map(|group| group.connected).sum(),
         lost: by_interval.iter().map(|group| group.lost).sum(),
-        missing_ticks: by_interval.iter().map(|group| group.missing_ticks).sum(),
+        missing_ticks: missing.fold(0, u64::saturating_add),
         repeated_ticks: neighbours.iter().map(|one| one.ticks.repeated).sum(),
         by_interval: by_interval.into(),
         faults: numbered
@@ -338,9 +331,11 @@ fn report(neighbours: &[Neighbour], now: Instant) -> NeighboursReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attack::testing::TestProtocol;
+    use server_core::testing::packet;
 
     #[test]
-    fn ticks_that_are_missing_or_come_again_are_counted() {
+    fn missing_and_repeated_ticks_are_counted() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut ticks = Ticks::new(start);
@@ -353,6 +348,40 @@ mod tests {
         ticks.take(1, at(210));
         ticks.take(u64::MAX, at(220));
         assert_eq!(ticks.last, Some(u64::MAX));
+    }
+
+    /// The server chooses its numbers: no sum of theirs overflows.
+    #[test]
+    fn absurd_tick_numbers_are_counted() {
+        let now = Instant::now();
+        let neighbours: Vec<Neighbour> = [10, 20, 20]
+            .map(|ms| Neighbour::new(Ok(None), Duration::from_millis(ms), now))
+            .into_iter()
+            .map(|mut one| {
+                for tick in [0_u64, u64::MAX] {
+                    one.take(
+                        &packet(TestProtocol::TICK, &tick.to_le_bytes()),
+                        &TestProtocol,
+                        now,
+                    );
+                }
+                one
+            })
+            .collect();
+        let report = report(&neighbours, now);
+        assert_eq!(report.missing_ticks, u64::MAX);
+        assert_eq!(report.by_interval[0].missing_ticks, u64::MAX - 1);
+    }
+
+    #[test]
+    fn malformed_packet_is_a_fault_of_its_neighbour() {
+        let now = Instant::now();
+        let mut one = Neighbour::new(Ok(None), Duration::from_millis(33), now);
+        one.take(&packet(TestProtocol::TICK, b"short"), &TestProtocol, now);
+        let fault = "neighbour 4, which reads every 33 ms: a packet was malformed";
+        assert_eq!(one.faults(4), [fault]);
+        let report = report(&[one], now);
+        assert_eq!(report.faults.len(), 1);
     }
 
     #[test]

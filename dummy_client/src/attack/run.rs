@@ -1,235 +1,165 @@
-//! A run with an attack in it: first the healthy sessions alone, then the same ones beside attackers.
+//! A run with an attack: first the healthy sessions alone, then beside the attackers.
 
-use super::neighbours::{Neighbours, NeighboursReport};
-use super::newcomers::{Newcomers, NewcomersReport};
-use super::plan::Attack;
-use super::squad::{Squad, Tally};
-use crate::measure::meter::quantile_ms;
-use crate::measure::recorder::Micros;
-use schemars::JsonSchema;
-use serde::Serialize;
+use super::newcomers::Newcomers;
+use super::protocol::Protocol;
+use super::readers::Neighbours;
+use super::report::{AttackReport, Delays};
+use super::runner::AttackRunner;
+use super::script::Attack;
+use crate::executor::windowed::{Occupancy, Transition, WindowedRun};
+use fastrand::Rng;
+use hdrhistogram::Histogram;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// When the attack begins, and what was measured before.
-#[derive(Debug)]
-pub struct Siege {
-    attack: Attack,
+/// An attack run: when the attack begins, and what was measured before.
+pub struct AttackRun {
+    attack: Arc<dyn Attack>,
+    protocol: Arc<dyn Protocol>,
     attackers: usize,
-    /// How long the healthy sessions are measured alone.
-    calm: Duration,
-    phase: Phase,
-    calm_delays: Delays,
+    target: SocketAddr,
+    windows: WindowedRun,
+    baseline: Delays,
+    runner: Option<(Instant, AttackRunner)>,
     neighbours: Option<Neighbours>,
     newcomers: Option<Newcomers>,
 }
 
-#[derive(Debug)]
-enum Phase {
-    /// The healthy sessions are being opened.
-    Filling {
-        until: Instant,
-    },
-    /// They stand, and what came while they were opened is being judged.
-    Settling {
-        until: Instant,
-    },
-    /// They are measured alone.
-    Calm {
-        until: Instant,
-    },
-    Attack {
-        since: Instant,
-        squad: Squad,
-    },
-    Over,
-}
-
-/// What the siege wants of its owner.
+/// What the owner of an attack run does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    Nothing,
-    /// The healthy sessions are complete: to connect the neighbours.
-    Neighbours,
-    /// To measure from now on.
-    Window,
-    /// To be told what was measured, and to begin the attack then.
-    Attack,
+pub enum AttackAction {
+    /// Nothing.
+    None,
+    /// The healthy sessions are connected: call [`AttackRun::connect_neighbours`].
+    ConnectNeighbours,
+    /// Measure the baseline from now on.
+    BeginBaseline,
+    /// End the window of the baseline, call [`AttackRun::begin`], and begin the next window.
+    BeginAttack,
 }
 
-/// What an attack has done to the healthy sessions, and what became of the attackers.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub struct Besieged {
-    pub name: String,
-    pub attackers: usize,
-    /// How long it lasted; 0 if the run was over before it began.
-    pub elapsed_secs: f64,
-    /// How long it has to last before an attacker that is not kicked counts as such.
-    pub patience_secs: f64,
-    /// How late ticks were before it.
-    pub before: Delays,
-    /// How late they were while it went on.
-    pub during: Delays,
-    /// By how much the 99th percentile rose; `null` if there was nothing to compare.
-    pub tick_delay_p99_rise_ms: Option<f64>,
-    pub tally: Tally,
-    /// Healthy sessions that read every 10, 20, 33 or 50 ms, from before the attack to its end.
-    pub neighbours: NeighboursReport,
-    /// Sessions that come under an attack that takes the places; `null` in other attacks.
-    pub newcomers: Option<NewcomersReport>,
-}
+const MAX_RAMP_UP: Duration = Duration::from_secs(20);
+/// The analysis of a tick needs some ticks after it.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// The baseline is a third of the run, within these bounds.
+const BASELINE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// The baseline of a run without a duration.
+const DEFAULT_BASELINE: Duration = Duration::from_secs(5);
 
-/// How late ticks were.
-#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
-pub struct Delays {
-    pub count: u64,
-    pub p50_ms: f64,
-    pub p99_ms: f64,
-    pub max_ms: f64,
-}
-
-const MAX_FILL: Duration = Duration::from_secs(20);
-/// Ticks are judged when a few more have come.
-const SETTLE: Duration = Duration::from_secs(2);
-/// How long the healthy are measured alone: a third of the run, within these.
-const CALM: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-const DEFAULT_CALM: Duration = Duration::from_secs(5);
-
-impl Siege {
-    /// An attack that begins when the healthy sessions have been measured alone.
-    pub fn new(attack: Attack, attackers: usize, duration: Option<Duration>, now: Instant) -> Self {
-        let calm = duration.map_or(DEFAULT_CALM, |all| (all / 3).clamp(CALM.0, CALM.1));
+impl AttackRun {
+    /// An attack on `target` that begins behind the baseline. `duration`: that of the whole run, if it has one.
+    #[must_use]
+    pub fn new(
+        attack: Arc<dyn Attack>,
+        protocol: Arc<dyn Protocol>,
+        attackers: usize,
+        target: SocketAddr,
+        duration: Option<Duration>,
+        now: Instant,
+    ) -> Self {
+        let baseline = duration.map_or(DEFAULT_BASELINE, |all| {
+            (all / 3).clamp(BASELINE.0, BASELINE.1)
+        });
         Self {
             attack,
+            protocol,
             attackers,
-            calm,
-            phase: Phase::Filling {
-                until: now + MAX_FILL,
-            },
-            calm_delays: Delays::default(),
+            target,
+            windows: WindowedRun::new(MAX_RAMP_UP, baseline, now),
+            baseline: Delays::default(),
+            runner: None,
             neighbours: None,
             newcomers: None,
         }
     }
 
-    /// Goes on as far as the time allows; `is_full`: all healthy sessions stand.
-    pub fn poll(&mut self, is_full: bool, now: Instant) -> Want {
-        match self.phase {
-            Phase::Filling { until } if is_full || until <= now => {
-                self.phase = Phase::Settling {
-                    until: now + SETTLE,
-                };
-                Want::Neighbours
-            }
-            Phase::Settling { until } if until <= now => {
-                self.phase = Phase::Calm {
-                    until: now + self.calm,
-                };
-                Want::Window
-            }
-            Phase::Calm { until } if until <= now => Want::Attack,
-            _ => Want::Nothing,
+    /// Goes on as far as the time allows. `is_full`: all healthy sessions are connected.
+    pub fn poll(&mut self, is_full: bool, now: Instant) -> AttackAction {
+        let occupancy = if is_full {
+            Occupancy::Full
+        } else {
+            Occupancy::Partial
+        };
+        match self.windows.poll(occupancy, WARM_UP, now) {
+            Transition::None => AttackAction::None,
+            Transition::WarmUp => AttackAction::ConnectNeighbours,
+            Transition::Measure => AttackAction::BeginBaseline,
+            Transition::Evaluate => AttackAction::BeginAttack,
         }
     }
 
-    /// When to poll again at the latest.
+    /// The latest time of the next [`poll`](Self::poll). `None`: the attack lasts to the end of the run.
+    #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Filling { until } | Phase::Settling { until } | Phase::Calm { until } => {
-                Some(until)
-            }
-            Phase::Attack { .. } | Phase::Over => None,
-        }
+        self.windows.next_at()
     }
 
     /// Connects the neighbours.
     ///
     /// # Errors
-    /// If there is no thread left for them.
-    pub fn begin_neighbours(&mut self, target: SocketAddr) -> io::Result<()> {
-        self.neighbours = Some(Neighbours::begin(target)?);
+    /// If the system has no thread left.
+    pub fn connect_neighbours(&mut self) -> io::Result<()> {
+        self.neighbours = Some(Neighbours::start(self.target, Arc::clone(&self.protocol))?);
         Ok(())
     }
 
-    /// Begins the attack; `delays` are those of the calm before it.
+    /// Begins the attack. `baseline`: the tick delays before it, in microseconds. `seed`: that of the scripts.
     ///
     /// # Errors
-    /// If there is no descriptor or thread left for it.
-    pub fn begin(
-        &mut self,
-        delays: &Micros,
-        target: SocketAddr,
-        seed: u64,
-        now: Instant,
-    ) -> io::Result<()> {
-        self.calm_delays = delays.into();
-        self.phase = Phase::Over;
-        let squad = Squad::begin(self.attack, self.attackers, target, seed)?;
-        self.phase = Phase::Attack { since: now, squad };
+    /// If the system has no descriptor or thread left.
+    pub fn begin(&mut self, baseline: &Histogram<u64>, seed: u64, now: Instant) -> io::Result<()> {
+        self.baseline = baseline.into();
+        self.windows.measure_to_end();
+        let (attack, protocol) = (Arc::clone(&self.attack), Arc::clone(&self.protocol));
+        let runner = AttackRunner::start(attack, protocol, self.attackers, self.target, seed)?;
+        self.runner = Some((now, runner));
         if self.attack.takes_places() {
-            self.newcomers = Some(Newcomers::begin(target)?);
+            self.newcomers = Some(Newcomers::start(self.target, Arc::clone(&self.protocol))?);
         }
-        let (attackers, name) = (self.attackers, self.attack.name());
-        log::info!("{attackers} attackers begin: {name}");
+        log::info!(
+            "attack {}: {} attackers",
+            self.attack.name(),
+            self.attackers
+        );
         Ok(())
     }
 
-    /// Ends the attack. What it did to the healthy sessions is still to come.
+    /// Ends the attack. The report has no tick delays yet: see [`AttackReport::with_delays`].
     ///
     /// # Errors
-    /// If the attackers have failed.
-    pub fn end(&mut self, now: Instant) -> io::Result<Besieged> {
-        let mut besieged = Besieged {
-            name: self.attack.name(),
+    /// If a thread of the attack has failed.
+    pub fn end(&mut self, now: Instant) -> io::Result<AttackReport> {
+        let script = self.attack.script(0, &mut Rng::with_seed(0));
+        let mut report = AttackReport {
+            name: self.attack.name().into(),
             attackers: self.attackers,
-            patience_secs: self.attack.patience().as_secs_f64(),
-            before: self.calm_delays,
-            ..Besieged::default()
+            timeout_secs: script.min_duration().as_secs_f64(),
+            baseline: self.baseline,
+            ..AttackReport::default()
         };
-        if let Phase::Attack { since, squad } = std::mem::replace(&mut self.phase, Phase::Over) {
-            besieged.elapsed_secs = now.duration_since(since).as_secs_f64();
-            // First of all: a newcomer is served by a server that is attacked.
-            if let Some(newcomers) = self.newcomers.take() {
-                besieged.newcomers = Some(newcomers.end()?);
-            }
-            besieged.tally = squad.end()?;
+        if let Some((since, runner)) = self.runner.take() {
+            report.elapsed_secs = now.saturating_duration_since(since).as_secs_f64();
+            // First: newcomers are measured under the attack.
+            report.newcomers = self.newcomers.take().map(Newcomers::end).transpose()?;
+            report.stats = runner.end()?;
         }
         if let Some(neighbours) = self.neighbours.take() {
-            besieged.neighbours = neighbours.end()?;
+            report.neighbours = neighbours.end()?;
         }
-        Ok(besieged)
+        Ok(report)
     }
 }
 
-impl Besieged {
-    /// Adds how late ticks were while the attack went on.
-    pub fn with_delays(mut self, delays: &Micros) -> Self {
-        if self.elapsed_secs > 0.0 {
-            self.during = delays.into();
-        }
-        let is_comparable = self.before.count > 0 && self.during.count > 0;
-        self.tick_delay_p99_rise_ms =
-            is_comparable.then_some(self.during.p99_ms - self.before.p99_ms);
-        self
-    }
-}
-
-impl Tally {
-    /// Whether the server has had to show what it does about an attacker.
-    pub fn is_telling(&self) -> bool {
-        let ended = self.ended_without_reason + self.not_kicked;
-        self.undecided == 0 && (ended > 0 || !self.kicked.is_empty())
-    }
-}
-
-impl From<&Micros> for Delays {
-    fn from(delays: &Micros) -> Self {
-        Self {
-            count: delays.len(),
-            p50_ms: quantile_ms(delays, 0.5),
-            p99_ms: quantile_ms(delays, 0.99),
-            max_ms: quantile_ms(delays, 1.0),
-        }
+impl fmt::Debug for AttackRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttackRun")
+            .field("attack", &self.attack.name())
+            .field("attackers", &self.attackers)
+            .field("target", &self.target)
+            .field("windows", &self.windows)
+            .finish_non_exhaustive()
     }
 }

@@ -1,150 +1,107 @@
-//! The attackers of a run, on a thread of their own.
+//! The attackers of a run: one event loop on a thread of its own.
 
-use super::plan::{Attack, Due, Ending, Plan, label_of};
-use game_server::packets::SBye;
+use super::connection::{AttackConnection, End};
+use super::protocol::Protocol;
+use super::report::AttackStats;
+use super::script::{Attack, AttackScript, Ending, Expect};
+use super::socket::{AttackSocket, connect};
+use fastrand::Rng;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
-use schemars::JsonSchema;
-use serde::Serialize;
-use server_core::framer::Framer;
 use server_core::start;
-use server_core::wire::MAX_PACKET_BYTES;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use socket2::SockRef;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Attackers at work.
+/// The thread of the attackers. It runs until [`end`](Self::end).
 #[derive(Debug)]
-pub struct Squad {
-    thread: JoinHandle<io::Result<Tally>>,
+pub struct AttackRunner {
+    thread: JoinHandle<io::Result<AttackStats>>,
     is_over: Arc<AtomicBool>,
     waker: Waker,
 }
 
-/// What the attackers have met.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub struct Tally {
-    /// Connections that stood.
-    pub connections: u64,
-    /// Those on which the attack was made: not those that were refused because the server is full,
-    /// unless connections themselves are the attack, nor those that had just begun at the end.
-    pub fought: u64,
-    /// Connections that could not be made, or were refused because the server is full.
-    pub turned_away: u64,
-    /// Those that the server ended with a reason, by reason.
-    pub kicked: BTreeMap<String, u64>,
-    /// Those that it ended without one that could be read.
-    pub ended_without_reason: u64,
-    /// Those of them that read all along, and were owed a reason.
-    pub untold: u64,
-    /// Those that it ended with another reason than is due; they are among the kicked as well.
-    pub wrong_reason: u64,
-    /// Those that it should have ended by then, and had not.
-    pub not_kicked: u64,
-    /// Attackers that were still waiting for their first end when the attack was over.
-    pub undecided: u64,
-    /// What was sent.
-    pub bytes_sent: u64,
-    /// Packets that came back.
-    pub packets_received: u64,
+/// What the thread owns.
+struct AttackLoop {
+    poll: Poll,
+    attack: Arc<dyn Attack>,
+    protocol: Arc<dyn Protocol>,
+    target: SocketAddr,
+    rng: Rng,
+    attackers: Vec<Attacker>,
+    started_at: Instant,
+    /// Connections begun so far.
+    begun: u64,
+    /// Connections that have left, the oldest first.
+    left: VecDeque<Box<AttackSocket>>,
+    buffer: Vec<u8>,
+    stats: AttackStats,
 }
 
 /// One connection at a time.
 struct Attacker {
     state: State,
-    /// When something is to be done without an event.
+    /// When to go on without an event.
     next_at: Option<Instant>,
-    /// A connection of its has come to the end that is due, or has waited for it in vain.
-    is_decided: bool,
+    /// The server ended one of its connections, or did not before the timeout.
+    is_conclusive: bool,
 }
 
 enum State {
     /// Until the next connection.
-    Resting,
-    Connecting(TcpStream, Plan),
-    Fighting(Box<Fight>),
-}
-
-struct Fight {
-    stream: TcpStream,
-    plan: Plan,
-    framer: Framer,
-    since: Instant,
-    /// The opening, or one refrain.
-    output: Cow<'static, [u8]>,
-    /// Bytes of the output that the socket has accepted.
-    sent: usize,
-    /// When the opening is to be sent, if that is later than the connection.
-    opening_at: Option<Instant>,
-    refrain_at: Option<Instant>,
-    is_writable: bool,
-    has_shut: bool,
-    bye: Option<u16>,
-}
-
-/// How a connection has ended.
-enum End {
-    /// By the server; with this code, if one was read.
-    ByServer(Option<u16>),
-    /// By the attacker, as planned.
-    AsPlanned,
-    /// By the attacker, which has waited long enough.
-    OutOfPatience,
-    /// By the attacker, which has closed its write side and does not wait.
-    Left,
+    Paused,
+    Connecting(TcpStream, AttackScript),
+    Active(Box<AttackSocket>),
 }
 
 const WAKER: Token = Token(usize::MAX);
-/// One look at a socket: then the others have their turn.
-const BUDGET_BYTES: usize = 256 << 10;
-/// Connections that have left and are not closed yet; the oldest is closed for the next one.
+/// Connections that have left and are not closed yet. The oldest is closed for the next one.
 const MAX_LEFT: usize = 100;
-/// The start of what the server has sent to a connection that left: a refusal is the first packet.
-const FIRST_BYTES: usize = 4 << 10;
-/// A connection that sends its opening in step is idle for at least this long before.
-const IDLE: Duration = Duration::from_millis(200);
+/// A connection whose initial bytes are aligned is idle for at least this long before.
+const MIN_IDLE: Duration = Duration::from_millis(200);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A full server has refused a connection that is older.
+const ADMISSION_TIME: Duration = Duration::from_secs(1);
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
-impl Squad {
-    /// Begins the attack.
+impl AttackRunner {
+    /// Starts this number of attackers. `seed`: that of the scripts.
     ///
     /// # Errors
-    /// If there is no descriptor or thread left for it.
-    pub fn begin(
-        attack: Attack,
+    /// If the system has no descriptor or thread left.
+    pub fn start(
+        attack: Arc<dyn Attack>,
+        protocol: Arc<dyn Protocol>,
         attackers: usize,
         target: SocketAddr,
         seed: u64,
     ) -> io::Result<Self> {
-        let refused = |error| start::failed("cannot set up the attackers", error);
-        let poll = Poll::new().map_err(refused)?;
-        let waker = Waker::new(poll.registry(), WAKER).map_err(refused)?;
+        let failed = |error| start::failed("cannot set up the attackers", error);
+        let poll = Poll::new().map_err(failed)?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(failed)?;
         let is_over = Arc::new(AtomicBool::new(false));
-        let mut field = Field {
+        let now = Instant::now();
+        let connections = attackers.saturating_mul(attack.connections_per_attacker());
+        let mut attack_loop = AttackLoop {
             poll,
             attack,
+            protocol,
             target,
-            rng: fastrand::Rng::with_seed(seed),
-            attackers: (0..attackers * attack.connections())
-                .map(|_| Attacker {
-                    state: State::Resting,
-                    next_at: Some(Instant::now()),
-                    is_decided: false,
-                })
-                .collect(),
-            began_at: Instant::now(),
+            rng: Rng::with_seed(seed),
+            attackers: (0..connections).map(|_| Attacker::new(now)).collect(),
+            started_at: now,
             begun: 0,
             left: VecDeque::new(),
             buffer: vec![0; 64 << 10],
-            tally: Tally::default(),
+            stats: AttackStats::default(),
         };
         let over = Arc::clone(&is_over);
-        let thread = start::spawn("attackers", move || field.fight(&over))?;
+        let thread = start::spawn("attackers", move || attack_loop.run(&over))?;
         Ok(Self {
             thread,
             is_over,
@@ -152,11 +109,11 @@ impl Squad {
         })
     }
 
-    /// Ends the attack, and tells how it went.
+    /// Ends the attack, and returns what the attackers counted.
     ///
     /// # Errors
-    /// If the attackers' thread has failed.
-    pub fn end(self) -> io::Result<Tally> {
+    /// If the thread has failed.
+    pub fn end(self) -> io::Result<AttackStats> {
         self.is_over.store(true, Ordering::Release);
         self.waker.wake()?;
         let ended = self.thread.join();
@@ -164,428 +121,232 @@ impl Squad {
     }
 }
 
-/// What the thread owns.
-struct Field {
-    poll: Poll,
-    attack: Attack,
-    target: SocketAddr,
-    rng: fastrand::Rng,
-    attackers: Vec<Attacker>,
-    began_at: Instant,
-    /// Connections begun so far.
-    begun: u64,
-    /// Connections that have left, the oldest first.
-    left: VecDeque<Box<Fight>>,
-    buffer: Vec<u8>,
-    tally: Tally,
-}
-
-impl Field {
-    fn fight(&mut self, is_over: &AtomicBool) -> io::Result<Tally> {
+impl AttackLoop {
+    fn run(&mut self, is_over: &AtomicBool) -> io::Result<AttackStats> {
         let mut events = Events::with_capacity(1024);
         let mut busy = Vec::new();
         while !is_over.load(Ordering::Acquire) {
-            let timeout = match busy.is_empty() {
-                true => self.until_next(Instant::now()),
-                false => Duration::ZERO,
+            let timeout = if busy.is_empty() {
+                self.until_next(Instant::now())
+            } else {
+                Duration::ZERO
             };
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => events.clear(),
                 other => other?,
             }
             let now = Instant::now();
-            let mut called = std::mem::take(&mut busy);
+            let mut due = std::mem::take(&mut busy);
             for event in events.iter().filter(|event| event.token() != WAKER) {
                 let index = event.token().0;
-                if let State::Fighting(fight) = &mut self.attackers[index].state {
-                    // An error is found by the write that meets it.
-                    fight.is_writable |=
+                if let State::Active(socket) = &mut self.attackers[index].state {
+                    // The write that meets an error finds it.
+                    socket.is_writable |=
                         event.is_writable() || event.is_error() || event.is_write_closed();
                 }
-                called.push(index);
+                due.push(index);
             }
-            let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
             let all = self.attackers.iter().enumerate();
-            called.extend(
-                all.filter(|(_, one)| due(one.next_at))
-                    .map(|(index, _)| index),
-            );
-            called.sort_unstable();
-            called.dedup();
-            for index in called {
-                if self.step(index, now) {
-                    busy.push(index);
-                }
-            }
+            let timed = all.filter(|(_, one)| one.next_at.is_some_and(|at| at <= now));
+            due.extend(timed.map(|(index, _)| index));
+            due.sort_unstable();
+            due.dedup();
+            busy.extend(due.into_iter().filter(|index| self.step(*index, now)));
         }
-        while let Some(fight) = self.left.pop_front() {
-            self.close_left(fight);
+        while let Some(socket) = self.left.pop_front() {
+            self.close_left(*socket);
         }
         let now = Instant::now();
         for attacker in &self.attackers {
-            self.tally.undecided += u64::from(attacker.is_undecided());
-            self.tally.fought += u64::from(attacker.has_a_footing(now));
+            self.stats.inconclusive += u64::from(attacker.is_inconclusive());
+            self.stats.attempted += u64::from(attacker.was_admitted(now));
         }
-        Ok(std::mem::take(&mut self.tally))
+        Ok(std::mem::take(&mut self.stats))
     }
 
     fn until_next(&self, now: Instant) -> Duration {
         let next = self.attackers.iter().filter_map(|one| one.next_at).min();
-        // Rounded up, as the kernel counts milliseconds here.
+        // Rounded up: the kernel counts milliseconds here.
         next.map_or(Duration::from_secs(1), |at| {
             let left = at.saturating_duration_since(now);
             left.max(Duration::from_millis(u64::from(!left.is_zero())))
         })
     }
 
-    /// Goes on with one attacker; returns whether it has more to do at once.
+    /// Goes on with one attacker. Returns whether it has more to do at once.
     fn step(&mut self, index: usize, now: Instant) -> bool {
-        let state = std::mem::replace(&mut self.attackers[index].state, State::Resting);
+        let state = std::mem::replace(&mut self.attackers[index].state, State::Paused);
         match state {
-            State::Resting => self.connect(index, now),
-            State::Connecting(stream, plan) => self.connected(index, stream, plan, now),
-            State::Fighting(mut fight) => {
-                let outcome = fight.go_on(&mut self.buffer, &mut self.tally, now);
-                match outcome {
-                    Ok(has_more) => {
-                        self.attackers[index].next_at = fight.next_at();
-                        self.attackers[index].state = State::Fighting(fight);
-                        has_more
-                    }
-                    Err(End::Left) => {
-                        self.rest(index, fight.plan.pause, now);
-                        self.leave(fight);
-                        false
-                    }
-                    Err(end) => {
-                        self.attackers[index].is_decided |= end.is_telling();
-                        self.count(&fight.plan, &end);
-                        self.rest(index, fight.plan.pause, now);
-                        false
-                    }
-                }
-            }
+            State::Paused => self.connect(index, now),
+            State::Connecting(stream, script) => self.on_connected(index, stream, script, now),
+            State::Active(socket) => self.exchange(index, socket, now),
         }
     }
 
+    fn exchange(&mut self, index: usize, mut socket: Box<AttackSocket>, now: Instant) -> bool {
+        let protocol = &*self.protocol;
+        let exchanged = socket.exchange(&mut self.buffer, protocol, &mut self.stats, now);
+        let attacker = &mut self.attackers[index];
+        let end = match exchanged {
+            Ok(has_more) => {
+                attacker.next_at = socket.next_at();
+                attacker.state = State::Active(socket);
+                return has_more;
+            }
+            Err(end) => end,
+        };
+        attacker.is_conclusive |= end.is_conclusive(protocol);
+        attacker.pause(socket.connection.script().pause, now);
+        match end {
+            End::Left => self.leave(socket),
+            _ => self.count_end(socket.connection.script(), end),
+        }
+        false
+    }
+
     fn connect(&mut self, index: usize, now: Instant) -> bool {
-        let plan = self.attack.plan(self.begun, &mut self.rng);
+        let script = self.attack.script(self.begun, &mut self.rng);
         self.begun += 1;
         let both = Interest::READABLE | Interest::WRITABLE;
-        let stream = connect(self.target, plan.recv_buffer_bytes).and_then(|mut stream| {
+        let stream = connect(self.target, script.recv_buffer_bytes).and_then(|mut stream| {
             (self.poll.registry()).register(&mut stream, Token(index), both)?;
             Ok(stream)
         });
         match stream {
             Ok(stream) => {
                 let attacker = &mut self.attackers[index];
-                attacker.state = State::Connecting(stream, plan);
-                attacker.next_at = Some(now + CONNECT_TIME);
+                attacker.state = State::Connecting(stream, script);
+                attacker.next_at = Some(now + CONNECT_TIMEOUT);
             }
-            Err(_) => self.turn_away(index, now),
+            Err(_) => self.on_refused(index, now),
         }
         false
     }
 
-    fn connected(&mut self, index: usize, stream: TcpStream, plan: Plan, now: Instant) -> bool {
-        let stands = match stream.take_error() {
+    /// The socket has an event, or its time is over.
+    fn on_connected(
+        &mut self,
+        index: usize,
+        stream: TcpStream,
+        script: AttackScript,
+        now: Instant,
+    ) -> bool {
+        let connected = match stream.take_error() {
             Ok(None) => stream.peer_addr().map(|_| ()),
             Ok(Some(error)) | Err(error) => Err(error),
         };
         let is_late = self.attackers[index].next_at.is_some_and(|at| at <= now);
-        match stands {
+        match connected {
             Ok(()) => {
-                self.tally.connections += 1;
-                if let Ending::Reset(_) = plan.ending {
-                    // Closing it is a reset then: that is what is planned, and it spares our ports.
+                self.stats.connections += 1;
+                if let Ending::Reset(_) = script.ending {
+                    // The close is a reset then. The port does not wait in TIME_WAIT.
                     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                 }
-                let opening_at = (plan.in_step).map(|step| next_step(self.began_at, step, now));
-                let fight = Box::new(Fight::new(stream, plan, opening_at, now));
-                self.attackers[index].state = State::Fighting(fight);
-                self.step(index, now)
+                let aligned_to = script.aligned_to;
+                let send_at = aligned_to.and_then(|step| next_step(self.started_at, step, now));
+                let connection = AttackConnection::new(script, send_at, now);
+                let socket = Box::new(AttackSocket::new(stream, connection));
+                self.exchange(index, socket, now)
             }
             Err(error) if error.kind() == ErrorKind::NotConnected && !is_late => {
-                self.attackers[index].state = State::Connecting(stream, plan);
+                self.attackers[index].state = State::Connecting(stream, script);
                 false
             }
             Err(_) => {
-                self.turn_away(index, now);
+                self.on_refused(index, now);
                 false
             }
         }
     }
 
-    /// Takes a connection that has left; a bounded number of them is open at a time.
-    fn leave(&mut self, mut fight: Box<Fight>) {
-        // What the server does about it is read when it is closed.
-        let _ = self.poll.registry().deregister(&mut fight.stream);
-        self.left.push_back(fight);
+    /// Keeps a connection that has left. A bounded number of them is open at a time.
+    fn leave(&mut self, mut socket: Box<AttackSocket>) {
+        // What the server sends to it is read when it is closed.
+        let _ = self.poll.registry().deregister(&mut socket.stream);
+        self.left.push_back(socket);
         if self.left.len() > MAX_LEFT
             && let Some(oldest) = self.left.pop_front()
         {
-            self.close_left(oldest);
+            self.close_left(*oldest);
         }
     }
 
-    fn close_left(&mut self, mut fight: Box<Fight>) {
-        // Not read to its end: a client that leaves does not wait for what is under way.
-        if let Ok(count) = fight.stream.read(&mut self.buffer[..FIRST_BYTES]) {
-            fight.look_for_bye(&self.buffer[..count], &mut self.tally);
-        }
-        let end = match fight.bye {
-            Some(code) => End::ByServer(Some(code)),
-            None => End::AsPlanned,
-        };
-        self.count(&fight.plan, &end);
+    fn close_left(&mut self, socket: AttackSocket) {
+        let (connection, end) =
+            socket.end_of_left(&mut self.buffer, &*self.protocol, &mut self.stats);
+        self.count_end(connection.script(), end);
     }
 
-    fn turn_away(&mut self, index: usize, now: Instant) {
-        self.tally.turned_away += 1;
-        self.rest(index, TURNED_AWAY_PAUSE, now);
+    fn on_refused(&mut self, index: usize, now: Instant) {
+        self.stats.refused += 1;
+        self.attackers[index].pause(REFUSED_PAUSE, now);
     }
 
-    fn rest(&mut self, index: usize, pause: Duration, now: Instant) {
-        let attacker = &mut self.attackers[index];
-        attacker.state = State::Resting;
-        attacker.next_at = Some(now + pause);
-    }
-
-    fn count(&mut self, plan: &Plan, end: &End) {
-        let tally = &mut self.tally;
-        let is_refused = matches!(end, End::ByServer(Some(SERVER_FULL)));
-        tally.fought += u64::from(!is_refused || self.attack.is_of_connections());
-        match *end {
-            End::AsPlanned | End::Left => {}
-            End::OutOfPatience => tally.not_kicked += 1,
-            End::ByServer(Some(SERVER_FULL)) => tally.turned_away += 1,
-            End::ByServer(Some(code)) => {
-                *tally.kicked.entry(label_of(code).into()).or_default() += 1;
-                if matches!(plan.due, Due::Bye(codes) if !codes.contains(&code) && code != SHUTDOWN)
-                {
-                    tally.wrong_reason += 1;
-                }
-            }
-            End::ByServer(None) => {
-                tally.ended_without_reason += 1;
-                tally.untold += u64::from(plan.reads && matches!(plan.due, Due::Bye(_)));
-            }
-        }
+    fn count_end(&mut self, script: &AttackScript, end: End) {
+        let targets_accept = self.attack.targets_accept();
+        (self.stats).count_end(script, end, targets_accept, &*self.protocol);
     }
 }
 
 impl Attacker {
-    /// Whether it is under way, and nothing can be said yet of what becomes of such a one.
-    fn is_undecided(&self) -> bool {
-        let is_judged = match &self.state {
-            State::Fighting(fight) => fight.plan.due != Due::Anything,
-            State::Resting | State::Connecting(..) => false,
-        };
-        is_judged && !self.is_decided
-    }
-
-    /// Whether it stands, and for so long that it was let in.
-    fn has_a_footing(&self, now: Instant) -> bool {
-        match &self.state {
-            State::Fighting(fight) => fight.bye.is_none() && fight.since + FOOTING <= now,
-            State::Resting | State::Connecting(..) => false,
-        }
-    }
-}
-
-impl End {
-    fn is_telling(&self) -> bool {
-        match self {
-            Self::ByServer(code) => *code != Some(SERVER_FULL),
-            Self::AsPlanned | Self::Left => false,
-            Self::OutOfPatience => true,
-        }
-    }
-}
-
-/// The next moment at which all attackers act; a connection of this moment is idle until then.
-fn next_step(began_at: Instant, step: Duration, now: Instant) -> Instant {
-    let elapsed = (now + IDLE).duration_since(began_at).as_nanos();
-    let steps = elapsed.div_ceil(step.as_nanos());
-    began_at + step * u32::try_from(steps).unwrap_or(u32::MAX)
-}
-
-/// Begins a connection; the size of a receive buffer has to be set before.
-fn connect(target: SocketAddr, recv_buffer_bytes: Option<usize>) -> io::Result<TcpStream> {
-    let Some(bytes) = recv_buffer_bytes else {
-        return TcpStream::connect(target);
-    };
-    let domain = Domain::for_address(target);
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(bytes)?;
-    match socket.connect(&target.into()) {
-        Err(error) if !is_in_progress(&error) => Err(error),
-        _ => Ok(TcpStream::from_std(socket.into())),
-    }
-}
-
-fn is_in_progress(error: &io::Error) -> bool {
-    // The kind of EINPROGRESS has no stable name yet.
-    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(EINPROGRESS)
-}
-
-#[cfg(target_os = "linux")]
-const EINPROGRESS: i32 = 115;
-#[cfg(not(target_os = "linux"))]
-const EINPROGRESS: i32 = 36;
-
-const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// A server that is full has said so by then.
-const FOOTING: Duration = Duration::from_secs(1);
-const TURNED_AWAY_PAUSE: Duration = Duration::from_millis(100);
-const SERVER_FULL: u16 = 9;
-const SHUTDOWN: u16 = 10;
-
-impl Fight {
-    fn new(stream: TcpStream, mut plan: Plan, opening_at: Option<Instant>, now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         Self {
-            stream,
-            output: std::mem::take(&mut plan.opening),
-            sent: 0,
-            opening_at,
-            refrain_at: plan.refrain.as_ref().map(|_| now),
-            plan,
-            framer: Framer::default(),
-            since: now,
-            is_writable: true,
-            has_shut: false,
-            bye: None,
+            state: State::Paused,
+            next_at: Some(now),
+            is_conclusive: false,
         }
     }
 
-    /// When to come again without an event.
-    fn next_at(&self) -> Option<Instant> {
-        let patience = match self.plan.ending {
-            Ending::Reset(after) => Some(self.since + after),
-            _ if self.plan.due == Due::Anything => None,
-            _ => Some(self.since + self.plan.patience),
-        };
-        let refrain = self.refrain_at.filter(|_| self.is_writable);
-        let times = [patience, refrain, self.opening_at];
-        times.into_iter().flatten().min()
+    fn pause(&mut self, pause: Duration, now: Instant) {
+        self.state = State::Paused;
+        self.next_at = now.checked_add(pause);
     }
 
-    /// Reads, writes, and looks at the time. Returns whether there is more to do at once.
-    fn go_on(&mut self, buffer: &mut [u8], tally: &mut Tally, now: Instant) -> Result<bool, End> {
-        // All openings of one step go out before the first answer is read.
-        let opens_in_step = self.opening_at.is_some_and(|at| at <= now);
-        let may_read_on = self.plan.reads && (opens_in_step || self.read(buffer, tally)?);
-        let may_write_on = self.write(buffer, tally, now)?;
-        match self.plan.ending {
-            Ending::Reset(after) if self.since + after <= now => return Err(End::AsPlanned),
-            Ending::Leave if self.has_sent_all() => {
-                let _ = self.stream.shutdown(Shutdown::Write);
-                return Err(End::Left);
+    /// Whether its connection has to end, and none of its connections has shown how the server does that.
+    fn is_inconclusive(&self) -> bool {
+        match &self.state {
+            State::Active(socket) => {
+                socket.connection.script().expect != Expect::Any && !self.is_conclusive
             }
-            Ending::ShutWrite if self.has_sent_all() && !self.has_shut => {
-                self.has_shut = true;
-                // If it is closed already, the next read tells.
-                let _ = self.stream.shutdown(Shutdown::Write);
-            }
-            _ => {}
-        }
-        let is_judged = self.plan.due != Due::Anything;
-        if is_judged && self.since + self.plan.patience <= now {
-            return Err(End::OutOfPatience);
-        }
-        Ok(may_read_on || may_write_on)
-    }
-
-    fn has_sent_all(&self) -> bool {
-        self.sent == self.output.len()
-    }
-
-    fn read(&mut self, buffer: &mut [u8], tally: &mut Tally) -> Result<bool, End> {
-        let mut left = BUDGET_BYTES;
-        while left > 0 {
-            match self.stream.read(buffer) {
-                Ok(0) => return Err(End::ByServer(self.bye)),
-                Ok(count) => {
-                    left = left.saturating_sub(count);
-                    self.look_for_bye(&buffer[..count], tally);
-                }
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return Ok(false),
-                    ErrorKind::Interrupted => {}
-                    _ => return Err(End::ByServer(self.bye)),
-                },
-            }
-        }
-        Ok(true)
-    }
-
-    fn look_for_bye(&mut self, mut input: &[u8], tally: &mut Tally) {
-        // A server that breaks the framing is found by the healthy sessions.
-        while let Ok(Some(packet)) = self.framer.next_packet(&mut input, MAX_PACKET_BYTES) {
-            tally.packets_received += 1;
-            if packet.id() == SBye::ID
-                && let Ok((bye, _)) = packet.parse::<SBye>()
-            {
-                self.bye = Some(bye.reason.get());
-            }
+            State::Paused | State::Connecting(..) => false,
         }
     }
 
-    fn write(&mut self, buffer: &mut [u8], tally: &mut Tally, now: Instant) -> Result<bool, End> {
-        if self.opening_at.is_some_and(|at| at > now) {
-            return Ok(false);
-        }
-        self.opening_at = None;
-        let mut left = BUDGET_BYTES;
-        while self.is_writable && self.bye.is_none() && left > 0 {
-            if self.has_sent_all() {
-                match (&self.plan.refrain, self.refrain_at) {
-                    (Some(refrain), Some(at)) if at <= now => {
-                        self.output = refrain.bytes.clone();
-                        self.sent = 0;
-                        self.refrain_at = Some(now + refrain.every);
-                    }
-                    _ => return Ok(false),
-                }
+    /// Whether it has a connection that the server has admitted.
+    fn was_admitted(&self, now: Instant) -> bool {
+        match &self.state {
+            State::Active(socket) => {
+                let connection = &socket.connection;
+                let age = now.saturating_duration_since(connection.connected_at());
+                connection.close_reason().is_none() && age >= ADMISSION_TIME
             }
-            match self.stream.write(&self.output[self.sent..]) {
-                Ok(count) => {
-                    self.sent += count;
-                    tally.bytes_sent += count as u64;
-                    left = left.saturating_sub(count.max(1));
-                }
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => self.is_writable = false,
-                    ErrorKind::Interrupted => {}
-                    // What the server has said before lies in our socket; reading tells.
-                    _ if self.plan.reads => {
-                        self.is_writable = false;
-                        return Ok(true);
-                    }
-                    // It has never looked: that it was not even let in stands before all else.
-                    _ => {
-                        self.read(buffer, tally)?;
-                        return Err(End::ByServer(self.bye));
-                    }
-                },
-            }
+            State::Paused | State::Connecting(..) => false,
         }
-        Ok(self.is_writable && self.bye.is_none() && left == 0)
     }
+}
+
+/// The next moment at which all attackers send. A connection that begins now is idle until then, 200 ms at
+/// least. `None`: at once.
+fn next_step(started_at: Instant, step: Duration, now: Instant) -> Option<Instant> {
+    if step.is_zero() {
+        return None;
+    }
+    let elapsed = (now + MIN_IDLE).saturating_duration_since(started_at);
+    let steps = elapsed.as_nanos().div_ceil(step.as_nanos());
+    let steps = u32::try_from(steps).ok()?;
+    started_at.checked_add(step.checked_mul(steps)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
 
     #[test]
-    fn all_connections_of_one_step_act_at_one_moment() {
-        let began_at = Instant::now();
-        let (step, at) = (Duration::from_secs(1), |ms| {
-            began_at + Duration::from_millis(ms)
-        });
+    fn connections_of_one_step_send_at_one_moment() {
+        let started_at = Instant::now();
+        let at = |ms| started_at + Duration::from_millis(ms);
+        let step = Duration::from_secs(1);
         for (now, expected) in [
             (0, 1000),
             (800, 1000),
@@ -593,34 +354,16 @@ mod tests {
             (1000, 2000),
             (1800, 2000),
         ] {
-            assert_eq!(next_step(began_at, step, at(now)), at(expected), "{now}");
+            let next = next_step(started_at, step, at(now));
+            assert_eq!(next, Some(at(expected)), "{now}");
         }
     }
 
-    /// Each connection sends the permitted burst, closes its write side, and the next one comes
-    /// although the server has not answered.
     #[test]
-    fn churn_and_bursts_send_20_chats_and_leave() {
-        for (attack, connections) in [(Attack::ChatChurn, 30), (Attack::ChatBurst, 6)] {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let target = listener.local_addr().unwrap();
-            let squad = Squad::begin(attack, 3, target, 1).unwrap();
-            for _ in 0..connections {
-                let mut received = Vec::new();
-                let (mut stream, _) = listener.accept().unwrap();
-                stream.read_to_end(&mut received).unwrap();
-                let mut input = &received[..];
-                let mut framer = Framer::default();
-                let mut chats = 0;
-                while let Ok(Some(packet)) = framer.next_packet(&mut input, MAX_PACKET_BYTES) {
-                    assert_eq!((packet.id(), packet.size()), (4, 4 + 512), "{attack:?}");
-                    chats += 1;
-                }
-                assert_eq!((chats, framer.is_mid_packet()), (20, false), "{attack:?}");
-            }
-            let tally = squad.end().unwrap();
-            assert!(tally.connections >= connections, "{attack:?}: {tally:?}");
-            assert_eq!(tally.turned_away, 0, "{attack:?}: {tally:?}");
+    fn steps_without_a_next_moment_send_at_once() {
+        let now = Instant::now();
+        for step in [Duration::ZERO, Duration::MAX] {
+            assert_eq!(next_step(now, step, now), None, "{step:?}");
         }
     }
 }

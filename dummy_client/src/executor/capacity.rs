@@ -1,220 +1,174 @@
-//! The search for the largest number of sessions that a server holds. Knows no clock and no socket.
+//! The search for the largest number of sessions that a server holds. Has no clock and no socket.
 
+use super::windowed::{Transition, WindowedRun};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// Steps the sessions up until something breaks, then halves the gap.
+pub use super::windowed::Occupancy;
+
+/// Doubles the sessions until a step breaks, then halves the gap.
 ///
-/// Each step fills up, settles, and is then measured by itself. A step in which this program was
-/// the bottleneck is tried once more; if it is again, there is no answer: the server may hold more.
+/// Each step ramps up, warms up, and is then measured by itself. A step in which the client was the
+/// bottleneck is tried once more; if the client is the bottleneck again, the search has no result: the server
+/// may hold more.
+///
+/// `S` is what the owner of the search records for each step.
 #[derive(Debug)]
-pub struct Search {
-    largest_to_try: usize,
-    step: usize,
-    phase: Phase,
-    tries: u32,
-    holds: Option<usize>,
-    breaks: Option<usize>,
-    steps: Vec<Step>,
-    answer: Option<Answer>,
+pub struct CapacitySearch<S> {
+    max_sessions: usize,
+    target: usize,
+    windows: WindowedRun,
+    is_retry: bool,
+    largest: Option<usize>,
+    smallest_broken: Option<usize>,
+    steps: Vec<S>,
+    outcome: Option<Outcome>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    Filling {
-        until: Instant,
-    },
-    Settling {
-        until: Instant,
-    },
-    Measuring {
-        until: Instant,
-    },
-    /// The measured step has to be judged.
-    Judging,
-}
-
-/// What the search wants of its owner.
+/// What the owner of a search does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// Time.
-    Nothing,
-    /// To measure from now on.
+pub enum Action {
+    /// Nothing.
+    None,
+    /// Measure from now on.
     BeginWindow,
-    /// To know how the step went, by [`Search::judge`].
-    Judgement,
+    /// Evaluate the window, and call [`CapacitySearch::evaluate`].
+    Evaluate,
 }
 
-/// How many of the wanted sessions stand.
+/// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crowd {
-    Full,
-    Partly,
-    /// None, and none can.
-    Gone,
+pub enum StepOutcome {
+    /// Every assertion held and no session was lost.
+    Holds,
+    /// An assertion broke, or a session was lost.
+    Breaks,
+    /// The client was the bottleneck: the step says nothing of the server.
+    ClientLimited,
 }
 
-/// One step of the search.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub struct Step {
-    /// Sessions that were wanted.
-    pub sessions: usize,
-    /// Whether everything held with so many.
-    pub holds: bool,
-    /// Whether this program was the bottleneck: then the step says nothing.
-    pub client_limited: bool,
-    /// What broke.
-    pub broken: Vec<String>,
-    pub tick_delay_p50_ms: f64,
-    pub tick_delay_p99_ms: f64,
-    pub tick_delay_max_ms: f64,
-    pub rtt_p99_ms: f64,
-    pub packets_per_sec: f64,
-    pub bytes_per_sec: f64,
-    /// Of this program; 1 is one core.
-    pub cpu_cores: f64,
-}
-
-/// How a search has ended.
+/// The result of a search.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Capacity {
-    pub answer: Answer,
-    /// The largest number of sessions with which everything held.
+pub struct CapacityReport<S> {
+    /// What the search found.
+    pub outcome: Outcome,
+    /// The largest number of sessions that held; `null` if no step held.
     pub largest: Option<usize>,
-    pub steps: Vec<Step>,
+    /// The steps, in the order of the search.
+    pub steps: Vec<S>,
 }
 
 /// What is known at the end of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// `largest` holds, and little more does not.
+pub enum Outcome {
+    /// `largest` sessions hold, and a step that is at most 5 % (at least 1 session) larger breaks.
     Found,
-    /// Everything held up to the largest number that was to be tried.
+    /// The largest number that the search may try holds.
     AtLeast,
-    /// Not even one session was served as it should be.
+    /// One session breaks.
     None,
-    /// No answer: this program was the bottleneck.
+    /// Unknown: the client was the bottleneck in two tries of one step.
     ClientLimited,
-    /// No answer: it was ended before.
+    /// Unknown: the run ended before the search did.
     Interrupted,
 }
 
-const FIRST: usize = 100;
-/// The gap that is halved no further is this part of what holds.
+const FIRST_SESSIONS: usize = 100;
+/// A gap of this part of what holds is not halved.
 const RESOLUTION: usize = 20;
-const FILL: Duration = Duration::from_secs(20);
-/// At least; as long as a tick needs to be judged, so that a window does not measure what came while
-/// the sessions were being opened.
-const SETTLE: Duration = Duration::from_millis(2500);
-const MEASURE: Duration = Duration::from_secs(4);
+const MAX_RAMP_UP: Duration = Duration::from_secs(20);
+/// The shortest warm-up: a window does not measure what arrived during the ramp-up.
+const WARM_UP: Duration = Duration::from_millis(2500);
+const WINDOW: Duration = Duration::from_secs(4);
 
-impl Search {
-    /// Begins with a hundred sessions, or fewer if fewer are to be tried.
-    pub fn new(largest_to_try: usize, now: Instant) -> Self {
+impl<S> CapacitySearch<S> {
+    /// Begins with 100 sessions, or with `max_sessions` if that is fewer.
+    #[must_use]
+    pub fn new(max_sessions: usize, now: Instant) -> Self {
         Self {
-            largest_to_try,
-            step: FIRST.min(largest_to_try),
-            phase: Phase::Filling { until: now + FILL },
-            tries: 0,
-            holds: None,
-            breaks: None,
+            max_sessions,
+            target: FIRST_SESSIONS.min(max_sessions),
+            windows: WindowedRun::new(MAX_RAMP_UP, WINDOW, now),
+            is_retry: false,
+            largest: None,
+            smallest_broken: None,
             steps: Vec::new(),
-            answer: None,
+            outcome: None,
         }
     }
 
-    /// Sessions that are wanted now.
-    pub fn wanted(&self) -> usize {
-        self.step
+    /// Sessions of the current step.
+    #[must_use]
+    pub fn target(&self) -> usize {
+        self.target
     }
 
-    /// Whether there is nothing left to try.
+    /// Whether no step is left to try.
+    #[must_use]
     pub fn is_over(&self) -> bool {
-        self.answer.is_some()
+        self.outcome.is_some()
     }
 
-    /// When to poll again at the latest.
+    /// The latest time of the next [`poll`](Self::poll); `None` while a step waits for its evaluation.
+    #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Filling { until } | Phase::Settling { until } | Phase::Measuring { until } => {
-                Some(until)
-            }
-            Phase::Judging => None,
+        self.windows.next_at()
+    }
+
+    /// Goes on as far as the time and the connected sessions allow. `lag` is the time from a tick to its
+    /// analysis: a warm-up lasts as long, 2.5 s at least.
+    pub fn poll(&mut self, occupancy: Occupancy, lag: Duration, now: Instant) -> Action {
+        match self.windows.poll(occupancy, WARM_UP.max(lag), now) {
+            Transition::None | Transition::WarmUp => Action::None,
+            Transition::Measure => Action::BeginWindow,
+            Transition::Evaluate => Action::Evaluate,
         }
     }
 
-    /// Goes on as far as the time and the sessions that are live allow. `lag` is how long it takes
-    /// until a tick is judged.
-    pub fn poll(&mut self, crowd: Crowd, lag: Duration, now: Instant) -> Need {
-        match self.phase {
-            // Nobody is here, and nobody will come.
-            Phase::Filling { .. } if crowd == Crowd::Gone => {
-                self.phase = Phase::Judging;
-                Need::Judgement
-            }
-            // Too few in all that time: it is measured all the same, and judged by that.
-            Phase::Filling { until } if crowd == Crowd::Full || now >= until => {
-                self.phase = Phase::Settling {
-                    until: now + SETTLE.max(lag),
-                };
-                Need::Nothing
-            }
-            Phase::Settling { until } if now >= until => {
-                self.phase = Phase::Measuring {
-                    until: now + MEASURE,
-                };
-                Need::BeginWindow
-            }
-            Phase::Measuring { until } if now >= until => {
-                self.phase = Phase::Judging;
-                Need::Judgement
-            }
-            _ => Need::Nothing,
-        }
-    }
-
-    /// Takes the outcome of a step, and chooses the next one.
-    pub fn judge(&mut self, step: Step, now: Instant) {
-        let (holds, is_limited) = (step.holds, step.client_limited);
+    /// Takes the outcome of a step, and chooses the next step.
+    pub fn evaluate(&mut self, step: S, outcome: StepOutcome, now: Instant) {
         self.steps.push(step);
-        self.phase = Phase::Filling { until: now + FILL };
-        if is_limited && self.tries == 0 {
-            self.tries = 1;
-            return;
+        self.windows.ramp_up(now);
+        match outcome {
+            StepOutcome::Holds => self.largest = Some(self.target),
+            StepOutcome::Breaks => self.smallest_broken = Some(self.target),
+            StepOutcome::ClientLimited if self.is_retry => {
+                self.outcome = Some(Outcome::ClientLimited);
+                return;
+            }
+            StepOutcome::ClientLimited => {
+                self.is_retry = true;
+                return;
+            }
         }
-        self.tries = 0;
-        if is_limited {
-            self.answer = Some(Answer::ClientLimited);
-            return;
+        self.is_retry = false;
+        match self.next_target() {
+            Ok(target) => self.target = target,
+            Err(outcome) => self.outcome = Some(outcome),
         }
-        match holds {
-            true => self.holds = Some(self.step),
-            false => self.breaks = Some(self.step),
-        }
-        let next = match (self.holds, self.breaks) {
-            (Some(holds), None) if holds >= self.largest_to_try => Err(Answer::AtLeast),
-            (Some(holds), None) => Ok((holds * 2).min(self.largest_to_try)),
-            (None, Some(breaks)) if breaks <= 1 => Err(Answer::None),
-            (None, Some(breaks)) => Ok(breaks / 2),
+    }
+
+    fn next_target(&self) -> Result<usize, Outcome> {
+        match (self.largest, self.smallest_broken) {
+            (Some(holds), None) if holds >= self.max_sessions => Err(Outcome::AtLeast),
+            (Some(holds), None) => Ok(holds.saturating_mul(2).min(self.max_sessions)),
+            (None, Some(breaks)) if breaks > 1 => Ok(breaks / 2),
             (Some(holds), Some(breaks)) if breaks - holds <= (holds / RESOLUTION).max(1) => {
-                Err(Answer::Found)
+                Err(Outcome::Found)
             }
             (Some(holds), Some(breaks)) => Ok(holds.midpoint(breaks)),
-            (None, None) => Err(Answer::None),
-        };
-        match next {
-            Ok(step) => self.step = step,
-            Err(answer) => self.answer = Some(answer),
+            (None, _) => Err(Outcome::None),
         }
     }
 
-    /// The outcome; of a search that is not over, what is known so far.
-    pub fn into_capacity(self) -> Capacity {
-        Capacity {
-            answer: self.answer.unwrap_or(Answer::Interrupted),
-            largest: self.holds,
+    /// The result; [`Outcome::Interrupted`] if the search is not over.
+    #[must_use]
+    pub fn into_report(self) -> CapacityReport<S> {
+        CapacityReport {
+            outcome: self.outcome.unwrap_or(Outcome::Interrupted),
+            largest: self.largest,
             steps: self.steps,
         }
     }
@@ -224,100 +178,112 @@ impl Search {
 mod tests {
     use super::*;
 
-    /// Searches a server that holds so many; `limited` says in which steps this program was the
-    /// bottleneck.
+    /// Searches a server that holds this number of sessions. `limited`: whether the client is the bottleneck
+    /// in a step with this index and number of sessions.
     fn search(
         holds: usize,
-        largest_to_try: usize,
+        max_sessions: usize,
         limited: impl Fn(usize, usize) -> bool,
-    ) -> Capacity {
+    ) -> CapacityReport<usize> {
         let mut now = Instant::now();
-        let mut search = Search::new(largest_to_try, now);
+        let mut search = CapacitySearch::new(max_sessions, now);
         let mut windows = 0;
         while !search.is_over() {
-            match search.poll(Crowd::Full, Duration::ZERO, now) {
-                Need::Nothing => now = search.next_at().unwrap(),
-                Need::BeginWindow => windows += 1,
-                Need::Judgement => {
-                    let sessions = search.wanted();
-                    let step = Step {
-                        sessions,
-                        holds: sessions <= holds,
-                        client_limited: limited(search.steps.len(), sessions),
-                        ..Step::default()
+            match search.poll(Occupancy::Full, Duration::ZERO, now) {
+                Action::None => now = search.next_at().unwrap(),
+                Action::BeginWindow => windows += 1,
+                Action::Evaluate => {
+                    let sessions = search.target();
+                    let outcome = if limited(search.steps.len(), sessions) {
+                        StepOutcome::ClientLimited
+                    } else if sessions <= holds {
+                        StepOutcome::Holds
+                    } else {
+                        StepOutcome::Breaks
                     };
-                    search.judge(step, now);
+                    search.evaluate(sessions, outcome, now);
                 }
             }
-            assert!(windows < 100, "no end");
+            assert!(windows < 100, "the search does not end");
         }
-        search.into_capacity()
+        assert_eq!(windows, search.steps.len());
+        search.into_report()
     }
 
     #[test]
-    fn the_largest_number_is_found_within_the_resolution() {
+    fn largest_number_is_found_within_the_resolution() {
         for holds in [1, 2, 7, 99, 100, 101, 1234, 5000, 9999] {
-            let capacity = search(holds, 10_000, |_, _| false);
-            let largest = capacity.largest.unwrap();
-            assert_eq!(capacity.answer, Answer::Found, "{holds}");
+            let report = search(holds, 10_000, |_, _| false);
+            let largest = report.largest.unwrap();
+            assert_eq!(report.outcome, Outcome::Found, "{holds}");
             assert!(largest <= holds, "{holds}: {largest}");
             assert!(
                 largest + largest / RESOLUTION + 1 >= holds,
                 "{holds}: {largest}"
             );
-            assert!(capacity.steps.len() < 20);
+            assert!(report.steps.len() < 20);
         }
     }
 
     #[test]
-    fn a_server_that_holds_all_and_one_that_holds_none() {
+    fn server_that_holds_all_sessions_and_server_that_holds_none() {
         let all = search(usize::MAX, 5000, |_, _| false);
-        assert_eq!((all.answer, all.largest), (Answer::AtLeast, Some(5000)));
+        assert_eq!((all.outcome, all.largest), (Outcome::AtLeast, Some(5000)));
         let none = search(0, 5000, |_, _| false);
-        assert_eq!((none.answer, none.largest), (Answer::None, None));
+        assert_eq!((none.outcome, none.largest), (Outcome::None, None));
         let few = search(usize::MAX, 3, |_, _| false);
-        assert_eq!((few.answer, few.largest), (Answer::AtLeast, Some(3)));
+        assert_eq!((few.outcome, few.largest), (Outcome::AtLeast, Some(3)));
     }
 
     #[test]
-    fn one_limited_step_is_tried_again_and_two_are_no_answer() {
+    fn one_limited_step_is_tried_again_and_two_end_the_search() {
         let once = search(1000, 5000, |step, _| step == 2);
-        assert_eq!(once.answer, Answer::Found);
+        assert_eq!(once.outcome, Outcome::Found);
+        assert_eq!(once.steps[..4], [100, 200, 400, 400]);
         let always = search(1000, 5000, |_, sessions| sessions >= 400);
         assert_eq!(
-            (always.answer, always.largest),
-            (Answer::ClientLimited, Some(200))
+            (always.outcome, always.largest),
+            (Outcome::ClientLimited, Some(200))
         );
     }
 
     #[test]
-    fn a_step_that_does_not_fill_up_is_measured_all_the_same() {
+    fn step_with_too_few_sessions_is_measured() {
         let start = Instant::now();
-        let mut search = Search::new(500, start);
-        let lag = SETTLE * 2;
-        let mut poll = |at| search.poll(Crowd::Partly, lag, at);
-        assert_eq!(poll(start), Need::Nothing);
-        assert_eq!(poll(start + FILL), Need::Nothing);
-        assert_eq!(poll(start + FILL + SETTLE), Need::Nothing);
-        let settled = start + FILL + lag;
-        assert_eq!(poll(settled), Need::BeginWindow);
-        assert_eq!(poll(settled + MEASURE), Need::Judgement);
-        assert_eq!(poll(settled + MEASURE), Need::Nothing);
+        let mut search = CapacitySearch::<()>::new(500, start);
+        let lag = WARM_UP * 2;
+        let mut poll = |at| search.poll(Occupancy::Partial, lag, at);
+        assert_eq!(poll(start), Action::None);
+        assert_eq!(poll(start + MAX_RAMP_UP), Action::None);
+        assert_eq!(poll(start + MAX_RAMP_UP + WARM_UP), Action::None);
+        let warm = start + MAX_RAMP_UP + lag;
+        assert_eq!(poll(warm), Action::BeginWindow);
+        assert_eq!(poll(warm + WINDOW), Action::Evaluate);
+        assert_eq!(poll(warm + WINDOW), Action::None);
     }
 
     #[test]
-    fn a_server_that_is_away_is_no_long_wait() {
+    fn unreachable_server_ends_the_search_at_once() {
         let now = Instant::now();
-        let mut search = Search::new(100, now);
-        let mut steps = 0;
+        let mut search = CapacitySearch::new(100, now);
         while !search.is_over() {
-            assert_eq!(
-                search.poll(Crowd::Gone, Duration::ZERO, now),
-                Need::Judgement
-            );
-            search.judge(Step::default(), now);
-            steps += 1;
+            let action = search.poll(Occupancy::Unreachable, Duration::ZERO, now);
+            assert_eq!(action, Action::Evaluate);
+            search.evaluate((), StepOutcome::Breaks, now);
         }
-        assert_eq!((search.into_capacity().answer, steps), (Answer::None, 7));
+        let report = search.into_report();
+        assert_eq!((report.outcome, report.steps.len()), (Outcome::None, 7));
+    }
+
+    #[test]
+    fn interrupted_search_reports_what_held() {
+        let now = Instant::now();
+        let mut search = CapacitySearch::new(1000, now);
+        search.evaluate((), StepOutcome::Holds, now);
+        let report = search.into_report();
+        assert_eq!(
+            (report.outcome, report.largest),
+            (Outcome::Interrupted, Some(100))
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The command line.
 
-use crate::attack::Attack;
 use crate::bot::Requests;
+use crate::game_attacks::GameAttack;
 use crate::load::shape::{MAX_SESSIONS, Shape, Stages};
 use crate::result::assertion::Assertion;
 use crate::result::compare::Compare;
@@ -9,6 +9,7 @@ use crate::result::summary::Summary;
 use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, value_parser};
+use dummy_client::attack::Attack;
 use game_server::packets::MAX_CHAT_BYTES;
 use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
@@ -104,7 +105,7 @@ pub struct Args {
     )]
     #[arg(conflicts_with_all = ["find_capacity", "stages"])]
     #[arg(help_heading = "Attack", value_name = "NAME")]
-    pub attack: Option<Attack>,
+    pub attack: Option<GameAttack>,
 
     /// Number of attackers [default: 20; chat-burst: 150; ask-and-not-read, silent-flood: 1000]
     #[arg(long, env = "DUMMY_CLIENT_ATTACKERS", value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
@@ -330,7 +331,7 @@ impl Args {
     }
 
     /// How many attackers this attack has.
-    pub fn attackers(&self, attack: Attack) -> usize {
+    pub fn attackers(&self, attack: GameAttack) -> usize {
         self.attackers.unwrap_or_else(|| attack.default_attackers())
     }
 
@@ -432,9 +433,9 @@ mod tests {
 
     #[test]
     fn the_help_names_every_attack() {
-        for attack in Attack::value_variants() {
+        for attack in GameAttack::value_variants() {
             let name = attack.name();
-            assert!(AFTER_HELP.contains(&name), "{name}");
+            assert!(AFTER_HELP.contains(name), "{name}");
         }
     }
 

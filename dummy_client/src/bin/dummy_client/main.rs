@@ -13,8 +13,8 @@
 //! ```
 
 mod args;
-mod attack;
 mod bot;
+mod game_attacks;
 mod load;
 mod measure;
 mod preflight;

@@ -2,9 +2,9 @@
 //! fails on a failed check.
 
 use crate::args::Args;
-use crate::attack::NEIGHBOURS;
 use crate::load::shape::MAX_SESSIONS;
 use crate::load::{Failure, MAX_CONNECTING};
+use dummy_client::attack::{Attack, NEIGHBOURS};
 use server_core::host::checks::{self, Check, Finding, first_failure};
 use server_core::host::{self, Addresses, HostLimits, SourceAddresses, exit};
 use server_core::start;
@@ -86,7 +86,7 @@ fn other_files(args: &Args) -> u64 {
     let attacking = args.attack.map_or(0, |attack| {
         // Attack connections that are closing count twice. The poll of their thread, the neighbours and a
         // newcomer come on top.
-        2 * attack.connections() * args.attackers(attack) + 2 + NEIGHBOURS + 1
+        2 * attack.connections_per_attacker() * args.attackers(attack) + 2 + NEIGHBOURS + 1
     });
     16 + 3 * args.threads as u64 + leaving + attacking as u64
 }

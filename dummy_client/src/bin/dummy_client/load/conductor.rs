@@ -1,17 +1,18 @@
 //! Opens and closes sessions as the load wants it, and keeps the books.
 
-use super::capacity::{Crowd, Need, Search};
+use super::capacity::{Action, Occupancy, Search};
 use super::life::{Life, Sessions, State};
 use super::live::{Live, Status};
 use super::shape::Shape;
 use crate::args::Args;
-use crate::attack::{Besieged, Siege, Want};
+use crate::game_attacks::GameProtocol;
 use crate::measure::board::{Board, Counts, Event};
 use crate::measure::groups::Groups;
 use crate::measure::meter::{Meter, Second};
 use crate::measure::self_check::{Findings, SelfCheck};
 use crate::preflight;
 use crossbeam_channel::Receiver;
+use dummy_client::attack::{AttackAction, AttackReport, AttackRun};
 use indicatif::ProgressBar;
 use server_core::host::{HostLimits, SourceAddresses};
 use server_core::{DisconnectReason, ServerHandle};
@@ -49,8 +50,8 @@ pub struct Conductor<'a> {
     pub(super) self_check: SelfCheck,
     pub(super) findings: Findings,
     pub(super) window: Window,
-    pub(super) siege: Option<Siege>,
-    pub(super) besieged: Option<Besieged>,
+    pub(super) siege: Option<AttackRun>,
+    pub(super) besieged: Option<AttackReport>,
     pub(super) live: Live,
     pub(super) started_at: Instant,
     pub(super) next_second_at: Instant,
@@ -125,8 +126,11 @@ impl<'a> Conductor<'a> {
             self_check,
             findings: Findings::default(),
             window: Window::default(),
-            siege: (args.attack)
-                .map(|attack| Siege::new(attack, args.attackers(attack), ends_in, now)),
+            siege: (args.attack).map(|attack| {
+                let (attackers, target) = (args.attackers(attack), args.addr.first());
+                let protocol = Arc::new(GameProtocol);
+                AttackRun::new(Arc::new(attack), protocol, attackers, target, ends_in, now)
+            }),
             besieged: None,
             live: Live::new(bar, ends_in),
             started_at: now,
@@ -201,7 +205,7 @@ impl<'a> Conductor<'a> {
         let change = change.filter(|_| may_connect);
         let deed = self.agenda.peek().map(|Reverse((at, ..))| *at);
         let deed = deed.filter(|at| may_connect || *at > now);
-        let siege = self.siege.as_ref().and_then(Siege::next_at);
+        let siege = self.siege.as_ref().and_then(AttackRun::next_at);
         [change, end, deed, siege, Some(self.next_second_at)]
             .into_iter()
             .flatten()
@@ -215,7 +219,7 @@ impl<'a> Conductor<'a> {
         let elapsed = now.duration_since(self.started_at);
         let target = match &self.plan {
             Plan::Shape(shape) => shape.wanted(elapsed),
-            Plan::Search(search) => search.wanted(),
+            Plan::Search(search) => search.target(),
         };
         while self.wanted < target && self.connecting < MAX_CONNECTING {
             self.wanted += 1;
@@ -310,18 +314,18 @@ impl<'a> Conductor<'a> {
     // ---- the search for the capacity ----------------------------------------------------------
 
     fn search(&mut self, now: Instant) {
-        let crowd = match self.all_are_gone() {
-            true => Crowd::Gone,
-            false if self.tally.live == self.wanted => Crowd::Full,
-            false => Crowd::Partly,
+        let occupancy = match self.all_are_gone() {
+            true => Occupancy::Unreachable,
+            false if self.tally.live == self.wanted => Occupancy::Full,
+            false => Occupancy::Partial,
         };
         let lag = self.meter.lag();
         let Plan::Search(search) = &mut self.plan else {
             return;
         };
-        match search.poll(crowd, lag, now) {
-            Need::Nothing => {}
-            Need::BeginWindow => {
+        match search.poll(occupancy, lag, now) {
+            Action::None => {}
+            Action::BeginWindow => {
                 self.measure(now);
                 self.meter.begin_window();
                 self.window = Window {
@@ -331,12 +335,13 @@ impl<'a> Conductor<'a> {
                     findings: Findings::default(),
                 };
             }
-            Need::Judgement => {
+            Action::Evaluate => {
                 self.end_window(now);
                 let step = self.judge_step(now);
                 self.live.say(&step);
                 if let Plan::Search(search) = &mut self.plan {
-                    search.judge(step, now);
+                    let outcome = step.outcome();
+                    search.evaluate(step, outcome, now);
                 }
                 self.revive(now);
             }
@@ -360,19 +365,20 @@ impl<'a> Conductor<'a> {
             Plan::Shape(shape) => self.tally.live == shape.max(),
             Plan::Search(_) => false,
         };
-        let want = (self.siege.as_mut()).map_or(Want::Nothing, |siege| siege.poll(is_full, now));
-        if let (Want::Neighbours, Some(siege)) = (want, &mut self.siege)
-            && let Err(error) = siege.begin_neighbours(self.args.addr.first())
+        let want =
+            (self.siege.as_mut()).map_or(AttackAction::None, |siege| siege.poll(is_full, now));
+        if let (AttackAction::ConnectNeighbours, Some(siege)) = (want, &mut self.siege)
+            && let Err(error) = siege.connect_neighbours()
         {
             log::error!("cannot connect the neighbours: {error}");
         }
-        if matches!(want, Want::Nothing | Want::Neighbours) {
+        if matches!(want, AttackAction::None | AttackAction::ConnectNeighbours) {
             return;
         }
         self.end_window(now);
-        if let (Want::Attack, Some(siege)) = (want, &mut self.siege) {
+        if let (AttackAction::BeginAttack, Some(siege)) = (want, &mut self.siege) {
             let delays = &self.meter.window.tick_delays;
-            let begun = siege.begin(delays, self.args.addr.first(), self.args.seed(), now);
+            let begun = siege.begin(delays, self.args.seed(), now);
             if let Err(error) = begun {
                 log::error!("the attack could not begin: {error}");
             }
@@ -384,7 +390,7 @@ impl<'a> Conductor<'a> {
         self.besieged = self.siege.take().map(|mut siege| {
             siege.end(now).unwrap_or_else(|error| {
                 log::error!("the attack failed: {error}");
-                Besieged::default()
+                AttackReport::default()
             })
         });
     }

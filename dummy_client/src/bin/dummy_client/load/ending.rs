@@ -168,7 +168,7 @@ impl Conductor<'_> {
                 period: self.meter.period(),
                 timeline: self.meter.timeline.clone(),
                 capacity: match self.plan {
-                    Plan::Search(search) => Some(search.into_capacity()),
+                    Plan::Search(search) => Some(search.into_report()),
                     Plan::Shape(_) => None,
                 },
                 attack: self

@@ -6,7 +6,6 @@ use super::metric::Metrics;
 use super::output;
 use super::verdict::Verdict;
 use crate::args::Args;
-use crate::attack::{Besieged, NewcomersReport};
 use crate::load::capacity::{Capacity, Step};
 use crate::load::life::Sessions;
 use crate::measure::board::Counts;
@@ -15,6 +14,7 @@ use crate::measure::groups::{Groups, More};
 use crate::measure::meter::{Second, quantile_ms};
 use crate::measure::recorder::{Micros, Samples};
 use crate::measure::self_check::Findings;
+use dummy_client::attack::{AttackReport, NewcomersReport};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -76,7 +76,7 @@ pub struct Summary {
     /// One point a second, or fewer in a long run.
     pub timeline: Vec<Second>,
     /// What `--attack` has done.
-    pub attack: Option<Besieged>,
+    pub attack: Option<AttackReport>,
     /// The outcome of `--find-capacity`.
     pub capacity: Option<Capacity>,
 }
@@ -108,7 +108,7 @@ pub struct Outcome<'a> {
     /// How a search for the capacity has ended.
     pub capacity: Option<Capacity>,
     /// What an attack has done.
-    pub attack: Option<Besieged>,
+    pub attack: Option<AttackReport>,
 }
 
 #[derive(Debug, Default, Serialize, JsonSchema)]
@@ -307,13 +307,13 @@ impl Summary {
     /// One with nothing in it: what there is to be measured.
     pub fn blank_metrics() -> Metrics {
         let blank = Self {
-            attack: Some(Besieged {
+            attack: Some(AttackReport {
                 tick_delay_p99_rise_ms: Some(0.0),
                 newcomers: Some(NewcomersReport {
                     longest_wait_ms: Some(0.0),
                     ..NewcomersReport::default()
                 }),
-                ..Besieged::default()
+                ..AttackReport::default()
             }),
             ..Self::default()
         };

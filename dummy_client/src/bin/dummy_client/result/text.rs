@@ -1,9 +1,9 @@
 //! The summary for people.
 
 use super::summary::{Bye, Quantiles, Summary};
-use crate::attack::Besieged;
 use crate::load::capacity::{Answer, Capacity};
 use crate::measure::groups::More;
+use dummy_client::attack::AttackReport;
 use server_core::host::human_bytes;
 
 impl Summary {
@@ -119,9 +119,9 @@ impl Summary {
     }
 }
 
-fn attack_text(attack: &Besieged) -> String {
-    let tally = &attack.tally;
-    let kicked: Vec<String> = (tally.kicked.iter())
+fn attack_text(attack: &AttackReport) -> String {
+    let stats = &attack.stats;
+    let kicked: Vec<String> = (stats.kicked.iter())
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect();
     let kicked = if kicked.is_empty() {
@@ -154,11 +154,11 @@ fn attack_text(attack: &Besieged) -> String {
         attack.name,
         attack.attackers,
         attack.elapsed_secs,
-        tally.connections,
-        tally.ended_without_reason,
-        tally.turned_away,
-        tally.not_kicked,
-        attack.before.p99_ms,
+        stats.connections,
+        stats.closed_without_message,
+        stats.refused,
+        stats.not_kicked,
+        attack.baseline.p99_ms,
         attack.during.p99_ms,
         neighbours.connected,
         neighbours.sessions,
@@ -192,7 +192,7 @@ fn capacity_text(capacity: &Capacity) -> String {
         Some(sessions) => format!("{sessions} sessions"),
         None => "0 sessions".into(),
     };
-    text += &match capacity.answer {
+    text += &match capacity.outcome {
         Answer::Found => format!("capacity  {largest}\n"),
         Answer::AtLeast => format!("capacity  at least {largest}: --count is reached\n"),
         Answer::None => "capacity  0 sessions: the smallest step breaks\n".into(),

@@ -3,8 +3,8 @@
 use super::metric::Metrics;
 use super::summary::Summary;
 use crate::args::Args;
-use crate::attack::{Besieged, NEIGHBOURS};
 use crate::load::capacity::Answer;
+use dummy_client::attack::{AttackReport, NEIGHBOURS};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -112,7 +112,7 @@ impl Summary {
         let is_wrong = !wrong.is_empty();
         let is_late = !late.is_empty();
         self.failures = [wrong, late].concat();
-        self.verdict = match self.capacity.as_ref().map(|capacity| capacity.answer) {
+        self.verdict = match self.capacity.as_ref().map(|capacity| capacity.outcome) {
             Some(answer) => {
                 // What broke in its steps is what was searched for.
                 self.failures.clear();
@@ -156,7 +156,7 @@ impl Summary {
 }
 
 /// What a neighbour must not see. `healthy_gap_ms`: the longest time between two ticks of the server.
-fn neighbour_failures(attack: &Besieged, healthy_gap_ms: f64) -> Vec<String> {
+fn neighbour_failures(attack: &AttackReport, healthy_gap_ms: f64) -> Vec<String> {
     let seen = &attack.neighbours;
     let mut failures = seen.faults.clone();
     if attack.elapsed_secs > 0.0 && seen.sessions < NEIGHBOURS {
@@ -177,32 +177,32 @@ fn neighbour_failures(attack: &Besieged, healthy_gap_ms: f64) -> Vec<String> {
 }
 
 /// What an attack must not do. A rise that may be this program's own is none of the server's.
-fn attack_failures(attack: &Besieged, client_limited: bool) -> Vec<String> {
-    let tally = &attack.tally;
+fn attack_failures(attack: &AttackReport, client_limited: bool) -> Vec<String> {
+    let stats = &attack.stats;
     let mut failures = Vec::new();
     if attack.elapsed_secs == 0.0 {
         failures.push("the run was over before the attack began".into());
     }
-    let needed = attack.patience_secs;
-    if attack.elapsed_secs > 0.0 && tally.fought == 0 {
+    let needed = attack.timeout_secs;
+    if attack.elapsed_secs > 0.0 && stats.attempted == 0 {
         failures.push("nothing was attacked: no attacker was accepted".into());
-    } else if needed > 0.0 && !tally.is_telling() {
+    } else if needed > 0.0 && !stats.is_conclusive() {
         failures.push(format!(
             "the attack was too short to tell whether attackers are kicked: it needs {needed} s"
         ));
     }
-    if tally.not_kicked > 0 {
-        let count = tally.not_kicked;
+    if stats.not_kicked > 0 {
+        let count = stats.not_kicked;
         failures.push(format!(
             "{count} attackers should have been kicked and were not"
         ));
     }
-    if tally.wrong_reason > 0 {
-        let count = tally.wrong_reason;
+    if stats.wrong_reason > 0 {
+        let count = stats.wrong_reason;
         failures.push(format!("{count} attackers were kicked for another reason"));
     }
-    if tally.untold > 0 && !client_limited {
-        let count = tally.untold;
+    if stats.closed_without_reason > 0 && !client_limited {
+        let count = stats.closed_without_reason;
         failures.push(format!(
             "{count} attackers that read on were kicked without a reason"
         ));
@@ -210,11 +210,11 @@ fn attack_failures(attack: &Besieged, client_limited: bool) -> Vec<String> {
     if attack.elapsed_secs > 0.0 && attack.tick_delay_p99_rise_ms.is_none() {
         failures.push("too few ticks arrived to compare the tick delay under the attack".into());
     }
-    let longest = attack.during.max_ms - attack.before.max_ms;
+    let longest = attack.during.max_ms - attack.baseline.max_ms;
     if longest > MAX_WAIT_MS && !client_limited {
         failures.push(format!(
             "a tick was {:.0} ms late under the attack, and {:.0} ms at the most before",
-            attack.during.max_ms, attack.before.max_ms
+            attack.during.max_ms, attack.baseline.max_ms
         ));
     }
     let rise = attack.tick_delay_p99_rise_ms.unwrap_or(0.0);

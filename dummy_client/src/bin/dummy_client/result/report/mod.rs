@@ -172,7 +172,7 @@ impl<'a> Verdict<'a> {
             return Self {
                 word,
                 says: capacity_says(capacity),
-                reasons: match capacity.answer {
+                reasons: match capacity.outcome {
                     Answer::ClientLimited => limits,
                     _ => Vec::new(),
                 },
@@ -216,7 +216,7 @@ impl<'a> Verdict<'a> {
 
 fn capacity_says(capacity: &Capacity) -> String {
     let largest = grouped(capacity.largest.unwrap_or(0) as u64);
-    match capacity.answer {
+    match capacity.outcome {
         Answer::Found => format!("{largest} sessions hold, and little more do not."),
         Answer::AtLeast => format!("{largest} sessions hold: --count is reached."),
         Answer::None => "Not even one session was served as it should be.".into(),
@@ -721,7 +721,7 @@ mod tests {
             ..Step::default()
         };
         summary.capacity = Some(Capacity {
-            answer: Answer::Found,
+            outcome: Answer::Found,
             largest: Some(1600),
             steps: vec![step(1600, true), step(3200, false)],
         });

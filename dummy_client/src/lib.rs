@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod metrics;
+pub mod output;
 pub mod report;
 
 pub use error::Error;

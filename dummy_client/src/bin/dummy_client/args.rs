@@ -3,6 +3,7 @@
 use crate::attack::Attack;
 use crate::bot::Requests;
 use crate::load::shape::{MAX_SESSIONS, Shape, Stages};
+use crate::report_page::ReportPage;
 use crate::result::assertion::Assertion;
 use crate::result::compare::Compare;
 use crate::result::summary::Summary;
@@ -142,6 +143,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Compare(Compare),
+    Report(ReportPage),
     /// Print the JSON schema of the summary
     Schema,
 }

@@ -18,6 +18,7 @@ mod bot;
 mod load;
 mod measure;
 mod preflight;
+mod report_page;
 mod result;
 
 use args::{Args, Command};
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let mut args = Args::from_command_line();
     let outcome = match args.command.take() {
         Some(Command::Compare(compare)) => result::compare::run(&compare),
+        Some(Command::Report(page)) => page_of_report(&page),
         Some(Command::Schema) => result::schema::print(),
         None if args.check => Ok(preflight::check(&args)),
         None => run(&mut args),
@@ -49,4 +51,13 @@ fn run(args: &mut Args) -> Result<ExitCode, Failure> {
     let summary = load::run(args, bar)?;
     outputs.publish(&summary)?;
     Ok(summary.exit_code())
+}
+
+fn page_of_report(page: &report_page::ReportPage) -> Result<ExitCode, Failure> {
+    let failed = |error: dummy_client::Error| Failure {
+        why: error.message,
+        exit_status: error.exit_status,
+    };
+    report_page::run(page).map_err(failed)?;
+    Ok(ExitCode::SUCCESS)
 }

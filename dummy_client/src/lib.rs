@@ -11,6 +11,7 @@ pub mod executor;
 mod health;
 mod measurement;
 pub mod metrics;
+pub mod output;
 pub mod pacing;
 pub mod report;
 mod run;

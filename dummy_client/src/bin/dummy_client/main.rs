@@ -4,6 +4,7 @@ mod args;
 mod game_attacks;
 mod game_scenario;
 mod preflight;
+mod report_page;
 
 use args::{Args, Command};
 use dummy_client::{Error, Run, Scenario};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 fn main() -> ExitCode {
     let mut args = Args::from_command_line();
     let outcome = match args.command.take() {
+        Some(Command::Report(page)) => report_page::run(&page).map(|()| ExitCode::SUCCESS),
         Some(Command::Schema) => Ok(ExitCode::SUCCESS),
         None if args.check => Ok(preflight::check(&args)),
         None => run(&args),

@@ -86,14 +86,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 mod tests {
     use super::*;
     use crate::base::config::Config;
-    use crate::base::disconnect_log::DisconnectLog;
-    use crate::base::metrics::Metrics;
     use crate::base::reason::Kick;
-    use crate::buffer::{ChunkPool, SendBuffer, SendBufferManager};
+    use crate::buffer::SendBuffer;
     use crate::connection::admission::Admission;
     use crate::protocol::packet::Packet;
-    use crate::routing::mailbox::Mailbox;
-    use crate::routing::router::{Command, NewConnection, Router};
+    use crate::routing::router::{Command, NewConnection};
     use crate::session::Context;
     use crate::shard::Shared;
     use crate::transport::{Completion, ReadOutcome};
@@ -182,18 +179,9 @@ mod tests {
     type TestShard = Shard<Shaking, Player>;
 
     fn shard(config: &Config, counts: &Arc<Counts>) -> TestShard {
-        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let counts = Arc::clone(counts);
-        let shared = Shared {
-            config: config.clone(),
-            router: Arc::new(Router::new([Mailbox::new(config.mailbox_bytes, || {})])),
-            buffers: SendBufferManager::new(pool),
-            metrics: Arc::new(Metrics::new(1)),
-            disconnect_log: DisconnectLog::default(),
-            factory: Box::new(move |_| Player(Arc::clone(&counts))),
-            close_message: Arc::new(|_, _| None),
-        };
-        Shard::new(0, Arc::new(shared))
+        let player = move |_| Player(Arc::clone(&counts));
+        Shard::new(0, Arc::new(Shared::for_tests(config, 1, player)))
     }
 
     fn config() -> Config {

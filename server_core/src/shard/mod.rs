@@ -76,6 +76,28 @@ pub struct Shared<T, S> {
     pub close_message: Arc<CloseMessage>,
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl<T: Send + 'static, S> Shared<T, S> {
+    /// What these workers have in common in a test: mailboxes that wake no worker, and no close message.
+    pub fn for_tests(
+        config: &Config,
+        workers: usize,
+        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
+    ) -> Self {
+        let pool = crate::buffer::ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
+        let mailbox = |_| crate::routing::mailbox::Mailbox::new(config.mailbox_bytes, || {});
+        Self {
+            config: config.clone(),
+            router: Arc::new(Router::new((0..workers).map(mailbox))),
+            buffers: SendBufferManager::new(pool),
+            metrics: Arc::new(Metrics::new(workers)),
+            disconnect_log: DisconnectLog::default(),
+            factory: Box::new(factory),
+            close_message: Arc::new(|_, _| None),
+        }
+    }
+}
+
 impl<T, S> fmt::Debug for Shared<T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
@@ -478,9 +500,7 @@ pub(crate) fn guarded<R>(callback: impl FnOnce() -> R) -> Result<R, DisconnectRe
 mod tests {
     use super::*;
     use crate::base::reason::Kick;
-    use crate::buffer::ChunkPool;
     use crate::protocol::packet::Packet;
-    use crate::routing::mailbox::Mailbox;
     use crate::routing::router::NewConnection;
     use crate::session::Context;
     use crate::testing::{Call, FakePeer, FakeStream, Outcome};
@@ -500,21 +520,9 @@ mod tests {
     }
 
     fn shard(config: &Config) -> Shard<FakeStream, Silent> {
-        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
-        let mailbox = Mailbox::new(config.mailbox_bytes, || {});
         let requires_login = config.max_unadmitted.is_some();
-        Shard::new(
-            0,
-            Arc::new(Shared {
-                config: config.clone(),
-                router: Arc::new(Router::new([mailbox])),
-                buffers: SendBufferManager::new(pool),
-                metrics: Arc::new(Metrics::new(1)),
-                disconnect_log: DisconnectLog::default(),
-                factory: Box::new(move |_| Silent { requires_login }),
-                close_message: Arc::new(|_, _| None),
-            }),
-        )
+        let silent = move |_| Silent { requires_login };
+        Shard::new(0, Arc::new(Shared::for_tests(config, 1, silent)))
     }
 
     /// A thousand peers that send zeros without end and take what is written. With `hesitates`, each

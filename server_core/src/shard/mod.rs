@@ -117,6 +117,8 @@ pub struct Shard<T, S> {
     timeouts: TimeoutQueue,
     unadmitted: Unadmitted,
     handshakes: Handshakes,
+    /// Sessions that leave now for a login or a handshake have to give their places back at once.
+    is_evicting: bool,
     /// Known since the first arrival.
     admission: Option<Arc<Admission>>,
     recv_buffer: RecvBuffer,
@@ -213,6 +215,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             timeouts: TimeoutQueue::default(),
             unadmitted: Unadmitted::default(),
             handshakes: Handshakes::default(),
+            is_evicting: false,
             admission: None,
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
             effects: Vec::new(),
@@ -346,8 +349,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.flush_all(now);
         self.call_drained(now);
         self.flush_and_reap(now);
-        self.evict_unadmitted(now);
+        // An evicted handshake frees a place as well, so it comes first.
         self.evict_handshakes(now);
+        self.evict_unadmitted(now);
         // These sessions wait for the next turn, and may have got packets since they were flushed.
         for id in &self.dirty_next {
             self.table.visit(*id, |connection| connection.settle(now));
@@ -371,6 +375,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 break;
             }
         }
+    }
+
+    /// Like [`flush_and_reap`](Self::flush_and_reap). Evicted sessions do not linger.
+    fn reap_evicted(&mut self, now: Instant) {
+        self.is_evicting = true;
+        self.flush_and_reap(now);
+        self.is_evicting = false;
     }
 
     /// The turn that began at `began` is over: it counts how long that took, and the measured

@@ -96,6 +96,7 @@ pub mod pacing;
 pub mod report;
 mod run;
 mod scenario;
+mod user_data;
 mod users;
 
 pub use config::{RunConfig, Share};
@@ -106,4 +107,5 @@ pub use metrics::Registry;
 pub use report::Report;
 pub use run::{Progress, Run, Stop, check_assertions};
 pub use scenario::{Bot, Mix, Scenario, UserId, Violation};
+pub use user_data::UserData;
 pub use users::MAX_CONNECTING;

@@ -4,7 +4,7 @@
 use super::background::{Background, Stopped};
 use super::protocol::Protocol;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use server_core::framer::Framer;
 use server_core::wire::MAX_PACKET_BYTES;
 use std::io::{self, ErrorKind, Read, Write};
@@ -28,7 +28,7 @@ const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct Newcomers(Background<NewcomersReport>);
 
 /// The sessions that connected while the attack took the places.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NewcomersReport {
     /// Newcomers that were served or not.
     pub tried: u64,

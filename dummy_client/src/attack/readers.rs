@@ -3,7 +3,7 @@
 use super::background::{Background, Stopped};
 use super::protocol::Protocol;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use server_core::framer::Framer;
 use server_core::wire::MAX_PACKET_BYTES;
 use std::io::{self, ErrorKind, Read};
@@ -32,7 +32,7 @@ const MAX_READ_BYTES: usize = 64 << 20;
 pub(super) struct Neighbours(Background<NeighboursReport>);
 
 /// The neighbours at the end of a run. They are healthy sessions: the server must not end a neighbour.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NeighboursReport {
     /// Neighbours that tried to connect.
     pub sessions: usize,
@@ -52,7 +52,7 @@ pub struct NeighboursReport {
 }
 
 /// The neighbours with one read interval.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct IntervalReport {
     /// From the end of a read to the next one.
     pub read_interval_ms: u64,

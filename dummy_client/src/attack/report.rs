@@ -5,13 +5,13 @@ use super::newcomers::NewcomersReport;
 use super::protocol::Protocol;
 use super::readers::NeighboursReport;
 use super::script::{AttackScript, Expect};
-use hdrhistogram::Histogram;
+use crate::metrics::Histogram;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The result of an attack run.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AttackReport {
     /// The name of the attack.
     pub name: String,
@@ -36,7 +36,7 @@ pub struct AttackReport {
 }
 
 /// The distribution of tick delays.
-#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Delays {
     /// The number of ticks.
     pub count: u64,
@@ -49,7 +49,7 @@ pub struct Delays {
 }
 
 /// The connections of the attackers.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AttackStats {
     /// Connections that were established.
     pub connections: u64,
@@ -79,7 +79,7 @@ pub struct AttackStats {
 impl AttackReport {
     /// Adds the tick delays under the attack, in microseconds.
     #[must_use]
-    pub fn with_delays(mut self, delays: &Histogram<u64>) -> Self {
+    pub fn with_delays(mut self, delays: &Histogram) -> Self {
         if self.elapsed_secs > 0.0 {
             self.during = delays.into();
         }
@@ -131,14 +131,13 @@ impl AttackStats {
     }
 }
 
-impl From<&Histogram<u64>> for Delays {
-    fn from(micros: &Histogram<u64>) -> Self {
-        let quantile_ms = |quantile| micros.value_at_quantile(quantile) as f64 / 1e3;
+impl From<&Histogram> for Delays {
+    fn from(delays: &Histogram) -> Self {
         Self {
-            count: micros.len(),
-            p50_ms: quantile_ms(0.5),
-            p99_ms: quantile_ms(0.99),
-            max_ms: quantile_ms(1.0),
+            count: delays.len(),
+            p50_ms: delays.quantile_ms(0.5),
+            p99_ms: delays.quantile_ms(0.99),
+            max_ms: delays.quantile_ms(1.0),
         }
     }
 }
@@ -215,7 +214,7 @@ mod tests {
     #[test]
     fn rise_needs_ticks_before_and_under_the_attack() {
         let micros = |values: &[u64]| {
-            let mut histogram = Histogram::<u64>::new(3).unwrap();
+            let mut histogram = Histogram::default();
             values
                 .iter()
                 .for_each(|value| histogram.record(*value).unwrap());

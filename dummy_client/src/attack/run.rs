@@ -7,8 +7,8 @@ use super::report::{AttackReport, Delays};
 use super::runner::AttackRunner;
 use super::script::Attack;
 use crate::executor::windowed::{Occupancy, Transition, WindowedRun};
+use crate::metrics::Histogram;
 use fastrand::Rng;
-use hdrhistogram::Histogram;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -110,7 +110,7 @@ impl AttackRun {
     ///
     /// # Errors
     /// If the system has no descriptor or thread left.
-    pub fn begin(&mut self, baseline: &Histogram<u64>, seed: u64, now: Instant) -> io::Result<()> {
+    pub fn begin(&mut self, baseline: &Histogram, seed: u64, now: Instant) -> io::Result<()> {
         self.baseline = baseline.into();
         self.windows.measure_to_end();
         let (attack, protocol) = (Arc::clone(&self.attack), Arc::clone(&self.protocol));

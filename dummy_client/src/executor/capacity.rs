@@ -4,7 +4,7 @@
 
 use super::windowed::{Transition, WindowedRun};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 pub use super::windowed::Occupancy;
@@ -51,7 +51,7 @@ pub enum StepOutcome {
 }
 
 /// The result of a search.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CapacityReport<S> {
     /// What the search found.
     pub outcome: Outcome,
@@ -62,7 +62,7 @@ pub struct CapacityReport<S> {
 }
 
 /// What is known at the end of a search.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// `largest` sessions hold, and a step that is at most 5 % (at least 1 session) larger breaks.

@@ -1,0 +1,178 @@
+//! JSON values as facts and tables: settings, an attack, a capacity search. A new field appears by itself.
+
+use super::format::{digits, grouped, ms, shown, words};
+use super::{Fact, fact};
+use serde_json::{Map, Value};
+use server_core::host::human_bytes;
+
+/// A list of facts or a table below a heading.
+pub struct Part {
+    pub heading: String,
+    pub facts: Vec<Fact>,
+    pub head: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+}
+
+/// The fields of an object. Nested objects with the same fields are the rows of one table.
+pub fn parts(heading: &str, object: &Map<String, Value>) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let fields = ordered(object);
+    let facts: Vec<_> = fields
+        .iter()
+        .filter_map(|&(key, value)| setting(key, value))
+        .collect();
+    if !facts.is_empty() {
+        parts.push(Part {
+            heading: heading.into(),
+            facts,
+            head: Vec::new(),
+            rows: Vec::new(),
+        });
+    }
+    let mut in_table: Vec<&str> = Vec::new();
+    for &(key, value) in &fields {
+        let heading = words(key);
+        match value {
+            _ if in_table.contains(&key) => {}
+            Value::Array(items) => {
+                let rows = items.iter().filter_map(Value::as_object);
+                parts.extend(table(heading, "", rows.map(|row| (String::new(), row))));
+            }
+            Value::Object(inner) => {
+                let is_like = |(_, other): &(&str, &Value)| {
+                    other.as_object().is_some_and(|other| {
+                        is_flat(other) && other.keys().eq(inner.keys()) && !other.is_empty()
+                    })
+                };
+                let like: Vec<_> = fields.iter().copied().filter(is_like).collect();
+                if like.len() < 2 {
+                    parts.extend(self::parts(&heading, inner));
+                    continue;
+                }
+                in_table.extend(like.iter().map(|(key, _)| *key));
+                let names: Vec<_> = like.iter().map(|(key, _)| words(key)).collect();
+                let rows = like
+                    .iter()
+                    .filter_map(|&(key, value)| Some((words(key), value.as_object()?)));
+                parts.extend(table(names.join(" and "), " ", rows));
+            }
+            _ => {}
+        }
+    }
+    parts
+}
+
+/// A table with the fields of the first row as its columns. `corner` heads the column of the names.
+fn table<'a>(
+    heading: String,
+    corner: &str,
+    rows: impl Iterator<Item = (String, &'a Map<String, Value>)>,
+) -> Option<Part> {
+    let rows: Vec<_> = rows.collect();
+    let columns = ordered(rows.first()?.1);
+    let names = (!corner.is_empty()).then(|| corner.to_owned());
+    let cells = |(name, row): &(String, &Map<String, Value>)| {
+        let cell = |(key, _): &(&str, &Value)| row.get(*key).map_or_else(String::new, plain);
+        let name = (!corner.is_empty()).then(|| name.clone());
+        name.into_iter().chain(columns.iter().map(cell)).collect()
+    };
+    Some(Part {
+        heading,
+        facts: Vec::new(),
+        rows: rows.iter().map(cells).collect(),
+        head: names
+            .into_iter()
+            .chain(columns.iter().map(|(key, _)| words(key)))
+            .collect(),
+    })
+}
+
+fn is_flat(object: &Map<String, Value>) -> bool {
+    object
+        .values()
+        .all(|value| !value.is_object() && !value.is_array())
+}
+
+/// The fields of an object, those of a run before the measured ones, and the statistics in their usual order.
+fn ordered(object: &Map<String, Value>) -> Vec<(&str, &Value)> {
+    const FIRST: [&str; 8] = [
+        "name",
+        "baseline",
+        "before",
+        "outcome",
+        "answer",
+        "largest",
+        "read_interval_ms",
+        "sessions",
+    ];
+    const LAST: [&str; 9] = [
+        "count", "mean", "min", "p50", "p90", "p95", "p99", "p999", "max",
+    ];
+    let rank = |key: &str| {
+        let first = FIRST.iter().position(|first| *first == key);
+        let last = || {
+            let place = LAST
+                .iter()
+                .position(|last| key.split('_').any(|word| word == *last))?;
+            Some(FIRST.len() + 1 + place)
+        };
+        first.or_else(last).unwrap_or(FIRST.len())
+    };
+    let mut fields: Vec<_> = object
+        .iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .collect();
+    fields.sort_by_key(|(key, _)| rank(key));
+    fields
+}
+
+/// A field as a fact; its name without the unit, which follows the number. `None` for objects and lists of them.
+pub fn setting(key: &str, value: &Value) -> Option<Fact> {
+    const UNITS: [(&str, &str); 5] = [
+        ("_ms", " ms"),
+        ("_secs", " s"),
+        ("_per_sec", " per second"),
+        ("_hz", " per second"),
+        ("_us", " µs"),
+    ];
+    let text = match value {
+        Value::Object(_) => return None,
+        Value::Array(items) if items.iter().any(Value::is_object) => return None,
+        _ => plain(value),
+    };
+    let Some(number) = value.as_f64() else {
+        return Some(fact(&words(key), text, ""));
+    };
+    if key.split('_').any(|word| word == "bytes") {
+        let per_second = if key.ends_with("_per_sec") { "/s" } else { "" };
+        let name = key.trim_end_matches("_per_sec");
+        return Some(fact(&words(name), human_bytes(number) + per_second, ""));
+    }
+    let of_unit = UNITS.iter().find_map(|(end, unit)| {
+        let name = key.strip_suffix(end)?;
+        let text = if *unit == " ms" {
+            ms(number)
+        } else {
+            format!("{text}{unit}")
+        };
+        Some(fact(&words(name), text, ""))
+    });
+    Some(of_unit.unwrap_or_else(|| fact(&words(key), text, "")))
+}
+
+/// A value as text.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "–".into(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::String(text) => shown(text),
+        Value::Number(number) => match (number.as_u64(), number.as_f64()) {
+            (Some(whole), _) => grouped(whole),
+            (None, Some(number)) => digits(number),
+            (None, None) => number.to_string(),
+        },
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join("; "),
+        Value::Object(_) => shown(&value.to_string()),
+    }
+}

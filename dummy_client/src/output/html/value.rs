@@ -31,7 +31,10 @@ pub fn parts(heading: &str, object: &Map<String, Value>) -> Vec<Part> {
     }
     let mut in_table: Vec<&str> = Vec::new();
     for &(key, value) in &fields {
-        let heading = words(key);
+        let heading = match heading {
+            "" => words(key),
+            outer => format!("{outer}: {}", words(key)),
+        };
         match value {
             _ if in_table.contains(&key) => {}
             Value::Array(items) => {
@@ -95,7 +98,7 @@ fn is_flat(object: &Map<String, Value>) -> bool {
 
 /// The fields of an object, those of a run before the measured ones, and the statistics in their usual order.
 fn ordered(object: &Map<String, Value>) -> Vec<(&str, &Value)> {
-    const FIRST: [&str; 8] = [
+    const FIRST: [&str; 9] = [
         "name",
         "baseline",
         "before",
@@ -104,9 +107,10 @@ fn ordered(object: &Map<String, Value>) -> Vec<(&str, &Value)> {
         "largest",
         "read_interval_ms",
         "sessions",
+        "holds",
     ];
-    const LAST: [&str; 9] = [
-        "count", "mean", "min", "p50", "p90", "p95", "p99", "p999", "max",
+    const LAST: [&str; 10] = [
+        "count", "mean", "min", "p50", "p90", "p95", "p99", "p999", "max", "broken",
     ];
     let rank = |key: &str| {
         let first = FIRST.iter().position(|first| *first == key);

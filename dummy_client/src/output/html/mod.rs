@@ -174,8 +174,10 @@ fn capacity_statement(capacity: &Value) -> String {
         .into_iter()
         .find_map(|key| capacity.get(key)?.as_str());
     match outcome.unwrap_or_default() {
-        "found" => format!("The server holds {largest} sessions, and little more fail."),
-        "at_least" => format!("The server holds at least {largest} sessions: --count is reached."),
+        "found" => format!("The server holds {largest} sessions. A step with a few more sessions failed."),
+        "at_least" => {
+            format!("The server holds at least {largest} sessions, the most that the search tried.")
+        }
         "none" => "The server does not hold a single session.".into(),
         "client_limited" => format!(
             "No answer: this client was the bottleneck. The server holds at least {largest} sessions."

@@ -1,9 +1,13 @@
 //! The result of a run as data. Its serde form is the JSON of schema 2.
 
+use super::step::Step;
+use crate::attack::AttackReport;
+use crate::executor::capacity::CapacityReport;
 use crate::metrics::{Definition, Histogram, Kind, Unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use server_core::host::HostLimits;
 use std::collections::BTreeMap;
 
 /// The name of the schema.
@@ -49,9 +53,9 @@ pub struct Report {
     /// A point a second; a run of more than 2,000 s has coarser points.
     pub timeline: Vec<Point>,
     /// The outcome of an attack run.
-    pub attack: Option<Value>,
+    pub attack: Option<AttackReport>,
     /// The outcome of a capacity search.
-    pub capacity: Option<Value>,
+    pub capacity: Option<CapacityReport<Step>>,
 }
 
 /// The verdict of a run.
@@ -258,6 +262,20 @@ pub struct MachineFacts {
     pub ephemeral_ports: Option<u64>,
     /// The largest backlog of a listener.
     pub somaxconn: Option<u64>,
+}
+
+impl From<&HostLimits> for MachineFacts {
+    fn from(limits: &HostLimits) -> Self {
+        Self {
+            system: limits.system.clone(),
+            cores: limits.cores,
+            memory_total_bytes: limits.memory_total_bytes,
+            fd_soft_limit: limits.fd_soft_limit,
+            fd_hard_limit: limits.fd_hard_limit,
+            ephemeral_ports: limits.ephemeral_ports,
+            somaxconn: limits.somaxconn,
+        }
+    }
 }
 
 /// Metrics by name, in the order of registration.

@@ -1,63 +1,59 @@
-//! The load client: opens N connections, logs what it receives, and proves what it got.
-//!
-//! ```text
-//!   load: how many sessions when, reconnects, the end (main thread)
-//!       |  connect                    ^ events: connected, lost, told goodbye
-//!       v                             |
-//!   bot: sessions of server_core, on its workers ----> measure: counters, last tick of each session,
-//!                                                      arrivals, round trips, and this program itself
-//!   attack: attackers beside them, in raw bytes              |
-//!                                                         v
-//!                                                      result: summary (text, JSON, report), assertions,
-//!                                                      comparison of two runs, exit status
-//! ```
+//! The load client of `game_server`: a program on the engine of this crate.
 
 mod args;
-mod attack;
-mod bot;
-mod load;
-mod measure;
+mod game_attacks;
+mod game_scenario;
 mod preflight;
 mod report_page;
-mod result;
 
 use args::{Args, Command};
-use load::Failure;
-use result::output::Outputs;
-use server_core::host;
+use dummy_client::{Error, Run, Scenario};
+use game_attacks::GameProtocol;
+use game_scenario::GameScenario;
+use server_core::host::{self, signals};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 fn main() -> ExitCode {
     let mut args = Args::from_command_line();
     let outcome = match args.command.take() {
-        Some(Command::Compare(compare)) => result::compare::run(&compare),
-        Some(Command::Report(page)) => page_of_report(&page),
-        Some(Command::Schema) => result::schema::print(),
+        Some(Command::Report(page)) => report_page::run(&page).map(|()| ExitCode::SUCCESS),
+        Some(Command::Schema) => Ok(ExitCode::SUCCESS),
         None if args.check => Ok(preflight::check(&args)),
-        None => run(&mut args),
+        None => run(&args),
     };
-    outcome.unwrap_or_else(|failure| {
-        host::print_error("dummy_client", &failure.why);
-        ExitCode::from(failure.exit_status)
+    outcome.unwrap_or_else(|error| {
+        host::print_error("dummy_client", &error.message);
+        ExitCode::from(error.exit_status)
     })
 }
 
-fn run(args: &mut Args) -> Result<ExitCode, Failure> {
-    let bar = load::status_bar();
-    // The conductor tells of losses itself; the library would tell of our own goodbyes too.
-    host::init_logs_through("info,server_core=warn", load::LogWriter(bar.clone()));
-    preflight::choose_address(&mut args.addr);
-    let outputs = Outputs::open(args.json.as_deref(), args.report.as_deref())?;
-    let summary = load::run(args, bar)?;
-    outputs.publish(&summary)?;
-    Ok(summary.exit_code())
+fn run(args: &Args) -> Result<ExitCode, Error> {
+    run_scenario(args, GameScenario::new(args.workload()))
 }
 
-fn page_of_report(page: &report_page::ReportPage) -> Result<ExitCode, Failure> {
-    let failed = |error: dummy_client::Error| Failure {
-        why: error.message,
-        exit_status: error.exit_status,
-    };
-    report_page::run(page).map_err(failed)?;
-    Ok(ExitCode::SUCCESS)
+fn run_scenario(args: &Args, mut scenario: impl Scenario) -> Result<ExitCode, Error> {
+    dummy_client::check_assertions(&mut scenario, &args.assertions)?;
+    // The run logs losses itself; the library would log the sessions that the run closes too.
+    host::init_logs("info,server_core=warn");
+    let mut addrs = args.addr.clone();
+    preflight::choose_address(&mut addrs);
+    let limits = preflight::require(args)?;
+    let config = args.run_config(addrs, preflight::max_sessions(args, &limits));
+    let mut run = Run::new(scenario).config(config);
+    for assertion in &args.assertions {
+        run = run.assert(assertion);
+    }
+    if let Some(attack) = args.attack {
+        let attackers = Some(args.attackers(attack));
+        run = run.attack(Arc::new(attack), Arc::new(GameProtocol), attackers);
+    }
+    let stop = run.stop_handle();
+    signals::on_stop(move |_| stop.stop()).map_err(Error::failure)?;
+    let report = run.run()?;
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&report).unwrap_or_default()
+    );
+    Ok(ExitCode::from(report.exit_status(args.limited_is_failure)))
 }

@@ -2,11 +2,11 @@
 //! fails on a failed check.
 
 use crate::args::Args;
-use crate::attack::NEIGHBOURS;
-use crate::load::shape::MAX_SESSIONS;
-use crate::load::{Failure, MAX_CONNECTING};
+use dummy_client::attack::{Attack, NEIGHBOURS};
+use dummy_client::executor::MAX_SESSIONS;
+use dummy_client::{Error, MAX_CONNECTING};
 use server_core::host::checks::{self, Check, Finding, first_failure};
-use server_core::host::{self, Addresses, HostLimits, SourceAddresses, exit};
+use server_core::host::{self, Addresses, HostLimits, SourceAddresses};
 use server_core::start;
 use std::net::TcpStream;
 use std::process::ExitCode;
@@ -40,13 +40,10 @@ pub fn choose_address(addrs: &mut Addresses) {
 ///
 /// # Errors
 /// The first failed check.
-pub fn require(args: &Args) -> Result<HostLimits, Failure> {
+pub fn require(args: &Args) -> Result<HostLimits, Error> {
     let (limits, findings) = look(args);
     if let Some(failure) = first_failure(&findings) {
-        return Err(Failure {
-            why: failure.to_string(),
-            exit_status: exit::USAGE,
-        });
+        return Err(Error::usage(failure));
     }
     for finding in findings.iter().filter(|finding| finding.severity.is_bad()) {
         log::warn!("{finding}");
@@ -86,7 +83,7 @@ fn other_files(args: &Args) -> u64 {
     let attacking = args.attack.map_or(0, |attack| {
         // Attack connections that are closing count twice. The poll of their thread, the neighbours and a
         // newcomer come on top.
-        2 * attack.connections() * args.attackers(attack) + 2 + NEIGHBOURS + 1
+        2 * attack.connections_per_attacker() * args.attackers(attack) + 2 + NEIGHBOURS + 1
     });
     16 + 3 * args.threads as u64 + leaving + attacking as u64
 }
@@ -109,6 +106,7 @@ fn look(args: &Args) -> (HostLimits, Vec<Finding>) {
         needs.extend([Check::Backlog(at_a_time), Check::Handshakes(at_a_time)]);
     }
     needs.extend([
+        Check::Cpu(args.threads as u64),
         Check::Memory { sessions },
         Check::Firewall(max_sessions as u64),
         Check::Clock,

@@ -9,13 +9,16 @@ mod plot;
 mod value;
 
 use crate::error::Error;
+use crate::executor::capacity::{CapacityReport, Outcome};
 use crate::metrics::Unit;
+use crate::report::Step;
 use crate::report::{self, AssertionResult, Metric, Others, Report};
 use askama::Template;
 use figures::Figure;
 use format::{count, grouped, ms, shown};
 use metrics::{Requests, Row, Trend};
 use plot::SIZE;
+use serde::Serialize;
 use serde_json::Value;
 use server_core::DisconnectReason;
 use server_core::host::human_bytes;
@@ -167,30 +170,30 @@ impl<'a> Verdict<'a> {
     }
 }
 
-fn capacity_statement(capacity: &Value) -> String {
-    let largest = capacity.get("largest").and_then(Value::as_u64);
-    let largest = grouped(largest.unwrap_or(0));
-    let outcome = ["outcome", "answer"]
-        .into_iter()
-        .find_map(|key| capacity.get(key)?.as_str());
-    match outcome.unwrap_or_default() {
-        "found" => format!("The server holds {largest} sessions. A step with a few more sessions failed."),
-        "at_least" => {
+fn capacity_statement(capacity: &CapacityReport<Step>) -> String {
+    let largest = grouped(capacity.largest.unwrap_or(0) as u64);
+    match capacity.outcome {
+        Outcome::Found => {
+            format!("The server holds {largest} sessions. A step with at most 5 % more failed.")
+        }
+        Outcome::AtLeast => {
             format!("The server holds at least {largest} sessions, the most that the search tried.")
         }
-        "none" => "The server does not hold a single session.".into(),
-        "client_limited" => format!(
+        Outcome::None => "The server does not hold a single session.".into(),
+        Outcome::ClientLimited => format!(
             "No answer: this client was the bottleneck. The server holds at least {largest} sessions."
         ),
-        "interrupted" => format!(
+        Outcome::Interrupted => format!(
             "No answer: the search ended too early. The server holds at least {largest} sessions."
         ),
-        _ => format!("The largest number of sessions without a failure is {largest}."),
     }
 }
 
-fn parts(value: Option<&Value>) -> Vec<Part> {
-    let object = value.and_then(Value::as_object);
+/// The parts of a section, from its JSON.
+fn parts(section: Option<&impl Serialize>) -> Vec<Part> {
+    // A section that cannot be written as JSON makes `script_json` fail.
+    let value = section.and_then(|section| serde_json::to_value(section).ok());
+    let object = value.as_ref().and_then(Value::as_object);
     object.map_or_else(Vec::new, |object| value::parts("", object))
 }
 

@@ -73,14 +73,16 @@ pub fn parts(heading: &str, object: &Map<String, Value>) -> Vec<Part> {
     parts
 }
 
-/// A table with the fields of the first row as its columns, after the name of the row, if it has one.
+/// A table with a column for each field, after the name of the row, if it has one.
 fn table<'a>(
     heading: String,
     rows: impl Iterator<Item = (Option<String>, &'a Map<String, Value>)>,
 ) -> Option<Part> {
-    let rows: Vec<_> = rows.collect();
-    let columns = ordered(rows.first()?.1);
-    let cells = |(name, row): (Option<String>, &Map<String, Value>)| {
+    let rows: Vec<_> = rows.map(|(name, row)| (name, flat(row))).collect();
+    let fields = rows.iter().flat_map(|(_, row)| row.clone());
+    let all: Map<String, Value> = fields.collect();
+    let columns = ordered(&all);
+    let cells = |(name, row): &(Option<String>, Map<String, Value>)| {
         let cell = |(key, _): &(&str, &Value)| {
             let value = row.get(*key).unwrap_or(&Value::Null);
             let fact = setting(key, value).unwrap_or_else(|| fact(&words(key), plain(value), ""));
@@ -90,18 +92,35 @@ fn table<'a>(
                 is_text: !value.is_number(),
             }
         };
-        let name = name.map(|text| Cell {
+        let name = name.clone().map(|text| Cell {
             name: String::new(),
             text,
             is_text: true,
         });
         name.into_iter().chain(columns.iter().map(cell)).collect()
     };
-    Some(Part {
+    (!rows.is_empty()).then(|| Part {
         heading,
         facts: Vec::new(),
-        rows: rows.into_iter().map(cells).collect(),
+        rows: rows.iter().map(cells).collect(),
     })
+}
+
+/// The fields of a row. Those of an object in the row follow its name: `rtt` in `p99_ms` is `rtt_p99_ms`.
+fn flat(row: &Map<String, Value>) -> Map<String, Value> {
+    let mut fields = Map::new();
+    for (key, value) in row {
+        match value {
+            Value::Object(inner) => {
+                let inner = inner.iter();
+                fields.extend(inner.map(|(name, value)| (format!("{name}_{key}"), value.clone())));
+            }
+            _ => {
+                fields.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    fields
 }
 
 fn is_flat(object: &Map<String, Value>) -> bool {
@@ -113,12 +132,10 @@ fn is_flat(object: &Map<String, Value>) -> bool {
 /// The fields of an object: the most telling ones first, the statistics of each time together and in their
 /// usual order.
 fn ordered(object: &Map<String, Value>) -> Vec<(&str, &Value)> {
-    const FIRST: [&str; 9] = [
+    const FIRST: [&str; 7] = [
         "name",
         "baseline",
-        "before",
         "outcome",
-        "answer",
         "largest",
         "read_interval_ms",
         "sessions",

@@ -54,6 +54,32 @@ pub struct Report {
     pub capacity: Option<Value>,
 }
 
+impl Report {
+    /// The sum of all losses: lost sessions that were not back within 10 s, every check that is a loss, and
+    /// the lost neighbours and missed ticks of an attack run.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        let sessions = &self.sessions;
+        let mut lost = sessions.lost.saturating_sub(sessions.reconnected);
+        for (_, metric) in self.metrics.iter() {
+            if let Metric::Check {
+                value,
+                is_loss: true,
+                ..
+            } = metric
+            {
+                lost = lost.saturating_add(*value);
+            }
+        }
+        if let Some(neighbours) = self.attack.as_ref().map(|attack| &attack["neighbours"]) {
+            for field in ["lost", "missing_ticks"] {
+                lost = lost.saturating_add(neighbours[field].as_u64().unwrap_or(0));
+            }
+        }
+        lost.min(MAX_EXACT)
+    }
+}
+
 /// The verdict of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

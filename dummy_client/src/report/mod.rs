@@ -1,5 +1,11 @@
 //! The result of a run.
 
+mod compare;
 mod data;
+mod merge;
+#[cfg(test)]
+pub(crate) mod samples;
 
+pub use compare::{Comparison, MIN_BEYOND, MIN_RANK_SUM, Outcome, compare, noise_ms};
 pub use data::*;
+pub use merge::merge;

@@ -1,0 +1,8 @@
+//! A report for people and for programs.
+
+pub mod console;
+pub mod file;
+pub mod json;
+pub mod junit;
+pub mod progress;
+pub mod prometheus;

@@ -2,7 +2,7 @@
 
 mod engine;
 
-use crate::assertion::Assertion;
+use crate::assertion::{Assertion, Names};
 use crate::attack::{Attack, Protocol};
 use crate::collector::{Collector, EngineMetrics};
 use crate::config::{RunConfig, Share};
@@ -267,9 +267,10 @@ pub fn check_assertions(scenario: &mut impl Scenario, expressions: &[String]) ->
 }
 
 fn parse_assertions(expressions: &[String], registry: &Registry) -> Result<Vec<Assertion>, Error> {
+    let names = Names::new(registry);
     let parsed = expressions
         .iter()
-        .map(|text| Assertion::parse(text, registry).map_err(Error::usage));
+        .map(|text| Assertion::parse(text, &names).map_err(Error::usage));
     parsed.collect()
 }
 

@@ -322,9 +322,13 @@ fn started(rfc3339: &str) -> String {
     shown(&rfc3339.replacen('T', " ", 1).replace('Z', " UTC"))
 }
 
+/// The settings of the run; those that are not set are left out.
 fn settings(report: &Report) -> Vec<Fact> {
+    let is_set =
+        |value: &Value| !value.is_null() && value.as_array().is_none_or(|all| !all.is_empty());
     let settings = report.run.settings.iter();
     settings
+        .filter(|(_, value)| is_set(value))
         .filter_map(|(key, value)| value::setting(key, value))
         .collect()
 }

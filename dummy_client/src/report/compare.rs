@@ -9,12 +9,13 @@
 //!    than 10 the rank of the percentile is known to no better than a third (David and Nagaraja, "Order
 //!    Statistics", on confidence intervals of quantiles).
 //! 2. **Size.** The difference is larger than the tolerance in percent, and larger than the noise of the unit
-//!    ([`noise_ms`]).
+//!    ([`noise_ms`]). With one run on a side, it is larger than twice the tolerance: one run does not show what
+//!    differs from run to run.
 //! 3. **Seconds.** All samples of a second share its stalls, so the seconds are the independent observations and
 //!    not the samples. The seconds of the timeline have to agree: the rank-sum test of Mann and Whitney between
 //!    the seconds of both sides has to reach [`MIN_RANK_SUM`].
-//! 4. **Runs.** With several runs on a side, the medians are compared, and a difference within the spread of the
-//!    runs of one side is not a difference.
+//! 4. **Runs.** With several runs on a side, the medians are compared, and a figure is the same as long as the
+//!    runs of one side reach into those of the other.
 //!
 //! A trend without enough seconds (the connect time), and a value that a run has only once (the longest gap),
 //! are compared with three runs on each side or more.
@@ -212,14 +213,20 @@ impl Figure {
         Some((largest(&self.before)?, largest(&self.after)?))
     }
 
-    /// The larger of the distances between the runs of a side; 0 if no side has several.
-    fn spread(&self) -> f64 {
-        let spread = |values: &[f64]| {
-            let smallest = values.iter().copied().reduce(f64::min).unwrap_or(0.0);
-            let largest = values.iter().copied().reduce(f64::max).unwrap_or(0.0);
-            largest - smallest
-        };
-        spread(&self.before).max(spread(&self.after))
+    /// Whether a run of one side is within the runs of the other side.
+    fn overlaps(&self) -> bool {
+        let smallest = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
+        let largest = |values: &[f64]| values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let (before, after) = (&self.before, &self.after);
+        smallest(after) <= largest(before) && smallest(before) <= largest(after)
+    }
+
+    /// How often the tolerance is allowed: what differs from run to run is not seen in one run.
+    fn tolerances(&self) -> f64 {
+        match self.before.len().min(self.after.len()) {
+            0 | 1 => 2.0,
+            _ => 1.0,
+        }
     }
 
     fn has_enough_runs(&self) -> bool {
@@ -317,8 +324,9 @@ impl Table<'_> {
             return;
         };
         let change = if name.ends_with("_skipped") {
-            let noise = (3.0 * (from + to).sqrt()).max(10.0).max(figure.spread());
-            Change::of(to - from > noise, from - to > noise)
+            let noise = (3.0 * (from + to).sqrt()).max(10.0);
+            let is_clear = !figure.overlaps();
+            Change::of(is_clear && to - from > noise, is_clear && from - to > noise)
         } else {
             Change::None
         };
@@ -340,9 +348,7 @@ impl Table<'_> {
         let (events_before, events_after) = events.medians().unwrap_or((1.0, 1.0));
         let variance = |share: f64, events: f64| share * (1.0 - share) / events;
         let deviation = (variance(from, events_before) + variance(to, events_after)).sqrt();
-        let noise = RATE_NOISE.max(3.0 * deviation).max(figure.spread());
-        let rose = |from: f64, to: f64| to - from > noise && to > from * (1.0 + self.tolerance);
-        let change = Change::of(rose(from, to), rose(to, from));
+        let change = self.by_runs(&figure, RATE_NOISE.max(3.0 * deviation));
         let passed = (1.0 - from, 1.0 - to);
         self.row(name, passed, 4, change);
     }
@@ -413,13 +419,13 @@ impl Table<'_> {
         }
     }
 
-    /// Whether the medians differ by more than the tolerance, the noise, and the spread of each side.
+    /// Whether the medians differ by more than the tolerance and the noise, and no runs of both sides overlap.
     fn by_runs(&self, figure: &Figure, noise: f64) -> Change {
         let Some((from, to)) = figure.medians() else {
             return Change::None;
         };
-        let noise = noise.max(figure.spread());
-        let rose = |from: f64, to: f64| to - from > noise && to > from * (1.0 + self.tolerance);
+        let (is_clear, factor) = (!figure.overlaps(), self.tolerance * figure.tolerances());
+        let rose = |from: f64, to: f64| is_clear && to - from > noise && to > from * (1.0 + factor);
         Change::of(rose(from, to), rose(to, from))
     }
 
@@ -447,8 +453,8 @@ impl Table<'_> {
         let Some((from, to)) = figure.medians() else {
             return;
         };
-        let fell =
-            |from: f64, to: f64| from - to > figure.spread() && to < from * (1.0 - self.tolerance);
+        let (is_clear, factor) = (!figure.overlaps(), self.tolerance * figure.tolerances());
+        let fell = |from: f64, to: f64| is_clear && to < from * (1.0 - factor);
         let change = Change::of(fell(from, to), fell(to, from));
         self.row("capacity.largest", (from, to), 0, change);
     }
@@ -641,9 +647,7 @@ fn differences(first: &Report, run: &Report) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Histogram;
     use crate::report::{Metrics, Point, PointTrend, samples};
-    use serde_json::json;
 
     const TOLERANCE: f64 = 10.0;
     /// 4 ticks a second.
@@ -679,34 +683,43 @@ mod tests {
         radius * (std::f64::consts::TAU * rng.f64()).cos()
     }
 
+    fn quantile(sorted: &[f64], share: f64) -> f64 {
+        let rank = (sorted.len() as f64 * share).ceil() as usize;
+        sorted[rank.clamp(1, sorted.len()) - 1]
+    }
+
     /// A run with tick delays whose noise has heavy tails, and that all sessions share.
     fn simulate(load: Load, seed: u64) -> Report {
         let rng = &mut fastrand::Rng::with_seed(seed);
-        let mut all = Histogram::default();
+        let noise = |rng: &mut _, deviation: f64| match load.is_busy {
+            true => deviation * normal(rng),
+            false => 0.0,
+        };
+        let mut all = Vec::new();
         let mut timeline = Vec::new();
-        let run_load = if load.is_busy { 0.1 * normal(rng) } else { 0.0 };
+        let run_load = noise(rng, 0.07);
         let mut second_load = 0.0;
         for second in 1..=load.seconds {
-            let mut histogram = Histogram::default();
-            second_load = 0.5 * second_load + if load.is_busy { 0.1 * normal(rng) } else { 0.0 };
+            second_load = 0.5 * second_load + noise(rng, 0.1);
+            let mut delays = Vec::new();
             for _ in 0..TICKS {
                 let stall_ms = match load.is_busy && rng.f64() < 0.05 {
                     true => 2.0 * (1.0 - rng.f64()).powf(-1.0 / 1.5),
                     false => 0.0,
                 };
-                for _ in 0..load.sessions {
+                delays.extend((0..load.sessions).map(|_| {
                     let exponent = run_load + second_load + 0.3 * normal(rng);
-                    let ms = load.median_ms * exponent.exp() + stall_ms;
-                    histogram.record_micros((ms * 1e3) as u64, 1);
-                }
+                    load.median_ms * exponent.exp() + stall_ms
+                }));
             }
+            delays.sort_by(f64::total_cmp);
             let trend = PointTrend {
-                count: histogram.len(),
-                p50: histogram.quantile_ms(0.5),
-                p99: histogram.quantile_ms(0.99),
-                max: histogram.quantile_ms(1.0),
+                count: delays.len() as u64,
+                p50: quantile(&delays, 0.5),
+                p99: quantile(&delays, 0.99),
+                max: quantile(&delays, 1.0),
             };
-            all.add(&histogram);
+            all.extend(delays);
             timeline.push(Point {
                 at_secs: second as f64,
                 sessions: load.sessions,
@@ -714,10 +727,19 @@ mod tests {
                 ..Point::default()
             });
         }
+        all.sort_by(f64::total_cmp);
+        let trend = TrendValue {
+            count: all.len() as u64,
+            p50: quantile(&all, 0.5),
+            p95: quantile(&all, 0.95),
+            p99: quantile(&all, 0.99),
+            p999: quantile(&all, 0.999),
+            max: quantile(&all, 1.0),
+            ..TrendValue::default()
+        };
         let mut report = samples::report();
         report.verdict = Verdict::Ok;
-        let trend = Metric::Trend(TrendValue::new("", &all));
-        report.metrics = Metrics(vec![("tick_delay".into(), trend)]);
+        report.metrics = Metrics(vec![("tick_delay".into(), Metric::Trend(trend))]);
         report.timeline = timeline;
         report
     }
@@ -757,9 +779,11 @@ mod tests {
 
     #[test]
     fn a_regression_is_found() {
-        for (median_ms, sessions, seconds, is_busy, runs_a_side) in
-            [(20.0, 200, 10, false, 1), (20.0, 200, 30, true, 3)]
-        {
+        for (median_ms, sessions, seconds, is_busy, runs_a_side) in [
+            (20.0, 200, 10, false, 1),
+            (20.0, 200, 10, true, 3),
+            (40.0, 20, 5, true, 3),
+        ] {
             let before = Load {
                 sessions,
                 seconds,
@@ -775,5 +799,198 @@ mod tests {
             let better = count_outcomes(after, before, runs_a_side, Outcome::Better);
             assert!(better >= 95, "{better} of 100");
         }
+    }
+
+    fn passed() -> Report {
+        let mut report = samples::report();
+        report.verdict = Verdict::Ok;
+        for (_, metric) in &mut report.metrics.0 {
+            if let Metric::Check { value, .. } = metric {
+                *value = 0;
+            }
+        }
+        report
+    }
+
+    fn changed(change: impl Fn(&mut Report)) -> Comparison {
+        let mut after = passed();
+        change(&mut after);
+        compare(&[passed()], &[after], TOLERANCE)
+    }
+
+    fn set(report: &mut Report, name: &str, metric: Metric) {
+        let mut metrics = report.metrics.0.iter_mut();
+        let found = metrics.find(|(known, _)| known == name);
+        found.unwrap().1 = metric;
+    }
+
+    #[test]
+    fn a_loss_and_a_failed_check_are_never_noise() {
+        let check = |value| Metric::Check {
+            value,
+            failure: String::new(),
+            is_loss: true,
+            is_excusable: false,
+        };
+        let one_missing = changed(|run| set(run, "ticks_missing", check(1)));
+        assert_eq!(one_missing.worse, ["lost", "ticks_missing"]);
+        let text = &one_missing.text;
+        assert!(
+            text.contains("verdict: worse (lost, ticks_missing)"),
+            "{text}"
+        );
+        let lost = changed(|run| run.sessions.lost += 1);
+        assert_eq!(lost.worse, ["lost", "sessions.lost"]);
+        let fewer = changed(|run| run.sessions.lost -= 1);
+        assert_eq!(fewer.verdict, Outcome::Better);
+        let failed = changed(|run| run.verdict = Verdict::Failed);
+        assert_eq!(failed.worse, ["verdict"]);
+        // One bad run of three is a bad side.
+        let mut bad = passed();
+        set(&mut bad, "ticks_missing", check(1));
+        let three = [passed(), bad, passed()];
+        let before = [passed(), passed(), passed()];
+        let comparison = compare(&before, &three, TOLERANCE);
+        assert_eq!(comparison.verdict, Outcome::Worse);
+        assert_eq!(compare(&three, &three, TOLERANCE).verdict, Outcome::Same);
+    }
+
+    #[test]
+    fn runs_that_asked_for_different_things_cannot_be_compared() {
+        for (change, reason) in [
+            (
+                (|run| {
+                    run.run.settings.insert("count".into(), 200.into());
+                }) as fn(&mut Report),
+                "count is 10 in one run and 200 in another",
+            ),
+            (
+                |run| {
+                    run.run.settings.insert("find_capacity".into(), true.into());
+                },
+                "find_capacity is null",
+            ),
+            (|run| run.run.scenario = "x".into(), "the scenario is game"),
+            (|run| run.run.share = Some("1/2".into()), "the share is all"),
+            (|run| run.sessions.requested = 7, "the number of sessions"),
+            (|run| run.assertions.clear(), "the list of assertions"),
+            (
+                |run| run.attack = Some(serde_json::json!({"name": "slowloris", "attackers": 5})),
+                "the attack is none in one run and \"slowloris\" by 5 in another",
+            ),
+            (
+                |run| run.capacity = Some(serde_json::json!({"largest": 5})),
+                "a capacity search is false",
+            ),
+            (|run| run.run.elapsed_secs = 30.0, "the length is 5.0 s"),
+            (
+                |run| run.client.client_limited = true,
+                "a run of B was limited by the client",
+            ),
+        ] {
+            let comparison = changed(change);
+            assert_eq!(comparison.verdict, Outcome::CannotBeCompared, "{reason}");
+            assert_eq!(comparison.verdict.exit_status(), 1);
+            assert!(
+                comparison.text.contains(reason),
+                "{reason} in\n{}",
+                comparison.text
+            );
+        }
+        let periods = [250.0, 20.0].map(|period| {
+            let mut run = passed();
+            let gauge = Metric::Gauge {
+                value: Some(period),
+                unit: Unit::Milliseconds,
+            };
+            set(&mut run, "tick_period", gauge);
+            run
+        });
+        let [slow, fast] = periods;
+        let comparison = compare(&[slow], &[fast], TOLERANCE);
+        assert_eq!(comparison.verdict, Outcome::CannotBeCompared);
+        assert_eq!(
+            compare(&[], &[passed()], TOLERANCE).verdict,
+            Outcome::CannotBeCompared
+        );
+        // The seed, the address, the host and the version are not what a run asked for.
+        let other = changed(|run| {
+            run.run.seed = "1".into();
+            run.run.addr = "127.0.0.1:1".into();
+            run.run.host = "other".into();
+            run.run.version = "9".into();
+        });
+        assert_eq!(other.verdict, Outcome::Same, "{}", other.text);
+    }
+
+    #[test]
+    fn figures_without_evidence_are_shown_and_do_not_count() {
+        let gap = |value| Metric::Gauge {
+            value: Some(value),
+            unit: Unit::Milliseconds,
+        };
+        let longer = changed(|run| set(run, "longest_tick_gap", gap(3_000.0)));
+        assert_eq!(longer.verdict, Outcome::Same);
+        assert!(
+            longer.text.contains("three runs a side are needed"),
+            "{}",
+            longer.text
+        );
+        let with_gap = |value: f64| {
+            let mut run = passed();
+            set(&mut run, "longest_tick_gap", gap(value));
+            run
+        };
+        let three = |value: f64| [value, value + 5.0, value + 9.0].map(with_gap);
+        let comparison = compare(&three(250.0), &three(3_000.0), TOLERANCE);
+        assert_eq!(comparison.worse, ["longest_tick_gap"]);
+        // Of 200 samples, 2 are beyond p99.
+        assert!(
+            longer.text.contains("(2 samples beyond it, 10 are needed)"),
+            "{}",
+            longer.text
+        );
+        let less = changed(|run| set(run, "tick_delay", Metric::Trend(TrendValue::default())));
+        assert_eq!(less.verdict, Outcome::Same);
+        assert!(
+            less.text.contains("measured on one side only"),
+            "{}",
+            less.text
+        );
+    }
+
+    #[test]
+    fn rates_capacities_and_skipped_ticks_have_noise_of_their_own() {
+        let rate = |passes| Metric::Rate {
+            passes,
+            total: 10_000,
+            value: None,
+        };
+        let with_rate = |passes| {
+            let mut run = passed();
+            set(&mut run, "moves_in_time", rate(passes));
+            run
+        };
+        let rates = |from, to| compare(&[with_rate(from)], &[with_rate(to)], TOLERANCE).verdict;
+        assert_eq!(rates(9_800, 9_750), Outcome::Same);
+        assert_eq!(rates(9_800, 9_300), Outcome::Worse);
+        assert_eq!(rates(9_300, 9_800), Outcome::Better);
+        let search = |largest: u64| {
+            let mut run = passed();
+            run.capacity = Some(serde_json::json!({"outcome": "found", "largest": largest}));
+            run
+        };
+        let searches = |from, to| compare(&[search(from)], &[search(to)], TOLERANCE).verdict;
+        assert_eq!(searches(1_600, 1_500), Outcome::Same);
+        assert_eq!(searches(1_600, 100), Outcome::Worse);
+        let skipped = |value| Metric::Counter {
+            value,
+            unit: Unit::Count,
+            by_packet: Default::default(),
+        };
+        let few = changed(|run| set(run, "ticks_skipped", skipped(9)));
+        assert_eq!(few.verdict, Outcome::Same);
+        let many = changed(|run| set(run, "ticks_skipped", skipped(60)));
+        assert_eq!(many.worse, ["ticks_skipped"]);
     }
 }

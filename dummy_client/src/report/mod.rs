@@ -6,6 +6,8 @@ mod merge;
 #[cfg(test)]
 pub(crate) mod samples;
 
-pub use compare::{Comparison, MIN_BEYOND, MIN_RANK_SUM, Outcome, compare, noise_ms};
+pub use compare::{
+    Comparison, MIN_BEYOND, MIN_RANK_SUM, MIN_SUPERIORITY, Outcome, compare, noise_ms,
+};
 pub use data::*;
 pub use merge::merge;

@@ -313,7 +313,7 @@ impl Member<'_> {
                 "waiting: {group} sent less than 2 s before their session ended, without an answer yet"
             )),
             "synthetic" => Some(format!(
-                "synthetic: samples of the delay that stand for skipped {group}"
+                "synthetic: samples of the delay that the client records for skipped {group}"
             )),
             _ => None,
         }

@@ -619,7 +619,7 @@ mod tests {
             Verdict::ClientLimited
         );
         assert_eq!(verdict(vec![limited, failed]), Verdict::Failed);
-        // An assertion about a sum is broken in each part and holds in the whole, and the other way round.
+        // An assertion about a sum is broken in each part and holds in the whole.
         let asserted = |share, limit| {
             let mut part = passed(share);
             let assertion = &mut part.assertions[0];

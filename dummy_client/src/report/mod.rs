@@ -8,7 +8,9 @@ pub(crate) mod samples;
 mod step;
 mod verdict;
 
-pub use compare::{Comparison, MIN_BEYOND, MIN_RANK_SUM, Outcome, compare, noise_ms};
+pub use compare::{
+    Comparison, MIN_BEYOND, MIN_RANK_SUM, MIN_SUPERIORITY, Outcome, compare, noise_ms,
+};
 pub use data::*;
 pub use merge::merge;
 pub use step::Step;

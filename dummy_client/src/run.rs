@@ -1,6 +1,12 @@
 //! A run, from its settings to its report.
 
 mod engine;
+#[cfg(test)]
+mod tests;
+mod values;
+mod watch;
+#[cfg(test)]
+mod world;
 
 use crate::assertion::Assertion;
 use crate::attack::{Attack, Protocol};
@@ -334,22 +340,5 @@ impl<S: Scenario> fmt::Debug for Run<S> {
             .field("config", &self.config)
             .field("assertions", &self.assertions)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn every_connection_of_every_user_has_a_seed_of_its_own() {
-        let users = (0..100).flat_map(|user| (1..10).map(move |number| (user, number)));
-        let seeds: HashSet<u64> = users
-            .map(|(user, number)| seed_of(7, UserId(user), number))
-            .collect();
-        assert_eq!(seeds.len(), 900);
-        assert_eq!(seed_of(7, UserId(3), 1), seed_of(7, UserId(3), 1));
-        assert_ne!(seed_of(7, UserId(3), 1), seed_of(8, UserId(3), 1));
     }
 }

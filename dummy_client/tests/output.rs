@@ -3,6 +3,7 @@
 
 mod util;
 
+use dummy_client::Report;
 use serde_json::Value;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -35,13 +36,16 @@ fn json_matches_the_schema() {
         "--assert",
         "lost==0",
     ];
-    let (_, json) = Run::json(stub.addr, &args);
-    check(&json);
-    let mut wrong = json;
+    let json = |args: &[&str]| {
+        let (run, _) = Run::report(stub.addr, args);
+        serde_json::from_str::<Value>(&run.stdout).unwrap()
+    };
+    let json_of_run = json(&args);
+    check(&json_of_run);
+    let mut wrong = json_of_run;
     wrong["verdict"] = "splendid".into();
     assert!(!validator.is_valid(&wrong), "the schema allows anything");
-    let (_, json) = Run::json(stub.addr, &["--find-capacity", "--count", "1"]);
-    check(&json);
+    check(&json(&["--find-capacity", "--count", "1"]));
 }
 
 #[test]

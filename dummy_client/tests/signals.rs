@@ -3,7 +3,7 @@
 
 mod util;
 
-use serde_json::Value;
+use dummy_client::report::Verdict;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -79,10 +79,10 @@ fn stopped_client_reports_client_limited() {
     thread::sleep(Duration::from_millis(300));
     signal(&child, "CONT");
     let run = ended(child);
-    let json: Value = serde_json::from_str(&run.stdout).unwrap();
-    assert_eq!(run.status, Some(0), "{json}");
-    assert_eq!(json["verdict"], "client_limited");
-    let stall = json["client"]["worst_stall_ms"].as_f64().unwrap();
+    let report = run.read();
+    assert_eq!(run.status, Some(0), "{run:?}");
+    assert_eq!(report.verdict, Verdict::ClientLimited);
+    let stall = report.client.worst_stall_ms;
     assert!(stall >= 250.0, "{stall}");
     rest.join().unwrap().unwrap();
 }

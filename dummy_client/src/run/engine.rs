@@ -1,6 +1,7 @@
 //! The event loop of a run: calls the executor, the users, the measurement and the attack.
 
-use super::AttackSettings;
+use super::watch::Watch;
+use super::{AttackSettings, values};
 use crate::assertion::Assertion;
 use crate::attack::{AttackAction, AttackReport, AttackRun};
 use crate::collector::{Collector, UserEvent};
@@ -13,8 +14,8 @@ use crate::metrics::series::Second;
 use crate::metrics::{Counter, TickSeries};
 use crate::pacing::RESPONSE_TIMEOUT;
 use crate::report::{
-    CloseMessageCount, Metric, Metrics, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA,
-    SCHEMA_VERSION, Sessions, Step, Values, Verdict,
+    CloseMessageCount, Metrics, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA,
+    SCHEMA_VERSION, Sessions, Step, Verdict,
 };
 use crate::users::{Endpoint, Left, UserSettings, Users};
 use crossbeam_channel::Receiver;
@@ -31,12 +32,6 @@ const MAX_EVENTS: usize = 1024;
 const SECOND: Duration = Duration::from_secs(1);
 /// A shorter rest at the end of a run gets no point of its own.
 const MIN_POINT: Duration = Duration::from_millis(500);
-/// A server that sends no packet for this long is silent.
-const MAX_SILENCE: Duration = Duration::from_secs(5);
-/// No tick for this number of periods, and for at least this long, is a server that hangs.
-const MAX_MISSED: (u32, Duration) = (4, Duration::from_secs(1));
-/// A session without a tick for this number of periods, and for at least this long, was forgotten.
-const MAX_UNSEEN: (u32, Duration) = (3, Duration::from_millis(500));
 /// Listed reasons and close messages.
 const MAX_LISTED: usize = 50;
 
@@ -331,8 +326,9 @@ impl<'a> Engine<'a> {
         let left = self.users.on_event(event, now, &mut self.network, record);
         if let Some(Left::Closed { user, since }) = left {
             for series in 0..self.lagging.len() {
-                self.lagging[series].1 +=
-                    u64::from(self.has_no_tick(TickSeries(series), user, since, now));
+                let series = TickSeries(series);
+                let is_without = self.watch().has_no_tick(series, user, since, now);
+                self.lagging[series.0].1 += u64::from(is_without);
             }
         }
     }
@@ -416,9 +412,10 @@ impl<'a> Engine<'a> {
         sessions.requested = target;
         sessions.connected = sessions.connected_at_end;
         sessions.never_connected = target.saturating_sub(sessions.connected_at_end);
-        sessions.server_silent_secs = self.silence(now).map_or(0.0, |time| time.as_secs_f64());
+        let silence = self.watch().silence(now);
+        sessions.server_silent_secs = silence.map_or(0.0, |time| time.as_secs_f64());
         let lagging: Vec<(u64, u64)> = (0..registry.ticks().len())
-            .map(|series| (0, self.count_without_tick(TickSeries(series), now)))
+            .map(|series| (0, self.watch().count_without_tick(TickSeries(series), now)))
             .collect();
         let own_limits = since(self.users.own_limit_count, window.own_limits);
         let own_limits: Vec<(String, u64)> = (own_limits > 0)
@@ -563,55 +560,17 @@ impl<'a> Engine<'a> {
     // ---- ticks that do not come ----------------------------------------------------------------
 
     fn note_silence(&mut self, now: Instant) {
-        self.silent = self.silent.max(self.silence(now).unwrap_or_default());
+        self.silent = self
+            .silent
+            .max(self.watch().silence(now).unwrap_or_default());
     }
 
-    /// The time for which the whole server has been silent, if that is too long. A server that hangs repeats
-    /// and omits nothing: its silence is all that can be found.
-    fn silence(&self, now: Instant) -> Option<Duration> {
-        let first_connected_at = self.users.first_connected_at?;
-        let of = |since: Instant, limit: Duration| {
-            let silence = now.saturating_duration_since(since.max(first_connected_at));
-            (silence > limit).then_some(silence)
-        };
-        let series = (0..self.lagging.len()).map(TickSeries);
-        let ticks = series.filter_map(|series| {
-            let at = self.measurement.latest_tick_at(series)?;
-            // With one tick the period is not known.
-            let period = self.measurement.period(series)?;
-            of(at, (period * MAX_MISSED.0).max(MAX_MISSED.1))
-        });
-        let has_received = self.collector.counts()[self.collector.engine.packets.0] > 0;
-        if has_received {
-            return ticks.max();
+    fn watch(&self) -> Watch<'_> {
+        Watch {
+            users: &self.users,
+            collector: &self.collector,
+            measurement: &self.measurement,
         }
-        of(first_connected_at, MAX_SILENCE)
-    }
-
-    /// Sessions without a tick that are old enough to have one.
-    fn count_without_tick(&self, series: TickSeries, now: Instant) -> u64 {
-        let connected = self.users.connected();
-        let without = connected.filter(|&(user, since)| self.has_no_tick(series, user, since, now));
-        without.count() as u64
-    }
-
-    fn has_no_tick(&self, series: TickSeries, user: usize, since: Instant, now: Instant) -> bool {
-        let Some(period) = self.measurement.period(series) else {
-            return false;
-        };
-        let limit = (period * MAX_UNSEEN.0).max(MAX_UNSEEN.1);
-        let is_without = self.collector.newest_tick(series, user) == 0;
-        let others_have =
-            (self.measurement.latest_tick_at(series)).is_some_and(|at| at > since + period);
-        // Where no session has received a tick lately, the server is silent.
-        is_without && now.saturating_duration_since(since) > limit && others_have
-    }
-
-    /// The newest tick of each session, without those that have none.
-    fn newest_ticks(&self, series: TickSeries) -> impl Iterator<Item = u64> + '_ {
-        let users = self.users.connected();
-        let ticks = users.map(move |(user, _)| self.collector.newest_tick(series, user));
-        ticks.filter(|tick| *tick != 0)
     }
 
     // ---- the end -------------------------------------------------------------------------------
@@ -631,15 +590,15 @@ impl<'a> Engine<'a> {
         self.measure(now, false);
         self.note_silence(now);
         let newest: Vec<u64> = (0..self.lagging.len())
-            .map(|series| self.newest_ticks(TickSeries(series)).max().unwrap_or(0))
+            .map(|series| self.watch().newest_tick(TickSeries(series)))
             .collect();
         for series in 0..self.lagging.len() {
             // Sessions that connect later have waited for less.
-            self.lagging[series].1 += self.count_without_tick(TickSeries(series), now);
+            self.lagging[series].1 += self.watch().count_without_tick(TickSeries(series), now);
         }
         let lags = |engine: &Self, series: usize| {
-            let ticks = engine.newest_ticks(TickSeries(series));
-            ticks.filter(|tick| *tick < newest[series]).count() as u64
+            let watch = engine.watch();
+            watch.count_lagging(TickSeries(series), newest[series])
         };
         let give_up_at = Instant::now() + RESPONSE_TIMEOUT;
         while Instant::now() < give_up_at {
@@ -705,7 +664,7 @@ impl<'a> Engine<'a> {
         let mut report = Report {
             schema: SCHEMA.into(),
             schema_version: SCHEMA_VERSION,
-            not_checked: self.not_checked(&counts),
+            not_checked: values::not_checked(&self.collector.registry, &self.measurement, &counts),
             run: self.run_info(),
             client: self.health.evaluate(worst_late_send, packets, &own_limits),
             machine: (&self.limits).into(),
@@ -751,59 +710,7 @@ impl<'a> Engine<'a> {
     /// The metrics of these counters and samples. `lagging`: users without the newest tick, and without any.
     fn metrics(&self, counts: &[u64], samples: &Samples, lagging: &[(u64, u64)]) -> Metrics {
         let registry = &self.collector.registry;
-        let mut counts = counts.to_vec();
-        let mut gauges = vec![None; registry.gauges()];
-        for (index, series) in registry.ticks().iter().enumerate() {
-            let totals = samples.ticks[index];
-            counts[series.skipped.0] = totals.skipped;
-            counts[series.synthetic.0] = totals.synthetic;
-            if let Some(&(lagging, without)) = lagging.get(index) {
-                counts[series.lagging.0.0] = lagging;
-                counts[series.without.0.0] = without;
-            }
-            let millis = |time: Duration| time.as_secs_f64() * 1e3;
-            gauges[series.period.0] = self.measurement.period(TickSeries(index)).map(millis);
-            let is_measured = !samples.trends[series.delay.0].is_empty();
-            gauges[series.longest_gap.0] = is_measured.then_some(millis(totals.longest_gap));
-        }
-        let values = Values {
-            counters: &counts,
-            trends: &samples.trends,
-            gauges: &gauges,
-        };
-        let definitions = registry.definitions().iter();
-        let mut metrics: Vec<(String, Metric)> = definitions
-            .map(|definition| (definition.name.clone(), Metric::new(definition, values)))
-            .collect();
-        let packets = registry.packets();
-        let labels = packets.map(|(_, name, counter)| (name.to_string(), counts[counter.0]));
-        if let Some((_, Metric::Counter { by_packet, .. })) = metrics
-            .iter_mut()
-            .find(|(name, _)| name == "packets_received")
-        {
-            *by_packet = labels.collect();
-        }
-        Metrics(metrics)
-    }
-
-    /// What a reader may take for checked and is not.
-    fn not_checked(&self, counts: &[u64]) -> Vec<String> {
-        let registry = &self.collector.registry;
-        let mut sentences = Vec::new();
-        for (index, series) in registry.ticks().iter().enumerate() {
-            let name = &series.name;
-            if counts[series.received.0] == 0 {
-                sentences.push(format!(
-                    "no {name} was received: order, gaps and delay of {name}s were not checked"
-                ));
-            } else if self.measurement.period(TickSeries(index)).is_none() {
-                sentences.push(format!(
-                    "too few {name}s were received to know their schedule: delays and skipped {name}s were not \
-                     checked"
-                ));
-            }
-        }
-        sentences
+        values::metrics(registry, &self.measurement, counts, samples, lagging)
     }
 
     fn run_info(&self) -> RunInfo {

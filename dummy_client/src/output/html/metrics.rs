@@ -5,6 +5,7 @@ use super::format::{count, digits, grouped, percent, shown, value, words};
 use super::{Check, Fact, fact};
 use crate::metrics::Unit;
 use crate::report::{Metric, Metrics, Report, TrendValue};
+use std::collections::BTreeMap;
 
 /// A trend: its row in the table, and its plots.
 pub struct Trend {
@@ -28,7 +29,8 @@ pub struct Requests {
 /// A counter, a rate or a gauge.
 pub struct Row {
     pub name: String,
-    pub meaning: &'static str,
+    /// The sums by packet name, and the meaning.
+    pub note: String,
     pub value: String,
     pub detail: String,
 }
@@ -90,7 +92,7 @@ pub fn key_trends(metrics: &Metrics) -> Vec<Fact> {
     trends.collect()
 }
 
-/// The checks: of all users, and of all metrics.
+/// The checks of the users and of the metrics, the failed ones first.
 pub fn checks(report: &Report) -> Vec<Check> {
     let sessions = &report.sessions;
     let of_users = [
@@ -127,11 +129,13 @@ pub fn checks(report: &Report) -> Vec<Check> {
         }),
         _ => None,
     });
-    of_users
+    let mut checks: Vec<_> = of_users
         .into_iter()
         .chain([silence])
         .chain(metrics)
-        .collect()
+        .collect();
+    checks.sort_by_key(|check| check.holds);
+    checks
 }
 
 /// The sum of the checks that count what the server owes.
@@ -226,23 +230,21 @@ pub fn rows(report: &Report) -> Vec<Row> {
             }
             Metric::Check { .. } | Metric::Trend(_) => continue,
         };
+        let by_packet = match metric {
+            Metric::Counter { by_packet, .. } => by_packet,
+            _ => &BTreeMap::new(),
+        };
+        let by_packet = by_packet.iter();
+        let mut notes: Vec<_> = by_packet
+            .map(|(packet, sum)| format!("{} {}", shown(packet), grouped(*sum)))
+            .collect();
+        notes.extend(Some(meaning(&report.metrics, name).to_owned()).filter(|it| !it.is_empty()));
         rows.push(Row {
             name: words(name),
-            meaning: meaning(&report.metrics, name),
+            note: notes.join(" · "),
             value: text,
             detail,
         });
-        if let Metric::Counter {
-            by_packet, unit, ..
-        } = metric
-        {
-            rows.extend(by_packet.iter().map(|(packet, sum)| Row {
-                name: format!("… {}", shown(packet)),
-                meaning: "",
-                value: value(*sum as f64, *unit),
-                detail: String::new(),
-            }));
-        }
     }
     rows
 }
@@ -257,7 +259,7 @@ fn rounded(rate: f64) -> f64 {
 /// The series of a name has a delay and a count of missing numbers: a metric of a game that is called
 /// `offers_skipped` has neither.
 fn meaning(metrics: &Metrics, name: &str) -> &'static str {
-    const OF_TICKS: [(&str, &str, &str); 11] = [
+    const OF_TICKS: [(&str, &str, &str); 9] = [
         (
             "",
             "_delay",
@@ -284,12 +286,6 @@ fn meaning(metrics: &Metrics, name: &str) -> &'static str {
             "",
             "s_synthetic",
             "samples of the delay that the client adds for each session and each skipped tick",
-        ),
-        ("", "s_repeated", "numbers that a session receives twice"),
-        (
-            "",
-            "s_reordered",
-            "numbers that a session receives after a higher one",
         ),
         ("", "_period", "as the client infers it from the arrivals"),
         (

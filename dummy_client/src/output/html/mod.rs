@@ -10,6 +10,7 @@ mod value;
 
 use crate::error::Error;
 use crate::executor::capacity::{CapacityReport, Outcome};
+use crate::metrics::Unit;
 use crate::report::Step;
 use crate::report::{self, AssertionResult, Metric, Others, Report};
 use askama::Template;
@@ -112,7 +113,7 @@ struct Page<'a> {
 struct Verdict<'a> {
     word: &'static str,
     statement: String,
-    reasons: Vec<&'a str>,
+    reasons: Vec<String>,
     /// Why the client limits what the figures say about the server.
     limits: Vec<&'a str>,
 }
@@ -141,15 +142,17 @@ fn fact(name: &str, value: impl Into<String>, more: impl Into<String>) -> Fact {
 
 impl<'a> Verdict<'a> {
     fn new(report: &'a Report) -> Self {
-        let borrowed = |list: &'a [String]| list.iter().map(String::as_str);
         let broken = report.assertions.iter().filter(|one| !one.holds);
-        let broken = broken.map(|one| one.expr.as_str());
+        let broken: Vec<_> = broken
+            .map(|one| format!("{}: {}", one.expr, measured(one)))
+            .collect();
         let statement = match report.verdict {
+            report::Verdict::Ok if report.assertions.is_empty() => "Every check passed.",
             report::Verdict::Ok => "Every check passed, and every assertion holds.",
             report::Verdict::Failed if report.failures.is_empty() => {
-                "Every check passed, but an assertion is broken."
+                "Every check passed, but not every assertion holds."
             }
-            report::Verdict::Failed => "A check failed.",
+            report::Verdict::Failed => "Not every check passed.",
             report::Verdict::ClientLimited => {
                 "This client was the bottleneck. The server did not fail a check, but the figures \
                  below say nothing about it."
@@ -161,8 +164,8 @@ impl<'a> Verdict<'a> {
                 Some(capacity) => capacity_statement(capacity),
                 None => statement.into(),
             },
-            reasons: borrowed(&report.failures).chain(broken).collect(),
-            limits: borrowed(&report.client.reasons).collect(),
+            reasons: report.failures.iter().cloned().chain(broken).collect(),
+            limits: report.client.reasons.iter().map(String::as_str).collect(),
         }
     }
 }
@@ -170,9 +173,11 @@ impl<'a> Verdict<'a> {
 fn capacity_statement(capacity: &CapacityReport<Step>) -> String {
     let largest = grouped(capacity.largest.unwrap_or(0) as u64);
     match capacity.outcome {
-        Outcome::Found => format!("The server holds {largest} sessions, and little more fail."),
+        Outcome::Found => {
+            format!("The server holds {largest} sessions. A step with at most 5 % more failed.")
+        }
         Outcome::AtLeast => {
-            format!("The server holds at least {largest} sessions: --count is reached.")
+            format!("The server holds at least {largest} sessions, the most that the search tried.")
         }
         Outcome::None => "The server does not hold a single session.".into(),
         Outcome::ClientLimited => format!(
@@ -214,16 +219,20 @@ fn key_figures(report: &Report) -> Vec<Fact> {
     figures
 }
 
-fn assertion(assertion: &AssertionResult) -> Check {
-    let unit = assertion.unit.unwrap_or(crate::metrics::Unit::Count);
+fn measured(assertion: &AssertionResult) -> String {
+    let unit = assertion.unit.unwrap_or(Unit::Count);
     let value = assertion.value.map(|value| format::exact(value, unit));
+    value.unwrap_or_else(|| "not measured".into())
+}
+
+fn assertion(assertion: &AssertionResult) -> Check {
     Check {
         what: assertion.expr.clone(),
         meaning: match assertion.may_be_own_lag {
             true => "by no more than the longest lag of the client itself",
             false => "",
         },
-        value: value.unwrap_or_else(|| "not measured".into()),
+        value: measured(assertion),
         holds: assertion.holds,
     }
 }

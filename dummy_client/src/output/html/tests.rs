@@ -1,6 +1,9 @@
 //! The page of built reports.
 
 use super::*;
+use crate::attack::{
+    AttackReport, AttackStats, Delays, IntervalReport, NeighboursReport, NewcomersReport,
+};
 use crate::metrics::{Histogram, Registry, Unit};
 use crate::report::{
     CloseMessageCount, Metric, Metrics, Point, PointTrend, ReasonCount, Values, Verdict,
@@ -250,7 +253,7 @@ fn when_where_and_with_what_is_on_the_page() {
         "load-1",
         "127.0.0.1:7777",
         "18446744073709551615",
-        "<dt>echo</dt><dd>4 per second</dd>",
+        "<dt>echo</dt><dd>4/s</dd>",
     ] {
         assert!(html.contains(part), "{part}");
     }
@@ -312,7 +315,14 @@ fn texts_of_a_peer_stay_text() {
     report.client.reasons.push(attack.into());
     report.run.scenario = attack.into();
     report.run.settings.insert(attack.into(), json!(attack));
-    report.attack = Some(json!({attack: attack, "list": [{attack: attack}]}));
+    report.attack = Some(AttackReport {
+        name: attack.into(),
+        stats: AttackStats {
+            kicked: [(attack.into(), 1)].into(),
+            ..AttackStats::default()
+        },
+        ..AttackReport::default()
+    });
     report.metrics.0.push((
         attack.into(),
         Metric::Check {
@@ -417,7 +427,7 @@ fn assertions_and_the_machine_are_shown() {
     let html = render(&report).unwrap();
     assert!(html.contains("tick_delay_p99&#60;50ms"), "{html}");
     assert!(html.contains("<b>60.250 ms</b>") && html.contains("class=\"broken\""));
-    assert!(html.contains("Its machine") && html.contains("an assertion is broken"));
+    assert!(html.contains("Its machine") && html.contains("not every assertion holds"));
     report.assertions[0].value = None;
     assert!(render(&report).unwrap().contains("<b>not measured</b>"));
 }
@@ -425,41 +435,73 @@ fn assertions_and_the_machine_are_shown() {
 #[test]
 fn a_capacity_search_is_a_table_of_steps_and_an_answer() {
     let mut report = full();
-    let step = |sessions: usize, holds: bool| json!({"holds": holds, "sessions": sessions, "tick_delay_p99_ms": 12.0, "broken": []});
-    report.capacity = Some(json!({
-        "outcome": "found", "largest": 1600, "steps": [step(1600, true), step(3200, false)],
-    }));
+    let step = |sessions, holds| Step {
+        sessions,
+        holds,
+        p99_ms: [("tick_delay".into(), 12.0)].into(),
+        ..Step::default()
+    };
+    report.capacity = Some(CapacityReport {
+        outcome: Outcome::Found,
+        largest: Some(1600),
+        steps: vec![step(1600, true), step(3200, false)],
+    });
     let html = render(&report).unwrap();
-    assert!(html.contains("The server holds 1,600 sessions, and little more fail."));
-    assert!(
-        html.contains("<td>3,200</td><td></td><td>no</td><td>12.0</td>"),
-        "{html}"
-    );
+    assert!(html.contains("The server holds 1,600 sessions. A step with at most 5 % more failed."));
+    let cells = [
+        ("sessions\"", "3,200"),
+        ("holds\" class=\"text\"", "no"),
+        ("broken\" class=\"text\"", ""),
+        ("tick delay p99\"", "12.0 ms"),
+    ];
+    let cells = cells.map(|(name, cell)| format!("<td data-name=\"{name}>{cell}</td>"));
+    assert!(html.contains(&cells.concat()), "{html}");
 }
 
 #[test]
 fn an_attack_is_compared_with_its_baseline() {
     let mut report = full();
-    let delays = |p99: f64| json!({"count": 40, "max_ms": 9.0, "p50_ms": 1.0, "p99_ms": p99});
-    report.attack = Some(json!({
-        "name": "garbage", "attackers": 1000, "patience_secs": 5.0,
-        "baseline": delays(2.0), "attack": delays(3.5),
-        "attackers_by_outcome": {"kicked": {"bad_size": 990}, "refused": 10},
-        "readers": {"by_interval": [{"read_interval_ms": 10, "sessions": 4, "lost": 0}]},
-        "newcomers": {"tried": 31, "longest_wait_ms": 12.5},
-    }));
+    let delays = |p99_ms| Delays {
+        count: 40,
+        p50_ms: 1.0,
+        p99_ms,
+        max_ms: 9.0,
+    };
+    report.attack = Some(AttackReport {
+        name: "garbage".into(),
+        attackers: 1000,
+        timeout_secs: 5.0,
+        baseline: delays(2.0),
+        during: delays(3.5),
+        stats: AttackStats {
+            refused: 10,
+            kicked: [("bad_size".into(), 990)].into(),
+            ..AttackStats::default()
+        },
+        neighbours: NeighboursReport {
+            by_interval: vec![IntervalReport::default()],
+            ..NeighboursReport::default()
+        },
+        newcomers: Some(NewcomersReport {
+            longest_wait_ms: Some(12.5),
+            ..NewcomersReport::default()
+        }),
+        ..AttackReport::default()
+    });
     let html = render(&report).unwrap();
-    let table =
-        "<th scope=\"col\">count</th><th scope=\"col\">p50 ms</th><th scope=\"col\">p99 ms</th>";
+    let table = "<th scope=\"col\">count</th><th scope=\"col\">p50</th><th scope=\"col\">p99</th>";
     assert!(html.contains(table), "{html}");
-    let [before, during] =
-        ["baseline", "attack"].map(|name| html.find(&format!("<tr><td>{name}</td><td>40</td>")));
+    let [before, during] = ["baseline", "during"].map(|name| {
+        html.find(&format!(
+            "<tr><td data-name=\"\" class=\"text\">{name}</td><td data-name=\"count\">40<"
+        ))
+    });
     assert!(before.unwrap() < during.unwrap());
     for part in [
-        "<dt>patience</dt><dd>5.00 s</dd>",
+        "<dt>timeout</dt><dd>5.00 s</dd>",
         "<dt>bad size</dt><dd>990</dd>",
         "<dt>refused</dt><dd>10</dd>",
-        "<th scope=\"col\">read interval ms</th><th scope=\"col\">sessions</th>",
+        "<th scope=\"col\">read interval</th><th scope=\"col\">sessions</th>",
         "<dt>longest wait</dt><dd>12.5 ms</dd>",
     ] {
         assert!(html.contains(part), "{part}");

@@ -2,6 +2,7 @@
 
 use super::format::{digits, grouped, ms, shown, words};
 use super::{Fact, fact};
+use crate::report::TrendValue;
 use serde_json::{Map, Value};
 use server_core::host::human_bytes;
 
@@ -9,8 +10,16 @@ use server_core::host::human_bytes;
 pub struct Part {
     pub heading: String,
     pub facts: Vec<Fact>,
-    pub head: Vec<String>,
-    pub rows: Vec<Vec<String>>,
+    pub rows: Vec<Vec<Cell>>,
+}
+
+/// A cell of a table.
+pub struct Cell {
+    /// The head of its column.
+    pub name: String,
+    pub text: String,
+    /// A text may be broken into lines, a number may not.
+    pub is_text: bool,
 }
 
 /// The fields of an object. Nested objects with the same fields are the rows of one table.
@@ -25,18 +34,20 @@ pub fn parts(heading: &str, object: &Map<String, Value>) -> Vec<Part> {
         parts.push(Part {
             heading: heading.into(),
             facts,
-            head: Vec::new(),
             rows: Vec::new(),
         });
     }
     let mut in_table: Vec<&str> = Vec::new();
     for &(key, value) in &fields {
-        let heading = words(key);
+        let heading = match heading {
+            "" => words(key),
+            outer => format!("{outer}: {}", words(key)),
+        };
         match value {
             _ if in_table.contains(&key) => {}
             Value::Array(items) => {
                 let rows = items.iter().filter_map(Value::as_object);
-                parts.extend(table(heading, "", rows.map(|row| (String::new(), row))));
+                parts.extend(table(heading, rows.map(|row| (None, row))));
             }
             Value::Object(inner) => {
                 let is_like = |(_, other): &(&str, &Value)| {
@@ -53,8 +64,8 @@ pub fn parts(heading: &str, object: &Map<String, Value>) -> Vec<Part> {
                 let names: Vec<_> = like.iter().map(|(key, _)| words(key)).collect();
                 let rows = like
                     .iter()
-                    .filter_map(|&(key, value)| Some((words(key), value.as_object()?)));
-                parts.extend(table(names.join(" and "), " ", rows));
+                    .filter_map(|&(key, value)| Some((Some(words(key)), value.as_object()?)));
+                parts.extend(table(names.join(" and "), rows));
             }
             _ => {}
         }
@@ -62,29 +73,54 @@ pub fn parts(heading: &str, object: &Map<String, Value>) -> Vec<Part> {
     parts
 }
 
-/// A table with the fields of the first row as its columns. `corner` heads the column of the names.
+/// A table with a column for each field, after the name of the row, if it has one.
 fn table<'a>(
     heading: String,
-    corner: &str,
-    rows: impl Iterator<Item = (String, &'a Map<String, Value>)>,
+    rows: impl Iterator<Item = (Option<String>, &'a Map<String, Value>)>,
 ) -> Option<Part> {
-    let rows: Vec<_> = rows.collect();
-    let columns = ordered(rows.first()?.1);
-    let names = (!corner.is_empty()).then(|| corner.to_owned());
-    let cells = |(name, row): &(String, &Map<String, Value>)| {
-        let cell = |(key, _): &(&str, &Value)| row.get(*key).map_or_else(String::new, plain);
-        let name = (!corner.is_empty()).then(|| name.clone());
+    let rows: Vec<_> = rows.map(|(name, row)| (name, flat(row))).collect();
+    let fields = rows.iter().flat_map(|(_, row)| row.clone());
+    let all: Map<String, Value> = fields.collect();
+    let columns = ordered(&all);
+    let cells = |(name, row): &(Option<String>, Map<String, Value>)| {
+        let cell = |(key, _): &(&str, &Value)| {
+            let value = row.get(*key).unwrap_or(&Value::Null);
+            let fact = setting(key, value).unwrap_or_else(|| fact(&words(key), plain(value), ""));
+            Cell {
+                name: fact.name,
+                text: fact.value,
+                is_text: !value.is_number(),
+            }
+        };
+        let name = name.clone().map(|text| Cell {
+            name: String::new(),
+            text,
+            is_text: true,
+        });
         name.into_iter().chain(columns.iter().map(cell)).collect()
     };
-    Some(Part {
+    (!rows.is_empty()).then(|| Part {
         heading,
         facts: Vec::new(),
         rows: rows.iter().map(cells).collect(),
-        head: names
-            .into_iter()
-            .chain(columns.iter().map(|(key, _)| words(key)))
-            .collect(),
     })
+}
+
+/// The fields of a row. Those of an object in the row follow its name: `rtt` in `p99_ms` is `rtt_p99_ms`.
+fn flat(row: &Map<String, Value>) -> Map<String, Value> {
+    let mut fields = Map::new();
+    for (key, value) in row {
+        match value {
+            Value::Object(inner) => {
+                let inner = inner.iter();
+                fields.extend(inner.map(|(name, value)| (format!("{name}_{key}"), value.clone())));
+            }
+            _ => {
+                fields.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    fields
 }
 
 fn is_flat(object: &Map<String, Value>) -> bool {
@@ -93,36 +129,37 @@ fn is_flat(object: &Map<String, Value>) -> bool {
         .all(|value| !value.is_object() && !value.is_array())
 }
 
-/// The fields of an object, those of a run before the measured ones, and the statistics in their usual order.
+/// The fields of an object: the most telling ones first, the statistics of each time together and in their
+/// usual order.
 fn ordered(object: &Map<String, Value>) -> Vec<(&str, &Value)> {
-    const FIRST: [&str; 8] = [
+    const FIRST: [&str; 7] = [
         "name",
         "baseline",
-        "before",
         "outcome",
-        "answer",
         "largest",
         "read_interval_ms",
         "sessions",
+        "holds",
     ];
-    const LAST: [&str; 9] = [
-        "count", "mean", "min", "p50", "p90", "p95", "p99", "p999", "max",
-    ];
+    const STATISTICS: [&str; 9] = TrendValue::STATISTICS;
     let rank = |key: &str| {
-        let first = FIRST.iter().position(|first| *first == key);
-        let last = || {
-            let place = LAST
-                .iter()
-                .position(|last| key.split('_').any(|word| word == *last))?;
-            Some(FIRST.len() + 1 + place)
-        };
-        first.or_else(last).unwrap_or(FIRST.len())
+        if let Some(place) = FIRST.iter().position(|first| *first == key) {
+            return (0, String::new(), place);
+        }
+        let is_known = |word: &&str| STATISTICS.contains(word);
+        match key.split('_').find(is_known) {
+            None => (1, String::new(), 0),
+            Some(word) => {
+                let place = STATISTICS.iter().position(|known| *known == word);
+                (2, key.replacen(word, "", 1), place.unwrap_or(0))
+            }
+        }
     };
     let mut fields: Vec<_> = object
         .iter()
         .map(|(key, value)| (key.as_str(), value))
         .collect();
-    fields.sort_by_key(|(key, _)| rank(key));
+    fields.sort_by_cached_key(|(key, _)| rank(key));
     fields
 }
 
@@ -131,8 +168,8 @@ pub fn setting(key: &str, value: &Value) -> Option<Fact> {
     const UNITS: [(&str, &str); 5] = [
         ("_ms", " ms"),
         ("_secs", " s"),
-        ("_per_sec", " per second"),
-        ("_hz", " per second"),
+        ("_per_sec", "/s"),
+        ("_hz", "/s"),
         ("_us", " µs"),
     ];
     let text = match value {

@@ -1,6 +1,7 @@
 //! A run, from its settings to its report.
 
 mod engine;
+mod network;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -198,7 +199,7 @@ impl<S: Scenario> Run<S> {
     pub fn run(self) -> Result<Report, Error> {
         let Self {
             mut scenario,
-            config,
+            mut config,
             assertions,
             attack,
             observer,
@@ -216,6 +217,7 @@ impl<S: Scenario> Run<S> {
         let total_users = config.executor.max_users();
         scenario.check_users(total_users).map_err(Error::usage)?;
         let users = config.share.users(total_users);
+        network::prefer_accepting(&mut config.addrs);
         let started_at = Instant::now();
         let (collector, events) =
             Collector::new(registry, engine_metrics, users, config.threads, started_at);

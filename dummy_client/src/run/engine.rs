@@ -1,5 +1,6 @@
 //! The event loop of a run: calls the executor, the users, the measurement and the attack.
 
+use super::network::Network;
 use super::watch::Watch;
 use super::{AttackSettings, values};
 use crate::assertion::Assertion;
@@ -17,13 +18,11 @@ use crate::report::{
     CloseMessageCount, Metrics, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA,
     SCHEMA_VERSION, Sessions, Step, Verdict,
 };
-use crate::users::{Endpoint, Left, UserSettings, Users};
+use crate::users::{Left, UserSettings, Users};
 use crossbeam_channel::Receiver;
-use server_core::host::{HostLimits, SourceAddresses};
-use server_core::{ServerHandle, SessionId};
+use server_core::ServerHandle;
+use server_core::host::HostLimits;
 use std::fmt;
-use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -117,38 +116,6 @@ impl fmt::Debug for Progress<'_> {
     }
 }
 
-/// Sockets towards the server.
-struct Network {
-    server: ServerHandle,
-    addr: SocketAddr,
-    sources: SourceAddresses,
-    collector: Arc<Collector>,
-}
-
-impl Endpoint for Network {
-    /// From an address that has a free port. An address that should have one may have none: ports of earlier
-    /// connections wait in TIME_WAIT, others belong to other programs.
-    fn connect(&mut self, user: usize, now: Instant) -> io::Result<()> {
-        self.collector.begin_connect(user, now);
-        let mut tries = 0;
-        loop {
-            let source = self.sources.source(user);
-            let begun = self.server.connect_from(source, self.addr, user as u64);
-            match begun.as_ref().map_err(io::Error::kind) {
-                Err(ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse) => tries += 1,
-                _ => return begun,
-            }
-            if self.sources.rotate() <= tries {
-                return begun;
-            }
-        }
-    }
-
-    fn close(&mut self, id: SessionId) {
-        self.server.close(id);
-    }
-}
-
 impl<'a> Engine<'a> {
     #[expect(
         clippy::too_many_arguments,
@@ -191,12 +158,13 @@ impl<'a> Engine<'a> {
                 Plan::Profile(profile) => Execution::Profile(profile.clone()),
                 Plan::Capacity(max) => Execution::Capacity(CapacitySearch::new(*max, now)),
             },
-            network: Network {
+            network: Network::new(
                 server,
-                addr,
-                sources: SourceAddresses::plan(addr.ip(), count, limits.ephemeral_ports),
-                collector: Arc::clone(&collector),
-            },
+                &config.addrs,
+                count,
+                limits.ephemeral_ports,
+                Arc::clone(&collector),
+            ),
             users: Users::new(count, settings),
             measurement: Measurement::new(registry, now),
             lagging: vec![(0, 0); registry.ticks().len()],
@@ -259,7 +227,7 @@ impl<'a> Engine<'a> {
             ),
         };
         let is_lost = !may_want_more && self.users.all_have_failed();
-        is_done || is_lost || self.network.server.is_shutting_down()
+        is_done || is_lost || self.network.server().is_shutting_down()
     }
 
     fn next_at(&self, now: Instant) -> Instant {
@@ -321,6 +289,9 @@ impl<'a> Engine<'a> {
 
     fn on_event(&mut self, event: UserEvent) {
         let now = Instant::now();
+        if self.users.sessions.connected == 0 {
+            self.network.choose_address(&event);
+        }
         let (collector, outage) = (&self.collector, self.collector.engine.outage);
         let record = |time| collector.own_recorder().record(outage, time);
         let left = self.users.on_event(event, now, &mut self.network, record);
@@ -552,7 +523,7 @@ impl<'a> Engine<'a> {
     }
 
     fn sample_health(&mut self, now: Instant) {
-        let sample = self.monitor.sample(self.network.server.metrics(), now);
+        let sample = self.monitor.sample(self.network.server().metrics(), now);
         self.health.add(&sample);
         self.window.health.add(&sample);
     }
@@ -718,7 +689,7 @@ impl<'a> Engine<'a> {
             started_at: humantime::format_rfc3339_seconds(self.started_wall).to_string(),
             elapsed_secs: self.ended_at.duration_since(self.started_at).as_secs_f64(),
             host: host_name(),
-            addr: self.network.addr.to_string(),
+            addr: self.network.addr().to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             scenario: self.scenario.clone(),
             seed: self.config.seed.to_string(),

@@ -36,10 +36,8 @@ fn run_scenario(args: &Args, mut scenario: impl Scenario) -> Result<ExitCode, Er
     dummy_client::check_assertions(&mut scenario, &args.assertions)?;
     // The run logs losses itself; the library would log the sessions that the run closes too.
     host::init_logs("info,server_core=warn");
-    let mut addrs = args.addr.clone();
-    preflight::choose_address(&mut addrs);
     let limits = preflight::require(args)?;
-    let config = args.run_config(addrs, preflight::max_sessions(args, &limits));
+    let config = args.run_config(args.addr.clone(), preflight::max_sessions(args, &limits));
     let mut run = Run::new(scenario).config(config);
     for assertion in &args.assertions {
         run = run.assert(assertion);

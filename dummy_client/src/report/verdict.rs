@@ -365,4 +365,115 @@ mod tests {
             assert_eq!(report.exit_status(false), 1);
         }
     }
+
+    /// An attack of 5 s with 5 attackers, which the server kicked.
+    fn attack() -> AttackReport {
+        let delays = |p99_ms, max_ms| crate::attack::Delays {
+            count: 100,
+            p50_ms: 1.0,
+            p99_ms,
+            max_ms,
+        };
+        let mut attack = AttackReport {
+            elapsed_secs: 5.0,
+            timeout_secs: 3.0,
+            baseline: delays(2.0, 3.0),
+            during: delays(4.0, 9.0),
+            tick_delay_p99_rise_ms: Some(2.0),
+            ..AttackReport::default()
+        };
+        attack.stats.attempted = 5;
+        attack.stats.kicked.insert("bad_size".into(), 5);
+        attack.neighbours.sessions = NEIGHBOURS;
+        attack
+    }
+
+    #[test]
+    fn what_an_attack_must_not_do_fails_the_run() {
+        type Fault = fn(&mut AttackReport);
+        let faults: [(&str, Fault); 11] = [
+            ("", |_| {}),
+            ("over before the attack", |attack| attack.elapsed_secs = 0.0),
+            ("nothing was attacked", |attack| attack.stats.attempted = 0),
+            ("was too short", |attack| attack.stats.inconclusive = 4),
+            (
+                "3 attackers should have been kicked and were not",
+                |attack| {
+                    attack.stats.not_kicked = 3;
+                },
+            ),
+            ("2 attackers were kicked for another reason", |attack| {
+                attack.stats.wrong_reason = 2;
+            }),
+            (
+                "6 attackers that read on were kicked without a reason",
+                |attack| {
+                    attack.stats.closed_without_reason = 6;
+                },
+            ),
+            ("too few ticks arrived", |attack| {
+                attack.tick_delay_p99_rise_ms = None
+            }),
+            ("rose by 20.5 ms", |attack| {
+                attack.tick_delay_p99_rise_ms = Some(20.5)
+            }),
+            ("a tick was 2900 ms late", |attack| {
+                attack.during.max_ms = 2_900.0
+            }),
+            ("1 neighbours were never connected", |attack| {
+                attack.neighbours.sessions = NEIGHBOURS - 1;
+            }),
+        ];
+        for (expected, fault) in faults {
+            let mut attack = attack();
+            fault(&mut attack);
+            let mut report = report();
+            let others = OtherFailures::of_attack(Some(&attack), &report);
+            report.evaluate(&others, |_, _| Vec::new());
+            let verdict = [Verdict::Failed, Verdict::Ok][usize::from(expected.is_empty())];
+            assert_eq!(report.verdict, verdict, "{expected}: {:?}", report.failures);
+            let failures = report.failures.join("; ");
+            assert!(failures.contains(expected), "{expected}: {failures}");
+        }
+    }
+
+    /// A client that was the bottleneck cannot tell these from its own delays.
+    #[test]
+    fn limited_client_does_not_blame_the_server_for_delays_under_an_attack() {
+        let mut attack = attack();
+        attack.stats.closed_without_reason = 1;
+        attack.tick_delay_p99_rise_ms = Some(500.0);
+        attack.during.max_ms = 3_000.0;
+        let mut limited = report();
+        limited.client.client_limited = true;
+        let others = OtherFailures::of_attack(Some(&attack), &limited);
+        assert_eq!(others.excusable, [""; 0]);
+    }
+
+    /// A neighbour may wait as long as the server was silent, as this program held it up, and 1 s more.
+    #[test]
+    fn neighbour_that_waits_longer_than_the_server_is_silent_fails_the_run() {
+        for (gap_ms, is_found) in [(2_700.0, false), (2_800.0, true)] {
+            let mut attack = attack();
+            attack.neighbours.by_interval.push(IntervalReport {
+                read_interval_ms: 33,
+                longest_tick_gap_ms: gap_ms,
+                longest_pause_ms: 500.0,
+                ..IntervalReport::default()
+            });
+            let mut report = report();
+            let gap = Metric::Gauge {
+                value: Some(1_250.0),
+                unit: crate::metrics::Unit::Milliseconds,
+            };
+            report.metrics.0.push(("longest_tick_gap".into(), gap));
+            let others = OtherFailures::of_attack(Some(&attack), &report);
+            let failures = others.excusable.join("; ");
+            assert_eq!(
+                failures.contains("which reads every 33 ms"),
+                is_found,
+                "{failures}"
+            );
+        }
+    }
 }

@@ -41,11 +41,9 @@ fn run_scenario(args: &Args, mut scenario: impl Scenario) -> Result<ExitCode, Er
     let status = StatusLine::new();
     // The run logs losses itself; the library would log the sessions that the run closes too.
     host::init_logs_through("info,server_core=warn", status.log_writer());
-    let mut addrs = args.addr.clone();
-    preflight::choose_address(&mut addrs);
     let outputs = Outputs::open(args)?;
     let limits = preflight::require(args)?;
-    let config = args.run_config(addrs, preflight::max_sessions(args, &limits));
+    let config = args.run_config(args.addr.clone(), preflight::max_sessions(args, &limits));
     let mut run = Run::new(scenario).config(config);
     for assertion in &args.assertions {
         run = run.assert(assertion);

@@ -11,6 +11,7 @@ use dummy_client::executor::{LoadProfile, MAX_SESSIONS, Stages};
 use dummy_client::{Executor, RunConfig, Share};
 use game_server::packets::MAX_CHAT_BYTES;
 use serde_json::{Value, json};
+use server_core::Framing;
 use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
@@ -374,6 +375,7 @@ impl Args {
             churn: self.churn_ms.map(Churn::range),
             reconnect: self.reconnect,
             login_timeout: LOGIN_TIMEOUT,
+            framing: Framing::NATIVE,
             log_sessions: self.log_sessions.0,
             share: self.share,
             settings: self.settings(),
@@ -413,10 +415,6 @@ impl Args {
                 json!(self.attack.map(|attack| self.attackers(attack))),
             ),
             ("assertions", json!(self.assertions)),
-            (
-                "profile",
-                text(self.profile.as_ref().map(|path| path.display().to_string())),
-            ),
         ];
         settings.map(|(name, value)| (name.into(), value)).into()
     }

@@ -4,11 +4,13 @@ mod args;
 mod game_attacks;
 mod game_scenario;
 mod preflight;
+mod profile;
 
 use args::{Args, Command};
-use dummy_client::{Error, Run, Scenario};
+use dummy_client::{Error, Run, RunConfig, Scenario};
 use game_attacks::GameProtocol;
 use game_scenario::GameScenario;
+use profile::{Profile, ProfileScenario};
 use server_core::host::{self, signals};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ fn main() -> ExitCode {
     let mut args = Args::from_command_line();
     let outcome = match args.command.take() {
         Some(Command::Schema) => Ok(ExitCode::SUCCESS),
-        None if args.check => Ok(preflight::check(&args)),
+        None if args.check => profile(&args).map(|_| preflight::check(&args)),
         None => run(&args),
     };
     outcome.unwrap_or_else(|error| {
@@ -27,17 +29,34 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode, Error> {
-    run_scenario(args, GameScenario::new(args.workload()))
+    let Some(profile) = profile(args)? else {
+        return run_scenario(args, GameScenario::new(args.workload()), |_| {});
+    };
+    let (framing, settings) = (profile.framing, profile.settings.clone());
+    run_scenario(args, ProfileScenario::new(profile), |config| {
+        config.framing = framing;
+        config.settings.insert("profile".into(), settings);
+    })
 }
 
-fn run_scenario(args: &Args, mut scenario: impl Scenario) -> Result<ExitCode, Error> {
+/// The server of `--profile`.
+fn profile(args: &Args) -> Result<Option<Profile>, Error> {
+    args.profile.as_deref().map(Profile::read).transpose()
+}
+
+fn run_scenario(
+    args: &Args,
+    mut scenario: impl Scenario,
+    configure: impl FnOnce(&mut RunConfig),
+) -> Result<ExitCode, Error> {
     dummy_client::check_assertions(&mut scenario, &args.assertions)?;
     // The run logs losses itself; the library would log the sessions that the run closes too.
     host::init_logs("info,server_core=warn");
     let mut addrs = args.addr.clone();
     preflight::choose_address(&mut addrs);
     let limits = preflight::require(args)?;
-    let config = args.run_config(addrs, preflight::max_sessions(args, &limits));
+    let mut config = args.run_config(addrs, preflight::max_sessions(args, &limits));
+    configure(&mut config);
     let mut run = Run::new(scenario).config(config);
     for assertion in &args.assertions {
         run = run.assert(assertion);

@@ -1,6 +1,7 @@
 //! Whether the client itself is the bottleneck. It is checked before a server is blamed.
 
 use crate::report::ClientHealth;
+use server_core::host::{CpuQuota, Throttling};
 use server_core::metrics::{Histogram, Metrics};
 use server_core::start;
 use std::io;
@@ -21,6 +22,8 @@ pub(crate) struct ClientMonitor {
     busy_before: Vec<Duration>,
     busy_since: Instant,
     cpu_before: Duration,
+    quota: CpuQuota,
+    throttled_before: Throttling,
     last_at: Instant,
 }
 
@@ -38,6 +41,7 @@ pub(crate) struct HealthSample {
     stall_ms: f64,
     loop_lag_ms: f64,
     busiest_loop: f64,
+    throttled: Duration,
 }
 
 /// The samples of a run, or of a part of one.
@@ -64,28 +68,32 @@ impl ClientMonitor {
         let heartbeat = Arc::new(Heartbeat::default());
         let beating = Arc::clone(&heartbeat);
         let thread = start::spawn("heartbeat", move || beating.run())?;
-        let now = Instant::now();
+        let (now, quota) = (Instant::now(), CpuQuota::read());
         Ok(Self {
             heartbeat,
             thread: Some(thread),
             busy_before: vec![Duration::ZERO; threads],
             busy_since: now,
             cpu_before: cpu_time(),
+            throttled_before: quota.throttling(),
+            quota,
             last_at: now,
         })
     }
 
     /// What has happened since the last call; to be called at least once a second.
     pub fn sample(&mut self, metrics: &Metrics, now: Instant) -> HealthSample {
-        let cpu = cpu_time();
+        let (cpu, throttled) = (cpu_time(), self.quota.throttling());
         let mut sample = HealthSample {
             elapsed: now.saturating_duration_since(self.last_at),
             cpu_time: cpu.saturating_sub(self.cpu_before),
             stall_ms: millis(self.heartbeat.late.take_max()),
+            throttled: throttled.since(self.throttled_before).time,
             ..HealthSample::default()
         };
         self.last_at = now;
         self.cpu_before = cpu;
+        self.throttled_before = throttled;
         let busy_time = now.saturating_duration_since(self.busy_since);
         for (worker, before) in self.busy_before.iter_mut().enumerate() {
             let turns = &metrics.worker(worker).turns;
@@ -123,6 +131,7 @@ impl HealthRecord {
         health.worst_stall_ms = health.worst_stall_ms.max(sample.stall_ms);
         health.worst_loop_lag_ms = health.worst_loop_lag_ms.max(sample.loop_lag_ms);
         health.busiest_loop = health.busiest_loop.max(sample.busiest_loop);
+        health.throttled_ms += millis(sample.throttled);
     }
 
     /// The health of the client over all samples. `own_limits`: connects that failed for want of a resource
@@ -147,6 +156,10 @@ impl HealthRecord {
             (
                 health.worst_late_send_ms,
                 "requests were sent late by up to",
+            ),
+            (
+                health.throttled_ms,
+                "the CPU quota of the control group stopped this process for",
             ),
         ];
         for (lag, what) in lags.into_iter().filter(|(lag, _)| *lag > millis(MAX_LAG)) {
@@ -230,6 +243,21 @@ mod tests {
         let health = record.evaluate(Duration::ZERO, 0, &[]);
         assert!(health.client_limited);
         assert_eq!(health.reasons, ["this process was not run for 300 ms"]);
+    }
+
+    #[test]
+    fn a_cpu_quota_that_throttles_limits_the_client() {
+        let mut record = HealthRecord::default();
+        let throttled = HealthSample {
+            throttled: Duration::from_millis(60),
+            ..HealthSample::default()
+        };
+        record.add(&throttled);
+        assert!(!record.evaluate(Duration::ZERO, 1, &[]).client_limited);
+        record.add(&throttled);
+        let health = record.evaluate(Duration::ZERO, 1, &[]);
+        let reason = "the CPU quota of the control group stopped this process for 120 ms";
+        assert_eq!(health.reasons, [reason]);
     }
 
     #[test]

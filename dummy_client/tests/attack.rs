@@ -50,21 +50,21 @@ fn attacked_server_kicks_for_the_right_reason_and_loses_nothing() {
             scope.spawn(move || {
                 let server = RealServer::start(1, Some(10));
                 let (_, json) = attack(server.addr(), name);
-                let (ticks, tally) = (&json["ticks"], &json["attack"]["tally"]);
+                let (ticks, stats) = (&json["ticks"], &json["attack"]["stats"]);
                 assert_eq!(
                     (&ticks["missing"], &json["lost"]),
                     (&0.into(), &0.into()),
                     "{name}"
                 );
                 assert!(
-                    tally["connections"].as_u64().unwrap() > 5,
-                    "{name}: {tally}"
+                    stats["connections"].as_u64().unwrap() > 5,
+                    "{name}: {stats}"
                 );
-                assert_eq!(tally["not_kicked"], 0, "{name}: {tally}");
-                assert_eq!(tally["wrong_reason"], 0, "{name}: {tally}");
-                let kicked = tally["kicked"].as_object().unwrap();
+                assert_eq!(stats["not_kicked"], 0, "{name}: {stats}");
+                assert_eq!(stats["wrong_reason"], 0, "{name}: {stats}");
+                let kicked = stats["kicked"].as_object().unwrap();
                 let reasons: Vec<&str> = kicked.keys().map(String::as_str).collect();
-                assert_eq!(reasons, Vec::from_iter(reason), "{name}: {tally}");
+                assert_eq!(reasons, Vec::from_iter(reason), "{name}: {stats}");
             });
         }
     });
@@ -87,7 +87,7 @@ fn attacks_of_permitted_packets_lose_no_session() {
                 let mut args = attack_args(name);
                 (args[1], args[3], args[5]) = (count, secs, attackers);
                 let (_, json) = Run::json(server.addr(), &args);
-                let (tally, neighbours) = (&json["attack"]["tally"], &json["attack"]["neighbours"]);
+                let (stats, neighbours) = (&json["attack"]["stats"], &json["attack"]["neighbours"]);
                 assert_eq!(neighbours["connected"], NEIGHBOURS, "{name}: {neighbours}");
                 assert_eq!(json["lost"], 0, "{name}: {json}");
                 assert_eq!(neighbours["lost"], 0, "{name}: {neighbours}");
@@ -98,35 +98,38 @@ fn attacks_of_permitted_packets_lose_no_session() {
                     assert_eq!(group["sessions"], 3, "{group}");
                     assert!(group["ticks"].as_u64() > Some(3 * 50), "{name}: {group}");
                 }
-                assert_eq!(tally["kicked"], serde_json::json!({}), "{name}: {tally}");
-                assert_eq!(tally["not_kicked"], 0, "{name}: {tally}");
-                assert_eq!(tally["undecided"], 0, "{name}: {tally}");
+                assert_eq!(stats["kicked"], serde_json::json!({}), "{name}: {stats}");
+                assert_eq!(stats["not_kicked"], 0, "{name}: {stats}");
+                assert_eq!(stats["inconclusive"], 0, "{name}: {stats}");
                 let heard = json["chats"]["received"].as_u64().unwrap();
                 let newcomers = &json["attack"]["newcomers"];
                 match name {
                     // Chats of a connection that is closed with unread bytes may be lost with it.
                     "chat-churn" => {
-                        assert!(tally["connections"].as_u64() > Some(100), "{tally}");
+                        assert!(stats["connections"].as_u64() > Some(100), "{stats}");
                         assert!(heard > 0, "{json}");
                     }
                     // Each burst of each attacker reaches each healthy session.
                     "chat-burst" => {
                         let rounds = heard / (20 * 20 * HEALTHY as u64);
-                        assert!(rounds >= 2, "{heard} {tally}");
+                        assert!(rounds >= 2, "{heard} {stats}");
                         assert!(
-                            tally["connections"].as_u64() >= Some(rounds * 20),
-                            "{tally}"
+                            stats["connections"].as_u64() >= Some(rounds * 20),
+                            "{stats}"
                         );
                     }
                     "silent-flood" => {
-                        assert_eq!(tally["connections"], 200, "{tally}");
-                        assert_eq!(tally["bytes_sent"], 0, "{tally}");
+                        assert_eq!(stats["connections"], 200, "{stats}");
+                        assert_eq!(stats["bytes_sent"], 0, "{stats}");
                         assert!(newcomers["tried"].as_u64() > Some(0), "{newcomers}");
                         assert_eq!(newcomers["not_served"], 0, "{newcomers}");
                         assert!(newcomers["longest_wait_ms"].is_f64(), "{newcomers}");
                     }
                     _ => {
-                        assert!(tally["ended_without_reason"].as_u64() >= Some(5), "{tally}");
+                        assert!(
+                            stats["closed_without_message"].as_u64() >= Some(5),
+                            "{stats}"
+                        );
                         assert!(newcomers.is_null(), "{newcomers}");
                     }
                 }
@@ -218,7 +221,7 @@ fn server_without_kicks_fails_the_run() {
     let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
     let (run, json) = attack(stub.addr, "bad-utf8");
     assert_eq!(run.status, Some(1), "{json}");
-    assert_eq!(json["attack"]["tally"]["not_kicked"], 5, "{json}");
+    assert_eq!(json["attack"]["stats"]["not_kicked"], 5, "{json}");
     let failures = json["failures"].to_string();
     assert!(failures.contains("should have been kicked"), "{failures}");
 }
@@ -243,7 +246,7 @@ fn kick_for_a_wrong_reason_fails_the_run() {
         let (run, json) = attack(closing.addr, "unknown-id");
         assert_eq!(run.status, Some(1), "{json}");
         assert!(
-            json["attack"]["tally"]["wrong_reason"].as_u64().unwrap() > 0,
+            json["attack"]["stats"]["wrong_reason"].as_u64().unwrap() > 0,
             "{json}"
         );
     });
@@ -264,7 +267,7 @@ fn rise_of_the_tick_delay_fails_the_run() {
         })
     };
     let (run, json) = Run::fit(&attack_args("connect-flood"), stub, |json, _| {
-        let before = &json["attack"]["before"];
+        let before = &json["attack"]["baseline"];
         let was_calm = before["p99_ms"].as_f64() < Some(100.0);
         let is_limited = json["client"]["client_limited"] == true;
         (is_limited || !was_calm).then(|| format!("{before} {}", json["client"]))
@@ -290,11 +293,11 @@ fn attack_without_an_admitted_connection_fails_the_run() {
             scope.spawn(move || {
                 let server = RealServer::with_room_for(Some(FIRST_ATTACKER), 1, Some(10));
                 let (run, json) = attack(server.addr(), name);
-                let tally = &json["attack"]["tally"];
-                assert!(tally["connections"].as_u64() > Some(5), "{name}: {tally}");
+                let stats = &json["attack"]["stats"];
+                assert!(stats["connections"].as_u64() > Some(5), "{name}: {stats}");
                 let failures = json["failures"].to_string();
                 let is_found = failures.contains("nothing was attacked");
-                assert_eq!(is_found, !proves, "{name}: {failures} {tally}");
+                assert_eq!(is_found, !proves, "{name}: {failures} {stats}");
                 assert!(proves || run.status == Some(1), "{name}: {json}");
             });
         }
@@ -312,9 +315,9 @@ fn undecided_attackers_fail_the_run() {
         _ => Some(hello(tick, TEXT)),
     });
     let (run, json) = attack(stub.addr, "slowloris");
-    let tally = &json["attack"]["tally"];
-    assert_eq!(tally["kicked"]["packet_timeout"], 1, "{json}");
-    assert_eq!(tally["undecided"], 4, "{json}");
+    let stats = &json["attack"]["stats"];
+    assert_eq!(stats["kicked"]["packet_timeout"], 1, "{json}");
+    assert_eq!(stats["inconclusive"], 4, "{json}");
     assert_eq!(run.status, Some(1), "{json}");
     assert!(json["failures"].to_string().contains("too short"), "{json}");
 }
@@ -324,7 +327,7 @@ fn attackers_closed_without_a_reason_fail_the_run() {
     let stub = Stub::start(|session, tick| (session < FIRST_ATTACKER).then(|| hello(tick, TEXT)));
     let (_, json) = attack(stub.addr, "unknown-id");
     assert!(
-        json["attack"]["tally"]["untold"].as_u64() > Some(5),
+        json["attack"]["stats"]["closed_without_reason"].as_u64() > Some(5),
         "{json}"
     );
     let failures = json["failures"].to_string();
@@ -370,7 +373,7 @@ fn single_long_wait_of_a_healthy_session_fails_the_run() {
     });
     let args = ["--count", "60", "--duration-secs", "12", "--attackers", "5"];
     let (run, json) = Run::json(stub.addr, &[&args[..], &["--attack", "rst-storm"]].concat());
-    let (before, during) = (&json["attack"]["before"], &json["attack"]["during"]);
+    let (before, during) = (&json["attack"]["baseline"], &json["attack"]["during"]);
     assert!(during["max_ms"].as_f64() > Some(2_000.0), "{json}");
     // The run need not fail if the system did not run the client itself for seconds.
     let is_excused =

@@ -33,6 +33,7 @@ fn sufficient_machine_is_status_0_and_starts_no_run() {
     let run = Run::of(&mut client(nowhere(), &["--check", "--count", "20"]));
     assert_eq!(run.status, Some(0), "{run:?}");
     assert!(line(&run, "open files").starts_with("ok"), "{run:?}");
+    assert!(line(&run, "cpu").contains(" cores"), "{run:?}");
     assert!(run.stdout.ends_with("no check failed\n"), "{run:?}");
     assert!(run.stderr.is_empty(), "{run:?}");
 }

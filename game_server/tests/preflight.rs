@@ -33,6 +33,7 @@ fn sufficient_machine_passes_with_status_0() {
     assert_eq!(status, Some(0), "{table}");
     assert!(line(&table, "open files").starts_with("ok"), "{table}");
     assert!(line(&table, "address").contains("free"), "{table}");
+    assert!(line(&table, "cpu").contains(" cores"), "{table}");
     assert!(table.ends_with("no check failed\n"), "{table}");
 }
 

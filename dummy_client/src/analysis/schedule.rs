@@ -14,8 +14,8 @@ use std::collections::VecDeque;
 /// last tick with no tick behind it.
 #[derive(Debug, Default)]
 pub(super) struct ScheduleEstimator {
-    /// Arrivals without a place, oldest first.
-    waiting: VecDeque<Arrival>,
+    /// First arrivals without a place: number, and seconds since the start of the run.
+    waiting: VecDeque<(u64, f64)>,
     line: Option<TheilSenLine>,
     /// The tick of slot 0.
     origin: u64,
@@ -25,17 +25,8 @@ pub(super) struct ScheduleEstimator {
     skipped_before: u64,
     /// The lateness of the latest ticks: how late the server is anyway.
     recent: [f64; RECENT],
-    /// The newest tick that has a place, or was evaluated without a schedule.
-    latest: Option<Arrival>,
-}
-
-/// The first arrival of one tick.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Arrival {
-    /// The number of the tick.
-    pub tick: u64,
-    /// Seconds since the start of the run.
-    pub at: f64,
+    /// The newest tick that is no outlier.
+    latest: Option<(u64, f64)>,
 }
 
 /// One tick and its place in the schedule.
@@ -45,8 +36,8 @@ pub(super) struct Evaluated {
     pub tick: u64,
     /// When the tick was due, in seconds since the start of the run; not after its arrival.
     pub due: f64,
-    /// The period in seconds; `None` for an outlier, or without a schedule.
-    pub period: Option<f64>,
+    /// The period in seconds; 0 for an outlier, and without a schedule.
+    pub period: f64,
     /// Slots right before its own that stayed empty.
     pub skipped: u64,
     /// The latest of them, due after the arrival of the tick before: each gives a synthetic delay sample. The
@@ -54,16 +45,7 @@ pub(super) struct Evaluated {
     pub synthetic: u64,
 }
 
-#[derive(Debug)]
-struct Placed {
-    arrival: Arrival,
-    slot: Option<f64>,
-    skipped: u64,
-    latest_at: Option<f64>,
-}
-
 /// The place of the tick that waits first.
-#[derive(Debug)]
 enum Place {
     /// In the schedule, behind this number of skipped slots.
     OnSchedule(u64),
@@ -90,120 +72,102 @@ const ABOVE: f64 = 0.25;
 
 impl ScheduleEstimator {
     /// Adds the first arrival of another tick, in the order of the numbers where that is possible.
-    pub(super) fn push(&mut self, arrival: Arrival) {
-        self.waiting.push_back(arrival);
+    pub(super) fn push(&mut self, tick: u64, at: f64) {
+        self.waiting.push_back((tick, at));
     }
 
     /// Evaluates the ticks that are decided; `all`: undecided ticks too, as delays.
     pub(super) fn evaluate(&mut self, all: bool) -> Vec<Evaluated> {
         let mut evaluated = Vec::new();
-        while !self.waiting.is_empty() {
-            let is_forced = all || self.waiting.len() >= MAX_HELD;
-            if self.line.is_none() && (is_forced || self.waiting.len() >= HOLD) {
-                self.begin();
-            }
-            if self.line.is_none() && !is_forced {
-                break;
-            }
-            let mut placed = Vec::new();
-            let restart = loop {
-                match self.place(all) {
-                    Place::OnSchedule(skipped) => placed.extend(self.accept(true, skipped)),
-                    Place::Outlier => placed.extend(self.accept(false, 0)),
-                    Place::Restart(skipped) => break Some(skipped),
-                    Place::Undecided => break None,
+        let is_forced = all || self.waiting.len() >= MAX_HELD;
+        while self.line.is_some() || is_forced || self.waiting.len() >= HOLD {
+            if self.line.is_none() {
+                (self.skipped, self.recent) = (0, [0.0; RECENT]);
+                if let Some((origin, line)) = self.guess() {
+                    (self.origin, self.line) = (origin, Some(line));
                 }
-            };
-            if let Some(line) = &mut self.line {
-                line.fit();
             }
-            evaluated.extend(placed.iter().map(|placed| self.evaluated(placed)));
-            let Some(skipped) = restart else { break };
-            self.line = None;
-            self.skipped_before = skipped;
+            match self.place(all) {
+                Place::OnSchedule(skipped) => evaluated.extend(self.accept(true, skipped)),
+                Place::Outlier if self.line.is_some() || is_forced => {
+                    evaluated.extend(self.accept(false, 0));
+                }
+                Place::Restart(skipped) => {
+                    self.line = None;
+                    self.skipped_before = skipped;
+                }
+                _ => break,
+            }
+        }
+        if let Some(line) = &mut self.line {
+            line.fit();
         }
         evaluated
     }
 
     /// The period in seconds, as soon as two ticks show one.
     pub(super) fn period(&self) -> Option<f64> {
-        let guess = || TheilSenLine::through(&self.points(self.middle()?));
-        self.line
-            .as_ref()
-            .map(TheilSenLine::slope)
-            .or_else(|| Some(guess()?.slope()))
+        let guess = || self.guess().map(|(_, line)| line.slope());
+        self.line.as_ref().map(TheilSenLine::slope).or_else(guess)
     }
 
-    fn begin(&mut self) {
-        if let Some(middle) = self.middle() {
-            (self.origin, self.skipped, self.recent) = (middle, 0, [0.0; RECENT]);
-            self.line = TheilSenLine::through(&self.points(middle));
-        }
-    }
-
-    /// The median of the waiting numbers: an outlier as the origin would take the last digits of all others.
-    fn middle(&self) -> Option<u64> {
-        let mut ticks: Vec<u64> = self.waiting.iter().map(|arrival| arrival.tick).collect();
-        let middle = ticks.len() / 2;
-        (middle < ticks.len()).then(|| *ticks.select_nth_unstable(middle).1)
-    }
-
-    fn points(&self, origin: u64) -> Vec<(f64, f64)> {
-        let x = |arrival: &Arrival| (i128::from(arrival.tick) - i128::from(origin)) as f64;
-        self.waiting
-            .iter()
-            .map(|arrival| (x(arrival), arrival.at))
-            .collect()
+    /// A line through the waiting ticks. Its origin is the median of their numbers: with an outlier as the
+    /// origin, all others would lose their last digits.
+    fn guess(&self) -> Option<(u64, TheilSenLine)> {
+        let mut ticks: Vec<u64> = self.waiting.iter().map(|(tick, _)| *tick).collect();
+        ticks.sort_unstable();
+        let origin = *ticks.get(ticks.len() / 2)?;
+        let x = |tick: u64| (i128::from(tick) - i128::from(origin)) as f64;
+        let points = self.waiting.iter().map(|&(tick, at)| (x(tick), at));
+        let line = TheilSenLine::through(&points.collect::<Vec<_>>())?;
+        Some((origin, line))
     }
 
     /// The place of the tick that waits first.
     fn place(&self, all: bool) -> Place {
-        let Some(&front) = self.waiting.front() else {
+        let Some(&(tick, at)) = self.waiting.front() else {
             return Place::Undecided;
         };
         let Some(line) = &self.line else {
             return Place::Outlier;
         };
-        let period = line.slope();
-        let late = |arrival: &Arrival| arrival.at - line.at(self.slot(arrival.tick));
+        let (period, is_first) = (line.slope(), line.count() == 0);
+        let late = self.waiting.iter().take(1 + FOLLOWERS);
+        let late = late.map(|(tick, at)| at - line.at(self.slot(*tick)));
+        let mut late: Vec<f64> = late.collect();
+        let slack = period * BELOW + line.slope_error() * (late[0] / period).max(1.0);
         let is_early = |late: &f64| *late < -period / 2.0;
-        let late: Vec<f64> = self.waiting.iter().take(1 + FOLLOWERS).map(late).collect();
-        let is_newer = self.latest.is_none_or(|latest| latest.tick < front.tick);
-        let is_late = late[0] + self.slack(line, late[0]).min(period * ABOVE) >= period
-            && is_newer
-            && line.count() > 0;
-        if !is_late && !is_early(&late[0]) {
+        let is_late = late[0] + slack.min(period * ABOVE) >= period;
+        if !is_early(&late[0]) && (!is_late || is_first || !self.is_newest(tick)) {
             return Place::OnSchedule(0);
         }
         if !all && late.len() <= FOLLOWERS {
             return Place::Undecided;
         }
         if is_late {
-            let late: Vec<f64> = late.into_iter().filter(|late| !is_early(late)).collect();
-            return self.place_late(&late, line, front.at);
+            late.retain(|late| !is_early(late));
+            return self.place_late(&late, period, slack, at);
         }
-        let is_next = |latest: Arrival| latest.tick.checked_add(1) == Some(front.tick);
-        match self.latest {
-            _ if late.len() == 1 || !late.iter().all(is_early) => Place::Outlier,
+        let is_next = |(latest, _): (u64, f64)| latest.checked_add(1) == Some(tick);
+        match late.len() == 1 || !late.iter().all(is_early) {
+            true => Place::Outlier,
             // The server left numbers out, and no slot.
-            Some(latest) if !is_next(latest) && line.count() > 0 => Place::Restart(0),
-            _ => Place::OnSchedule(0),
+            false if !is_first && !self.latest.is_some_and(is_next) => Place::Restart(0),
+            false => Place::OnSchedule(0),
         }
     }
 
-    /// The place of a tick that is a period late or more; `late` has its lateness and those of its followers.
-    fn place_late(&self, late: &[f64], line: &TheilSenLine, at: f64) -> Place {
-        let period = line.slope();
+    /// The place of a tick that is a period late or more. `late` has its lateness and those of its followers,
+    /// and `slack` is how far the lateness of a skip may be below whole periods.
+    fn place_late(&self, late: &[f64], period: f64, slack: f64, at: f64) -> Place {
         let least = |late: &[f64]| late.iter().copied().fold(f64::INFINITY, f64::min);
         // Delayed ticks that catch up are less late from tick to tick.
         let (first, second) = late.split_at(late.len().div_ceil(2));
         if second.is_empty() || least(first) - least(second) > period * ABOVE {
             return Place::OnSchedule(0);
         }
-        let slack = self.slack(line, late[0]);
-        let level = least(&self.recent);
         // Against the schedule; or else, if the server was late before, against that.
-        for late in [least(late), least(late) - level] {
+        for late in [least(late), least(late) - least(&self.recent)] {
             let skipped = ((late + slack.min(period * ABOVE)) / period).floor();
             // A server cannot skip more slots than the time of the run has.
             let is_possible = skipped >= 1.0 && skipped * period <= at;
@@ -218,49 +182,39 @@ impl ScheduleEstimator {
         Place::OnSchedule(0)
     }
 
-    /// How far this lateness may be below whole periods.
-    fn slack(&self, line: &TheilSenLine, late: f64) -> f64 {
-        line.slope() * BELOW + line.slope_error() * (late / line.slope()).max(1.0)
-    }
-
     /// Moves the tick that waits first to its slot, or out of the schedule.
-    fn accept(&mut self, has_slot: bool, skipped: u64) -> Option<Placed> {
-        let arrival = self.waiting.pop_front()?;
-        let is_newer = self.latest.is_none_or(|latest| latest.tick < arrival.tick);
-        let slot = has_slot.then(|| self.slot(arrival.tick) + skipped as f64);
-        let latest_at = self.latest.map(|latest| latest.at);
-        // A tick behind a newer one shows nothing about the schedule.
-        if let (Some(line), Some(slot), true) = (&mut self.line, slot, is_newer) {
-            line.add(slot, arrival.at);
-            self.recent.rotate_left(1);
-            self.recent[RECENT - 1] = arrival.at - line.at(slot);
-            self.skipped = self.skipped.saturating_add(skipped.into());
-        }
-        if is_newer && (has_slot || self.line.is_none()) {
-            self.latest = Some(arrival);
-        }
-        Some(Placed {
-            arrival,
-            slot,
+    fn accept(&mut self, has_slot: bool, skipped: u64) -> Option<Evaluated> {
+        let (tick, at) = self.waiting.pop_front()?;
+        let slot = self.slot(tick) + skipped as f64;
+        let (is_newest, latest) = (self.is_newest(tick), self.latest);
+        let mut evaluated = Evaluated {
+            tick,
+            due: at,
+            period: 0.0,
             skipped: skipped + std::mem::take(&mut self.skipped_before),
-            latest_at,
-        })
+            synthetic: 0,
+        };
+        if is_newest && (has_slot || self.line.is_none()) {
+            self.latest = Some((tick, at));
+        }
+        if let Some(line) = self.line.as_mut().filter(|_| has_slot) {
+            // A tick behind a newer one shows nothing about the schedule.
+            if is_newest {
+                line.add(slot, at);
+                self.skipped = self.skipped.saturating_add(skipped.into());
+                self.recent.rotate_left(1);
+                self.recent[RECENT - 1] = at - line.at(slot);
+            }
+            (evaluated.due, evaluated.period) = (line.at(slot).min(at), line.slope());
+            let since = latest.map_or(0.0, |(_, at)| evaluated.due - at);
+            let slots = (since / evaluated.period).ceil() as u64;
+            evaluated.synthetic = slots.saturating_sub(1).min(evaluated.skipped);
+        }
+        Some(evaluated)
     }
 
-    fn evaluated(&self, placed: &Placed) -> Evaluated {
-        let Arrival { tick, at } = placed.arrival;
-        let line = self.line.as_ref().zip(placed.slot);
-        let due = line.map_or(at, |(line, slot)| line.at(slot).min(at));
-        let period = line.map(|(line, _)| line.slope());
-        let since = placed.latest_at.map_or(0.0, |latest_at| due - latest_at);
-        let synthetic = period.map_or(0.0, |period| (since / period).ceil() - 1.0);
-        Evaluated {
-            tick,
-            due,
-            period,
-            skipped: placed.skipped,
-            synthetic: (synthetic.max(0.0) as u64).min(placed.skipped),
-        }
+    fn is_newest(&self, tick: u64) -> bool {
+        self.latest.is_none_or(|(latest, _)| latest < tick)
     }
 
     /// The slot of a tick. A server may send any number: the difference cannot overflow, and keeps its digits.
@@ -306,18 +260,18 @@ mod tests {
                 assert!(evaluated.synthetic <= evaluated.skipped, "{evaluated:?}");
                 assert!(evaluated.skipped < 1 << 40, "{evaluated:?}");
                 found.delays_ms.push(delay * 1e3);
-                let period = evaluated.period.unwrap_or(0.0);
+                let period = evaluated.period;
                 let slots = 1..=evaluated.synthetic;
                 let delays = slots.map(|slot| (delay + slot as f64 * period) * 1e3);
                 found.synthetic_ms.extend(delays);
                 found.skipped += evaluated.skipped;
                 let has_schedule = estimator.line.is_some();
-                found.outliers += u64::from(has_schedule && evaluated.period.is_none());
+                found.outliers += u64::from(has_schedule && evaluated.period == 0.0);
             }
         };
         for (tick, seconds) in arrivals {
             at.insert(tick, seconds);
-            estimator.push(Arrival { tick, at: seconds });
+            estimator.push(tick, seconds);
             if seconds >= next {
                 next = seconds + every;
                 take(&mut estimator, &at, false);

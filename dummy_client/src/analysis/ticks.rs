@@ -1,6 +1,6 @@
 //! The ticks of one pushed stream: which session received each of them when.
 
-use super::schedule::{Arrival, Evaluated, FOLLOWERS, ScheduleEstimator};
+use super::schedule::{Evaluated, FOLLOWERS, ScheduleEstimator};
 use super::{LeaveRun, TickRun, TickSink};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -15,8 +15,6 @@ pub struct TickAnalysis {
     /// By epoch: the last one is the server that runs now.
     servers: BTreeMap<u64, ServerTicks>,
     latest_at: Option<Instant>,
-    /// The last known period.
-    period: Option<Duration>,
     evaluated_at: Option<Instant>,
     has_ended: bool,
 }
@@ -81,7 +79,6 @@ impl TickAnalysis {
             started_at,
             servers: BTreeMap::new(),
             latest_at: None,
-            period: None,
             evaluated_at: None,
             has_ended: false,
         }
@@ -102,7 +99,7 @@ impl TickAnalysis {
                 self.servers.insert(run.epoch, server);
             }
             let server = self.servers.entry(run.epoch).or_default();
-            server.take(*run, self.started_at, sink);
+            server.take(*run, sink);
         }
         for leave in leaves {
             let server = self.servers.entry(leave.epoch).or_default();
@@ -165,10 +162,9 @@ impl TickAnalysis {
 
     /// The estimated period of the server's ticks.
     pub fn period(&self) -> Option<Duration> {
-        let newest = self.servers.values().next_back();
-        let period = newest.and_then(|server| server.estimator.period());
-        let period = period.and_then(|secs| Duration::try_from_secs_f64(secs).ok());
-        period.or(self.period)
+        let mut servers = self.servers.values().rev();
+        let period = servers.find_map(|server| server.estimator.period())?;
+        Duration::try_from_secs_f64(period).ok()
     }
 
     /// The time from the arrival of a late tick to its evaluation.
@@ -183,21 +179,12 @@ impl TickAnalysis {
 
     fn evaluate_ticks(&mut self, now: Instant, all: bool, sink: &mut impl TickSink) {
         self.evaluated_at = self.evaluated_at.max(Some(now));
-        self.period = self.period();
         let newest = self.servers.keys().next_back().copied();
         self.servers.retain(|&epoch, server| {
             let is_over = Some(epoch) != newest && server.connected == 0;
-            let age = server
-                .latest_at
-                .map_or(MAX_SPREAD, |at| now.saturating_duration_since(at));
-            // Only what another event loop has still to report can follow.
-            server.evaluate(
-                now,
-                self.started_at,
-                all || is_over && age >= FIRST_KNOWN,
-                sink,
-            );
-            let is_forgotten = is_over && age >= MAX_SPREAD;
+            let age = |at| now.saturating_duration_since(at);
+            let is_forgotten = is_over && server.latest_at.is_none_or(|at| age(at) >= MAX_SPREAD);
+            server.evaluate(now, self.started_at, all || is_over, sink);
             server.settle(now, is_forgotten, sink);
             !is_forgotten
         });
@@ -205,7 +192,7 @@ impl TickAnalysis {
 }
 
 impl ServerTicks {
-    fn take(&mut self, run: TickRun, started_at: Instant, sink: &mut impl TickSink) {
+    fn take(&mut self, run: TickRun, sink: &mut impl TickSink) {
         self.connected = self.connected.saturating_add(run.first);
         self.latest_at = self.latest_at.max(Some(run.at));
         if let Some(open) = self.open.get_mut(&run.tick) {
@@ -215,9 +202,6 @@ impl ServerTicks {
             open.runs.push(run);
         } else if let Some(placed) = self.placed.get_mut(&run.tick) {
             placed.deliver(run, sink);
-        } else if let Some(due) = self.due_before_placed(run.tick) {
-            let due = due.max(started_at);
-            sink.delay(due, run.at.saturating_duration_since(due), run.sessions);
         } else {
             let open = OpenTick {
                 first_at: run.at,
@@ -226,13 +210,6 @@ impl ServerTicks {
             };
             self.open.insert(run.tick, open);
         }
-    }
-
-    /// When a tick was due that no session received in time, or that is not kept any more.
-    fn due_before_placed(&self, tick: u64) -> Option<Instant> {
-        let mut later = self.placed.range(tick..);
-        let (number, placed) = later.find(|(_, placed)| !placed.period.is_zero())?;
-        Some(placed.slot_before(number - tick))
     }
 
     /// Since when sessions wait for the next tick.
@@ -256,8 +233,7 @@ impl ServerTicks {
             }
             self.latest_first_at = self.latest_first_at.max(Some(open.first_at));
             let at = open.first_at.saturating_duration_since(started_at);
-            let at = at.as_secs_f64();
-            self.estimator.push(Arrival { tick, at });
+            self.estimator.push(tick, at.as_secs_f64());
         }
         for evaluated in self.estimator.evaluate(all) {
             let Some(open) = self.open.remove(&evaluated.tick) else {
@@ -299,17 +275,15 @@ impl ServerTicks {
 
     /// Reports the slots behind the latest tick that are late by a period and more.
     fn report_empty_slots(&self, now: Instant, sink: &mut impl TickSink) {
-        let Some(latest) = self.latest else { return };
+        let Some(latest) = self.latest.filter(|_| self.connected > 0) else {
+            return;
+        };
         // The next tick may be as late as the latest one was.
         let silence = now.saturating_duration_since(latest.first_at).as_secs_f64();
         let slots = (silence / latest.period.as_secs_f64()) as u64;
-        let Some(slots) = slots.checked_sub(1).filter(|_| self.connected > 0) else {
-            return;
-        };
-        let ahead = latest.period.as_secs_f64() * (slots + 1) as f64;
-        let ahead = Duration::try_from_secs_f64(ahead).unwrap_or_default();
-        let due = latest.due.checked_add(ahead).unwrap_or(now);
-        for (due, slots) in (PlacedTick { due, ..latest }).slots_before(slots) {
+        let due = latest.due + latest.period.mul_f64(slots as f64);
+        let next = PlacedTick { due, ..latest };
+        for (due, slots) in next.slots_before(slots.saturating_sub(1)) {
             sink.skipped(due, slots);
             let delay = now.saturating_duration_since(due);
             sink.synthetic(due, delay, self.connected.saturating_mul(slots));
@@ -323,7 +297,7 @@ impl PlacedTick {
         let due = started_at.checked_add(duration(evaluated.due));
         Self {
             due: due.map_or(first_at, |due| due.min(first_at)),
-            period: duration(evaluated.period.unwrap_or(0.0)),
+            period: duration(evaluated.period),
             synthetic: evaluated.synthetic,
             first_at,
             last_at: first_at,
@@ -345,15 +319,14 @@ impl PlacedTick {
 
     /// When the `count` slots right before it were due, the latest first, and how many about then.
     fn slots_before(&self, count: u64) -> impl Iterator<Item = (Instant, u64)> + use<> {
-        let (placed, group) = (*self, count.div_ceil(MAX_SLOTS).max(1));
+        let (due, period) = (self.due, self.period.as_secs_f64());
+        let group = count.div_ceil(MAX_SLOTS).max(1);
         let groups = (0..count).step_by(usize::try_from(group).unwrap_or(usize::MAX));
-        groups.map(move |slots| (placed.slot_before(slots + 1), group.min(count - slots)))
-    }
-
-    fn slot_before(&self, slots: u64) -> Instant {
-        let back = Duration::try_from_secs_f64(self.period.as_secs_f64() * slots as f64);
-        let due = self.due.checked_sub(back.unwrap_or(Duration::MAX));
-        due.unwrap_or(self.due)
+        groups.map(move |slots| {
+            let back = Duration::try_from_secs_f64(period * (slots + 1) as f64);
+            let slot = due.checked_sub(back.unwrap_or(Duration::MAX));
+            (slot.unwrap_or(due), group.min(count - slots))
+        })
     }
 
     fn spread(&self) -> Duration {
@@ -511,7 +484,8 @@ mod tests {
             let now = self.at(secs);
             for (ticks, leaves) in &mut self.loops {
                 self.analysis.collect(ticks, leaves, &mut self.log);
-                (ticks.clear(), leaves.clear());
+                ticks.clear();
+                leaves.clear();
             }
             self.analysis.evaluate(now, is_end, &mut self.log);
         }

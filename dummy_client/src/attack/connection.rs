@@ -1,5 +1,7 @@
 //! One connection of an attacker: which bytes it sends when, and how it ends. Has no clock and no socket.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use super::protocol::Protocol;
 use super::script::{AttackScript, Ending, Expect};
 use server_core::framer::Framer;

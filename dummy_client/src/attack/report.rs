@@ -215,9 +215,9 @@ mod tests {
     fn rise_needs_ticks_before_and_under_the_attack() {
         let micros = |values: &[u64]| {
             let mut histogram = Histogram::default();
-            values
-                .iter()
-                .for_each(|value| histogram.record(*value).unwrap());
+            for value in values {
+                histogram.record_micros(*value, 1);
+            }
             histogram
         };
         let rise = |before: &[u64], during: &[u64], elapsed_secs| {

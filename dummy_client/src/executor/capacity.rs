@@ -1,5 +1,7 @@
 //! The search for the largest number of sessions that a server holds. Has no clock and no socket.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use super::windowed::{Transition, WindowedRun};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

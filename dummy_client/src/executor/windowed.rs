@@ -7,6 +7,8 @@
 //!
 //! The machine has no clock and no socket: each call brings the time.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use std::time::{Duration, Instant};
 
 /// The phases of one run.

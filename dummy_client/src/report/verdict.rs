@@ -61,10 +61,12 @@ impl Report {
         });
         let losses = losses.fold(0, u64::saturating_add);
         let neighbours = self.attack.as_ref().map(|attack| &attack.neighbours);
-        let of_neighbours = neighbours.map_or(0, |seen| seen.lost as u64 + seen.missing_ticks);
+        let (lost, missing) =
+            neighbours.map_or((0, 0), |seen| (seen.lost as u64, seen.missing_ticks));
         losses
             .saturating_add(self.lost_for_good())
-            .saturating_add(of_neighbours)
+            .saturating_add(lost)
+            .saturating_add(missing)
     }
 
     /// The result of a capacity search is the verdict of its run: what breaks in a step is what is searched for.
@@ -280,6 +282,16 @@ mod tests {
         report.evaluate(&OtherFailures::default(), |_, _| Vec::new());
         let status = report.exit_status(false);
         (report.verdict, report.failures, status)
+    }
+
+    /// The server chooses the tick numbers that its neighbours count.
+    #[test]
+    fn absurd_losses_of_neighbours_add_up() {
+        let mut report = with_check(3, false);
+        let mut attack = crate::attack::AttackReport::default();
+        (attack.neighbours.lost, attack.neighbours.missing_ticks) = (1, u64::MAX);
+        report.attack = Some(attack);
+        assert_eq!(report.lost(), u64::MAX);
     }
 
     #[test]

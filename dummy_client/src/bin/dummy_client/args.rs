@@ -2,6 +2,7 @@
 
 use crate::game_attacks::GameAttack;
 use crate::game_scenario::Workload;
+use crate::report_page::ReportPage;
 use clap::builder::{RangedU64ValueParser, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -175,6 +176,7 @@ pub struct Args {
 /// What this program does besides a run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Report(ReportPage),
     /// Print the JSON schema of the report
     Schema,
 }

@@ -46,6 +46,8 @@ pub struct GameBot {
     hello_tail: Arc<OnceLock<Box<[u8]>>>,
     workload: Workload,
     seed: u64,
+    /// All chats of this session begin with it, and no other session's.
+    chat_mark: String,
     echoes: Option<PacedRequests>,
     chats: Option<PacedRequests>,
 }
@@ -102,6 +104,7 @@ impl Scenario for GameScenario {
             hello_tail: Arc::clone(&self.hello_tail),
             workload: self.workload,
             seed,
+            chat_mark: format!("{seed:016x} "),
             echoes: None,
             chats: None,
         }
@@ -143,10 +146,8 @@ impl Bot for GameBot {
                 ctx.check(self.metrics.wrong_texts, **expected == *tail);
             }
             SEcho::ID => {
-                let seed = self.seed;
-                let is_right = |number| {
-                    is_echo_payload(seed, number, packet.payload(), self.workload.payload_bytes)
-                };
+                let (seed, bytes) = (self.seed, self.workload.payload_bytes);
+                let is_right = |number| packet.payload() == echo_payload(seed, number, bytes);
                 match &mut self.echoes {
                     Some(echoes) => echoes.answered(ctx, is_right),
                     None => ctx.fail(self.metrics.echoes.corrupted, 1),
@@ -155,12 +156,12 @@ impl Bot for GameBot {
             SChat::ID => {
                 let (_, text) = packet.parse::<SChat>()?;
                 ctx.add(self.metrics.chats_received, 1);
-                let (seed, bytes) = (self.seed, self.workload.payload_bytes);
+                let (mark, bytes) = (&self.chat_mark, self.workload.payload_bytes);
                 if let Some(chats) = &mut self.chats
-                    && text.starts_with(chat_mark(seed).as_bytes())
+                    && text.starts_with(mark.as_bytes())
                 {
                     chats.answered(ctx, |number| {
-                        chat_text(seed, number, bytes).as_bytes() == text
+                        chat_text(mark, number, bytes).as_bytes() == text
                     });
                 }
             }
@@ -178,7 +179,7 @@ impl Bot for GameBot {
     }
 
     fn on_timer(&mut self, ctx: &mut BotContext<'_, '_>) {
-        let (seed, bytes) = (self.seed, self.workload.payload_bytes);
+        let (seed, mark, bytes) = (self.seed, &self.chat_mark, self.workload.payload_bytes);
         let echo_at = self.echoes.as_mut().and_then(|echoes| {
             echoes.send_due(ctx, |ctx, number| {
                 ctx.send(&CEcho {}, echo_payload(seed, number, bytes));
@@ -186,7 +187,7 @@ impl Bot for GameBot {
         });
         let chat_at = self.chats.as_mut().and_then(|chats| {
             chats.send_due(ctx, |ctx, number| {
-                ctx.send(&CChat {}, chat_text(seed, number, bytes));
+                ctx.send(&CChat {}, chat_text(mark, number, bytes));
             })
         });
         if let Some(at) = echo_at.into_iter().chain(chat_at).min() {
@@ -208,18 +209,9 @@ fn echo_payload(seed: u64, number: u64, bytes: usize) -> Vec<u8> {
     payload
 }
 
-fn is_echo_payload(seed: u64, number: u64, payload: &[u8], bytes: usize) -> bool {
-    payload == echo_payload(seed, number, bytes)
-}
-
-/// The start of all chats of a session, and of no other session's.
-fn chat_mark(seed: u64) -> String {
-    format!("{seed:016x} ")
-}
-
 /// The text has at least its mark and its number.
-fn chat_text(seed: u64, number: u64, bytes: usize) -> String {
-    let mut text = chat_mark(seed);
+fn chat_text(mark: &str, number: u64, bytes: usize) -> String {
+    let mut text = mark.to_string();
     // Writing to a string cannot fail.
     let _ = write!(text, "{number}");
     let missing = bytes.min(MAX_CHAT_BYTES).saturating_sub(text.len());
@@ -240,10 +232,9 @@ mod tests {
 
     #[test]
     fn a_chat_has_its_mark_its_number_and_its_length() {
-        assert_eq!(chat_text(1, 7, 64).len(), 64);
-        assert_eq!(chat_text(1, 7, 0), "0000000000000001 7");
-        assert_eq!(chat_text(1, 7, 5000).len(), MAX_CHAT_BYTES);
-        assert!(chat_text(3, 0, 64).starts_with(&chat_mark(3)));
-        assert!(!chat_text(3, 0, 64).starts_with(&chat_mark(4)));
+        let mark = "0000000000000001 ";
+        assert_eq!(chat_text(mark, 7, 64).len(), 64);
+        assert_eq!(chat_text(mark, 7, 0), "0000000000000001 7");
+        assert_eq!(chat_text(mark, 7, 5000).len(), MAX_CHAT_BYTES);
     }
 }

@@ -5,6 +5,7 @@ mod game_attacks;
 mod game_scenario;
 mod preflight;
 mod profile;
+mod report_page;
 
 use args::{Args, Command};
 use dummy_client::{Error, Run, RunConfig, Scenario};
@@ -18,6 +19,7 @@ use std::sync::Arc;
 fn main() -> ExitCode {
     let mut args = Args::from_command_line();
     let outcome = match args.command.take() {
+        Some(Command::Report(page)) => report_page::run(&page).map(|()| ExitCode::SUCCESS),
         Some(Command::Schema) => Ok(ExitCode::SUCCESS),
         None if args.check => profile(&args).map(|_| preflight::check(&args)),
         None => run(&args),

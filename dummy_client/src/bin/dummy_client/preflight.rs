@@ -106,6 +106,7 @@ fn look(args: &Args) -> (HostLimits, Vec<Finding>) {
         needs.extend([Check::Backlog(at_a_time), Check::Handshakes(at_a_time)]);
     }
     needs.extend([
+        Check::Cpu(args.threads as u64),
         Check::Memory { sessions },
         Check::Firewall(max_sessions as u64),
         Check::Clock,

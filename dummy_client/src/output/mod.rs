@@ -1,0 +1,3 @@
+//! A report for people and for programs.
+
+pub mod html;

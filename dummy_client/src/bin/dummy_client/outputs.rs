@@ -1,6 +1,5 @@
 //! Where the result of a run goes. The places are opened before the run, so that a bad path does not cost one.
 
-use crate::args::Args;
 use dummy_client::output::file::{ResultFile, print};
 use dummy_client::output::{console, html, json, junit};
 use dummy_client::{Error, Report};
@@ -12,6 +11,15 @@ pub struct Outputs {
     files: Vec<(Render, ResultFile)>,
 }
 
+/// The places that the flags name.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Places<'a> {
+    /// `-` is standard output.
+    pub json: Option<&'a str>,
+    pub report: Option<&'a str>,
+    pub junit: Option<&'a str>,
+}
+
 /// The text of a result file.
 type Render = fn(&Report) -> Result<String, Error>;
 
@@ -20,17 +28,15 @@ impl Outputs {
     ///
     /// # Errors
     /// Status 2: a file cannot be written, or two flags name the same file.
-    pub fn open(args: &Args) -> Result<Self, Error> {
-        let json_on_stdout = args.json.as_deref() == Some("-");
-        let json_file = args.json.as_deref().filter(|_| !json_on_stdout);
+    pub fn open(places: &Places<'_>) -> Result<Self, Error> {
+        let json_on_stdout = places.json == Some("-");
+        let json_file = places.json.filter(|_| !json_on_stdout);
         let flags: [(&str, Option<&str>, Render); 3] = [
             ("--json", json_file, |report| {
                 json::render(report).map_err(Error::failure)
             }),
-            ("--report", args.report.as_deref(), html::render),
-            ("--junit", args.junit.as_deref(), |report| {
-                Ok(junit::render(report))
-            }),
+            ("--report", places.report, html::render),
+            ("--junit", places.junit, |report| Ok(junit::render(report))),
         ];
         let mut opened: Vec<(&str, Render, ResultFile)> = Vec::new();
         for (flag, place, render) in flags {

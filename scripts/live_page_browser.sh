@@ -26,8 +26,6 @@ answer_of() {
 # metric SERIES: prints the current value of the series.
 metric() { answer_of /metrics | awk -v series="$1" '$1 == series { print $2 }'; }
 
-# counted NAME KEY UNDER: prints a number of a client's summary: KEY in the object UNDER.
-counted() { sed -n "/\"$3\": {/,/}/s/.*\"$2\": \([0-9]*\).*/\1/p" "$work/$1.json" | head -n 1; }
 
 # ---- what the page shows ------------------------------------------------------------------------
 
@@ -143,7 +141,7 @@ is_true 'Math.abs(value("Packets out") / 2200 - 1) < 0.1'
 is_true 'Math.abs(value("Packets in") / 200 - 1) < 0.2'
 is_true 'value("Tick period") === "100"' 60
 wait "$client_pid" || fail "the client ended with status $?"
-received=$(counted healthy received packets)
+received=$(figure healthy packets_received value)
 wait_for 20 0 'value("Sessions")'
 wait_for 20 "$received" 'detail("Packets out")'
 wait_for 20 "$(metric server_packets_sent_total)" 'detail("Packets out")'
@@ -173,7 +171,7 @@ until_true 30 "the slowest session of the page to be one of the server" known_ro
 is_true 'total("slow_consumer") > 0' 60
 # Status 1 is the client's verdict on delayed ticks, which attack.sh tests and this script does not.
 wait "$client_pid" || [ $? = 1 ] || fail "the client with the sizes of 0 failed"
-kicked=$(counted zero bad_size kicked)
+kicked=$(figure zero kicked bad_size)
 [ "$kicked" -gt 0 ] || fail "no client was kicked"
 bad_sizes=$(metric 'server_disconnects_total{reason="bad_size"}')
 # A client that disconnects at the end of the run may not receive the reason of its kick.

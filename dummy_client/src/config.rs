@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The settings of a run. [`Run`](crate::Run) has a method for each that most runs need.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
-    /// The server. Of several addresses, the first that accepts a connection.
+    /// The server. Of several addresses, the first that accepts a connection; the run tries each until then.
     pub addrs: Addresses,
     /// The number of users over time.
     pub executor: Executor,

@@ -1,8 +1,15 @@
 //! A run, from its settings to its report.
 
 mod engine;
+mod network;
+#[cfg(test)]
+mod tests;
+mod values;
+mod watch;
+#[cfg(test)]
+mod world;
 
-use crate::assertion::Assertion;
+use crate::assertion::{Assertion, Names};
 use crate::attack::{Attack, Protocol};
 use crate::collector::{Collector, EngineMetrics};
 use crate::config::{RunConfig, Share};
@@ -192,7 +199,7 @@ impl<S: Scenario> Run<S> {
     pub fn run(self) -> Result<Report, Error> {
         let Self {
             mut scenario,
-            config,
+            mut config,
             assertions,
             attack,
             observer,
@@ -210,6 +217,7 @@ impl<S: Scenario> Run<S> {
         let total_users = config.executor.max_users();
         scenario.check_users(total_users).map_err(Error::usage)?;
         let users = config.share.users(total_users);
+        network::prefer_accepting(&mut config.addrs);
         let started_at = Instant::now();
         let (collector, events) =
             Collector::new(registry, engine_metrics, users, config.threads, started_at);
@@ -267,9 +275,10 @@ pub fn check_assertions(scenario: &mut impl Scenario, expressions: &[String]) ->
 }
 
 fn parse_assertions(expressions: &[String], registry: &Registry) -> Result<Vec<Assertion>, Error> {
+    let names = Names::new(registry);
     let parsed = expressions
         .iter()
-        .map(|text| Assertion::parse(text, registry).map_err(Error::usage));
+        .map(|text| Assertion::parse(text, &names).map_err(Error::usage));
     parsed.collect()
 }
 
@@ -334,22 +343,5 @@ impl<S: Scenario> fmt::Debug for Run<S> {
             .field("config", &self.config)
             .field("assertions", &self.assertions)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn every_connection_of_every_user_has_a_seed_of_its_own() {
-        let users = (0..100).flat_map(|user| (1..10).map(move |number| (user, number)));
-        let seeds: HashSet<u64> = users
-            .map(|(user, number)| seed_of(7, UserId(user), number))
-            .collect();
-        assert_eq!(seeds.len(), 900);
-        assert_eq!(seed_of(7, UserId(3), 1), seed_of(7, UserId(3), 1));
-        assert_ne!(seed_of(7, UserId(3), 1), seed_of(8, UserId(3), 1));
     }
 }

@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(help_heading = "Load", value_name = "N")]
     pub count: Option<usize>,
 
-    /// Duration of the run [default: until Ctrl-C, or the end of the last stage]
+    /// Duration of the run, in seconds or as 90s or 5m [default: until Ctrl-C, or the end of the last stage]
     #[arg(long, env = "DUMMY_CLIENT_DURATION_SECS", value_parser = parse_seconds)]
     #[arg(help_heading = "Load", value_name = "SECS")]
     pub duration_secs: Option<Duration>,

@@ -69,19 +69,11 @@ fn script_json(report: &Report) -> Result<String, Error> {
             }
         }
     }
-    let mut text = String::new();
-    for c in json.to_string().chars() {
-        // Invisible characters and those that change the direction of text are written as escapes as well.
-        if matches!(c, '&' | '<' | '>') || (!c.is_ascii() && c.escape_debug().len() > 1) {
-            let mut units = [0; 2];
-            for unit in c.encode_utf16(&mut units) {
-                text += &format!("\\u{unit:04x}");
-            }
-        } else {
-            text.push(c);
-        }
-    }
-    Ok(text)
+    let json = super::json::to_json(&json, false).map_err(Error::failure)?;
+    Ok(json
+        .replace('&', "\\u0026")
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e"))
 }
 
 /// The content of the template. An empty list has no section on the page.

@@ -9,7 +9,7 @@ mod watch;
 #[cfg(test)]
 mod world;
 
-use crate::assertion::Assertion;
+use crate::assertion::{Assertion, Names};
 use crate::attack::{Attack, Protocol};
 use crate::collector::{Collector, EngineMetrics};
 use crate::config::{RunConfig, Share};
@@ -23,7 +23,7 @@ use crate::scenario::{Scenario, UserId};
 use crossbeam_channel::{Receiver, Sender};
 use engine::Engine;
 use server_core::host::HostLimits;
-use server_core::{Config, Server, start};
+use server_core::{Config, Framing, Server, start};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -107,6 +107,7 @@ impl<S: Scenario> Run<S> {
                 churn: None,
                 reconnect: false,
                 login_timeout: DEFAULT_LOGIN_TIMEOUT,
+                framing: Framing::NATIVE,
                 log_sessions: 0,
                 share: Share::ALL,
                 settings: BTreeMap::new(),
@@ -145,6 +146,14 @@ impl<S: Scenario> Run<S> {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.config.seed = seed;
+        self
+    }
+
+    /// The framing of a server that is not built on `server_core`. Bots see packets of id and payload, whatever
+    /// the framing.
+    #[must_use]
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.config.framing = framing;
         self
     }
 
@@ -275,9 +284,10 @@ pub fn check_assertions(scenario: &mut impl Scenario, expressions: &[String]) ->
 }
 
 fn parse_assertions(expressions: &[String], registry: &Registry) -> Result<Vec<Assertion>, Error> {
+    let names = Names::new(registry);
     let parsed = expressions
         .iter()
-        .map(|text| Assertion::parse(text, registry).map_err(Error::usage));
+        .map(|text| Assertion::parse(text, &names).map_err(Error::usage));
     parsed.collect()
 }
 
@@ -296,7 +306,9 @@ fn start_client<S: Scenario>(
     let texts = Arc::clone(scenario);
     let text_of: Arc<TextOf> = Arc::new(move |packet| texts.text(packet));
     let (scenario, collector) = (Arc::clone(scenario), Arc::clone(collector));
-    let builder = Server::builder().config(client_config(config.threads));
+    let builder = Server::builder()
+        .config(client_config(config.threads))
+        .client_framing(config.framing);
     let started = builder.start_client(move |peer| {
         let index = peer.tag.unwrap_or_default() as usize;
         let user = UserId(share.global(index));

@@ -8,6 +8,8 @@
 //! This part has no clock, no socket and no histogram: instants are arguments, and results go to a [`TickSink`].
 
 mod estimator;
+#[cfg(test)]
+mod planted;
 mod restart;
 mod schedule;
 mod ticks;

@@ -1,6 +1,6 @@
 //! The verdict of a run, and the exit status that says it.
 
-use super::data::{AssertionResult, Metric, Report, Verdict};
+use super::data::{AssertionResult, MAX_EXACT, Metric, Report, Verdict};
 use super::step::Step;
 use crate::attack::{AttackReport, IntervalReport, NEIGHBOURS};
 use crate::executor::capacity::{CapacityReport, Outcome};
@@ -48,7 +48,8 @@ impl Report {
         };
     }
 
-    /// All that was lost: sessions that were not back in time, and every check that counts losses.
+    /// The sum of all losses: lost sessions that were not back within 10 s, every check that is a loss, and the
+    /// lost neighbours and missed ticks of an attack run.
     #[must_use]
     pub fn lost(&self) -> u64 {
         let losses = self.metrics.iter().map(|(_, metric)| match metric {
@@ -59,14 +60,11 @@ impl Report {
             } => *value,
             _ => 0,
         });
-        let losses = losses.fold(0, u64::saturating_add);
         let neighbours = self.attack.as_ref().map(|attack| &attack.neighbours);
-        let (lost, missing) =
-            neighbours.map_or((0, 0), |seen| (seen.lost as u64, seen.missing_ticks));
-        losses
-            .saturating_add(self.lost_for_good())
-            .saturating_add(lost)
-            .saturating_add(missing)
+        let of_neighbours = neighbours.map(|seen| [seen.lost as u64, seen.missing_ticks]);
+        let all = losses.chain(of_neighbours.into_iter().flatten());
+        let lost = all.fold(self.lost_for_good(), u64::saturating_add);
+        lost.min(MAX_EXACT)
     }
 
     /// The result of a capacity search is the verdict of its run: what breaks in a step is what is searched for.
@@ -243,6 +241,14 @@ fn attack_failures(attack: &AttackReport, client_limited: bool) -> Vec<String> {
     failures
 }
 
+impl Report {
+    /// The report for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        crate::output::console::render(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,7 +297,7 @@ mod tests {
         let mut attack = crate::attack::AttackReport::default();
         (attack.neighbours.lost, attack.neighbours.missing_ticks) = (1, u64::MAX);
         report.attack = Some(attack);
-        assert_eq!(report.lost(), u64::MAX);
+        assert_eq!(report.lost(), MAX_EXACT);
     }
 
     #[test]

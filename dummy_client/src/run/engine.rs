@@ -12,7 +12,7 @@ use crate::executor::{LoadProfile, Plan};
 use crate::health::{ClientMonitor, HealthRecord};
 use crate::measurement::{Measurement, Samples};
 use crate::metrics::series::Second;
-use crate::metrics::{Counter, TickSeries};
+use crate::metrics::{Counter, Histogram, Kind, TickSeries, Trend};
 use crate::pacing::RESPONSE_TIMEOUT;
 use crate::report::{
     CloseMessageCount, Metrics, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA,
@@ -95,6 +95,8 @@ pub struct Progress<'a> {
     pub failed_connects: u64,
     /// The second that has ended, as far as it is known.
     pub point: Point,
+    /// The name of the first trend of the scenario.
+    pub main_trend: Option<&'a str>,
     engine: &'a Engine<'a>,
 }
 
@@ -451,8 +453,8 @@ impl<'a> Engine<'a> {
     }
 
     /// The delays of all tick series together.
-    fn tick_delays(&self, samples: &Samples) -> crate::metrics::Histogram {
-        let mut delays = crate::metrics::Histogram::default();
+    fn tick_delays(&self, samples: &Samples) -> Histogram {
+        let mut delays = Histogram::default();
         for series in self.collector.registry.ticks() {
             delays.add(&samples.trends[series.delay.0]);
         }
@@ -483,6 +485,7 @@ impl<'a> Engine<'a> {
                 lost: losses.lost(),
                 failed_connects: engine.users.sessions.failed_connects,
                 point: engine.point(&second),
+                main_trend: engine.main_trend(),
                 engine,
             });
             self.observer = Some(observer);
@@ -702,6 +705,25 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// The first trend of the scenario: those of the engine come before it.
+    fn main_trend(&self) -> Option<&str> {
+        let engine = &self.collector.engine;
+        let is_own = |trend: &Trend| {
+            [
+                Some(engine.connect_time),
+                engine.login_time,
+                Some(engine.outage),
+            ]
+            .contains(&Some(*trend))
+        };
+        let definitions = self.collector.registry.definitions().iter();
+        let mut trends = definitions.filter_map(|one| match &one.kind {
+            Kind::Trend(trend) if !is_own(trend) => Some(one.name.as_str()),
+            _ => None,
+        });
+        trends.next()
+    }
+
     fn point(&self, second: &Second) -> Point {
         to_point(second, &trend_names(&self.collector))
     }
@@ -716,7 +738,7 @@ fn host_name() -> String {
 /// The names of the trends, by index.
 fn trend_names(collector: &Collector) -> Vec<String> {
     let definitions = collector.registry.definitions().iter();
-    let trends = definitions.filter(|one| matches!(one.kind, crate::metrics::Kind::Trend(_)));
+    let trends = definitions.filter(|one| matches!(one.kind, Kind::Trend(_)));
     trends.map(|one| one.name.clone()).collect()
 }
 

@@ -2,8 +2,8 @@
 
 use super::{Completion, ReadOutcome, Transport};
 use crate::base::reason::{DisconnectReason, Kick};
-use crate::base::wire::HEADER_BYTES;
-use crate::protocol::framing::{Framing, MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES};
+use crate::base::wire::{HEADER_BYTES, MAX_PAYLOAD_BYTES};
+use crate::protocol::framing::{Framing, MAX_HEADER_BYTES};
 use std::io::{self, ErrorKind, IoSlice};
 
 /// Carries packets to and from a peer with another [`Framing`].

@@ -79,7 +79,7 @@ fn many_different_reasons_are_a_short_list() {
     assert_eq!(report.other_close_messages.kinds_at_least, 951);
     assert!(run.stdout.len() < 20_000, "{} bytes", run.stdout.len());
     let html = fs::read_to_string(&page).unwrap();
-    assert!(html.contains("and at least 951 more groups"), "{html}");
+    assert!(html.contains("and at least 951 more kinds"), "{html}");
     assert!(html.len() < 100_000, "{} bytes", html.len());
     assert_eq!(html.matches("</script>").count(), 1);
 }

@@ -3,10 +3,10 @@
 
 mod util;
 
-use serde_json::Value;
+use dummy_client::Report;
 use std::fs;
 use std::process::Command;
-use util::{Run, Stub, client, packet, scratch};
+use util::{Run, Stub, client, counts, packet, scratch};
 
 const TICK: u16 = 100;
 const LOGIN: u16 = 101;
@@ -59,7 +59,7 @@ fn stub(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Stub {
     })
 }
 
-fn run(stub: &Stub, name: &str) -> (Run, Value) {
+fn run(stub: &Stub, name: &str) -> (Run, Report) {
     let profile = file(name, PROFILE);
     let args = [
         "--count",
@@ -69,33 +69,24 @@ fn run(stub: &Stub, name: &str) -> (Run, Value) {
         "--profile",
         &profile,
     ];
-    let outcome = Run::json(stub.addr, &args);
+    let outcome = Run::report(stub.addr, &args);
     fs::remove_file(profile).unwrap();
     outcome
-}
-
-fn value(json: &Value, name: &str) -> u64 {
-    let metric = &json["metrics"][name];
-    let value = metric["value"]
-        .as_u64()
-        .or_else(|| metric["count"].as_u64());
-    value.unwrap_or_else(|| panic!("{name}: {metric}"))
 }
 
 #[test]
 fn login_ticks_and_answers_of_another_game_are_checked() {
     let stub = stub(<[u8]>::to_vec);
-    let (run, json) = run(&stub, "right.toml");
+    let (run, report) = run(&stub, "right.toml");
     assert_eq!(run.status, Some(0), "{run:?}");
-    assert_eq!(value(&json, "login_time"), 3);
-    assert!(value(&json, "requests_answered") >= 3, "{json}");
-    assert_eq!(
-        value(&json, "requests_answered"),
-        value(&json, "requests_sent")
-    );
-    assert!(value(&json, "ticks_received") >= 3, "{json}");
-    assert_eq!(value(&json, "packets_unknown"), 0);
-    assert_eq!(json["run"]["settings"]["profile"]["hello"]["prefix"], "T");
+    assert_eq!(report.metrics.trend("login_time").unwrap().count, 3);
+    let [answered, sent] = counts(&report, ["requests_answered", "requests_sent"]);
+    assert!(answered >= 3, "{run:?}");
+    assert_eq!(answered, sent);
+    let [ticks, unknown] = counts(&report, ["ticks_received", "packets_unknown"]);
+    assert!(ticks >= 3, "{run:?}");
+    assert_eq!(unknown, 0);
+    assert_eq!(report.run.settings["profile"]["hello"]["prefix"], "T");
 }
 
 #[test]
@@ -107,9 +98,9 @@ fn wrong_answer_fails_the_run() {
             payload.to_vec()
         }
     });
-    let (run, json) = run(&stub, "wrong.toml");
+    let (run, report) = run(&stub, "wrong.toml");
     assert_eq!(run.status, Some(1), "{run:?}");
-    assert_eq!(value(&json, "requests_corrupted"), 3);
+    assert_eq!(counts(&report, ["requests_corrupted"]), [3]);
 }
 
 #[test]
@@ -119,9 +110,9 @@ fn packet_that_the_profile_does_not_name_fails_the_run() {
         LOGIN => packet(WELCOME, b""),
         _ => Vec::new(),
     });
-    let (run, json) = run(&stub, "unknown.toml");
+    let (run, report) = run(&stub, "unknown.toml");
     assert_eq!(run.status, Some(1), "{run:?}");
-    assert!(value(&json, "packets_unknown") > 0);
+    assert!(counts(&report, ["packets_unknown"])[0] > 0);
 }
 
 #[test]

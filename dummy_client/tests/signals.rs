@@ -31,7 +31,11 @@ fn each_signal_ends_the_run_with_its_report() {
         signal(&child, name);
         let run = ended(child);
         assert_eq!(run.status, Some(0), "{name}: {run:?}");
-        assert!(run.stdout.contains("5 of 5 connected"), "{}", run.stdout);
+        assert!(
+            run.stdout.contains("5 requested = 5 connected"),
+            "{}",
+            run.stdout
+        );
         rest.join().unwrap().unwrap();
     });
 }

@@ -34,6 +34,17 @@ fn server_that_sends_nothing_fails_every_load_profile() {
     });
 }
 
+/// The chats of another game pass every check of a packet, and prove nothing.
+#[test]
+fn server_that_sends_chats_alone_fails_the_run() {
+    let chat = |tick: u64| packet(5, tick.to_le_bytes());
+    let stub = Stub::start(move |_, tick| Some(chat(tick)));
+    let (run, report) = Run::report(stub.addr, &["--count", "2", "--duration-secs", "0.5"]);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    let failures = report.failures.join("; ");
+    assert!(failures.contains("nothing was checked"), "{failures}");
+}
+
 #[test]
 fn server_without_ticks_fails_the_run_though_echoes_are_answered() {
     let stub = Stub::with_answers(

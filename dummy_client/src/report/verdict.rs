@@ -37,9 +37,8 @@ impl Report {
         let is_broken = broken.any(|result| !result.may_be_own_lag);
         let is_limited = self.client.client_limited;
         let is_excused = own_lag_ms > MAX_EXCUSED_LAG_MS || self.client.own_limits > 0;
-        self.verdict = if !wrong.is_empty() || !late.is_empty() && !is_excused {
-            Verdict::Failed
-        } else if is_broken && !is_limited {
+        let is_late = !late.is_empty() && !is_excused;
+        self.verdict = if !wrong.is_empty() || is_late || is_broken && !is_limited {
             Verdict::Failed
         } else if is_limited || !late.is_empty() || !self.all_hold() {
             Verdict::ClientLimited

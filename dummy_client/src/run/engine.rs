@@ -656,7 +656,11 @@ impl<'a> Engine<'a> {
             other_close_messages,
             ..Report::default()
         };
-        let others = OtherFailures::of_attack(attack.as_ref(), &report);
+        let mut others = OtherFailures::of_attack(attack.as_ref(), &report);
+        if packets > 0 {
+            let nothing = values::nothing_checked(&self.collector.registry, &counts);
+            others.excusable.extend(nothing);
+        }
         report.attack = attack;
         self.evaluate(&mut report, &others);
         let engine = self;

@@ -71,3 +71,14 @@ pub(super) fn not_checked(
     }
     sentences
 }
+
+/// The failure of a run whose scenario has ticks or requests, and received none of them: packets of another game
+/// are no proof.
+pub(super) fn nothing_checked(registry: &Registry, counts: &[u64]) -> Option<String> {
+    let ticks = registry.ticks().iter().map(|series| series.received);
+    let requests = registry.requests().iter().map(|series| series.sent);
+    let mut all = ticks.chain(requests).peekable();
+    all.peek()?;
+    let is_empty = all.all(|counter| counts[counter.0] == 0);
+    is_empty.then(|| "nothing was checked: no tick was received, and no request was sent".into())
+}

@@ -4,8 +4,10 @@
 # request, with all its plots, in light and in dark, and on a phone without horizontal scrolling.
 #
 #   ./scripts/report_browser.sh            SHOTS=folder ./scripts/report_browser.sh
+#   ./scripts/report_browser.sh A.json B.json ...
 #
-# SHOTS keeps the screenshots. Needs Chromium: see browser.sh.
+# With JSON reports as arguments, checks the pages of these reports and starts no run. SHOTS keeps the
+# screenshots. Needs Chromium: see browser.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/browser.sh"
 shots=${SHOTS:-$work/shots}
@@ -65,10 +67,10 @@ onload = () => {
   }
   const seen = [...page.querySelectorAll("svg.plot")].filter(plot => {
     const box = plot.getBoundingClientRect();
-    const drawn = plot.querySelectorAll("polyline, polygon, rect, circle").length;
-    const styled = [...plot.querySelectorAll("polyline")].every(line => {
-      const width = parseFloat(page.defaultView.getComputedStyle(line).strokeWidth);
-      return width >= 4;
+    const drawn = plot.querySelectorAll("path:not(.grid), rect, circle").length;
+    const styled = [...plot.querySelectorAll("path:not(.soft)")].every(line => {
+      const style = page.defaultView.getComputedStyle(line);
+      return style.stroke !== "none" && parseFloat(style.strokeWidth) >= 2;
     });
     return box.width > 200 && box.height > 100 && drawn > 1 && styled;
   });
@@ -82,7 +84,39 @@ HTML
     sed -n 's/.*<pre id="measured">\(.*\)<\/pre>.*/\1/p' "$work/$1.dom"
 }
 
+# check NAME VERDICT PLOTS: fails unless the report renders as the head of this file says, with all its plots
+# and at least this number of them.
+check() {
+    local name=$1 verdict=$2 least=$3 plots
+    render "$name" "$work/$name.html"
+    [ -z "$(console "$name")" ] || fail "$name: on the console: $(console "$name")"
+    [ -z "$(requests "$name")" ] || fail "$name: the page sent requests: $(requests "$name")"
+    grep -q "<header class=\"verdict $verdict\">" "$work/$name.dom" || fail "$name: no verdict"
+    grep -q '<script type="application/json" id="summary">{' "$work/$name.dom" || fail "$name: no summary"
+    plots=$(grep -c '<svg class="plot"' "$work/$name.html") || true
+    [ "$plots" -ge "$least" ] || fail "$name: $plots plots"
+    local width found
+    for width in 320 390 1200; do
+        found=$(measured "${name}_$width" "$width" "$work/$name.html")
+        [ "$found" = "fits, $plots plots" ] || fail "$name at $width px: $found, of $plots plots"
+    done
+    printf '%s: %s, %s plots, %s bytes, no request, nothing on the console, fits 320 to 1200 px\n' \
+        "$name" "$verdict" "$plots" "$(stat -c %s "$work/$name.html")"
+}
+
 build
+if [ "$#" -gt 0 ]; then
+    say "the pages of JSON reports"
+    for json in "$@"; do
+        name=$(basename "$json" .json)
+        "$bin/dummy_client" report "$json" --out "$work/$name.html"
+        check "$name" "$(sed -n 's/.*"verdict": *"\([a-z_]*\)".*/\1/p' "$json" | head -n 1)" 0
+        shoot "$name" 1160 1800 "$work/$name.html"
+    done
+    printf '\nPASS\n'
+    exit 0
+fi
+
 say "an ok run, with echoes"
 start_server server --tick-ms 100 --stats-interval-secs 0
 start_client ok --seed 1 --count 500 --ramp-per-sec 100 --echo-hz 1 --duration-secs "${SECONDS_OK:-10}" \
@@ -120,26 +154,9 @@ case $(measured wide_390 390 "$work/wide.html") in
 esac
 
 verdict_of() { sed -n 's/^verdict *\([a-z_]*\) .*/\1/p' "$work/$1.out"; }
-# check NAME PLOTS: fails unless the report renders as the head of this file says, with this many plots.
-check() {
-    local name=$1 plots=$2 verdict
-    verdict=$(verdict_of "$name")
-    render "$name" "$work/$name.html"
-    [ -z "$(console "$name")" ] || fail "$name: on the console: $(console "$name")"
-    [ -z "$(requests "$name")" ] || fail "$name: the page sent requests: $(requests "$name")"
-    grep -q "<header class=\"verdict $verdict\">" "$work/$name.dom" || fail "$name: no verdict"
-    grep -q '<script type="application/json" id="summary">{' "$work/$name.dom" || fail "$name: no summary"
-    local width found
-    for width in 320 390 1200; do
-        found=$(measured "${name}_$width" "$width" "$work/$name.html")
-        [ "$found" = "fits, $plots plots" ] || fail "$name at $width px: $found"
-    done
-    printf '%s: %s, %s plots, %s bytes, no request, nothing on the console, fits 320 to 1200 px\n' \
-        "$name" "$verdict" "$plots" "$(stat -c %s "$work/$name.html")"
-}
 say "the reports"
-check ok 7
-check failed 5
+check ok "$(verdict_of ok)" 7
+check failed "$(verdict_of failed)" 5
 grep -q '10 shutdown: ' "$work/failed.dom" || fail "the server's disconnect reason is not in the report"
 
 say "screenshots in $shots"

@@ -226,9 +226,9 @@ fn kind_of(unit: Unit) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attack::{AttackReport, NewcomersReport};
     use crate::metrics::Registry;
     use crate::report::{Metric, Metrics, TrendValue};
-    use serde_json::json;
 
     fn registry() -> Registry {
         let mut registry = Registry::default();
@@ -425,31 +425,24 @@ mod tests {
 
     #[test]
     fn paths_into_an_attack_are_known_before_the_run() {
-        #[derive(schemars::JsonSchema)]
-        #[allow(dead_code)] // The schema has the fields.
-        struct Newcomers {
-            longest_wait_ms: Option<f64>,
-        }
-        #[derive(schemars::JsonSchema)]
-        #[allow(dead_code)]
-        struct Attack {
-            newcomers: Option<Newcomers>,
-            kicked: std::collections::BTreeMap<String, u64>,
-            elapsed_secs: f64,
-        }
-        let names = Names::new(&registry()).with_section::<Attack>("attack");
+        let names = Names::new(&registry());
+        let mut attack = AttackReport {
+            elapsed_secs: 1.0,
+            newcomers: Some(NewcomersReport {
+                longest_wait_ms: Some(120.0),
+                ..NewcomersReport::default()
+            }),
+            ..AttackReport::default()
+        };
+        attack.stats.kicked.insert("bad_size".into(), 3);
         let mut report = Report {
-            attack: Some(json!({
-                "newcomers": {"longest_wait_ms": 120.0},
-                "kicked": {"bad_size": 3},
-                "elapsed_secs": 1.0,
-            })),
+            attack: Some(attack),
             ..Report::default()
         };
         for (text, holds, may_be_own_lag) in [
             ("attack.newcomers.longest_wait_ms<100", false, true),
-            ("attack.kicked.bad_size==3", true, false),
-            ("attack.kicked.rate_limit==0", true, false),
+            ("attack.stats.kicked.bad_size==3", true, false),
+            ("attack.stats.kicked.rate_limit==0", true, false),
             ("attack.elapsed_secs<0.99", false, false),
         ] {
             let result = Assertion::parse(text, &names)

@@ -1,17 +1,12 @@
 //! The admin port under abuse: silent and slow clients, garbage, many scrapers, and no descriptors
 //! left. No session loses a tick by it.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::admin::*;
+use crate::util::*;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::admin::*;
-use util::*;
 
 // ---- clients ------------------------------------------------------------------------------------
 
@@ -240,6 +235,17 @@ fn full_server_keeps_the_descriptors_of_the_admin_port() {
     drop((players, held));
 }
 
+/// A server of one worker that may open 48 descriptors, and the address of its port.
+fn with_48_descriptors() -> (Server, SocketAddr) {
+    let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "1000"];
+    let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
+    let server = Server::start(&flags);
+    let addr = metrics_addr(&server);
+    server.resting_fds();
+    server.limit_descriptors(48);
+    (server, addr)
+}
+
 /// The descriptors that count against a limit of 48. An inherited descriptor may have a higher number.
 fn descriptors_below_48(server: &Server) -> usize {
     let dir = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
@@ -253,12 +259,7 @@ fn descriptors_below_48(server: &Server) -> usize {
 /// last descriptor stays open until another one waits.
 #[test]
 fn last_descriptor_is_evicted_only_for_a_waiting_connection() {
-    let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "1000"];
-    let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
-    let server = Server::start(&flags);
-    let addr = metrics_addr(&server);
-    server.resting_fds();
-    server.limit_descriptors(48);
+    let (server, addr) = with_48_descriptors();
     let mut players = vec![server.join()];
     while descriptors_below_48(&server) < 47 {
         players.push(server.join());
@@ -281,12 +282,7 @@ fn last_descriptor_is_evicted_only_for_a_waiting_connection() {
 
 #[test]
 fn out_of_descriptors_pauses_accept_without_spinning() {
-    let port = ["--metrics-addr", "127.0.0.1:0", "--max-sessions", "1000"];
-    let flags = [&QUIET[..], &["--workers", "1"], &port].concat();
-    let server = Server::start(&flags);
-    let addr = metrics_addr(&server);
-    server.resting_fds();
-    server.limit_descriptors(48);
+    let (server, addr) = with_48_descriptors();
     let mut player = server.join();
     let mut others: Vec<Client> = (0..60).map(|_| server.connect()).collect();
     server.wait_for_line("accept paused");

@@ -6,11 +6,9 @@
 use bytemuck::{Pod, Zeroable};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use server_core::base::disconnect_log::DisconnectLog;
-use server_core::buffer::{ChunkPool, SendBufferManager};
+use server_core::buffer::SendBufferManager;
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
-use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::{NewConnection, Router};
 use server_core::shard::{Shard, Shared};
 use server_core::testing::FakeStream;
@@ -120,25 +118,12 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let config = Config::default();
-        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
-        let buffers = SendBufferManager::new(pool);
-        let router = Arc::new(Router::new([Mailbox::new(config.mailbox_bytes, || ())]));
-        let metrics = Arc::new(Metrics::new(1));
-        let shared = Arc::new(Shared {
-            config,
-            router: Arc::clone(&router),
-            buffers: buffers.clone(),
-            metrics: Arc::clone(&metrics),
-            disconnect_log: DisconnectLog::default(),
-            factory: Box::new(|_| Silent),
-            close_message: Arc::new(|_, _| None),
-        });
+        let shared = Arc::new(Shared::for_tests(&Config::default(), 1, |_| Silent));
         let mut rig = Self {
+            router: Arc::clone(&shared.router),
+            buffers: shared.buffers.clone(),
+            metrics: Arc::clone(&shared.metrics),
             shard: Shard::new(0, shared),
-            router,
-            buffers,
-            metrics,
             now: Instant::now(),
             packets: 0,
         };

@@ -259,6 +259,8 @@
 //!
 //! * `admin` (off by default): an admin port with `/metrics` as Prometheus text, `/healthz`, `/sessions` and a
 //!   live page, over HTTP. `server_core::admin::Admin::start(addr, &handle)` starts it.
+//! * `framing` (off by default): clients of servers that are not built on this library.
+//!   `ServerBuilder::client_framing` sets the length and id fields of such a server.
 //! * `host` (off by default): the module `host` for programs. It reads the limits of the machine, checks the
 //!   needs of a program against the limits, handles SIGINT, SIGTERM and SIGHUP, and logs to standard error.
 //! * `testing` (off by default): the module `testing` for the tests of a game: a client of raw bytes, a packet
@@ -350,7 +352,7 @@
 //! | [`unacknowledged_timeout`](Config::unacknowledged_timeout) | time | 30 s | silence of a peer's machine | [`Kick::SlowConsumer`] |
 //! | [`connect_timeout`](Config::connect_timeout) | time | 10 s | the connect of an outgoing connection | [`DisconnectReason::ConnectFailed`] |
 //! | [`handshake_timeout`](Config::handshake_timeout) | time | 5 s | the handshake of a transport that has one | [`DisconnectReason::Handshake`] |
-//! | [`max_handshakes`](Config::max_handshakes) | handshakes | 1,024 | handshakes of all workers at a time | [`DisconnectReason::Handshake`] for the oldest |
+//! | [`max_handshakes`](Config::max_handshakes) | handshakes | 1,024 | handshakes of all workers at a time; half of `max_sessions` if that is less | [`DisconnectReason::Handshake`] for the oldest |
 //! | [`max_packets_per_sec`](Config::max_packets_per_sec) | packets a second | off | received packets of one session, in a burst twice that number | [`Kick::RateLimit`] |
 //! | [`max_groups_per_session`](Config::max_groups_per_session) | groups | 64 | groups of one session at a time | [`TooManyGroups`] |
 //! | [`flush_timeout`](Config::flush_timeout) | time | 2 s | the flush of a session that ends | the rest is dropped |
@@ -516,6 +518,9 @@ pub use buffer::{SendBuffer, pool::PoolStats};
 pub use groups::id::GroupId;
 #[doc(inline)]
 pub use groups::members::TooManyGroups;
+#[cfg(feature = "framing")]
+#[doc(inline)]
+pub use protocol::framing::{ByteOrder, Framing, IdField, LengthCounts, LengthField};
 #[doc(inline)]
 pub use protocol::list::{List, ListIter};
 #[doc(inline)]

@@ -1,13 +1,8 @@
 //! Tests of what a game learns about its queues: the bytes in a send queue, the moment when the queue has
 //! drained, and that a mailbox is full.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-use server_core::base::disconnect_log::DisconnectLog;
-use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::admission::Admission;
-use server_core::metrics::Metrics;
-use server_core::routing::mailbox::Mailbox;
-use server_core::routing::router::{Command, NewConnection, Router};
+use server_core::routing::router::{Command, NewConnection};
 use server_core::shard::{Shard, Shared};
 use server_core::testing::{
     DEADLINE, Edges, FakeClock, FakePeer, FakeStream, RawClient, packet, wait_until,
@@ -123,25 +118,14 @@ struct One {
 
 impl One {
     fn new() -> Self {
-        let config = Config::default();
         let (teller, events) = channel();
         let (_, gate) = channel();
         let (teller, gate) = (Mutex::new(teller), Arc::new(Mutex::new(gate)));
-        let mailbox = Mailbox::new(config.mailbox_bytes, || ());
-        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
-        let shared = Shared {
-            config,
-            router: Arc::new(Router::new([mailbox])),
-            buffers: SendBufferManager::new(pool),
-            metrics: Arc::new(Metrics::new(1)),
-            disconnect_log: DisconnectLog::default(),
-            factory: Box::new(move |_| Probe {
-                events: teller.lock().unwrap().clone(),
-                content: None,
-                gate: Arc::clone(&gate),
-            }),
-            close_message: Arc::new(|_, _| None),
-        };
+        let shared = Shared::for_tests(&Config::default(), 1, move |_| Probe {
+            events: teller.lock().unwrap().clone(),
+            content: None,
+            gate: Arc::clone(&gate),
+        });
         let mut shard = Shard::new(0, Arc::new(shared));
         let (stream, peer) = FakeStream::pair();
         peer.state().room = 0;

@@ -1,21 +1,21 @@
 //! A server without a listener, whose sessions are outgoing connections.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{Event, RecorderClient, builder, factory};
 use server_core::connection::admission::Admission;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::Router;
 use server_core::runtime::connector::Connector;
 use server_core::testing::{DEADLINE, RawClient};
-use server_core::{Context, DisconnectReason, Kick, Packet, Server, Session};
-use std::io::ErrorKind;
+use server_core::{
+    ByteOrder, Context, DisconnectReason, Framing, IdField, Kick, LengthCounts, LengthField,
+    Packet, Server, Session,
+};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
-use util::recorder::{Event, RecorderClient, builder, factory};
 
 /// (lecture row 23)
 #[test]
@@ -68,6 +68,47 @@ fn refused_connection_is_reported_once_as_connect_failed() {
     client.handle().shutdown(Duration::ZERO);
     client.join().unwrap();
     assert!(events.recv().is_err(), "and nothing else");
+}
+
+#[test]
+fn client_of_another_framing_exchanges_packets_and_ends_at_a_length_above_the_limit() {
+    let framing = Framing {
+        length: LengthField::U32,
+        byte_order: ByteOrder::BigEndian,
+        length_counts: LengthCounts::IdAndPayload,
+        id: IdField::U8,
+        max_frame_bytes: 1_000,
+    };
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (factory, events, _) = factory();
+    let client = builder().client_framing(framing).start_client(factory);
+    let client = client.unwrap();
+    let addr = there.local_addr().unwrap();
+    client.handle().connect(addr, 7).unwrap();
+    let (mut stream, _) = there.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let connected = events.recv_timeout(DEADLINE).unwrap();
+    assert!(matches!(connected, Event::Connected(..)), "{connected:?}");
+    // Cut inside of a header and inside of a payload.
+    for piece in [&b"\0\0"[..], b"\0\x04\x02ab", b"c\0\0\0\x01\x02"] {
+        stream.write_all(piece).unwrap();
+    }
+    for _ in 0..2 {
+        let packet = events.recv_timeout(DEADLINE).unwrap();
+        assert!(matches!(packet, Event::Packet(..)), "{packet:?}");
+    }
+    let mut answers = [0; 13];
+    stream.read_exact(&mut answers).unwrap();
+    assert_eq!(&answers, b"\0\0\0\x04\x03abc\0\0\0\x01\x03");
+    stream.write_all(&1_001_u32.to_be_bytes()).unwrap();
+    stream.write_all(&[2]).unwrap();
+    let left = events.recv_timeout(DEADLINE).unwrap();
+    let reason = DisconnectReason::from(Kick::TooLarge);
+    assert!(
+        matches!(left, Event::Disconnected(_, _, told, _) if told == reason),
+        "{left:?}"
+    );
 }
 
 /// All of 127.0.0.0/8 is this machine on Linux; elsewhere 127.0.0.1 alone may be.

@@ -1,42 +1,20 @@
 //! Tests of the posts of a callback to a worker whose mailbox is full.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-use bytemuck::{Pod, Zeroable};
+mod util;
+
 use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::outbox;
 use server_core::routing::router::{Command, Router};
-use server_core::testing::{FakeStream, packet};
-use server_core::wire::U64Le;
-use server_core::{
-    Config, Context, Kick, Packet, PacketHead, Peer, Server, ServerHandle, Session, SessionId,
-};
+use server_core::testing::FakeStream;
+use server_core::{Config, Context, Kick, Packet, Peer, Server, ServerHandle, Session, SessionId};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-
-const CHAT: u16 = 4;
-const CHAT_BYTES: usize = 512;
-
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(transparent)]
-struct STick(U64Le);
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(transparent)]
-struct SChat([u8; 0]);
-
-impl PacketHead for STick {
-    const ID: u16 = 1;
-}
-impl PacketHead for SChat {
-    const ID: u16 = 5;
-}
-
-fn chat_bytes() -> Vec<u8> {
-    packet(CHAT, [b'x'; CHAT_BYTES])
-}
+use util::chat::{SChat, STick, chat_bytes};
 
 /// A callback posts through a handle, on the thread of a worker, to a worker that takes no mail.
 #[test]

@@ -11,44 +11,27 @@
 //! `SIM_SEEDS=100000` runs 200 seeds. `TEST_SEED=7` runs only seed 7.
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-use bytemuck::{Pod, Zeroable};
-use server_core::base::disconnect_log::DisconnectLog;
-use server_core::buffer::{ChunkPool, SendBufferManager};
+mod util;
+
+use server_core::buffer::SendBufferManager;
 use server_core::connection::admission::Admission;
 use server_core::metrics::Metrics;
-use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
-use server_core::testing::{FakeClock, FakePeer, FakeStream, packet};
-use server_core::wire::U64Le;
+use server_core::testing::{FakeClock, FakePeer, FakeStream};
 use server_core::{
     Config, Context, DisconnectReason, Kick, Packet, PacketHead, Session, SessionId,
 };
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use util::chat::{SChat, STick, chat_bytes};
 
-const CHAT: u16 = 4;
-const CHAT_BYTES: usize = 512;
 const TICK: Duration = Duration::from_millis(50);
 const STEP: Duration = Duration::from_millis(2);
 /// The bytes of a connection that the kernels of both ends hold.
 const SOCKET_BYTES: usize = 80 << 10;
 const MIB: u64 = 1 << 20;
-
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(transparent)]
-struct STick(U64Le);
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(transparent)]
-struct SChat([u8; 0]);
-
-impl PacketHead for STick {
-    const ID: u16 = 1;
-}
-impl PacketHead for SChat {
-    const ID: u16 = 5;
-}
 
 /// The way in which a peer reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,10 +60,6 @@ impl Session for Player {
         ctx.broadcast(&SChat([]), packet.payload());
         Ok(())
     }
-}
-
-fn chat_bytes() -> Vec<u8> {
-    packet(CHAT, [b'x'; CHAT_BYTES])
 }
 
 struct Peer {
@@ -117,28 +96,16 @@ impl Sim {
     }
 
     fn with_packets_on_leave(config: Config, packets_on_leave: usize) -> Self {
-        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
-        let mailboxes = (0..config.workers).map(|_| Mailbox::new(config.mailbox_bytes, || {}));
-        let router = Arc::new(Router::new(mailboxes));
-        let metrics = Arc::new(Metrics::new(config.workers));
-        let buffers = SendBufferManager::new(pool);
-        let shared = Arc::new(Shared {
-            config: config.clone(),
-            router: Arc::clone(&router),
-            buffers: buffers.clone(),
-            metrics: Arc::clone(&metrics),
-            disconnect_log: DisconnectLog::default(),
-            factory: Box::new(move |_| Player { packets_on_leave }),
-            close_message: Arc::new(|_, _| None),
-        });
+        let player = move |_| Player { packets_on_leave };
+        let shared = Arc::new(Shared::for_tests(&config, config.workers, player));
         Self {
             clock: FakeClock::new(),
             shards: (0..config.workers)
                 .map(|worker| Shard::new(worker, Arc::clone(&shared)))
                 .collect(),
-            router,
-            metrics,
-            buffers,
+            router: Arc::clone(&shared.router),
+            metrics: Arc::clone(&shared.metrics),
+            buffers: shared.buffers.clone(),
             admission: Arc::new(Admission::new(config.workers, None, None)),
             peers: Vec::new(),
             chats: chat_bytes().repeat(64).into(),

@@ -9,6 +9,7 @@ use models::chunk_pool::Step as PoolStep;
 use models::connection::{REFUSED_ID, Step as ConnectionStep};
 use models::content::Piece;
 use models::framer::on_the_wire;
+use models::framing::{check_input, check_output, frame, framings, id_of};
 use models::groups::Step as GroupStep;
 use models::send_queue::Step as QueueStep;
 use models::session_table::Step as TableStep;
@@ -88,6 +89,74 @@ fn framer_returns_packets_up_to_the_first_invalid_header() {
             let mut bytes = on_the_wire(&good);
             bytes.extend(junk);
             models::framer::check(&bytes, &cuts, max);
+            Ok(())
+        },
+    );
+}
+
+// ---- framings -----------------------------------------------------------------------------------
+
+#[test]
+fn frames_of_every_framing_become_the_same_packets_for_any_cut() {
+    let strategy = (prop::collection::vec(a_packet(), 0..12), cuts(), cuts());
+    check("framing, input", 10, &strategy, |(packets, cuts, rooms)| {
+        for framing in framings(16 << 20) {
+            let frames = packets
+                .iter()
+                .map(|(id, payload)| frame(&framing, *id, payload));
+            let frames = frames.collect::<Vec<_>>().concat();
+            let expected = packets
+                .iter()
+                .map(|(id, payload)| (id_of(&framing, *id), payload.clone()));
+            let expected = on_the_wire(&expected.collect::<Vec<_>>());
+            prop_assert!(models::framing::by_the_book(&frames, &framing) == (expected, None));
+            check_input(&frames, &framing, &cuts, &rooms);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn any_bytes_become_packets_up_to_the_first_invalid_header() {
+    let strategy = (
+        prop::collection::vec(prop_oneof![3 => 0_u8..8, 1 => any::<u8>()], 0..300),
+        cuts(),
+        cuts(),
+        prop_oneof![1_u32..40, 1_u32..100_000],
+    );
+    check(
+        "framing, any bytes",
+        300,
+        &strategy,
+        |(bytes, cuts, rooms, limit)| {
+            for framing in framings(limit) {
+                check_input(&bytes, &framing, &cuts, &rooms);
+            }
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn packets_become_the_same_frames_for_any_offer_and_any_socket() {
+    let packets = prop::collection::vec(a_packet(), 1..12);
+    check(
+        "framing, output",
+        10,
+        &(packets, cuts(), cuts(), cuts()),
+        |(packets, offers, slices, takes)| {
+            for framing in framings(16 << 20) {
+                let packets = packets
+                    .iter()
+                    .map(|(id, payload)| (id_of(&framing, *id), payload.clone()));
+                check_output(
+                    &packets.collect::<Vec<_>>(),
+                    &framing,
+                    &offers,
+                    &slices,
+                    &takes,
+                );
+            }
             Ok(())
         },
     );

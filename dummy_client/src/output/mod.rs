@@ -2,6 +2,7 @@
 
 pub mod console;
 pub mod file;
+pub mod html;
 pub mod json;
 pub mod junit;
 pub mod progress;

@@ -1,18 +1,19 @@
 //! What a person sees while the run goes on: one status line on a terminal, a log line a second elsewhere.
 
+use crate::run::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 /// Shows how the run goes, on standard error.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StatusLine {
     bar: ProgressBar,
 }
 
 /// The figures of the last second.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Progress {
+pub struct Status {
     /// Since the start of the run.
     pub elapsed: Duration,
     /// The length of the run, if it is known.
@@ -29,6 +30,23 @@ pub struct Progress {
     pub p99_ms: Option<f64>,
     /// Received packets; `None`: the run has no whole second yet.
     pub packets_per_sec: Option<f64>,
+}
+
+impl From<&Progress<'_>> for Status {
+    fn from(progress: &Progress<'_>) -> Self {
+        let point = &progress.point;
+        let main_trend = progress.main_trend.and_then(|name| point.trends.get(name));
+        Self {
+            elapsed: progress.elapsed,
+            duration: progress.ends_after,
+            sessions: progress.sessions,
+            target: progress.target,
+            lost: progress.lost,
+            failed_connects: progress.failed_connects,
+            p99_ms: main_trend.map(|trend| trend.p99),
+            packets_per_sec: Some(point.packets_per_sec),
+        }
+    }
 }
 
 /// Log lines on their way to standard error. The status line makes room for each.
@@ -73,11 +91,12 @@ impl StatusLine {
     }
 
     /// Shows the figures of the last second. Call it once a second.
-    pub fn show(&self, progress: &Progress) {
-        let line = progress.to_line();
-        match self.bar.is_hidden() {
-            true => log::info!("{line}"),
-            false => self.bar.set_message(line),
+    pub fn show(&self, status: &Status) {
+        let line = status.to_line();
+        if self.bar.is_hidden() {
+            log::info!("{line}");
+        } else {
+            self.bar.set_message(line);
         }
     }
 
@@ -87,7 +106,7 @@ impl StatusLine {
     }
 }
 
-impl Progress {
+impl Status {
     /// The most important figures first, in at most 80 columns. A figure that was not measured is `-`.
     #[must_use]
     pub fn to_line(&self) -> String {
@@ -143,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_line_fits_80_columns_and_keeps_the_important_figures() {
-        let progress = Progress {
+        let status = Status {
             elapsed: Duration::from_secs(86_399),
             duration: Some(Duration::from_secs(86_400)),
             sessions: 100_000,
@@ -153,13 +172,13 @@ mod tests {
             p99_ms: Some(12_345.67),
             packets_per_sec: Some(1_234_567.0),
         };
-        let line = progress.to_line();
+        let line = status.to_line();
         assert_eq!(
             line,
             "86399/86400 s, 100000/100000 sessions, lost 100000, p99 12.3 s, 1235k packets/s"
         );
         assert!(line.chars().count() < WIDTH, "{line}");
-        let usual = Progress {
+        let usual = Status {
             sessions: 10_000,
             target: 10_000,
             failed_connects: 3,
@@ -177,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_figure_that_was_not_measured_is_a_dash() {
-        let line = Progress::default().to_line();
+        let line = Status::default().to_line();
         assert_eq!(line, "0 s, 0/0 sessions, lost 0, p99 -, - packets/s");
     }
 }

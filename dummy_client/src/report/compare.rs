@@ -469,8 +469,8 @@ impl Table<'_> {
 
     fn capacity(&mut self) {
         let figure = Figure::of(self, |run| {
-            let largest = &run.capacity.as_ref()?["largest"];
-            Some(largest.as_f64().unwrap_or(0.0))
+            let capacity = run.capacity.as_ref()?;
+            Some(capacity.largest.unwrap_or(0) as f64)
         });
         let Some((from, to)) = figure.medians() else {
             return;
@@ -641,7 +641,7 @@ fn differences(first: &Report, run: &Report) -> Vec<String> {
     let attack = |run: &Report| {
         let attack = run.attack.as_ref();
         attack.map_or("none".into(), |attack| {
-            format!("{} by {}", attack["name"], attack["attackers"])
+            format!("{} by {}", attack.name, attack.attackers)
         })
     };
     if attack(first) != attack(run) {

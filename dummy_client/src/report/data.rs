@@ -1,9 +1,13 @@
 //! The result of a run as data. Its serde form is the JSON of schema 2.
 
+use super::step::Step;
+use crate::attack::AttackReport;
+use crate::executor::capacity::CapacityReport;
 use crate::metrics::{Definition, Histogram, Kind, Unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use server_core::host::HostLimits;
 use std::collections::BTreeMap;
 
 /// The name of the schema.
@@ -49,35 +53,9 @@ pub struct Report {
     /// A point a second; a run of more than 2,000 s has coarser points.
     pub timeline: Vec<Point>,
     /// The outcome of an attack run.
-    pub attack: Option<Value>,
+    pub attack: Option<AttackReport>,
     /// The outcome of a capacity search.
-    pub capacity: Option<Value>,
-}
-
-impl Report {
-    /// The sum of all losses: lost sessions that were not back within 10 s, every check that is a loss, and
-    /// the lost neighbours and missed ticks of an attack run.
-    #[must_use]
-    pub fn lost(&self) -> u64 {
-        let sessions = &self.sessions;
-        let mut lost = sessions.lost.saturating_sub(sessions.reconnected);
-        for (_, metric) in self.metrics.iter() {
-            if let Metric::Check {
-                value,
-                is_loss: true,
-                ..
-            } = metric
-            {
-                lost = lost.saturating_add(*value);
-            }
-        }
-        if let Some(neighbours) = self.attack.as_ref().map(|attack| &attack["neighbours"]) {
-            for field in ["lost", "missing_ticks"] {
-                lost = lost.saturating_add(neighbours[field].as_u64().unwrap_or(0));
-            }
-        }
-        lost.min(MAX_EXACT)
-    }
+    pub capacity: Option<CapacityReport<Step>>,
 }
 
 /// The verdict of a run.
@@ -284,6 +262,20 @@ pub struct MachineFacts {
     pub ephemeral_ports: Option<u64>,
     /// The largest backlog of a listener.
     pub somaxconn: Option<u64>,
+}
+
+impl From<&HostLimits> for MachineFacts {
+    fn from(limits: &HostLimits) -> Self {
+        Self {
+            system: limits.system.clone(),
+            cores: limits.cores,
+            memory_total_bytes: limits.memory_total_bytes,
+            fd_soft_limit: limits.fd_soft_limit,
+            fd_hard_limit: limits.fd_hard_limit,
+            ephemeral_ports: limits.ephemeral_ports,
+            somaxconn: limits.somaxconn,
+        }
+    }
 }
 
 /// Metrics by name, in the order of registration.

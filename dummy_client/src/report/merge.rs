@@ -499,6 +499,7 @@ fn list(parts: &[Report], text: impl Fn(&Report) -> &String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::executor::capacity::{CapacityReport, Outcome};
     use crate::metrics::{Histogram, Unit};
     use crate::report::samples;
 
@@ -688,11 +689,17 @@ mod tests {
             ),
             (|part| part.assertions.clear(), "assertions"),
             (
-                |part| part.attack = Some(serde_json::json!({})),
+                |part| part.attack = Some(Default::default()),
                 "an attack run cannot be merged",
             ),
             (
-                |part| part.capacity = Some(serde_json::json!({})),
+                |part| {
+                    part.capacity = Some(CapacityReport {
+                        outcome: Outcome::None,
+                        largest: None,
+                        steps: Vec::new(),
+                    })
+                },
                 "a capacity search cannot be merged",
             ),
             (

@@ -14,9 +14,11 @@ pub fn check(args: &Args) -> ExitCode {
     let sessions = args.sessions_asked();
     let most = sessions.unwrap_or_else(|| args.sessions_allowed(limits.fd_soft_limit));
     let mut needs = needs_of_a_start(args);
+    let config = args.config(0);
     needs.extend([
+        Check::Cpu(config.workers as u64),
         Check::Memory { sessions },
-        Check::Queues(args.config(0).total_queue_bytes() as u64),
+        Check::Queues(config.total_queue_bytes() as u64),
         Check::Firewall(most),
         Check::Clock,
     ]);

@@ -94,7 +94,8 @@ pub struct Config {
     pub handshake_timeout: Option<Duration>,
     /// Handshakes at a time, over all workers; one more ends the oldest of them. Default: 1,024.
     ///
-    /// Each worker keeps its share, one handshake at least.
+    /// The limit is half of [`max_sessions`](Self::max_sessions) if that is less: peers that only connect
+    /// take at most half of the places. Each worker keeps its share, one handshake at least.
     pub max_handshakes: usize,
     /// Packets a second that one session may send, with a burst of twice that number. Default: `None`.
     pub max_packets_per_sec: Option<u32>,
@@ -275,7 +276,11 @@ impl Config {
 
     /// Handshakes of one worker at a time.
     pub(crate) fn max_handshakes_of_worker(&self) -> usize {
-        self.max_handshakes.div_ceil(self.workers).max(1)
+        let half = self
+            .max_sessions
+            .map_or(usize::MAX, |sessions| sessions / 2);
+        let all = self.max_handshakes.min(half);
+        all.div_ceil(self.workers).max(1)
     }
 
     /// Places that stay free while there are unadmitted sessions.

@@ -2,7 +2,9 @@
 
 #![allow(unsafe_code)] // One call of the C library, without arguments that could be wrong.
 
+use super::cgroup::{self, Cgroup};
 use std::fs;
+use std::path::Path;
 
 /// Bytes of memory that the machine, the control groups of this process and its limit of address space
 /// allow: the least of the three. `None` where the system gives no number.
@@ -12,10 +14,9 @@ pub fn allowed_bytes() -> Option<u64> {
     [
         read("/proc/meminfo").and_then(|text| total_of(&text)),
         read("/proc/self/limits").and_then(|text| address_space_of(&text)),
-        read("/proc/self/cgroup").and_then(|text| {
-            let limits = cgroup_files(&text).filter_map(|path| read(&path)?.trim().parse().ok());
-            limits.min()
-        }),
+        (cgroup::groups(Path::new("/"), "memory").iter())
+            .filter_map(Cgroup::memory_limit_bytes)
+            .min(),
     ]
     .into_iter()
     .flatten()
@@ -35,26 +36,6 @@ fn total_of(meminfo: &str) -> Option<u64> {
 fn address_space_of(limits: &str) -> Option<u64> {
     let line = (limits.lines()).find_map(|line| line.strip_prefix("Max address space"))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-/// The files with the limits of the groups that `/proc/self/cgroup` names, and of those above them:
-/// `0::/a/b` for version 2, `5:memory:/a/b` for version 1.
-fn cgroup_files(groups: &str) -> impl Iterator<Item = String> + '_ {
-    groups.lines().flat_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next().unwrap_or(""), fields.next().unwrap_or(""));
-        let (root, file) = if controllers.is_empty() {
-            ("/sys/fs/cgroup", "memory.max")
-        } else {
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
-        };
-        let is_memory = controllers.is_empty() || controllers.split(',').any(|it| it == "memory");
-        let ancestors = std::path::Path::new(path).ancestors();
-        ancestors.filter(move |_| is_memory).map(move |group| {
-            let group = group.display().to_string();
-            format!("{root}{}/{file}", group.trim_end_matches('/'))
-        })
-    })
 }
 
 /// Gives free memory back to the system. The call takes some milliseconds for each gigabyte, in which
@@ -85,22 +66,6 @@ mod tests {
         assert_eq!(address_space_of(limits), Some(7 << 20));
         let limits = "Max address space   unlimited   unlimited   bytes\n";
         assert_eq!(address_space_of(limits), None);
-        let files = |groups| cgroup_files(groups).collect::<Vec<_>>();
-        assert_eq!(
-            files("0::/a/b\n"),
-            [
-                "/sys/fs/cgroup/a/b/memory.max",
-                "/sys/fs/cgroup/a/memory.max",
-                "/sys/fs/cgroup/memory.max"
-            ]
-        );
-        assert_eq!(
-            files("7:cpu,memory:/a\n4:pids:/a\n"),
-            [
-                "/sys/fs/cgroup/memory/a/memory.limit_in_bytes",
-                "/sys/fs/cgroup/memory/memory.limit_in_bytes"
-            ]
-        );
     }
 
     #[test]

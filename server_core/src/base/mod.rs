@@ -4,6 +4,7 @@
 
 pub mod address_budgets;
 pub mod backoff;
+pub mod cgroup;
 pub mod config;
 pub mod disconnect_log;
 pub mod id;

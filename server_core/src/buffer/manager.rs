@@ -36,14 +36,26 @@ impl SendBufferManager {
         head: &H,
         tail: &[u8],
     ) -> Result<SendBuffer, PacketTooLarge> {
-        let head = bytemuck::bytes_of(head);
+        self.encode_raw(H::ID, bytemuck::bytes_of(head), tail)
+    }
+
+    /// Encodes a packet of an id that is known at run time. The payload is `head` and then `tail`.
+    ///
+    /// # Errors
+    /// [`PacketTooLarge`] if it does not fit its size field.
+    pub fn encode_raw(
+        &self,
+        id: u16,
+        head: &[u8],
+        tail: &[u8],
+    ) -> Result<SendBuffer, PacketTooLarge> {
         let bytes = HEADER_BYTES + head.len() + tail.len();
         let Ok(size) = u16::try_from(bytes) else {
             return Err(PacketTooLarge { bytes });
         };
         let header = PacketHeader {
             size: size.into(),
-            id: H::ID.into(),
+            id: id.into(),
         };
         Ok(self.write(bytes, |free| {
             let (to_header, free) = free.split_at_mut(HEADER_BYTES);

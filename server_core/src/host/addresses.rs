@@ -37,6 +37,16 @@ impl Addresses {
     }
 }
 
+/// One address.
+impl From<SocketAddr> for Addresses {
+    fn from(addr: SocketAddr) -> Self {
+        Self {
+            text: addr.to_string(),
+            addrs: vec![addr],
+        }
+    }
+}
+
 /// The text of the command line, followed by the addresses of a name that has several.
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

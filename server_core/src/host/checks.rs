@@ -26,6 +26,9 @@ pub enum Check {
     Backlog(u64),
     /// Connections in their handshake. With SYN cookies, further handshakes go on as well.
     Handshakes(u64),
+    /// Event loops, each of which uses up to one core. More event loops than cores share the cores, but a
+    /// CPU quota that is used up stops all of them for the rest of its period.
+    Cpu(u64),
     /// Memory of this process and the kernel for idle sessions, roughly.
     Memory {
         /// Sessions at a time. `None`: as many sessions as the limit of open files allows.
@@ -147,8 +150,11 @@ impl Check {
             finding(subject, text, found, Warn, Some(sysctl(name, needed)))
         };
         let memory = |subject, needed, text| {
+            let limit = (limits.memory_limit_bytes).map_or(String::new(), |limit| {
+                format!(", limit {} (cgroup)", bytes(limit))
+            });
             let found = (limits.memory_available_bytes)
-                .map(|size| (size >= needed, format!("{} available", bytes(size))));
+                .map(|size| (size >= needed, format!("{} available{limit}", bytes(size))));
             finding(subject, text, found, Warn, None)
         };
         Some(match *self {
@@ -221,6 +227,18 @@ impl Check {
                     finding.found += ", and SYN cookies beyond";
                 }
                 finding
+            }
+            Self::Cpu(event_loops) => {
+                let found = match (limits.cpu_quota_cores, limits.cores) {
+                    (Some(quota), _) => {
+                        let is_enough = quota >= event_loops as f64;
+                        Some((is_enough, format!("{quota:.2} cores, quota (cgroup)")))
+                    }
+                    (None, 0) => None,
+                    (None, cores) => Some((true, format!("{cores} cores"))),
+                };
+                let needed = format!("{event_loops}, a core for each event loop");
+                finding("cpu", needed, found, Warn, None)
             }
             Self::Memory { sessions } => {
                 let total = sessions.map(|sessions| sessions.saturating_mul(SESSION_BYTES));
@@ -314,6 +332,7 @@ mod tests {
     /// A machine whose limits are high enough for every check here.
     fn limits() -> HostLimits {
         HostLimits {
+            cores: 2,
             memory_available_bytes: Some(8 << 30),
             fd_soft_limit: Some(20_000),
             fd_hard_limit: Some(20_000),
@@ -441,6 +460,24 @@ mod tests {
     }
 
     #[test]
+    fn limit_of_a_control_group_is_named() {
+        let limited = with(|limits| limits.memory_limit_bytes = Some(16_000_000_000));
+        let memory = expect(&limited, Check::Queues(1), Enough, "");
+        assert_eq!(memory.found, "8.59 GB available, limit 16.00 GB (cgroup)");
+    }
+
+    #[test]
+    fn cpu_quota_below_the_event_loops_is_a_warning() {
+        let free = expect(&limits(), Check::Cpu(4), Enough, "");
+        assert_eq!(free.found, "2 cores");
+        let with = |quota| with(|limits| limits.cpu_quota_cores = Some(quota));
+        expect(&with(2.0), Check::Cpu(2), Enough, "");
+        let few = expect(&with(1.5), Check::Cpu(2), Warn, "");
+        assert_eq!(few.found, "1.50 cores, quota (cgroup)");
+        assert_eq!(few.needed, "2, a core for each event loop");
+    }
+
+    #[test]
     fn a_firewall_counts_what_it_follows_already() {
         assert_eq!(evaluate(&limits(), &[Check::Firewall(1000)]), []);
         let with = with(|limits| {
@@ -485,6 +522,7 @@ mod tests {
             Check::Backlog(4096),
             Check::Handshakes(4096),
             ports(&silent, [127, 0, 0, 1], 1_000_000),
+            Check::Cpu(2),
             Check::Memory { sessions },
             Check::Queues(1 << 30),
             Check::Clock,

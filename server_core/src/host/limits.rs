@@ -1,5 +1,6 @@
 //! The limits of the machine, as the system tells them. Knows nothing of the needs of a program.
 
+use super::cgroup::{self, CpuQuota};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,9 +13,14 @@ pub struct HostLimits {
     pub system: String,
     /// Cores that this process may use.
     pub cores: usize,
+    /// Cores whose time a control group allows ([`CpuQuota::cores`]). `None` also without a quota.
+    pub cpu_quota_cores: Option<f64>,
     /// All memory.
     pub memory_total_bytes: Option<u64>,
-    /// Memory that programs can take now without swapping.
+    /// Memory that the control groups allow, if that is less than all memory. `None` also without a limit.
+    pub memory_limit_bytes: Option<u64>,
+    /// Memory that this process can take now without swapping, and without reaching a limit of its control
+    /// groups.
     pub memory_available_bytes: Option<u64>,
     /// Open files that this process may have.
     pub fd_soft_limit: Option<u64>,
@@ -65,6 +71,8 @@ impl HostLimits {
         };
         let number = |path: &str| text(path)?.parse::<u64>().ok();
         let memory = text("proc/meminfo").unwrap_or_default();
+        let memory_total_bytes = meminfo_bytes(&memory, "MemTotal:");
+        let (group_limit, group_available) = cgroup::memory(root);
         let clock = "sys/devices/system/clocksource/clocksource0";
         let reserved = text("proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
         Self {
@@ -76,8 +84,13 @@ impl HostLimits {
                 _ => std::env::consts::OS.into(),
             },
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_total_bytes: meminfo_bytes(&memory, "MemTotal:"),
-            memory_available_bytes: meminfo_bytes(&memory, "MemAvailable:"),
+            cpu_quota_cores: CpuQuota::read_below(root).cores(),
+            memory_total_bytes,
+            memory_limit_bytes: group_limit.filter(|limit| memory_total_bytes > Some(*limit)),
+            memory_available_bytes: [meminfo_bytes(&memory, "MemAvailable:"), group_available]
+                .into_iter()
+                .flatten()
+                .min(),
             fd_ceiling: number("proc/sys/fs/nr_open"),
             ephemeral_ports: text("proc/sys/net/ipv4/ip_local_port_range")
                 .and_then(|range| count_ports(&range, &reserved)),
@@ -143,6 +156,7 @@ fn measured_clock_step() -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cgroup::tests::FakeRoot;
     use super::*;
 
     #[test]
@@ -163,6 +177,32 @@ mod tests {
         assert_eq!(meminfo_bytes(text, "MemTotal:"), Some(24_684_092 * 1024));
         for bad in ["MemFree:", "MemAvailable:", "Swap:"] {
             assert_eq!(meminfo_bytes(text, bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn control_group_limits_the_memory_of_the_machine() {
+        let read = |limit, used| {
+            let root = FakeRoot::new(&[
+                ("proc/self/cgroup", "0::/\n"),
+                ("proc/meminfo", "MemTotal: 8 kB\nMemAvailable: 6 kB\n"),
+                ("sys/fs/cgroup/memory.max", limit),
+                ("sys/fs/cgroup/memory.current", used),
+                ("sys/fs/cgroup/cpu.max", "50000 100000"),
+            ]);
+            HostLimits::read_files(root.path())
+        };
+        let limits = read("7168", "4096");
+        assert_eq!(limits.cpu_quota_cores, Some(0.5));
+        assert_eq!(limits.memory_total_bytes, Some(8192));
+        assert_eq!(limits.memory_limit_bytes, Some(7168));
+        assert_eq!(limits.memory_available_bytes, Some(3072));
+        // The machine has less left than the group.
+        assert_eq!(read("7168", "0").memory_available_bytes, Some(6144));
+        for no_limit in ["max", "9223372036854771712"] {
+            let limits = read(no_limit, "4096");
+            assert_eq!(limits.memory_limit_bytes, None);
+            assert_eq!(limits.memory_available_bytes, Some(6144));
         }
     }
 

@@ -25,6 +25,7 @@
 //! ```
 
 mod addresses;
+mod cgroup;
 pub mod checks;
 pub mod exit;
 mod limits;
@@ -35,6 +36,7 @@ mod source_addresses;
 mod units;
 
 pub use addresses::{Addresses, parse_addr, parse_addrs};
+pub use cgroup::{CpuQuota, Throttling};
 pub use checks::{Finding, Severity};
 pub use limits::{HostLimits, raise_fd_limit};
 pub use logs::{init_logs, init_logs_through, print_error};

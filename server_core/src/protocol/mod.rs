@@ -6,6 +6,8 @@
 #[cfg(any(test, feature = "testing"))]
 pub mod codec;
 pub mod framer;
+#[cfg(feature = "framing")]
+pub mod framing;
 pub mod list;
 pub mod packet;
 mod packets;

@@ -11,14 +11,10 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct CompletionTimer(Box<[AtomicUsize]>);
 
-/// One share of a task. A share that is dropped has ended, but returns no duration.
+/// One share of a task: its timer, its slot and the start of the task, until it has ended. A share that is
+/// dropped has ended, but returns no duration.
 #[derive(Debug)]
-pub struct Share {
-    timer: Arc<CompletionTimer>,
-    slot: usize,
-    started: Instant,
-    has_ended: bool,
-}
+pub struct Share(Option<(Arc<CompletionTimer>, usize, Instant)>);
 
 impl CompletionTimer {
     /// A timer of this many tasks at a time.
@@ -41,12 +37,12 @@ impl CompletionTimer {
         };
         let (timer, slot) = (Arc::clone(self), self.0.iter().position(take));
         let slots = slot.into_iter().cycle().take(shares);
-        slots.map(move |slot| Share {
-            timer: Arc::clone(&timer),
-            slot,
-            started,
-            has_ended: false,
-        })
+        slots.map(move |slot| Share(Some((Arc::clone(&timer), slot, started))))
+    }
+
+    /// Returns whether this was the last share of the slot.
+    fn count_down(&self, slot: usize) -> bool {
+        self.0[slot].fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
 
@@ -54,19 +50,16 @@ impl Share {
     /// Ends this share. The last share returns the duration of the task.
     #[must_use]
     pub fn end(mut self, now: Instant) -> Option<Duration> {
-        (self.count_down()).then(|| now.saturating_duration_since(self.started))
-    }
-
-    /// Returns whether this was the last share.
-    fn count_down(&mut self) -> bool {
-        !std::mem::replace(&mut self.has_ended, true)
-            && self.timer.0[self.slot].fetch_sub(1, Ordering::AcqRel) == 1
+        let (timer, slot, started) = self.0.take()?;
+        (timer.count_down(slot)).then(|| now.saturating_duration_since(started))
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.count_down();
+        if let Some((timer, slot, _)) = self.0.take() {
+            timer.count_down(slot);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Outgoing connections, on the same workers as incoming connections.
 
 use crate::connection::admission::Admission;
+#[cfg(feature = "framing")]
+use crate::protocol::framing::Framing;
 use crate::routing::router::{NewConnection, Router};
 use crate::runtime::stream::Stream;
 use std::io;
@@ -12,13 +14,28 @@ use std::sync::Arc;
 pub struct Connector {
     admission: Arc<Admission>,
     router: Arc<Router<Stream>>,
+    #[cfg(feature = "framing")]
+    framing: Framing,
 }
 
 impl Connector {
     /// A connector for these workers.
     #[must_use]
     pub fn new(admission: Arc<Admission>, router: Arc<Router<Stream>>) -> Self {
-        Self { admission, router }
+        Self {
+            admission,
+            router,
+            #[cfg(feature = "framing")]
+            framing: Framing::NATIVE,
+        }
+    }
+
+    /// Sets the framing of the servers that it connects to.
+    #[cfg(feature = "framing")]
+    #[must_use]
+    pub fn with_framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
     }
 
     /// Begins a connection, from an address of this machine or from the address that the system chooses.
@@ -39,6 +56,8 @@ impl Connector {
         tag: u64,
     ) -> io::Result<()> {
         let stream = Stream::connect(source, addr)?;
+        #[cfg(feature = "framing")]
+        let stream = stream.with_framing(self.framing);
         let is_adopted = self.router.adopt(NewConnection {
             stream,
             permit: self.admission.admit_outgoing(addr),

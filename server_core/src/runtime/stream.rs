@@ -1,13 +1,18 @@
 //! The sockets of peers: one type for every transport, and the options that each socket gets.
 
 use crate::base::config::Config;
-use crate::transport::PlainStream;
+use crate::base::reason::DisconnectReason;
+#[cfg(feature = "framing")]
+use crate::protocol::framing::Framing;
+#[cfg(feature = "framing")]
+use crate::transport::Translated;
+use crate::transport::{self, Completion, ReadOutcome, Transport};
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::Duration;
 
@@ -16,6 +21,20 @@ use std::time::Duration;
 pub enum Stream {
     /// Plain TCP.
     Tcp(TcpStream),
+    /// Plain TCP to a server with another framing.
+    #[cfg(feature = "framing")]
+    Translated(Box<Translated<TcpStream>>),
+}
+
+/// Calls the transport of a stream, whatever it is.
+macro_rules! transport {
+    ($stream:expr, $transport:ident => $call:expr) => {
+        match $stream {
+            Stream::Tcp($transport) => $call,
+            #[cfg(feature = "framing")]
+            Stream::Translated($transport) => $call,
+        }
+    };
 }
 
 /// What a connection gets that becomes no session. Both count as rejected.
@@ -50,7 +69,7 @@ impl Stream {
     /// Sets the options of a connection that a listener has accepted. An option that the system refuses
     /// is left out.
     pub fn set_options(&self, peer: SocketAddr, config: &Config) {
-        let Self::Tcp(stream) = self;
+        let stream = self.socket();
         let settings = [
             ("TCP_NODELAY", stream.set_nodelay(true)),
             ("TCP_NOTSENT_LOWAT", limit_unsent(stream, config)),
@@ -68,8 +87,34 @@ impl Stream {
     /// without a handshake before it.
     #[must_use]
     pub fn refusal(&self) -> Refusal {
+        Refusal::CloseMessage
+    }
+
+    /// The same connection to a peer with another framing.
+    #[cfg(feature = "framing")]
+    #[must_use]
+    pub fn with_framing(self, framing: Framing) -> Self {
         match self {
-            Self::Tcp(_) => Refusal::CloseMessage,
+            Self::Tcp(stream) if !framing.is_native() => {
+                Self::Translated(Box::new(Translated::new(stream, framing)))
+            }
+            other => other,
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+            #[cfg(feature = "framing")]
+            Self::Translated(stream) => stream.inner(),
+        }
+    }
+
+    fn socket_mut(&mut self) -> &mut TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+            #[cfg(feature = "framing")]
+            Self::Translated(stream) => stream.inner_mut(),
         }
     }
 }
@@ -80,55 +125,72 @@ impl From<TcpStream> for Stream {
     }
 }
 
-impl Read for Stream {
-    #[inline]
-    fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(memory),
-        }
-    }
-}
-
-impl Write for Stream {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-        }
-    }
-
-    #[inline]
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write_vectored(slices),
-        }
-    }
-
-    #[inline]
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.flush(),
-        }
-    }
-}
-
-impl PlainStream for Stream {
+impl transport::PlainStream for TcpStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
-        }
+        self.shutdown(Shutdown::Write)
     }
 
     fn poll_connected(&mut self) -> io::Result<bool> {
-        let Self::Tcp(stream) = self;
-        if let Some(error) = stream.take_error()? {
+        if let Some(error) = self.take_error()? {
             return Err(error);
         }
-        match stream.peer_addr() {
+        match self.peer_addr() {
+            Ok(peer) if self.local_addr()? == peer => Err(refuse_itself(self)),
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Transport for Stream {
+    #[inline]
+    fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
+        transport!(self, transport => transport.read(memory))
+    }
+
+    #[inline]
+    fn overhead_bytes(&self) -> usize {
+        transport!(self, transport => transport.overhead_bytes())
+    }
+
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        transport!(self, transport => transport.write(bytes))
+    }
+
+    #[inline]
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        transport!(self, transport => transport.write_vectored(slices))
+    }
+
+    #[inline]
+    fn buffered_bytes(&self) -> usize {
+        transport!(self, transport => transport.buffered_bytes())
+    }
+
+    fn flush(&mut self) -> io::Result<Completion> {
+        transport!(self, transport => transport.flush())
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<Completion> {
+        transport!(self, transport => transport.shutdown_write())
+    }
+
+    fn ends_in_band(&self) -> bool {
+        transport!(self, transport => transport.ends_in_band())
+    }
+
+    fn poll_connected(&mut self) -> io::Result<bool> {
+        transport!(self, transport => transport.poll_connected())
+    }
+
+    fn needs_handshake(&self) -> bool {
+        transport!(self, transport => transport.needs_handshake())
+    }
+
+    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+        transport!(self, transport => transport.handshake())
     }
 }
 
@@ -139,9 +201,7 @@ impl Source for Stream {
         token: Token,
         interests: Interest,
     ) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.register(registry, token, interests),
-        }
+        self.socket_mut().register(registry, token, interests)
     }
 
     fn reregister(
@@ -150,16 +210,23 @@ impl Source for Stream {
         token: Token,
         interests: Interest,
     ) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.reregister(registry, token, interests),
-        }
+        self.socket_mut().reregister(registry, token, interests)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.deregister(registry),
-        }
+        self.socket_mut().deregister(registry)
     }
+}
+
+/// A connect to an ephemeral port of this machine on which no server listens may choose this port as its
+/// own: the socket then connects to itself. For the caller, no server is there.
+///
+/// The close resets the connection: a port in TIME_WAIT would keep the server from its address.
+fn refuse_itself(stream: &TcpStream) -> io::Error {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        log::debug!("no SO_LINGER for a socket that has connected to itself: {error}");
+    }
+    ErrorKind::ConnectionRefused.into()
 }
 
 /// An address has as many connections to one target as there are ephemeral ports; another address of
@@ -239,9 +306,34 @@ fn set_keepalive(stream: &TcpStream, config: &Config) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Connection;
+    use std::net::TcpListener;
 
+    #[cfg(not(feature = "framing"))]
     #[test]
     fn stream_of_tcp_is_as_large_as_its_socket() {
         assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());
+    }
+
+    #[test]
+    fn connection_is_as_large_as_one_of_plain_tcp() {
+        assert_eq!(
+            size_of::<Connection<Stream, ()>>(),
+            size_of::<Connection<TcpStream, ()>>()
+        );
+    }
+
+    #[test]
+    fn socket_that_has_connected_to_itself_is_refused_and_leaves_its_port_free() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        (socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())).unwrap();
+        let own = socket.local_addr().unwrap();
+        socket.connect(&own).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut stream = Stream::from(TcpStream::from_std(socket.into()));
+        let error = stream.poll_connected().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        drop(stream);
+        TcpListener::bind(own.as_socket().unwrap()).unwrap();
     }
 }

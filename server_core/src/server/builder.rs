@@ -10,6 +10,8 @@ use crate::base::reason::DisconnectReason;
 use crate::base::start::{failed, first_of};
 use crate::buffer::{ChunkPool, SendBufferManager};
 use crate::connection::admission::Admission;
+#[cfg(feature = "framing")]
+use crate::protocol::framing::Framing;
 use crate::protocol::packet::PacketHead;
 use crate::routing::router::Router;
 use crate::runtime::connector::Connector;
@@ -30,6 +32,8 @@ pub struct ServerBuilder {
     config: Config,
     custom_labels: Vec<&'static str>,
     close_message: Arc<CloseMessage>,
+    #[cfg(feature = "framing")]
+    client_framing: Framing,
 }
 
 macro_rules! setters {
@@ -48,6 +52,8 @@ impl ServerBuilder {
             config: Config::default(),
             custom_labels: Vec::new(),
             close_message: Arc::new(|_, _| None),
+            #[cfg(feature = "framing")]
+            client_framing: Framing::NATIVE,
         }
     }
 
@@ -110,6 +116,19 @@ impl ServerBuilder {
             let (head, tail) = close_message(reason)?;
             buffers.encode(&head, tail.as_ref()).ok()
         });
+        self
+    }
+
+    /// Sets the framing of the servers that [`ServerHandle::connect`] connects to. Sessions see packets:
+    /// each frame is translated in both directions. Default: [`Framing::NATIVE`]. The listener of
+    /// [`start`](Self::start) is not affected.
+    ///
+    /// A payload of more than 65,531 bytes is cut to its first 65,531 bytes.
+    /// [`Config::max_packet_bytes`] and [`Config::packet_timeout`] apply to the packet that a frame
+    /// becomes; the time of a packet starts with the last byte of its frame's header.
+    #[cfg(feature = "framing")]
+    pub fn client_framing(mut self, framing: Framing) -> Self {
+        self.client_framing = framing;
         self
     }
 
@@ -188,6 +207,8 @@ impl ServerBuilder {
             .unzip();
         let router = Arc::new(Router::new(mailboxes));
         let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
+        #[cfg(feature = "framing")]
+        let connector = connector.with_framing(self.client_framing);
         let handle = ServerHandle::new(listener.as_ref(), &router, connector, &buffers, &metrics);
         let disconnect_log = DisconnectLog::default();
         let shared = Arc::new(Shared {

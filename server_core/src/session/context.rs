@@ -114,6 +114,16 @@ impl<'a> Context<'a> {
         self.buffers.encode(head, tail.as_ref())
     }
 
+    /// Sends a packet of an id that is known at run time to this session's peer: for gateways, and for load
+    /// tests of other servers. As with [`send`](Self::send), a packet that is too large is not sent, and an
+    /// error is logged.
+    pub fn send_raw(&mut self, id: u16, payload: impl AsRef<[u8]>) {
+        let encoded = self.buffers.encode_raw(id, &[], payload.as_ref());
+        if let Some(buffer) = self.logged(id, encoded) {
+            self.send_buffer(self.peer.id, buffer);
+        }
+    }
+
     /// Sends a packet without a separate tail to this session's peer. As with [`send`](Self::send), a
     /// packet that is too large is not sent, and an error is logged.
     pub fn send_packet<P: OutgoingPacket>(&mut self, packet: &P) {

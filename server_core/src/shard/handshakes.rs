@@ -77,7 +77,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
         }
         if leaving > 0 {
-            self.flush_and_reap(now);
+            let missing_places = &mut self.unadmitted.missing_places;
+            *missing_places = missing_places.saturating_sub(leaving);
+            self.reap_evicted(now);
         }
     }
 }
@@ -86,14 +88,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 mod tests {
     use super::*;
     use crate::base::config::Config;
-    use crate::base::disconnect_log::DisconnectLog;
-    use crate::base::metrics::Metrics;
     use crate::base::reason::Kick;
-    use crate::buffer::{ChunkPool, SendBuffer, SendBufferManager};
+    use crate::buffer::SendBuffer;
     use crate::connection::admission::Admission;
     use crate::protocol::packet::Packet;
-    use crate::routing::mailbox::Mailbox;
-    use crate::routing::router::{Command, NewConnection, Router};
+    use crate::routing::router::{Command, NewConnection};
     use crate::session::Context;
     use crate::shard::Shared;
     use crate::transport::{Completion, ReadOutcome};
@@ -109,6 +108,7 @@ mod tests {
         steps: AtomicUsize,
         written_bytes: AtomicUsize,
         connected: AtomicUsize,
+        requires_login: AtomicBool,
         /// Bytes of a transport's own that the last step of its handshake leaves.
         ticket_bytes: AtomicUsize,
     }
@@ -170,6 +170,10 @@ mod tests {
     struct Player(Arc<Counts>);
 
     impl Session for Player {
+        fn requires_login(&self) -> bool {
+            self.0.requires_login.load(Ordering::Relaxed)
+        }
+
         fn on_connected(&mut self, _: &mut Context<'_>) {
             self.0.connected.fetch_add(1, Ordering::Relaxed);
         }
@@ -182,18 +186,9 @@ mod tests {
     type TestShard = Shard<Shaking, Player>;
 
     fn shard(config: &Config, counts: &Arc<Counts>) -> TestShard {
-        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let counts = Arc::clone(counts);
-        let shared = Shared {
-            config: config.clone(),
-            router: Arc::new(Router::new([Mailbox::new(config.mailbox_bytes, || {})])),
-            buffers: SendBufferManager::new(pool),
-            metrics: Arc::new(Metrics::new(1)),
-            disconnect_log: DisconnectLog::default(),
-            factory: Box::new(move |_| Player(Arc::clone(&counts))),
-            close_message: Arc::new(|_, _| None),
-        };
-        Shard::new(0, Arc::new(shared))
+        let player = move |_| Player(Arc::clone(&counts));
+        Shard::new(0, Arc::new(Shared::for_tests(config, 1, player)))
     }
 
     fn config() -> Config {
@@ -210,6 +205,16 @@ mod tests {
         now: Instant,
     ) -> Vec<SessionId> {
         let admission = Arc::new(Admission::new(1, None, None));
+        arrive_at(shard, counts, &admission, sessions, now)
+    }
+
+    fn arrive_at(
+        shard: &mut TestShard,
+        counts: &Arc<Counts>,
+        admission: &Arc<Admission>,
+        sessions: u16,
+        now: Instant,
+    ) -> Vec<SessionId> {
         let mut ids = Vec::new();
         for port in 0..sessions {
             let arrival = NewConnection {
@@ -327,6 +332,44 @@ mod tests {
         let totals = shard.shared.metrics.totals();
         assert_eq!(totals.disconnects_for(DisconnectReason::Handshake), 7);
         assert!(shard.handshakes.queue.len() <= 3);
+        let places = shard.admission.as_ref().map(|admission| admission.total());
+        assert_eq!(places, Some(3), "an evicted peer holds its place");
+    }
+
+    /// An evicted peer without a login frees one place, so no other session has to give way for the newcomer.
+    #[test]
+    fn place_of_an_evicted_handshake_is_the_place_of_a_newcomer() {
+        let (counts, now) = (Arc::new(Counts::default()), Instant::now());
+        counts.requires_login.store(true, Ordering::Relaxed);
+        let config = Config {
+            max_handshakes: 3,
+            max_sessions: Some(8),
+            max_unadmitted: Some(8),
+            ..config()
+        };
+        let mut shard = shard(&config, &counts);
+        let admission = Arc::new(Admission::new(1, Some(8), None));
+        for left in [3, 3, 3, 3] {
+            arrive_at(&mut shard, &counts, &admission, 5, now);
+            shard.run(now);
+            assert_eq!((shard.sessions(), admission.total()), (left, left));
+        }
+    }
+
+    #[test]
+    fn handshakes_leave_half_of_max_sessions_to_sessions() {
+        let (counts, now) = (Arc::new(Counts::default()), Instant::now());
+        for (max_sessions, handshakes) in [(None, 20), (Some(100), 20), (Some(12), 6), (Some(1), 1)]
+        {
+            let config = Config {
+                max_sessions,
+                ..config()
+            };
+            let mut shard = shard(&config, &counts);
+            arrive(&mut shard, &counts, 20, now);
+            shard.run(now);
+            assert_eq!(shard.handshakes(), handshakes, "{max_sessions:?}");
+        }
     }
 
     #[test]

@@ -52,7 +52,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             .unwrap_or(now + shared.config.flush_timeout);
         let is_admitted = connection.is_admitted;
         let (mut session, mut draining) = connection.into_draining(reason, last_packet, flush_by);
-        if self.unadmitted.is_evicting && reason == DisconnectReason::LoginTimeout {
+        let is_evicted = matches!(
+            reason,
+            DisconnectReason::LoginTimeout | DisconnectReason::Handshake
+        );
+        if self.is_evicting && is_evicted {
             draining.close_at_once(now);
         }
 

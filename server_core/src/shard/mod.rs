@@ -76,6 +76,28 @@ pub struct Shared<T, S> {
     pub close_message: Arc<CloseMessage>,
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl<T: Send + 'static, S> Shared<T, S> {
+    /// What these workers have in common in a test: mailboxes that wake no worker, and no close message.
+    pub fn for_tests(
+        config: &Config,
+        workers: usize,
+        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
+    ) -> Self {
+        let pool = crate::buffer::ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
+        let mailbox = |_| crate::routing::mailbox::Mailbox::new(config.mailbox_bytes, || {});
+        Self {
+            config: config.clone(),
+            router: Arc::new(Router::new((0..workers).map(mailbox))),
+            buffers: SendBufferManager::new(pool),
+            metrics: Arc::new(Metrics::new(workers)),
+            disconnect_log: DisconnectLog::default(),
+            factory: Box::new(factory),
+            close_message: Arc::new(|_, _| None),
+        }
+    }
+}
+
 impl<T, S> fmt::Debug for Shared<T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
@@ -95,6 +117,8 @@ pub struct Shard<T, S> {
     timeouts: TimeoutQueue,
     unadmitted: Unadmitted,
     handshakes: Handshakes,
+    /// Sessions that leave now for a login or a handshake have to give their places back at once.
+    is_evicting: bool,
     /// Known since the first arrival.
     admission: Option<Arc<Admission>>,
     recv_buffer: RecvBuffer,
@@ -191,6 +215,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             timeouts: TimeoutQueue::default(),
             unadmitted: Unadmitted::default(),
             handshakes: Handshakes::default(),
+            is_evicting: false,
             admission: None,
             recv_buffer: RecvBuffer::new(shared.config.recv_buffer_bytes),
             effects: Vec::new(),
@@ -324,8 +349,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.flush_all(now);
         self.call_drained(now);
         self.flush_and_reap(now);
-        self.evict_unadmitted(now);
+        // An evicted handshake frees a place as well, so it comes first.
         self.evict_handshakes(now);
+        self.evict_unadmitted(now);
         // These sessions wait for the next turn, and may have got packets since they were flushed.
         for id in &self.dirty_next {
             self.table.visit(*id, |connection| connection.settle(now));
@@ -349,6 +375,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 break;
             }
         }
+    }
+
+    /// Like [`flush_and_reap`](Self::flush_and_reap). Evicted sessions do not linger.
+    fn reap_evicted(&mut self, now: Instant) {
+        self.is_evicting = true;
+        self.flush_and_reap(now);
+        self.is_evicting = false;
     }
 
     /// The turn that began at `began` is over: it counts how long that took, and the measured
@@ -478,9 +511,7 @@ pub(crate) fn guarded<R>(callback: impl FnOnce() -> R) -> Result<R, DisconnectRe
 mod tests {
     use super::*;
     use crate::base::reason::Kick;
-    use crate::buffer::ChunkPool;
     use crate::protocol::packet::Packet;
-    use crate::routing::mailbox::Mailbox;
     use crate::routing::router::NewConnection;
     use crate::session::Context;
     use crate::testing::{Call, FakePeer, FakeStream, Outcome};
@@ -500,21 +531,9 @@ mod tests {
     }
 
     fn shard(config: &Config) -> Shard<FakeStream, Silent> {
-        let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
-        let mailbox = Mailbox::new(config.mailbox_bytes, || {});
         let requires_login = config.max_unadmitted.is_some();
-        Shard::new(
-            0,
-            Arc::new(Shared {
-                config: config.clone(),
-                router: Arc::new(Router::new([mailbox])),
-                buffers: SendBufferManager::new(pool),
-                metrics: Arc::new(Metrics::new(1)),
-                disconnect_log: DisconnectLog::default(),
-                factory: Box::new(move |_| Silent { requires_login }),
-                close_message: Arc::new(|_, _| None),
-            }),
-        )
+        let silent = move |_| Silent { requires_login };
+        Shard::new(0, Arc::new(Shared::for_tests(config, 1, silent)))
     }
 
     /// A thousand peers that send zeros without end and take what is written. With `hesitates`, each

@@ -18,11 +18,9 @@ pub(super) struct Unadmitted {
     /// Unadmitted sessions in the table.
     pub(super) count: usize,
     /// Places that the latest arrival found too few.
-    missing_places: usize,
+    pub(super) missing_places: usize,
     /// Connections taken over since [`Admission::settle`] was last called.
     pub(super) unsettled: usize,
-    /// Sessions that leave now have to give their places back at once.
-    pub(super) is_evicting: bool,
 }
 
 #[cfg(test)]
@@ -113,9 +111,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.unadmitted.missing_places = self.unadmitted.missing_places.saturating_sub(1);
         }
         if leaving > 0 {
-            self.unadmitted.is_evicting = true;
-            self.flush_and_reap(now);
-            self.unadmitted.is_evicting = false;
+            self.reap_evicted(now);
         }
         if self.unadmitted_excess(0) == 0
             && let Some(admission) = &self.admission

@@ -10,9 +10,13 @@
 
 #[cfg(any(test, feature = "testing"))]
 mod framed;
+#[cfg(feature = "framing")]
+mod translated;
 
 #[cfg(any(test, feature = "testing"))]
 pub use framed::Framed;
+#[cfg(feature = "framing")]
+pub use translated::Translated;
 
 use crate::base::reason::DisconnectReason;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};

@@ -9,6 +9,7 @@ pub mod chunk_pool;
 pub mod connection;
 pub mod content;
 pub mod framer;
+pub mod framing;
 pub mod groups;
 pub mod send_queue;
 pub mod session_table;

@@ -149,13 +149,18 @@ impl Sim {
 
     /// Checks that no worker has more handshakes than its share of the cap.
     pub fn check_handshakes(&mut self) {
-        let share = (self.config.max_handshakes).div_ceil(self.config.workers);
+        let share = self.max_handshakes().div_ceil(self.config.workers);
         for shard in self.shards.iter().flatten() {
             let count = shard.handshakes();
             if count > share.max(1) {
                 (self.offences).push(format!("{count} handshakes, the share is {share}"));
             }
         }
+    }
+
+    fn max_handshakes(&self) -> usize {
+        let half = self.config.max_sessions.map(|sessions| sessions / 2);
+        half.unwrap_or(usize::MAX).min(self.config.max_handshakes)
     }
 
     /// Whether a worker may evict a session before its login timeout.
@@ -464,7 +469,7 @@ impl Sim {
             Why::Handshake => {
                 let had_time = record.disconnected_at >= Some(peer.arrived_at + HANDSHAKE_TIMEOUT);
                 let is_late = had_time && self.coverage.clock_jumps > 0;
-                let is_evicted = self.config.max_handshakes < MOST_PEERS;
+                let is_evicted = self.max_handshakes() < MOST_PEERS;
                 let is_at_fault = had_time && peer.stalls_handshake()
                     || (peer.layers.as_ref())
                         .is_some_and(|layers| layers.handshake == HandshakeKind::Garbage);

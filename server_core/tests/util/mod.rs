@@ -1,6 +1,7 @@
 //! What several test files need.
 #![allow(dead_code)] // Each test file uses a part of it.
 
+pub mod chat;
 pub mod recorder;
 
 /// The seed of a random test: `TEST_SEED` if it is set, else a new one. It is printed, and shown

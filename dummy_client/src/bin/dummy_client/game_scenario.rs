@@ -1,0 +1,240 @@
+//! The users of `game_server`: they check every hello, and send echoes and chats.
+
+use dummy_client::metrics::{Check, Counter, RequestSeries, TickSeries, Unit};
+use dummy_client::pacing::PacedRequests;
+use dummy_client::{Bot, BotContext, Registry, Scenario, UserId, Violation};
+use game_server::packets::{CChat, CEcho, MAX_CHAT_BYTES, SBye, SChat, SEcho, SHello};
+use server_core::{DisconnectReason, Packet};
+use std::fmt::Write;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// What each user sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    /// From one echo request to the next.
+    pub echo_period: Option<Duration>,
+    /// From one chat to the next.
+    pub chat_period: Option<Duration>,
+    /// Of echo requests, and of chats as far as a chat can be as long.
+    pub payload_bytes: usize,
+}
+
+/// The users of `game_server`.
+#[derive(Debug)]
+pub struct GameScenario {
+    workload: Workload,
+    /// Set by [`Scenario::register`].
+    metrics: Option<GameMetrics>,
+    /// All hellos of a run have the same bytes behind the tick: the first hello sets them.
+    hello_tail: Arc<OnceLock<Box<[u8]>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct GameMetrics {
+    ticks: TickSeries,
+    wrong_texts: Check,
+    echoes: RequestSeries,
+    chats: RequestSeries,
+    chats_received: Counter,
+}
+
+/// One connection of a user.
+#[derive(Debug)]
+pub struct GameBot {
+    metrics: GameMetrics,
+    hello_tail: Arc<OnceLock<Box<[u8]>>>,
+    workload: Workload,
+    seed: u64,
+    /// All chats of this session begin with it, and no other session's.
+    chat_mark: String,
+    echoes: Option<PacedRequests>,
+    chats: Option<PacedRequests>,
+}
+
+impl GameScenario {
+    /// Users with this workload.
+    pub fn new(workload: Workload) -> Self {
+        Self {
+            workload,
+            metrics: None,
+            hello_tail: Arc::default(),
+        }
+    }
+}
+
+impl Scenario for GameScenario {
+    type Bot = GameBot;
+
+    fn name(&self) -> &str {
+        "game_server"
+    }
+
+    fn register(&mut self, metrics: &mut Registry) {
+        for (id, name) in [
+            (SHello::ID, "S_HELLO"),
+            (SEcho::ID, "S_ECHO"),
+            (SChat::ID, "S_CHAT"),
+            (SBye::ID, "S_BYE"),
+        ] {
+            metrics.packet(id, name);
+        }
+        self.metrics = Some(GameMetrics {
+            ticks: metrics.tick_series("tick"),
+            wrong_texts: metrics.check("hello_texts_wrong", "hellos had a wrong text"),
+            echoes: metrics.request_series(
+                "echoes",
+                "answered",
+                "rtt",
+                "echo, from the due time to the answer",
+            ),
+            chats: metrics.request_series(
+                "chats",
+                "delivered",
+                "chat_delay",
+                "chat, from the due time to the delivery to its sender",
+            ),
+            chats_received: metrics.counter("chats_received", Unit::Count),
+        });
+    }
+
+    fn bot(&self, _: UserId, seed: u64) -> GameBot {
+        GameBot {
+            metrics: self.metrics.expect("a run registers the metrics first"),
+            hello_tail: Arc::clone(&self.hello_tail),
+            workload: self.workload,
+            seed,
+            chat_mark: format!("{seed:016x} "),
+            echoes: None,
+            chats: None,
+        }
+    }
+
+    fn text<'a>(&self, packet: &Packet<'a>) -> Option<&'a [u8]> {
+        match packet.id() {
+            SHello::ID => packet.parse::<SHello>().ok().map(|(_, text)| text),
+            SChat::ID => packet.parse::<SChat>().ok().map(|(_, text)| text),
+            SBye::ID => packet.parse::<SBye>().ok().map(|(_, text)| text),
+            _ => None,
+        }
+    }
+}
+
+impl Bot for GameBot {
+    fn on_connected(&mut self, ctx: &mut BotContext<'_, '_>) {
+        let (now, bytes) = (ctx.now(), self.workload.payload_bytes);
+        let requests = |series, period: Option<Duration>, bytes, seed| {
+            period.map(|period| PacedRequests::new(series, now, period, bytes, seed))
+        };
+        let GameMetrics { echoes, chats, .. } = self.metrics;
+        self.echoes = requests(echoes, self.workload.echo_period, bytes, self.seed);
+        let chat_bytes = bytes.min(MAX_CHAT_BYTES);
+        self.chats = requests(chats, self.workload.chat_period, chat_bytes, !self.seed);
+        self.on_timer(ctx);
+    }
+
+    fn on_packet(
+        &mut self,
+        ctx: &mut BotContext<'_, '_>,
+        packet: Packet<'_>,
+    ) -> Result<(), Violation> {
+        match packet.id() {
+            SHello::ID => {
+                let (hello, tail) = packet.parse::<SHello>()?;
+                ctx.tick(self.metrics.ticks, hello.tick.get());
+                let expected = self.hello_tail.get_or_init(|| tail.into());
+                ctx.check(self.metrics.wrong_texts, **expected == *tail);
+            }
+            SEcho::ID => {
+                let (seed, bytes) = (self.seed, self.workload.payload_bytes);
+                let is_right = |number| packet.payload() == echo_payload(seed, number, bytes);
+                match &mut self.echoes {
+                    Some(echoes) => echoes.answered(ctx, is_right),
+                    None => ctx.fail(self.metrics.echoes.corrupted, 1),
+                }
+            }
+            SChat::ID => {
+                let (_, text) = packet.parse::<SChat>()?;
+                ctx.add(self.metrics.chats_received, 1);
+                let (mark, bytes) = (&self.chat_mark, self.workload.payload_bytes);
+                if let Some(chats) = &mut self.chats
+                    && text.starts_with(mark.as_bytes())
+                {
+                    chats.answered(ctx, |number| {
+                        chat_text(mark, number, bytes).as_bytes() == text
+                    });
+                }
+            }
+            SBye::ID => {
+                let (bye, text) = packet.parse::<SBye>()?;
+                let code = bye.reason.get();
+                ctx.close_message(code, text);
+                if DisconnectReason::ServerFull.code() == Some(code) {
+                    ctx.refused();
+                }
+            }
+            _ => return Err(Violation::UnknownId),
+        }
+        Ok(())
+    }
+
+    fn on_timer(&mut self, ctx: &mut BotContext<'_, '_>) {
+        let (seed, mark, bytes) = (self.seed, &self.chat_mark, self.workload.payload_bytes);
+        let echo_at = self.echoes.as_mut().and_then(|echoes| {
+            echoes.send_due(ctx, |ctx, number| {
+                ctx.send(&CEcho {}, echo_payload(seed, number, bytes));
+            })
+        });
+        let chat_at = self.chats.as_mut().and_then(|chats| {
+            chats.send_due(ctx, |ctx, number| {
+                ctx.send(&CChat {}, chat_text(mark, number, bytes));
+            })
+        });
+        if let Some(at) = echo_at.into_iter().chain(chat_at).min() {
+            ctx.set_timer(at);
+        }
+    }
+
+    fn on_disconnected(&mut self, ctx: &mut BotContext<'_, '_>, _: DisconnectReason) {
+        for requests in [&mut self.echoes, &mut self.chats].into_iter().flatten() {
+            requests.disconnected(ctx);
+        }
+    }
+}
+
+/// Bytes that no other session and no other request has.
+fn echo_payload(seed: u64, number: u64, bytes: usize) -> Vec<u8> {
+    let mut payload = vec![0; bytes];
+    fastrand::Rng::with_seed(seed ^ (number + 1).rotate_left(32)).fill(&mut payload);
+    payload
+}
+
+/// The text has at least its mark and its number.
+fn chat_text(mark: &str, number: u64, bytes: usize) -> String {
+    let mut text = mark.to_string();
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{number}");
+    let missing = bytes.min(MAX_CHAT_BYTES).saturating_sub(text.len());
+    text.extend(std::iter::repeat_n('.', missing));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_sessions_send_different_echoes() {
+        assert_eq!(echo_payload(1, 0, 16), echo_payload(1, 0, 16));
+        assert_ne!(echo_payload(1, 0, 16), echo_payload(2, 0, 16));
+        assert_ne!(echo_payload(1, 0, 16), echo_payload(1, 1, 16));
+    }
+
+    #[test]
+    fn a_chat_has_its_mark_its_number_and_its_length() {
+        let mark = "0000000000000001 ";
+        assert_eq!(chat_text(mark, 7, 64).len(), 64);
+        assert_eq!(chat_text(mark, 7, 0), "0000000000000001 7");
+        assert_eq!(chat_text(mark, 7, 5000).len(), MAX_CHAT_BYTES);
+    }
+}

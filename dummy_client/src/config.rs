@@ -1,0 +1,126 @@
+//! What a run is asked for, as plain data.
+
+use crate::executor::Executor;
+use serde_json::Value;
+use server_core::Framing;
+use server_core::host::Addresses;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The settings of a run. [`Run`](crate::Run) has a method for each that most runs need.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// The server. Of several addresses, the first that accepts a connection; the run tries each until then.
+    pub addrs: Addresses,
+    /// The number of users over time.
+    pub executor: Executor,
+    /// Event loops, one thread each: 1 to 256.
+    pub threads: usize,
+    /// Seed of everything that is random.
+    pub seed: u64,
+    /// The length of a session, drawn for each: then the user closes it and connects again.
+    pub churn: Option<RangeInclusive<Duration>>,
+    /// Whether users reconnect after a loss, with a backoff of 100 ms to 2 s and jitter.
+    pub reconnect: bool,
+    /// The time for the login of a scenario that has one.
+    pub login_timeout: Duration,
+    /// The framing of the server.
+    pub framing: Framing,
+    /// The number of sessions that log each packet.
+    pub log_sessions: usize,
+    /// The part of the users that this process has.
+    pub share: Share,
+    /// Other settings for the report: two runs with different settings cannot be compared.
+    pub settings: BTreeMap<String, Value>,
+}
+
+/// `I/N`: this process has every N-th user, from the I-th on (1 to N). All processes of a run have the same
+/// seed and the same number of users in total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    index: usize,
+    count: usize,
+}
+
+impl Share {
+    /// The whole run.
+    pub const ALL: Self = Self { index: 0, count: 1 };
+
+    /// The number of users of this process, of `users` in total.
+    #[must_use]
+    pub fn users(self, users: usize) -> usize {
+        (users + self.count - 1 - self.index) / self.count
+    }
+
+    /// The number of a user in the whole run.
+    #[must_use]
+    pub fn global(self, user: usize) -> usize {
+        user * self.count + self.index
+    }
+
+    /// Whether there is one process only.
+    #[must_use]
+    pub fn is_all(self) -> bool {
+        self == Self::ALL
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index + 1, self.count)
+    }
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/');
+        let number = |text: &str| text.trim().parse::<usize>().ok();
+        let parts = parts.and_then(|(index, count)| Some((number(index)?, number(count)?)));
+        match parts {
+            Some((index @ 1.., count @ ..=MAX_SHARES)) if index <= count => Ok(Self {
+                index: index - 1,
+                count,
+            }),
+            _ => Err(format!(
+                "expected I/N, with I from 1 to N and N up to {MAX_SHARES}, for example 1/3"
+            )),
+        }
+    }
+}
+
+const MAX_SHARES: usize = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_each_user_once() {
+        for (users, count) in [(1, 1), (10, 3), (2, 5), (1000, 7)] {
+            let mut seen = vec![0; users];
+            for index in 1..=count {
+                let share: Share = format!("{index}/{count}").parse().unwrap();
+                for user in 0..share.users(users) {
+                    seen[share.global(user)] += 1;
+                }
+            }
+            assert!(
+                seen.iter().all(|times| *times == 1),
+                "{users} {count} {seen:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_share_is_refused() {
+        for bad in ["", "1", "0/3", "4/3", "a/b", "1/1001", "1/2/3"] {
+            assert!(bad.parse::<Share>().is_err(), "{bad}");
+        }
+        assert_eq!("2/3".parse::<Share>().unwrap().to_string(), "2/3");
+    }
+}

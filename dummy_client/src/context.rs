@@ -1,0 +1,471 @@
+//! What a bot can do in its callbacks, and the session that calls it.
+
+use crate::analysis::Arrived;
+use crate::collector::{Collector, Stage, UserEvent};
+use crate::metrics::recorder::Recorder;
+use crate::metrics::{Check, Counter, Rate, TickSeries, Trend};
+use crate::scenario::{Bot, UserId, Violation};
+use server_core::{
+    Context, DisconnectReason, Kick, OutgoingPacket, Packet, PacketHead, Session, SessionId,
+};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A bot's view of its connection during a callback.
+#[derive(Debug)]
+pub struct BotContext<'a, 'c> {
+    session: &'a mut Context<'c>,
+    user: &'a mut UserState,
+}
+
+/// What the engine keeps for one connection of a user.
+#[derive(Debug)]
+pub(crate) struct UserState {
+    collector: Arc<Collector>,
+    id: UserId,
+    /// The place of the user in this process.
+    index: usize,
+    thread: usize,
+    logs_packets: bool,
+    /// The login must be over by then.
+    login_until: Option<Instant>,
+    login_timeout: Option<Duration>,
+    reconnects: bool,
+    connected_at: Option<Instant>,
+    phase: Phase,
+    has_received: bool,
+    is_refused: bool,
+    bot_timer: Option<Instant>,
+    /// By series.
+    ticks: Box<[TickCursor]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    LoggingIn,
+    Connected,
+    /// The login has failed: the session ends.
+    LoginFailed,
+}
+
+/// The ticks of one series that a connection has received.
+#[derive(Clone, Copy, Debug, Default)]
+struct TickCursor {
+    newest: u64,
+    /// `None` before the first tick.
+    epoch: Option<u64>,
+}
+
+/// Of a server's text, a report keeps this many characters.
+const MAX_TEXT_CHARS: usize = 200;
+const MAX_LOGGED_CHARS: usize = 80;
+
+impl BotContext<'_, '_> {
+    /// The time of this callback.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.session.now()
+    }
+
+    /// The user of this bot.
+    #[must_use]
+    pub fn user(&self) -> UserId {
+        self.user.id
+    }
+
+    /// The id of the session in this process. The server has another one.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.session.id()
+    }
+
+    /// Queues a packet to the server.
+    pub fn send<H: PacketHead>(&mut self, head: &H, tail: impl AsRef<[u8]>) {
+        self.session.send(head, tail);
+    }
+
+    /// Queues a packet of a [`packets!`](server_core::packets) table to the server.
+    pub fn send_packet<P: OutgoingPacket>(&mut self, packet: &P) {
+        self.session.send_packet(packet);
+    }
+
+    /// Queues a packet of bytes. Payloads of more than 65,531 bytes end the session.
+    pub fn send_raw(&mut self, id: u16, payload: &[u8]) {
+        self.session.send_raw(id, payload);
+    }
+
+    /// Bytes that the socket has not accepted yet.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.session.queued_bytes()
+    }
+
+    /// Calls [`Bot::on_timer`] at this instant. Replaces an earlier one.
+    pub fn set_timer(&mut self, at: Instant) {
+        self.user.bot_timer = Some(at);
+        self.user.set_timer(self.session);
+    }
+
+    /// Cancels [`Bot::on_timer`].
+    pub fn clear_timer(&mut self) {
+        self.user.bot_timer = None;
+        self.user.set_timer(self.session);
+    }
+
+    /// Ends the session behind the queued packets. The server does not lose it: the user comes back only if
+    /// the run wants it to.
+    pub fn close(&mut self) {
+        self.session.close();
+    }
+
+    // ---- login ---------------------------------------------------------------------------------
+
+    /// The user is logged in, which takes it from logging in to connected. Ignored in a scenario without a login.
+    pub fn logged_in(&mut self) {
+        if self.user.phase == Phase::LoggingIn {
+            let now = self.now();
+            let began = self.user.connected_at.unwrap_or(now);
+            if let Some(trend) = self.user.collector.engine.login_time {
+                self.record(trend, now.saturating_duration_since(began));
+            }
+            self.user.connected(self.session);
+        }
+    }
+
+    /// The server has refused the login: the session ends, and counts as a failed login.
+    pub fn login_failed(&mut self, reason: &str) {
+        if self.user.phase == Phase::LoggingIn {
+            self.user.fail_login(self.session, reason);
+        }
+    }
+
+    /// Whether the user is connected, and logged in if the scenario has a login.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.user.phase == Phase::Connected
+    }
+
+    // ---- measuring -----------------------------------------------------------------------------
+
+    /// Records a duration.
+    pub fn record(&mut self, trend: Trend, duration: Duration) {
+        self.user.recorder().record(trend, duration);
+    }
+
+    /// Adds to a counter.
+    pub fn add(&mut self, counter: Counter, amount: u64) {
+        self.user.add(counter, amount);
+    }
+
+    /// Counts a check that did not pass.
+    pub fn check(&mut self, check: Check, passed: bool) {
+        self.user.add(check.0, u64::from(!passed));
+    }
+
+    /// Counts failures of a check.
+    pub fn fail(&mut self, check: Check, failures: u64) {
+        self.user.add(check.0, failures);
+    }
+
+    /// Counts an event of a rate.
+    pub fn rate(&mut self, rate: Rate, passed: bool) {
+        self.user.add(rate.total, 1);
+        self.user.add(rate.passes, u64::from(passed));
+    }
+
+    /// A tick of a series has arrived: its number is compared with the newest one of this connection, and its
+    /// time with the server's schedule.
+    pub fn tick(&mut self, series: TickSeries, tick: u64) {
+        let (woke_at, handled_at) = (self.session.now(), Instant::now());
+        self.user.tick(series, tick, woke_at, handled_at);
+    }
+
+    /// The server says why it ends this session. The text is kept with up to 200 characters.
+    pub fn close_message(&mut self, code: u16, text: &[u8]) {
+        let text = String::from_utf8_lossy(text);
+        let text = text.chars().take(MAX_TEXT_CHARS).collect();
+        self.user.collector.count_close_message(code, text);
+    }
+
+    /// The server is full. As the first packet of a connection this is a refused connect and not a lost
+    /// session.
+    pub fn refused(&mut self) {
+        self.user.is_refused = !self.user.has_received;
+    }
+
+    // ---- for pacing.rs -------------------------------------------------------------------------
+
+    /// Counts a request that is about to be sent. False: the run ends, and nothing new is to be sent.
+    pub(crate) fn may_send(&mut self, sent: Counter) -> bool {
+        self.user.collector.may_send(self.user.thread, sent)
+    }
+
+    pub(crate) fn sent_late(&mut self, by: Duration) {
+        self.user.recorder().sent_late(by);
+    }
+}
+
+impl UserState {
+    pub fn new(
+        collector: Arc<Collector>,
+        id: UserId,
+        index: usize,
+        thread: usize,
+        settings: &SessionSettings,
+    ) -> Self {
+        let series = collector.registry.ticks().len();
+        Self {
+            id,
+            index,
+            thread,
+            logs_packets: index < settings.log_sessions,
+            login_until: None,
+            login_timeout: settings.login_timeout,
+            reconnects: settings.reconnects,
+            connected_at: None,
+            phase: Phase::Connecting,
+            has_received: false,
+            is_refused: false,
+            bot_timer: None,
+            ticks: vec![TickCursor::default(); series].into(),
+            collector,
+        }
+    }
+
+    fn recorder(&self) -> &Recorder {
+        self.collector.recorder(self.thread)
+    }
+
+    fn add(&self, counter: Counter, amount: u64) {
+        self.recorder().counters()[counter.0].add(amount);
+    }
+
+    /// One timer of the session serves the login and the bot.
+    fn set_timer(&self, session: &mut Context<'_>) {
+        match self.bot_timer.into_iter().chain(self.login_until).min() {
+            Some(at) => session.set_timer(at),
+            None => session.clear_timer(),
+        }
+    }
+
+    fn connected(&mut self, session: &mut Context<'_>) {
+        self.join(session.id());
+        self.set_timer(session);
+    }
+
+    /// The user is connected, and logged in if the scenario has a login.
+    pub fn join(&mut self, id: SessionId) {
+        self.phase = Phase::Connected;
+        self.login_until = None;
+        self.collector.join(self.index);
+        self.collector.tell(UserEvent::Connected(self.index, id));
+    }
+
+    /// The connection has ended, or was never made.
+    pub fn leave(&self, reason: DisconnectReason) {
+        let index = self.index;
+        for (series, cursor) in self.ticks.iter().enumerate() {
+            if let Some(epoch) = cursor.epoch {
+                let waits = self.reconnects && reason != DisconnectReason::Closed;
+                self.recorder().left(TickSeries(series), epoch, waits);
+            }
+        }
+        let event = match self.phase {
+            Phase::Connecting => UserEvent::Failed(index, reason.to_string(), Stage::Connect),
+            Phase::LoggingIn if self.is_refused => UserEvent::Refused(index),
+            Phase::LoggingIn => {
+                let why = format!("login failed: {reason}");
+                UserEvent::Failed(index, why, Stage::Login)
+            }
+            // Told already.
+            Phase::LoginFailed => return,
+            Phase::Connected => {
+                let was_lost = reason != DisconnectReason::Closed && !self.is_refused;
+                self.collector.leave(index, was_lost);
+                if self.is_refused {
+                    UserEvent::Refused(index)
+                } else {
+                    UserEvent::Lost(index, reason)
+                }
+            }
+        };
+        self.collector.tell(event);
+    }
+
+    fn fail_login(&mut self, session: &mut Context<'_>, reason: &str) {
+        self.phase = Phase::LoginFailed;
+        self.login_until = None;
+        self.bot_timer = None;
+        session.clear_timer();
+        session.close();
+        let reason = format!("login failed: {reason}");
+        let event = UserEvent::Failed(self.index, reason, Stage::Login);
+        self.collector.tell(event);
+    }
+
+    /// A tick has arrived. `woke_at` is the wake-up of the event loop, and `handled_at` the present time.
+    pub fn tick(&mut self, series: TickSeries, tick: u64, woke_at: Instant, handled_at: Instant) {
+        let cursor = self.ticks[series.0];
+        let newest = cursor.newest;
+        let (epoch, arrived) = match cursor.epoch {
+            None => (
+                self.collector.epoch_of_first_tick(series, self.index, tick),
+                Arrived::First,
+            ),
+            Some(epoch) if tick > newest => (epoch, Arrived::Next),
+            Some(epoch) => (epoch, Arrived::Again),
+        };
+        self.ticks[series.0] = TickCursor {
+            newest: newest.max(tick),
+            epoch: Some(epoch),
+        };
+        self.recorder()
+            .tick(series, (epoch, tick), arrived, woke_at, handled_at);
+        let metrics = &self.collector.registry.ticks()[series.0];
+        self.add(metrics.received, 1);
+        if newest != 0 && tick == newest {
+            self.add(metrics.repeated.0, 1);
+        } else if tick < newest {
+            self.add(metrics.reordered.0, 1);
+        } else if newest != 0 && tick > newest + 1 {
+            self.add(metrics.gaps, 1);
+            // A server that sends any number must not be able to overflow the sum.
+            let missing = (tick - newest - 1).min(u64::from(u32::MAX));
+            self.add(metrics.missing.0, missing);
+        }
+        self.collector
+            .set_newest_tick(series, self.index, newest.max(tick));
+    }
+
+    fn log(&self, packet: &Packet<'_>, text: Option<&[u8]>) {
+        // Log lines number the sessions from 1.
+        let (number, id, size) = (self.index + 1, packet.id(), packet.size());
+        match text {
+            Some(text) => log::info!("session {number}: id {id} size {size} {}", quoted(text)),
+            None => log::info!("session {number}: id {id} size {size}"),
+        }
+    }
+}
+
+/// What all sessions of a run have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionSettings {
+    pub log_sessions: usize,
+    /// `None` of a scenario without a login.
+    pub login_timeout: Option<Duration>,
+    /// Users connect again after a loss, and wait for ticks until then.
+    pub reconnects: bool,
+}
+
+/// The readable text of a packet, if it has one.
+pub(crate) type TextOf = dyn for<'a> Fn(&Packet<'a>) -> Option<&'a [u8]> + Send + Sync;
+
+/// The session of one connection: counts, and calls the bot.
+pub(crate) struct UserSession<B> {
+    pub bot: B,
+    pub user: UserState,
+    pub text_of: Arc<TextOf>,
+}
+
+impl<B: Bot> UserSession<B> {
+    fn call<R>(
+        &mut self,
+        session: &mut Context<'_>,
+        call: impl FnOnce(&mut B, &mut BotContext<'_, '_>) -> R,
+    ) -> R {
+        let mut context = BotContext {
+            session,
+            user: &mut self.user,
+        };
+        call(&mut self.bot, &mut context)
+    }
+}
+
+impl<B: Bot> Session for UserSession<B> {
+    fn on_connected(&mut self, session: &mut Context<'_>) {
+        let (now, user) = (session.now(), &mut self.user);
+        let began = user.collector.connect_began(user.index);
+        let connect_time = user.collector.engine.connect_time;
+        user.recorder()
+            .record(connect_time, now.saturating_duration_since(began));
+        user.connected_at = Some(now);
+        if let Some(timeout) = user.login_timeout {
+            user.phase = Phase::LoggingIn;
+            user.login_until = Some(now + timeout);
+            user.set_timer(session);
+        } else {
+            user.connected(session);
+        }
+        self.call(session, |bot, ctx| bot.on_connected(ctx));
+    }
+
+    fn on_packet(&mut self, session: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+        let user = &self.user;
+        let engine = &user.collector.engine;
+        let counters = user.recorder().counters();
+        counters[engine.packets.0].add(1);
+        counters[engine.bytes.0].add(packet.size() as u64);
+        if let Some(counter) = user.collector.packet_counter(packet.id()) {
+            counters[counter].add(1);
+        }
+        if user.logs_packets {
+            user.log(&packet, (self.text_of)(&packet));
+        }
+        let checked = self.call(session, |bot, ctx| bot.on_packet(ctx, packet));
+        self.user.has_received = true;
+        let engine = self.user.collector.engine;
+        match checked {
+            Ok(()) => {}
+            Err(Violation::UnknownId) => self.user.add(engine.unknown.0, 1),
+            Err(Violation::Malformed) => self.user.add(engine.malformed.0, 1),
+        }
+        Ok(())
+    }
+
+    fn on_timer(&mut self, session: &mut Context<'_>) {
+        let now = session.now();
+        if self.user.login_until.is_some_and(|until| until <= now) {
+            self.user.fail_login(session, "timed out");
+            return;
+        }
+        let is_due = self.user.bot_timer.is_some_and(|at| at <= now);
+        if is_due && !self.user.collector.is_stopping() {
+            self.user.bot_timer = None;
+            self.call(session, |bot, ctx| bot.on_timer(ctx));
+        }
+        if !is_due {
+            self.user.set_timer(session);
+        }
+    }
+
+    fn on_disconnected(&mut self, session: &mut Context<'_>, reason: DisconnectReason) {
+        if self.user.phase != Phase::Connecting {
+            self.call(session, |bot, ctx| bot.on_disconnected(ctx, reason));
+        }
+        self.user.leave(reason);
+    }
+}
+
+/// A server's text in a log line: without its padding, without control characters, 80 characters at most.
+fn quoted(text: &[u8]) -> String {
+    let is_text = |byte: &u8| *byte != 0;
+    let end = text.iter().rposition(is_text).map_or(0, |last| last + 1);
+    let text = String::from_utf8_lossy(&text[..end]);
+    let shown: String = text.chars().take(MAX_LOGGED_CHARS).collect();
+    let more = if shown.len() < text.len() { "…" } else { "" };
+    format!("{shown:?}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_in_the_log_is_short_and_harmless() {
+        assert_eq!(quoted(b"Hello World\0\0\0"), r#""Hello World""#);
+        assert_eq!(quoted(b"\x1b[31m\n"), r#""\u{1b}[31m\n""#);
+        assert_eq!(quoted(&[b'a'; 100]), format!("\"{}\"…", "a".repeat(80)));
+        assert_eq!(quoted(b"\0\0"), r#""""#);
+    }
+}

@@ -1,0 +1,754 @@
+//! The event loop of a run: calls the executor, the users, the measurement and the attack.
+
+use super::network::Network;
+use super::watch::Watch;
+use super::{AttackSettings, values};
+use crate::assertion::Assertion;
+use crate::attack::{AttackAction, AttackReport, AttackRun};
+use crate::collector::{Collector, UserEvent};
+use crate::config::RunConfig;
+use crate::executor::capacity::{Action, CapacitySearch, Occupancy, StepOutcome};
+use crate::executor::{LoadProfile, Plan};
+use crate::health::{ClientMonitor, HealthRecord};
+use crate::measurement::{Measurement, Samples};
+use crate::metrics::series::Second;
+use crate::metrics::{Counter, Histogram, Kind, TickSeries, Trend};
+use crate::pacing::RESPONSE_TIMEOUT;
+use crate::report::{
+    CloseMessageCount, Metrics, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA,
+    SCHEMA_VERSION, Sessions, Step, Verdict,
+};
+use crate::users::{Left, UserSettings, Users};
+use crossbeam_channel::Receiver;
+use server_core::ServerHandle;
+use server_core::host::HostLimits;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Events between two looks at the clock.
+const MAX_EVENTS: usize = 1024;
+const SECOND: Duration = Duration::from_secs(1);
+/// A shorter rest at the end of a run gets no point of its own.
+const MIN_POINT: Duration = Duration::from_millis(500);
+/// Listed reasons and close messages.
+const MAX_LISTED: usize = 50;
+
+pub(super) struct Engine<'a> {
+    config: &'a RunConfig,
+    scenario: String,
+    limits: HostLimits,
+    collector: Arc<Collector>,
+    network: Network,
+    events: Receiver<UserEvent>,
+    executor: Execution,
+    users: Users,
+    measurement: Measurement,
+    monitor: ClientMonitor,
+    health: HealthRecord,
+    window: Window,
+    attack: Option<AttackRun>,
+    attack_report: Option<AttackReport>,
+    assertions: Vec<Assertion>,
+    observer: Option<Box<super::Observer>>,
+    started_at: Instant,
+    started_wall: SystemTime,
+    next_second_at: Instant,
+    last_poll: Duration,
+    last_counts: Vec<u64>,
+    /// Users without the newest tick, and users without any tick, by series.
+    lagging: Vec<(u64, u64)>,
+    silent: Duration,
+    /// The counters when the wait for answers was over, and when that was.
+    final_counts: Vec<u64>,
+    ended_at: Instant,
+}
+
+enum Execution {
+    Profile(LoadProfile),
+    Capacity(CapacitySearch<Step>),
+}
+
+/// The start of the part of a run that is evaluated by itself.
+#[derive(Default)]
+struct Window {
+    began_at: Option<Instant>,
+    counts: Vec<u64>,
+    sessions: Sessions,
+    health: HealthRecord,
+    own_limits: u64,
+}
+
+/// What a run looks like after a second.
+pub struct Progress<'a> {
+    /// Since the start.
+    pub elapsed: Duration,
+    /// The length of the run, if it has one.
+    pub ends_after: Option<Duration>,
+    /// Sessions.
+    pub sessions: usize,
+    /// Sessions that the run wants now.
+    pub target: usize,
+    /// Lost sessions, ticks and answers so far, without those that only the end of the run can tell.
+    pub lost: u64,
+    /// Connects that failed so far.
+    pub failed_connects: u64,
+    /// The second that has ended, as far as it is known.
+    pub point: Point,
+    /// The name of the first trend of the scenario.
+    pub main_trend: Option<&'a str>,
+    engine: &'a Engine<'a>,
+}
+
+impl Progress<'_> {
+    /// The metrics of the run so far.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let engine = self.engine;
+        engine.metrics(&engine.collector.counts(), &engine.measurement.run, &[])
+    }
+}
+
+impl fmt::Debug for Progress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress")
+            .field("elapsed", &self.elapsed)
+            .field("point", &self.point)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Engine<'a> {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a run, made in one place"
+    )]
+    pub fn new(
+        config: &'a RunConfig,
+        scenario: &str,
+        limits: HostLimits,
+        server: ServerHandle,
+        collector: Arc<Collector>,
+        events: Receiver<UserEvent>,
+        monitor: ClientMonitor,
+        assertions: Vec<Assertion>,
+        attack: Option<AttackSettings>,
+        observer: Option<Box<super::Observer>>,
+        now: Instant,
+    ) -> Self {
+        let addr = config.addrs.first();
+        let count = config.share.users(config.executor.max_users());
+        let attack = attack.map(|settings| {
+            AttackRun::new(
+                settings.attack,
+                settings.protocol,
+                settings.attackers,
+                addr,
+                config.executor.duration(),
+                now,
+            )
+        });
+        let settings = UserSettings {
+            addr: addr.to_string(),
+            churn: config.churn.clone(),
+            reconnect: config.reconnect,
+            seed: config.seed ^ config.share.global(0) as u64,
+        };
+        let registry = &collector.registry;
+        Self {
+            executor: match &config.executor.0 {
+                Plan::Profile(profile) => Execution::Profile(profile.clone()),
+                Plan::Capacity(max) => Execution::Capacity(CapacitySearch::new(*max, now)),
+            },
+            network: Network::new(
+                server,
+                &config.addrs,
+                count,
+                limits.ephemeral_ports,
+                Arc::clone(&collector),
+            ),
+            users: Users::new(count, settings),
+            measurement: Measurement::new(registry, now),
+            lagging: vec![(0, 0); registry.ticks().len()],
+            last_counts: vec![0; registry.counters()],
+            final_counts: Vec::new(),
+            config,
+            scenario: scenario.into(),
+            limits,
+            collector,
+            events,
+            monitor,
+            health: HealthRecord::default(),
+            window: Window::default(),
+            attack,
+            attack_report: None,
+            assertions,
+            observer,
+            started_at: now,
+            started_wall: SystemTime::now(),
+            next_second_at: now + SECOND,
+            last_poll: Duration::ZERO,
+            silent: Duration::ZERO,
+            ended_at: now,
+        }
+    }
+
+    /// Until the time is up, the run is stopped, or no user can connect any more.
+    pub fn run(&mut self, stop: &Receiver<()>) {
+        loop {
+            let now = Instant::now();
+            self.users.run_timers(now, &mut self.network);
+            self.search(now);
+            self.attack(now);
+            self.follow_executor(now);
+            if self.is_over(now) {
+                return;
+            }
+            self.end_second_if_due(now);
+            let timeout = self.next_at(now).saturating_duration_since(Instant::now());
+            crossbeam_channel::select! {
+                recv(self.events) -> event => {
+                    if let Ok(event) = event {
+                        self.on_event(event);
+                    }
+                    self.handle_events();
+                }
+                recv(stop) -> _ => return,
+                default(timeout) => {}
+            }
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        let elapsed = now.duration_since(self.started_at);
+        let (is_done, may_want_more) = match &self.executor {
+            Execution::Capacity(search) => (search.is_over(), true),
+            Execution::Profile(profile) => (
+                profile.ends_at().is_some_and(|at| at <= elapsed),
+                profile.next_change(elapsed).is_some(),
+            ),
+        };
+        let is_lost = !may_want_more && self.users.all_have_failed();
+        is_done || is_lost || self.network.server().is_shutting_down()
+    }
+
+    fn next_at(&self, now: Instant) -> Instant {
+        let elapsed = now.duration_since(self.started_at);
+        let (change, end) = match &self.executor {
+            Execution::Capacity(search) => (search.next_at(), None),
+            Execution::Profile(profile) => (
+                profile.next_change(elapsed).map(|at| self.started_at + at),
+                profile.ends_at().map(|at| self.started_at + at),
+            ),
+        };
+        // With all connects under way, the next event comes first.
+        let change = change.filter(|_| self.users.may_connect());
+        let attack = self.attack.as_ref().and_then(AttackRun::next_at);
+        let timer = self.users.next_at(now);
+        let all = [change, end, timer, attack, Some(self.next_second_at)];
+        all.into_iter().flatten().min().unwrap_or(now)
+    }
+
+    // ---- users ---------------------------------------------------------------------------------
+
+    fn follow_executor(&mut self, now: Instant) {
+        let elapsed = now.duration_since(self.started_at);
+        let share = self.config.share;
+        let target = match &self.executor {
+            Execution::Capacity(search) => search.target(),
+            Execution::Profile(profile) => {
+                // A peak that lasts for no time is reached all the same.
+                let peak = profile.peak(self.last_poll, elapsed);
+                let peak = share.users(peak);
+                if peak > self.users.target() {
+                    self.users.set_target(peak, now, &mut self.network);
+                }
+                if profile.is_requested_at_once() {
+                    self.users.sessions.requested = share.users(profile.max());
+                }
+                profile.target(elapsed)
+            }
+        };
+        self.last_poll = elapsed;
+        self.users
+            .set_target(share.users(target), now, &mut self.network);
+        if self.users.target() == 0 && self.users.first_connected_at.is_some() {
+            // No user waits for a packet from now on.
+            self.note_silence(now);
+            self.users.first_connected_at = None;
+        }
+    }
+
+    /// Handles events that have come, up to a number: signals and time go on meanwhile.
+    fn handle_events(&mut self) {
+        for _ in 0..MAX_EVENTS {
+            match self.events.try_recv() {
+                Ok(event) => self.on_event(event),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: UserEvent) {
+        let now = Instant::now();
+        if self.users.sessions.connected == 0 {
+            self.network.choose_address(&event);
+        }
+        let (collector, outage) = (&self.collector, self.collector.engine.outage);
+        let record = |time| collector.own_recorder().record(outage, time);
+        let left = self.users.on_event(event, now, &mut self.network, record);
+        if let Some(Left::Closed { user, since }) = left {
+            for series in 0..self.lagging.len() {
+                let series = TickSeries(series);
+                let is_without = self.watch().has_no_tick(series, user, since, now);
+                self.lagging[series.0].1 += u64::from(is_without);
+            }
+        }
+    }
+
+    // ---- capacity search -----------------------------------------------------------------------
+
+    fn search(&mut self, now: Instant) {
+        let connected = self.users.sessions.connected_at_end;
+        let occupancy = if self.users.all_have_failed() {
+            Occupancy::Unreachable
+        } else if connected == self.users.target() {
+            Occupancy::Full
+        } else {
+            Occupancy::Partial
+        };
+        let lag = self.measurement.lag();
+        let Execution::Capacity(search) = &mut self.executor else {
+            return;
+        };
+        match search.poll(occupancy, lag, now) {
+            Action::None => {}
+            Action::BeginWindow => {
+                self.measure(now, false);
+                self.measurement.begin_window(now);
+                self.window = self.begin_window(now);
+            }
+            Action::Evaluate => {
+                self.end_window(now);
+                let (step, outcome) = self.evaluate_step(now);
+                log::info!("{step}");
+                if let Execution::Capacity(search) = &mut self.executor {
+                    search.evaluate(step, outcome, now);
+                }
+                self.users.retry_failed(now);
+            }
+        }
+    }
+
+    fn begin_window(&self, now: Instant) -> Window {
+        Window {
+            began_at: Some(now),
+            counts: self.collector.counts(),
+            sessions: self.users.sessions,
+            health: HealthRecord::default(),
+            own_limits: self.users.own_limit_count,
+        }
+    }
+
+    fn end_window(&mut self, now: Instant) {
+        self.measure(now, false);
+        let registry = &self.collector.registry;
+        self.measurement.end_window(registry, now);
+    }
+
+    /// Evaluates the window that ends now as if it were a run of its own.
+    fn evaluate_step(&mut self, now: Instant) -> (Step, StepOutcome) {
+        let window = std::mem::take(&mut self.window);
+        let now_counts = self.collector.counts();
+        let since = |now: u64, before: u64| now.saturating_sub(before);
+        let before = window.counts.iter().chain(std::iter::repeat(&0));
+        let mut counts: Vec<u64> = now_counts
+            .iter()
+            .zip(before)
+            .map(|(a, b)| since(*a, *b))
+            .collect();
+        let registry = &self.collector.registry;
+        for series in registry.requests() {
+            // A request that was sent before the window and is unanswered for too long is lost in it.
+            let of = |counter: Counter| window.counts.get(counter.0).copied().unwrap_or(0);
+            let done = now_counts[series.answered.0]
+                + now_counts[series.lost.0.0]
+                + now_counts[series.waiting.0];
+            counts[series.lost.0.0] += of(series.sent).saturating_sub(done);
+        }
+        let target = self.users.target();
+        let mut sessions = self.users.sessions;
+        sessions.lost = since(sessions.lost, window.sessions.lost);
+        sessions.reconnected = since(sessions.reconnected, window.sessions.reconnected);
+        sessions.reconnected_late =
+            since(sessions.reconnected_late, window.sessions.reconnected_late);
+        sessions.requested = target;
+        sessions.connected = sessions.connected_at_end;
+        sessions.never_connected = target.saturating_sub(sessions.connected_at_end);
+        let silence = self.watch().silence(now);
+        sessions.server_silent_secs = silence.map_or(0.0, |time| time.as_secs_f64());
+        let lagging: Vec<(u64, u64)> = (0..registry.ticks().len())
+            .map(|series| (0, self.watch().count_without_tick(TickSeries(series), now)))
+            .collect();
+        let own_limits = since(self.users.own_limit_count, window.own_limits);
+        let own_limits: Vec<(String, u64)> = (own_limits > 0)
+            .then(|| ("ports, descriptors or memory".to_string(), own_limits))
+            .into_iter()
+            .collect();
+        let packets = counts[self.collector.engine.packets.0];
+        let samples = &self.measurement.window;
+        let mut report = Report {
+            metrics: self.metrics(&counts, samples, &lagging),
+            client: window
+                .health
+                .evaluate(samples.worst_late_send, packets, &own_limits),
+            sessions,
+            ..Report::default()
+        };
+        report.run.elapsed_secs = now
+            .duration_since(window.began_at.unwrap_or(self.started_at))
+            .as_secs_f64();
+        self.evaluate(&mut report, &OtherFailures::default());
+        let outcome = match report.verdict {
+            _ if report.client.client_limited => StepOutcome::ClientLimited,
+            Verdict::Ok => StepOutcome::Holds,
+            _ => StepOutcome::Breaks,
+        };
+        (Step::new(target, &report), outcome)
+    }
+
+    // ---- attack --------------------------------------------------------------------------------
+
+    fn attack(&mut self, now: Instant) {
+        let max = match &self.executor {
+            Execution::Profile(profile) => self.config.share.users(profile.max()),
+            Execution::Capacity(_) => usize::MAX,
+        };
+        let is_full = self.users.sessions.connected_at_end == max;
+        let Some(attack) = &mut self.attack else {
+            return;
+        };
+        match attack.poll(is_full, now) {
+            AttackAction::None => {}
+            AttackAction::ConnectNeighbours => {
+                if let Err(error) = attack.connect_neighbours() {
+                    log::error!("cannot connect the neighbours: {error}");
+                }
+            }
+            AttackAction::BeginBaseline => {
+                self.end_window(now);
+                self.measurement.begin_window(now);
+            }
+            AttackAction::BeginAttack => {
+                self.end_window(now);
+                let delays = self.tick_delays(&self.measurement.window);
+                if let Some(attack) = &mut self.attack
+                    && let Err(error) = attack.begin(&delays, self.config.seed, now)
+                {
+                    log::error!("the attack could not begin: {error}");
+                }
+                self.measurement.begin_window(now);
+            }
+        }
+    }
+
+    /// The delays of all tick series together.
+    fn tick_delays(&self, samples: &Samples) -> Histogram {
+        let mut delays = Histogram::default();
+        for series in self.collector.registry.ticks() {
+            delays.add(&samples.trends[series.delay.0]);
+        }
+        delays
+    }
+
+    // ---- every second --------------------------------------------------------------------------
+
+    fn end_second_if_due(&mut self, now: Instant) {
+        if now < self.next_second_at {
+            return;
+        }
+        self.measure(now, false);
+        let second = self.end_second(now);
+        self.next_second_at = now + SECOND;
+        if let Some(mut observer) = self.observer.take() {
+            let engine = &*self;
+            let losses = Report {
+                metrics: engine.metrics(&engine.last_counts, &engine.measurement.run, &[]),
+                sessions: engine.users.sessions,
+                ..Report::default()
+            };
+            observer(&Progress {
+                elapsed: now.duration_since(engine.started_at),
+                ends_after: engine.config.executor.duration(),
+                sessions: engine.users.sessions.connected_at_end,
+                target: engine.users.target(),
+                lost: losses.lost(),
+                failed_connects: engine.users.sessions.failed_connects,
+                point: engine.point(&second),
+                main_trend: engine.main_trend(),
+                engine,
+            });
+            self.observer = Some(observer);
+        }
+    }
+
+    /// One more point of the timeline, of the time since the last one.
+    fn end_second(&mut self, now: Instant) -> Second {
+        let counts = self.collector.counts();
+        let since = (self.next_second_at - SECOND).max(self.started_at);
+        let secs = now.saturating_duration_since(since).as_secs_f64().max(1e-3);
+        let per_sec = |counter: Counter| {
+            counts[counter.0].saturating_sub(self.last_counts[counter.0]) as f64 / secs
+        };
+        let engine = &self.collector.engine;
+        let second = Second {
+            at_secs: now.duration_since(self.started_at).as_secs_f64(),
+            sessions: self.users.sessions.connected_at_end,
+            sessions_lost: self.users.sessions.lost,
+            packets_per_sec: per_sec(engine.packets),
+            bytes_per_sec: per_sec(engine.bytes),
+            ..Second::default()
+        };
+        self.last_counts = counts;
+        self.measurement.end_second(second)
+    }
+
+    /// Takes what the threads have recorded, and a sample of the client's health.
+    fn measure(&mut self, now: Instant, is_end: bool) {
+        let registry = &self.collector.registry;
+        for recorder in self.collector.recorders() {
+            self.measurement.collect(registry, recorder);
+        }
+        self.measurement.evaluate(registry, now, is_end);
+        if !is_end {
+            self.sample_health(now);
+        }
+    }
+
+    fn sample_health(&mut self, now: Instant) {
+        let sample = self.monitor.sample(self.network.server().metrics(), now);
+        self.health.add(&sample);
+        self.window.health.add(&sample);
+    }
+
+    // ---- ticks that do not come ----------------------------------------------------------------
+
+    fn note_silence(&mut self, now: Instant) {
+        self.silent = self
+            .silent
+            .max(self.watch().silence(now).unwrap_or_default());
+    }
+
+    fn watch(&self) -> Watch<'_> {
+        Watch {
+            users: &self.users,
+            collector: &self.collector,
+            measurement: &self.measurement,
+        }
+    }
+
+    // ---- the end -------------------------------------------------------------------------------
+
+    /// Sends nothing new, and waits for answers under way and for the newest tick on each session, 2 s at most.
+    pub fn drain(&mut self) {
+        self.users.stop();
+        let now = Instant::now();
+        self.attack_report = self.attack.take().map(|mut attack| {
+            attack.end(now).unwrap_or_else(|error| {
+                log::error!("the attack failed: {error}");
+                AttackReport::default()
+            })
+        });
+        self.collector.stop();
+        let now = Instant::now();
+        self.measure(now, false);
+        self.note_silence(now);
+        let newest: Vec<u64> = (0..self.lagging.len())
+            .map(|series| self.watch().newest_tick(TickSeries(series)))
+            .collect();
+        for series in 0..self.lagging.len() {
+            // Sessions that connect later have waited for less.
+            self.lagging[series].1 += self.watch().count_without_tick(TickSeries(series), now);
+        }
+        let lags = |engine: &Self, series: usize| {
+            let watch = engine.watch();
+            watch.count_lagging(TickSeries(series), newest[series])
+        };
+        let give_up_at = Instant::now() + RESPONSE_TIMEOUT;
+        while Instant::now() < give_up_at {
+            self.handle_events();
+            let in_flight = self.collector.in_flight(&self.collector.counts());
+            let is_complete =
+                in_flight == 0 && (0..newest.len()).all(|series| lags(self, series) == 0);
+            let is_alone = self.users.sessions.connected_at_end == 0;
+            if !self.users.is_connecting() && (is_alone || is_complete) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for series in 0..newest.len() {
+            self.lagging[series].0 = lags(self, series);
+        }
+        self.final_counts = self.collector.counts();
+        self.ended_at = Instant::now();
+        let (collector, outage) = (&self.collector, self.collector.engine.outage);
+        let record = |time| collector.own_recorder().record(outage, time);
+        self.users.finish(self.ended_at, record);
+        // The end of all sessions comes now: no packet waits for the threads in it.
+        self.sample_health(self.ended_at);
+    }
+
+    /// The report. The event loops have ended.
+    pub fn into_report(mut self) -> Report {
+        let now = self.ended_at;
+        self.measure(now, true);
+        if now + SECOND > self.next_second_at + MIN_POINT {
+            self.end_second(now);
+            self.measurement
+                .evaluate(&self.collector.registry, now, true);
+        }
+        let mut counts = self.collector.counts();
+        let registry = &self.collector.registry;
+        for series in registry.requests() {
+            // Requests under way when the wait was over are lost; what their sessions counted since is void.
+            let of = |counter: Counter| self.final_counts[counter.0];
+            let done = of(series.answered) + of(series.waiting) + of(series.lost.0);
+            counts[series.lost.0.0] = of(series.lost.0) + of(series.sent).saturating_sub(done);
+            for counter in [series.sent, series.answered, series.waiting] {
+                counts[counter.0] = of(counter);
+            }
+        }
+        let attack_delays = self.tick_delays(&self.measurement.window);
+        let attack = self
+            .attack_report
+            .take()
+            .map(|report| report.with_delays(&attack_delays));
+        let mut sessions = self.users.sessions;
+        sessions.server_silent_secs = self.silent.as_secs_f64();
+        let (own_limits, _) = std::mem::take(&mut self.users.own_limits).into_largest(MAX_LISTED);
+        let packets = counts[self.collector.engine.packets.0];
+        let worst_late_send = self.measurement.run.worst_late_send;
+        let (reasons, other_disconnects) =
+            std::mem::take(&mut self.users.reasons).into_largest(MAX_LISTED);
+        let (messages, other_close_messages) = self
+            .collector
+            .take_close_messages()
+            .into_largest(MAX_LISTED);
+        let metrics = self.metrics(&counts, &self.measurement.run, &self.lagging);
+        let mut report = Report {
+            schema: SCHEMA.into(),
+            schema_version: SCHEMA_VERSION,
+            not_checked: values::not_checked(&self.collector.registry, &self.measurement, &counts),
+            run: self.run_info(),
+            client: self.health.evaluate(worst_late_send, packets, &own_limits),
+            machine: (&self.limits).into(),
+            metrics,
+            sessions,
+            disconnects: reasons
+                .into_iter()
+                .map(|(reason, count)| ReasonCount { reason, count })
+                .collect(),
+            other_disconnects,
+            close_messages: messages
+                .into_iter()
+                .map(|((code, text), count)| CloseMessageCount { code, text, count })
+                .collect(),
+            other_close_messages,
+            ..Report::default()
+        };
+        let others = OtherFailures::of_attack(attack.as_ref(), &report);
+        report.attack = attack;
+        self.evaluate(&mut report, &others);
+        let engine = self;
+        if let Execution::Capacity(search) = engine.executor {
+            report.set_capacity(search.into_report());
+        }
+        let labels: Vec<String> = trend_names(&engine.collector);
+        let points = engine.measurement.into_points();
+        report.timeline = points
+            .iter()
+            .map(|second| to_point(second, &labels))
+            .collect();
+        report
+    }
+
+    fn evaluate(&self, report: &mut Report, others: &OtherFailures) {
+        report.evaluate(others, |report, own_lag_ms| {
+            let assertions = self.assertions.iter();
+            assertions
+                .map(|one| one.evaluate(report, own_lag_ms))
+                .collect()
+        });
+    }
+
+    /// The metrics of these counters and samples. `lagging`: users without the newest tick, and without any.
+    fn metrics(&self, counts: &[u64], samples: &Samples, lagging: &[(u64, u64)]) -> Metrics {
+        let registry = &self.collector.registry;
+        values::metrics(registry, &self.measurement, counts, samples, lagging)
+    }
+
+    fn run_info(&self) -> RunInfo {
+        RunInfo {
+            started_at: humantime::format_rfc3339_seconds(self.started_wall).to_string(),
+            elapsed_secs: self.ended_at.duration_since(self.started_at).as_secs_f64(),
+            host: host_name(),
+            addr: self.network.addr().to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            scenario: self.scenario.clone(),
+            seed: self.config.seed.to_string(),
+            share: (!self.config.share.is_all()).then(|| self.config.share.to_string()),
+            settings: self.config.settings.clone(),
+        }
+    }
+
+    /// The first trend of the scenario: those of the engine come before it.
+    fn main_trend(&self) -> Option<&str> {
+        let engine = &self.collector.engine;
+        let is_own = |trend: &Trend| {
+            [
+                Some(engine.connect_time),
+                engine.login_time,
+                Some(engine.outage),
+            ]
+            .contains(&Some(*trend))
+        };
+        let definitions = self.collector.registry.definitions().iter();
+        let mut trends = definitions.filter_map(|one| match &one.kind {
+            Kind::Trend(trend) if !is_own(trend) => Some(one.name.as_str()),
+            _ => None,
+        });
+        trends.next()
+    }
+
+    fn point(&self, second: &Second) -> Point {
+        to_point(second, &trend_names(&self.collector))
+    }
+}
+
+/// The name of this machine; empty where the system does not tell.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().into()
+}
+
+/// The names of the trends, by index.
+fn trend_names(collector: &Collector) -> Vec<String> {
+    let definitions = collector.registry.definitions().iter();
+    let trends = definitions.filter(|one| matches!(one.kind, Kind::Trend(_)));
+    trends.map(|one| one.name.clone()).collect()
+}
+
+fn to_point(second: &Second, names: &[String]) -> Point {
+    Point {
+        at_secs: second.at_secs,
+        sessions: second.sessions,
+        sessions_lost: second.sessions_lost,
+        packets_per_sec: second.packets_per_sec,
+        bytes_per_sec: second.bytes_per_sec,
+        trends: second
+            .trends
+            .iter()
+            .map(|(trend, value)| (names[*trend].clone(), *value))
+            .collect(),
+    }
+}

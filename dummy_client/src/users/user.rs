@@ -1,0 +1,206 @@
+//! One user of the load, over all its connections.
+
+use crate::report::Sessions;
+use server_core::SessionId;
+use server_core::backoff::Backoff;
+use std::time::{Duration, Instant};
+
+/// A loss that is followed by a session within this time is no failure.
+const RECONNECT_TIME: Duration = Duration::from_secs(10);
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// A session of at least this length resets the backoff.
+const STABLE: Duration = Duration::from_secs(1);
+
+/// One user.
+///
+/// ```text
+///            start                connected             close
+///   Idle ------------> Connecting ---------> Connected --------> Closing
+///    ^  ^                 ^    |                |                  |
+///    |  |  timer of the   |    | failed,        | lost             | closed: Idle, or Connecting
+///    |  |  backoff        |    | refused        v                  | if the user is wanted again
+///    |  |                 +-- Backoff <---------+                  v
+///    |  +------------------------|------------------------------- Idle
+///    |  no longer wanted         | without reconnect
+///    +---------------------------+----> Failed
+/// ```
+#[derive(Debug)]
+pub(crate) struct VirtualUser {
+    pub state: State,
+    backoff: Backoff,
+    /// It was connected at least once, and not refused.
+    was_connected: bool,
+    /// When it was lost, until it is connected again.
+    lost_at: Option<Instant>,
+    /// Number of connections so far: a timer of an earlier connection is void.
+    pub connections: u32,
+    /// The two fields before the present connection: a refusal restores them.
+    before: (bool, Option<Instant>),
+    /// Time without a session after a loss, until the new session has proved not to be refused.
+    outage: Option<Duration>,
+}
+
+/// The state of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The run does not want it now.
+    Idle,
+    /// Its connection is being made.
+    Connecting,
+    /// It has a session.
+    Connected { since: Instant, id: SessionId },
+    /// Its session is being closed by the run.
+    Closing { since: Instant },
+    /// It waits for the next attempt.
+    Backoff,
+    /// It was lost or never connected, and the run does not reconnect.
+    Failed,
+}
+
+impl Default for VirtualUser {
+    fn default() -> Self {
+        Self {
+            state: State::Idle,
+            backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+            was_connected: false,
+            lost_at: None,
+            connections: 0,
+            before: (false, None),
+            outage: None,
+        }
+    }
+}
+
+impl VirtualUser {
+    /// The start of its session.
+    pub fn connected_since(&self) -> Option<Instant> {
+        match self.state {
+            State::Connected { since, .. } | State::Closing { since } => Some(since),
+            _ => None,
+        }
+    }
+
+    /// It has a session.
+    pub fn on_connected(&mut self, sessions: &mut Sessions, since: Instant, id: SessionId) {
+        self.state = State::Connected { since, id };
+        self.connections = self.connections.wrapping_add(1);
+        self.before = (self.was_connected, self.lost_at);
+        sessions.connected_at_end += 1;
+        sessions.max_connected = sessions.max_connected.max(sessions.connected_at_end);
+        if !std::mem::replace(&mut self.was_connected, true) {
+            sessions.connected += 1;
+        }
+        if let Some(at) = self.lost_at.take() {
+            let outage = since.saturating_duration_since(at);
+            self.outage = Some(outage);
+            *reconnects(sessions, outage) += 1;
+        }
+    }
+
+    /// The server has refused it at once: this session does not count.
+    pub fn on_refused(&mut self, sessions: &mut Sessions) {
+        sessions.connected_at_end -= 1;
+        if !self.before.0 {
+            sessions.connected -= 1;
+        }
+        if let Some(outage) = self.outage.take() {
+            *reconnects(sessions, outage) -= 1;
+        }
+        (self.was_connected, self.lost_at) = self.before;
+    }
+
+    /// Its session was lost.
+    pub fn on_lost(&mut self, sessions: &mut Sessions, now: Instant) {
+        sessions.connected_at_end -= 1;
+        sessions.lost += 1;
+        let since = self.connected_since().unwrap_or(now);
+        if now.saturating_duration_since(since) >= STABLE {
+            self.backoff.reset();
+        }
+        self.lost_at = Some(now);
+    }
+
+    /// Its session has ended as the run wanted.
+    pub fn on_closed(&mut self, sessions: &mut Sessions) {
+        sessions.connected_at_end -= 1;
+        sessions.closed += 1;
+        self.state = State::Idle;
+    }
+
+    /// The delay before the next attempt.
+    pub fn next_delay(&mut self, random: u32) -> Duration {
+        self.backoff.next_delay(random)
+    }
+
+    /// Takes the time without a session before the present one.
+    pub fn take_outage(&mut self) -> Option<Duration> {
+        self.outage.take()
+    }
+
+    /// The time without a session that lasts until this moment.
+    pub fn outage_until(&self, now: Instant) -> Option<Duration> {
+        let at = self.lost_at?;
+        Some(now.saturating_duration_since(at))
+    }
+
+    /// It had a session, closed it by plan, and has none although it should.
+    pub fn is_not_reconnected(&self) -> bool {
+        self.is_disconnected() && self.was_connected && self.lost_at.is_none()
+    }
+
+    /// It should have a session and has none.
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self.state, State::Failed | State::Backoff)
+    }
+}
+
+fn reconnects(sessions: &mut Sessions, outage: Duration) -> &mut u64 {
+    if outage <= RECONNECT_TIME {
+        &mut sessions.reconnected
+    } else {
+        &mut sessions.reconnected_late
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> SessionId {
+        SessionId::new(1, 0, 0)
+    }
+
+    #[test]
+    fn a_reconnect_within_ten_seconds_is_told_from_a_later_one() {
+        let (mut user, mut sessions) = (VirtualUser::default(), Sessions::default());
+        let start = Instant::now();
+        user.on_connected(&mut sessions, start, id());
+        user.on_lost(&mut sessions, start);
+        user.on_connected(&mut sessions, start + RECONNECT_TIME, id());
+        assert_eq!((sessions.connected, sessions.reconnected), (1, 1));
+        assert_eq!(user.take_outage(), Some(RECONNECT_TIME));
+        user.on_lost(&mut sessions, start + RECONNECT_TIME);
+        user.on_connected(&mut sessions, start + RECONNECT_TIME * 3, id());
+        assert_eq!((sessions.reconnected, sessions.reconnected_late), (1, 1));
+        assert_eq!(user.take_outage(), Some(RECONNECT_TIME * 2));
+    }
+
+    #[test]
+    fn a_refused_user_was_never_connected_and_its_outage_goes_on() {
+        let (mut user, mut sessions) = (VirtualUser::default(), Sessions::default());
+        let start = Instant::now();
+        user.on_connected(&mut sessions, start, id());
+        user.on_refused(&mut sessions);
+        assert_eq!((sessions.connected, sessions.connected_at_end), (0, 0));
+        user.on_connected(&mut sessions, start, id());
+        user.on_lost(&mut sessions, start);
+        user.on_connected(&mut sessions, start, id());
+        user.on_refused(&mut sessions);
+        assert_eq!((sessions.connected, sessions.reconnected), (1, 0));
+        assert_eq!(user.take_outage(), None);
+        let later = start + RECONNECT_TIME * 2;
+        assert_eq!(user.outage_until(later), Some(RECONNECT_TIME * 2));
+        user.on_connected(&mut sessions, later, id());
+        assert_eq!((sessions.reconnected, sessions.reconnected_late), (0, 1));
+    }
+}

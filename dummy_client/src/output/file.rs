@@ -113,6 +113,9 @@ fn cannot_write(place: &str, error: &io::Error) -> String {
     format!("cannot write to {}: {error}", super::json::one_line(place))
 }
 
+/// The names of open files. `/dev/shm` is a folder like any other.
+const DESCRIPTORS: [&str; 4] = ["/dev/fd", "/dev/stdout", "/dev/stderr", "/proc"];
+
 fn open_target(place: &Path) -> io::Result<Target> {
     let path = without_links(place)?;
     let metadata = match fs::metadata(&path) {
@@ -120,7 +123,7 @@ fn open_target(place: &Path) -> io::Result<Target> {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let is_descriptor = ["/dev", "/proc"].iter().any(|root| place.starts_with(root));
+    let is_descriptor = DESCRIPTORS.iter().any(|root| place.starts_with(root));
     match metadata {
         Some(metadata) if metadata.is_dir() => Err(ErrorKind::IsADirectory.into()),
         // An open file of the caller: it may have text already, of this program for example.
@@ -400,6 +403,20 @@ mod tests {
     }
 
     #[cfg(target_os = "linux")]
+    /// A file in the memory file system of Linux, below `/dev`, is a file like any other.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_below_dev_is_replaced() {
+        let place = format!("/dev/shm/dummy_client_file_{}", std::process::id());
+        if fs::write(&place, "the long report of yesterday").is_err() {
+            return; // This system has no such file system.
+        }
+        ResultFile::open(&place).unwrap().write("new").unwrap();
+        let text = fs::read_to_string(&place);
+        fs::remove_file(&place).unwrap();
+        assert_eq!(text.unwrap(), "new");
+    }
+
     #[test]
     fn devices_are_written_in_place() {
         let null = ResultFile::open("/dev/null").unwrap();

@@ -451,7 +451,7 @@ impl Table<'_> {
     fn own_lag_ms(&self, statistic: &str) -> f64 {
         let lag = |runs: &[Report]| {
             let clients = runs.iter().map(|run| &run.client);
-            let lags = clients.map(|client| client.worst_stall_ms.max(client.worst_loop_lag_ms));
+            let lags = clients.map(|client| client.worst_lag_ms());
             median(&lags.collect::<Vec<_>>()).unwrap_or(0.0)
         };
         let lag = lag(self.before).max(lag(self.after));
@@ -678,7 +678,9 @@ fn differences(first: &Report, run: &Report) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Metrics, Point, PointTrend, samples};
+    use crate::attack::AttackReport;
+    use crate::executor::capacity::{self, CapacityReport};
+    use crate::report::{Metrics, Point, PointTrend, Step, samples};
 
     const TOLERANCE: f64 = 10.0;
     /// 4 ticks a second.
@@ -834,6 +836,14 @@ mod tests {
         }
     }
 
+    fn capacity(largest: usize) -> CapacityReport<Step> {
+        CapacityReport {
+            outcome: capacity::Outcome::Found,
+            largest: Some(largest),
+            steps: Vec::new(),
+        }
+    }
+
     fn passed() -> Report {
         let mut report = samples::report();
         report.verdict = Verdict::Ok;
@@ -908,11 +918,17 @@ mod tests {
             (|run| run.sessions.requested = 7, "the number of sessions"),
             (|run| run.assertions.clear(), "the list of assertions"),
             (
-                |run| run.attack = Some(serde_json::json!({"name": "slowloris", "attackers": 5})),
-                "the attack is none in one run and \"slowloris\" by 5 in another",
+                |run| {
+                    run.attack = Some(AttackReport {
+                        name: "slowloris".into(),
+                        attackers: 5,
+                        ..AttackReport::default()
+                    });
+                },
+                "the attack is none in one run and slowloris by 5 in another",
             ),
             (
-                |run| run.capacity = Some(serde_json::json!({"largest": 5})),
+                |run| run.capacity = Some(capacity(5)),
                 "a capacity search is false",
             ),
             (|run| run.run.elapsed_secs = 30.0, "the length is 5.0 s"),
@@ -1008,9 +1024,9 @@ mod tests {
         assert_eq!(rates(9_800, 9_750), Outcome::Same);
         assert_eq!(rates(9_800, 9_300), Outcome::Worse);
         assert_eq!(rates(9_300, 9_800), Outcome::Better);
-        let search = |largest: u64| {
+        let search = |largest: usize| {
             let mut run = passed();
-            run.capacity = Some(serde_json::json!({"outcome": "found", "largest": largest}));
+            run.capacity = Some(capacity(largest));
             run
         };
         let searches = |from, to| compare(&[search(from)], &[search(to)], TOLERANCE).verdict;

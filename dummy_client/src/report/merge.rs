@@ -4,6 +4,7 @@ use super::data::{
     ClientHealth, CloseMessageCount, MAX_EXACT, Metric, Metrics, Others, Point, PointTrend,
     ReasonCount, Report, Sessions, TrendValue, Verdict,
 };
+use super::verdict::OtherFailures;
 use crate::assertion::Assertion;
 use crate::error::Error;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// | timeline | by second since the start of each part: counts and rates are added. `p50`, `p99` and `max` of a second are the largest of the parts, because percentiles cannot be added |
 /// | client | the longest times and the busiest loop of any part; cores and own limits are added |
 /// | machine | the first part's; hosts and systems are listed |
-/// | failed checks | of the sums; other failures name their share |
+/// | failed checks | of the sums |
 /// | assertions | evaluated on the merged metrics |
 /// | not checked | what no part checked |
 ///
@@ -437,47 +438,20 @@ fn verdict(parts: &[Report], merged: &mut Report) {
         parts.all(|part| part.not_checked.contains(sentence))
     };
     merged.not_checked = (first.not_checked.iter().filter(is_unchecked).cloned()).collect();
-    // A failed check is one failure of the sum; any other failure belongs to its share.
-    for (_, metric) in merged.metrics.iter() {
-        if let Metric::Check { value, failure, .. } = metric
-            && *value > 0
-        {
-            merged.failures.push(format!("{value} {failure}"));
-        }
-    }
-    for part in parts {
-        let of_checks: Vec<String> = (part.metrics.iter())
-            .filter_map(|(_, metric)| match metric {
-                Metric::Check { value, failure, .. } => Some(format!("{value} {failure}")),
-                _ => None,
-            })
-            .collect();
-        let own = part.failures.iter().filter(|one| !of_checks.contains(one));
-        let share = share_text(part);
-        (merged.failures).extend(own.map(|failure| format!("share {share}: {failure}")));
-    }
-    let client = &merged.client;
-    let own_lag_ms = client.worst_stall_ms.max(client.worst_loop_lag_ms);
-    let assertions = first.assertions.iter().filter_map(Assertion::of_result);
-    let results = assertions.map(|assertion| assertion.evaluate(merged, own_lag_ms));
-    merged.assertions = results.collect();
-    let is_limited =
-        |part: &Report| part.client.client_limited || part.verdict == Verdict::ClientLimited;
+    let others = OtherFailures::default();
+    merged.evaluate(&others, |merged, own_lag_ms| {
+        let assertions = first.assertions.iter().filter_map(Assertion::of_result);
+        let results = assertions.map(|assertion| assertion.evaluate(merged, own_lag_ms));
+        results.collect()
+    });
     let has_failed = |part: &Report| {
         // An assertion that is broken in a part may hold in the sum.
-        let is_broken = part.assertions.iter().any(|one| !one.holds);
-        part.verdict == Verdict::Failed && (!part.failures.is_empty() || !is_broken)
+        part.verdict == Verdict::Failed && (!part.failures.is_empty() || part.all_hold())
     };
-    let any_limited = parts.iter().any(is_limited);
-    let mut broken = merged.assertions.iter().filter(|one| !one.holds);
-    let all_hold = broken.clone().next().is_none();
-    let is_broken = broken.any(|one| !one.may_be_own_lag);
-    merged.verdict = match () {
-        () if parts.iter().any(has_failed) => Verdict::Failed,
-        () if is_broken && !any_limited => Verdict::Failed,
-        () if any_limited || !all_hold => Verdict::ClientLimited,
-        () => Verdict::Ok,
-    };
+    // A client that stalled excuses no failure of another part.
+    if parts.iter().any(has_failed) {
+        merged.verdict = Verdict::Failed;
+    }
 }
 
 fn largest(parts: &[Report], value: impl Fn(&Report) -> f64) -> f64 {
@@ -522,6 +496,7 @@ mod tests {
         report.verdict = Verdict::Ok;
         report.failures.clear();
         report.sessions.lost = 0;
+        report.sessions.never_connected = 0;
         report.assertions[0].holds = true;
         for (_, metric) in &mut report.metrics.0 {
             if let Metric::Check { value, .. } = metric {
@@ -553,9 +528,7 @@ mod tests {
     fn counts_are_added_and_failures_are_of_the_sums() {
         let mut parts = vec![part("2/2", 1..5), part("1/2", 1..5)];
         parts[0].run.host = "other".into();
-        parts[0]
-            .failures
-            .push("no tick arrived in the last 3.0 s".into());
+        parts[0].sessions.server_silent_secs = 3.0;
         parts[0].timeline.truncate(3);
         parts[0].run.started_at = "2026-11-28T11:59:59Z".into();
         let merged = merge(parts).unwrap();
@@ -575,9 +548,11 @@ mod tests {
         assert_eq!(
             merged.failures,
             [
+                "2 sessions never connected",
+                "4 sessions were lost and did not reconnect within 10 s",
                 "2 ticks were missing",
                 "4 echoes were lost",
-                "share 2/2: no tick arrived in the last 3.0 s"
+                "no tick arrived in the last 3.0 s"
             ]
         );
         assert_eq!(merged.disconnects[0].count, 4);

@@ -3,7 +3,7 @@
 use dummy_client::Error;
 use dummy_client::output::{file, json};
 use dummy_client::report::{self, Report};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Compare the JSON reports of runs: is B worse than A?
@@ -16,15 +16,10 @@ use std::process::ExitCode;
 /// client_limited, or the runs asked for different things); 2 if a file is not a report of this version.
 #[derive(Debug, clap::Args)]
 pub struct Compare {
-    /// Runs before the change, as --json wrote them, separated by commas
-    #[arg(value_name = "A.json[,A2.json...]", required_unless_present = "before")]
-    #[arg(num_args = 1, value_delimiter = ',', conflicts_with_all = ["before", "after"])]
-    a: Vec<PathBuf>,
-
-    /// Runs after the change
-    #[arg(value_name = "B.json[,B2.json...]", required_unless_present = "before")]
-    #[arg(num_args = 1, value_delimiter = ',')]
-    b: Vec<PathBuf>,
+    /// Runs before and after the change, as --json wrote them; several runs of a side are separated by commas
+    #[arg(value_names = ["A.json[,A2.json...]", "B.json[,B2.json...]"], num_args = 2)]
+    #[arg(required_unless_present = "before", conflicts_with_all = ["before", "after"])]
+    sides: Vec<String>,
 
     /// A run before the change; repeatable, in place of A.json
     #[arg(long, value_name = "FILE", requires = "after")]
@@ -46,8 +41,8 @@ pub struct Compare {
 /// # Errors
 /// Status 2: a file cannot be read, or is not a report.
 pub fn run(compare: &Compare) -> Result<ExitCode, Error> {
-    let before = read(compare.a.iter().chain(&compare.before))?;
-    let after = read(compare.b.iter().chain(&compare.after))?;
+    let before = read(&compare.side(0, &compare.before))?;
+    let after = read(&compare.side(1, &compare.after))?;
     let comparison = report::compare(&before, &after, compare.tolerance);
     file::print(&comparison.text)?;
     Ok(ExitCode::from(comparison.verdict.exit_status()))
@@ -57,8 +52,16 @@ pub fn run(compare: &Compare) -> Result<ExitCode, Error> {
 ///
 /// # Errors
 /// Status 2: a file cannot be read, or is not a report.
-pub fn read<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Result<Vec<Report>, Error> {
-    files.map(|file| json::read(Path::new(file))).collect()
+pub fn read(files: &[PathBuf]) -> Result<Vec<Report>, Error> {
+    files.iter().map(|file| json::read(file)).collect()
+}
+
+impl Compare {
+    fn side(&self, index: usize, flags: &[PathBuf]) -> Vec<PathBuf> {
+        let listed = self.sides.get(index).into_iter();
+        let listed = listed.flat_map(|list| list.split(',')).map(PathBuf::from);
+        listed.chain(flags.iter().cloned()).collect()
+    }
 }
 
 fn parse_percent(text: &str) -> Result<f64, String> {
@@ -88,13 +91,13 @@ mod tests {
     fn sides_are_two_lists_or_repeated_flags() {
         let sides = |args: &[&str]| {
             let compare = parse(args).unwrap();
-            let join = |a: &[PathBuf], b: &[PathBuf]| {
-                let names = a.iter().chain(b).map(|path| path.to_str().unwrap());
+            let names = |files: Vec<PathBuf>| {
+                let names = files.iter().map(|path| path.to_str().unwrap());
                 names.collect::<Vec<_>>().join(" ")
             };
             (
-                join(&compare.a, &compare.before),
-                join(&compare.b, &compare.after),
+                names(compare.side(0, &compare.before)),
+                names(compare.side(1, &compare.after)),
             )
         };
         let expected = |a: &str, b: &str| (a.to_owned(), b.to_owned());

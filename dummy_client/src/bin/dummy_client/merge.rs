@@ -45,7 +45,7 @@ pub fn run(merge: &Merge) -> Result<ExitCode, Error> {
         report: merge.report.as_deref(),
         junit: merge.junit.as_deref(),
     })?;
-    let report = report::merge(compare::read(merge.shares.iter())?)?;
+    let report = report::merge(compare::read(&merge.shares)?)?;
     outputs.publish(&report)?;
     Ok(ExitCode::from(report.exit_status(merge.limited_is_failure)))
 }

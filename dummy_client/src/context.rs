@@ -177,8 +177,8 @@ impl BotContext<'_, '_> {
     /// A tick of a series has arrived: its number is compared with the newest one of this connection, and its
     /// time with the server's schedule.
     pub fn tick(&mut self, series: TickSeries, tick: u64) {
-        let (woke_at, handled_at) = (self.session.now(), Instant::now());
-        self.user.tick(series, tick, woke_at, handled_at);
+        self.user
+            .tick(series, tick, self.session.now(), Instant::now);
     }
 
     /// The server says why it ends this session. The text is kept with up to 200 characters.
@@ -305,7 +305,13 @@ impl UserState {
     }
 
     /// A tick has arrived. `woke_at` is the wake-up of the event loop, and `handled_at` the present time.
-    pub fn tick(&mut self, series: TickSeries, tick: u64, woke_at: Instant, handled_at: Instant) {
+    pub fn tick(
+        &mut self,
+        series: TickSeries,
+        tick: u64,
+        woke_at: Instant,
+        handled_at: impl FnOnce() -> Instant,
+    ) {
         let cursor = self.ticks[series.0];
         let newest = cursor.newest;
         let (epoch, arrived) = match cursor.epoch {

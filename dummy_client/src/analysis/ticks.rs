@@ -464,7 +464,7 @@ mod tests {
         fn tick(&mut self, (secs, session, epoch, tick): Arrival, arrived: Arrived) {
             let (at, loops) = (self.at(secs), self.loops.len());
             let runs = &mut self.loops[session % loops].0;
-            TickRun::record(runs, (epoch, tick), arrived, at, at);
+            TickRun::record(runs, (epoch, tick), arrived, at, || at);
             self.received += 1;
         }
 
@@ -628,7 +628,7 @@ mod tests {
             let sessions = if n <= 30 { 2 } else { 1 };
             for turn_ms in [1, 3].into_iter().take(sessions) {
                 let handled_at = woke_at + Duration::from_millis(turn_ms);
-                TickRun::record(&mut run.loops[0].0, (0, n), arrived, woke_at, handled_at);
+                TickRun::record(&mut run.loops[0].0, (0, n), arrived, woke_at, || handled_at);
                 run.received += 1;
             }
         }

@@ -43,14 +43,15 @@ impl Recorder {
         &self.counters
     }
 
-    /// A user received a tick. `woke_at` is the wake-up of the event loop, and `handled_at` the present time.
+    /// A user received a tick. `woke_at` is the wake-up of the event loop; `handled_at` reads the
+    /// clock.
     pub fn tick(
         &self,
         series: TickSeries,
         (epoch, tick): (u64, u64),
         arrived: Arrived,
         woke_at: Instant,
-        handled_at: Instant,
+        handled_at: impl FnOnce() -> Instant,
     ) {
         let ticks = &mut self.batch().ticks[series.0];
         TickRun::record(ticks, (epoch, tick), arrived, woke_at, handled_at);

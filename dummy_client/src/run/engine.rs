@@ -472,17 +472,12 @@ impl<'a> Engine<'a> {
         self.next_second_at = now + SECOND;
         if let Some(mut observer) = self.observer.take() {
             let engine = &*self;
-            let losses = Report {
-                metrics: engine.metrics(&engine.last_counts, &engine.measurement.run, &[]),
-                sessions: engine.users.sessions,
-                ..Report::default()
-            };
             observer(&Progress {
                 elapsed: now.duration_since(engine.started_at),
                 ends_after: engine.config.executor.duration(),
                 sessions: engine.users.sessions.connected_at_end,
                 target: engine.users.target(),
-                lost: losses.lost(),
+                lost: engine.lost_so_far(),
                 failed_connects: engine.users.sessions.failed_connects,
                 point: engine.point(&second),
                 main_trend: engine.main_trend(),
@@ -490,6 +485,22 @@ impl<'a> Engine<'a> {
             });
             self.observer = Some(observer);
         }
+    }
+
+    /// The sum of the losses, without those that only the end of the run can tell.
+    fn lost_so_far(&self) -> u64 {
+        let definitions = self.collector.registry.definitions().iter();
+        let losses = definitions.map(|one| match one.kind {
+            Kind::Check {
+                counter,
+                is_loss: true,
+                ..
+            } => self.last_counts[counter.0],
+            _ => 0,
+        });
+        let sessions = &self.users.sessions;
+        let lost = sessions.lost.saturating_sub(sessions.reconnected);
+        losses.fold(lost, u64::saturating_add)
     }
 
     /// One more point of the timeline, of the time since the last one.

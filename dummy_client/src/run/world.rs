@@ -110,7 +110,7 @@ impl World {
         let recorder = self.collector.recorder(0);
         recorder.counters()[self.collector.engine.packets.0].add(1);
         let session = self.sessions[user].as_mut().expect("a session");
-        session.tick(TICKS, tick, self.now, self.now);
+        session.tick(TICKS, tick, self.now, || self.now);
     }
 
     /// All sessions receive a tick.

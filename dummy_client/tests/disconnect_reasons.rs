@@ -100,7 +100,8 @@ fn endless_s_bye_packets_end_with_the_run() {
     let started = Instant::now();
     let (run, report) = Run::report(stub.addr, &["--count", "1", "--duration-secs", "1"]);
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
-    assert_eq!(run.status, Some(0), "{run:?}");
+    // No tick came, so nothing was checked.
+    assert_eq!(run.status, Some(1), "{:?}", report.failures);
     // One read already brings more; the number of reads in a second depends on the machine.
-    assert!(report.close_messages[0].count > 10_000, "{run:?}");
+    assert!(report.close_messages[0].count > 10_000);
 }

@@ -50,7 +50,7 @@ pub(super) fn write_queue(
         let limit_bytes = if over_cap {
             usize::MAX
         } else {
-            config.write_budget_bytes - flushed.bytes
+            (config.write_budget_bytes - flushed.bytes).max(stream.min_write_bytes())
         };
         flushed.calls += 1;
         let written = match queue.only_slice() {

@@ -160,6 +160,11 @@ impl Transport for Stream {
     }
 
     #[inline]
+    fn min_write_bytes(&self) -> usize {
+        transport!(self, transport => transport.min_write_bytes())
+    }
+
+    #[inline]
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         transport!(self, transport => transport.write_vectored(slices))
     }

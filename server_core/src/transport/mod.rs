@@ -74,7 +74,12 @@ pub trait Transport {
     /// As of a socket.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// The same for several slices.
+    /// The fewest bytes that a write has to be offered, where the queue has that many.
+    fn min_write_bytes(&self) -> usize {
+        1
+    }
+
+    /// The same as [`write`](Self::write) for several slices.
     ///
     /// # Errors
     /// As of a socket.

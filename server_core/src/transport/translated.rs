@@ -13,8 +13,7 @@ use std::io::{self, ErrorKind, IoSlice};
 /// the rest is skipped, and counts as overhead.
 ///
 /// The headers of packets are not sealed: a header that the socket has refused is written anew from the
-/// bytes in the caller's queue. So no byte waits here, except a header that the caller has cut: up to three
-/// of its bytes count as sent, and go out with the rest of it.
+/// bytes in the caller's queue. So no byte waits here; but a write has to be offered a whole header.
 #[derive(Debug)]
 pub struct Translated<T> {
     inner: T,
@@ -45,9 +44,6 @@ struct Input {
 /// The position in the stream of packets to the peer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Output {
-    /// The bytes of a packet's header that the caller has offered without the rest of it.
-    held: [u8; HEADER_BYTES],
-    held_len: usize,
     /// Bytes of the frame's header that the socket has taken, while the packet's header is not sent.
     header_sent: usize,
     payload_left: usize,
@@ -142,13 +138,13 @@ impl<T: Transport> Transport for Translated<T> {
         loop {
             let mut ahead = self.output;
             let mut filled = 0;
-            let offered = ahead.advance(&self.framing, slices, WRITE_BYTES, |bytes| {
+            ahead.advance(&self.framing, slices, WRITE_BYTES, |bytes| {
                 frames[filled..filled + bytes.len()].copy_from_slice(bytes);
                 filled += bytes.len();
             })?;
             if filled == 0 {
-                self.output = ahead;
-                return Ok(offered);
+                debug_assert!(false, "a write was not offered a whole header");
+                return Err(ErrorKind::InvalidInput.into());
             }
             let written = self.inner.write(&frames[..filled])?;
             if written == 0 {
@@ -160,6 +156,10 @@ impl<T: Transport> Transport for Translated<T> {
                 return Ok(sent);
             }
         }
+    }
+
+    fn min_write_bytes(&self) -> usize {
+        HEADER_BYTES
     }
 
     fn buffered_bytes(&self) -> usize {
@@ -281,15 +281,8 @@ impl Output {
                 packets.skip(bytes.len());
                 continue;
             }
-            let mut header = self.held;
-            let lacking = HEADER_BYTES - self.held_len;
-            let there = packets.peek(&mut header[self.held_len..]);
-            if there < lacking {
-                // Alone, they have to be taken: the rest of this header may be behind the caller's budget.
-                if left == limit {
-                    (self.held, self.held_len) = (header, self.held_len + there);
-                    taken += there;
-                }
+            let mut header = [0; HEADER_BYTES];
+            if packets.peek(&mut header) < HEADER_BYTES {
                 return Ok(taken);
             }
             let [a, b, c, d] = header;
@@ -309,8 +302,8 @@ impl Output {
                 payload_left: payload_bytes,
                 ..Self::default()
             };
-            taken += lacking;
-            packets.skip(lacking);
+            taken += HEADER_BYTES;
+            packets.skip(HEADER_BYTES);
         }
     }
 }

@@ -159,8 +159,8 @@ pub fn check_input(bytes: &[u8], framing: &Framing, cuts: &[usize], rooms: &[usi
 }
 
 /// Writes packets to a socket that takes `takes` bytes before it blocks. A write is offered `offers` bytes,
-/// in slices of `slices` bytes. All three repeat. Checks the frames, and that no packet counts as sent
-/// before its frame has gone.
+/// in slices of `slices` bytes. All three repeat. Checks the frames, and that no byte of a
+/// packet counts as sent before its byte of the frame has gone.
 pub fn check_output(
     packets: &[(u16, Vec<u8>)],
     framing: &Framing,
@@ -180,7 +180,8 @@ pub fn check_output(
     let (mut offers, mut takes) = (offers.iter().cycle(), takes.iter().cycle());
     let mut sent = 0;
     while sent < bytes.len() {
-        let offered = &bytes[sent..bytes.len().min(sent + offers.next().unwrap())];
+        let offer = (*offers.next().unwrap()).max(stream.min_write_bytes());
+        let offered = &bytes[sent..bytes.len().min(sent + offer)];
         let (mut pieces, mut rest, mut sizes) = (Vec::new(), offered, slices.iter().cycle());
         // A gathered write has 64 slices at most.
         while !rest.is_empty() && pieces.len() < 64 {
@@ -199,11 +200,13 @@ pub fn check_output(
             Err(error) => panic!("{error}"),
         }
         let written = peer.state().written_bytes;
-        let complete = ends.iter().rfind(|(end, _)| *end <= sent);
-        assert!(
-            complete.is_none_or(|(_, end)| *end <= written),
-            "{framing:?}"
-        );
+        // A packet begins behind the last end; its header and then its payload have gone.
+        let last_end = ends.iter().rfind(|(end, _)| *end <= sent);
+        let (before, frames_before) = *last_end.unwrap_or(&(0, 0));
+        let of_payload = (sent - before).checked_sub(4);
+        assert!(sent == before || of_payload.is_some(), "a part of a header");
+        let of_frame = of_payload.map_or(0, |bytes| framing.header_bytes() + bytes);
+        assert!(frames_before + of_frame <= written, "{framing:?}");
     }
     assert!(
         peer.state().output == frames,

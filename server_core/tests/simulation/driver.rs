@@ -354,6 +354,7 @@ impl Sim {
             may_be_cut: false,
             seen: Seen::default(),
             layers: layers.any().then(|| PeerLayers::new(layers, handshake)),
+            is_translated: layers.is_translated && !layers.is_framed,
         });
         if is_outgoing {
             self.router.adopt(NewConnection {

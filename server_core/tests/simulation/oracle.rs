@@ -342,7 +342,11 @@ impl Sim {
                 .layers
                 .as_ref()
                 .map_or(&pipe.output, |layers| &layers.plain);
-            bytes += output.len() as u64;
+            bytes += if peer.is_translated {
+                without_torn_header(output) as u64
+            } else {
+                output.len() as u64
+            };
             offences.extend(
                 pipe.offences
                     .iter()
@@ -535,6 +539,20 @@ impl Sim {
 
 fn has_handshake(peer: &PeerSide) -> bool {
     (peer.layers.as_ref()).is_some_and(|layers| layers.layers.is_sealed)
+}
+
+/// The bytes of an output without the part of a header at its end. A translated header is sent when it is
+/// complete.
+fn without_torn_header(output: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(header) = output.get(at..at + 4) {
+        let size = usize::from(u16::from_le_bytes([header[0], header[1]]));
+        if at + size > output.len() {
+            return output.len();
+        }
+        at += size;
+    }
+    at
 }
 
 fn sum_of_layers(peers: &[PeerSide], count: impl Fn(&PeerLayers) -> u64) -> u64 {

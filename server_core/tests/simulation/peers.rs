@@ -75,6 +75,8 @@ pub struct PeerSide {
     pub seen: Seen,
     /// The layers between its packets and its connection, if there are any.
     pub layers: Option<PeerLayers>,
+    /// The server translates the framing of this connection.
+    pub is_translated: bool,
 }
 
 impl PeerSide {

@@ -111,6 +111,10 @@ impl Transport for SimStream {
         written
     }
 
+    fn min_write_bytes(&self) -> usize {
+        self.transport.min_write_bytes()
+    }
+
     fn buffered_bytes(&self) -> usize {
         self.transport.buffered_bytes()
     }

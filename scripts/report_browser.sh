@@ -160,8 +160,8 @@ check failed "$(verdict_of failed)" 5
 grep -q '10 shutdown: ' "$work/failed.dom" || fail "the server's disconnect reason is not in the report"
 
 say "screenshots in $shots"
-shoot report_light 1000 1480 "$work/ok.html"
-shoot report_dark 1000 1480 "$work/ok.html" "$dark"
+shoot report_light 1000 2340 "$work/ok.html"
+shoot report_dark 1000 2340 "$work/ok.html" "$dark"
 shoot report_failed 1000 1480 "$work/failed.html"
 {
     printf '<!doctype html><meta charset="utf-8"><body style="margin:0;display:flex;gap:20px">'

@@ -110,3 +110,9 @@ pub use run::{Progress, Run, Stop, check_assertions};
 pub use scenario::{Bot, Mix, Scenario, UserId, Violation};
 pub use user_data::UserData;
 pub use users::MAX_CONNECTING;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;

@@ -1,8 +1,12 @@
-//! The README agrees with the program: flags and attacks.
+//! The README agrees with the program: flags, metrics and attacks.
 #![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 #[path = "../../game_server/tests/pages/mod.rs"]
 mod pages;
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::process::Command;
 
 const README: &str = include_str!("../README.md");
 
@@ -12,8 +16,41 @@ fn help(arguments: &[&str]) -> String {
 
 #[test]
 fn the_readme_has_every_flag_with_its_default() {
-    let help = help(&["--help"]) + &help(&["compare", "--help"]);
+    let helps = [
+        &["--help"][..],
+        &["compare", "--help"],
+        &["merge", "--help"],
+        &["report", "--help"],
+    ];
+    let help: String = helps.into_iter().map(help).collect();
     pages::assert_flags_match(README, &help);
+}
+
+/// A run that cannot connect has every metric.
+#[test]
+fn the_readme_has_every_metric_with_its_type() {
+    // Port 1 is reserved, and no server of a test can have it.
+    let arguments = ["--addr", "127.0.0.1:1", "--count", "1", "--json", "-"];
+    let output = Command::new(env!("CARGO_BIN_EXE_dummy_client"))
+        .args(arguments)
+        .output();
+    let report: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let metrics = report["metrics"].as_object().unwrap().iter();
+    let type_of = |metric: &Value| match metric["is_loss"].as_bool() {
+        Some(true) => "check, loss".to_owned(),
+        _ => metric["type"].as_str().unwrap().to_owned(),
+    };
+    let found: BTreeMap<&str, String> = metrics
+        .map(|(name, metric)| (name.as_str(), type_of(metric)))
+        .collect();
+    let (_, section) = README.split_once("\n## Metrics\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let type_cell = |row: &str| row.split('|').nth(1).unwrap().trim().to_owned();
+    let documented = pages::rows(section, "").into_iter();
+    let documented: BTreeMap<&str, String> = documented
+        .map(|(name, row)| (name, type_cell(row)))
+        .collect();
+    assert_eq!(documented, found);
 }
 
 #[test]
@@ -27,5 +64,6 @@ fn the_readme_has_every_attack() {
         .collect();
     attacks.sort_unstable();
     let (_, section) = README.split_once("\n## Attacks\n").unwrap();
+    let (section, _) = section.split_once("\n| field of").unwrap();
     assert!(pages::rows(section, "").into_keys().eq(attacks));
 }

@@ -25,6 +25,7 @@ use server_core::{ContentSender, Context, Handlers, Kick, Packet, Server, Sessio
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
@@ -40,6 +41,8 @@ server_core::packets! {
     server 4 => SWorld + bytes;
 }
 
+/// The tick that was broadcast last, for the bots.
+static LAST_TICK: AtomicU64 = AtomicU64::new(0);
 const TICK: Duration = Duration::from_millis(50);
 const DRAIN: Duration = Duration::from_secs(1);
 /// The content id of the world.
@@ -88,7 +91,7 @@ fn main() -> io::Result<ExitCode> {
             let world = &world;
             let found = thread::scope(|scope| {
                 let readers: Vec<_> = (0..bots)
-                    .map(|_| scope.spawn(|| download(addr, world, args.rate)))
+                    .map(|_| scope.spawn(|| download(addr, world, args.rate, &LAST_TICK)))
                     .collect();
                 let panicked = |_| Err("a reader panicked".into());
                 let found = readers.into_iter();
@@ -107,6 +110,7 @@ fn main() -> io::Result<ExitCode> {
             },
             "",
         );
+        LAST_TICK.store(tick.number, Ordering::Release);
     });
     server.join()?;
     Ok(match readers.map(thread::JoinHandle::join) {

@@ -4,6 +4,7 @@ use crate::seen::Seen;
 use crate::transport::{HandshakeKind, PeerLayers};
 use crate::wire::{ConnectState, PeerEnd};
 use crate::world::{C_BAD_PAYLOAD, C_ECHO};
+use server_core::testing::{header, packet};
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
@@ -110,10 +111,7 @@ impl PeerSide {
     }
 
     pub fn put_packet(&mut self, id: u16, payload: &[u8]) {
-        let size = (payload.len() + 4) as u16;
-        self.to_send.extend(size.to_le_bytes());
-        self.to_send.extend(id.to_le_bytes());
-        self.to_send.extend(payload);
+        self.to_send.extend(packet(id, payload));
     }
 
     /// Puts the offence of the peer's kind behind everything that the peer did right.
@@ -123,8 +121,7 @@ impl PeerSide {
             Kind::BadSize => self.to_send.extend([rng.u8(..4), 0, 10, 0]),
             Kind::TooLarge => {
                 let size = rng.u16(MAX_PACKET_BYTES as u16 + 1..);
-                self.to_send.extend(size.to_le_bytes());
-                self.to_send.extend([10, 0]);
+                self.to_send.extend(header(size, C_ECHO));
             }
             Kind::UnknownId => self.put_packet(*rng.choice(&[0, 1, 9, 12, 65_535]).unwrap(), b"x"),
             Kind::BadPayload => self.put_packet(C_BAD_PAYLOAD, b"x"),

@@ -109,6 +109,13 @@ impl ProxyHeader {
         }
     }
 
+    /// Bytes of memory that the header holds.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn reserved_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     fn evaluate(&self) -> Result<Option<ProxiedPeer>, ProxyHeaderError> {
         let bytes = &self.bytes[..];
         if signature_match(bytes, &[]) == SignatureMatch::None {
@@ -536,7 +543,7 @@ mod tests {
             &v2(0x20, 0, &[]),
         ] {
             let (mut state, mut at) = (ProxyHeader::default(), 0);
-            assert_eq!(state.bytes.capacity(), 0);
+            assert_eq!(state.reserved_bytes(), 0);
             loop {
                 let count = state.missing_bytes();
                 assert!(
@@ -545,7 +552,7 @@ mod tests {
                 );
                 let outcome = state.push(&mut &header[at..at + count]).unwrap();
                 at += count;
-                assert!(state.bytes.capacity() <= 2 * at.max(8));
+                assert!(state.reserved_bytes() <= 2 * at.max(8));
                 if outcome.is_some() {
                     break;
                 }

@@ -34,21 +34,28 @@ for attack in "${attacks[@]}"; do
         --duration-secs "$secs" --log-sessions 0 --json "$work/$attack.json"
     wait "$client_pid" || status=$?
     out="$work/$attack.out"
-    verdict=$(sed -n 's/^verdict *\([a-z_]*\).*/\1/p' "$out")
-    missing=$(sed -n 's/^ticks .* received, \([0-9]*\) missing.*/\1/p' "$out")
-    before=$(sed -n 's/^healthy .* p99 \([0-9.]* ms\) before.*/\1/p' "$out")
-    during=$(sed -n 's/^healthy .* before, \([0-9.]* ms\) under.*/\1/p' "$out")
-    neighbours=$(sed -n 's/^neighbours .* connected, \([0-9]*\) lost.*/\1/p' "$out")
-    kicked=$(sed -n 's/^attack .* connections, \(.*\)/\1/p' "$out")
+    verdict=$(sed -n 's/^  "verdict": "\([a-z_]*\)".*/\1/p' "$work/$attack.json")
+    missing=$(figure "$attack" ticks_missing value)
+    before="$(figure "$attack" baseline p99_ms | cut -c 1-6) ms"
+    during="$(figure "$attack" during p99_ms | cut -c 1-6) ms"
+    neighbours=$(figure "$attack" neighbours lost)
+    kicked="$(figure "$attack" stats connections) connections, kicked:$(
+        awk '/"kicked": {/ { on = 1; sub(/.*{/, "") } on && /}/ { print; exit } on' "$work/$attack.json" |
+            tr -d '"{},\n' | tr -s ' '
+    )"
     printf '%-16s %-9s %5s %10s %12s %12s  %s\n' \
         "$attack" "$verdict" "$missing" "$neighbours" "$before" "$during" "$kicked"
-    sed -n 's/^\(newcomers .*\)/                 \1/p' "$out"
+    if grep -q '"newcomers": {' "$work/$attack.json"; then
+        printf '                 newcomers: %s tried, %s not served, longest wait %s ms\n' \
+            "$(figure "$attack" newcomers tried)" "$(figure "$attack" newcomers not_served)" \
+            "$(figure "$attack" newcomers longest_wait_ms)"
+    fi
     if [ "$status" != 0 ]; then
         failed+=("$attack")
         sed -n 's/^\(failed .*\)/                 \1/p' "$out"
     elif [ "$verdict" != ok ]; then
         inconclusive+=("$attack")
-        sed -n 's/^\(client .*\)/                 \1/p' "$out"
+        sed -n 's/^\(limited .*\)/                 \1/p' "$out"
     fi
     is_running "$server_pid" || fail "$attack: the server has died"
     kill -TERM "$server_pid"

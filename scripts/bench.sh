@@ -13,6 +13,6 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 PROFILE=release build
-rivals="$target/bench"
-(cd "$repo/scripts/bench" && cargo build --quiet --release --locked --target-dir "$rivals")
-"$rivals/release/bench" --programs "$bin" --rivals "$rivals/release" "$@"
+# In the same folder: the dependencies of both workspaces are built once.
+(cd "$repo/scripts/bench" && cargo build --quiet --release --locked --target-dir "$target")
+"$bin/bench" --programs "$bin" --rivals "$bin" "$@"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Connects more clients than one address has ports: 2,000 clients in a network namespace of its own that
-# has 500 ports. Each command that --check prints has to change the setting that it names.
+# has 500 ports. Each command that --check prints has to change the setting that it names. Then a client whose
+# churn uses up its ports, and a client that waits for a server at a port that it may take itself.
 #
 # Needs the right to make a network namespace (root, or user namespaces). Without that right the script
 # prints SKIPPED and succeeds.
@@ -88,17 +89,53 @@ awk -v ports="$ports" '$1 > ports { exit 1 }' "$work/sources" || fail "an addres
 kill -INT "$client_pid"
 wait "$client_pid" || fail "the clients ended with status $?"
 cat "$work/clients.out"
-grep -q "^sessions  $count of $count connected, $count live at the end, 0 lost" "$work/clients.out" ||
-    fail "not all clients were connected to the end"
-grep -q "\"ephemeral_ports\": $ports" "$work/clients.json" || fail "the summary does not name the number of ports"
+for figure in connected connected_at_end; do
+    [ "$(figure clients sessions "$figure")" = "$count" ] || fail "not all clients were connected to the end"
+done
+[ "$(figure clients sessions lost)" = 0 ] || fail "a session was lost"
+[ "$(figure clients machine ephemeral_ports)" = "$ports" ] || fail "the report does not name the number of ports"
 
 say "and $count more at once: the ports of the first ones wait in TIME_WAIT"
 grep 'TCP:' /proc/net/sockstat
-start_client again --count "$count" --log-sessions 0
-until_true 20 "all clients to connect again" grep -q "live $count of" "$client_log"
+start_client again --count "$count" --log-sessions 0 --json "$work/again.json"
+until_true 20 "all clients to connect again" sessions_are "$count"
 kill -INT "$client_pid"
 wait "$client_pid" || fail "the clients ended with status $?"
 cat "$work/again.out"
-grep -q "^sessions  $count of $count connected" "$work/again.out" || fail "not all clients connected again"
+[ "$(figure again sessions connected)" = "$count" ] || fail "not all clients connected again"
+kill -TERM "$server_pid"
+wait "$server_pid" || fail "the server did not exit with status 0"
+
+say "churn that uses up the ports: the client is the bottleneck, and the server is not blamed"
+sysctl -qw net.ipv4.ip_local_port_range="40000 40099" net.ipv4.tcp_tw_reuse=0
+addr='[::1]:7777'
+"$bin/game_server" --addr "$addr" --stats-interval-secs 0 2>"$work/six.log" &
+server_pid=$!
+pids+=("$server_pid")
+until_true 10 "the server to listen" grep -q 'listening on' "$work/six.log"
+start_client limited --count 30 --churn-ms 50..100 --duration-secs 5 --log-sessions 0 --json "$work/limited.json"
+status=0
+wait "$client_pid" || status=$?
+cat "$work/limited.out"
+grep -q '^  "verdict": "client_limited",' "$work/limited.json" || fail "the verdict blames the server"
+[ "$(figure limited client own_limits)" -gt 0 ] || fail "no connect found the ports used up"
+printf 'status %s, %s connects without a port\n' "$status" "$(figure limited client own_limits)"
+kill -TERM "$server_pid"
+wait "$server_pid" || fail "the server did not exit with status 0"
+
+# The port of the server is among those that the system gives to clients: without a listener, a socket may connect
+# to itself. It must not count as a session, and must not keep the port from the server.
+say "a server that starts after its clients, at a port of theirs"
+sysctl -qw net.ipv4.ip_local_port_range="40000 40999"
+addr=127.0.0.1:40500
+start_client early --count 300 --reconnect --duration-secs 15 --log-sessions 0 --json "$work/early.json"
+sleep 5
+[ -z "$(ss -Htn state established '( sport = :40500 )')" ] || fail "a socket is connected to itself"
+"$bin/game_server" --addr "$addr" --stats-interval-secs 0 2>"$work/late.log" &
+server_pid=$!
+pids+=("$server_pid")
+until_true 10 "the server to listen" grep -q 'listening on' "$work/late.log"
+wait "$client_pid" || fail "the clients ended with status $?"
+[ "$(figure early sessions connected)" = 300 ] || fail "not all clients connected"
 kill -TERM "$server_pid"
 wait "$server_pid" || fail "the server did not exit with status 0"

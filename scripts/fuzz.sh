@@ -5,6 +5,7 @@
 # (server_core/fuzz/corpus, which is not committed).
 #
 #   ./scripts/fuzz.sh [SECONDS per target, 60]
+#   ./scripts/fuzz.sh build                           builds the targets, and runs none
 #   TARGETS="framer connection" ./scripts/fuzz.sh 600
 #
 # The script installs cargo-fuzz if it is missing. A stable toolchain is enough.
@@ -36,11 +37,15 @@ if ! cargo fuzz build --sanitizer "$sanitizer"; then
     cargo fuzz build --sanitizer "$sanitizer"
 fi
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-for target in $targets; do
+[ "$seconds" != build ] || exit 0
+
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+export seconds sanitizer logs
+# fuzz TARGET: fuzzes one target, and prints its figures.
+fuzz() {
+    local target=$1 log=$logs/$1 input
     mkdir -p "fuzz/corpus/$target"
-    printf '\n== %s for %s s\n' "$target" "$seconds"
     if ! cargo fuzz run --sanitizer "$sanitizer" "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1; then
         cat "$log" >&2
@@ -49,8 +54,13 @@ for target in $targets; do
         printf 'FAILED: %s\n' "$target" >&2
         printf 'repeat with: (cd server_core && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer %s %s %s)\n' \
             "$sanitizer" "$target" "${input:-fuzz/artifacts/$target/...}" >&2
-        exit 1
+        return 1
     fi
+    printf '\n== %s for %s s\n' "$target" "$seconds"
     grep -E '^(Done|stat::(number_of_executed_units|average_exec_per_sec|peak_rss_mb)|#[0-9]+.DONE)' "$log"
-done
+}
+export -f fuzz
+# A target uses one processor.
+# shellcheck disable=SC2086 # The targets are words.
+printf '%s\n' $targets | xargs -P "$(getconf _NPROCESSORS_ONLN)" -I {} bash -c 'set -eo pipefail; fuzz {}'
 printf '\nno target found a fault (%s s each, sanitizer %s)\n' "$seconds" "$sanitizer"

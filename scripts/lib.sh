@@ -87,6 +87,15 @@ start_client() {
     pids+=("$client_pid")
 }
 
+# Prints a number or a text of a client's JSON report: figure NAME OBJECT KEY, the first KEY in the first OBJECT
+# of NAME.json.
+figure() {
+    awk -v object="\"$2\":" -v key="\"$3\":" '
+        $1 == object { inside = 1 }
+        inside && $1 == key { gsub(/^"|"?,?$/, "", $2); print $2; exit }
+    ' "$work/$1.json"
+}
+
 # Prints the newest number of sessions in the server's log.
 sessions() { sed -n 's/.*stats: sessions \([0-9]*\),.*/\1/p' "$server_log" | tail -n 1; }
 sessions_are() { [ "$(sessions)" = "$1" ]; }

@@ -2,6 +2,7 @@
 
 use crate::executor::Executor;
 use serde_json::Value;
+use server_core::Framing;
 use server_core::host::Addresses;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +13,7 @@ use std::time::Duration;
 /// The settings of a run. [`Run`](crate::Run) has a method for each that most runs need.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
-    /// The server. Of several addresses, the first that accepts a connection.
+    /// The server. Of several addresses, the first that accepts a connection; the run tries each until then.
     pub addrs: Addresses,
     /// The number of users over time.
     pub executor: Executor,
@@ -26,6 +27,8 @@ pub struct RunConfig {
     pub reconnect: bool,
     /// The time for the login of a scenario that has one.
     pub login_timeout: Duration,
+    /// The framing of the server.
+    pub framing: Framing,
     /// The number of sessions that log each packet.
     pub log_sessions: usize,
     /// The part of the users that this process has.

@@ -177,7 +177,8 @@ impl BotContext<'_, '_> {
     /// A tick of a series has arrived: its number is compared with the newest one of this connection, and its
     /// time with the server's schedule.
     pub fn tick(&mut self, series: TickSeries, tick: u64) {
-        self.user.tick(series, tick, self.session.now());
+        self.user
+            .tick(series, tick, self.session.now(), Instant::now);
     }
 
     /// The server says why it ends this session. The text is kept with up to 200 characters.
@@ -249,11 +250,46 @@ impl UserState {
     }
 
     fn connected(&mut self, session: &mut Context<'_>) {
+        self.join(session.id());
+        self.set_timer(session);
+    }
+
+    /// The user is connected, and logged in if the scenario has a login.
+    pub fn join(&mut self, id: SessionId) {
         self.phase = Phase::Connected;
         self.login_until = None;
-        self.set_timer(session);
         self.collector.join(self.index);
-        let event = UserEvent::Connected(self.index, session.id());
+        self.collector.tell(UserEvent::Connected(self.index, id));
+    }
+
+    /// The connection has ended, or was never made.
+    pub fn leave(&self, reason: DisconnectReason) {
+        let index = self.index;
+        for (series, cursor) in self.ticks.iter().enumerate() {
+            if let Some(epoch) = cursor.epoch {
+                let waits = self.reconnects && reason != DisconnectReason::Closed;
+                self.recorder().left(TickSeries(series), epoch, waits);
+            }
+        }
+        let event = match self.phase {
+            Phase::Connecting => UserEvent::Failed(index, reason.to_string(), Stage::Connect),
+            Phase::LoggingIn if self.is_refused => UserEvent::Refused(index),
+            Phase::LoggingIn => {
+                let why = format!("login failed: {reason}");
+                UserEvent::Failed(index, why, Stage::Login)
+            }
+            // Told already.
+            Phase::LoginFailed => return,
+            Phase::Connected => {
+                let was_lost = reason != DisconnectReason::Closed && !self.is_refused;
+                self.collector.leave(index, was_lost);
+                if self.is_refused {
+                    UserEvent::Refused(index)
+                } else {
+                    UserEvent::Lost(index, reason)
+                }
+            }
+        };
         self.collector.tell(event);
     }
 
@@ -268,7 +304,14 @@ impl UserState {
         self.collector.tell(event);
     }
 
-    fn tick(&mut self, series: TickSeries, tick: u64, now: Instant) {
+    /// A tick has arrived. `woke_at` is the wake-up of the event loop, and `handled_at` the present time.
+    pub fn tick(
+        &mut self,
+        series: TickSeries,
+        tick: u64,
+        woke_at: Instant,
+        handled_at: impl FnOnce() -> Instant,
+    ) {
         let cursor = self.ticks[series.0];
         let newest = cursor.newest;
         let (epoch, arrived) = match cursor.epoch {
@@ -283,7 +326,8 @@ impl UserState {
             newest: newest.max(tick),
             epoch: Some(epoch),
         };
-        self.recorder().tick(series, epoch, tick, now, arrived);
+        self.recorder()
+            .tick(series, (epoch, tick), arrived, woke_at, handled_at);
         let metrics = &self.collector.registry.ticks()[series.0];
         self.add(metrics.received, 1);
         if newest != 0 && tick == newest {
@@ -405,34 +449,7 @@ impl<B: Bot> Session for UserSession<B> {
         if self.user.phase != Phase::Connecting {
             self.call(session, |bot, ctx| bot.on_disconnected(ctx, reason));
         }
-        let user = &self.user;
-        let index = user.index;
-        for (series, cursor) in user.ticks.iter().enumerate() {
-            if let Some(epoch) = cursor.epoch {
-                let waits = user.reconnects && reason != DisconnectReason::Closed;
-                user.recorder().left(TickSeries(series), epoch, waits);
-            }
-        }
-        let event = match user.phase {
-            Phase::Connecting => UserEvent::Failed(index, reason.to_string(), Stage::Connect),
-            Phase::LoggingIn if user.is_refused => UserEvent::Refused(index),
-            Phase::LoggingIn => {
-                let why = format!("login failed: {reason}");
-                UserEvent::Failed(index, why, Stage::Login)
-            }
-            // Told already.
-            Phase::LoginFailed => return,
-            Phase::Connected => {
-                let was_lost = reason != DisconnectReason::Closed && !user.is_refused;
-                user.collector.leave(index, was_lost);
-                if user.is_refused {
-                    UserEvent::Refused(index)
-                } else {
-                    UserEvent::Lost(index, reason)
-                }
-            }
-        };
-        user.collector.tell(event);
+        self.user.leave(reason);
     }
 }
 

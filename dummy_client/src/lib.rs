@@ -81,7 +81,7 @@
 //! not `failed`.
 
 pub mod analysis;
-mod assertion;
+pub mod assertion;
 pub mod attack;
 mod collector;
 mod config;
@@ -99,6 +99,7 @@ mod scenario;
 mod user_data;
 mod users;
 
+pub use assertion::Assertion;
 pub use config::{RunConfig, Share};
 pub use context::BotContext;
 pub use error::Error;

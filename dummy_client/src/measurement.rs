@@ -114,7 +114,7 @@ impl Measurement {
 
     /// Takes what a thread has recorded since the last call.
     pub fn collect(&mut self, registry: &Registry, recorder: &Recorder) {
-        let empty = std::mem::replace(&mut self.spare, Batch::default());
+        let empty = std::mem::take(&mut self.spare);
         let mut batch = recorder.take(empty);
         self.each_series(registry, |analysis, series, sink| {
             analysis.collect(&batch.ticks[series], &batch.leaves[series], sink);

@@ -1,8 +1,15 @@
 //! A run, from its settings to its report.
 
 mod engine;
+mod network;
+#[cfg(test)]
+mod tests;
+mod values;
+mod watch;
+#[cfg(test)]
+mod world;
 
-use crate::assertion::Assertion;
+use crate::assertion::{Assertion, Names};
 use crate::attack::{Attack, Protocol};
 use crate::collector::{Collector, EngineMetrics};
 use crate::config::{RunConfig, Share};
@@ -16,7 +23,7 @@ use crate::scenario::{Scenario, UserId};
 use crossbeam_channel::{Receiver, Sender};
 use engine::Engine;
 use server_core::host::HostLimits;
-use server_core::{Config, Server, start};
+use server_core::{Config, Framing, Server, start};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -100,6 +107,7 @@ impl<S: Scenario> Run<S> {
                 churn: None,
                 reconnect: false,
                 login_timeout: DEFAULT_LOGIN_TIMEOUT,
+                framing: Framing::NATIVE,
                 log_sessions: 0,
                 share: Share::ALL,
                 settings: BTreeMap::new(),
@@ -138,6 +146,14 @@ impl<S: Scenario> Run<S> {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.config.seed = seed;
+        self
+    }
+
+    /// The framing of a server that is not built on `server_core`. Bots see packets of id and payload, whatever
+    /// the framing.
+    #[must_use]
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.config.framing = framing;
         self
     }
 
@@ -192,7 +208,7 @@ impl<S: Scenario> Run<S> {
     pub fn run(self) -> Result<Report, Error> {
         let Self {
             mut scenario,
-            config,
+            mut config,
             assertions,
             attack,
             observer,
@@ -210,6 +226,7 @@ impl<S: Scenario> Run<S> {
         let total_users = config.executor.max_users();
         scenario.check_users(total_users).map_err(Error::usage)?;
         let users = config.share.users(total_users);
+        network::prefer_accepting(&mut config.addrs);
         let started_at = Instant::now();
         let (collector, events) =
             Collector::new(registry, engine_metrics, users, config.threads, started_at);
@@ -267,9 +284,10 @@ pub fn check_assertions(scenario: &mut impl Scenario, expressions: &[String]) ->
 }
 
 fn parse_assertions(expressions: &[String], registry: &Registry) -> Result<Vec<Assertion>, Error> {
+    let names = Names::new(registry);
     let parsed = expressions
         .iter()
-        .map(|text| Assertion::parse(text, registry).map_err(Error::usage));
+        .map(|text| Assertion::parse(text, &names).map_err(Error::usage));
     parsed.collect()
 }
 
@@ -288,7 +306,9 @@ fn start_client<S: Scenario>(
     let texts = Arc::clone(scenario);
     let text_of: Arc<TextOf> = Arc::new(move |packet| texts.text(packet));
     let (scenario, collector) = (Arc::clone(scenario), Arc::clone(collector));
-    let builder = Server::builder().config(client_config(config.threads));
+    let builder = Server::builder()
+        .config(client_config(config.threads))
+        .client_framing(config.framing);
     let started = builder.start_client(move |peer| {
         let index = peer.tag.unwrap_or_default() as usize;
         let user = UserId(share.global(index));
@@ -334,22 +354,5 @@ impl<S: Scenario> fmt::Debug for Run<S> {
             .field("config", &self.config)
             .field("assertions", &self.assertions)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn every_connection_of_every_user_has_a_seed_of_its_own() {
-        let users = (0..100).flat_map(|user| (1..10).map(move |number| (user, number)));
-        let seeds: HashSet<u64> = users
-            .map(|(user, number)| seed_of(7, UserId(user), number))
-            .collect();
-        assert_eq!(seeds.len(), 900);
-        assert_eq!(seed_of(7, UserId(3), 1), seed_of(7, UserId(3), 1));
-        assert_ne!(seed_of(7, UserId(3), 1), seed_of(8, UserId(3), 1));
     }
 }

@@ -3,7 +3,7 @@
 
 mod util;
 
-use serde_json::Value;
+use dummy_client::report::Verdict;
 use std::thread;
 use std::time::Duration;
 use util::fault::clean_stub;
@@ -22,7 +22,7 @@ fn broken_assertion_is_status_1_and_a_line_with_the_value() {
     let good = Run::of(&mut client(stub.addr, &args));
     assert_eq!(good.status, Some(0), "{good:?}");
     assert!(
-        good.stdout.contains("assert    holds   lost==0: 0"),
+        good.stdout.contains("assert         holds  lost==0: 0"),
         "{}",
         good.stdout
     );
@@ -36,13 +36,13 @@ fn broken_assertion_is_status_1_and_a_line_with_the_value() {
     assert_eq!(broken.len(), 2, "{}", bad.stdout);
     assert!(broken[0].contains("tick_delay_p50<0.001us: ") && broken[0].ends_with(" ms"));
     assert!(broken[1].ends_with("nothing was measured"), "{}", broken[1]);
-    let (_, json) = Run::unlimited(&[&args[..], &late].concat(), clean_stub);
-    let holds: Vec<_> = (json["assertions"].as_array().unwrap().iter())
-        .map(|asserted| asserted["holds"].as_bool().unwrap())
+    let (_, report) = Run::unlimited(&[&args[..], &late].concat(), clean_stub);
+    let holds: Vec<bool> = (report.assertions.iter())
+        .map(|asserted| asserted.holds)
         .collect();
     assert_eq!(
-        (holds, &json["verdict"]),
-        (vec![true, false, false], &"failed".into())
+        (holds, report.verdict),
+        (vec![true, false, false], Verdict::Failed)
     );
 }
 
@@ -65,11 +65,9 @@ fn stopped_client_reports_client_limited_for_a_broken_assertion() {
     thread::sleep(Duration::from_millis(300));
     signal(&child, "CONT");
     let run: Run = child.wait_with_output().unwrap().into();
-    let json: Value = serde_json::from_str(&run.stdout).unwrap();
-    assert_eq!(run.status, Some(1), "{json}");
-    assert_eq!(json["verdict"], "client_limited");
-    assert_eq!(
-        (&json["assertions"][0]["holds"], &json["failures"]),
-        (&false.into(), &Value::Array(vec![]))
-    );
+    let report = run.read();
+    assert_eq!(run.status, Some(1), "{run:?}");
+    assert_eq!(report.verdict, Verdict::ClientLimited);
+    assert!(!report.assertions[0].holds);
+    assert_eq!(report.failures, [""; 0]);
 }

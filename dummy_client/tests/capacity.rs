@@ -3,24 +3,23 @@
 
 mod util;
 
-use util::fault::{TEXT, clean_stub, number};
+use dummy_client::executor::capacity::Outcome;
+use util::fault::{TEXT, clean_stub};
 use util::{Run, Stub, hello};
+
+const ARGS: [&str; 5] = ["--find-capacity", "--count", "2", "--assert", "lost==0"];
 
 #[test]
 fn capacity_above_the_largest_count_is_at_least_that_count() {
-    let args = ["--find-capacity", "--count", "2", "--assert", "lost==0"];
-    let (run, json) = Run::unlimited(&args, clean_stub);
-    assert_eq!(run.status, Some(0), "{json}");
-    let capacity = &json["capacity"];
+    let (run, report) = Run::unlimited(&ARGS, clean_stub);
+    assert_eq!(run.status, Some(0), "{run:?}");
+    let capacity = report.capacity.unwrap();
     assert_eq!(
-        (&capacity["answer"], &capacity["largest"]),
-        (&"at_least".into(), &2.into())
+        (capacity.outcome, capacity.largest),
+        (Outcome::AtLeast, Some(2))
     );
-    assert_eq!(capacity["steps"][0]["holds"], true);
-    assert!(
-        number(&capacity["steps"][0]["packets_per_sec"]) > 50.0,
-        "{capacity}"
-    );
+    assert!(capacity.steps[0].holds);
+    assert!(capacity.steps[0].packets_per_sec > 50.0, "{run:?}");
 }
 
 #[test]
@@ -33,14 +32,13 @@ fn largest_session_count_that_holds_is_found() {
             hello(tick, TEXT)
         })
     };
-    let args = ["--find-capacity", "--count", "2", "--assert", "lost==0"];
-    let (run, json) = Run::unlimited(&args, || Stub::start(script));
-    assert_eq!(run.status, Some(0), "{json}");
-    let capacity = &json["capacity"];
+    let (run, report) = Run::unlimited(&ARGS, || Stub::start(script));
+    assert_eq!(run.status, Some(0), "{run:?}");
+    let capacity = report.capacity.unwrap();
     assert_eq!(
-        (&capacity["answer"], &capacity["largest"]),
-        (&"found".into(), &1.into())
+        (capacity.outcome, capacity.largest),
+        (Outcome::Found, Some(1))
     );
-    let broken = capacity["steps"][0]["broken"].to_string();
+    let broken = capacity.steps[0].broken.join("; ");
     assert!(broken.contains("ticks were missing"), "{broken}");
 }

@@ -3,9 +3,9 @@
 
 mod util;
 
-use serde_json::Value;
-use util::fault::{TEXT, number};
-use util::{RealServer, Run, Stub, hello, packet};
+use dummy_client::Report;
+use util::fault::TEXT;
+use util::{RealServer, Run, Stub, counts, hello, packet};
 
 #[test]
 fn chats_are_delivered_to_the_sender_and_the_other_sessions() {
@@ -20,19 +20,17 @@ fn chats_are_delivered_to_the_sender_and_the_other_sessions() {
         "--echo-hz",
         "20",
     ];
-    let (run, json) = Run::json(server.addr(), &args);
-    assert_eq!(run.status, Some(0), "{json}");
-    let chats = &json["chats"];
-    assert!(number(&chats["sent"]) > 50.0, "{chats}");
-    assert_eq!(chats["sent"], chats["heard"]);
-    assert!(
-        number(&chats["received"]) > number(&chats["sent"]) * 8.0,
-        "{chats}"
-    );
-    assert_eq!(json["chat_ms"]["count"], chats["heard"]);
+    let (run, report) = Run::report(server.addr(), &args);
+    assert_eq!(run.status, Some(0), "{run:?}");
+    let names = ["chats_sent", "chats_delivered", "chats_received"];
+    let [sent, delivered, received] = counts(&report, names);
+    assert!(sent > 50, "{sent}");
+    assert_eq!(sent, delivered);
+    assert!(received > sent * 8, "{received} of {sent}");
+    assert_eq!(report.metrics.trend("chat_delay").unwrap().count, delivered);
 }
 
-fn chat_answers(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> (Run, Value) {
+fn chat_answers(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> (Run, Report) {
     let stub = Stub::with_answers(
         |_, tick| Some(hello(tick, TEXT)),
         move |id, text| {
@@ -45,18 +43,20 @@ fn chat_answers(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> (R
         },
     );
     let args = ["--count", "2", "--chat-hz", "20", "--duration-secs", "0.6"];
-    Run::json(stub.addr, &args)
+    Run::report(stub.addr, &args)
 }
 
 #[test]
 fn corrupted_or_lost_chats_fail_the_run() {
     let (run, _) = chat_answers(<[u8]>::to_vec);
-    assert_eq!(run.status, Some(0));
-    let (run, json) = chat_answers(|text| text[..text.len() - 1].to_vec());
-    assert_eq!(run.status, Some(1));
-    assert_eq!(json["chats"]["wrong"], json["chats"]["heard"]);
-    let (run, json) = chat_answers(|_| Vec::new());
-    assert_eq!(run.status, Some(1));
-    assert_eq!(json["chats"]["unheard"], json["chats"]["sent"]);
-    assert!(number(&json["lost"]) > 0.0);
+    assert_eq!(run.status, Some(0), "{run:?}");
+    let (run, report) = chat_answers(|text| text[..text.len() - 1].to_vec());
+    assert_eq!(run.status, Some(1), "{run:?}");
+    let [corrupted, delivered] = counts(&report, ["chats_corrupted", "chats_delivered"]);
+    assert_eq!(corrupted, delivered);
+    let (run, report) = chat_answers(|_| Vec::new());
+    assert_eq!(run.status, Some(1), "{run:?}");
+    let [lost, sent] = counts(&report, ["chats_lost", "chats_sent"]);
+    assert_eq!(lost, sent);
+    assert!(report.lost() > 0);
 }

@@ -17,9 +17,9 @@ fn compare(before: &str, after: &str) -> Run {
 fn worse_run_is_status_1_and_names_the_metric() {
     let record = |name: &str, stub: fn() -> Stub| {
         let args = ["--count", "3", "--duration-secs", "1"];
-        let (_, json) = Run::unlimited(&args, stub);
+        let (run, _) = Run::unlimited(&args, stub);
         let path = scratch(name);
-        fs::write(&path, json.to_string()).unwrap();
+        fs::write(&path, run.stdout).unwrap();
         path
     };
     let good = record("good.json", clean_stub);
@@ -36,13 +36,14 @@ fn worse_run_is_status_1_and_names_the_metric() {
     assert_eq!(same.status, Some(0), "{same:?}");
     let worse = compare(&good, &bad);
     assert_eq!(worse.status, Some(1), "{worse:?}");
-    assert!(worse.stdout.contains("ticks.missing"), "{}", worse.stdout);
+    assert!(worse.stdout.contains("ticks_missing"), "{}", worse.stdout);
     let nonsense = scratch("nonsense.json");
     for text in [
         "",
         "{}",
         "[1]",
-        r#"{"schema":"dummy_client.summary","schema_version":99}"#,
+        r#"{"schema":"dummy_client.report","schema_version":99}"#,
+        r#"{"schema":"dummy_client.summary","schema_version":1}"#,
     ] {
         fs::write(&nonsense, text).unwrap();
         let run = compare(&good, &nonsense);

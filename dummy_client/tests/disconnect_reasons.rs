@@ -6,19 +6,22 @@ mod util;
 use std::fs;
 use std::time::Instant;
 use util::fault::{TEXT, with_fault};
-use util::{Run, Stub, client, hello, packet, scratch};
+use util::{Run, Stub, client, counts, hello, packet, scratch};
 
 #[test]
 fn lost_session_fails_the_run_and_its_reason_is_reported() {
-    let (run, json) = with_fault(|tick| match tick {
+    let (run, report) = with_fault(|tick| match tick {
         20 => Some(packet(6, b"\x0a\x00the server is shutting down")),
         21.. => None,
         _ => Some(hello(tick, TEXT)),
     });
     assert_eq!(run.status, Some(1));
-    assert_eq!(json["sessions"]["lost"], 1);
-    assert_eq!(json["byes"][0]["code"], 10);
-    assert_eq!(json["byes"][0]["text"], "the server is shutting down");
+    assert_eq!(report.sessions.lost, 1);
+    let message = &report.close_messages[0];
+    assert_eq!(
+        (message.code, &*message.text),
+        (10, "the server is shutting down")
+    );
 }
 
 /// The text of a server cannot control the terminal or reverse a line: not in the log, the text, the JSON or
@@ -33,20 +36,20 @@ fn control_characters_of_a_server_are_escaped_in_every_output() {
             _ => Some(hello(tick, text)),
         })
     };
-    let report = scratch("hostile.html");
-    let (with_json, json) = Run::json(stub().addr, &["--count", "2", "--report", &report]);
-    assert_eq!(json["byes"][0]["text"], text);
+    let page = scratch("hostile.html");
+    let (with_json, report) = Run::report(stub().addr, &["--count", "2", "--report", &page]);
+    assert_eq!(report.close_messages[0].text, text);
     assert!(
         with_json.stdout.contains("\\u009b31m\\u009d0;x"),
         "{with_json:?}"
     );
     let with_text = Run::of(&mut client(stub().addr, &["--count", "2"]));
-    let report = fs::read_to_string(&report).unwrap();
+    let page = fs::read_to_string(&page).unwrap();
     for (what, output) in [
         ("the JSON", &with_json.stdout),
         ("the log", &with_json.stderr),
         ("the text", &with_text.stdout),
-        ("the report", &report),
+        ("the report", &page),
     ] {
         assert!(output.contains("31m"), "{what} has the text");
         let is_bad =
@@ -66,29 +69,28 @@ fn many_different_reasons_are_a_short_list() {
         // This is the only session: the run ends when the session ends.
         _ => None,
     });
-    let report = scratch("reasons.html");
-    let args = ["--count", "1", "--log-sessions", "0", "--report", &report];
-    let (run, json) = Run::json(stub.addr, &args);
+    let page = scratch("reasons.html");
+    let args = ["--count", "1", "--log-sessions", "0", "--report", &page];
+    let (run, report) = Run::report(stub.addr, &args);
     assert_eq!(run.status, Some(1), "{run:?}");
-    assert_eq!(json["packets"]["received"], 60_000);
-    let byes = json["byes"].as_array().unwrap();
-    assert_eq!(byes.len(), 50);
-    assert_eq!(json["byes_more"]["count"], 60_000 - 50);
-    assert_eq!(json["byes_more"]["groups_at_least"], 951);
+    assert_eq!(counts(&report, ["packets_received"]), [60_000]);
+    assert_eq!(report.close_messages.len(), 50);
+    assert_eq!(report.other_close_messages.count, 60_000 - 50);
+    assert_eq!(report.other_close_messages.kinds_at_least, 951);
     assert!(run.stdout.len() < 20_000, "{} bytes", run.stdout.len());
-    let html = fs::read_to_string(&report).unwrap();
-    assert!(html.contains("and at least 951 more groups"), "{html}");
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.contains("and at least 951 more kinds"), "{html}");
     assert!(html.len() < 100_000, "{} bytes", html.len());
     assert_eq!(html.matches("</script>").count(), 1);
 }
 
 #[test]
 fn long_reason_is_cut_to_200_characters() {
-    let (_, json) = with_fault(|tick| match tick {
+    let (_, report) = with_fault(|tick| match tick {
         20 => Some([packet(6, [b'x'; 60_000]), hello(20, TEXT)].concat()),
         _ => Some(hello(tick, TEXT)),
     });
-    assert_eq!(json["byes"][0]["text"], "x".repeat(200));
+    assert_eq!(report.close_messages[0].text, "x".repeat(200));
 }
 
 /// A server that sends `S_BYE` packets without end must not keep the client running, nor fill its memory.
@@ -96,12 +98,9 @@ fn long_reason_is_cut_to_200_characters() {
 fn endless_s_bye_packets_end_with_the_run() {
     let stub = Stub::start(|_, _| Some(packet(6, b"\x07\x00").repeat(50_000)));
     let started = Instant::now();
-    let (run, json) = Run::json(stub.addr, &["--count", "1", "--duration-secs", "1"]);
+    let (run, report) = Run::report(stub.addr, &["--count", "1", "--duration-secs", "1"]);
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
-    assert_eq!(run.status, Some(0), "{json}");
+    assert_eq!(run.status, Some(0), "{run:?}");
     // One read already brings more; the number of reads in a second depends on the machine.
-    assert!(
-        json["byes"][0]["count"].as_u64().unwrap() > 10_000,
-        "{json}"
-    );
+    assert!(report.close_messages[0].count > 10_000, "{run:?}");
 }

@@ -5,14 +5,13 @@ mod util;
 
 use game_server::GameSession;
 use game_server::packets::SHello;
-use serde_json::Value;
 use server_core::Server;
 use std::fs;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 use util::fault::TEXT;
-use util::{Run, Stub, client, ended, for_each_at_once, hello, interrupt, packet};
+use util::{Run, Stub, client, counts, ended, for_each_at_once, hello, interrupt, packet};
 
 const ECHO_ARGS: [&str; 6] = ["--count", "2", "--duration-secs", "0.6", "--echo-hz", "50"];
 
@@ -27,11 +26,11 @@ fn echoes_are_answered_byte_for_byte() {
             },
         );
         let args = [&ECHO_ARGS[..], &["--payload-bytes", payload_bytes]].concat();
-        let (run, json) = Run::json(stub.addr, &args);
-        assert_eq!(run.status, Some(0), "{payload_bytes} bytes: {json}");
-        let echoes = &json["echoes"];
-        assert!(echoes["sent"].as_u64().unwrap() > 20, "{json}");
-        assert_eq!(echoes["sent"], echoes["answered"]);
+        let (run, report) = Run::report(stub.addr, &args);
+        assert_eq!(run.status, Some(0), "{payload_bytes} bytes: {run:?}");
+        let [sent, answered] = counts(&report, ["echoes_sent", "echoes_answered"]);
+        assert!(sent > 20, "{sent}");
+        assert_eq!(sent, answered);
     });
 }
 
@@ -45,17 +44,19 @@ fn corrupted_echoes_fail_the_run() {
             packet(3, &payload)
         },
     );
-    let (run, json) = Run::json(stub.addr, &ECHO_ARGS);
+    let (run, report) = Run::report(stub.addr, &ECHO_ARGS);
     assert_eq!(run.status, Some(1));
-    assert_eq!(json["echoes"]["wrong"], json["echoes"]["answered"]);
+    let [corrupted, answered] = counts(&report, ["echoes_corrupted", "echoes_answered"]);
+    assert_eq!(corrupted, answered);
 }
 
 #[test]
 fn unanswered_echoes_fail_the_run() {
     let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
-    let (run, json) = Run::json(stub.addr, &ECHO_ARGS);
+    let (run, report) = Run::report(stub.addr, &ECHO_ARGS);
     assert_eq!(run.status, Some(1));
-    assert_eq!(json["echoes"]["unanswered"], json["echoes"]["sent"]);
+    let [lost, sent] = counts(&report, ["echoes_lost", "echoes_sent"]);
+    assert_eq!(lost, sent);
 }
 
 #[test]
@@ -67,9 +68,10 @@ fn unanswered_echoes_fail_the_run_though_their_sessions_close() {
         "--echo-hz",
         "10",
     ];
-    let (run, json) = Run::json(stub.addr, &args);
-    assert_eq!(run.status, Some(1), "{json}");
-    assert!(json["echoes"]["unanswered"].as_u64().unwrap() > 5, "{json}");
+    let (run, report) = Run::report(stub.addr, &args);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    let [lost] = counts(&report, ["echoes_lost"]);
+    assert!(lost > 5, "{lost}");
 }
 
 #[test]
@@ -136,11 +138,20 @@ fn client_and_server_count_the_same_packets_and_bytes() {
     }
     interrupt(&child);
     let run = ended(child);
-    let json: Value = serde_json::from_str(&run.stdout).unwrap();
-    assert_eq!(run.status, Some(0), "{json}");
-    assert_eq!(json["ticks"]["received"], 300 * 40);
+    let report = run.read();
+    assert_eq!(run.status, Some(0), "{run:?}");
+    let names = [
+        "ticks_received",
+        "echoes_sent",
+        "packets_received",
+        "bytes_received",
+    ];
     let totals = handle.metrics().totals();
-    assert_eq!(json["echoes"]["sent"], totals.packets_received);
-    assert_eq!(json["packets"]["received"], totals.packets_sent);
-    assert_eq!(json["packets"]["bytes"], totals.bytes_sent);
+    let of_server = [
+        300 * 40,
+        totals.packets_received,
+        totals.packets_sent,
+        totals.bytes_sent,
+    ];
+    assert_eq!(counts(&report, names), of_server);
 }

@@ -3,9 +3,10 @@
 
 mod util;
 
+use dummy_client::report::Verdict;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use util::{Run, Stub, client, hello};
+use util::{Run, Stub, client, for_each_at_once, hello};
 
 #[test]
 fn refused_connections_are_one_error_line_and_status_1() {
@@ -71,4 +72,30 @@ fn invalid_flags_are_status_2() {
     ] {
         assert_eq!(Run::of(&mut client(addr, &bad)).status, Some(2), "{bad:?}");
     }
+}
+
+/// The port has no listener: the stages end without a session, or before their first one is due.
+#[test]
+fn run_without_a_session_is_never_ok() {
+    // The port was bound and is closed again: it has no listener.
+    let addr = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let shapes: [&[&str]; 3] = [
+        &["--stages", "1:500ms,0:500ms"],
+        &["--stages", "5:10s", "--duration-secs", "1"],
+        &["--count", "2", "--reconnect", "--duration-secs", "0.5"],
+    ];
+    for_each_at_once(shapes, |shape| {
+        let args = [shape, &["--assert", "lost==0"]].concat();
+        let (run, report) = Run::report(addr, &args);
+        assert_eq!(run.status, Some(1), "{run:?}");
+        assert_eq!(report.verdict, Verdict::Failed);
+        let failures = report.failures.join("; ");
+        assert!(
+            failures.contains("no session was ever connected"),
+            "{failures}"
+        );
+    });
 }

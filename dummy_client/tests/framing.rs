@@ -4,17 +4,17 @@
 mod util;
 
 use util::fault::{TEXT, with_fault};
-use util::{hello, packet};
+use util::{counts, hello, packet};
 
 /// (lecture row 37)
 #[test]
 fn unknown_id_is_counted_and_its_payload_is_not_logged() {
-    let (run, json) = with_fault(|tick| match tick {
+    let (run, report) = with_fault(|tick| match tick {
         20 => Some([packet(77, b"secret text"), hello(20, TEXT)].concat()),
         _ => Some(hello(tick, TEXT)),
     });
     assert_eq!(run.status, Some(1));
-    assert_eq!(json["packets"]["unknown_ids"], 1);
+    assert_eq!(counts(&report, ["packets_unknown"]), [1]);
     assert!(run.stderr.contains("id 77 size 15"), "{}", run.stderr);
     assert!(!run.stderr.contains("secret"));
 }
@@ -32,12 +32,13 @@ fn id_size_and_text_of_each_session_are_logged() {
 #[test]
 fn invalid_size_loses_that_session() {
     for (size, label) in [(0, "bad_size"), (3, "bad_size")] {
-        let (run, json) = with_fault(move |tick| match tick {
+        let (run, report) = with_fault(move |tick| match tick {
             20 => Some(vec![size, 0, 1, 0]),
             _ => Some(hello(tick, TEXT)),
         });
         assert_eq!(run.status, Some(1));
-        assert_eq!(json["losses"][label], 1, "{json}");
-        assert_eq!(json["sessions"]["live"], 2);
+        let disconnect = &report.disconnects[0];
+        assert_eq!((&*disconnect.reason, disconnect.count), (label, 1));
+        assert_eq!(report.sessions.connected_at_end, 2);
     }
 }

@@ -35,13 +35,16 @@ fn json_matches_the_schema() {
         "--assert",
         "lost==0",
     ];
-    let (_, json) = Run::json(stub.addr, &args);
-    check(&json);
-    let mut wrong = json;
+    let json = |args: &[&str]| {
+        let (run, _) = Run::report(stub.addr, args);
+        serde_json::from_str::<Value>(&run.stdout).unwrap()
+    };
+    let json_of_run = json(&args);
+    check(&json_of_run);
+    let mut wrong = json_of_run;
     wrong["verdict"] = "splendid".into();
     assert!(!validator.is_valid(&wrong), "the schema allows anything");
-    let (_, json) = Run::json(stub.addr, &["--find-capacity", "--count", "1"]);
-    check(&json);
+    check(&json(&["--find-capacity", "--count", "1"]));
 }
 
 #[test]
@@ -138,6 +141,28 @@ fn failed_start_keeps_an_old_file_and_leaves_no_new_one() {
     assert_eq!(Run::of(&mut client(stub.addr, &args)).status, Some(0));
     let text = fs::read_to_string(&old).unwrap();
     assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
+}
+
+/// A limit of the size of a file stands in for a disk that has room for a part of the new file.
+#[cfg(target_os = "linux")]
+#[test]
+fn full_disk_keeps_an_old_file() {
+    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
+    for flag in ["--json", "--report"] {
+        let old = scratch("disk.old");
+        fs::write(&old, "of yesterday").unwrap();
+        // A block is 512 bytes, and no result is as small.
+        let script = r#"trap "" XFSZ; ulimit -f 1; exec "$0" "$@""#;
+        let direct = client(stub.addr, &["--duration-secs", "0.2", flag, &old]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).arg(direct.get_program());
+        let run = Run::of(shell.args(direct.get_args()).stdin(Stdio::null()));
+        assert_eq!(run.status, Some(1), "{run:?}");
+        let line = format!("cannot write to {old}: ");
+        assert!(run.stderr.contains(&line), "{}", run.stderr);
+        assert_eq!(fs::read_to_string(&old).unwrap(), "of yesterday");
+        fs::remove_file(&old).unwrap();
+    }
 }
 
 #[test]

@@ -91,13 +91,17 @@ fn unwritable_table_is_status_1() {
 #[test]
 fn summary_describes_the_machine() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
-    let (_, json) = Run::json(stub.addr, &["--duration-secs", "0.2"]);
-    let machine = &json["machine"];
+    let (_, report) = Run::report(stub.addr, &["--duration-secs", "0.2"]);
+    let machine = &report.machine;
     let cores = std::thread::available_parallelism().unwrap().get();
-    assert_eq!(machine["cores"], cores, "{machine}");
-    assert_eq!(machine["fd_soft_limit"], machine["fd_hard_limit"]);
+    assert_eq!(machine.cores, cores, "{machine:?}");
+    assert_eq!(machine.fd_soft_limit, machine.fd_hard_limit);
     #[cfg(target_os = "linux")]
-    for fact in ["memory_total_bytes", "ephemeral_ports", "somaxconn"] {
-        assert!(machine[fact].as_u64().unwrap() > 0, "{fact}: {machine}");
+    for fact in [
+        machine.memory_total_bytes,
+        machine.ephemeral_ports,
+        machine.somaxconn,
+    ] {
+        assert!(fact.unwrap() > 0, "{machine:?}");
     }
 }

@@ -3,13 +3,14 @@
 
 mod util;
 
-use serde_json::Value;
+use dummy_client::report::Verdict;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
-use util::{Stub, client, ended, hello, interrupt, scratch, signal};
+use util::{Stub, client, ended, for_each_at_once, hello, interrupt, scratch, signal};
 
 /// Reads the log of a client up to this number of hellos.
 fn wait_for_hellos(log: &mut impl BufRead, count: usize) {
@@ -18,22 +19,50 @@ fn wait_for_hellos(log: &mut impl BufRead, count: usize) {
     assert_eq!(hellos.take(count).count(), count, "ended too early");
 }
 
+/// Ctrl-C, an order to end, and a terminal that goes away.
 #[test]
-fn sigint_prints_the_summary() {
+fn each_signal_ends_the_run_with_its_report() {
+    for_each_at_once(["INT", "TERM", "HUP"], |name| {
+        let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
+        let mut child = client(stub.addr, &[]).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        wait_for_hellos(&mut stderr, 1);
+        let rest = thread::spawn(move || stderr.read_to_string(&mut String::new()));
+        signal(&child, name);
+        let run = ended(child);
+        assert_eq!(run.status, Some(0), "{name}: {run:?}");
+        assert!(
+            run.stdout.contains("5 requested = 5 connected"),
+            "{}",
+            run.stdout
+        );
+        rest.join().unwrap().unwrap();
+    });
+}
+
+/// `nohup dummy_client` goes on when the terminal goes away.
+#[cfg(target_os = "linux")]
+#[test]
+fn ignored_sighup_stays_ignored() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
-    let mut child = client(stub.addr, &[]).spawn().unwrap();
+    let direct = client(stub.addr, &[]);
+    let mut shell = Command::new("sh");
+    let script = r#"trap "" HUP; exec "$0" "$@""#;
+    shell.args(["-c", script]).arg(direct.get_program());
+    shell.args(direct.get_args()).env_remove("RUST_LOG");
+    let mut child = (shell.stdin(Stdio::null()).stdout(Stdio::piped()))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     wait_for_hellos(&mut stderr, 1);
-    let rest = thread::spawn(move || {
-        let mut rest = String::new();
-        stderr.read_to_string(&mut rest).unwrap();
-        rest
-    });
+    signal(&child, "HUP");
+    // More hellos than the log can hold already.
+    wait_for_hellos(&mut stderr, 500);
+    let rest = thread::spawn(move || stderr.read_to_string(&mut String::new()));
     interrupt(&child);
-    let run = ended(child);
-    assert_eq!(run.status, Some(0), "{run:?}");
-    assert!(run.stdout.contains("5 of 5 connected"), "{}", run.stdout);
-    rest.join().unwrap();
+    assert_eq!(ended(child).status, Some(0));
+    rest.join().unwrap().unwrap();
 }
 
 /// A user would take an empty file for a result.
@@ -79,10 +108,10 @@ fn stopped_client_reports_client_limited() {
     thread::sleep(Duration::from_millis(300));
     signal(&child, "CONT");
     let run = ended(child);
-    let json: Value = serde_json::from_str(&run.stdout).unwrap();
-    assert_eq!(run.status, Some(0), "{json}");
-    assert_eq!(json["verdict"], "client_limited");
-    let stall = json["client"]["worst_stall_ms"].as_f64().unwrap();
+    let report = run.read();
+    assert_eq!(run.status, Some(0), "{run:?}");
+    assert_eq!(report.verdict, Verdict::ClientLimited);
+    let stall = report.client.worst_stall_ms;
     assert!(stall >= 250.0, "{stall}");
     rest.join().unwrap().unwrap();
 }

@@ -6,13 +6,6 @@ mod util;
 use util::fault::TEXT;
 use util::{Run, Stub, for_each_at_once, hello, packet};
 
-#[test]
-fn server_that_sends_nothing_fails_the_run() {
-    let stub = Stub::start(|_, _| Some(Vec::new()));
-    let (run, json) = Run::json(stub.addr, &["--count", "2", "--duration-secs", "5.5"]);
-    assert_eq!(run.status, Some(1), "{json}");
-}
-
 /// The server only accepts: the run fails with every load profile.
 #[test]
 fn server_that_sends_nothing_fails_every_load_profile() {
@@ -31,14 +24,25 @@ fn server_that_sends_nothing_fails_every_load_profile() {
     ];
     for_each_at_once(shapes, |shape| {
         let stub = Stub::start(|_, _| Some(Vec::new()));
-        let (run, json) = Run::json(stub.addr, shape);
-        assert_eq!(run.status, Some(1), "{shape:?}: {json}");
-        let failures = json["failures"].to_string();
+        let (run, report) = Run::report(stub.addr, shape);
+        assert_eq!(run.status, Some(1), "{shape:?}: {run:?}");
+        let failures = report.failures.join("; ");
         assert!(
             failures.contains("no packet was received"),
             "{shape:?}: {failures}"
         );
     });
+}
+
+/// The chats of another game pass every check of a packet, and prove nothing.
+#[test]
+fn server_that_sends_chats_alone_fails_the_run() {
+    let chat = |tick: u64| packet(5, tick.to_le_bytes());
+    let stub = Stub::start(move |_, tick| Some(chat(tick)));
+    let (run, report) = Run::report(stub.addr, &["--count", "2", "--duration-secs", "0.5"]);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    let failures = report.failures.join("; ");
+    assert!(failures.contains("nothing was checked"), "{failures}");
 }
 
 #[test]
@@ -54,8 +58,8 @@ fn server_without_ticks_fails_the_run_though_echoes_are_answered() {
         |_, payload| packet(3, payload),
     );
     let args = ["--count", "3", "--duration-secs", "2.5", "--echo-hz", "10"];
-    let (run, json) = Run::json(stub.addr, &args);
-    assert_eq!(run.status, Some(1), "{json}");
-    let silent = json["sessions"]["server_silent_secs"].as_f64().unwrap();
-    assert!((1.0..2.5).contains(&silent), "{json}");
+    let (run, report) = Run::report(stub.addr, &args);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    let silent = report.sessions.server_silent_secs;
+    assert!((1.0..2.5).contains(&silent), "{silent}");
 }

@@ -1,14 +1,9 @@
 //! The admin port's HTTP: its start, what it answers to requests, and which hosts it accepts.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::admin::*;
+use crate::util::*;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use util::admin::*;
-use util::*;
 
 // ---- the start ----------------------------------------------------------------------------------
 

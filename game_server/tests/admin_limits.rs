@@ -1,17 +1,12 @@
 //! The admin port under abuse: silent and slow clients, garbage, many scrapers, and no descriptors
 //! left. No session loses a tick by it.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::admin::*;
+use crate::util::*;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::admin::*;
-use util::*;
 
 // ---- clients ------------------------------------------------------------------------------------
 

@@ -1,10 +1,7 @@
 //! `/metrics`: the Prometheus text, whether its numbers are right, and the dashboard that shows them.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::admin::*;
+use crate::util::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,8 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use util::admin::*;
-use util::*;
 
 // ---- the text -----------------------------------------------------------------------------------
 

@@ -1,14 +1,9 @@
 //! The live page: what it loads, what it may ask for, and which metrics it shows.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::admin::*;
+use crate::util::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use util::admin::*;
-use util::*;
 
 #[test]
 fn page_loads_nothing_from_elsewhere() {

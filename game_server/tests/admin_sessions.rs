@@ -1,16 +1,11 @@
 //! `/sessions`: the list of sessions, and the slowest of them.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::admin::*;
+use crate::util::*;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::thread;
-use util::admin::*;
-use util::*;
 
 #[test]
 fn sessions_are_listed_with_every_field() {

@@ -1,16 +1,11 @@
 //! Which connections become sessions: `--max-sessions`, `--max-sessions-per-ip`, the login timeout, and
 //! the cap on unadmitted sessions.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::*;
 
 // ---- limits of sessions -------------------------------------------------------------------------
 

@@ -1,17 +1,12 @@
 //! Broadcasts: one packet to every session, in order, whatever threads it comes from and whichever
 //! session leaves meanwhile.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use util::*;
 
 // ---- every session ------------------------------------------------------------------------------
 
@@ -401,7 +396,7 @@ fn killed_client_process_leaves_no_session_and_loses_no_tick_of_others() {
 fn start_client_process(server: &Server) -> ClientProcess {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([
-            "client_process_of_a_thousand_sessions",
+            "broadcast::client_process_of_a_thousand_sessions",
             "--exact",
             "--nocapture",
         ])

@@ -1,12 +1,7 @@
 //! Chats: which sessions receive a chat, the session id in it, and which texts are valid.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::collections::HashSet;
-use util::*;
 
 /// Sends a chat, and returns the session id and the text that come back.
 #[track_caller]

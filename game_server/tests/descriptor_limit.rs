@@ -1,14 +1,9 @@
 //! The limit of descriptors: the server raises the soft one, and at the hard one it neither spins nor
 //! floods the log, serves its sessions, and accepts again when a descriptor is free.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::thread;
 use std::time::{Duration, Instant};
-use util::*;
 
 #[test]
 fn soft_limit_is_raised_to_the_hard_limit() {

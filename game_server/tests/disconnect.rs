@@ -1,15 +1,10 @@
 //! Sessions that end: half-close, reset and kick each free the descriptor and the memory of the session,
 //! and no other.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::io::Write;
 use std::net::Shutdown;
 use std::thread;
-use util::*;
 
 #[test]
 fn half_close_flushes_answers_then_closes() {

@@ -1,12 +1,7 @@
 //! `S_BYE`: every reason of a kick reaches a peer that reads, with its code and its text.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::net::Shutdown;
-use util::*;
 
 /// For each kick: its code, its label in log and metrics, and bytes that cause it.
 fn kicks() -> Vec<(u16, &'static str, Vec<u8>)> {

@@ -1,10 +1,6 @@
 //! The documents agree with the program and with the repository: flags, metrics, reason codes,
 //! unsafe code, links.
-#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
-
-mod pages;
-mod util;
-
+use crate::util::{QUIET, REASONS, Server};
 use game_server::packets::CHAT_FLOOD;
 use server_core::{DisconnectReason, Kick};
 use std::collections::BTreeMap;
@@ -12,15 +8,14 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use util::{QUIET, REASONS, Server};
 
 const README: &str = include_str!("../README.md");
 const PROTOCOL: &str = include_str!("../PROTOCOL.md");
 
 #[test]
 fn the_readme_has_every_flag_with_its_default() {
-    let help = pages::help(env!("CARGO_BIN_EXE_game_server"), &["--help"]);
-    pages::assert_flags_match(README, &help);
+    let help = crate::pages::help(env!("CARGO_BIN_EXE_game_server"), &["--help"]);
+    crate::pages::assert_flags_match(README, &help);
 }
 
 #[test]
@@ -36,7 +31,7 @@ fn the_readme_has_every_metric_with_its_type() {
     let served: BTreeMap<&str, &str> = (text.lines())
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
         .collect();
-    let documented: BTreeMap<&str, &str> = (pages::rows(README, "server_").into_iter())
+    let documented: BTreeMap<&str, &str> = (crate::pages::rows(README, "server_").into_iter())
         .map(|(name, row)| (name, row.split('|').nth(1).unwrap().trim()))
         .map(|(name, kind)| (name.split('{').next().unwrap(), kind))
         .collect();

@@ -1,14 +1,9 @@
 //! Framing: bytes do not arrive as packets. They arrive one at a time, many packets at once, cut
 //! anywhere, and with size fields that lie.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::io::Write;
 use std::thread;
-use util::*;
 
 const MIB: u64 = 1 << 20;
 

@@ -1,13 +1,8 @@
 //! Many queued packets leave in one system call.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use util::*;
 
 /// Row 10: many queued buffers leave in one system call. `strace` counts the calls; where `strace` is
 /// missing or may not attach, the test ends early.

@@ -1,11 +1,7 @@
 //! Hostile peers: every attack ends in a kick, no bytes stop the server, and other sessions lose no
 //! tick.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use socket2::SockRef;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,7 +9,6 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use util::*;
 
 type Attack = (&'static str, u16, Vec<u8>);
 

@@ -1,8 +1,5 @@
 //! The table of the lecture in `README.md` names tests that exist, and has a line for each row.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

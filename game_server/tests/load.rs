@@ -1,15 +1,10 @@
 //! Many sessions: a leak per connection, or work that one thread alone does, shows only under load.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::io::Write;
 use std::net::Shutdown;
 use std::sync::{Arc, Barrier};
 use std::thread;
-use util::*;
 
 const MIB: u64 = 1 << 20;
 

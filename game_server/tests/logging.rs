@@ -1,12 +1,7 @@
 //! The log: what each level shows, that a peer can neither fill it nor write into it, and that its
 //! counts are exact.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
-use util::*;
+use crate::util::*;
 
 // ---- levels -------------------------------------------------------------------------------------
 

@@ -2,14 +2,9 @@
 //! Most copies of the lecture's server use the id as the index of a table, and 65,535 is one beyond its
 //! end.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::collections::VecDeque;
 use std::thread;
-use util::*;
 
 /// Row 17: the id is the kind of a packet. The same payload has two meanings under two ids.
 #[test]

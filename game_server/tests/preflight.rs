@@ -1,13 +1,8 @@
 //! `--check`, and the same checks at the start: does the machine have what the flags need?
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
-use util::*;
 
 /// The output and the status of `--check`. Fails if standard error has output.
 #[track_caller]

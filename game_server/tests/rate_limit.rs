@@ -1,13 +1,8 @@
 //! Rate limits: packets and chats of a session, and chats and connects of an address.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
-use util::*;
 
 // ---- of a session -------------------------------------------------------------------------------
 

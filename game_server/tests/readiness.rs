@@ -1,17 +1,12 @@
 //! Edge-triggered readiness: an edge is reported once. A read, a write or an accept that stops before the
 //! end has to be continued; in these tests no tick and no other client causes it.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::*;
 
 /// One worker, no ticks, no statistics: the test causes every event.
 fn silent_server(more: &[&'static str]) -> Server {

@@ -1,17 +1,12 @@
 //! Shutdown: every session gets its queued packets and the `S_BYE`, no peer delays the exit, and the exit
 //! status is 0.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::*;
 
 /// Every session receives the `S_BYE` as its last packet; the exit status is 0, within 3 s.
 #[track_caller]

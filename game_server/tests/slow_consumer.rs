@@ -1,17 +1,12 @@
 //! Slow consumers: a peer that does not read is kicked, costs its own bytes alone, and is not confused
 //! with a peer that reads as fast as it can.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::*;
 
 const MIB: u64 = 1 << 20;
 

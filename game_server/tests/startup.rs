@@ -1,14 +1,9 @@
 //! The start: flags, environment variables and the address. A start that fails is one line, not a stack
 //! trace.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
-use util::*;
 
 // ---- the address --------------------------------------------------------------------------------
 

@@ -1,13 +1,8 @@
 //! A start that the system refuses a descriptor or a thread fails with one line, at every step.
 #![cfg(target_os = "linux")] // `ulimit -v`, and 127.0.0.0/8.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use util::*;
 
 /// An address that no other test uses.
 fn free_addr() -> SocketAddr {

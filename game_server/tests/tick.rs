@@ -1,15 +1,10 @@
 //! The tick: its bytes, its number, its text, and its pace.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::io::Read;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
-use util::*;
 
 #[test]
 fn tick_has_the_golden_bytes() {

@@ -1,14 +1,9 @@
 //! Timeouts: of an unfinished packet, and of an idle session.
 
-// A failed unwrap is a failed test, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod util;
-
+use crate::util::*;
 use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
-use util::*;
 
 #[test]
 fn unfinished_packet_times_out_and_an_idle_session_does_not() {

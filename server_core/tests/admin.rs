@@ -1,5 +1,4 @@
 //! The admin port of a game that is not `game_server`: one line, and the game's own metrics.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::admin::prometheus_client::collector::Collector;
 use server_core::admin::prometheus_client::encoding::DescriptorEncoder;

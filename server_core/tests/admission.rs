@@ -1,8 +1,6 @@
 //! Limits on how many sessions there are, and the time for a login.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{C_ECHO, Echo, RecorderClient, builder, start};
 use server_core::testing::{DEADLINE, RawClient, RawPacket};
 use server_core::{
     Config, Context, DisconnectReason, Kick, Packet, Server, ServerBuilder, Session,
@@ -13,7 +11,6 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::recorder::{C_ECHO, Echo, RecorderClient, builder, start};
 
 #[test]
 fn max_sessions_reached_refuses_with_server_full_and_counts_as_rejected() {

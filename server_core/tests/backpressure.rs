@@ -1,6 +1,5 @@
 //! Tests of what a game learns about its queues: the bytes in a send queue, the moment when the queue has
 //! drained, and that a mailbox is full.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::connection::admission::Admission;
 use server_core::routing::router::{Command, NewConnection};

@@ -1,12 +1,9 @@
 //! A packet to every session.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{Event, RecorderClient, builder, numbered, start};
 use server_core::DisconnectReason;
 use server_core::testing::RawClient;
 use std::time::{Duration, Instant};
-use util::recorder::{Event, RecorderClient, builder, numbered, start};
 
 /// (lecture row 34)
 #[test]

@@ -1,8 +1,6 @@
 //! A server without a listener, whose sessions are outgoing connections.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{Event, RecorderClient, builder, factory};
 use server_core::connection::admission::Admission;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::Router;
@@ -18,7 +16,6 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
-use util::recorder::{Event, RecorderClient, builder, factory};
 
 /// (lecture row 23)
 #[test]

@@ -1,5 +1,4 @@
 //! Each example plays its demo to the end, as a user would start it; and it serves.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::testing::{RawClient, RawPacket};
 use std::io::{BufRead, BufReader, Read};

@@ -1,10 +1,7 @@
 //! Packets that are cut or joined by the network.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{Event, builder, start};
 use server_core::testing::RawPacket;
-use util::recorder::{Event, builder, start};
 
 /// (lecture row 22)
 #[test]

@@ -1,5 +1,4 @@
 //! Groups over real sockets, on several workers. The peers are raw `std::net` clients.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::testing::{DEADLINE, RawClient, RawPacket};
 use server_core::{

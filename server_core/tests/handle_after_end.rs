@@ -1,5 +1,4 @@
 //! What each method of a handle does when its server has ended.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::snapshot::WorkerGone;
 use server_core::testing::DEADLINE;

@@ -1,12 +1,9 @@
 //! A panic in the code of a game ends the session that it belongs to.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{C_PANIC, Echo, RecorderClient, builder, start};
 use server_core::testing::{RawClient, wait_until};
 use server_core::{Context, DisconnectReason, Kick, Packet, Session};
 use std::time::Duration;
-use util::recorder::{C_PANIC, Echo, RecorderClient, builder, start};
 
 #[test]
 fn panic_in_on_packet_ends_that_session_only() {

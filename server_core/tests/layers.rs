@@ -1,6 +1,5 @@
 //! The folders of `src/` are the layers: imports go down only. That the layers below `runtime` name
 //! no socket and no clock is Clippy's to say (`.clippy.toml`); here is seen that it is asked to.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use std::fs;
 use std::path::Path;

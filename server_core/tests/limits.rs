@@ -1,6 +1,5 @@
 //! The table of limits in the crate's documentation and the documentation of each field of `Config`
 //! have the values of `Config::default()`.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::Config;
 use std::collections::BTreeMap;

@@ -1,12 +1,9 @@
 //! The address that a server listens on.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{builder, factory, start};
 use server_core::Server;
 use std::io::ErrorKind;
 use std::net::TcpListener;
-use util::recorder::{builder, factory, start};
 
 /// On an address that no other test uses, so that none can take the port in between.
 #[cfg(target_os = "linux")]

@@ -1,7 +1,4 @@
 //! What `packets!` makes: its bytes, what it refuses, and that any value comes back.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
-
-mod util;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
@@ -363,7 +360,7 @@ fn check<S: Strategy>(
     strategy: &S,
     property: impl Fn(S::Value) -> Result<(), TestCaseError>,
 ) {
-    let seed = util::seed(test);
+    let seed = crate::util::seed(test);
     let config = RunnerConfig {
         cases: 1_000,
         rng_seed: RngSeed::Fixed(seed),

@@ -1,14 +1,11 @@
 //! Packets that other threads and callbacks send to one session.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{
+    BURST, C_BACK_CALL, C_BURST, Numbered, RecorderClient, builder, numbered, start,
+};
 use server_core::{ServerHandle, SessionId};
 use std::collections::HashMap;
 use std::thread;
-use util::recorder::{
-    BURST, C_BACK_CALL, C_BURST, Numbered, RecorderClient, builder, numbered, start,
-};
 
 /// (lecture row 4)
 #[test]

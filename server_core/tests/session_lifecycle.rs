@@ -1,13 +1,10 @@
 //! A session from its first callback to its last, and what is sent or received when it ends.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{C_CLOSE, C_ECHO, Event, RecorderClient, builder, numbered, start};
 use server_core::DisconnectReason;
 use server_core::testing::{DEADLINE, RawClient, RawPacket};
 use std::io::Write;
 use std::thread;
-use util::recorder::{C_CLOSE, C_ECHO, Event, RecorderClient, builder, numbered, start};
 
 /// (lecture row 21)
 #[test]

@@ -1,8 +1,6 @@
 //! The end of a server, from outside and by one of its own callbacks.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{RecorderClient, Running, builder, numbered, start};
 use server_core::testing::{DEADLINE, RawPacket, wait_until};
 use server_core::{Context, DisconnectReason, Kick, Packet, Server, Session};
 use std::io::{ErrorKind, Read, Write};
@@ -12,7 +10,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, Once};
 use std::thread;
 use std::time::{Duration, Instant};
-use util::recorder::{RecorderClient, Running, builder, numbered, start};
 
 #[test]
 fn shutdown_flushes_sends_the_close_message_and_joins() {

@@ -1,11 +1,8 @@
 //! Sessions that read slowly or not at all, beside sessions that keep up.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{RecorderClient, builder, numbered, start};
 use server_core::testing::RawClient;
 use std::thread;
-use util::recorder::{RecorderClient, builder, numbered, start};
 
 /// (lecture row 7)
 #[test]

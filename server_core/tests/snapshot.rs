@@ -1,12 +1,9 @@
 //! A list of the sessions with what waits for each.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{RecorderClient, builder, numbered, start};
 use server_core::SessionId;
 use server_core::testing::{RawClient, wait_until};
 use std::time::Instant;
-use util::recorder::{RecorderClient, builder, numbered, start};
 
 #[test]
 fn snapshot_shows_every_session_of_every_worker() {

@@ -2,7 +2,6 @@
 //!
 //! The limits are real ones, so each test runs again in a process of its own that has them.
 #![cfg(target_os = "linux")] // `/proc` and `ulimit -v`.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::admin::Admin;
 use server_core::{Context, Kick, Packet, Server, Session};
@@ -88,7 +87,8 @@ fn run_again(test: &str, limits: &str, env: &[(&str, &str)]) -> (bool, String) {
     let mut child = Command::new("sh")
         .args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")])
         .arg(program)
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .args(["--exact", &format!("start::{test}")])
+        .args(["--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .envs(env.iter().copied())
         .stdin(Stdio::null())

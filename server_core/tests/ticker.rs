@@ -1,5 +1,4 @@
 //! A tick loop and the server that it belongs to.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 use server_core::{Context, Kick, Packet, Server, Session, Ticker};
 use std::sync::mpsc;

@@ -1,12 +1,9 @@
 //! The times of `Config`.
-#![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
-mod util;
-
+use crate::util::recorder::{RecorderClient, builder, start};
 use server_core::Config;
 use server_core::testing::{RawClient, RawPacket};
 use std::time::Duration;
-use util::recorder::{RecorderClient, builder, start};
 
 #[test]
 fn longest_duration_in_every_time_of_config_works() {

@@ -5,6 +5,7 @@
 /// The slope is a Theil-Sen estimate: the median of the slopes of pairs of points (P. K. Sen, "Estimates of the
 /// Regression Coefficient Based on Kendall's Tau", JASA 63, 1968). The two points of a pair are an eighth to a
 /// quarter of all points apart, so a delay that begins and lasts bends only the few pairs across its beginning.
+/// Points at another pace bend the slope once they are more than a third of all points: they are the schedule then.
 /// The base is the lower envelope: the line goes down to the most punctual point, as for the delays of one
 /// direction of a network path (Moon, Skelly, Towsley, "Estimation and Removal of Clock Skew from Network Delay
 /// Measurements", INFOCOM 1999).

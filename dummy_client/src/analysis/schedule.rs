@@ -71,13 +71,19 @@ const BELOW: f64 = 0.02;
 const ABOVE: f64 = 0.25;
 
 impl ScheduleEstimator {
-    /// Adds the first arrival of another tick, in the order of the numbers where that is possible.
-    pub(super) fn push(&mut self, tick: u64, at: f64) {
+    /// Adds the first arrival of another tick, in the order of the numbers where that is possible. Returns the
+    /// ticks that are decided by that.
+    pub(super) fn push(&mut self, tick: u64, at: f64) -> Vec<Evaluated> {
         self.waiting.push_back((tick, at));
+        self.evaluate(false)
     }
 
-    /// Evaluates the ticks that are decided; `all`: undecided ticks too, as delays.
-    pub(super) fn evaluate(&mut self, all: bool) -> Vec<Evaluated> {
+    /// Returns all ticks that are left: the undecided ones are delays.
+    pub(super) fn flush(&mut self) -> Vec<Evaluated> {
+        self.evaluate(true)
+    }
+
+    fn evaluate(&mut self, all: bool) -> Vec<Evaluated> {
         let mut evaluated = Vec::new();
         let is_forced = all || self.waiting.len() >= MAX_HELD;
         while self.line.is_some() || is_forced || self.waiting.len() >= HOLD {
@@ -98,9 +104,6 @@ impl ScheduleEstimator {
                 }
                 _ => break,
             }
-        }
-        if let Some(line) = &mut self.line {
-            line.fit();
         }
         evaluated
     }
@@ -201,6 +204,9 @@ impl ScheduleEstimator {
             // A tick behind a newer one shows nothing about the schedule.
             if is_newest {
                 line.add(slot, at);
+                if line.count() >= HOLD as u64 {
+                    line.fit();
+                }
                 self.skipped = self.skipped.saturating_add(skipped.into());
                 self.recent.rotate_left(1);
                 self.recent[RECENT - 1] = at - line.at(slot);
@@ -248,36 +254,30 @@ mod tests {
         }
     }
 
-    /// Pushes the arrivals, and evaluates whenever `every` seconds have passed.
-    fn evaluate(arrivals: impl IntoIterator<Item = (u64, f64)>, every: f64) -> Found {
-        let mut estimator = ScheduleEstimator::default();
-        let (mut found, mut next) = (Found::default(), 0.0);
+    fn evaluate(arrivals: impl IntoIterator<Item = (u64, f64)>) -> Found {
+        let (mut estimator, mut found) = (ScheduleEstimator::default(), Found::default());
         let mut at = HashMap::new();
-        let mut take = |estimator: &mut ScheduleEstimator, at: &HashMap<u64, f64>, all| {
-            for evaluated in estimator.evaluate(all) {
-                let delay = at[&evaluated.tick] - evaluated.due;
-                assert!(delay >= 0.0 && delay.is_finite(), "{evaluated:?}");
-                assert!(evaluated.synthetic <= evaluated.skipped, "{evaluated:?}");
-                assert!(evaluated.skipped < 1 << 40, "{evaluated:?}");
-                found.delays_ms.push(delay * 1e3);
-                let period = evaluated.period;
-                let slots = 1..=evaluated.synthetic;
-                let delays = slots.map(|slot| (delay + slot as f64 * period) * 1e3);
-                found.synthetic_ms.extend(delays);
-                found.skipped += evaluated.skipped;
-                let has_schedule = estimator.line.is_some();
-                found.outliers += u64::from(has_schedule && evaluated.period == 0.0);
-            }
+        let mut take = |evaluated: Evaluated, at: &HashMap<u64, f64>, has_schedule: bool| {
+            let delay = at[&evaluated.tick] - evaluated.due;
+            assert!(delay >= 0.0 && delay.is_finite(), "{evaluated:?}");
+            assert!(evaluated.synthetic <= evaluated.skipped, "{evaluated:?}");
+            assert!(evaluated.skipped < 1 << 40, "{evaluated:?}");
+            found.delays_ms.push(delay * 1e3);
+            let slots = 1..=evaluated.synthetic;
+            let delays = slots.map(|slot| (delay + slot as f64 * evaluated.period) * 1e3);
+            found.synthetic_ms.extend(delays);
+            found.skipped += evaluated.skipped;
+            found.outliers += u64::from(has_schedule && evaluated.period == 0.0);
         };
         for (tick, seconds) in arrivals {
             at.insert(tick, seconds);
-            estimator.push(tick, seconds);
-            if seconds >= next {
-                next = seconds + every;
-                take(&mut estimator, &at, false);
+            for evaluated in estimator.push(tick, seconds) {
+                take(evaluated, &at, estimator.line.is_some());
             }
         }
-        take(&mut estimator, &at, true);
+        for evaluated in estimator.flush() {
+            take(evaluated, &at, estimator.line.is_some());
+        }
         found.period_ms = estimator.period().unwrap_or(0.0) * 1e3;
         assert_eq!(found.delays_ms.len(), at.len());
         found
@@ -285,11 +285,8 @@ mod tests {
 
     /// The delays in milliseconds of a run in which no slot was skipped.
     fn delays_ms(arrivals: impl IntoIterator<Item = (u64, f64)>) -> Vec<f64> {
-        let arrivals: Vec<_> = arrivals.into_iter().collect();
-        let [found, at_once] = [1.0, 0.0].map(|every| evaluate(arrivals.clone(), every));
-        for found in [&found, &at_once] {
-            assert_eq!((found.skipped, found.outliers), (0, 0));
-        }
+        let found = evaluate(arrivals);
+        assert_eq!((found.skipped, found.outliers), (0, 0));
         found.delays_ms
     }
 
@@ -329,10 +326,7 @@ mod tests {
         for (ticks, most_off) in [(8, 40.0), (20, 25.0), (48, 15.0), (240, 10.0)] {
             let mut jitter = jitter(120.0);
             let mut late: Vec<f64> = (0..ticks).map(|_| jitter()).collect();
-            let found = evaluate(
-                (0..ticks).map(|n| (n, n as f64 * 0.25 + late[n as usize])),
-                1.0,
-            );
+            let found = evaluate((0..ticks).map(|n| (n, n as f64 * 0.25 + late[n as usize])));
             late.sort_unstable_by(f64::total_cmp);
             let (p50, expected) = (found.quantile(0.5), late[(ticks as usize - 1) / 2] * 1e3);
             assert!(
@@ -402,7 +396,7 @@ mod tests {
     #[test]
     fn ticks_in_one_moment_have_no_schedule() {
         for ticks in [1, 5, 100, 3000] {
-            let found = evaluate((1..=ticks).map(|n| (n, 5.0)), 0.0);
+            let found = evaluate((1..=ticks).map(|n| (n, 5.0)));
             assert!(found.delays_ms.iter().all(|delay| *delay == 0.0));
             assert_eq!(
                 (found.skipped, found.outliers, found.period_ms),
@@ -429,7 +423,7 @@ mod tests {
                 let late = if n == last + 1 { 0.04 } else { jitter() };
                 (n, slot as f64 * 0.25 + late)
             });
-            let found = evaluate(arrivals, 1.0);
+            let found = evaluate(arrivals);
             let case = format!("{last} {jitter_ms} {total}: {found:?}");
             let near = jitter_ms * 1.3 + 2.0;
             assert_eq!(
@@ -461,7 +455,7 @@ mod tests {
                 }
             };
             let slot = |n: u64| if n < 100 { n } else { n + 49 };
-            let found = evaluate((0..400).map(|n| (n, slot(n) as f64 * 0.02 + late(n))), 1.0);
+            let found = evaluate((0..400).map(|n| (n, slot(n) as f64 * 0.02 + late(n))));
             assert_eq!(found.skipped, 49, "{busy}");
             let synthetic = if is_ambiguous { 0 } else { 49 };
             assert_eq!(found.synthetic_ms.len(), synthetic, "{busy}");
@@ -478,7 +472,7 @@ mod tests {
     fn stall_before_the_last_ticks_is_skipped_slots_or_one_delay() {
         for behind in 0..6 {
             let at = |n: u64| (if n <= 50 { n } else { n + 12 }) as f64 * 0.25;
-            let found = evaluate((1..=51 + behind).map(|n| (n, at(n) + 0.0001)), 1.0);
+            let found = evaluate((1..=51 + behind).map(|n| (n, at(n) + 0.0001)));
             let skipped = if behind == 0 { 0 } else { 12 };
             let counts = (found.skipped, found.synthetic_ms.len() as u64);
             assert_eq!(counts, (skipped, skipped), "{behind}");
@@ -492,7 +486,7 @@ mod tests {
             let mut jitter = jitter(jitter_ms);
             // 20 Hz, and 10 Hz from 4 s to 12 s.
             let at = |n: u64| 0.05 * if n <= 80 { n } else { 2 * n - 80 } as f64;
-            let found = evaluate((1..=160).map(|n| (n, at(n) + jitter())), 1.0);
+            let found = evaluate((1..=160).map(|n| (n, at(n) + jitter())));
             // The last tick, with no tick behind it, is a delay.
             assert_eq!((found.skipped, found.synthetic_ms.len()), (79, 79));
             let near = 1.0 + jitter_ms;
@@ -506,11 +500,11 @@ mod tests {
     #[test]
     fn lasting_delay_is_measured_for_as_long_as_it_lasts() {
         for part in [0.3, 0.6, 0.9, 1.3, 2.5] {
-            for (jitter_ms, every) in [(0.0, 1.0), (1.0, 0.0), (2.0, 1.0)] {
+            for jitter_ms in [0.0, 1.0, 2.0] {
                 let mut jitter = jitter(jitter_ms);
                 let late = |n: u64| if n < 80 { 0.0 } else { part * 0.05 };
                 let arrivals = (0..240).map(|n| (n, n as f64 * 0.05 + late(n) + jitter()));
-                let found = evaluate(arrivals, every);
+                let found = evaluate(arrivals);
                 let case = format!("{part} with {jitter_ms}: {found:?}");
                 assert_eq!(found.skipped, 0, "{case}");
                 let p50 = found.quantile(0.5);
@@ -526,7 +520,7 @@ mod tests {
     fn stall_of_a_delayed_server_is_skipped_slots() {
         let late = |n: u64| if n < 80 { 0.0 } else { 0.02 };
         let slot = |n: u64| if n < 160 { n } else { n + 20 };
-        let found = evaluate((0..240).map(|n| (n, slot(n) as f64 * 0.05 + late(n))), 1.0);
+        let found = evaluate((0..240).map(|n| (n, slot(n) as f64 * 0.05 + late(n))));
         assert_eq!(
             (found.skipped, found.synthetic_ms.len()),
             (20, 20),
@@ -546,7 +540,7 @@ mod tests {
             };
             (n, next)
         });
-        let found = evaluate(arrivals, 1.0);
+        let found = evaluate(arrivals);
         assert!((60..=100).contains(&found.skipped), "{}", found.skipped);
         assert!(found.quantile(1.0) < 500.0, "{found:?}");
         assert!(found.quantile(0.5) > 20.0, "{found:?}");
@@ -557,7 +551,7 @@ mod tests {
         // Two of three ticks arrive 24 ms sooner after the one before, and each third 37 ms later.
         let late = |n: u64| (n * 37 % 61) as f64 * 1e-3;
         for ticks in [20, 21, 50, 200] {
-            let found = evaluate((1..=ticks).map(|n| (n, n as f64 * 0.1 + late(n))), 1.0);
+            let found = evaluate((1..=ticks).map(|n| (n, n as f64 * 0.1 + late(n))));
             assert!((found.period_ms - 100.0).abs() < 3.0, "{found:?}");
             assert!((found.quantile(0.5) - 30.0).abs() < 12.0, "{found:?}");
             assert_eq!(found.skipped, 0, "{found:?}");
@@ -569,7 +563,7 @@ mod tests {
     fn schedule_restarts_after_a_very_long_stall() {
         let mut jitter = jitter(1.0);
         let at = |n: u64| n as f64 * 0.001 + if n < 100 { 0.0 } else { 60.0004 };
-        let found = evaluate((0..5000).map(|n| (n, at(n) + jitter())), 0.1);
+        let found = evaluate((0..5000).map(|n| (n, at(n) + jitter())));
         assert!(found.skipped.abs_diff(60_000) < 3000, "{}", found.skipped);
         let late = found.delays_ms[200..].iter().filter(|delay| **delay > 3.0);
         assert_eq!(late.count(), 0);
@@ -580,7 +574,7 @@ mod tests {
         // From tick 100 on, the numbers are higher; no slot stays empty.
         for jump in [7, 1_000_000, u64::MAX - 300] {
             let number = |n: u64| if n < 100 { n } else { n + jump };
-            let found = evaluate((1..=300).map(|n| (number(n), n as f64 * 0.05)), 1.0);
+            let found = evaluate((1..=300).map(|n| (number(n), n as f64 * 0.05)));
             assert_eq!((found.skipped, found.outliers), (0, 0), "{jump}");
             assert!(found.quantile(1.0) < 1.0, "{jump}: {found:?}");
         }
@@ -594,7 +588,7 @@ mod tests {
                 let outlier = (n == before).then_some((outlier, at));
                 outlier.into_iter().chain([(n, at)])
             });
-            let found = evaluate(arrivals, 1.0);
+            let found = evaluate(arrivals);
             assert_eq!(
                 (found.skipped, found.outliers),
                 (0, 1),
@@ -606,7 +600,7 @@ mod tests {
 
     #[test]
     fn highest_numbers_are_told_apart() {
-        let found = evaluate((0..300).map(|n| (u64::MAX - 299 + n, n as f64 * 0.05)), 1.0);
+        let found = evaluate((0..300).map(|n| (u64::MAX - 299 + n, n as f64 * 0.05)));
         assert!(found.quantile(1.0) < 1.0, "{found:?}");
         assert!((found.period_ms - 50.0).abs() < 0.1, "{found:?}");
     }
@@ -614,8 +608,8 @@ mod tests {
     #[test]
     fn any_numbers_at_any_time_are_evaluated() {
         let ends = [(7, 1.75), (u64::MAX - 1, 30.0), (u64::MAX, 35.0)];
-        evaluate((1..=6).map(|n| (n, n as f64 * 0.25)).chain(ends), 1.0);
-        assert_eq!(evaluate([(u64::MAX, 1.0)], 1.0).delays_ms, [0.0]);
+        evaluate((1..=6).map(|n| (n, n as f64 * 0.25)).chain(ends));
+        assert_eq!(evaluate([(u64::MAX, 1.0)]).delays_ms, [0.0]);
         for seed in 0..200 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let (mut at, mut tick, mut seen) = (0.0, 0u64, std::collections::HashSet::new());
@@ -637,7 +631,7 @@ mod tests {
                 })
                 .filter(|(tick, _)| seen.insert(*tick))
                 .collect();
-            evaluate(ticks, rng.f64());
+            evaluate(ticks);
         }
     }
 }

@@ -114,9 +114,8 @@ impl TickAnalysis {
         self.evaluate_ticks(now, is_end, sink);
         if is_end && !std::mem::replace(&mut self.has_ended, true) {
             self.report_open(now, sink);
-            self.servers
-                .values_mut()
-                .for_each(|server| server.spreading.clear());
+            let servers = self.servers.values_mut();
+            servers.for_each(|server| server.spreading.clear());
         }
     }
 
@@ -130,17 +129,12 @@ impl TickAnalysis {
     pub fn report_open(&self, now: Instant, sink: &mut impl TickSink) {
         let newest = self.servers.keys().next_back();
         for (epoch, server) in &self.servers {
-            for placed in server
-                .spreading
-                .iter()
-                .filter_map(|tick| server.placed.get(tick))
-            {
+            let spreading = server.spreading.iter();
+            for placed in spreading.filter_map(|tick| server.placed.get(tick)) {
                 sink.spread(placed.due, placed.spread());
             }
-            let waits_since = server.waits_since();
-            if let Some(since) =
-                waits_since.filter(|_| server.connected > 0 || Some(epoch) == newest)
-            {
+            let is_current = server.connected > 0 || Some(epoch) == newest;
+            if let Some(since) = server.waits_since().filter(|_| is_current) {
                 sink.gap(since, now);
                 server.report_empty_slots(now, sink);
             }
@@ -150,13 +144,10 @@ impl TickAnalysis {
     /// All ticks that arrived until then are evaluated; `None` before the first evaluation.
     pub fn evaluated_up_to(&self) -> Option<Instant> {
         let evaluated_at = self.evaluated_at?;
-        let known = evaluated_at
-            .checked_sub(FIRST_KNOWN)
-            .unwrap_or(evaluated_at);
-        let open = self
-            .servers
-            .values()
-            .flat_map(|server| server.open.values());
+        let known = evaluated_at.checked_sub(FIRST_KNOWN);
+        let known = known.unwrap_or(evaluated_at);
+        let servers = self.servers.values();
+        let open = servers.flat_map(|server| server.open.values());
         Some(open.map(|open| open.first_at).fold(known, Instant::min))
     }
 
@@ -220,6 +211,7 @@ impl ServerTicks {
     }
 
     fn evaluate(&mut self, now: Instant, started_at: Instant, all: bool, sink: &mut impl TickSink) {
+        let mut evaluated = Vec::new();
         for (&tick, open) in self.open.iter_mut().filter(|(_, open)| !open.is_pushed) {
             let age = now.saturating_duration_since(open.first_at);
             if !all && age < FIRST_KNOWN {
@@ -233,9 +225,12 @@ impl ServerTicks {
             }
             self.latest_first_at = self.latest_first_at.max(Some(open.first_at));
             let at = open.first_at.saturating_duration_since(started_at);
-            self.estimator.push(tick, at.as_secs_f64());
+            evaluated.extend(self.estimator.push(tick, at.as_secs_f64()));
         }
-        for evaluated in self.estimator.evaluate(all) {
+        if all {
+            evaluated.extend(self.estimator.flush());
+        }
+        for evaluated in evaluated {
             let Some(open) = self.open.remove(&evaluated.tick) else {
                 continue;
             };
@@ -243,9 +238,9 @@ impl ServerTicks {
             for (due, slots) in placed.slots_before(evaluated.skipped) {
                 sink.skipped(due, slots);
             }
-            open.runs
-                .into_iter()
-                .for_each(|run| placed.deliver(run, sink));
+            for run in open.runs {
+                placed.deliver(run, sink);
+            }
             if !placed.period.is_zero() {
                 self.latest = Some(placed);
             }
@@ -336,6 +331,7 @@ impl PlacedTick {
 
 #[cfg(test)]
 mod tests {
+    use super::super::planted::{FAULTS, Found, Planted};
     use super::super::{Arrived, MeasurementWindow};
     use super::*;
     use std::collections::HashMap;
@@ -468,7 +464,7 @@ mod tests {
         fn tick(&mut self, (secs, session, epoch, tick): Arrival, arrived: Arrived) {
             let (at, loops) = (self.at(secs), self.loops.len());
             let runs = &mut self.loops[session % loops].0;
-            TickRun::record(runs, (epoch, tick), arrived, at, at);
+            TickRun::record(runs, (epoch, tick), arrived, at, || at);
             self.received += 1;
         }
 
@@ -632,7 +628,7 @@ mod tests {
             let sessions = if n <= 30 { 2 } else { 1 };
             for turn_ms in [1, 3].into_iter().take(sessions) {
                 let handled_at = woke_at + Duration::from_millis(turn_ms);
-                TickRun::record(&mut run.loops[0].0, (0, n), arrived, woke_at, handled_at);
+                TickRun::record(&mut run.loops[0].0, (0, n), arrived, woke_at, || handled_at);
                 run.received += 1;
             }
         }
@@ -793,5 +789,41 @@ mod tests {
         let lag = run.at(6.0) - run.analysis.evaluated_up_to().unwrap();
         assert!(lag <= FIRST_KNOWN, "{lag:?}");
         assert!(run.log.count() >= 118 * 3);
+    }
+
+    /// Each fault begins when the schedule is known: a fault in the first ticks can look like a schedule.
+    #[test]
+    fn planted_fault_is_found_and_none_is_invented() {
+        const SESSIONS: usize = 3;
+        for (fault, seed) in FAULTS
+            .into_iter()
+            .flat_map(|fault| (0..8).map(move |seed| (fault, seed)))
+        {
+            let planted = Planted::new(fault, seed, 20);
+            let mut run = Run::new(2);
+            let sessions = |&(epoch, tick, at): &(u64, u64, f64)| {
+                (0..SESSIONS).map(move |session| (at, session, epoch, tick))
+            };
+            let (before, after): (Vec<_>, _) = planted.ticks.iter().partition(|tick| tick.0 == 0);
+            run.feed(before.into_iter().flat_map(sessions).collect());
+            if !after.is_empty() {
+                run.leave(SESSIONS as u64, true);
+            }
+            run.feed(after.into_iter().flat_map(sessions).collect());
+            let log = run.end(planted.end);
+            let delays = log
+                .delays
+                .iter()
+                .map(|(_, ms, sessions)| ms * *sessions as f64);
+            let found = Found {
+                skipped: log.skipped(),
+                delay_sum: delays.sum::<f64>() / 1e3 / SESSIONS as f64,
+                longest_delay: log.delay_ms(1.0) / 1e3,
+                longest_gap: log.longest_gap().as_secs_f64(),
+            };
+            let case = format!("{fault:?} of seed {seed}: {found:?} {planted:?}");
+            assert!(planted.is_found(&found), "not found: {case}");
+            assert!(!planted.is_invented(&found), "invented: {case}");
+        }
     }
 }

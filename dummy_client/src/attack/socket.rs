@@ -149,18 +149,39 @@ pub(super) fn connect(
     target: SocketAddr,
     recv_buffer_bytes: Option<usize>,
 ) -> io::Result<TcpStream> {
-    let Some(bytes) = recv_buffer_bytes else {
-        return TcpStream::connect(target);
-    };
     let domain = Domain::for_address(target);
     let socket = Socket::new(domain, Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(bytes)?;
+    if let Some(bytes) = recv_buffer_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    take_own_address(&socket, target);
     match socket.connect(&target.into()) {
         Err(error) if !is_in_progress(&error) => Err(error),
         _ => Ok(TcpStream::from_std(socket.into())),
     }
 }
+
+/// Attackers have an address of their own, as on the internet: they do not use up the budget of the healthy
+/// sessions' address. Linux has all of 127.0.0.0/8. Elsewhere, and towards another machine, the system chooses.
+fn take_own_address(socket: &Socket, target: SocketAddr) {
+    if target.ip().is_loopback() && target.is_ipv4() {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        {
+            use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+            // A port that is chosen at `connect` may wait in TIME_WAIT. Where the option fails, fewer ports are
+            // left.
+            let _ = setsockopt(socket, IpBindAddressNoPort, &true);
+        }
+        let address = SocketAddr::from((ATTACKER_ADDRESS, 0));
+        if let Err(error) = socket.bind(&address.into()) {
+            log::debug!("attackers have no address of their own: {error}");
+        }
+    }
+}
+
+/// The address of attackers on the loopback interface.
+const ATTACKER_ADDRESS: [u8; 4] = [127, 77, 0, 1];
 
 fn is_in_progress(error: &io::Error) -> bool {
     // The kind of EINPROGRESS is not stable yet.

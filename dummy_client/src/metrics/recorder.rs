@@ -43,10 +43,18 @@ impl Recorder {
         &self.counters
     }
 
-    /// A user received a tick.
-    pub fn tick(&self, series: TickSeries, epoch: u64, tick: u64, at: Instant, arrived: Arrived) {
+    /// A user received a tick. `woke_at` is the wake-up of the event loop; `handled_at` reads the
+    /// clock.
+    pub fn tick(
+        &self,
+        series: TickSeries,
+        (epoch, tick): (u64, u64),
+        arrived: Arrived,
+        woke_at: Instant,
+        handled_at: impl FnOnce() -> Instant,
+    ) {
         let ticks = &mut self.batch().ticks[series.0];
-        TickRun::record(ticks, (epoch, tick), arrived, at, Instant::now());
+        TickRun::record(ticks, (epoch, tick), arrived, woke_at, handled_at);
     }
 
     /// A session that had received a tick of this epoch has ended. `awaits_ticks`: it was lost, and its user

@@ -353,7 +353,18 @@ pub struct TrendValue {
     /// The longest.
     pub max: f64,
     /// Every bucket with samples: its upper bound in microseconds, and its count. Three significant digits.
+    #[serde(serialize_with = "in_one_line")]
     pub histogram: Vec<(u64, u64)>,
+}
+
+/// A histogram of hundreds of buckets is one line of a JSON that is indented for people.
+fn in_one_line<S: serde::Serializer>(
+    histogram: &Vec<(u64, u64)>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    use serde::ser::Error;
+    let raw = serde_json::value::to_raw_value(histogram).map_err(S::Error::custom)?;
+    raw.serialize(serializer)
 }
 
 impl TrendValue {

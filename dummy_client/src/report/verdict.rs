@@ -1,6 +1,6 @@
 //! The verdict of a run, and the exit status that says it.
 
-use super::data::{AssertionResult, Metric, Report, Verdict};
+use super::data::{AssertionResult, MAX_EXACT, Metric, Report, Verdict};
 use super::step::Step;
 use crate::attack::{AttackReport, IntervalReport, NEIGHBOURS};
 use crate::executor::capacity::{CapacityReport, Outcome};
@@ -37,9 +37,8 @@ impl Report {
         let is_broken = broken.any(|result| !result.may_be_own_lag);
         let is_limited = self.client.client_limited;
         let is_excused = own_lag_ms > MAX_EXCUSED_LAG_MS || self.client.own_limits > 0;
-        self.verdict = if !wrong.is_empty() || !late.is_empty() && !is_excused {
-            Verdict::Failed
-        } else if is_broken && !is_limited {
+        let is_late = !late.is_empty() && !is_excused;
+        self.verdict = if !wrong.is_empty() || is_late || is_broken && !is_limited {
             Verdict::Failed
         } else if is_limited || !late.is_empty() || !self.all_hold() {
             Verdict::ClientLimited
@@ -48,7 +47,8 @@ impl Report {
         };
     }
 
-    /// All that was lost: sessions that were not back in time, and every check that counts losses.
+    /// The sum of all losses: lost sessions that were not back within 10 s, every check that is a loss, and the
+    /// lost neighbours and missed ticks of an attack run.
     #[must_use]
     pub fn lost(&self) -> u64 {
         let losses = self.metrics.iter().map(|(_, metric)| match metric {
@@ -59,14 +59,11 @@ impl Report {
             } => *value,
             _ => 0,
         });
-        let losses = losses.fold(0, u64::saturating_add);
         let neighbours = self.attack.as_ref().map(|attack| &attack.neighbours);
-        let (lost, missing) =
-            neighbours.map_or((0, 0), |seen| (seen.lost as u64, seen.missing_ticks));
-        losses
-            .saturating_add(self.lost_for_good())
-            .saturating_add(lost)
-            .saturating_add(missing)
+        let of_neighbours = neighbours.map(|seen| [seen.lost as u64, seen.missing_ticks]);
+        let all = losses.chain(of_neighbours.into_iter().flatten());
+        let lost = all.fold(self.lost_for_good(), u64::saturating_add);
+        lost.min(MAX_EXACT)
     }
 
     /// The result of a capacity search is the verdict of its run: what breaks in a step is what is searched for.
@@ -243,6 +240,14 @@ fn attack_failures(attack: &AttackReport, client_limited: bool) -> Vec<String> {
     failures
 }
 
+impl Report {
+    /// The report for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        crate::output::console::render(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,7 +296,7 @@ mod tests {
         let mut attack = crate::attack::AttackReport::default();
         (attack.neighbours.lost, attack.neighbours.missing_ticks) = (1, u64::MAX);
         report.attack = Some(attack);
-        assert_eq!(report.lost(), u64::MAX);
+        assert_eq!(report.lost(), MAX_EXACT);
     }
 
     #[test]
@@ -357,6 +362,117 @@ mod tests {
             });
             assert_eq!(report.verdict, verdict);
             assert_eq!(report.exit_status(false), 1);
+        }
+    }
+
+    /// An attack of 5 s with 5 attackers, which the server kicked.
+    fn attack() -> AttackReport {
+        let delays = |p99_ms, max_ms| crate::attack::Delays {
+            count: 100,
+            p50_ms: 1.0,
+            p99_ms,
+            max_ms,
+        };
+        let mut attack = AttackReport {
+            elapsed_secs: 5.0,
+            timeout_secs: 3.0,
+            baseline: delays(2.0, 3.0),
+            during: delays(4.0, 9.0),
+            tick_delay_p99_rise_ms: Some(2.0),
+            ..AttackReport::default()
+        };
+        attack.stats.attempted = 5;
+        attack.stats.kicked.insert("bad_size".into(), 5);
+        attack.neighbours.sessions = NEIGHBOURS;
+        attack
+    }
+
+    #[test]
+    fn what_an_attack_must_not_do_fails_the_run() {
+        type Fault = fn(&mut AttackReport);
+        let faults: [(&str, Fault); 11] = [
+            ("", |_| {}),
+            ("over before the attack", |attack| attack.elapsed_secs = 0.0),
+            ("nothing was attacked", |attack| attack.stats.attempted = 0),
+            ("was too short", |attack| attack.stats.inconclusive = 4),
+            (
+                "3 attackers should have been kicked and were not",
+                |attack| {
+                    attack.stats.not_kicked = 3;
+                },
+            ),
+            ("2 attackers were kicked for another reason", |attack| {
+                attack.stats.wrong_reason = 2;
+            }),
+            (
+                "6 attackers that read on were kicked without a reason",
+                |attack| {
+                    attack.stats.closed_without_reason = 6;
+                },
+            ),
+            ("too few ticks arrived", |attack| {
+                attack.tick_delay_p99_rise_ms = None
+            }),
+            ("rose by 20.5 ms", |attack| {
+                attack.tick_delay_p99_rise_ms = Some(20.5)
+            }),
+            ("a tick was 2900 ms late", |attack| {
+                attack.during.max_ms = 2_900.0
+            }),
+            ("1 neighbours were never connected", |attack| {
+                attack.neighbours.sessions = NEIGHBOURS - 1;
+            }),
+        ];
+        for (expected, fault) in faults {
+            let mut attack = attack();
+            fault(&mut attack);
+            let mut report = report();
+            let others = OtherFailures::of_attack(Some(&attack), &report);
+            report.evaluate(&others, |_, _| Vec::new());
+            let verdict = [Verdict::Failed, Verdict::Ok][usize::from(expected.is_empty())];
+            assert_eq!(report.verdict, verdict, "{expected}: {:?}", report.failures);
+            let failures = report.failures.join("; ");
+            assert!(failures.contains(expected), "{expected}: {failures}");
+        }
+    }
+
+    /// A client that was the bottleneck cannot tell these from its own delays.
+    #[test]
+    fn limited_client_does_not_blame_the_server_for_delays_under_an_attack() {
+        let mut attack = attack();
+        attack.stats.closed_without_reason = 1;
+        attack.tick_delay_p99_rise_ms = Some(500.0);
+        attack.during.max_ms = 3_000.0;
+        let mut limited = report();
+        limited.client.client_limited = true;
+        let others = OtherFailures::of_attack(Some(&attack), &limited);
+        assert_eq!(others.excusable, [""; 0]);
+    }
+
+    /// A neighbour may wait as long as the server was silent, as this program held it up, and 1 s more.
+    #[test]
+    fn neighbour_that_waits_longer_than_the_server_is_silent_fails_the_run() {
+        for (gap_ms, is_found) in [(2_700.0, false), (2_800.0, true)] {
+            let mut attack = attack();
+            attack.neighbours.by_interval.push(IntervalReport {
+                read_interval_ms: 33,
+                longest_tick_gap_ms: gap_ms,
+                longest_pause_ms: 500.0,
+                ..IntervalReport::default()
+            });
+            let mut report = report();
+            let gap = Metric::Gauge {
+                value: Some(1_250.0),
+                unit: crate::metrics::Unit::Milliseconds,
+            };
+            report.metrics.0.push(("longest_tick_gap".into(), gap));
+            let others = OtherFailures::of_attack(Some(&attack), &report);
+            let failures = others.excusable.join("; ");
+            assert_eq!(
+                failures.contains("which reads every 33 ms"),
+                is_found,
+                "{failures}"
+            );
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The event loop of a run: calls the executor, the users, the measurement and the attack.
 
-use super::AttackSettings;
+use super::network::Network;
+use super::watch::Watch;
+use super::{AttackSettings, values};
 use crate::assertion::Assertion;
 use crate::attack::{AttackAction, AttackReport, AttackRun};
 use crate::collector::{Collector, UserEvent};
@@ -10,19 +12,17 @@ use crate::executor::{LoadProfile, Plan};
 use crate::health::{ClientMonitor, HealthRecord};
 use crate::measurement::{Measurement, Samples};
 use crate::metrics::series::Second;
-use crate::metrics::{Counter, TickSeries};
+use crate::metrics::{Counter, Histogram, Kind, TickSeries, Trend};
 use crate::pacing::RESPONSE_TIMEOUT;
 use crate::report::{
-    CloseMessageCount, Metric, Metrics, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA,
-    SCHEMA_VERSION, Sessions, Step, Values, Verdict,
+    CloseMessageCount, Metrics, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA,
+    SCHEMA_VERSION, Sessions, Step, Verdict,
 };
-use crate::users::{Endpoint, Left, UserSettings, Users};
+use crate::users::{Left, UserSettings, Users};
 use crossbeam_channel::Receiver;
-use server_core::host::{HostLimits, SourceAddresses};
-use server_core::{ServerHandle, SessionId};
+use server_core::ServerHandle;
+use server_core::host::HostLimits;
 use std::fmt;
-use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -31,12 +31,6 @@ const MAX_EVENTS: usize = 1024;
 const SECOND: Duration = Duration::from_secs(1);
 /// A shorter rest at the end of a run gets no point of its own.
 const MIN_POINT: Duration = Duration::from_millis(500);
-/// A server that sends no packet for this long is silent.
-const MAX_SILENCE: Duration = Duration::from_secs(5);
-/// No tick for this number of periods, and for at least this long, is a server that hangs.
-const MAX_MISSED: (u32, Duration) = (4, Duration::from_secs(1));
-/// A session without a tick for this number of periods, and for at least this long, was forgotten.
-const MAX_UNSEEN: (u32, Duration) = (3, Duration::from_millis(500));
 /// Listed reasons and close messages.
 const MAX_LISTED: usize = 50;
 
@@ -101,6 +95,8 @@ pub struct Progress<'a> {
     pub failed_connects: u64,
     /// The second that has ended, as far as it is known.
     pub point: Point,
+    /// The name of the first trend of the scenario.
+    pub main_trend: Option<&'a str>,
     engine: &'a Engine<'a>,
 }
 
@@ -119,38 +115,6 @@ impl fmt::Debug for Progress<'_> {
             .field("elapsed", &self.elapsed)
             .field("point", &self.point)
             .finish_non_exhaustive()
-    }
-}
-
-/// Sockets towards the server.
-struct Network {
-    server: ServerHandle,
-    addr: SocketAddr,
-    sources: SourceAddresses,
-    collector: Arc<Collector>,
-}
-
-impl Endpoint for Network {
-    /// From an address that has a free port. An address that should have one may have none: ports of earlier
-    /// connections wait in TIME_WAIT, others belong to other programs.
-    fn connect(&mut self, user: usize, now: Instant) -> io::Result<()> {
-        self.collector.begin_connect(user, now);
-        let mut tries = 0;
-        loop {
-            let source = self.sources.source(user);
-            let begun = self.server.connect_from(source, self.addr, user as u64);
-            match begun.as_ref().map_err(io::Error::kind) {
-                Err(ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse) => tries += 1,
-                _ => return begun,
-            }
-            if self.sources.rotate() <= tries {
-                return begun;
-            }
-        }
-    }
-
-    fn close(&mut self, id: SessionId) {
-        self.server.close(id);
     }
 }
 
@@ -196,12 +160,13 @@ impl<'a> Engine<'a> {
                 Plan::Profile(profile) => Execution::Profile(profile.clone()),
                 Plan::Capacity(max) => Execution::Capacity(CapacitySearch::new(*max, now)),
             },
-            network: Network {
+            network: Network::new(
                 server,
-                addr,
-                sources: SourceAddresses::plan(addr.ip(), count, limits.ephemeral_ports),
-                collector: Arc::clone(&collector),
-            },
+                &config.addrs,
+                count,
+                limits.ephemeral_ports,
+                Arc::clone(&collector),
+            ),
             users: Users::new(count, settings),
             measurement: Measurement::new(registry, now),
             lagging: vec![(0, 0); registry.ticks().len()],
@@ -264,7 +229,7 @@ impl<'a> Engine<'a> {
             ),
         };
         let is_lost = !may_want_more && self.users.all_have_failed();
-        is_done || is_lost || self.network.server.is_shutting_down()
+        is_done || is_lost || self.network.server().is_shutting_down()
     }
 
     fn next_at(&self, now: Instant) -> Instant {
@@ -326,13 +291,17 @@ impl<'a> Engine<'a> {
 
     fn on_event(&mut self, event: UserEvent) {
         let now = Instant::now();
+        if self.users.sessions.connected == 0 {
+            self.network.choose_address(&event);
+        }
         let (collector, outage) = (&self.collector, self.collector.engine.outage);
         let record = |time| collector.own_recorder().record(outage, time);
         let left = self.users.on_event(event, now, &mut self.network, record);
         if let Some(Left::Closed { user, since }) = left {
             for series in 0..self.lagging.len() {
-                self.lagging[series].1 +=
-                    u64::from(self.has_no_tick(TickSeries(series), user, since, now));
+                let series = TickSeries(series);
+                let is_without = self.watch().has_no_tick(series, user, since, now);
+                self.lagging[series.0].1 += u64::from(is_without);
             }
         }
     }
@@ -416,9 +385,10 @@ impl<'a> Engine<'a> {
         sessions.requested = target;
         sessions.connected = sessions.connected_at_end;
         sessions.never_connected = target.saturating_sub(sessions.connected_at_end);
-        sessions.server_silent_secs = self.silence(now).map_or(0.0, |time| time.as_secs_f64());
+        let silence = self.watch().silence(now);
+        sessions.server_silent_secs = silence.map_or(0.0, |time| time.as_secs_f64());
         let lagging: Vec<(u64, u64)> = (0..registry.ticks().len())
-            .map(|series| (0, self.count_without_tick(TickSeries(series), now)))
+            .map(|series| (0, self.watch().count_without_tick(TickSeries(series), now)))
             .collect();
         let own_limits = since(self.users.own_limit_count, window.own_limits);
         let own_limits: Vec<(String, u64)> = (own_limits > 0)
@@ -483,8 +453,8 @@ impl<'a> Engine<'a> {
     }
 
     /// The delays of all tick series together.
-    fn tick_delays(&self, samples: &Samples) -> crate::metrics::Histogram {
-        let mut delays = crate::metrics::Histogram::default();
+    fn tick_delays(&self, samples: &Samples) -> Histogram {
+        let mut delays = Histogram::default();
         for series in self.collector.registry.ticks() {
             delays.add(&samples.trends[series.delay.0]);
         }
@@ -502,23 +472,35 @@ impl<'a> Engine<'a> {
         self.next_second_at = now + SECOND;
         if let Some(mut observer) = self.observer.take() {
             let engine = &*self;
-            let losses = Report {
-                metrics: engine.metrics(&engine.last_counts, &engine.measurement.run, &[]),
-                sessions: engine.users.sessions,
-                ..Report::default()
-            };
             observer(&Progress {
                 elapsed: now.duration_since(engine.started_at),
                 ends_after: engine.config.executor.duration(),
                 sessions: engine.users.sessions.connected_at_end,
                 target: engine.users.target(),
-                lost: losses.lost(),
+                lost: engine.lost_so_far(),
                 failed_connects: engine.users.sessions.failed_connects,
                 point: engine.point(&second),
+                main_trend: engine.main_trend(),
                 engine,
             });
             self.observer = Some(observer);
         }
+    }
+
+    /// The sum of the losses, without those that only the end of the run can tell.
+    fn lost_so_far(&self) -> u64 {
+        let definitions = self.collector.registry.definitions().iter();
+        let losses = definitions.map(|one| match one.kind {
+            Kind::Check {
+                counter,
+                is_loss: true,
+                ..
+            } => self.last_counts[counter.0],
+            _ => 0,
+        });
+        let sessions = &self.users.sessions;
+        let lost = sessions.lost.saturating_sub(sessions.reconnected);
+        losses.fold(lost, u64::saturating_add)
     }
 
     /// One more point of the timeline, of the time since the last one.
@@ -555,7 +537,7 @@ impl<'a> Engine<'a> {
     }
 
     fn sample_health(&mut self, now: Instant) {
-        let sample = self.monitor.sample(self.network.server.metrics(), now);
+        let sample = self.monitor.sample(self.network.server().metrics(), now);
         self.health.add(&sample);
         self.window.health.add(&sample);
     }
@@ -563,55 +545,17 @@ impl<'a> Engine<'a> {
     // ---- ticks that do not come ----------------------------------------------------------------
 
     fn note_silence(&mut self, now: Instant) {
-        self.silent = self.silent.max(self.silence(now).unwrap_or_default());
+        self.silent = self
+            .silent
+            .max(self.watch().silence(now).unwrap_or_default());
     }
 
-    /// The time for which the whole server has been silent, if that is too long. A server that hangs repeats
-    /// and omits nothing: its silence is all that can be found.
-    fn silence(&self, now: Instant) -> Option<Duration> {
-        let first_connected_at = self.users.first_connected_at?;
-        let of = |since: Instant, limit: Duration| {
-            let silence = now.saturating_duration_since(since.max(first_connected_at));
-            (silence > limit).then_some(silence)
-        };
-        let series = (0..self.lagging.len()).map(TickSeries);
-        let ticks = series.filter_map(|series| {
-            let at = self.measurement.latest_tick_at(series)?;
-            // With one tick the period is not known.
-            let period = self.measurement.period(series)?;
-            of(at, (period * MAX_MISSED.0).max(MAX_MISSED.1))
-        });
-        let has_received = self.collector.counts()[self.collector.engine.packets.0] > 0;
-        if has_received {
-            return ticks.max();
+    fn watch(&self) -> Watch<'_> {
+        Watch {
+            users: &self.users,
+            collector: &self.collector,
+            measurement: &self.measurement,
         }
-        of(first_connected_at, MAX_SILENCE)
-    }
-
-    /// Sessions without a tick that are old enough to have one.
-    fn count_without_tick(&self, series: TickSeries, now: Instant) -> u64 {
-        let connected = self.users.connected();
-        let without = connected.filter(|&(user, since)| self.has_no_tick(series, user, since, now));
-        without.count() as u64
-    }
-
-    fn has_no_tick(&self, series: TickSeries, user: usize, since: Instant, now: Instant) -> bool {
-        let Some(period) = self.measurement.period(series) else {
-            return false;
-        };
-        let limit = (period * MAX_UNSEEN.0).max(MAX_UNSEEN.1);
-        let is_without = self.collector.newest_tick(series, user) == 0;
-        let others_have =
-            (self.measurement.latest_tick_at(series)).is_some_and(|at| at > since + period);
-        // Where no session has received a tick lately, the server is silent.
-        is_without && now.saturating_duration_since(since) > limit && others_have
-    }
-
-    /// The newest tick of each session, without those that have none.
-    fn newest_ticks(&self, series: TickSeries) -> impl Iterator<Item = u64> + '_ {
-        let users = self.users.connected();
-        let ticks = users.map(move |(user, _)| self.collector.newest_tick(series, user));
-        ticks.filter(|tick| *tick != 0)
     }
 
     // ---- the end -------------------------------------------------------------------------------
@@ -631,15 +575,15 @@ impl<'a> Engine<'a> {
         self.measure(now, false);
         self.note_silence(now);
         let newest: Vec<u64> = (0..self.lagging.len())
-            .map(|series| self.newest_ticks(TickSeries(series)).max().unwrap_or(0))
+            .map(|series| self.watch().newest_tick(TickSeries(series)))
             .collect();
         for series in 0..self.lagging.len() {
             // Sessions that connect later have waited for less.
-            self.lagging[series].1 += self.count_without_tick(TickSeries(series), now);
+            self.lagging[series].1 += self.watch().count_without_tick(TickSeries(series), now);
         }
         let lags = |engine: &Self, series: usize| {
-            let ticks = engine.newest_ticks(TickSeries(series));
-            ticks.filter(|tick| *tick < newest[series]).count() as u64
+            let watch = engine.watch();
+            watch.count_lagging(TickSeries(series), newest[series])
         };
         let give_up_at = Instant::now() + RESPONSE_TIMEOUT;
         while Instant::now() < give_up_at {
@@ -705,7 +649,7 @@ impl<'a> Engine<'a> {
         let mut report = Report {
             schema: SCHEMA.into(),
             schema_version: SCHEMA_VERSION,
-            not_checked: self.not_checked(&counts),
+            not_checked: values::not_checked(&self.collector.registry, &self.measurement, &counts),
             run: self.run_info(),
             client: self.health.evaluate(worst_late_send, packets, &own_limits),
             machine: (&self.limits).into(),
@@ -723,7 +667,11 @@ impl<'a> Engine<'a> {
             other_close_messages,
             ..Report::default()
         };
-        let others = OtherFailures::of_attack(attack.as_ref(), &report);
+        let mut others = OtherFailures::of_attack(attack.as_ref(), &report);
+        if packets > 0 {
+            let nothing = values::nothing_checked(&self.collector.registry, &counts);
+            others.excusable.extend(nothing);
+        }
         report.attack = attack;
         self.evaluate(&mut report, &others);
         let engine = self;
@@ -751,59 +699,7 @@ impl<'a> Engine<'a> {
     /// The metrics of these counters and samples. `lagging`: users without the newest tick, and without any.
     fn metrics(&self, counts: &[u64], samples: &Samples, lagging: &[(u64, u64)]) -> Metrics {
         let registry = &self.collector.registry;
-        let mut counts = counts.to_vec();
-        let mut gauges = vec![None; registry.gauges()];
-        for (index, series) in registry.ticks().iter().enumerate() {
-            let totals = samples.ticks[index];
-            counts[series.skipped.0] = totals.skipped;
-            counts[series.synthetic.0] = totals.synthetic;
-            if let Some(&(lagging, without)) = lagging.get(index) {
-                counts[series.lagging.0.0] = lagging;
-                counts[series.without.0.0] = without;
-            }
-            let millis = |time: Duration| time.as_secs_f64() * 1e3;
-            gauges[series.period.0] = self.measurement.period(TickSeries(index)).map(millis);
-            let is_measured = !samples.trends[series.delay.0].is_empty();
-            gauges[series.longest_gap.0] = is_measured.then_some(millis(totals.longest_gap));
-        }
-        let values = Values {
-            counters: &counts,
-            trends: &samples.trends,
-            gauges: &gauges,
-        };
-        let definitions = registry.definitions().iter();
-        let mut metrics: Vec<(String, Metric)> = definitions
-            .map(|definition| (definition.name.clone(), Metric::new(definition, values)))
-            .collect();
-        let packets = registry.packets();
-        let labels = packets.map(|(_, name, counter)| (name.to_string(), counts[counter.0]));
-        if let Some((_, Metric::Counter { by_packet, .. })) = metrics
-            .iter_mut()
-            .find(|(name, _)| name == "packets_received")
-        {
-            *by_packet = labels.collect();
-        }
-        Metrics(metrics)
-    }
-
-    /// What a reader may take for checked and is not.
-    fn not_checked(&self, counts: &[u64]) -> Vec<String> {
-        let registry = &self.collector.registry;
-        let mut sentences = Vec::new();
-        for (index, series) in registry.ticks().iter().enumerate() {
-            let name = &series.name;
-            if counts[series.received.0] == 0 {
-                sentences.push(format!(
-                    "no {name} was received: order, gaps and delay of {name}s were not checked"
-                ));
-            } else if self.measurement.period(TickSeries(index)).is_none() {
-                sentences.push(format!(
-                    "too few {name}s were received to know their schedule: delays and skipped {name}s were not \
-                     checked"
-                ));
-            }
-        }
-        sentences
+        values::metrics(registry, &self.measurement, counts, samples, lagging)
     }
 
     fn run_info(&self) -> RunInfo {
@@ -811,13 +707,32 @@ impl<'a> Engine<'a> {
             started_at: humantime::format_rfc3339_seconds(self.started_wall).to_string(),
             elapsed_secs: self.ended_at.duration_since(self.started_at).as_secs_f64(),
             host: host_name(),
-            addr: self.network.addr.to_string(),
+            addr: self.network.addr().to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             scenario: self.scenario.clone(),
             seed: self.config.seed.to_string(),
             share: (!self.config.share.is_all()).then(|| self.config.share.to_string()),
             settings: self.config.settings.clone(),
         }
+    }
+
+    /// The first trend of the scenario: those of the engine come before it.
+    fn main_trend(&self) -> Option<&str> {
+        let engine = &self.collector.engine;
+        let is_own = |trend: &Trend| {
+            [
+                Some(engine.connect_time),
+                engine.login_time,
+                Some(engine.outage),
+            ]
+            .contains(&Some(*trend))
+        };
+        let definitions = self.collector.registry.definitions().iter();
+        let mut trends = definitions.filter_map(|one| match &one.kind {
+            Kind::Trend(trend) if !is_own(trend) => Some(one.name.as_str()),
+            _ => None,
+        });
+        trends.next()
     }
 
     fn point(&self, second: &Second) -> Point {
@@ -834,7 +749,7 @@ fn host_name() -> String {
 /// The names of the trends, by index.
 fn trend_names(collector: &Collector) -> Vec<String> {
     let definitions = collector.registry.definitions().iter();
-    let trends = definitions.filter(|one| matches!(one.kind, crate::metrics::Kind::Trend(_)));
+    let trends = definitions.filter(|one| matches!(one.kind, Kind::Trend(_)));
     trends.map(|one| one.name.clone()).collect()
 }
 

@@ -1,6 +1,8 @@
 //! All users of a run: starts and stops them, reconnects them, and counts what becomes of them. Knows no
 //! clock and no socket.
 
+#[cfg(test)]
+pub(crate) mod tests;
 mod user;
 
 use crate::collector::{Stage, UserEvent};

@@ -1,7 +1,7 @@
 //! A run of three sessions against a stub that plants one fault.
 
-use super::{Run, Stub, hello};
-use serde_json::Value;
+use super::{Run, Stub, counts, hello};
+use dummy_client::Report;
 
 pub const TEXT: &str = "Hello World";
 
@@ -9,27 +9,19 @@ pub const TEXT: &str = "Hello World";
 pub const ARGS: [&str; 4] = ["--count", "3", "--duration-secs", "0.8"];
 
 /// Runs three sessions against a stub. Session 1 gets other bytes for some ticks.
-pub fn with_fault(fault: impl Fn(u64) -> Option<Vec<u8>> + Send + Sync + 'static) -> (Run, Value) {
+pub fn with_fault(fault: impl Fn(u64) -> Option<Vec<u8>> + Send + Sync + 'static) -> (Run, Report) {
     let stub = Stub::start(move |session, tick| match session {
         1 => fault(tick),
         _ => Some(hello(tick, TEXT)),
     });
-    Run::json(stub.addr, &ARGS)
+    Run::report(stub.addr, &ARGS)
 }
 
 /// The client measures every tick that arrives, and every slot whose tick a session did not receive.
-pub fn check_counts(json: &Value) {
-    let count = |value: &Value| value.as_u64().unwrap();
-    let ticks = &json["ticks"];
-    assert_eq!(
-        count(&json["tick_delay_ms"]["count"]),
-        count(&ticks["received"]) + count(&ticks["charged"]),
-        "{json}"
-    );
-}
-
-pub fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap()
+pub fn check_counts(report: &Report) {
+    let [received, synthetic] = counts(report, ["ticks_received", "ticks_synthetic"]);
+    let delays = report.metrics.trend("tick_delay").unwrap();
+    assert_eq!(delays.count, received + synthetic, "{report:?}");
 }
 
 pub fn clean_stub() -> Stub {

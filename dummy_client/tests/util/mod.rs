@@ -5,9 +5,10 @@ pub mod fault;
 
 pub use server_core::testing::packet;
 
+use dummy_client::Report;
+use dummy_client::report::Metric;
 use game_server::GameSession;
 use game_server::packets::{SBye, SHello};
-use serde_json::Value;
 use server_core::{Server, Ticker};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -287,6 +288,22 @@ pub fn scratch(name: &str) -> String {
     path.into_os_string().into_string().unwrap()
 }
 
+/// The value of a gauge, if it is known.
+pub fn gauge(report: &Report, name: &str) -> Option<f64> {
+    match report.metrics.get(name) {
+        Some(Metric::Gauge { value, .. }) => *value,
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+/// The values of these counters and checks. A name that the report does not have fails the test.
+pub fn counts<const N: usize>(report: &Report, names: [&str; N]) -> [u64; N] {
+    names.map(|name| match report.metrics.get(name) {
+        Some(Metric::Counter { value, .. } | Metric::Check { value, .. }) => *value,
+        other => panic!("{name} is {other:?}"),
+    })
+}
+
 /// The exit status and the output of a finished client.
 #[derive(Debug)]
 pub struct Run {
@@ -296,11 +313,16 @@ pub struct Run {
 }
 
 impl Run {
-    /// Runs the client to its end, with the summary as JSON on standard output.
-    pub fn json(addr: SocketAddr, args: &[&str]) -> (Self, Value) {
+    /// Runs the client to its end, with the report as JSON on standard output.
+    pub fn report(addr: SocketAddr, args: &[&str]) -> (Self, Report) {
         let run = Self::of(client(addr, &["--json", "-"]).args(args));
-        let json = serde_json::from_str(&run.stdout).expect(&run.stdout);
-        (run, json)
+        let report = run.read();
+        (run, report)
+    }
+
+    /// The report on standard output.
+    pub fn read(&self) -> Report {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// Repeats a run until `unfit` has no objection, ten times at most. The load of a busy machine changes
@@ -308,27 +330,26 @@ impl Run {
     pub fn fit(
         args: &[&str],
         stub: impl Fn() -> Stub,
-        unfit: impl Fn(&Value, &Stub) -> Option<String>,
-    ) -> (Self, Value) {
+        unfit: impl Fn(&Report, &Stub) -> Option<String>,
+    ) -> (Self, Report) {
         let mut objections = Vec::new();
         for _ in 0..10 {
             let stub = stub();
-            let (run, json) = Self::json(stub.addr, args);
-            match unfit(&json, &stub) {
+            let (run, report) = Self::report(stub.addr, args);
+            match unfit(&report, &stub) {
                 Some(objection) => objections.push(objection),
-                None => return (run, json),
+                None => return (run, report),
             }
         }
         panic!("every run was unfit: {objections:#?}");
     }
 
     /// Repeats a run until the client does not report `client_limited`.
-    pub fn unlimited(args: &[&str], stub: impl Fn() -> Stub) -> (Self, Value) {
-        Self::fit(args, stub, |json, _| {
-            let mut steps = json["capacity"]["steps"].as_array().into_iter().flatten();
-            let is_limited = json["client"]["client_limited"] == true
-                || steps.any(|step| step["client_limited"] == true);
-            is_limited.then(|| json["client"].to_string())
+    pub fn unlimited(args: &[&str], stub: impl Fn() -> Stub) -> (Self, Report) {
+        Self::fit(args, stub, |report, _| {
+            let mut steps = report.capacity.iter().flat_map(|found| &found.steps);
+            let is_limited = report.client.client_limited || steps.any(|step| step.client_limited);
+            is_limited.then(|| format!("{:?}", report.client))
         })
     }
 

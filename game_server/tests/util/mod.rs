@@ -3,7 +3,7 @@
 //! A helper uses nothing of `game_server`, and of `server_core` only `testing`, which shares no type with
 //! the framer: a framing bug on both sides would cancel out.
 
-// Each test file is a crate of its own, and none of them uses every helper.
+// The benchmark `hold` includes this module too, and uses a part of it.
 #![allow(dead_code, unused_imports)]
 
 pub mod admin;

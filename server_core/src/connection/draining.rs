@@ -210,17 +210,22 @@ impl<T: Transport> Draining<T> {
         input_bytes: usize,
         drained: &mut Drained,
     ) -> Option<bool> {
+        let mut has_offended = false;
         while drained.discarded_bytes + drained.overhead_bytes < input_bytes {
             let budget = input_bytes - drained.discarded_bytes - drained.overhead_bytes;
             let outcome = self.stream.read(buffer.room(budget));
             drained.overhead_bytes += self.stream.overhead_bytes();
-            match outcome.ok()? {
-                ReadOutcome::Bytes(count) => drained.discarded_bytes += count,
-                ReadOutcome::Blocked => return Some(false),
-                ReadOutcome::Closed => {
+            match outcome {
+                Ok(ReadOutcome::Bytes(count)) => drained.discarded_bytes += count,
+                Ok(ReadOutcome::Blocked) => return Some(false),
+                Ok(ReadOutcome::Closed) => {
                     self.saw_fin = true;
                     return Some(false);
                 }
+                // A rule that is broken in discarded input: the output is still owed.
+                Err(reason) if reason.flushes() && has_offended => return Some(false),
+                Err(reason) if reason.flushes() => has_offended = true,
+                Err(_) => return None,
             }
         }
         Some(true)
@@ -230,7 +235,7 @@ impl<T: Transport> Draining<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::reason::DisconnectReason;
+    use crate::base::reason::{DisconnectReason, Kick};
     use std::io::{self, IoSlice};
     use std::time::Duration;
 
@@ -240,10 +245,15 @@ mod tests {
         room: usize,
         is_closing: bool,
         has_fin: bool,
+        /// Each read meets a broken rule.
+        offends: bool,
     }
 
     impl Transport for Held {
         fn read(&mut self, _: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
+            if self.offends {
+                return Err(Kick::BadSize.into());
+            }
             Ok(if self.has_fin {
                 ReadOutcome::Closed
             } else {
@@ -294,6 +304,7 @@ mod tests {
             room: 0,
             is_closing: false,
             has_fin: false,
+            offends: false,
         };
         Draining::rejected(stream, None, flush_by)
     }
@@ -345,6 +356,19 @@ mod tests {
         draining.stream.room = 1;
         draining.handle_writable();
         assert_eq!(advance(&mut draining, now), Progress::Done);
+        assert_eq!(draining.stream.own_bytes, 0);
+    }
+
+    #[test]
+    fn an_offence_in_discarded_input_does_not_end_the_flush() {
+        let now = Instant::now();
+        let mut draining = draining(1, now + Duration::from_secs(2));
+        draining.stream.offends = true;
+        assert_eq!(advance(&mut draining, now), Progress::Waiting);
+        draining.stream.room = 2;
+        draining.handle_writable();
+        assert_eq!(advance(&mut draining, now), Progress::Waiting);
+        assert!(draining.write_is_shut);
         assert_eq!(draining.stream.own_bytes, 0);
     }
 }

@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
-/// Reads seconds, whole or with a fraction, from the command line.
+/// Reads seconds, whole or with a fraction, from the command line. A number with a unit is another time: `500ms`,
+/// `30s`, `5m`, `2h`.
 ///
 /// # Errors
-/// The text is not a number of seconds, or out of range. The message is for the user.
+/// The text is not a time, or out of range. The message is for the user.
 pub fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| String::from("expected a number of seconds"))?;
-    match seconds {
-        0.0..=MAX_SECONDS => Ok(Duration::from_secs_f64(seconds)),
+    let units = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let with_unit = units
+        .into_iter()
+        .find_map(|(unit, secs)| Some((text.strip_suffix(unit)?, secs)));
+    let (number, secs) = with_unit.unwrap_or((text, 1.0));
+    let seconds: f64 = number.parse().map_err(|_| {
+        String::from("expected a number of seconds, or a time like 500ms, 30s or 5m")
+    })?;
+    match seconds * secs {
+        seconds @ 0.0..=MAX_SECONDS => Ok(Duration::from_secs_f64(seconds)),
         _ => Err(format!("expected 0 to {MAX_SECONDS} seconds")),
     }
 }
@@ -38,7 +44,13 @@ mod tests {
     fn seconds() {
         assert_eq!(parse_seconds("2"), Ok(Duration::from_secs(2)));
         assert_eq!(parse_seconds("0.25"), Ok(Duration::from_millis(250)));
-        for bad in ["", "x", "-1", "nan", "inf", "1e9"] {
+        assert_eq!(parse_seconds("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_seconds("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_seconds("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_seconds("0.5h"), Ok(Duration::from_secs(1800)));
+        for bad in [
+            "", "x", "-1", "nan", "inf", "1e9", "s", "-1s", "3 s", "30S", "1d", "1e9m",
+        ] {
             assert!(parse_seconds(bad).is_err(), "{bad}");
         }
     }

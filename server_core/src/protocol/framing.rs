@@ -2,7 +2,7 @@
 //! writes it.
 
 use crate::base::reason::Kick;
-use crate::base::wire::{HEADER_BYTES, MAX_PACKET_BYTES};
+use crate::base::wire::MAX_PACKET_BYTES;
 
 /// The header before each frame of a byte stream: a length, then an id.
 ///
@@ -76,8 +76,6 @@ pub enum IdField {
 
 /// The longest header: a length of four bytes and an id of two.
 pub const MAX_HEADER_BYTES: usize = 6;
-/// The payload of the largest packet of this library.
-pub const MAX_PAYLOAD_BYTES: usize = MAX_PACKET_BYTES - HEADER_BYTES;
 
 impl Framing {
     /// The framing of this library: `u16` length with the header of four bytes, `u16` id, little-endian.
@@ -181,6 +179,7 @@ impl Framing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::wire::MAX_PAYLOAD_BYTES;
 
     #[test]
     fn header_of_four_bytes_is_written_as_documented() {

@@ -54,7 +54,7 @@ pub trait Transport {
     /// [`buffered_bytes`](Self::buffered_bytes).
     ///
     /// # Errors
-    /// Why the session has to end.
+    /// Why the session has to end. A draining stream is read on after a broken rule: what comes is discarded.
     fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason>;
 
     /// Bytes that the last read took from the socket beyond its plaintext: a turn pays for them too.

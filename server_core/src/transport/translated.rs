@@ -2,8 +2,8 @@
 
 use super::{Completion, ReadOutcome, Transport};
 use crate::base::reason::{DisconnectReason, Kick};
-use crate::base::wire::HEADER_BYTES;
-use crate::protocol::framing::{Framing, MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES};
+use crate::base::wire::{HEADER_BYTES, MAX_PAYLOAD_BYTES};
+use crate::protocol::framing::{Framing, MAX_HEADER_BYTES};
 use std::io::{self, ErrorKind, IoSlice};
 
 /// Carries packets to and from a peer with another [`Framing`].
@@ -22,8 +22,10 @@ pub struct Translated<T> {
     input: Input,
     output: Output,
     overhead_bytes: usize,
-    /// The peer's stream has lost its framing here.
+    /// Why the session has to end, behind the bytes that were read last.
     offence: Option<Kick>,
+    /// The peer's stream has lost its framing: its bytes have no meaning any more.
+    is_broken: bool,
 }
 
 /// The position in the stream of frames from the peer.
@@ -65,6 +67,7 @@ impl<T: Transport> Translated<T> {
             output: Output::default(),
             overhead_bytes: 0,
             offence: None,
+            is_broken: false,
         }
     }
 
@@ -102,7 +105,7 @@ impl<T: Transport> Transport for Translated<T> {
         if waiting > 0 {
             return Ok(ReadOutcome::Bytes(waiting));
         }
-        if let Some(kick) = self.offence {
+        if let Some(kick) = self.offence.take() {
             return Err(kick.into());
         }
         let at = self.read_at(memory.len());
@@ -111,13 +114,19 @@ impl<T: Transport> Transport for Translated<T> {
         let ReadOutcome::Bytes(count) = outcome? else {
             return outcome;
         };
+        // The offence is told once: a draining stream discards what follows, and still flushes.
+        if self.is_broken {
+            self.overhead_bytes += count;
+            return Ok(ReadOutcome::Bytes(0));
+        }
         let (bytes, valid) = (self.input).translate(&self.framing, memory, at, at + count);
         self.overhead_bytes += count.saturating_sub(bytes);
-        self.offence = valid.err();
-        match self.offence {
-            Some(kick) if bytes == 0 => Err(kick.into()),
-            _ => Ok(ReadOutcome::Bytes(bytes)),
+        self.is_broken = valid.is_err();
+        match valid {
+            Err(kick) if bytes == 0 => return Err(kick.into()),
+            valid => self.offence = valid.err(),
         }
+        Ok(ReadOutcome::Bytes(bytes))
     }
 
     fn overhead_bytes(&self) -> usize {
@@ -402,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_before_an_offence_are_read_first() {
+    fn packets_before_an_offence_are_read_first_and_bytes_behind_it_are_overhead() {
         let framing = Framing {
             max_frame_bytes: 9,
             ..BIG
@@ -411,9 +420,11 @@ mod tests {
         peer.send(b"\0\0\0\x01a\0\0\0\x0abcdefghijk");
         let memory = &mut [0; 64];
         assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(5)));
-        for _ in 0..2 {
-            assert_eq!(stream.read(memory), Err(Kick::TooLarge.into()));
-        }
+        assert_eq!(stream.read(memory), Err(Kick::TooLarge.into()));
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Blocked));
+        peer.send(b"\0\0\0\x01a");
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(0)));
+        assert_eq!(stream.overhead_bytes(), 5);
     }
 
     #[test]

@@ -199,7 +199,7 @@ pub fn check_output(
             Err(error) => panic!("{error}"),
         }
         let written = peer.state().written_bytes;
-        let complete = ends.iter().filter(|(end, _)| *end <= sent).next_back();
+        let complete = ends.iter().rfind(|(end, _)| *end <= sent);
         assert!(
             complete.is_none_or(|(_, end)| *end <= written),
             "{framing:?}"

@@ -326,13 +326,12 @@ impl Sim {
                 pipe.breaks_at_call = self.rng.choice(how).map(|kind| (call, kind));
             }
         }
-        let layers = if self.has_layers {
-            Layers {
-                is_sealed: self.rng.bool(),
-                is_framed: self.rng.bool(),
-            }
-        } else {
-            Layers::default()
+        // The time of a packet begins behind its header there: a peer that stalls in a header has no time.
+        let is_translated = self.rng.u32(..3) == 0 && kind != Kind::Stall;
+        let layers = Layers {
+            is_sealed: self.has_layers && self.rng.bool(),
+            is_framed: self.has_layers && self.rng.bool(),
+            is_translated,
         };
         let handshake = match self.rng.u32(..8) {
             0 if self.has_layers => HandshakeKind::Stalls,

@@ -1,4 +1,5 @@
-//! Fake transports over the fake connection: records as of TLS, frames as of WebSocket, both, or none.
+//! Fake transports over the fake connection: records as of TLS, frames as of WebSocket, both, or none; and the
+//! real translation of framings over packets or records.
 //!
 //! A *record* is the sealed form of one write: the peer can open a record when it is complete. A handshake of
 //! two steps comes before the first record of packets, and a record that ends the stream comes after the
@@ -7,8 +8,8 @@
 
 use crate::wire::{FakeStream, PeerEnd, Pipe};
 use server_core::protocol::codec::{Codec, Decoded};
-use server_core::transport::{Completion, Framed, ReadOutcome, Transport};
-use server_core::{DisconnectReason, SessionId};
+use server_core::transport::{Completion, Framed, ReadOutcome, Translated, Transport};
+use server_core::{DisconnectReason, Framing, SessionId};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Layers {
     pub is_sealed: bool,
     pub is_framed: bool,
+    /// Packets go through the translation of framings, from the native framing to itself: the peer sees no
+    /// difference. Without frames only.
+    pub is_translated: bool,
 }
 
 impl Layers {
@@ -51,8 +55,13 @@ impl SimStream {
             body: Vec::new(),
             runs: Arc::clone(&runs),
         };
+        let native = Framing::NATIVE;
         let transport: Box<dyn Transport + Send> = match (layers.is_sealed, layers.is_framed) {
+            (false, false) if layers.is_translated => Box::new(Translated::new(stream, native)),
             (false, false) => Box::new(stream),
+            (true, false) if layers.is_translated => {
+                Box::new(Translated::new(Sealed::new(stream, end.clone()), native))
+            }
             (true, false) => Box::new(Sealed::new(stream, end.clone())),
             (false, true) => Box::new(Framed::new(stream, codec)),
             (true, true) => Box::new(Framed::new(Sealed::new(stream, end.clone()), codec)),

@@ -1,7 +1,9 @@
 //! The command line, and the run that it asks for.
 
+use crate::compare::Compare;
 use crate::game_attacks::GameAttack;
 use crate::game_scenario::Workload;
+use crate::merge::Merge;
 use crate::report_page::ReportPage;
 use clap::builder::{RangedU64ValueParser, Resettable};
 use clap::error::ErrorKind;
@@ -12,6 +14,7 @@ use dummy_client::executor::{LoadProfile, MAX_SESSIONS, Stages};
 use dummy_client::{Executor, RunConfig, Share};
 use game_server::packets::MAX_CHAT_BYTES;
 use serde_json::{Value, json};
+use server_core::Framing;
 use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +45,7 @@ pub struct Args {
     #[arg(help_heading = "Load", value_name = "N")]
     pub count: Option<usize>,
 
-    /// Duration of the run [default: until Ctrl-C, or the end of the last stage]
+    /// Duration of the run, in seconds or as 90s or 5m [default: until Ctrl-C, or the end of the last stage]
     #[arg(long, env = "DUMMY_CLIENT_DURATION_SECS", value_parser = parse_seconds)]
     #[arg(help_heading = "Load", value_name = "SECS")]
     pub duration_secs: Option<Duration>,
@@ -175,6 +178,8 @@ pub struct Args {
 /// What this program does besides a run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Compare(Compare),
+    Merge(Merge),
     Report(ReportPage),
     /// Print the JSON schema of the report
     Schema,
@@ -378,6 +383,7 @@ impl Args {
             churn: self.churn_ms.map(Churn::range),
             reconnect: self.reconnect,
             login_timeout: LOGIN_TIMEOUT,
+            framing: Framing::NATIVE,
             log_sessions: self.log_sessions.0,
             share: self.share,
             settings: self.settings(),
@@ -417,10 +423,6 @@ impl Args {
                 json!(self.attack.map(|attack| self.attackers(attack))),
             ),
             ("assertions", json!(self.assertions)),
-            (
-                "profile",
-                text(self.profile.as_ref().map(|path| path.display().to_string())),
-            ),
         ];
         settings.map(|(name, value)| (name.into(), value)).into()
     }

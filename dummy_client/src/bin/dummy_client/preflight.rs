@@ -6,34 +6,13 @@ use dummy_client::attack::{Attack, NEIGHBOURS};
 use dummy_client::executor::MAX_SESSIONS;
 use dummy_client::{Error, MAX_CONNECTING};
 use server_core::host::checks::{self, Check, Finding, first_failure};
-use server_core::host::{self, Addresses, HostLimits, SourceAddresses};
-use server_core::start;
-use std::net::TcpStream;
+use server_core::host::{self, HostLimits, SourceAddresses};
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Evaluates the checks, prints a table and starts nothing.
 pub fn check(args: &Args) -> ExitCode {
     let (_, findings) = look(args);
     host::print("dummy_client", &findings)
-}
-
-/// Takes the first address of the server's name that accepts a connection, if the name has several. If no
-/// address accepts a connection, the run logs that and takes the first address: it counts what fails.
-pub fn choose_address(addrs: &mut Addresses) {
-    if !addrs.are_several() {
-        return;
-    }
-    let accepting = start::first_of("cannot connect to", addrs.all().iter().copied(), |addr| {
-        TcpStream::connect_timeout(&addr, MAX_CONNECT_TIME).map(|_| addr)
-    });
-    match accepting {
-        Ok(addr) => {
-            log::info!("took {addr} of {addrs}");
-            addrs.prefer(addr);
-        }
-        Err(error) => log::error!("no address of {addrs} accepts a connection: {error}"),
-    }
 }
 
 /// The limits of the machine. Logs the warnings.
@@ -68,9 +47,6 @@ pub fn sources(args: &Args, limits: &HostLimits) -> SourceAddresses {
     let sessions = max_sessions(args, limits);
     SourceAddresses::plan(args.addr.first().ip(), sessions, limits.ephemeral_ports)
 }
-
-/// The longest wait for one address of several.
-const MAX_CONNECT_TIME: Duration = Duration::from_secs(3);
 
 /// The limit of open files on a system that does not tell its limit.
 const DEFAULT_FILES: u64 = 1024;
@@ -113,38 +89,4 @@ fn look(args: &Args) -> (HostLimits, Vec<Finding>) {
     ]);
     let findings = checks::evaluate(&limits, &needs);
     (limits, findings)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use server_core::host::parse_addrs;
-    use std::net::{SocketAddr, TcpListener};
-
-    /// A socket listens at `addrs[1]` alone.
-    fn two_addresses() -> (Addresses, [SocketAddr; 2], TcpListener) {
-        let closed = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let open = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let [one, two] = [&closed, &open].map(|socket| socket.local_addr().expect("an address"));
-        let mut addrs = parse_addrs(&two.to_string()).expect("an address");
-        addrs.prefer(one);
-        (addrs, [one, two], open)
-    }
-
-    #[test]
-    fn of_several_addresses_the_first_that_accepts_is_taken() {
-        let (mut addrs, [one, two], _listener) = two_addresses();
-        choose_address(&mut addrs);
-        assert_eq!(addrs.all(), [two, one]);
-        choose_address(&mut addrs);
-        assert_eq!(addrs.first(), two, "the order changes no more");
-    }
-
-    #[test]
-    fn where_none_accepts_the_first_is_taken() {
-        let (mut addrs, [one, two], listener) = two_addresses();
-        drop(listener);
-        choose_address(&mut addrs);
-        assert_eq!(addrs.all(), [one, two]);
-    }
 }

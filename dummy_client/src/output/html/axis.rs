@@ -99,8 +99,11 @@ impl Axis {
     pub fn place(&self, value: f64) -> f64 {
         let [low, high, at] = [self.range.start, self.range.end, value]
             .map(|value| if self.is_log { value.log10() } else { value });
-        // `max` and `min` return the other number where one is not a number.
-        ((at - low) / (high - low)).max(0.0).min(1.0)
+        let place = (at - low) / (high - low);
+        if place.is_nan() {
+            return 0.0;
+        }
+        place.clamp(0.0, 1.0)
     }
 
     /// The value at a place from 0 to 1.

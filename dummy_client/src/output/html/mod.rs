@@ -69,19 +69,11 @@ fn script_json(report: &Report) -> Result<String, Error> {
             }
         }
     }
-    let mut text = String::new();
-    for c in json.to_string().chars() {
-        // Invisible characters and those that change the direction of text are written as escapes as well.
-        if matches!(c, '&' | '<' | '>') || (!c.is_ascii() && c.escape_debug().len() > 1) {
-            let mut units = [0; 2];
-            for unit in c.encode_utf16(&mut units) {
-                text += &format!("\\u{unit:04x}");
-            }
-        } else {
-            text.push(c);
-        }
-    }
-    Ok(text)
+    let json = super::json::to_json(&json, false).map_err(Error::failure)?;
+    Ok(json
+        .replace('&', "\\u0026")
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e"))
 }
 
 /// The content of the template. An empty list has no section on the page.
@@ -268,27 +260,29 @@ fn close_messages(report: &Report) -> Vec<(String, String)> {
 fn sessions(report: &Report) -> Vec<Fact> {
     let all = &report.sessions;
     let never = count(all.never_connected);
-    let late = format!(
-        "{} reconnected within 10 s, {} later",
-        grouped(all.reconnected),
-        grouped(all.reconnected_late)
-    );
+    let if_any = |number: u64, text: String| if number > 0 { text } else { String::new() };
+    let missing = all.disconnected_at_end;
+    let [back, late] = [all.reconnected, all.reconnected_late].map(grouped);
     let mut facts = vec![
         fact(
             "users",
             count(all.requested),
             format!("{} connected, {never} never", count(all.connected)),
         ),
-        fact("sessions at a time", count(all.max_connected), "at most"),
+        fact("most sessions at a time", count(all.max_connected), ""),
         fact(
             "sessions at the end",
             count(all.connected_at_end),
-            format!(
-                "{} should be connected and are not",
-                count(all.disconnected_at_end)
+            if_any(missing as u64, format!("{} are missing", count(missing))),
+        ),
+        fact(
+            "sessions lost",
+            grouped(all.lost),
+            if_any(
+                all.lost,
+                format!("{back} reconnected within 10 s, {late} later"),
             ),
         ),
-        fact("sessions lost", grouped(all.lost), late),
     ];
     let rare = [
         ("sessions closed by plan", all.closed),
@@ -322,9 +316,11 @@ fn started(rfc3339: &str) -> String {
     shown(&rfc3339.replacen('T', " ", 1).replace('Z', " UTC"))
 }
 
+/// The settings of the run; those that are not set are left out.
 fn settings(report: &Report) -> Vec<Fact> {
     let settings = report.run.settings.iter();
     settings
+        .filter(|(_, value)| value::is_set(value))
         .filter_map(|(key, value)| value::setting(key, value))
         .collect()
 }

@@ -1,6 +1,6 @@
 //! JSON values as facts and tables: settings, an attack, a capacity search. A new field appears by itself.
 
-use super::format::{digits, grouped, ms, shown, words};
+use super::format::{digits, grouped, shown, words};
 use super::{Fact, fact};
 use crate::report::TrendValue;
 use serde_json::{Map, Value};
@@ -28,6 +28,7 @@ pub fn parts(heading: &str, object: &Map<String, Value>) -> Vec<Part> {
     let fields = ordered(object);
     let facts: Vec<_> = fields
         .iter()
+        .filter(|(_, value)| is_set(value))
         .filter_map(|&(key, value)| setting(key, value))
         .collect();
     if !facts.is_empty() {
@@ -123,6 +124,11 @@ fn flat(row: &Map<String, Value>) -> Map<String, Value> {
     fields
 }
 
+/// Whether a field has a content.
+pub fn is_set(value: &Value) -> bool {
+    !value.is_null() && value.as_array().is_none_or(|all| !all.is_empty())
+}
+
 fn is_flat(object: &Map<String, Value>) -> bool {
     object
         .values()
@@ -187,12 +193,7 @@ pub fn setting(key: &str, value: &Value) -> Option<Fact> {
     }
     let of_unit = UNITS.iter().find_map(|(end, unit)| {
         let name = key.strip_suffix(end)?;
-        let text = if *unit == " ms" {
-            ms(number)
-        } else {
-            format!("{text}{unit}")
-        };
-        Some(fact(&words(name), text, ""))
+        Some(fact(&words(name), format!("{text}{unit}"), ""))
     });
     Some(of_unit.unwrap_or_else(|| fact(&words(key), text, "")))
 }

@@ -115,8 +115,8 @@ fn broadcast(context: &Context, case: &Case, server: Server) -> Measurement {
         return Err("no ticks".into());
     }
     // All packets of a tick have to arrive, not only its hello. The end of the run may cut the last tick.
-    let extra_due = number("/ticks/received") * (packets_per_tick - 1) as f64;
-    let extra = number("/chats/received");
+    let extra_due = number("/metrics/ticks_received/value") * (packets_per_tick - 1) as f64;
+    let extra = number("/metrics/chats_received/value");
     if (extra - extra_due).abs() > (2 * sessions * packets_per_tick) as f64 {
         return Err(format!("{extra} chats received, {extra_due} expected"));
     }
@@ -124,9 +124,9 @@ fn broadcast(context: &Context, case: &Case, server: Server) -> Measurement {
     let packets = ((last - first) * packets_per_tick as u64 * (sessions as u64 + 1)) as f64;
     let mut figures = end.figures_since(&begin, packets);
     figures.insert("client_us_per_packet", number("/client/cpu_us_per_packet"));
-    figures.insert("tick_spread_p50_ms", number("/tick_spread_ms/p50"));
-    figures.insert("tick_spread_p99_ms", number("/tick_spread_ms/p99"));
-    figures.insert("tick_delay_p99_ms", number("/tick_delay_ms/p99"));
+    figures.insert("tick_spread_p50_ms", number("/metrics/tick_spread/p50"));
+    figures.insert("tick_spread_p99_ms", number("/metrics/tick_spread/p99"));
+    figures.insert("tick_delay_p99_ms", number("/metrics/tick_delay/p99"));
     let growth = memory.saturating_sub(idle_memory) as f64;
     figures.insert("memory_bytes_per_session", growth / (sessions + 1) as f64);
     for (name, histogram) in [

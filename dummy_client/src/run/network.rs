@@ -1,0 +1,223 @@
+//! Sockets towards the server, and the address that they go to.
+
+use crate::collector::{Collector, UserEvent};
+use crate::users::Endpoint;
+use server_core::host::{Addresses, SourceAddresses};
+use server_core::{ServerHandle, SessionId, start};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The sockets of the users.
+pub(super) struct Network {
+    server: ServerHandle,
+    targets: Targets,
+    users: usize,
+    ports: Option<u64>,
+    sources: SourceAddresses,
+    collector: Arc<Collector>,
+}
+
+/// The addresses of the server. As long as no user has connected, a failed connect moves on to the next address.
+#[derive(Debug)]
+struct Targets {
+    addrs: Vec<SocketAddr>,
+    current: usize,
+    /// The address that each user tried last; empty if there is only one.
+    tried: Vec<usize>,
+}
+
+/// The longest wait for one address of several.
+const MAX_CONNECT_TIME: Duration = Duration::from_secs(3);
+
+/// Moves the first address that accepts a connection to the front, if the server has several addresses. If no
+/// address accepts a connection, the order stays: the run counts what fails.
+pub(super) fn prefer_accepting(addrs: &mut Addresses) {
+    if !addrs.are_several() {
+        return;
+    }
+    let accepting = start::first_of("cannot connect to", addrs.all().iter().copied(), |addr| {
+        TcpStream::connect_timeout(&addr, MAX_CONNECT_TIME).map(|_| addr)
+    });
+    match accepting {
+        Ok(addr) => {
+            log::info!("took {addr} of {addrs}");
+            addrs.prefer(addr);
+        }
+        Err(error) => log::error!("no address of {addrs} accepts a connection: {error}"),
+    }
+}
+
+impl Network {
+    /// `ports`: of one source address, if the system tells.
+    pub fn new(
+        server: ServerHandle,
+        addrs: &Addresses,
+        users: usize,
+        ports: Option<u64>,
+        collector: Arc<Collector>,
+    ) -> Self {
+        let targets = Targets::new(addrs.all().to_vec(), users);
+        Self {
+            server,
+            users,
+            ports,
+            sources: SourceAddresses::plan(targets.addr().ip(), users, ports),
+            targets,
+            collector,
+        }
+    }
+
+    pub fn server(&self) -> &ServerHandle {
+        &self.server
+    }
+
+    /// The address of the server.
+    pub fn addr(&self) -> SocketAddr {
+        self.targets.addr()
+    }
+
+    /// No user has connected before this event: it may choose another address.
+    pub fn choose_address(&mut self, event: &UserEvent) {
+        if self.targets.on_event(event) {
+            let addr = self.targets.addr();
+            self.sources = SourceAddresses::plan(addr.ip(), self.users, self.ports);
+        }
+    }
+}
+
+impl Endpoint for Network {
+    /// From an address that has a free port. An address that should have one may have none: ports of earlier
+    /// connections wait in TIME_WAIT, others belong to other programs.
+    fn connect(&mut self, user: usize, now: Instant) -> io::Result<()> {
+        self.collector.begin_connect(user, now);
+        let addr = self.targets.begin(user);
+        let mut tries = 0;
+        loop {
+            let source = self.sources.source(user);
+            let begun = self.server.connect_from(source, addr, user as u64);
+            match begun.as_ref().map_err(io::Error::kind) {
+                Err(ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse) => tries += 1,
+                _ => return begun,
+            }
+            if self.sources.rotate() <= tries {
+                return begun;
+            }
+        }
+    }
+
+    fn close(&mut self, id: SessionId) {
+        self.server.close(id);
+    }
+}
+
+impl Targets {
+    fn new(addrs: Vec<SocketAddr>, users: usize) -> Self {
+        let tried = if addrs.len() > 1 { users } else { 0 };
+        Self {
+            addrs,
+            current: 0,
+            tried: vec![0; tried],
+        }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.addrs[self.current]
+    }
+
+    /// A user connects to this address.
+    fn begin(&mut self, user: usize) -> SocketAddr {
+        if let Some(tried) = self.tried.get_mut(user) {
+            *tried = self.current;
+        }
+        self.addr()
+    }
+
+    /// Whether the address has changed.
+    fn on_event(&mut self, event: &UserEvent) -> bool {
+        let before = self.current;
+        match *event {
+            UserEvent::Connected(user, _) => {
+                self.current = self.tried.get(user).copied().unwrap_or(before);
+            }
+            // Of many users that fail at one address, the first moves on.
+            UserEvent::Failed(user, ..) if self.tried.get(user) == Some(&before) => {
+                self.current = (before + 1) % self.addrs.len();
+            }
+            _ => {}
+        }
+        self.current != before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::Stage;
+    use server_core::host::parse_addrs;
+    use std::net::TcpListener;
+
+    /// A socket listens at `addrs[1]` alone.
+    fn two_addresses() -> (Addresses, [SocketAddr; 2], TcpListener) {
+        let closed = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let open = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let [one, two] = [&closed, &open].map(|socket| socket.local_addr().expect("an address"));
+        let mut addrs = parse_addrs(&two.to_string()).expect("an address");
+        addrs.prefer(one);
+        (addrs, [one, two], open)
+    }
+
+    #[test]
+    fn of_several_addresses_the_first_that_accepts_is_taken() {
+        let (mut addrs, [one, two], _listener) = two_addresses();
+        prefer_accepting(&mut addrs);
+        assert_eq!(addrs.all(), [two, one]);
+        prefer_accepting(&mut addrs);
+        assert_eq!(addrs.first(), two, "the order changes no more");
+    }
+
+    #[test]
+    fn where_none_accepts_the_first_is_taken() {
+        let (mut addrs, [one, two], listener) = two_addresses();
+        drop(listener);
+        prefer_accepting(&mut addrs);
+        assert_eq!(addrs.all(), [one, two]);
+    }
+
+    fn failed(user: usize) -> UserEvent {
+        UserEvent::Failed(user, "connection refused".into(), Stage::Connect)
+    }
+
+    /// Three users wait for a server that is not there yet, with three addresses.
+    #[test]
+    fn each_address_is_tried_until_one_accepts() {
+        let addrs: Vec<SocketAddr> = (1..=3).map(|port| ([192, 0, 2, 1], port).into()).collect();
+        let mut targets = Targets::new(addrs.clone(), 3);
+        for round in 0..4 {
+            for user in 0..3 {
+                assert_eq!(targets.begin(user), addrs[round % 3], "round {round}");
+            }
+            let changes = [0, 1, 2].map(|user| targets.on_event(&failed(user)));
+            assert_eq!(changes, [true, false, false], "one step a round");
+        }
+        targets.begin(0);
+        targets.on_event(&failed(1));
+        targets.on_event(&failed(0));
+        assert_eq!(targets.begin(1), addrs[2]);
+        // The address that has accepted stays, though another was next.
+        let id = SessionId::new(1, 0, 0);
+        assert!(targets.on_event(&UserEvent::Connected(0, id)));
+        assert_eq!(targets.begin(2), addrs[1]);
+    }
+
+    #[test]
+    fn only_address_stays() {
+        let addr = SocketAddr::from(([192, 0, 2, 1], 1));
+        let mut targets = Targets::new(vec![addr], 2);
+        assert_eq!(targets.begin(1), addr);
+        assert!(!targets.on_event(&failed(1)));
+        assert!(!targets.on_event(&UserEvent::Connected(1, SessionId::new(1, 0, 0))));
+        assert_eq!(targets.addr(), addr);
+    }
+}

@@ -1,0 +1,337 @@
+//! A run in virtual time, against a server with planted faults.
+
+use super::seed_of;
+use super::world::{TICKS, World, gauge, trend};
+use crate::report::{Report, Verdict};
+use crate::scenario::UserId;
+use crate::users::UserSettings;
+use server_core::DisconnectReason;
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// From one tick of the server to the next.
+const PERIOD_MS: u64 = 20;
+
+/// Three sessions for 0.8 s. Session 1 gets the ticks of `fault`, the others get each tick when it is due.
+fn with_fault(fault: impl Fn(u64) -> Vec<u64>) -> Report {
+    let mut world = World::connected(3);
+    for tick in 1..=40 {
+        world.at(tick * PERIOD_MS);
+        for user in [0, 2] {
+            world.tick(user, tick);
+        }
+        for number in fault(tick) {
+            world.tick(1, number);
+        }
+    }
+    world.end(41 * PERIOD_MS)
+}
+
+fn counts<const N: usize>(report: &Report, names: [&str; N]) -> [u64; N] {
+    names.map(|name| report.metrics.count(name))
+}
+
+/// The ticks of these slots, each on time, to all sessions.
+fn send(world: &mut World, slots: RangeInclusive<u64>, period_ms: u64) {
+    for slot in slots {
+        world.at(slot * period_ms).tick_all(slot);
+    }
+}
+
+fn settings(reconnect: bool) -> UserSettings {
+    UserSettings {
+        reconnect,
+        ..UserSettings::default()
+    }
+}
+
+#[test]
+fn server_without_fault_passes() {
+    let report = with_fault(|tick| vec![tick]);
+    assert_eq!(
+        (report.verdict, &report.failures[..]),
+        (Verdict::Ok, &[][..])
+    );
+    assert_eq!(
+        counts(&report, ["ticks_received", "ticks_skipped"]),
+        [120, 0]
+    );
+    assert_eq!(report.lost(), 0);
+}
+
+#[test]
+fn missing_repeated_and_reordered_ticks_fail_the_run() {
+    let names = [
+        "tick_gaps",
+        "ticks_missing",
+        "ticks_repeated",
+        "ticks_reordered",
+    ];
+    let missing = with_fault(|tick| match tick {
+        20 | 21 => vec![],
+        _ => vec![tick],
+    });
+    let repeated = with_fault(|tick| match tick {
+        20 => vec![20, 20],
+        _ => vec![tick],
+    });
+    let reordered = with_fault(|tick| match tick {
+        20 => vec![],
+        21 => vec![21, 20],
+        _ => vec![tick],
+    });
+    for (report, expected, lost) in [
+        (missing, [1, 2, 0, 0], 2),
+        (repeated, [0, 0, 1, 0], 0),
+        (reordered, [1, 1, 0, 1], 1),
+    ] {
+        assert_eq!(counts(&report, names), expected);
+        assert_eq!(report.verdict, Verdict::Failed, "{:?}", report.failures);
+        assert_eq!(report.lost(), lost);
+    }
+}
+
+#[test]
+fn jump_to_the_highest_tick_number_fails_the_run() {
+    let report = with_fault(|tick| vec![if tick == 20 { u64::MAX } else { tick }]);
+    assert_eq!(report.verdict, Verdict::Failed);
+    assert!(report.metrics.count("ticks_missing") > 1_000_000);
+}
+
+/// The run is long enough for the client to evaluate the highest tick number during the run.
+#[test]
+fn highest_tick_number_from_the_start_is_counted_as_repeats() {
+    let mut world = World::connected(2);
+    for tick in 1..=150 {
+        world.at(tick * PERIOD_MS).tick(0, u64::MAX);
+        world.tick(1, tick);
+    }
+    let report = world.end(151 * PERIOD_MS);
+    assert_eq!(report.verdict, Verdict::Failed);
+    assert_eq!(report.metrics.count("ticks_repeated"), 149);
+    assert_eq!(report.sessions.lost, 0);
+}
+
+#[test]
+fn tick_every_two_seconds_passes() {
+    let mut world = World::connected(2);
+    send(&mut world, 1..=3, 2_000);
+    let report = world.end(7_000);
+    assert_eq!(report.verdict, Verdict::Ok, "{:?}", report.failures);
+    assert_eq!(gauge(&report, "tick_period"), Some(2_000.0));
+}
+
+#[test]
+fn session_that_lags_at_the_end_fails_the_run() {
+    let report = with_fault(|tick| if tick > 25 { vec![] } else { vec![tick] });
+    assert_eq!(report.verdict, Verdict::Failed);
+    let names = ["sessions_lagging_tick", "ticks_missing"];
+    assert_eq!(counts(&report, names), [1, 0]);
+}
+
+#[test]
+fn session_without_ticks_fails_the_run() {
+    let report = with_fault(|_| vec![]);
+    assert_eq!(report.verdict, Verdict::Failed);
+    assert_eq!(counts(&report, ["sessions_without_tick"]), [1]);
+    assert_eq!(report.lost(), 1);
+}
+
+/// Session 1 of three gets no tick, closes by plan after 1.5 s, and connects again.
+#[test]
+fn session_without_ticks_fails_the_run_though_it_leaves_by_plan() {
+    let stay = Duration::from_millis(1_500);
+    let churn = UserSettings {
+        churn: Some(stay..=stay),
+        ..UserSettings::default()
+    };
+    let mut world = World::new(3, churn);
+    world.accept_all();
+    for tick in 1..=76 {
+        world.at(tick * PERIOD_MS).end_closed();
+        world.accept_all();
+        for user in [0, 2] {
+            world.tick(user, tick);
+        }
+    }
+    let report = world.end(77 * PERIOD_MS);
+    assert_eq!(report.verdict, Verdict::Failed);
+    assert_eq!(counts(&report, ["sessions_without_tick"]), [1]);
+    assert_eq!((report.sessions.closed, report.sessions.lost), (3, 0));
+}
+
+#[test]
+fn server_that_sends_nothing_fails_the_run_and_its_silence_is_named_after_5_s() {
+    for (millis, silent_secs) in [(1_000, 0.0), (5_500, 5.5)] {
+        let report = World::connected(2).end(millis);
+        assert_eq!(report.verdict, Verdict::Failed);
+        assert_eq!(report.sessions.server_silent_secs, silent_secs);
+        let failures = report.failures.join("; ");
+        assert!(failures.contains("no packet was received"), "{failures}");
+    }
+}
+
+/// No number is missing: the time without a tick is all that tells.
+#[test]
+fn server_that_stops_sending_is_silent_after_1_s() {
+    for (end_ms, silent_secs) in [(1_700, 0.0), (1_900, 1.1)] {
+        let mut world = World::connected(3);
+        send(&mut world, 1..=40, PERIOD_MS);
+        let report = world.end(end_ms);
+        let silent = report.sessions.server_silent_secs;
+        assert!((silent - silent_secs).abs() < 1e-6, "{silent}");
+        let verdict = [Verdict::Failed, Verdict::Ok][usize::from(silent_secs == 0.0)];
+        assert_eq!(report.verdict, verdict, "{:?}", report.failures);
+    }
+}
+
+/// Of a server with a tick each second, 4 s without one are no silence.
+#[test]
+fn silence_is_measured_in_periods_of_a_slow_server() {
+    for (end_ms, verdict) in [(9_900, Verdict::Ok), (10_100, Verdict::Failed)] {
+        let mut world = World::connected(1);
+        send(&mut world, 1..=6, 1_000);
+        let report = world.end(end_ms);
+        assert_eq!(report.verdict, verdict, "{:?}", report.failures);
+    }
+}
+
+/// The server is away for 3 s. No figure hides it: the outage of each user, and the gap between two ticks.
+#[test]
+fn outage_that_reconnects_bridge_is_in_the_figures() {
+    let mut world = World::new(10, settings(true));
+    world.accept_all();
+    send(&mut world, 1..=200, PERIOD_MS);
+    for user in 0..10 {
+        world.end_session(user, DisconnectReason::PeerReset);
+    }
+    world.at(7_000).accept_all();
+    for tick in 1..=200 {
+        world.at(7_000 + tick * PERIOD_MS).tick_all(tick);
+    }
+    let report = world.end(11_010);
+    assert_eq!(report.verdict, Verdict::Ok, "{:?}", report.failures);
+    assert_eq!(
+        (report.sessions.lost, report.sessions.reconnected),
+        (10, 10)
+    );
+    let outage = trend(&report, "outage");
+    assert_eq!((outage.count, report.lost()), (10, 0));
+    assert!((outage.min - 3_000.0).abs() < 5.0, "{outage:?}");
+    let gap = gauge(&report, "longest_tick_gap").unwrap();
+    assert!((gap - 3_020.0).abs() < 1.0, "{gap}");
+    assert_eq!(report.metrics.count("ticks_skipped"), 0);
+    assert!(trend(&report, "tick_delay").max < 1.0);
+}
+
+/// The users are away at the end: their outage counts, and the run fails.
+#[test]
+fn outage_that_lasts_until_the_end_is_in_the_figures() {
+    let mut world = World::new(2, settings(true));
+    world.accept_all();
+    send(&mut world, 1..=50, PERIOD_MS);
+    for user in 0..2 {
+        world.end_session(user, DisconnectReason::PeerReset);
+    }
+    let report = world.end(4_000);
+    assert_eq!(report.verdict, Verdict::Failed);
+    assert_eq!((report.lost(), report.sessions.reconnected), (2, 0));
+    let outage = trend(&report, "outage");
+    assert_eq!(outage.count, 2);
+    assert!((outage.max - 3_000.0).abs() < 5.0, "{outage:?}");
+    let gap = gauge(&report, "longest_tick_gap").unwrap();
+    assert!((gap - 3_000.0).abs() < 1.0, "{gap}");
+}
+
+#[test]
+fn session_behind_throughout_shows_in_delay_and_spread() {
+    let mut world = World::connected(3);
+    for slot in 1..=250 {
+        world.at(slot * PERIOD_MS);
+        for user in [0, 1] {
+            world.tick(user, slot);
+        }
+        if slot > 20 {
+            world.tick(2, slot - 20);
+        }
+    }
+    let report = world.end(251 * PERIOD_MS);
+    let (delay, spread) = (trend(&report, "tick_delay"), trend(&report, "tick_spread"));
+    assert!(delay.p50 < 1.0, "{delay:?}");
+    assert!((delay.p90 - 400.0).abs() < 2.0, "{delay:?}");
+    assert!((spread.p50 - 400.0).abs() < 2.0, "{spread:?}");
+}
+
+/// A percentile of sixty sessions does not show one wait of one session; the maximum does.
+#[test]
+fn single_long_wait_of_one_session_is_the_maximum_of_its_window() {
+    let mut world = World::connected(60);
+    send(&mut world, 1..=100, PERIOD_MS);
+    world.measure(false);
+    let from = world.now();
+    world.measurement.begin_window(from);
+    let waits = |tick: u64| (101..=250).contains(&tick);
+    for tick in 101..=400 {
+        world.at(tick * PERIOD_MS);
+        for user in (0..60).filter(|user| *user != 7 || !waits(tick)) {
+            world.tick(user, tick);
+        }
+        if tick == 250 {
+            (101..=250).for_each(|late| world.tick(7, late));
+        }
+    }
+    world.measure(false);
+    let window = &world.measurement.window.trends[0..];
+    let registry = &world.collector.registry;
+    let delays = &window[registry.ticks()[TICKS.0].delay.0];
+    assert!((delays.quantile_ms(1.0) - 2_980.0).abs() < 5.0);
+    assert!(delays.quantile_ms(0.5) < 1.0);
+    assert_eq!(world.end(401 * PERIOD_MS).verdict, Verdict::Ok);
+}
+
+#[test]
+fn histograms_have_every_measurement() {
+    let report = with_fault(|tick| vec![tick]);
+    for name in ["tick_delay", "tick_spread"] {
+        let trend = trend(&report, name);
+        let sum: u64 = trend.histogram.iter().map(|(_, count)| count).sum();
+        assert_eq!(sum, trend.count, "{name}");
+        assert!(sum > 0, "{name}");
+    }
+    assert_eq!(trend(&report, "outage").histogram, []);
+}
+
+/// The churn of a user is no loss, and no outage.
+#[test]
+fn sessions_that_leave_by_plan_lose_nothing() {
+    let stay = Duration::from_millis(100);
+    let churn = UserSettings {
+        churn: Some(stay..=stay * 3),
+        ..UserSettings::default()
+    };
+    let mut world = World::new(20, churn);
+    for tick in 1..=100 {
+        world.at(tick * PERIOD_MS).end_closed();
+        world.accept_all();
+        world.tick_all(tick);
+    }
+    let report = world.end(101 * PERIOD_MS);
+    assert_eq!(report.verdict, Verdict::Ok, "{:?}", report.failures);
+    let sessions = &report.sessions;
+    // Each session stays for 0.2 s on average, and the run for 2 s: about 200 sessions.
+    assert!(sessions.closed > 120, "{sessions:?}");
+    assert_eq!((sessions.lost, sessions.connected), (0, 20));
+    assert_eq!((report.lost(), trend(&report, "outage").count), (0, 0));
+}
+
+#[test]
+fn every_connection_of_every_user_has_a_seed_of_its_own() {
+    let users = (0..100).flat_map(|user| (1..10).map(move |number| (user, number)));
+    let seeds: HashSet<u64> = users
+        .map(|(user, number)| seed_of(7, UserId(user), number))
+        .collect();
+    assert_eq!(seeds.len(), 900);
+    assert_eq!(seed_of(7, UserId(3), 1), seed_of(7, UserId(3), 1));
+    assert_ne!(seed_of(7, UserId(3), 1), seed_of(8, UserId(3), 1));
+}

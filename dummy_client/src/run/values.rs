@@ -1,0 +1,84 @@
+//! The values of all metrics, from counters and samples.
+
+use crate::measurement::{Measurement, Samples};
+use crate::metrics::{Registry, TickSeries};
+use crate::report::{Metric, Metrics, Values};
+use std::time::Duration;
+
+/// The metrics of these counters and samples. `lagging`: users without the newest tick, and without any, by
+/// series.
+pub(super) fn metrics(
+    registry: &Registry,
+    measurement: &Measurement,
+    counts: &[u64],
+    samples: &Samples,
+    lagging: &[(u64, u64)],
+) -> Metrics {
+    let mut counts = counts.to_vec();
+    let mut gauges = vec![None; registry.gauges()];
+    for (index, series) in registry.ticks().iter().enumerate() {
+        let totals = samples.ticks[index];
+        counts[series.skipped.0] = totals.skipped;
+        counts[series.synthetic.0] = totals.synthetic;
+        if let Some(&(lagging, without)) = lagging.get(index) {
+            counts[series.lagging.0.0] = lagging;
+            counts[series.without.0.0] = without;
+        }
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        gauges[series.period.0] = measurement.period(TickSeries(index)).map(millis);
+        let is_measured = !samples.trends[series.delay.0].is_empty();
+        gauges[series.longest_gap.0] = is_measured.then_some(millis(totals.longest_gap));
+    }
+    let values = Values {
+        counters: &counts,
+        trends: &samples.trends,
+        gauges: &gauges,
+    };
+    let definitions = registry.definitions().iter();
+    let mut metrics: Vec<(String, Metric)> = definitions
+        .map(|definition| (definition.name.clone(), Metric::new(definition, values)))
+        .collect();
+    let packets = registry.packets();
+    let labels = packets.map(|(_, name, counter)| (name.to_string(), counts[counter.0]));
+    if let Some((_, Metric::Counter { by_packet, .. })) = metrics
+        .iter_mut()
+        .find(|(name, _)| name == "packets_received")
+    {
+        *by_packet = labels.collect();
+    }
+    Metrics(metrics)
+}
+
+/// What a reader may take for checked and is not.
+pub(super) fn not_checked(
+    registry: &Registry,
+    measurement: &Measurement,
+    counts: &[u64],
+) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for (index, series) in registry.ticks().iter().enumerate() {
+        let name = &series.name;
+        if counts[series.received.0] == 0 {
+            sentences.push(format!(
+                "no {name} was received: order, gaps and delay of {name}s were not checked"
+            ));
+        } else if measurement.period(TickSeries(index)).is_none() {
+            sentences.push(format!(
+                "too few {name}s were received to know their schedule: delays and skipped {name}s were not \
+                 checked"
+            ));
+        }
+    }
+    sentences
+}
+
+/// The failure of a run whose scenario has ticks or requests, and received none of them: packets of another game
+/// are no proof.
+pub(super) fn nothing_checked(registry: &Registry, counts: &[u64]) -> Option<String> {
+    let ticks = registry.ticks().iter().map(|series| series.received);
+    let requests = registry.requests().iter().map(|series| series.sent);
+    let mut all = ticks.chain(requests).peekable();
+    all.peek()?;
+    let is_empty = all.all(|counter| counts[counter.0] == 0);
+    is_empty.then(|| "nothing was checked: no tick was received, and no request was sent".into())
+}

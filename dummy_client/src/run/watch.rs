@@ -1,0 +1,90 @@
+//! Ticks that do not come: of the whole server, and of single sessions.
+
+use crate::collector::Collector;
+use crate::measurement::Measurement;
+use crate::metrics::TickSeries;
+use crate::users::Users;
+use std::time::{Duration, Instant};
+
+/// A server that sends no packet for this long is silent.
+const MAX_SILENCE: Duration = Duration::from_secs(5);
+/// No tick for this number of periods, and for at least this long, is a server that hangs.
+const MAX_MISSED: (u32, Duration) = (4, Duration::from_secs(1));
+/// A session without a tick for this number of periods, and for at least this long, was forgotten.
+const MAX_UNSEEN: (u32, Duration) = (3, Duration::from_millis(500));
+
+/// A look at what a run has received so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch<'a> {
+    pub users: &'a Users,
+    pub collector: &'a Collector,
+    pub measurement: &'a Measurement,
+}
+
+impl Watch<'_> {
+    /// The time for which the whole server has been silent, if that is too long. A server that hangs repeats
+    /// and omits nothing: its silence is all that can be found.
+    pub fn silence(self, now: Instant) -> Option<Duration> {
+        let first_connected_at = self.users.first_connected_at?;
+        let of = |since: Instant, limit: Duration| {
+            let silence = now.saturating_duration_since(since.max(first_connected_at));
+            (silence > limit).then_some(silence)
+        };
+        let series = (0..self.collector.registry.ticks().len()).map(TickSeries);
+        let ticks = series.filter_map(|series| {
+            let at = self.measurement.latest_tick_at(series)?;
+            // With one tick the period is not known.
+            let period = self.measurement.period(series)?;
+            of(at, (period * MAX_MISSED.0).max(MAX_MISSED.1))
+        });
+        let has_received = self.collector.counts()[self.collector.engine.packets.0] > 0;
+        if has_received {
+            return ticks.max();
+        }
+        of(first_connected_at, MAX_SILENCE)
+    }
+
+    /// Sessions without a tick that are old enough to have one.
+    pub fn count_without_tick(self, series: TickSeries, now: Instant) -> u64 {
+        let connected = self.users.connected();
+        let without = connected.filter(|&(user, since)| self.has_no_tick(series, user, since, now));
+        without.count() as u64
+    }
+
+    /// Whether a session without a tick is old enough to have one.
+    pub fn has_no_tick(
+        self,
+        series: TickSeries,
+        user: usize,
+        since: Instant,
+        now: Instant,
+    ) -> bool {
+        let Some(period) = self.measurement.period(series) else {
+            return false;
+        };
+        let limit = (period * MAX_UNSEEN.0).max(MAX_UNSEEN.1);
+        let is_without = self.collector.newest_tick(series, user) == 0;
+        let others_have =
+            (self.measurement.latest_tick_at(series)).is_some_and(|at| at > since + period);
+        // Where no session has received a tick lately, the server is silent.
+        is_without && now.saturating_duration_since(since) > limit && others_have
+    }
+
+    /// The newest tick over all sessions; 0 before the first.
+    pub fn newest_tick(self, series: TickSeries) -> u64 {
+        self.newest_ticks(series).max().unwrap_or(0)
+    }
+
+    /// Sessions whose newest tick is older than this one, without those that have none.
+    pub fn count_lagging(self, series: TickSeries, newest: u64) -> u64 {
+        let ticks = self.newest_ticks(series);
+        ticks.filter(|tick| *tick < newest).count() as u64
+    }
+
+    /// The newest tick of each session, without those that have none.
+    fn newest_ticks(self, series: TickSeries) -> impl Iterator<Item = u64> {
+        let users = self.users.connected();
+        let ticks = users.map(move |(user, _)| self.collector.newest_tick(series, user));
+        ticks.filter(|tick| *tick != 0)
+    }
+}

@@ -1,0 +1,145 @@
+//! Runs against a server that a TOML file describes (`--profile`).
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
+
+mod util;
+
+use dummy_client::Report;
+use std::fs;
+use std::process::Command;
+use util::{Run, Stub, client, counts, packet, scratch};
+
+const TICK: u16 = 100;
+const LOGIN: u16 = 101;
+const WELCOME: u16 = 102;
+const ASK: u16 = 103;
+const ANSWER: u16 = 104;
+const NEWS: u16 = 105;
+
+const PROFILE: &str = r#"
+ignored_ids = [105]
+
+[hello]
+id = 100
+prefix = "T"
+tick_offset = 1
+tick_type = "u32_be"
+
+[login]
+id = 101
+payload = "bot {n}"
+answer_id = 102
+
+[request]
+id = 103
+prefix = "hex:ff"
+payload = "{n}/{seq}"
+answer_id = 104
+rate_hz = 20
+answer = "same"
+"#;
+
+fn file(name: &str, text: &str) -> String {
+    let path = scratch(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn tick(number: u64) -> Vec<u8> {
+    let number = (number as u32).to_be_bytes();
+    packet(TICK, [b"T", &number[..]].concat())
+}
+
+/// A server of the profile. `answer` makes the answer to a request from its payload behind the prefix.
+fn stub(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Stub {
+    let script = |_, number| Some([tick(number), packet(NEWS, b"anything")].concat());
+    Stub::with_answers(script, move |id, payload| match id {
+        LOGIN if payload.starts_with(b"bot ") => packet(WELCOME, b""),
+        ASK if payload[0] == 0xff => packet(ANSWER, answer(&payload[1..])),
+        _ => Vec::new(),
+    })
+}
+
+fn run(stub: &Stub, name: &str) -> (Run, Report) {
+    let profile = file(name, PROFILE);
+    let args = [
+        "--count",
+        "3",
+        "--duration-secs",
+        "1",
+        "--profile",
+        &profile,
+    ];
+    let outcome = Run::report(stub.addr, &args);
+    fs::remove_file(profile).unwrap();
+    outcome
+}
+
+#[test]
+fn login_ticks_and_answers_of_another_game_are_checked() {
+    let stub = stub(<[u8]>::to_vec);
+    let (run, report) = run(&stub, "right.toml");
+    assert_eq!(run.status, Some(0), "{run:?}");
+    assert_eq!(report.metrics.trend("login_time").unwrap().count, 3);
+    let [answered, sent] = counts(&report, ["requests_answered", "requests_sent"]);
+    assert!(answered >= 3, "{run:?}");
+    assert_eq!(answered, sent);
+    let [ticks, unknown] = counts(&report, ["ticks_received", "packets_unknown"]);
+    assert!(ticks >= 3, "{run:?}");
+    assert_eq!(unknown, 0);
+    assert_eq!(report.run.settings["profile"]["hello"]["prefix"], "T");
+}
+
+#[test]
+fn wrong_answer_fails_the_run() {
+    let stub = stub(|payload| {
+        if payload.ends_with(b"/1") {
+            b"another".to_vec()
+        } else {
+            payload.to_vec()
+        }
+    });
+    let (run, report) = run(&stub, "wrong.toml");
+    assert_eq!(run.status, Some(1), "{run:?}");
+    assert_eq!(counts(&report, ["requests_corrupted"]), [3]);
+}
+
+#[test]
+fn packet_that_the_profile_does_not_name_fails_the_run() {
+    let script = |_, number| Some([tick(number), packet(200, b"")].concat());
+    let stub = Stub::with_answers(script, |id, _| match id {
+        LOGIN => packet(WELCOME, b""),
+        _ => Vec::new(),
+    });
+    let (run, report) = run(&stub, "unknown.toml");
+    assert_eq!(run.status, Some(1), "{run:?}");
+    assert!(counts(&report, ["packets_unknown"])[0] > 0);
+}
+
+#[test]
+fn wrong_profile_is_bad_usage_with_its_file_line_and_key() {
+    let wrong = PROFILE.replace("rate_hz = 20", "rate_hz = 20\nrate = 5");
+    let path = file("bad.toml", &wrong);
+    let addr = "127.0.0.1:1".parse().unwrap();
+    let line = 1 + wrong.lines().position(|line| line == "rate = 5").unwrap();
+    for check in [&[][..], &["--check"]] {
+        let run = Run::of(client(addr, &["--profile", &path]).args(check));
+        assert_eq!(run.status, Some(2), "{run:?}");
+        let place = format!("{path}:{line}: request.rate: ");
+        assert!(run.stderr.contains(&place), "{}", run.stderr);
+        assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+    }
+    fs::remove_file(&path).unwrap();
+    let run = Run::of(&mut client(addr, &["--profile", &path]));
+    assert_eq!(run.status, Some(2), "{run:?}");
+    assert!(run.stderr.contains(&path), "{}", run.stderr);
+}
+
+#[test]
+fn examples_pass_the_check() {
+    for name in ["u32_big_endian_without_id", "u16_little_endian_with_id"] {
+        let path = format!("{}/profiles/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dummy_client"));
+        let run = Run::of(command.args(["--check", "--profile", &path]));
+        assert_eq!(run.status, Some(0), "{run:?}");
+    }
+}

@@ -50,7 +50,9 @@ fn is_served(source: [u8; 4], addr: SocketAddr) -> bool {
 fn banned_address_is_refused_and_counts_as_rejected_alone() {
     let file = File::new("refused", "127.0.0.76/31 # both\n");
     let (server, metrics) = admin::start(&[&QUIET[..], &["--ban-file", file.path()]].concat());
-    server.wait_for_line("1 networks banned by");
+    server.wait_for_line_where("the number of bans", |line| {
+        line.contains(" bans read from ") && line.ends_with(": 1")
+    });
     for _ in 0..3 {
         assert!(!is_served(BANNED, server.addr));
     }
@@ -69,12 +71,17 @@ fn sighup_bans_new_connections_and_leaves_sessions_connected() {
     session.echo(b"before the ban");
     file.write("127.0.0.77\n10.0.0.0/8\n");
     server.signal("HUP");
-    server.wait_for_line("SIGHUP: 2 networks banned by");
+    let reloaded = |count: &str| {
+        server.wait_for_line_where("a reload", |line| {
+            line.contains("SIGHUP: bans read from ") && line.ends_with(count)
+        })
+    };
+    reloaded(": 2");
     assert!(!is_served(BANNED, server.addr) && is_served(OTHER, server.addr));
     session.echo(b"a session stays connected");
     file.write("127.0.0.78\n");
     server.signal("HUP");
-    server.wait_for_line("SIGHUP: 1 networks banned by");
+    reloaded(": 1");
     assert!(is_served(BANNED, server.addr) && !is_served(OTHER, server.addr));
 }
 

@@ -2,7 +2,7 @@
 
 use server_core::{BanList, Bans};
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ impl BanFile {
     pub fn reload(&self) {
         match read(&self.path) {
             Ok(list) => {
-                log::info!("SIGHUP: {} networks banned by {self}", list.len());
+                log::info!("SIGHUP: bans read from {self}: {}", list.len());
                 self.bans.replace(list);
             }
             Err(error) => log::error!("SIGHUP: the bans stay as they are: {error}"),
@@ -60,11 +60,10 @@ impl fmt::Display for BanFile {
 
 fn read(path: &Path) -> Result<BanList, String> {
     let error = |why: &dyn fmt::Display| format!("{}: {why}", path.display());
-    let file = File::open(path).map_err(|why| error(&why))?;
-    // A pipe has no second reading, and would block the signals.
-    let metadata = file.metadata().map_err(|why| error(&why))?;
-    if !metadata.is_file() {
+    // A pipe has no second reading, and its open would block the signals.
+    if !fs::metadata(path).map_err(|why| error(&why))?.is_file() {
         return Err(error(&"not a regular file"));
     }
+    let file = File::open(path).map_err(|why| error(&why))?;
     BanList::read(BufReader::new(file)).map_err(|why| error(&why))
 }

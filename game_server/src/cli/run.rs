@@ -105,7 +105,7 @@ fn log_start(args: &Args, server: &Server, config: &Config, fd_limit: u64) {
         log::info!("trusted proxies: {proxies}");
     }
     if let Some(file) = &args.ban_file {
-        log::info!("{} networks banned by {}", file.networks(), file);
+        log::info!("bans read from {file}: {}", file.networks());
     }
     let findings = check::at_start(args);
     if let (Some(asked), Some(most)) = (args.sessions_asked(), config.max_sessions)

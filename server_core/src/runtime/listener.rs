@@ -20,7 +20,7 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -36,8 +36,9 @@ pub struct Listener {
     stop: Arc<StopSignal>,
     /// Refused connections that get a last packet, until they have gone.
     rejected: Slab<Draining<Stream>>,
-    /// Connections of trusted proxies, until their header has come.
-    proxied: Slab<Proxied<Stream>>,
+    /// Connections of trusted proxies until their header has come, by a number that rises with each.
+    proxied: BTreeMap<usize, Proxied<Stream>>,
+    next_proxied: usize,
     /// Connections whose header has named this peer, until they are received.
     named: VecDeque<(Stream, SocketAddr)>,
     acceptor: Acceptor,
@@ -125,7 +126,8 @@ impl Listener {
                 waker,
             }),
             rejected: Slab::new(),
-            proxied: Slab::new(),
+            proxied: BTreeMap::new(),
+            next_proxied: 0,
             named: VecDeque::new(),
             acceptor: Acceptor::default(),
             summary_at: None,
@@ -250,21 +252,16 @@ impl Listener {
         context: &ListenerContext,
         now: Instant,
     ) {
-        let room_when_full = context
-            .admission
-            .free()
-            .saturating_add(MAX_PROXIED_WHEN_FULL);
-        let most = context.config.max_handshakes_of_all().min(room_when_full);
+        let room_when_full = (context.admission.free()).saturating_add(MAX_PROXIED_WHEN_FULL);
+        let most = (context.config.max_handshakes_of_all()).min(room_when_full);
         while self.proxied.len() + self.named.len() >= most
-            && let Some((oldest, _)) = self.proxied.iter().min_by_key(|(_, one)| one.deadline())
+            && let Some((_, oldest)) = self.proxied.pop_first()
         {
-            let oldest = self.proxied.remove(oldest);
             self.note_without_peer(oldest.proxy(), NoPeer::Evicted, context, now);
         }
-        let entry = self.proxied.vacant_entry();
-        let key = entry.key();
+        let number = self.next_proxied;
         let mut proxied = Proxied::new(stream, proxy, &context.config, now);
-        let token = Token(FIRST_PROXIED + key);
+        let token = Token(FIRST_PROXIED + number);
         let registered =
             (self.poll.registry()).register(proxied.stream_mut(), token, Interest::READABLE);
         if let Err(error) = registered {
@@ -272,28 +269,28 @@ impl Listener {
             self.note_without_peer(proxy, end, context, now);
             return;
         }
-        entry.insert(proxied);
+        self.next_proxied += 1;
+        self.proxied.insert(number, proxied);
         // The header usually comes with the connection.
-        self.advance_proxied(key, context, now);
+        self.advance_proxied(number, context, now);
     }
 
-    fn advance_proxied(&mut self, key: usize, context: &ListenerContext, now: Instant) {
-        let Some(proxied) = self.proxied.get_mut(key) else {
+    fn advance_proxied(&mut self, number: usize, context: &ListenerContext, now: Instant) {
+        let Some(proxied) = self.proxied.get_mut(&number) else {
             return;
         };
         let outcome = match proxied.advance(now) {
             Ok(None) => return,
-            Ok(Some(peer)) => Ok(peer),
+            // A worker registers the stream with its own poll.
+            Ok(Some(peer)) => (self.poll.registry().deregister(proxied.stream_mut()))
+                .map(|()| peer)
+                .map_err(|error| NoPeer::Ended(DisconnectReason::from_io(&error))),
             Err(end) => Err(end),
         };
-        let mut proxied = self.proxied.remove(key);
+        let Some(proxied) = self.proxied.remove(&number) else {
+            return;
+        };
         let proxy = proxied.proxy();
-        // A worker registers it with its own poll.
-        let outcome = outcome.and_then(|peer| {
-            (self.poll.registry().deregister(proxied.stream_mut()))
-                .map_err(|error| NoPeer::Ended(DisconnectReason::from_io(&error)))?;
-            Ok(peer)
-        });
         match outcome {
             Ok(peer) => self.named.push_back((proxied.into_stream(), peer)),
             Err(end) => self.note_without_peer(proxy, end, context, now),
@@ -435,14 +432,12 @@ impl Listener {
     }
 
     fn close_overdue(&mut self, scratch: &mut RecvBuffer, context: &ListenerContext, now: Instant) {
-        let overdue: Vec<usize> = self
-            .proxied
-            .iter()
-            .filter(|(_, proxied)| proxied.deadline() <= now)
-            .map(|(key, _)| key)
-            .collect();
-        for key in overdue {
-            self.advance_proxied(key, context, now);
+        // All of them wait for the same time: the oldest is the first whose time is over.
+        while let Some((number, oldest)) = self.proxied.first_key_value()
+            && oldest.deadline() <= now
+        {
+            let number = *number;
+            self.advance_proxied(number, context, now);
         }
         let overdue: Vec<usize> = self
             .rejected
@@ -459,7 +454,11 @@ impl Listener {
         self.rejected
             .iter()
             .map(|(_, rejected)| rejected.deadline())
-            .chain(self.proxied.iter().map(|(_, proxied)| proxied.deadline()))
+            .chain(
+                self.proxied
+                    .first_key_value()
+                    .map(|(_, oldest)| oldest.deadline()),
+            )
             .chain(self.acceptor.retry_at())
             .chain(self.summary_at)
             .min()

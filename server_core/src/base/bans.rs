@@ -487,6 +487,82 @@ mod tests {
         }
     }
 
+    /// Networks of all sizes, nested at random, against a search of all of them.
+    #[test]
+    fn any_networks_ban_what_a_search_of_all_of_them_finds() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..50 {
+            let networks: Vec<(Cidr, u64)> = (0..random.usize(1..60))
+                .map(|_| {
+                    // Few bits: most networks contain another one.
+                    let bits = random.u32(..) & 0xf000_0f0f;
+                    let prefix = random.u32(0..=32);
+                    let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
+                    let ip = std::net::Ipv4Addr::from_bits(bits & mask);
+                    let network = if random.bool() {
+                        format!("{ip}/{prefix}")
+                    } else {
+                        format!("{}/{}", ip.to_ipv6_compatible(), 96 + prefix)
+                    };
+                    let until = if random.u8(..) < 50 {
+                        FOR_EVER
+                    } else {
+                        random.u64(1..6)
+                    };
+                    (network.parse().unwrap(), until)
+                })
+                .collect();
+            let bans = BanList::new(&networks);
+            let ranges = bans
+                .ipv6
+                .windows(2)
+                .all(|pair| pair[0].last < pair[1].first);
+            assert!(ranges, "{networks:?}");
+            for _ in 0..500 {
+                let bits = random.u32(..) & 0xf100_0f1f;
+                let ip = std::net::Ipv4Addr::from_bits(bits);
+                let ips = [IpAddr::from(ip), ip.to_ipv6_compatible().into()];
+                let now = random.u64(0..7);
+                for ip in ips {
+                    let mut covering = networks.iter().filter(|(network, _)| network.contains(ip));
+                    let expected = covering.any(|(_, until)| now < *until);
+                    assert_eq!(
+                        bans.contains(ip, now),
+                        expected,
+                        "{ip} at {now}: {networks:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Prints the cost of a large list: `cargo test --release -p server_core --lib large_list -- --nocapture`.
+    #[test]
+    fn large_list_takes_the_memory_of_its_ranges_and_binary_searches() {
+        let text: String = (0..100_000_u32)
+            .map(|n| {
+                format!(
+                    "{}/32 2031-12-24T18:00:00Z # {n}\n",
+                    std::net::Ipv4Addr::from_bits(n * 40_000)
+                )
+            })
+            .collect();
+        let began = std::time::Instant::now();
+        let bans = read(&text);
+        let read_in = began.elapsed();
+        assert_eq!((bans.len(), bans.ipv4.len()), (100_000, 100_000));
+        assert_eq!(bans.ipv4.capacity() * size_of::<Range<u32>>(), 1_600_000);
+        let began = std::time::Instant::now();
+        let banned = (0..1_000_000_u32)
+            .filter(|n| bans.contains(std::net::Ipv4Addr::from_bits(n * 4_000).into(), 5))
+            .count();
+        let asked_in = began.elapsed();
+        assert_eq!(banned, 100_000);
+        println!("100,000 networks read in {read_in:?}, a million questions in {asked_in:?}");
+    }
+
     #[test]
     fn ranges_take_no_more_memory_than_the_documentation_says() {
         assert_eq!(

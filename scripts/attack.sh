@@ -9,8 +9,8 @@
 #   ./scripts/attack.sh zero-size no-read    these two
 #   HEALTHY=200 ATTACKERS=20 SECS=30 ./scripts/attack.sh
 #
-# Without ATTACKERS each attack has its own number: 20, 150 (chat-burst) or 1,000 (ask-and-not-read,
-# silent-flood).
+# Without ATTACKERS each attack has its own number: 20, 150 (chat-burst), 200 (drip-login) or 1,000
+# (ask-and-not-read, silent-flood).
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 healthy=${HEALTHY:-200}
 attackers=(${ATTACKERS:+--attackers "$ATTACKERS"})
@@ -19,7 +19,7 @@ attacks=("$@")
 if [ ${#attacks[@]} = 0 ]; then
     attacks=(zero-size short-size huge-size unknown-id server-id id-sweep bad-utf8 slowloris no-read
         echo-flood chat-flood rst-storm half-close connect-flood garbage chat-churn chat-burst
-        ask-and-not-read silent-flood)
+        ask-and-not-read silent-flood drip-login proxy-lies)
 fi
 
 build

@@ -339,6 +339,7 @@
 //! | [`max_sessions`](Config::max_sessions) | sessions | off | all sessions at a time | [`DisconnectReason::ServerFull`] |
 //! | [`max_sessions_per_ip`](Config::max_sessions_per_ip) | sessions | off | sessions of one address at a time | [`DisconnectReason::ServerFull`] |
 //! | [`max_connects_per_ip_per_sec`](Config::max_connects_per_ip_per_sec) | connections a second | off | connections of one address, in a burst twice that number | closed without a packet, counted as rejected |
+//! | [`trusted_proxies`](Config::trusted_proxies) | networks | none | proxies whose connections begin with a PROXY header of at most 536 bytes within 2 s | [`DisconnectReason::Handshake`] |
 //! | [`login_timeout`](Config::login_timeout) | time | 10 s | the login of a session that [requires one](Session::requires_login) | [`DisconnectReason::LoginTimeout`] |
 //! | [`max_unadmitted`](Config::max_unadmitted) | sessions | off | unadmitted sessions at a time; half of `max_sessions` where not set | [`DisconnectReason::LoginTimeout`] for the oldest |
 //! | [`max_packet_bytes`](Config::max_packet_bytes) | bytes | 65,535 | a received packet, header included | [`Kick::TooLarge`] |
@@ -506,6 +507,10 @@ pub use server::schedule as tick;
 
 #[doc(inline)]
 pub use base::address_budgets::AddressBudgets;
+#[doc(inline)]
+pub use base::bans::{BanList, BanListError, Bans};
+#[doc(inline)]
+pub use base::cidr::{Cidr, InvalidCidr};
 #[doc(inline)]
 pub use base::config::Config;
 #[doc(inline)]

@@ -10,10 +10,10 @@ use server_core::snapshot::{SessionInfo, Snapshot, WorkerGone};
 use server_core::tick::{Tick, TickSchedule};
 use server_core::wire::{F32Le, F64Le, I16Le, I32Le, I64Le, PacketHeader, U16Le, U32Le, U64Le};
 use server_core::{
-    Config, Content, ContentError, ContentReceiver, ContentSender, Context, DisconnectReason,
-    Handlers, Kick, List, ListIter, MailboxFull, Packet, PacketReader, PacketTooLarge,
-    PacketWriter, Peer, PoolStats, SendBuffer, Server, ServerBuilder, ServerHandle, Session,
-    SessionId, TickMetrics, TickStopper, Ticker,
+    BanList, BanListError, Bans, Cidr, Config, Content, ContentError, ContentReceiver,
+    ContentSender, Context, DisconnectReason, Handlers, InvalidCidr, Kick, List, ListIter,
+    MailboxFull, Packet, PacketReader, PacketTooLarge, PacketWriter, Peer, PoolStats, SendBuffer,
+    Server, ServerBuilder, ServerHandle, Session, SessionId, TickMetrics, TickStopper, Ticker,
 };
 use std::error::Error;
 use std::fmt::{Debug, Display};
@@ -32,6 +32,8 @@ fn shared_types_are_send_and_sync() {
     travels::<BoundAdmin>();
     travels::<Host>();
     travels::<Config>();
+    travels::<Bans>();
+    travels::<BanList>();
     travels::<Ticker>();
     travels::<TickStopper>();
     travels::<TickMetrics>();
@@ -69,6 +71,7 @@ fn handlers_of_a_session_that_is_not_send_are_shared() {
 
 #[test]
 fn small_values_are_copy_eq_and_hash() {
+    is_a_value::<Cidr>();
     is_a_value::<SessionId>();
     is_a_value::<Peer>();
     is_a_value::<Kick>();
@@ -87,6 +90,8 @@ fn small_values_are_copy_eq_and_hash() {
 
 #[test]
 fn error_types_implement_error() {
+    is_an_error::<BanListError>();
+    is_an_error::<InvalidCidr>();
     is_an_error::<Kick>();
     is_an_error::<PacketTooLarge>();
     is_an_error::<WorkerGone>();

@@ -102,6 +102,9 @@ fn in_words(name: &str, unit: &str, value: &str) -> String {
     if value == "None" {
         return "off".to_owned();
     }
+    if value == "[]" {
+        return "none".to_owned();
+    }
     let value = value
         .strip_prefix("Some(")
         .map_or(value, |some| some.trim_end_matches(')'));

@@ -94,6 +94,66 @@ fn framer_returns_packets_up_to_the_first_invalid_header() {
     );
 }
 
+// ---- PROXY headers ------------------------------------------------------------------------------
+
+/// A header as a proxy sends it, or with another length, command or family.
+fn a_proxy_header() -> impl Strategy<Value = Vec<u8>> {
+    let ports = (any::<u16>(), any::<u16>());
+    let v1 = (any::<[u8; 4]>(), any::<[u8; 16]>(), ports).prop_map(|(v4, v6, (from, to))| {
+        let (v4, v6) = (std::net::Ipv4Addr::from(v4), std::net::Ipv6Addr::from(v6));
+        match from % 3 {
+            0 => format!("PROXY TCP4 {v4} 10.0.0.1 {from} {to}\r\n"),
+            1 => format!("PROXY TCP6 {v6} ::1 {from} {to}\r\n"),
+            _ => format!("PROXY UNKNOWN {v6} {v6} {from} {to}\r\n"),
+        }
+    });
+    let command = prop_oneof![8 => Just(0x21), 2 => Just(0x20), 1 => any::<u8>()];
+    let family = prop_oneof![
+        8 => prop::sample::select(vec![0x11_u8, 0x21, 0x00, 0x31]),
+        1 => any::<u8>(),
+    ];
+    let block = prop_oneof![
+        6 => prop::collection::vec(any::<u8>(), 0..60),
+        2 => prop::collection::vec(any::<u8>(), 200..540),
+    ];
+    let v2 = (command, family, block).prop_map(|(command, family, block)| {
+        let length = (block.len() as u16).to_be_bytes();
+        let signature = b"\r\n\r\n\0\r\nQUIT\n";
+        [&signature[..], &[command, family], &length, &block].concat()
+    });
+    prop_oneof![v1.prop_map(String::into_bytes), v2]
+}
+
+#[test]
+fn proxy_header_names_the_same_peer_for_any_cut_and_takes_no_byte_behind_it() {
+    let change = prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>()));
+    let behind = prop::collection::vec(any::<u8>(), 0..30);
+    let strategy = (a_proxy_header(), change, behind, cuts());
+    let named = std::cell::Cell::new(0);
+    check(
+        "PROXY header",
+        2_000,
+        &strategy,
+        |(mut bytes, change, behind, cuts)| {
+            if let Some((index, byte)) = change {
+                let index = index.index(bytes.len());
+                bytes[index] = byte;
+            }
+            bytes.extend(behind);
+            models::proxy_header::check(&bytes, &cuts);
+            named.set(
+                named.get() + usize::from(models::proxy_header::by_the_book(&bytes).is_some()),
+            );
+            Ok(())
+        },
+    );
+    assert!(
+        named.get() > 500,
+        "{} headers of 2,000 are valid",
+        named.get()
+    );
+}
+
 // ---- framings -----------------------------------------------------------------------------------
 
 #[test]

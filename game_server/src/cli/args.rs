@@ -1,14 +1,15 @@
 //! The command line.
 
+use super::ban_file::BanFile;
 use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
 use game_server::packets::SHello;
-use server_core::Config;
 use server_core::admin::{Admin, Host};
 use server_core::host::checks::{Check, sessions_allowed};
 use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
+use server_core::{Cidr, Config};
 use std::time::Duration;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -62,6 +63,27 @@ pub struct Args {
     #[arg(long, env = "GAME_SERVER_MAX_CONNECTS_PER_IP_PER_SEC", default_value_t = 0, value_parser = value_parser!(u32).range(0..=100_000_000))]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_connects_per_ip_per_sec: u32,
+
+    /// Network of a proxy, as an address or CIDR; repeatable, comma separated in the environment
+    ///
+    /// A connection from there begins with a header of the PROXY protocol, version 1 or 2, of at most 536 bytes
+    /// within 2 s, or it is closed. Limits by address, bans, logs and /sessions use the address that the
+    /// header names. From any other address a PROXY header is a bad_size.
+    #[arg(
+        long = "trusted-proxy",
+        env = "GAME_SERVER_TRUSTED_PROXY",
+        value_delimiter = ','
+    )]
+    #[arg(help_heading = "Network", value_name = "CIDR")]
+    pub trusted_proxies: Vec<Cidr>,
+
+    /// File of banned networks: one `CIDR [UNTIL] [# reason]` a line, UNTIL as 2031-12-24T18:00:00Z
+    ///
+    /// SIGHUP reads the file again; a file with an error changes nothing. A new connection of a banned address
+    /// is closed without a packet and counts as rejected. A session that is connected stays connected.
+    #[arg(long, env = "GAME_SERVER_BAN_FILE", value_parser = BanFile::open)]
+    #[arg(help_heading = "Network", value_name = "FILE")]
+    pub ban_file: Option<BanFile>,
 
     /// Time from a connect to the first valid packet, in milliseconds; 0: off
     ///
@@ -175,7 +197,7 @@ pub struct Args {
 const AFTER_HELP: &str = "\
 Exit status: 0 after SIGINT or SIGTERM, 1 if the server could not run, 2 for bad usage. With --check:
 0 if no check failed, 2 if a check failed.
-SIGHUP is logged and changes nothing.
+SIGHUP reads --ban-file again. Without --ban-file, SIGHUP is logged and changes nothing.
 Logs go to standard error, at level info; RUST_LOG changes the level (RUST_LOG=trace logs each packet).
 
 Examples:
@@ -238,15 +260,21 @@ impl Args {
         }
     }
 
-    /// Descriptors of the standard streams, the listener, the workers, refused connections and the metrics
-    /// port.
+    /// Descriptors of the standard streams, the listener, the workers, refused connections, connections of
+    /// proxies and the metrics port.
     fn descriptors_aside(&self) -> u64 {
         let workers = self.workers.unwrap_or(Config::default().workers);
         let metrics = self
             .metrics_addr
             .as_ref()
             .map_or(0, |_| Admin::MAX_DESCRIPTORS);
-        (160 + 4 * workers + metrics) as u64
+        // Connections that the listener keeps, although all sessions are taken, until a proxy has named them.
+        let proxied = if self.trusted_proxies.is_empty() {
+            0
+        } else {
+            64
+        };
+        (160 + 4 * workers + metrics + proxied) as u64
     }
 
     /// The period of the tick, if there is one.
@@ -271,6 +299,7 @@ impl Args {
             (self.max_sessions_per_ip > 0).then_some(self.max_sessions_per_ip);
         config.max_connects_per_ip_per_sec =
             (self.max_connects_per_ip_per_sec > 0).then_some(self.max_connects_per_ip_per_sec);
+        config.trusted_proxies.clone_from(&self.trusted_proxies);
         config.login_timeout = millis_or_off(self.login_timeout_ms);
         config.max_unadmitted = (self.max_unadmitted > 0).then_some(self.max_unadmitted);
         config.max_packet_bytes = self.max_packet_bytes;
@@ -372,6 +401,22 @@ mod tests {
             Some(3)
         );
         assert_eq!(hosts(&["--admin-host=http://a.example"]), None);
+    }
+
+    #[test]
+    fn trusted_proxies_are_repeatable_and_checked() {
+        let proxies = |flags: &[&str]| {
+            let config = parse(flags).map(|args| args.config(1000));
+            config.map(|config| config.trusted_proxies.len()).ok()
+        };
+        assert_eq!(proxies(&[]), Some(0));
+        let flags = [
+            "--trusted-proxy=10.0.0.0/8",
+            "--trusted-proxy=::1,192.0.2.7",
+        ];
+        assert_eq!(proxies(&flags), Some(3));
+        assert_eq!(proxies(&["--trusted-proxy=10.0.0.1/8"]), None);
+        assert_eq!(proxies(&["--trusted-proxy=proxy.example"]), None);
     }
 
     #[test]

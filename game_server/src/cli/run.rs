@@ -1,6 +1,7 @@
 //! A run of the server: start, tick loop, end.
 
 use super::args::Args;
+use super::ban_file::BanFile;
 use super::check;
 use game_server::GameSession;
 use game_server::chat_budget::ChatBudget;
@@ -27,7 +28,11 @@ pub fn run(args: &Args) -> Result<(), String> {
         let _ = sender.send(signal);
         tick_thread.unpark();
     };
-    let hangup = || log::info!("SIGHUP ignored: there is nothing to reload");
+    let ban_file = args.ban_file.clone();
+    let hangup = move || match &ban_file {
+        Some(file) => file.reload(),
+        None => log::info!("SIGHUP ignored: there is nothing to reload"),
+    };
     signals::on_stop_and_hangup(stop, hangup).map_err(in_words)?;
     let config = args.config(fd_limit);
     let (max_chats_per_sec, requires_login) = (args.max_chats_per_sec(), args.requires_login());
@@ -52,6 +57,12 @@ pub fn run(args: &Args) -> Result<(), String> {
         .map_err(in_words)?;
     let server = Server::builder()
         .config(config.clone())
+        .bans(
+            args.ban_file
+                .as_ref()
+                .map(BanFile::bans)
+                .unwrap_or_default(),
+        )
         .custom_labels([CHAT_FLOOD.label()])
         .close_message(SBye::close_message)
         .start(args.addr.all(), move |_peer| {
@@ -90,6 +101,12 @@ fn log_start(args: &Args, server: &Server, config: &Config, fd_limit: u64) {
         config.workers,
         config.max_sessions.unwrap_or(usize::MAX),
     );
+    for proxies in &config.trusted_proxies {
+        log::info!("trusted proxies: {proxies}");
+    }
+    if let Some(file) = &args.ban_file {
+        log::info!("bans read from {file}: {}", file.networks());
+    }
     let findings = check::at_start(args);
     if let (Some(asked), Some(most)) = (args.sessions_asked(), config.max_sessions)
         && asked > most as u64

@@ -34,6 +34,7 @@ pub const REASONS: &[&str] = &[
     "io_error",
     "idle",
     "login_timeout",
+    "handshake",
 ];
 
 /// Waits until a condition holds. Fails if it does not within `deadline`.

@@ -1,5 +1,6 @@
 //! Every limit of the library. "Everything has a limit, and the limit has a name."
 
+use crate::base::cidr::Cidr;
 use crate::base::memory;
 use crate::base::wire::{HEADER_BYTES, MAX_PACKET_BYTES};
 use std::time::Duration;
@@ -39,6 +40,16 @@ pub struct Config {
     /// The listener closes a connection over the limit at once, without a packet, and counts it as
     /// rejected.
     pub max_connects_per_ip_per_sec: Option<u32>,
+    /// Networks of proxies, for example of a load balancer. Default: none.
+    ///
+    /// A connection from such an address begins with a header of the PROXY protocol, version 1 or 2, of at
+    /// most 536 bytes, within 2 s (or [`handshake_timeout`](Self::handshake_timeout), if that is shorter).
+    /// The client that the header names is the peer: for limits by address, bans, logs and
+    /// [`Peer::addr`](crate::Peer::addr). A connection without such a header ends with
+    /// [`DisconnectReason::Handshake`](crate::DisconnectReason::Handshake) and becomes no session. A header for
+    /// a health check (`LOCAL`, `UNKNOWN`) leaves the proxy's address. A header from another address ends its
+    /// session with [`Kick::BadSize`](crate::Kick::BadSize).
+    pub trusted_proxies: Vec<Cidr>,
     /// Time until a session that [requires a login](crate::Session::requires_login) is admitted by
     /// [`Context::admit`](crate::Context::admit). Default: 10 s.
     pub login_timeout: Option<Duration>,
@@ -95,7 +106,8 @@ pub struct Config {
     /// Handshakes at a time, over all workers; one more ends the oldest of them. Default: 1,024.
     ///
     /// The limit is half of [`max_sessions`](Self::max_sessions) if that is less: peers that only connect
-    /// take at most half of the places. Each worker keeps its share, one handshake at least.
+    /// take at most half of the places. Each worker keeps its share, one handshake at least. As many
+    /// connections of [`trusted_proxies`](Self::trusted_proxies) may wait for their header.
     pub max_handshakes: usize,
     /// Packets a second that one session may send, with a burst of twice that number. Default: `None`.
     pub max_packets_per_sec: Option<u32>,
@@ -166,6 +178,7 @@ impl Default for Config {
             max_sessions: None,
             max_sessions_per_ip: None,
             max_connects_per_ip_per_sec: None,
+            trusted_proxies: Vec::new(),
             login_timeout: Some(Duration::from_secs(10)),
             max_unadmitted: None,
             max_packet_bytes: MAX_PACKET_BYTES,
@@ -276,11 +289,13 @@ impl Config {
 
     /// Handshakes of one worker at a time.
     pub(crate) fn max_handshakes_of_worker(&self) -> usize {
-        let half = self
-            .max_sessions
-            .map_or(usize::MAX, |sessions| sessions / 2);
-        let all = self.max_handshakes.min(half);
-        all.div_ceil(self.workers).max(1)
+        self.max_handshakes_of_all().div_ceil(self.workers).max(1)
+    }
+
+    /// Handshakes of all workers at a time.
+    pub(crate) fn max_handshakes_of_all(&self) -> usize {
+        let half = (self.max_sessions).map_or(usize::MAX, |sessions| sessions / 2);
+        self.max_handshakes.min(half).max(1)
     }
 
     /// Places that stay free while there are unadmitted sessions.

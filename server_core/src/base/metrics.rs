@@ -118,10 +118,10 @@ pub struct WorkerMetrics {
 pub struct Metrics {
     workers: Box<[WorkerMetrics]>,
     custom_labels: Vec<&'static str>,
-    /// Connections that became sessions.
+    /// Connections that became sessions, and connections of a trusted proxy that ended without a PROXY header.
     pub accepted: Counter,
-    /// Connections that were closed because the server is full, or because their address makes too many
-    /// connections. Such a connection counts here alone.
+    /// Connections that were closed because the server is full, or because their address is banned or makes
+    /// too many connections. Such a connection counts here alone.
     pub rejected: Counter,
     /// Failed accepts, for example for want of descriptors.
     pub accept_errors: Counter,

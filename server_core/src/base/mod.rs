@@ -4,7 +4,9 @@
 
 pub mod address_budgets;
 pub mod backoff;
+pub mod bans;
 pub mod cgroup;
+pub mod cidr;
 pub mod config;
 pub mod disconnect_log;
 pub mod id;

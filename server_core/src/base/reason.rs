@@ -122,7 +122,8 @@ pub enum DisconnectReason {
     /// `Config::max_unadmitted`.
     LoginTimeout,
     /// The handshake of the transport failed, was not complete within `Config::handshake_timeout`, or was
-    /// the oldest of more than `Config::max_handshakes`.
+    /// the oldest of more than `Config::max_handshakes`. Also a connection of a trusted proxy without a valid
+    /// PROXY header, which is not a session.
     Handshake,
 }
 

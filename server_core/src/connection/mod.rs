@@ -16,6 +16,7 @@ pub mod admission;
 mod deadlines;
 mod draining;
 mod output;
+pub mod proxied;
 mod reading;
 
 pub use deadlines::Expired;
@@ -227,6 +228,13 @@ impl<T: Transport, S> Connection<T, S> {
     #[must_use]
     pub fn permit(&self) -> &Permit {
         &self.permit
+    }
+
+    /// Whether the peer has made the connection.
+    fn is_incoming(&self) -> bool {
+        self.extras
+            .as_ref()
+            .is_none_or(|extras| extras.tag.is_none())
     }
 
     /// Start of the time for the login, while that is not complete.

@@ -5,6 +5,7 @@ use crate::base::config::Config;
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::buffer::recv::RecvBuffer;
 use crate::protocol::packet::Packet;
+use crate::protocol::proxy_header::{SignatureMatch, signature_match};
 use crate::transport::{ReadOutcome, Transport};
 use std::time::{Duration, Instant};
 
@@ -165,9 +166,27 @@ impl<T: Transport, S> Connection<T, S> {
             };
             received.bytes += input.len();
             self.last_received_at = now;
-            let (packets, answer) = self.parse(input, config, now, &mut handle);
+            let is_first = self.packets_received == 0 && received.packets == 0;
+            let proxy = if is_first && self.is_incoming() {
+                // Lies of a peer that is not a trusted proxy, or the bytes of a proxy that is not configured.
+                signature_match(self.framer.incomplete_bytes(), input)
+            } else {
+                SignatureMatch::None
+            };
+            let (packets, answer) = match proxy {
+                SignatureMatch::Complete => (0, Err(Kick::BadSize.into())),
+                _ => self.parse(input, config, now, &mut handle),
+            };
             received.packets += packets;
             if let Err(reason) = answer {
+                // The size that a part of a signature claims may be above the limit.
+                let is_signature = proxy == SignatureMatch::Partial
+                    && reason == DisconnectReason::Kicked(Kick::TooLarge);
+                let reason = if is_signature {
+                    Kick::BadSize.into()
+                } else {
+                    reason
+                };
                 received.outcome = Err(reason);
                 break;
             }

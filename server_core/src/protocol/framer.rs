@@ -89,6 +89,12 @@ impl Framer {
         self.rest.as_ref().is_some_and(|rest| !rest.was_shown)
     }
 
+    /// The received bytes of the incomplete packet.
+    pub(crate) fn incomplete_bytes(&self) -> &[u8] {
+        let rest = self.rest.as_ref().filter(|rest| !rest.was_shown);
+        rest.map_or(&[], |rest| &rest.bytes)
+    }
+
     /// Notes the time if a packet has begun since the last call. The later bytes of that packet do not
     /// change it, and a packet that begins after others were complete has its own time.
     pub fn note(&mut self, now: Instant) {

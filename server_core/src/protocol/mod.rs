@@ -11,5 +11,6 @@ pub mod framing;
 pub mod list;
 pub mod packet;
 mod packets;
+pub mod proxy_header;
 pub mod reader;
 pub mod writer;

@@ -1,6 +1,8 @@
 //! The listener: accepts connections, admits or refuses each, and hands the admitted over to workers.
 
 use crate::base::address_budgets::AddressBudgets;
+use crate::base::bans::Bans;
+use crate::base::cidr::canonical;
 use crate::base::config::Config;
 use crate::base::disconnect_log::DisconnectLog;
 use crate::base::metrics::Metrics;
@@ -8,6 +10,7 @@ use crate::base::reason::DisconnectReason;
 use crate::buffer::SendBufferManager;
 use crate::buffer::recv::RecvBuffer;
 use crate::connection::admission::Admission;
+use crate::connection::proxied::{NoPeer, Proxied, is_trusted};
 use crate::connection::{Draining, Progress};
 use crate::routing::router::{NewConnection, Router};
 use crate::runtime::acceptor::{AcceptOutcome, Acceptor, LOG_INTERVAL};
@@ -17,12 +20,13 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A thread of its own that accepts connections and hands each over to the least loaded worker.
 pub struct Listener {
@@ -32,15 +36,28 @@ pub struct Listener {
     stop: Arc<StopSignal>,
     /// Refused connections that get a last packet, until they have gone.
     rejected: Slab<Draining<Stream>>,
+    /// Connections of trusted proxies until their header has come, by a number that rises with each.
+    proxied: BTreeMap<usize, Proxied<Stream>>,
+    next_proxied: usize,
+    /// Connections whose header has named this peer, until they are received.
+    named: VecDeque<(Stream, SocketAddr)>,
     acceptor: Acceptor,
     /// When the line about refused connections is due.
     summary_at: Option<Instant>,
     /// Since this instant all permits are taken, and the workers may be about to give some back.
     unsettled_since: Option<Instant>,
-    /// Connections over the budget of their address since the last line about such connections.
-    over_budget: u64,
-    /// The next line about such connections comes no earlier.
-    next_budget_line_at: Option<Instant>,
+    over_budget: CountedLine,
+    banned: CountedLine,
+    without_header: CountedLine,
+}
+
+/// A log line about connections that were closed, at most one in [`LOG_INTERVAL`].
+#[derive(Debug, Default)]
+struct CountedLine {
+    /// Connections since the last line.
+    count: u64,
+    /// The next line comes no earlier.
+    next_at: Option<Instant>,
 }
 
 /// A signal from another thread that ends a listener.
@@ -58,6 +75,8 @@ pub struct ListenerContext {
     pub admission: Arc<Admission>,
     /// The budgets of connections by address.
     pub connects: Option<AddressBudgets>,
+    /// The banned networks.
+    pub bans: Bans,
     /// Hands connections over to the workers.
     pub router: Arc<Router<Stream>>,
     /// Encodes the close message of refused connections.
@@ -72,6 +91,11 @@ pub struct ListenerContext {
 
 const WAKER: Token = Token(usize::MAX);
 const SOCKET: Token = Token(usize::MAX - 1);
+/// The tokens of connections that wait for their PROXY header begin here.
+const FIRST_PROXIED: usize = usize::MAX / 2;
+/// Connections that may wait for their PROXY header although the server is full: each is then refused by
+/// the address of its client.
+const MAX_PROXIED_WHEN_FULL: usize = 64;
 /// The most refused connections that linger at a time: each holds a descriptor. For the next refused
 /// connection the oldest of them is closed at once.
 const MAX_LINGERING: usize = 128;
@@ -102,11 +126,15 @@ impl Listener {
                 waker,
             }),
             rejected: Slab::new(),
+            proxied: BTreeMap::new(),
+            next_proxied: 0,
+            named: VecDeque::new(),
             acceptor: Acceptor::default(),
             summary_at: None,
             unsettled_since: None,
-            over_budget: 0,
-            next_budget_line_at: None,
+            over_budget: CountedLine::default(),
+            banned: CountedLine::default(),
+            without_header: CountedLine::default(),
         })
     }
 
@@ -130,7 +158,7 @@ impl Listener {
         let mut events = Events::with_capacity(256);
         let mut scratch = RecvBuffer::new(context.config.recv_buffer_bytes);
         while !self.stop.is_set.load(Ordering::Acquire) {
-            let may_accept = self.acceptor.is_open();
+            let may_accept = self.acceptor.is_open() || !self.named.is_empty();
             let has_room = context.router.has_room_for_connections();
             let timeout = if may_accept && has_room && self.unsettled_since.is_none() {
                 Some(Duration::ZERO)
@@ -151,6 +179,9 @@ impl Listener {
                 match event.token() {
                     WAKER => {}
                     SOCKET => self.acceptor.handle_readable(),
+                    Token(key) if key >= FIRST_PROXIED => {
+                        self.advance_proxied(key - FIRST_PROXIED, context, now);
+                    }
                     Token(key) => {
                         if let Some(rejected) = self.rejected.get_mut(key) {
                             rejected.handle_writable();
@@ -159,10 +190,11 @@ impl Listener {
                     }
                 }
             }
+            self.receive_named(context, &mut scratch, now);
             if self.acceptor.may_accept(now) {
                 self.accept_batch(context, &mut scratch, now);
             }
-            self.close_overdue(&mut scratch, &context.config, now);
+            self.close_overdue(&mut scratch, context, now);
             if self.summary_at.is_some_and(|at| at <= now) {
                 self.summary_at = context.disconnect_log.flush(now);
             }
@@ -179,7 +211,14 @@ impl Listener {
             }
             match self.acceptor.evaluate(self.socket.accept(), now) {
                 AcceptOutcome::Connection((socket, peer)) => {
-                    self.receive(socket.into(), peer, context, scratch, now);
+                    // Where one socket listens for both, IPv4 comes in the clothes of IPv6.
+                    let (stream, peer) = (Stream::from(socket), canonical(peer));
+                    if is_trusted(&context.config.trusted_proxies, peer) {
+                        self.await_header(stream, peer, context, now);
+                        self.receive_named(context, scratch, now);
+                    } else {
+                        self.receive(stream, peer, context, scratch, now);
+                    }
                 }
                 AcceptOutcome::Again => {}
                 AcceptOutcome::Empty => return,
@@ -205,6 +244,95 @@ impl Listener {
         now < *self.unsettled_since.get_or_insert(now) + LONGEST_SETTLING
     }
 
+    /// A connection of a trusted proxy: its peer is known when its header has come.
+    fn await_header(
+        &mut self,
+        stream: Stream,
+        proxy: SocketAddr,
+        context: &ListenerContext,
+        now: Instant,
+    ) {
+        let room_when_full = (context.admission.free()).saturating_add(MAX_PROXIED_WHEN_FULL);
+        let most = (context.config.max_handshakes_of_all()).min(room_when_full);
+        while self.proxied.len() + self.named.len() >= most
+            && let Some((_, oldest)) = self.proxied.pop_first()
+        {
+            self.note_without_peer(oldest.proxy(), NoPeer::Evicted, context, now);
+        }
+        let number = self.next_proxied;
+        let mut proxied = Proxied::new(stream, proxy, &context.config, now);
+        let token = Token(FIRST_PROXIED + number);
+        let registered =
+            (self.poll.registry()).register(proxied.stream_mut(), token, Interest::READABLE);
+        if let Err(error) = registered {
+            let end = NoPeer::Ended(DisconnectReason::from_io(&error));
+            self.note_without_peer(proxy, end, context, now);
+            return;
+        }
+        self.next_proxied += 1;
+        self.proxied.insert(number, proxied);
+        // The header usually comes with the connection.
+        self.advance_proxied(number, context, now);
+    }
+
+    fn advance_proxied(&mut self, number: usize, context: &ListenerContext, now: Instant) {
+        let Some(proxied) = self.proxied.get_mut(&number) else {
+            return;
+        };
+        let outcome = match proxied.advance(now) {
+            Ok(None) => return,
+            // A worker registers the stream with its own poll.
+            Ok(Some(peer)) => (self.poll.registry().deregister(proxied.stream_mut()))
+                .map(|()| peer)
+                .map_err(|error| NoPeer::Ended(DisconnectReason::from_io(&error))),
+            Err(end) => Err(end),
+        };
+        let Some(proxied) = self.proxied.remove(&number) else {
+            return;
+        };
+        let proxy = proxied.proxy();
+        match outcome {
+            Ok(peer) => self.named.push_back((proxied.into_stream(), peer)),
+            Err(end) => self.note_without_peer(proxy, end, context, now),
+        }
+    }
+
+    /// Receives connections whose header has come, as if they were accepted now.
+    fn receive_named(&mut self, context: &ListenerContext, scratch: &mut RecvBuffer, now: Instant) {
+        while !self.named.is_empty()
+            && !self.waits_for_places(&context.admission, now)
+            && context.router.has_room_for_connections()
+            && let Some((stream, peer)) = self.named.pop_front()
+        {
+            self.receive(stream, peer, context, scratch, now);
+        }
+    }
+
+    fn note_without_peer(
+        &mut self,
+        proxy: SocketAddr,
+        end: NoPeer,
+        context: &ListenerContext,
+        now: Instant,
+    ) {
+        context.metrics.accepted.add(1);
+        context.metrics.count_disconnect(0, end.reason());
+        match end {
+            // A health check that only connects.
+            NoPeer::Ended(reason) => {
+                log::debug!("connection of proxy {proxy} without a header: {reason}")
+            }
+            _ => {
+                if let Some(count) = self.without_header.note(now) {
+                    log::warn!(
+                        "connections of trusted proxies without a valid PROXY header: {count} closed, the \
+                         last of {proxy}: {end}"
+                    );
+                }
+            }
+        }
+    }
+
     fn receive(
         &mut self,
         stream: Stream,
@@ -213,9 +341,20 @@ impl Listener {
         scratch: &mut RecvBuffer,
         now: Instant,
     ) {
+        if context.bans.contains(peer.ip(), seconds_since_1970) {
+            context.metrics.rejected.add(1);
+            if let Some(count) = self.banned.note(now) {
+                log::info!("connections of banned addresses: {count} closed, the last of {peer}");
+            }
+            return;
+        }
         let mut budgets = context.connects.iter();
         if !budgets.all(|budgets| budgets.take(peer.ip(), now)) {
-            self.note_over_budget(peer, now);
+            if let Some(count) = self.over_budget.note(now) {
+                log::warn!(
+                    "connections over max_connects_per_ip_per_sec: {count} closed, the last of {peer}"
+                );
+            }
             self.refuse(stream, Refusal::Silent, context, scratch, now);
             return;
         }
@@ -237,17 +376,6 @@ impl Listener {
                 let refusal = stream.refusal();
                 self.refuse(stream, refusal, context, scratch, now);
             }
-        }
-    }
-
-    fn note_over_budget(&mut self, peer: SocketAddr, now: Instant) {
-        self.over_budget += 1;
-        if self.next_budget_line_at.is_none_or(|at| at <= now) {
-            let count = std::mem::take(&mut self.over_budget);
-            log::warn!(
-                "connections over max_connects_per_ip_per_sec: {count} closed, the last of {peer}"
-            );
-            self.next_budget_line_at = Some(now + LOG_INTERVAL);
         }
     }
 
@@ -303,7 +431,14 @@ impl Listener {
         }
     }
 
-    fn close_overdue(&mut self, scratch: &mut RecvBuffer, config: &Config, now: Instant) {
+    fn close_overdue(&mut self, scratch: &mut RecvBuffer, context: &ListenerContext, now: Instant) {
+        // All of them wait for the same time: the oldest is the first whose time is over.
+        while let Some((number, oldest)) = self.proxied.first_key_value()
+            && oldest.deadline() <= now
+        {
+            let number = *number;
+            self.advance_proxied(number, context, now);
+        }
         let overdue: Vec<usize> = self
             .rejected
             .iter()
@@ -311,7 +446,7 @@ impl Listener {
             .map(|(key, _)| key)
             .collect();
         for key in overdue {
-            self.advance_rejected(key, scratch, config, now);
+            self.advance_rejected(key, scratch, &context.config, now);
         }
     }
 
@@ -319,6 +454,11 @@ impl Listener {
         self.rejected
             .iter()
             .map(|(_, rejected)| rejected.deadline())
+            .chain(
+                self.proxied
+                    .first_key_value()
+                    .map(|(_, oldest)| oldest.deadline()),
+            )
             .chain(self.acceptor.retry_at())
             .chain(self.summary_at)
             .min()
@@ -341,6 +481,22 @@ fn bound_socket(addr: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
     Ok(socket)
+}
+
+fn seconds_since_1970() -> u64 {
+    (SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)).map_or(0, |time| time.as_secs())
+}
+
+impl CountedLine {
+    /// Counts a connection. Returns the number of connections for a line that is due.
+    fn note(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        if self.next_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.next_at = Some(now + LOG_INTERVAL);
+        Some(std::mem::take(&mut self.count))
+    }
 }
 
 impl StopSignal {

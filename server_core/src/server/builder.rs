@@ -3,6 +3,8 @@
 use super::handle::ServerHandle;
 use super::{EndWorkersOnDrop, Server};
 use crate::base::address_budgets::AddressBudgets;
+use crate::base::bans::Bans;
+use crate::base::cidr::Cidr;
 use crate::base::config::Config;
 use crate::base::disconnect_log::DisconnectLog;
 use crate::base::metrics::Metrics;
@@ -32,6 +34,7 @@ pub struct ServerBuilder {
     config: Config,
     custom_labels: Vec<&'static str>,
     close_message: Arc<CloseMessage>,
+    bans: Bans,
     #[cfg(feature = "framing")]
     client_framing: Framing,
 }
@@ -52,6 +55,7 @@ impl ServerBuilder {
             config: Config::default(),
             custom_labels: Vec::new(),
             close_message: Arc::new(|_, _| None),
+            bans: Bans::default(),
             #[cfg(feature = "framing")]
             client_framing: Framing::NATIVE,
         }
@@ -66,6 +70,8 @@ impl ServerBuilder {
         max_sessions_per_ip: Option<usize>,
         /// See [`Config::max_connects_per_ip_per_sec`].
         max_connects_per_ip_per_sec: Option<u32>,
+        /// See [`Config::trusted_proxies`].
+        trusted_proxies: Vec<Cidr>,
         /// See [`Config::login_timeout`].
         login_timeout: Option<Duration>,
         /// See [`Config::max_unadmitted`].
@@ -91,6 +97,14 @@ impl ServerBuilder {
     /// Sets all limits at once. See [`Config`].
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Sets the bans: the listener closes a connection of a banned address without a packet, before any
+    /// other work, and counts it as rejected. A connection of a trusted proxy is closed when its header has
+    /// named the client. [`Bans::replace`] changes the bans while the server runs.
+    pub fn bans(mut self, bans: Bans) -> Self {
+        self.bans = bans;
         self
     }
 
@@ -238,6 +252,7 @@ impl ServerBuilder {
             let connects = config.max_connects_per_ip_per_sec;
             let context = ListenerContext {
                 connects: connects.map(AddressBudgets::new),
+                bans: self.bans,
                 config,
                 admission,
                 router: Arc::clone(&router),

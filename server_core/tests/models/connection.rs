@@ -70,6 +70,8 @@ enum State {
 /// The id of the packets that the handler refuses.
 pub const REFUSED_ID: u16 = 11;
 const MAX_PACKET_BYTES: usize = 2_000;
+/// The first bytes of a PROXY header, which comes from a proxy that is not trusted.
+const PROXY_SIGNATURES: [&[u8]; 2] = [b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
 const FAREWELL_BYTES: usize = 8;
 
 impl Default for Machine {
@@ -219,6 +221,15 @@ impl Machine {
         assert!(received.bytes <= self.config.read_budget_bytes);
 
         let (mut packets, mut kick) = by_the_book(&self.sent[..read_bytes], MAX_PACKET_BYTES);
+        let read = &self.sent[..read_bytes];
+        let is_proxy = PROXY_SIGNATURES.iter().any(|signature| {
+            let common = signature.len().min(read.len());
+            read[..common] == signature[..common] && (common == signature.len() || kick.is_some())
+        });
+        if is_proxy {
+            packets.clear();
+            kick = Some(Kick::BadSize);
+        }
         if let Some(refused) = packets.iter().position(|(id, _)| *id == REFUSED_ID) {
             packets.truncate(refused + 1);
             kick = Some(Kick::BadPayload);

@@ -11,5 +11,6 @@ pub mod content;
 pub mod framer;
 pub mod framing;
 pub mod groups;
+pub mod proxy_header;
 pub mod send_queue;
 pub mod session_table;

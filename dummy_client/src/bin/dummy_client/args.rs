@@ -116,7 +116,7 @@ pub struct Args {
     #[arg(help_heading = "Attack", value_name = "NAME")]
     pub attack: Option<GameAttack>,
 
-    /// Number of attackers [default: 20; chat-burst: 150; ask-and-not-read, silent-flood: 1000]
+    /// Number of attackers [default: 20; chat-burst: 150; drip-login: 200; ask-and-not-read, silent-flood: 1000]
     #[arg(long, env = "DUMMY_CLIENT_ATTACKERS", value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
     #[arg(help_heading = "Attack", value_name = "N")]
     pub attackers: Option<usize>,
@@ -197,12 +197,14 @@ NO_COLOR is respected).
 
 Attacks: zero-size, short-size, huge-size, unknown-id, server-id, id-sweep, bad-utf8, slowloris,
 no-read, echo-flood, chat-flood, rst-storm, half-close, connect-flood, garbage, chat-churn,
-chat-burst, ask-and-not-read, silent-flood.
+chat-burst, ask-and-not-read, silent-flood, drip-login, proxy-lies.
   chat-churn        connects, sends the permitted burst of 20 chats, leaves, over and over
   chat-burst        idle sessions send the permitted burst of 20 chats at one moment, and leave
   ask-and-not-read  sends echo requests of 60,000 bytes and does not read the answers
   silent-flood      connections that send nothing; once a second a newcomer connects and sends an echo, and
                     the report has the time to its answer (attack.newcomers)
+  drip-login        connections that send one byte a second and never complete their first packet
+  proxy-lies        sends a PROXY header that names another address; the server must not trust this address
 In every attack 12 more healthy sessions read every 10, 20, 33 or 50 ms (attack.neighbours). A lost
 neighbour and a missed tick are failures.
 
@@ -557,6 +559,8 @@ mod tests {
             ("chat-burst", 150),
             ("ask-and-not-read", 1000),
             ("silent-flood", 1000),
+            ("drip-login", 200),
+            ("proxy-lies", 20),
         ] {
             assert_eq!(attackers(&["--attack", name]), expected, "{name}");
             assert_eq!(attackers(&["--attack", name, "--attackers=7"]), 7, "{name}");

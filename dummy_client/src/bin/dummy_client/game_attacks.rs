@@ -51,6 +51,10 @@ pub enum GameAttack {
     AskAndNotRead,
     /// Connections that send nothing and are opened again when the server ends them
     SilentFlood,
+    /// Sessions that send a byte of their first packet now and then, and never complete it
+    DripLogin,
+    /// A PROXY header, which names another address as that of the client
+    ProxyLies,
 }
 
 /// The packets of `game_server`, as the attacks read them.
@@ -63,6 +67,7 @@ const UNKNOWN_ID: u16 = Kick::UnknownId.code();
 const BAD_PAYLOAD: u16 = Kick::BadPayload.code();
 const PACKET_TIMEOUT: u16 = Kick::PacketTimeout.code();
 const RATE_LIMIT: u16 = Kick::RateLimit.code();
+const LOGIN_TIMEOUT: u16 = 12;
 const CHAT_FLOOD: u16 = packets::CHAT_FLOOD.code();
 
 /// The names on the command line, in the order of the attacks.
@@ -86,6 +91,18 @@ const ALLOWED: [u16; 2] = [C_ECHO, C_CHAT];
 const PACKET_TIMEOUT_PASSED: Duration = Duration::from_secs(15);
 /// The server finds a reader that stops by its queued bytes, or by their age after 5 s.
 const SLOW_CONSUMER_FOUND: Duration = Duration::from_secs(15);
+/// Two of it claim a packet of 514 bytes.
+const DRIP_BYTE: [u8; 1] = [2];
+/// A drip costs the attacker nothing, and comes before an idle timeout.
+const DRIP: Duration = Duration::from_secs(1);
+/// Headers of both versions: a client of each family, and a health check.
+const PROXY_HEADERS: [&[u8]; 5] = [
+    b"PROXY TCP4 192.0.2.7 10.0.0.1 50000 7777\r\n",
+    b"PROXY TCP6 2001:db8::7 2001:db8::1 50000 7777\r\n",
+    b"PROXY UNKNOWN\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x0a\0\0\x01\xc3\x50\x1e\x61",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+];
 const NEWCOMER_TEXT: &[u8] = b"may I come in";
 
 impl Attack for GameAttack {
@@ -98,6 +115,7 @@ impl Attack for GameAttack {
     fn default_attackers(&self) -> usize {
         match self {
             Self::ChatBurst => 150,
+            Self::DripLogin => 200,
             Self::AskAndNotRead | Self::SilentFlood => 1000,
             _ => 20,
         }
@@ -219,6 +237,16 @@ impl Attack for GameAttack {
                 ..new(Vec::new(), Expect::Close)
             },
             Self::SilentFlood => new(Vec::new(), Expect::Any),
+            Self::DripLogin => AttackScript {
+                repeat: repeat(&DRIP_BYTE[..], DRIP),
+                timeout: PACKET_TIMEOUT_PASSED,
+                ..new(DRIP_BYTE.to_vec(), reason(&[PACKET_TIMEOUT, LOGIN_TIMEOUT]))
+            },
+            Self::ProxyLies => {
+                let header = PROXY_HEADERS[(number % PROXY_HEADERS.len() as u64) as usize];
+                let bytes = [header, &packet(C_ECHO, b"who am I")].concat();
+                new(bytes, reason(&[BAD_SIZE]))
+            }
         }
     }
 }
@@ -314,7 +342,7 @@ mod tests {
         let expected = "zero-size short-size huge-size unknown-id server-id id-sweep bad-utf8 \
                         slowloris no-read echo-flood chat-flood rst-storm half-close \
                         connect-flood garbage chat-churn chat-burst ask-and-not-read \
-                        silent-flood";
+                        silent-flood drip-login proxy-lies";
         assert_eq!(names.join(" "), expected);
     }
 
@@ -334,6 +362,18 @@ mod tests {
             assert_eq!(script.initial_bytes.len(), 20 * (4 + 512), "{attack:?}");
             assert_eq!(script.initial_bytes[..4], header(516, C_CHAT), "{attack:?}");
             assert!(script.repeat.is_none(), "{attack:?}");
+        }
+    }
+
+    #[test]
+    fn drip_never_completes_a_packet() {
+        let script = script(GameAttack::DripLogin);
+        let repeat = script.repeat.unwrap();
+        let mut framer = Framer::default();
+        let drips = script.timeout.as_secs() / repeat.every.as_secs();
+        for _ in 0..drips {
+            let packet = framer.next_packet(&mut &repeat.bytes[..], MAX_PACKET_BYTES);
+            assert_eq!(packet, Ok(None));
         }
     }
 

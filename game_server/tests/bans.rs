@@ -111,7 +111,7 @@ fn error_on_sighup_is_logged_and_the_bans_stay() {
     assert!(!is_served(BANNED, server.addr) && is_served(OTHER, server.addr));
     fs::remove_file(&file.0).unwrap();
     server.signal("HUP");
-    server.wait_for_new_line_where("a file that is away", |line| {
+    server.wait_for_line_where("a file that is away", |line| {
         line.contains("the bans stay as they are") && line.contains("No such file")
     });
     assert!(!is_served(BANNED, server.addr));

@@ -44,8 +44,9 @@ impl BanFile {
     pub fn reload(&self) {
         match read(&self.path) {
             Ok(list) => {
-                log::info!("SIGHUP: bans read from {self}: {}", list.len());
+                let count = list.len();
                 self.bans.replace(list);
+                log::info!("SIGHUP: bans read from {self}: {count}");
             }
             Err(error) => log::error!("SIGHUP: the bans stay as they are: {error}"),
         }

@@ -22,7 +22,7 @@ pub(crate) use user::{State, VirtualUser};
 /// is a second of waiting that says nothing about the server.
 pub const MAX_CONNECTING: usize = 256;
 
-/// What the users need of the network.
+/// The part of the network that the users need.
 pub(crate) trait Endpoint {
     /// Begins the connection of a user.
     fn connect(&mut self, user: usize, now: Instant) -> io::Result<()>;
@@ -232,7 +232,7 @@ impl Users {
         }
     }
 
-    /// No user reconnects any more.
+    /// Users do not reconnect any more.
     pub fn stop(&mut self) {
         self.is_stopping = true;
     }

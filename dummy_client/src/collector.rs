@@ -16,22 +16,31 @@ pub(crate) struct EngineMetrics {
     pub bytes: Counter,
     pub malformed: Check,
     pub unknown: Check,
+    pub panicked: Check,
     pub connect_time: Trend,
     pub login_time: Option<Trend>,
     pub outage: Trend,
+    /// The number of these definitions: those of the scenario come behind.
+    pub definitions: usize,
 }
 
 impl EngineMetrics {
     pub fn register(registry: &mut Registry, has_login: bool) -> Self {
-        Self {
+        let metrics = Self {
             packets: registry.counter("packets_received", Unit::Count),
             bytes: registry.counter("bytes_received", Unit::Bytes),
             malformed: registry.check("packets_malformed", "packets were malformed"),
             unknown: registry.check("packets_unknown", "packets had an unknown id"),
+            panicked: registry.check("bots_panicked", "bots panicked"),
             connect_time: registry.trend("connect_time", "from connect to connected"),
             login_time: has_login
                 .then(|| registry.trend("login_time", "from connected to logged in")),
             outage: registry.trend("outage", "time without a session after a loss"),
+            definitions: 0,
+        };
+        Self {
+            definitions: registry.definitions().len(),
+            ..metrics
         }
     }
 }
@@ -49,6 +58,8 @@ pub(crate) struct Collector {
     connections: Box<[Connection]>,
     started_at: Instant,
     is_stopping: AtomicBool,
+    /// A bot has called a check.
+    has_checked: AtomicBool,
     /// By code and text. Not an event each: a server may send a million.
     close_messages: Mutex<TopCounter<(u16, String)>>,
     events: Sender<UserEvent>,
@@ -123,6 +134,7 @@ impl Collector {
             connections: (0..users).map(|_| Connection::default()).collect(),
             started_at,
             is_stopping: AtomicBool::new(false),
+            has_checked: AtomicBool::new(false),
             close_messages: Mutex::default(),
             events,
             registry,
@@ -198,7 +210,7 @@ impl Collector {
 
     // ---- ticks ---------------------------------------------------------------------------------
 
-    /// A user is connected, and has seen no tick yet.
+    /// The connection of a user is made, and has seen no tick yet.
     pub fn join(&self, user: usize) {
         for series in &self.series {
             series.newest[user].store(0, Ordering::Relaxed);
@@ -206,7 +218,7 @@ impl Collector {
         }
     }
 
-    /// A connected session has ended.
+    /// A connection that was made has ended.
     pub fn leave(&self, user: usize, was_lost: bool) {
         for series in &self.series {
             let newest = series.newest[user].load(Ordering::Relaxed);
@@ -238,6 +250,18 @@ impl Collector {
 
     pub fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::SeqCst)
+    }
+
+    /// A bot has called a check.
+    pub fn note_check(&self) {
+        // The load alone keeps the cache line shared.
+        if !self.has_checked() {
+            self.has_checked.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub fn has_checked(&self) -> bool {
+        self.has_checked.load(Ordering::Relaxed)
     }
 
     /// Counts a request that is about to be sent, unless the run is about to end. The count comes before the

@@ -1,6 +1,7 @@
 //! What a run is asked for, as plain data.
 
-use crate::executor::Executor;
+use crate::error::Error;
+use crate::executor::{Executor, MAX_DURATION, MAX_SESSIONS};
 use serde_json::Value;
 use server_core::Framing;
 use server_core::host::Addresses;
@@ -35,6 +36,53 @@ pub struct RunConfig {
     pub share: Share,
     /// Other settings for the report: two runs with different settings cannot be compared.
     pub settings: BTreeMap<String, Value>,
+}
+
+pub(crate) const MAX_THREADS: usize = 256;
+
+impl RunConfig {
+    /// # Errors
+    /// If a number is out of its range.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let max_secs = MAX_DURATION.as_secs();
+        let times = [
+            ("a run lasts", self.executor.duration()),
+            ("a login takes", Some(self.login_timeout)),
+            (
+                "a session lasts",
+                self.churn.as_ref().map(|churn| *churn.end()),
+            ),
+        ];
+        for (what, time) in times {
+            if let Some(time) = time.filter(|time| *time > MAX_DURATION) {
+                return Err(Error::usage(format!(
+                    "{what} {max_secs} s at the most, not {} s",
+                    time.as_secs()
+                )));
+            }
+        }
+        if let Some(churn) = self
+            .churn
+            .as_ref()
+            .filter(|churn| churn.start() > churn.end())
+        {
+            return Err(Error::usage(format!(
+                "the shortest session, {:?}, is longer than the longest, {:?}",
+                churn.start(),
+                churn.end()
+            )));
+        }
+        let (users, threads) = (self.executor.max_users(), self.threads);
+        if users > MAX_SESSIONS {
+            let error = format!("a run has up to {MAX_SESSIONS} users, not {users}");
+            return Err(Error::usage(error));
+        }
+        if !(1..=MAX_THREADS).contains(&threads) {
+            let error = format!("a run has 1 to {MAX_THREADS} threads, not {threads}");
+            return Err(Error::usage(error));
+        }
+        Ok(())
+    }
 }
 
 /// `I/N`: this process has every N-th user, from the I-th on (1 to N). All processes of a run have the same
@@ -98,6 +146,51 @@ const MAX_SHARES: usize = 1_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::executor::{Stage, Stages};
+    use std::net::SocketAddr;
+
+    #[test]
+    fn numbers_out_of_their_range_are_refused() {
+        let config = RunConfig {
+            addrs: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
+            executor: Executor::constant(1, Some(MAX_DURATION)),
+            threads: 1,
+            seed: 1,
+            churn: Some(Duration::ZERO..=Duration::ZERO),
+            reconnect: false,
+            login_timeout: MAX_DURATION,
+            framing: Framing::NATIVE,
+            log_sessions: 0,
+            share: Share::ALL,
+            settings: BTreeMap::new(),
+        };
+        config.check().expect("the largest numbers");
+        let (zero, second, max) = (Duration::ZERO, Duration::from_secs(1), Duration::MAX);
+        let stage = |duration| Stage {
+            sessions: 1,
+            duration,
+        };
+        let stages = Stages(vec![stage(max), stage(max)]);
+        let wrong: [fn(&mut RunConfig, Duration, &Stages); 7] = [
+            |config, max, _| config.executor = Executor::constant(1, Some(max)),
+            |config, _, stages| config.executor = Executor::ramping(stages),
+            |config, max, _| config.login_timeout = max,
+            |config, max, _| config.churn = Some(Duration::ZERO..=max),
+            |config, _, _| config.executor = Executor::constant(usize::MAX, None),
+            |config, _, _| config.threads = 0,
+            |config, _, _| config.threads = 257,
+        ];
+        for (index, wrong) in wrong.into_iter().enumerate() {
+            let mut config = config.clone();
+            wrong(&mut config, max, &stages);
+            assert!(config.check().is_err(), "{index}");
+        }
+        let reversed = RunConfig {
+            churn: Some(second..=zero),
+            ..config
+        };
+        assert!(reversed.check().is_err());
+    }
 
     #[test]
     fn shares_cover_each_user_once() {

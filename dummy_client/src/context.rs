@@ -4,10 +4,12 @@ use crate::analysis::Arrived;
 use crate::collector::{Collector, Stage, UserEvent};
 use crate::metrics::recorder::Recorder;
 use crate::metrics::{Check, Counter, Rate, TickSeries, Trend};
+use crate::output::json::one_line;
 use crate::scenario::{Bot, UserId, Violation};
 use server_core::{
     Context, DisconnectReason, Kick, OutgoingPacket, Packet, PacketHead, Session, SessionId,
 };
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,8 +115,8 @@ impl BotContext<'_, '_> {
         self.user.set_timer(self.session);
     }
 
-    /// Ends the session behind the queued packets. The server does not lose it: the user comes back only if
-    /// the run wants it to.
+    /// Ends the session behind the queued packets. The session counts as closed and not as lost. A user that the
+    /// run still wants connects again at once, with a new bot.
     pub fn close(&mut self) {
         self.session.close();
     }
@@ -133,10 +135,12 @@ impl BotContext<'_, '_> {
         }
     }
 
-    /// The server has refused the login: the session ends, and counts as a failed login.
+    /// The server has refused the login: the session ends, and counts as a failed login. The reason is kept in one line
+    /// of up to 200 characters.
     pub fn login_failed(&mut self, reason: &str) {
         if self.user.phase == Phase::LoggingIn {
-            self.user.fail_login(self.session, reason);
+            let reason: String = reason.chars().take(MAX_TEXT_CHARS).collect();
+            self.user.fail_login(self.session, &one_line(&reason));
         }
     }
 
@@ -160,6 +164,7 @@ impl BotContext<'_, '_> {
 
     /// Counts a check that did not pass.
     pub fn check(&mut self, check: Check, passed: bool) {
+        self.user.collector.note_check();
         self.user.add(check.0, u64::from(!passed));
     }
 
@@ -254,21 +259,33 @@ impl UserState {
         self.set_timer(session);
     }
 
+    /// The connection is made: ticks may arrive from now on, before the login too.
+    pub fn open(&mut self) {
+        self.phase = Phase::LoggingIn;
+        self.collector.join(self.index);
+    }
+
     /// The user is connected, and logged in if the scenario has a login.
     pub fn join(&mut self, id: SessionId) {
         self.phase = Phase::Connected;
         self.login_until = None;
-        self.collector.join(self.index);
         self.collector.tell(UserEvent::Connected(self.index, id));
     }
 
     /// The connection has ended, or was never made.
-    pub fn leave(&self, reason: DisconnectReason) {
+    pub fn leave(&self, reason: DisconnectReason, now: Instant) {
         let index = self.index;
+        if self.phase != Phase::Connecting {
+            // The end of a login that saw no tick says nothing about the server.
+            let is_known =
+                self.phase == Phase::Connected || self.ticks.iter().any(|one| one.epoch.is_some());
+            let was_lost = reason != DisconnectReason::Closed && !self.is_refused;
+            self.collector.leave(index, was_lost && is_known);
+        }
         for (series, cursor) in self.ticks.iter().enumerate() {
             if let Some(epoch) = cursor.epoch {
                 let waits = self.reconnects && reason != DisconnectReason::Closed;
-                self.recorder().left(TickSeries(series), epoch, waits);
+                self.recorder().left(TickSeries(series), epoch, waits, now);
             }
         }
         let event = match self.phase {
@@ -280,15 +297,8 @@ impl UserState {
             }
             // Told already.
             Phase::LoginFailed => return,
-            Phase::Connected => {
-                let was_lost = reason != DisconnectReason::Closed && !self.is_refused;
-                self.collector.leave(index, was_lost);
-                if self.is_refused {
-                    UserEvent::Refused(index)
-                } else {
-                    UserEvent::Lost(index, reason)
-                }
-            }
+            Phase::Connected if self.is_refused => UserEvent::Refused(index),
+            Phase::Connected => UserEvent::Lost(index, reason),
         };
         self.collector.tell(event);
     }
@@ -396,8 +406,8 @@ impl<B: Bot> Session for UserSession<B> {
         user.recorder()
             .record(connect_time, now.saturating_duration_since(began));
         user.connected_at = Some(now);
+        user.open();
         if let Some(timeout) = user.login_timeout {
-            user.phase = Phase::LoggingIn;
             user.login_until = Some(now + timeout);
             user.set_timer(session);
         } else {
@@ -435,21 +445,31 @@ impl<B: Bot> Session for UserSession<B> {
             self.user.fail_login(session, "timed out");
             return;
         }
-        let is_due = self.user.bot_timer.is_some_and(|at| at <= now);
-        if is_due && !self.user.collector.is_stopping() {
+        if self.user.collector.is_stopping() {
+            self.user.bot_timer = None;
+        } else if self.user.bot_timer.is_some_and(|at| at <= now) {
             self.user.bot_timer = None;
             self.call(session, |bot, ctx| bot.on_timer(ctx));
         }
-        if !is_due {
-            self.user.set_timer(session);
-        }
+        // The timer of a session comes once: the other one of the two may still be to come.
+        self.user.set_timer(session);
     }
 
     fn on_disconnected(&mut self, session: &mut Context<'_>, reason: DisconnectReason) {
+        let now = session.now();
+        let mut called = Ok(());
         if self.user.phase != Phase::Connecting {
-            self.call(session, |bot, ctx| bot.on_disconnected(ctx, reason));
+            let call = || self.call(session, |bot, ctx| bot.on_disconnected(ctx, reason));
+            called = catch_unwind(AssertUnwindSafe(call));
         }
-        self.user.leave(reason);
+        if called.is_err() || reason == DisconnectReason::HandlerPanicked {
+            self.user.add(self.user.collector.engine.panicked.0, 1);
+        }
+        // A bot that panics must not leave its user connected for ever.
+        self.user.leave(reason, now);
+        if let Err(panic) = called {
+            resume_unwind(panic);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! A run, from its settings to its report.
 
+#[cfg(test)]
+mod bot_tests;
 mod engine;
 mod network;
 #[cfg(test)]
@@ -91,7 +93,6 @@ impl Stop {
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 const DEFAULT_USERS: usize = 5;
 const DEFAULT_LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_THREADS: usize = 256;
 
 impl<S: Scenario> Run<S> {
     /// A run of 5 users against 127.0.0.1:7777, without an end, with a random seed.
@@ -232,12 +233,7 @@ impl<S: Scenario> Run<S> {
             stop,
         } = self;
         let limits = HostLimits::read();
-        if !(1..=MAX_THREADS).contains(&config.threads) {
-            return Err(Error::usage(format!(
-                "a run has 1 to {MAX_THREADS} threads, not {}",
-                config.threads
-            )));
-        }
+        config.check()?;
         let (registry, engine_metrics) = register(&mut scenario)?;
         let assertions = parse_assertions(&assertions, &registry)?;
         let total_users = config.executor.max_users();

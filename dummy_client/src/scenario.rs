@@ -142,6 +142,7 @@ trait AnyScenario: Send + Sync {
     fn bot(&self, user: UserId, seed: u64) -> Box<dyn Bot>;
     fn has_login(&self) -> bool;
     fn text<'a>(&self, packet: &Packet<'a>) -> Option<&'a [u8]>;
+    fn check(&self, users: usize) -> Result<(), String>;
 }
 
 impl<S: Scenario> AnyScenario for S {
@@ -164,6 +165,10 @@ impl<S: Scenario> AnyScenario for S {
     fn text<'a>(&self, packet: &Packet<'a>) -> Option<&'a [u8]> {
         Scenario::text(self, packet)
     }
+
+    fn check(&self, users: usize) -> Result<(), String> {
+        Scenario::check_users(self, users)
+    }
 }
 
 impl Mix {
@@ -173,7 +178,7 @@ impl Mix {
         Self::default()
     }
 
-    /// Adds a scenario. A weight of 0 gives it no user. All scenarios of a mix have a login, or none has.
+    /// Adds a scenario. With a weight of 0, it has neither users nor metrics. All scenarios of a mix have a login, or none has.
     #[must_use]
     pub fn with(mut self, weight: u32, scenario: impl Scenario) -> Self {
         self.parts.push((weight, Box::new(scenario)));
@@ -230,7 +235,8 @@ impl Scenario for Mix {
     }
 
     fn register(&mut self, metrics: &mut Registry) {
-        for (_, part) in &mut self.parts {
+        // The ticks of a scenario without users do not come.
+        for (_, part) in self.parts.iter_mut().filter(|(weight, _)| *weight > 0) {
             part.register(metrics);
         }
     }
@@ -250,7 +256,7 @@ impl Scenario for Mix {
         self.parts.iter().find_map(|(_, part)| part.text(packet))
     }
 
-    fn check_users(&self, _: usize) -> Result<(), String> {
+    fn check_users(&self, users: usize) -> Result<(), String> {
         if self.total() == 0 {
             return Err("the mix has no scenario with a weight above 0".into());
         }
@@ -262,7 +268,9 @@ impl Scenario for Mix {
         if with_login != 0 && with_login != self.parts.len() {
             return Err("of a mix, all scenarios have a login, or none has".into());
         }
-        Ok(())
+        // The numbers of users are those of the whole run, whatever their share of it.
+        let mut parts = self.parts.iter().filter(|(weight, _)| *weight > 0);
+        parts.try_for_each(|(_, part)| part.check(users))
     }
 }
 
@@ -321,6 +329,32 @@ mod tests {
             .filter(|user| even.part(UserId(*user)).unwrap().name() == "a")
             .count();
         assert!((3..=7).contains(&of_a), "{of_a} of the first 10");
+    }
+
+    struct TenAccounts;
+
+    impl Scenario for TenAccounts {
+        type Bot = Box<dyn Bot>;
+
+        fn register(&mut self, _: &mut Registry) {}
+
+        fn bot(&self, _: UserId, _: u64) -> Box<dyn Bot> {
+            Box::new(Silent)
+        }
+
+        fn check_users(&self, users: usize) -> Result<(), String> {
+            let is_enough = users <= 10;
+            is_enough.then_some(()).ok_or("10 accounts".into())
+        }
+    }
+
+    #[test]
+    fn a_mix_asks_each_scenario_that_has_users() {
+        let mix = Mix::new().with(1, Named("one")).with(1, TenAccounts);
+        assert_eq!(mix.check_users(10), Ok(()));
+        assert_eq!(mix.check_users(11), Err("10 accounts".into()));
+        let unused = Mix::new().with(1, Named("one")).with(0, TenAccounts);
+        assert_eq!(unused.check_users(11), Ok(()));
     }
 
     #[test]

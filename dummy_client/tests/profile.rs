@@ -115,6 +115,23 @@ fn packet_that_the_profile_does_not_name_fails_the_run() {
     assert!(counts(&report, ["packets_unknown"])[0] > 0);
 }
 
+/// Without tick numbers and requests, the hello is all that a profile can check.
+#[test]
+fn server_that_sends_no_hello_fails_the_run() {
+    let text = "ignored_ids = [105]\n[hello]\nid = 100\ntick_offset = \"none\"\n";
+    for (id, status) in [(TICK, 0), (NEWS, 1)] {
+        let stub = Stub::start(move |_, _| Some(packet(id, b"T")));
+        let path = file(&format!("hello_{id}.toml"), text);
+        let args = ["--duration-secs", "1", "--profile", &path];
+        let (run, report) = Run::report(stub.addr, &args);
+        fs::remove_file(path).unwrap();
+        assert_eq!(run.status, Some(status), "{run:?}");
+        let failures = report.failures.join("; ");
+        let is_found = failures.contains("no hello was received");
+        assert_eq!(is_found, status == 1, "{failures}");
+    }
+}
+
 #[test]
 fn wrong_profile_is_bad_usage_with_its_file_line_and_key() {
     let wrong = PROFILE.replace("rate_hz = 20", "rate_hz = 20\nrate = 5");

@@ -6,16 +6,17 @@
 
 mod game; // The packets and the server of the game. A real test needs the packets alone.
 
-use dummy_client::metrics::{Check, TickSeries, Trend};
+use dummy_client::metrics::{Check, RequestSeries, TickSeries};
+use dummy_client::pacing::PacedRequests;
 use dummy_client::{Bot, BotContext, Executor, Registry, Run, Scenario, UserId, Violation};
 use game::{CLogin, CMove, SLoggedIn, SMoved, STime};
-use server_core::Packet;
-use std::time::{Duration, Instant};
+use server_core::{DisconnectReason, Packet};
+use std::time::Duration;
 
 #[derive(Clone, Copy)]
 struct Metrics {
-    move_rtt: Trend,
-    positions_wrong: Check,
+    moves: RequestSeries,
+    logins_repeated: Check,
     times: TickSeries,
 }
 
@@ -27,19 +28,24 @@ impl Scenario for Players {
 
     fn register(&mut self, metrics: &mut Registry) {
         self.0 = Some(Metrics {
-            move_rtt: metrics.trend("move_rtt", "move, from its sending to its own echo"),
-            positions_wrong: metrics.check("positions_wrong", "positions were wrong"),
+            moves: metrics.request_series(
+                "moves",
+                "answered",
+                "move_rtt",
+                "move, from the due time to its own echo",
+            ),
+            logins_repeated: metrics.check("logins_repeated", "logins were answered twice"),
             times: metrics.tick_series("time"),
         });
     }
 
-    fn bot(&self, user: UserId, _seed: u64) -> Player {
+    fn bot(&self, user: UserId, seed: u64) -> Player {
         let metrics = self.0.expect("registered before the first bot");
         Player {
             user,
             metrics,
-            x: 0,
-            moved_at: None,
+            seed,
+            moves: None,
         }
     }
 
@@ -51,8 +57,9 @@ impl Scenario for Players {
 struct Player {
     user: UserId,
     metrics: Metrics,
-    x: i32,
-    moved_at: Option<Instant>,
+    seed: u64,
+    /// From the login on.
+    moves: Option<PacedRequests>,
 }
 
 impl Bot for Player {
@@ -67,8 +74,12 @@ impl Bot for Player {
     ) -> Result<(), Violation> {
         match packet.id() {
             SLoggedIn::ID => {
+                ctx.check(self.metrics.logins_repeated, self.moves.is_none());
                 ctx.logged_in();
-                ctx.set_timer(ctx.now());
+                let (series, period) = (self.metrics.moves, Duration::from_millis(250));
+                let moves = PacedRequests::new(series, ctx.now(), period, 4, self.seed);
+                self.moves = Some(moves);
+                self.on_timer(ctx);
             }
             STime::ID => ctx.tick(
                 self.metrics.times,
@@ -76,11 +87,10 @@ impl Bot for Player {
             ),
             SMoved::ID => {
                 let (moved, name) = packet.parse::<SMoved>()?;
-                if name == format!("player {}", self.user).as_bytes() {
-                    ctx.check(self.metrics.positions_wrong, moved.x.get() == self.x);
-                    if let Some(at) = self.moved_at.take() {
-                        ctx.record(self.metrics.move_rtt, ctx.now() - at);
-                    }
+                if name == format!("player {}", self.user).as_bytes()
+                    && let Some(moves) = &mut self.moves
+                {
+                    moves.answered(ctx, |number| moved.x.get() == number as i32);
                 }
             }
             _ => return Err(Violation::UnknownId),
@@ -89,10 +99,27 @@ impl Bot for Player {
     }
 
     fn on_timer(&mut self, ctx: &mut BotContext<'_, '_>) {
-        self.x += 1;
-        self.moved_at = Some(ctx.now());
-        ctx.send(&CMove { x: self.x.into() }, []);
-        ctx.set_timer(ctx.now() + Duration::from_millis(250));
+        let Some(moves) = &mut self.moves else {
+            return;
+        };
+        // A slow answer does not put off the next move, and its time counts from when its move was due.
+        let next_at = moves.send_due(ctx, |ctx, number| {
+            ctx.send(
+                &CMove {
+                    x: (number as i32).into(),
+                },
+                [],
+            );
+        });
+        if let Some(at) = next_at {
+            ctx.set_timer(at);
+        }
+    }
+
+    fn on_disconnected(&mut self, ctx: &mut BotContext<'_, '_>, _: DisconnectReason) {
+        if let Some(moves) = &mut self.moves {
+            moves.disconnected(ctx);
+        }
     }
 }
 

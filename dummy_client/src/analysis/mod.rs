@@ -69,6 +69,8 @@ pub struct LeaveRun {
     pub sessions: u64,
     /// The connections were lost, and the users reconnect: they go on waiting for ticks.
     pub awaits_ticks: bool,
+    /// When the last one ended.
+    pub at: Instant,
 }
 
 /// The place of a tick among those of its session.

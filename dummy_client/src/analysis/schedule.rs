@@ -59,6 +59,10 @@ enum Place {
 
 /// Ticks that the first estimate needs. With fewer, delayed ticks look punctual.
 const HOLD: usize = 20;
+/// A line of this number of ticks is fitted to every 32nd tick, and no longer to each: a fit costs about as much as
+/// 1,000 ticks, and a server may send 100,000 ticks a second.
+const YOUNG: u64 = 256;
+const FIT_EVERY: u64 = 32;
 /// Bounds `waiting`: this number of ticks in one moment is evaluated without a schedule.
 const MAX_HELD: usize = 1000;
 /// Ticks behind a late tick that decide between skip and delay.
@@ -204,7 +208,8 @@ impl ScheduleEstimator {
             // A tick behind a newer one shows nothing about the schedule.
             if is_newest {
                 line.add(slot, at);
-                if line.count() >= HOLD as u64 {
+                let is_young = line.count() < YOUNG && line.count() >= HOLD as u64;
+                if is_young || line.count().is_multiple_of(FIT_EVERY) {
                     line.fit();
                 }
                 self.skipped = self.skipped.saturating_add(skipped.into());

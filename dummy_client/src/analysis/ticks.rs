@@ -31,8 +31,10 @@ struct ServerTicks {
     spreading: VecDeque<u64>,
     /// Connected sessions with a tick.
     connected: u64,
-    /// The sessions that left last go on waiting for ticks.
-    awaits_ticks: bool,
+    /// When the last session left whose user goes on waiting for ticks.
+    awaits_since: Option<Instant>,
+    /// When the last session received its first tick.
+    joined_at: Option<Instant>,
     /// The newest tick on the schedule.
     latest: Option<PlacedTick>,
     /// The first arrival of the newest tick, or of the last tick of the server before.
@@ -67,6 +69,8 @@ struct PlacedTick {
 const FIRST_KNOWN: Duration = Duration::from_millis(100);
 /// A tick's spread does not wait longer for its last session, and a server without sessions is kept this long.
 const MAX_SPREAD: Duration = Duration::from_secs(10);
+/// Bounds the arrivals of one tick that are kept apart while its place is unknown.
+const MAX_RUNS: usize = 64;
 /// Bounds the placed ticks that are kept for late sessions.
 const MAX_PLACED: usize = 50_000;
 /// Bounds the reports of one row of empty slots; a longer row is reported in groups.
@@ -104,7 +108,9 @@ impl TickAnalysis {
         for leave in leaves {
             let server = self.servers.entry(leave.epoch).or_default();
             server.connected = server.connected.saturating_sub(leave.sessions);
-            server.awaits_ticks = leave.awaits_ticks;
+            if leave.awaits_ticks {
+                server.awaits_since = server.awaits_since.max(Some(leave.at));
+            }
         }
     }
 
@@ -185,12 +191,15 @@ impl TickAnalysis {
 impl ServerTicks {
     fn take(&mut self, run: TickRun, sink: &mut impl TickSink) {
         self.connected = self.connected.saturating_add(run.first);
+        if run.first > 0 {
+            self.joined_at = self.joined_at.max(Some(run.at));
+        }
         self.latest_at = self.latest_at.max(Some(run.at));
         if let Some(open) = self.open.get_mut(&run.tick) {
             if !open.is_pushed {
                 open.first_at = open.first_at.min(run.at);
             }
-            open.runs.push(run);
+            open.add(run);
         } else if let Some(placed) = self.placed.get_mut(&run.tick) {
             placed.deliver(run, sink);
         } else {
@@ -207,7 +216,7 @@ impl ServerTicks {
     fn waits_since(&self) -> Option<Instant> {
         let open = self.open.values().map(|open| open.first_at).max();
         open.max(self.latest_first_at)
-            .filter(|_| self.connected > 0 || self.awaits_ticks)
+            .filter(|_| self.connected > 0 || self.awaits_since > self.joined_at)
     }
 
     fn evaluate(&mut self, now: Instant, started_at: Instant, all: bool, sink: &mut impl TickSink) {
@@ -282,6 +291,22 @@ impl ServerTicks {
             sink.skipped(due, slots);
             let delay = now.saturating_duration_since(due);
             sink.synthetic(due, delay, self.connected.saturating_mul(slots));
+        }
+    }
+}
+
+impl OpenTick {
+    /// Sessions received it. A server may repeat one tick at any rate: behind the first runs, its repeats count with
+    /// the last one.
+    fn add(&mut self, run: TickRun) {
+        let is_again = run.first == 0 && run.waited == 0;
+        let is_full = self.runs.len() >= MAX_RUNS;
+        match self.runs.last_mut() {
+            Some(last) if is_again && is_full => {
+                last.sessions = last.sessions.saturating_add(run.sessions);
+                last.last_at = last.last_at.max(run.last_at);
+            }
+            _ => self.runs.push(run),
         }
     }
 }
@@ -438,6 +463,8 @@ mod tests {
         analysis: TickAnalysis,
         log: Log,
         next_second: f64,
+        /// The time of the last arrival.
+        now: f64,
         received: u64,
     }
 
@@ -453,6 +480,7 @@ mod tests {
                 analysis: TickAnalysis::new(start),
                 log: Log::default(),
                 next_second: 1.0,
+                now: 0.0,
                 received: 0,
             }
         }
@@ -462,6 +490,7 @@ mod tests {
         }
 
         fn tick(&mut self, (secs, session, epoch, tick): Arrival, arrived: Arrived) {
+            self.now = self.now.max(secs);
             let (at, loops) = (self.at(secs), self.loops.len());
             let runs = &mut self.loops[session % loops].0;
             TickRun::record(runs, (epoch, tick), arrived, at, || at);
@@ -469,10 +498,12 @@ mod tests {
         }
 
         fn leave(&mut self, sessions: u64, awaits_ticks: bool) {
+            let at = self.at(self.now);
             self.loops[0].1.push(LeaveRun {
                 epoch: 0,
                 sessions,
                 awaits_ticks,
+                at,
             });
         }
 
@@ -676,6 +707,39 @@ mod tests {
         assert_eq!((log.skipped(), log.synthetic), (0, 0));
     }
 
+    /// Two of three sessions are lost, and the third one leaves by plan: the two wait for the next server.
+    #[test]
+    fn outage_is_a_gap_though_a_session_leaves_by_plan() {
+        for by_plan_first in [false, true] {
+            let mut run = Run::new(1);
+            run.feed(ticks(0..3, 1..11, slot, |_, _| 0.0));
+            run.now += 0.01;
+            let mut leaves = [(2, true), (1, false)];
+            if by_plan_first {
+                leaves.reverse();
+            }
+            leaves
+                .into_iter()
+                .for_each(|(sessions, awaits)| run.leave(sessions, awaits));
+            run.feed(vec![(5.0, 0, 1, 1), (5.25, 0, 1, 2), (5.5, 0, 1, 3)]);
+            let log = run.end(5.7);
+            assert_eq!(log.longest_gap(), Duration::from_millis(2500));
+        }
+    }
+
+    /// A lost session is back at once; later, all sessions leave by plan.
+    #[test]
+    fn time_without_sessions_is_no_gap_after_a_loss_long_ago() {
+        let mut run = Run::new(1);
+        run.feed(ticks(0..2, 1..11, slot, |_, _| 0.0));
+        run.now += 0.01;
+        run.leave(1, true);
+        run.feed(ticks(2..3, 11..21, slot, |_, _| 0.0));
+        run.leave(2, false);
+        let log = run.end(30.0);
+        assert_eq!(log.longest_gap(), Duration::from_millis(250));
+    }
+
     #[test]
     fn late_tick_of_a_forgotten_server_counts() {
         let mut run = Run::new(1);
@@ -703,6 +767,24 @@ mod tests {
             let log = run.end(slot(count) + 0.1);
             assert_eq!(log.spreads.len() as u64, count);
         }
+    }
+
+    /// Two event loops, each of which reports the tick of the other one again and again.
+    #[test]
+    fn repeats_of_one_tick_do_not_fill_the_memory() {
+        let mut run = Run::new(2);
+        run.feed(vec![(0.0, 0, 0, 5), (0.0, 1, 0, 5)]);
+        for n in 1..50_000 {
+            let at = f64::from(n) * 1e-4;
+            run.pass(at);
+            run.tick((at, n as usize, 0, 5), Arrived::Again);
+        }
+        let server = &run.analysis.servers[&0];
+        let runs = server.open.values().map(|open| open.runs.len());
+        // One more is the first tick of the session on the second event loop.
+        assert!(runs.sum::<usize>() <= MAX_RUNS + 1);
+        let log = run.end(5.0);
+        assert_eq!(log.count(), 50_001);
     }
 
     #[test]

@@ -97,6 +97,11 @@ impl AttackRun {
         self.windows.next_at()
     }
 
+    /// The address that the run has taken, of several.
+    pub fn set_target(&mut self, target: SocketAddr) {
+        self.target = target;
+    }
+
     /// Connects the neighbours.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ pub mod windowed;
 
 use std::time::Duration;
 
+pub(crate) use profile::MAX_DURATION;
 pub use profile::{LoadProfile, MAX_SESSIONS, Stage, Stages};
 
 /// Decides the number of users of a run.

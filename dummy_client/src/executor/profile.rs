@@ -47,7 +47,7 @@ impl LoadProfile {
             rate => count.saturating_sub(1) as f64 / f64::from(rate),
         };
         points.push(Point {
-            at: Duration::from_secs_f64(ramp_secs),
+            at: Duration::try_from_secs_f64(ramp_secs).unwrap_or(Duration::MAX),
             sessions: count as f64,
         });
         Self {
@@ -63,7 +63,7 @@ impl LoadProfile {
         let mut at = Duration::ZERO;
         let mut points = vec![Point { at, sessions: 0.0 }];
         for stage in &stages.0 {
-            at += stage.duration;
+            at = at.saturating_add(stage.duration);
             points.push(Point {
                 at,
                 sessions: stage.sessions as f64,
@@ -190,7 +190,8 @@ impl FromStr for Stages {
 
 /// The largest number of users of a run.
 pub const MAX_SESSIONS: usize = 10_000_000;
-const MAX_DURATION: Duration = Duration::from_secs(100_000_000);
+/// The longest run.
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(100_000_000);
 
 #[cfg(test)]
 mod tests {

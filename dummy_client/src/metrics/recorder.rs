@@ -59,16 +59,18 @@ impl Recorder {
 
     /// A session that had received a tick of this epoch has ended. `awaits_ticks`: it was lost, and its user
     /// reconnects.
-    pub fn left(&self, series: TickSeries, epoch: u64, awaits_ticks: bool) {
+    pub fn left(&self, series: TickSeries, epoch: u64, awaits_ticks: bool, at: Instant) {
         let leaves = &mut self.batch().leaves[series.0];
         match leaves.last_mut() {
             Some(run) if (run.epoch, run.awaits_ticks) == (epoch, awaits_ticks) => {
-                run.sessions += 1
+                run.sessions += 1;
+                run.at = at;
             }
             _ => leaves.push(LeaveRun {
                 epoch,
                 sessions: 1,
                 awaits_ticks,
+                at,
             }),
         }
     }

@@ -16,6 +16,7 @@ pub struct Registry {
     tick_series: Vec<TickMetrics>,
     request_series: Vec<RequestSeries>,
     packets: Vec<(u16, String, Counter)>,
+    expected: Vec<(Counter, String)>,
     errors: Vec<String>,
 }
 
@@ -156,6 +157,15 @@ impl Registry {
             Kind::Counter(counter, _) => counter,
             _ => next,
         }
+    }
+
+    /// A sum that must not stay 0: then `failure` is a failure of the run, as in "no hello was received".
+    pub fn expected(&mut self, name: impl Into<String>, failure: impl Into<String>) -> Counter {
+        let counter = self.counter(name, Unit::Count);
+        if !self.expected.iter().any(|(known, _)| *known == counter) {
+            self.expected.push((counter, failure.into()));
+        }
+        counter
     }
 
     /// A sum that must stay 0. `failure` follows the number: "ticks were missing".
@@ -319,6 +329,12 @@ impl Registry {
 
     pub(crate) fn requests(&self) -> &[RequestSeries] {
         &self.request_series
+    }
+
+    /// The counters that must not stay 0, with their failures.
+    pub(crate) fn expectations(&self) -> impl Iterator<Item = (Counter, &str)> {
+        let expected = self.expected.iter();
+        expected.map(|(counter, failure)| (*counter, failure.as_str()))
     }
 
     pub(crate) fn counters(&self) -> usize {

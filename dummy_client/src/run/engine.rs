@@ -1,23 +1,22 @@
 //! The event loop of a run: calls the executor, the users, the measurement and the attack.
 
+mod report;
+
+use super::AttackSettings;
 use super::network::Network;
 use super::watch::Watch;
-use super::{AttackSettings, values};
 use crate::assertion::Assertion;
 use crate::attack::{AttackAction, AttackReport, AttackRun};
 use crate::collector::{Collector, UserEvent};
 use crate::config::RunConfig;
-use crate::executor::capacity::{Action, CapacitySearch, Occupancy, StepOutcome};
+use crate::executor::capacity::{Action, CapacitySearch, StepOutcome};
 use crate::executor::{LoadProfile, Plan};
 use crate::health::{ClientMonitor, HealthRecord};
 use crate::measurement::{Measurement, Samples};
 use crate::metrics::series::Second;
-use crate::metrics::{Counter, Histogram, Kind, TickSeries, Trend};
+use crate::metrics::{Counter, Histogram, Kind, TickSeries};
 use crate::pacing::RESPONSE_TIMEOUT;
-use crate::report::{
-    CloseMessageCount, Metrics, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA,
-    SCHEMA_VERSION, Sessions, Step, Verdict,
-};
+use crate::report::{Metrics, OtherFailures, Point, Report, Sessions, Step, Verdict};
 use crate::users::{Left, UserSettings, Users};
 use crossbeam_channel::Receiver;
 use server_core::ServerHandle;
@@ -31,8 +30,6 @@ const MAX_EVENTS: usize = 1024;
 const SECOND: Duration = Duration::from_secs(1);
 /// A shorter rest at the end of a run gets no point of its own.
 const MIN_POINT: Duration = Duration::from_millis(500);
-/// Listed reasons and close messages.
-const MAX_LISTED: usize = 50;
 
 pub(super) struct Engine<'a> {
     config: &'a RunConfig,
@@ -291,9 +288,7 @@ impl<'a> Engine<'a> {
 
     fn on_event(&mut self, event: UserEvent) {
         let now = Instant::now();
-        if self.users.sessions.connected == 0 {
-            self.network.choose_address(&event);
-        }
+        self.network.choose_address(&event);
         let (collector, outage) = (&self.collector, self.collector.engine.outage);
         let record = |time| collector.own_recorder().record(outage, time);
         // Before the users handle the event: the next connection of this user begins in there, and resets its ticks.
@@ -317,14 +312,7 @@ impl<'a> Engine<'a> {
     // ---- capacity search -----------------------------------------------------------------------
 
     fn search(&mut self, now: Instant) {
-        let connected = self.users.sessions.connected_at_end;
-        let occupancy = if self.users.all_have_failed() {
-            Occupancy::Unreachable
-        } else if connected == self.users.target() {
-            Occupancy::Full
-        } else {
-            Occupancy::Partial
-        };
+        let occupancy = self.users.occupancy(self.wanted_by_step());
         let lag = self.measurement.lag();
         let Execution::Capacity(search) = &mut self.executor else {
             return;
@@ -345,6 +333,14 @@ impl<'a> Engine<'a> {
                 }
                 self.users.retry_failed(now);
             }
+        }
+    }
+
+    /// The users of this process that the present step of a capacity search wants.
+    fn wanted_by_step(&self) -> usize {
+        match &self.executor {
+            Execution::Capacity(search) => self.config.share.users(search.target()),
+            Execution::Profile(_) => self.users.target(),
         }
     }
 
@@ -384,7 +380,7 @@ impl<'a> Engine<'a> {
                 + now_counts[series.waiting.0];
             counts[series.lost.0.0] += of(series.sent).saturating_sub(done);
         }
-        let target = self.users.target();
+        let target = self.wanted_by_step();
         let mut sessions = self.users.sessions;
         sessions.lost = since(sessions.lost, window.sessions.lost);
         sessions.reconnected = since(sessions.reconnected, window.sessions.reconnected);
@@ -439,6 +435,7 @@ impl<'a> Engine<'a> {
         match attack.poll(is_full, now) {
             AttackAction::None => {}
             AttackAction::ConnectNeighbours => {
+                attack.set_target(self.network.addr());
                 if let Err(error) = attack.connect_neighbours() {
                     log::error!("cannot connect the neighbours: {error}");
                 }
@@ -594,184 +591,27 @@ impl<'a> Engine<'a> {
             watch.count_lagging(TickSeries(series), newest[series])
         };
         let give_up_at = Instant::now() + RESPONSE_TIMEOUT;
-        while Instant::now() < give_up_at {
+        // The counts that end the wait are those of the report.
+        self.final_counts = loop {
             self.handle_events();
-            let in_flight = self.collector.in_flight(&self.collector.counts());
-            let is_complete =
-                in_flight == 0 && (0..newest.len()).all(|series| lags(self, series) == 0);
+            let counts = self.collector.counts();
+            let is_complete = self.collector.in_flight(&counts) == 0
+                && (0..newest.len()).all(|series| lags(self, series) == 0);
             let is_alone = self.users.sessions.connected_at_end == 0;
-            if !self.users.is_connecting() && (is_alone || is_complete) {
-                break;
+            let is_over = !self.users.is_connecting() && (is_alone || is_complete);
+            if is_over || Instant::now() >= give_up_at {
+                break counts;
             }
             std::thread::sleep(Duration::from_millis(2));
-        }
+        };
         for series in 0..newest.len() {
             self.lagging[series].0 = lags(self, series);
         }
-        self.final_counts = self.collector.counts();
         self.ended_at = Instant::now();
         let (collector, outage) = (&self.collector, self.collector.engine.outage);
         let record = |time| collector.own_recorder().record(outage, time);
         self.users.finish(self.ended_at, record);
         // The end of all sessions comes now: no packet waits for the threads in it.
         self.sample_health(self.ended_at);
-    }
-
-    /// The report. The event loops have ended.
-    pub fn into_report(mut self) -> Report {
-        let now = self.ended_at;
-        self.measure(now, true);
-        if now + SECOND > self.next_second_at + MIN_POINT {
-            self.end_second(now);
-            self.measurement
-                .evaluate(&self.collector.registry, now, true);
-        }
-        let mut counts = self.collector.counts();
-        let registry = &self.collector.registry;
-        for series in registry.requests() {
-            // Requests under way when the wait was over are lost; what their sessions counted since is void.
-            let of = |counter: Counter| self.final_counts[counter.0];
-            let done = of(series.answered) + of(series.waiting) + of(series.lost.0);
-            counts[series.lost.0.0] = of(series.lost.0) + of(series.sent).saturating_sub(done);
-            for counter in [series.sent, series.answered, series.waiting] {
-                counts[counter.0] = of(counter);
-            }
-        }
-        let attack_delays = self.tick_delays(&self.measurement.window);
-        let attack = self
-            .attack_report
-            .take()
-            .map(|report| report.with_delays(&attack_delays));
-        let mut sessions = self.users.sessions;
-        sessions.server_silent_secs = self.silent.as_secs_f64();
-        let (own_limits, _) = std::mem::take(&mut self.users.own_limits).into_largest(MAX_LISTED);
-        let packets = counts[self.collector.engine.packets.0];
-        let worst_late_send = self.measurement.run.worst_late_send;
-        let (reasons, other_disconnects) =
-            std::mem::take(&mut self.users.reasons).into_largest(MAX_LISTED);
-        let (messages, other_close_messages) = self
-            .collector
-            .take_close_messages()
-            .into_largest(MAX_LISTED);
-        let metrics = self.metrics(&counts, &self.measurement.run, &self.lagging);
-        let mut report = Report {
-            schema: SCHEMA.into(),
-            schema_version: SCHEMA_VERSION,
-            not_checked: values::not_checked(&self.collector.registry, &self.measurement, &counts),
-            run: self.run_info(),
-            client: self.health.evaluate(worst_late_send, packets, &own_limits),
-            machine: (&self.limits).into(),
-            metrics,
-            sessions,
-            disconnects: reasons
-                .into_iter()
-                .map(|(reason, count)| ReasonCount { reason, count })
-                .collect(),
-            other_disconnects,
-            close_messages: messages
-                .into_iter()
-                .map(|((code, text), count)| CloseMessageCount { code, text, count })
-                .collect(),
-            other_close_messages,
-            ..Report::default()
-        };
-        let mut others = OtherFailures::of_attack(attack.as_ref(), &report);
-        if packets > 0 {
-            let nothing = values::nothing_checked(&self.collector.registry, &counts);
-            others.excusable.extend(nothing);
-        }
-        report.attack = attack;
-        self.evaluate(&mut report, &others);
-        let engine = self;
-        if let Execution::Capacity(search) = engine.executor {
-            report.set_capacity(search.into_report());
-        }
-        let labels: Vec<String> = trend_names(&engine.collector);
-        let points = engine.measurement.into_points();
-        report.timeline = points
-            .iter()
-            .map(|second| to_point(second, &labels))
-            .collect();
-        report
-    }
-
-    fn evaluate(&self, report: &mut Report, others: &OtherFailures) {
-        report.evaluate(others, |report, own_lag_ms| {
-            let assertions = self.assertions.iter();
-            assertions
-                .map(|one| one.evaluate(report, own_lag_ms))
-                .collect()
-        });
-    }
-
-    /// The metrics of these counters and samples. `lagging`: users without the newest tick, and without any.
-    fn metrics(&self, counts: &[u64], samples: &Samples, lagging: &[(u64, u64)]) -> Metrics {
-        let registry = &self.collector.registry;
-        values::metrics(registry, &self.measurement, counts, samples, lagging)
-    }
-
-    fn run_info(&self) -> RunInfo {
-        RunInfo {
-            started_at: humantime::format_rfc3339_seconds(self.started_wall).to_string(),
-            elapsed_secs: self.ended_at.duration_since(self.started_at).as_secs_f64(),
-            host: host_name(),
-            addr: self.network.addr().to_string(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            scenario: self.scenario.clone(),
-            seed: self.config.seed.to_string(),
-            share: (!self.config.share.is_all()).then(|| self.config.share.to_string()),
-            settings: self.config.settings.clone(),
-        }
-    }
-
-    /// The first trend of the scenario: those of the engine come before it.
-    fn main_trend(&self) -> Option<&str> {
-        let engine = &self.collector.engine;
-        let is_own = |trend: &Trend| {
-            [
-                Some(engine.connect_time),
-                engine.login_time,
-                Some(engine.outage),
-            ]
-            .contains(&Some(*trend))
-        };
-        let definitions = self.collector.registry.definitions().iter();
-        let mut trends = definitions.filter_map(|one| match &one.kind {
-            Kind::Trend(trend) if !is_own(trend) => Some(one.name.as_str()),
-            _ => None,
-        });
-        trends.next()
-    }
-
-    fn point(&self, second: &Second) -> Point {
-        to_point(second, &trend_names(&self.collector))
-    }
-}
-
-/// The name of this machine; empty where the system does not tell.
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().into()
-}
-
-/// The names of the trends, by index.
-fn trend_names(collector: &Collector) -> Vec<String> {
-    let definitions = collector.registry.definitions().iter();
-    let trends = definitions.filter(|one| matches!(one.kind, Kind::Trend(_)));
-    trends.map(|one| one.name.clone()).collect()
-}
-
-fn to_point(second: &Second, names: &[String]) -> Point {
-    Point {
-        at_secs: second.at_secs,
-        sessions: second.sessions,
-        sessions_lost: second.sessions_lost,
-        packets_per_sec: second.packets_per_sec,
-        bytes_per_sec: second.bytes_per_sec,
-        trends: second
-            .trends
-            .iter()
-            .map(|(trend, value)| (names[*trend].clone(), *value))
-            .collect(),
     }
 }

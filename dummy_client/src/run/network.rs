@@ -1,7 +1,7 @@
 //! Sockets towards the server, and the address that they go to.
 
 use crate::collector::{Collector, UserEvent};
-use crate::users::Endpoint;
+use crate::users::{Endpoint, own_limit};
 use server_core::host::{Addresses, SourceAddresses};
 use server_core::{ServerHandle, SessionId, start};
 use std::io::{self, ErrorKind};
@@ -26,6 +26,8 @@ struct Targets {
     current: usize,
     /// The address that each user tried last; empty if there is only one.
     tried: Vec<usize>,
+    /// A user has connected.
+    is_chosen: bool,
 }
 
 /// The longest wait for one address of several.
@@ -78,21 +80,23 @@ impl Network {
         self.targets.addr()
     }
 
-    /// No user has connected before this event: it may choose another address.
+    /// The first user that connects chooses the address; until then, one that fails moves on to the next.
     pub fn choose_address(&mut self, event: &UserEvent) {
-        if self.targets.on_event(event) {
-            let addr = self.targets.addr();
+        let before = self.targets.addr();
+        self.targets.on_event(event);
+        self.plan_sources(before);
+    }
+
+    fn plan_sources(&mut self, before: SocketAddr) {
+        let addr = self.targets.addr();
+        if addr != before {
             self.sources = SourceAddresses::plan(addr.ip(), self.users, self.ports);
         }
     }
-}
 
-impl Endpoint for Network {
-    /// From an address that has a free port. An address that should have one may have none: ports of earlier
+    /// From a source address that has a free port. An address that should have one may have none: ports of earlier
     /// connections wait in TIME_WAIT, others belong to other programs.
-    fn connect(&mut self, user: usize, now: Instant) -> io::Result<()> {
-        self.collector.begin_connect(user, now);
-        let addr = self.targets.begin(user);
+    fn connect_to(&mut self, addr: SocketAddr, user: usize) -> io::Result<()> {
         let mut tries = 0;
         loop {
             let source = self.sources.source(user);
@@ -105,6 +109,19 @@ impl Endpoint for Network {
                 return begun;
             }
         }
+    }
+}
+
+impl Endpoint for Network {
+    fn connect(&mut self, user: usize, now: Instant) -> io::Result<()> {
+        self.collector.begin_connect(user, now);
+        let addr = self.targets.begin(user);
+        let begun = self.connect_to(addr, user);
+        if let Err(error) = &begun {
+            self.targets.on_error(user, error);
+            self.plan_sources(addr);
+        }
+        begun
     }
 
     fn close(&mut self, id: SessionId) {
@@ -119,6 +136,7 @@ impl Targets {
             addrs,
             current: 0,
             tried: vec![0; tried],
+            is_chosen: false,
         }
     }
 
@@ -134,20 +152,29 @@ impl Targets {
         self.addr()
     }
 
-    /// Whether the address has changed.
-    fn on_event(&mut self, event: &UserEvent) -> bool {
-        let before = self.current;
+    fn on_event(&mut self, event: &UserEvent) {
         match *event {
-            UserEvent::Connected(user, _) => {
-                self.current = self.tried.get(user).copied().unwrap_or(before);
+            UserEvent::Connected(user, _) if !self.is_chosen => {
+                self.is_chosen = true;
+                self.current = self.tried.get(user).copied().unwrap_or(self.current);
             }
-            // Of many users that fail at one address, the first moves on.
-            UserEvent::Failed(user, ..) if self.tried.get(user) == Some(&before) => {
-                self.current = (before + 1) % self.addrs.len();
-            }
+            UserEvent::Failed(user, ..) => self.leave(user),
             _ => {}
         }
-        self.current != before
+    }
+
+    /// The connect of a user could not begin. An address without a route fails so.
+    fn on_error(&mut self, user: usize, error: &io::Error) {
+        if own_limit(error).is_none() {
+            self.leave(user);
+        }
+    }
+
+    /// Of many users that fail at one address, the first moves on.
+    fn leave(&mut self, user: usize) {
+        if !self.is_chosen && self.tried.get(user) == Some(&self.current) {
+            self.current = (self.current + 1) % self.addrs.len();
+        }
     }
 }
 
@@ -198,8 +225,8 @@ mod tests {
             for user in 0..3 {
                 assert_eq!(targets.begin(user), addrs[round % 3], "round {round}");
             }
-            let changes = [0, 1, 2].map(|user| targets.on_event(&failed(user)));
-            assert_eq!(changes, [true, false, false], "one step a round");
+            (0..3).for_each(|user| targets.on_event(&failed(user)));
+            assert_eq!(targets.addr(), addrs[(round + 1) % 3], "one step a round");
         }
         targets.begin(0);
         targets.on_event(&failed(1));
@@ -207,8 +234,23 @@ mod tests {
         assert_eq!(targets.begin(1), addrs[2]);
         // The address that has accepted stays, though another was next.
         let id = SessionId::new(1, 0, 0);
-        assert!(targets.on_event(&UserEvent::Connected(0, id)));
+        targets.on_event(&UserEvent::Connected(0, id));
         assert_eq!(targets.begin(2), addrs[1]);
+        targets.on_event(&failed(2));
+        assert_eq!(targets.begin(2), addrs[1], "the address is chosen");
+    }
+
+    /// The first address has no route: its connects end at once. A port that this machine lacks says nothing of the
+    /// address.
+    #[test]
+    fn address_whose_connects_cannot_begin_is_left() {
+        let addrs: Vec<SocketAddr> = (1..=2).map(|port| ([192, 0, 2, 1], port).into()).collect();
+        let mut targets = Targets::new(addrs.clone(), 2);
+        targets.begin(0);
+        targets.on_error(0, &ErrorKind::AddrNotAvailable.into());
+        assert_eq!(targets.begin(0), addrs[0]);
+        targets.on_error(0, &ErrorKind::NetworkUnreachable.into());
+        assert_eq!(targets.begin(0), addrs[1]);
     }
 
     #[test]
@@ -216,8 +258,8 @@ mod tests {
         let addr = SocketAddr::from(([192, 0, 2, 1], 1));
         let mut targets = Targets::new(vec![addr], 2);
         assert_eq!(targets.begin(1), addr);
-        assert!(!targets.on_event(&failed(1)));
-        assert!(!targets.on_event(&UserEvent::Connected(1, SessionId::new(1, 0, 0))));
+        targets.on_event(&failed(1));
+        targets.on_event(&UserEvent::Connected(1, SessionId::new(1, 0, 0)));
         assert_eq!(targets.addr(), addr);
     }
 }

@@ -186,6 +186,26 @@ fn server_that_stops_sending_is_silent_after_1_s() {
     }
 }
 
+/// A server that hangs after one tick, and one that answers and never sends a tick.
+#[test]
+fn server_without_a_period_is_silent_after_5_s() {
+    for (ticks, end_ms, silent_secs) in [
+        (1, 4_900, 0.0),
+        (1, 60_020, 60.0),
+        (0, 4_900, 0.0),
+        (0, 60_020, 60.02),
+    ] {
+        let mut world = World::connected(3);
+        world.answer(0);
+        send(&mut world, 1..=ticks, PERIOD_MS);
+        let report = world.end(end_ms);
+        let silent = report.sessions.server_silent_secs;
+        assert!((silent - silent_secs).abs() < 1e-6, "{silent}");
+        let verdict = [Verdict::Failed, Verdict::Ok][usize::from(silent_secs == 0.0)];
+        assert_eq!(report.verdict, verdict, "{:?}", report.failures);
+    }
+}
+
 /// Of a server with a tick each second, 4 s without one are no silence.
 #[test]
 fn silence_is_measured_in_periods_of_a_slow_server() {
@@ -223,6 +243,35 @@ fn outage_that_reconnects_bridge_is_in_the_figures() {
     assert!((gap - 3_020.0).abs() < 1.0, "{gap}");
     assert_eq!(report.metrics.count("ticks_skipped"), 0);
     assert!(trend(&report, "tick_delay").max < 1.0);
+}
+
+/// A server sends its ticks to everybody, also to users that are about to log in. After its restart, their first
+/// tick comes before their login.
+#[test]
+fn ticks_before_the_login_belong_to_the_new_server() {
+    let mut world = World::new(4, settings(true));
+    world.has_login = true;
+    let connect = |world: &mut World, from_ms: u64| {
+        world.at(from_ms).accept_all();
+        for tick in 1..=100 {
+            world.at(from_ms + tick * PERIOD_MS).tick_all(tick);
+            if tick == 3 {
+                (0..4).for_each(|user| world.log_in(user));
+            }
+        }
+    };
+    connect(&mut world, 0);
+    for user in 0..4 {
+        world.end_session(user, DisconnectReason::PeerReset);
+    }
+    connect(&mut world, 5_000);
+    let report = world.end(7_010);
+    assert_eq!(report.verdict, Verdict::Ok, "{:?}", report.failures);
+    let delay = trend(&report, "tick_delay");
+    assert!(delay.max < 1.0, "{delay:?}");
+    assert_eq!(counts(&report, ["ticks_skipped", "ticks_repeated"]), [0, 0]);
+    let gap = gauge(&report, "longest_tick_gap").unwrap();
+    assert!((gap - 3_020.0).abs() < 1.0, "{gap}");
 }
 
 /// The users are away at the end: their outage counts, and the run fails.

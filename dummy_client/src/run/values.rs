@@ -1,7 +1,7 @@
 //! The values of all metrics, from counters and samples.
 
 use crate::measurement::{Measurement, Samples};
-use crate::metrics::{Registry, TickSeries};
+use crate::metrics::{Counter, Kind, Registry, TickSeries};
 use crate::report::{Metric, Metrics, Values};
 use std::time::Duration;
 
@@ -72,13 +72,78 @@ pub(super) fn not_checked(
     sentences
 }
 
-/// The failure of a run whose scenario has ticks or requests, and received none of them: packets of another game
-/// are no proof.
-pub(super) fn nothing_checked(registry: &Registry, counts: &[u64]) -> Option<String> {
+/// The failures of a run that received packets, and nothing that it expected: packets of another game are no proof.
+/// `own`: the definitions of the scenario begin there. `has_checked`: a bot has called a check.
+pub(super) fn nothing_checked(
+    registry: &Registry,
+    own: usize,
+    counts: &[u64],
+    samples: &Samples,
+    has_checked: bool,
+) -> Vec<String> {
+    let is_zero = |counter: Counter| counts[counter.0] == 0;
+    let expected = registry.expectations();
+    let missing = expected.filter(|(counter, _)| is_zero(*counter));
+    let mut failures: Vec<String> = missing.map(|(_, failure)| failure.into()).collect();
     let ticks = registry.ticks().iter().map(|series| series.received);
     let requests = registry.requests().iter().map(|series| series.sent);
-    let mut all = ticks.chain(requests).peekable();
-    all.peek()?;
-    let is_empty = all.all(|counter| counts[counter.0] == 0);
-    is_empty.then(|| "nothing was checked: no tick was received, and no request was sent".into())
+    let mut series = ticks.chain(requests).peekable();
+    let has_series = series.peek().is_some();
+    let mut own = registry.definitions()[own..].iter();
+    let has_event = own.any(|one| match &one.kind {
+        Kind::Trend(trend) => !samples.trends[trend.0].is_empty(),
+        Kind::Rate(rate) => !is_zero(rate.total),
+        _ => false,
+    });
+    if has_series && series.all(is_zero) && !has_event && !has_checked {
+        let failure = "nothing was checked: no tick was received, and no request was sent";
+        failures.push(failure.into());
+    }
+    failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Unit;
+    use std::time::Instant;
+
+    /// What a scenario has recorded that registers one of each.
+    fn failures(record: impl Fn(&mut Vec<u64>, &mut Samples), has_checked: bool) -> Vec<String> {
+        let mut registry = Registry::default();
+        registry.counter("packets_received", Unit::Count);
+        registry.trend("connect_time", "");
+        registry.tick_series("tick");
+        registry.rate("moves_in_time");
+        registry.trend("move_rtt", "");
+        let mut samples = Measurement::new(&registry, Instant::now()).run;
+        samples.trends[0].record(Duration::ZERO, 1);
+        let mut counts = vec![0; registry.counters()];
+        counts[0] = 9;
+        record(&mut counts, &mut samples);
+        nothing_checked(&registry, 2, &counts, &samples, has_checked)
+    }
+
+    #[test]
+    fn run_without_a_tick_a_request_or_another_event_has_checked_nothing() {
+        assert_eq!(failures(|_, _| {}, false).len(), 1);
+        assert_eq!(failures(|_, _| {}, true), [""; 0]);
+        let trend = |_: &mut Vec<u64>, samples: &mut Samples| {
+            let last = samples.trends.last_mut().expect("a trend");
+            last.record(Duration::ZERO, 1);
+        };
+        assert_eq!(failures(trend, false), [""; 0]);
+        let rate = |counts: &mut Vec<u64>, _: &mut Samples| *counts.last_mut().expect("a rate") = 1;
+        assert_eq!(failures(rate, false), [""; 0]);
+    }
+
+    #[test]
+    fn expected_counter_that_stays_0_is_a_failure() {
+        let mut registry = Registry::default();
+        registry.expected("hellos_received", "no hello was received");
+        let samples = Measurement::new(&registry, Instant::now()).run;
+        let failures = |hellos| nothing_checked(&registry, 0, &[hellos], &samples, true);
+        assert_eq!(failures(0), ["no hello was received"]);
+        assert_eq!(failures(1), [""; 0]);
+    }
 }

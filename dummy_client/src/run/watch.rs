@@ -6,7 +6,8 @@ use crate::metrics::TickSeries;
 use crate::users::Users;
 use std::time::{Duration, Instant};
 
-/// A server that sends no packet for this long is silent.
+/// A server that sends no packet for this long is silent; so is one that sends no tick while the period of its ticks
+/// is not known.
 const MAX_SILENCE: Duration = Duration::from_secs(5);
 /// No tick for this number of periods, and for at least this long, is a server that hangs.
 const MAX_MISSED: (u32, Duration) = (4, Duration::from_secs(1));
@@ -32,10 +33,14 @@ impl Watch<'_> {
         };
         let series = (0..self.collector.registry.ticks().len()).map(TickSeries);
         let ticks = series.filter_map(|series| {
-            let at = self.measurement.latest_tick_at(series)?;
+            // Before the first tick, the whole run is the silence: a scenario with a series expects its ticks.
+            let at = self.measurement.latest_tick_at(series);
+            let period = self.measurement.period(series);
             // With one tick the period is not known.
-            let period = self.measurement.period(series)?;
-            of(at, (period * MAX_MISSED.0).max(MAX_MISSED.1))
+            let limit = period.map_or(MAX_SILENCE, |period| {
+                period.saturating_mul(MAX_MISSED.0).max(MAX_MISSED.1)
+            });
+            of(at.unwrap_or(first_connected_at), limit)
         });
         let has_received = self.collector.counts()[self.collector.engine.packets.0] > 0;
         if has_received {

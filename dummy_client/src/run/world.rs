@@ -30,6 +30,8 @@ pub struct World {
     now: Instant,
     next_second: Instant,
     churned_without_tick: u64,
+    /// Users are connected when they are [logged in](Self::log_in).
+    pub has_login: bool,
 }
 
 pub const TICKS: TickSeries = TickSeries(0);
@@ -59,6 +61,7 @@ impl World {
             now: start,
             next_second: start + SECOND,
             churned_without_tick: 0,
+            has_login: false,
         };
         world.users.set_target(users, start, &mut world.network);
         world
@@ -99,16 +102,32 @@ impl World {
         for user in std::mem::take(&mut self.network.begun) {
             let (id, collector) = (UserId(user), Arc::clone(&self.collector));
             let mut session = UserState::new(collector, id, user, 0, &self.settings);
-            session.join(SessionId::new(1, 0, user as u32));
+            session.open();
+            if !self.has_login {
+                session.join(session_id(user));
+            }
             self.sessions[user] = Some(session);
         }
         self.handle_events();
     }
 
-    /// A session receives a tick.
-    pub fn tick(&mut self, user: usize, tick: u64) {
+    /// A user is logged in.
+    pub fn log_in(&mut self, user: usize) {
+        let session = self.sessions[user].as_mut().expect("a session");
+        session.join(session_id(user));
+        self.handle_events();
+    }
+
+    /// A session receives a packet that is no tick.
+    pub fn answer(&mut self, user: usize) {
+        assert!(self.sessions[user].is_some(), "a session");
         let recorder = self.collector.recorder(0);
         recorder.counters()[self.collector.engine.packets.0].add(1);
+    }
+
+    /// A session receives a tick.
+    pub fn tick(&mut self, user: usize, tick: u64) {
+        self.answer(user);
         let session = self.sessions[user].as_mut().expect("a session");
         session.tick(TICKS, tick, self.now, || self.now);
     }
@@ -125,7 +144,7 @@ impl World {
     /// A session ends.
     pub fn end_session(&mut self, user: usize, reason: DisconnectReason) {
         let session = self.sessions[user].take().expect("a session");
-        session.leave(reason);
+        session.leave(reason, self.now);
         self.handle_events();
     }
 
@@ -202,6 +221,10 @@ impl World {
         );
         report
     }
+}
+
+fn session_id(user: usize) -> SessionId {
+    SessionId::new(1, 0, user as u32)
 }
 
 pub fn trend<'a>(report: &'a Report, name: &str) -> &'a TrendValue {

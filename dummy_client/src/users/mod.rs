@@ -6,6 +6,7 @@ pub(crate) mod tests;
 mod user;
 
 use crate::collector::{Stage, UserEvent};
+use crate::executor::windowed::Occupancy;
 use crate::metrics::TopCounter;
 use crate::report::Sessions;
 use server_core::{DisconnectReason, SessionId};
@@ -21,7 +22,7 @@ pub(crate) use user::{State, VirtualUser};
 /// is a second of waiting that says nothing about the server.
 pub const MAX_CONNECTING: usize = 256;
 
-/// What the users need of the network.
+/// The part of the network that the users need.
 pub(crate) trait Endpoint {
     /// Begins the connection of a user.
     fn connect(&mut self, user: usize, now: Instant) -> io::Result<()>;
@@ -118,6 +119,18 @@ impl Users {
             && wanted.all(|user| user.state == State::Failed)
     }
 
+    /// Whether all of the wanted users have a session. `wanted` may be above [`target`](Self::target), which is what
+    /// the limit of connects has let begin.
+    pub fn occupancy(&self, wanted: usize) -> Occupancy {
+        if self.all_have_failed() {
+            Occupancy::Unreachable
+        } else if self.target == wanted && self.sessions.connected_at_end == wanted {
+            Occupancy::Full
+        } else {
+            Occupancy::Partial
+        }
+    }
+
     /// Users with a session, and its start.
     pub fn connected(&self) -> impl Iterator<Item = (usize, Instant)> + '_ {
         let users = self.users.iter().enumerate();
@@ -141,6 +154,8 @@ impl Users {
     /// way: call again after events.
     pub fn set_target(&mut self, target: usize, now: Instant, endpoint: &mut impl Endpoint) {
         let target = target.min(self.users.len());
+        // With too many connects under way, some are wanted and not begun.
+        self.sessions.requested = self.sessions.requested.max(target);
         while self.target < target && self.may_connect() {
             self.target += 1;
             let user = self.target - 1;
@@ -153,7 +168,6 @@ impl Users {
             self.target -= 1;
             self.dismiss(self.target, endpoint);
         }
-        self.sessions.requested = self.sessions.requested.max(self.target);
     }
 
     /// The run does not want it any more. A user that is connecting is dismissed when it is connected.
@@ -218,7 +232,7 @@ impl Users {
         }
     }
 
-    /// No user reconnects any more.
+    /// Users do not reconnect any more.
     pub fn stop(&mut self) {
         self.is_stopping = true;
     }
@@ -279,12 +293,19 @@ impl Users {
     ) -> Left {
         let one = &mut self.users[user];
         let since = one.connected_since().unwrap_or(now);
-        let by_plan = matches!(one.state, State::Closing { .. });
-        if by_plan && reason == DisconnectReason::Closed {
+        // The run has closed it, or its bot.
+        if reason == DisconnectReason::Closed {
             one.on_closed(&mut self.sessions);
             if user < self.target && !self.is_stopping {
                 self.connect(user, now, endpoint);
             }
+            return Left::Closed { user, since };
+        }
+        if reason == DisconnectReason::HandlerPanicked {
+            // A fault of the bot; the server has not lost it.
+            one.on_closed(&mut self.sessions);
+            self.reasons.add(reason.label().into());
+            self.retry_or_give_up(user, now);
             return Left::Closed { user, since };
         }
         one.on_lost(&mut self.sessions, now);
@@ -339,7 +360,7 @@ impl Users {
 }
 
 /// The resource of this machine that a connect has found used up.
-fn own_limit(error: &io::Error) -> Option<&'static str> {
+pub(crate) fn own_limit(error: &io::Error) -> Option<&'static str> {
     match (error.kind(), error.raw_os_error()) {
         (ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse, _) => Some("ports"),
         (_, Some(EMFILE | ENFILE)) => Some("file descriptors"),

@@ -168,6 +168,35 @@ fn at_most_256_connects_are_under_way() {
     assert_eq!((sessions.connected, sessions.never_connected), (1_000, 0));
 }
 
+/// A stage is over before the server has accepted all of its sessions.
+#[test]
+fn users_of_a_stage_that_were_never_begun_were_never_connected() {
+    let mut load = Load::new(1_000, UserSettings::default()).target(1_000);
+    load.accept_all();
+    load.set_target(100);
+    let sessions = load.finish();
+    assert_eq!(
+        (sessions.requested, sessions.connected),
+        (1_000, MAX_CONNECTING)
+    );
+    assert_eq!(sessions.never_connected, 1_000 - MAX_CONNECTING);
+}
+
+/// The step of a capacity search wants more users than may connect at once.
+#[test]
+fn step_is_full_when_all_of_its_users_are_connected() {
+    let mut load = Load::new(1_000, UserSettings::default()).target(1_000);
+    load.accept_all();
+    assert_eq!(load.users.sessions.connected_at_end, load.users.target());
+    assert_eq!(load.users.occupancy(1_000), Occupancy::Partial);
+    while load.users.target() < 1_000 || !load.network.begun.is_empty() {
+        load.set_target(1_000);
+        load.accept_all();
+    }
+    assert_eq!(load.users.occupancy(1_000), Occupancy::Full);
+    assert_eq!(load.users.occupancy(500), Occupancy::Partial);
+}
+
 #[test]
 fn stages_open_and_close_sessions_without_a_loss() {
     let mut load = Load::new(40, UserSettings::default()).target(40);
@@ -267,6 +296,36 @@ fn session_lost_under_churn_is_a_loss() {
     assert_eq!(load.reasons(), [("peer_reset".into(), 1)]);
     let sessions = load.finish();
     assert_eq!((sessions.lost, sessions.disconnected_at_end), (1, 1));
+}
+
+/// A bot may close its session at any time.
+#[test]
+fn session_that_its_bot_closes_is_no_loss_and_its_user_connects_again() {
+    let mut load = Load::new(2, UserSettings::default()).target(2);
+    load.accept_all();
+    let closed = load.event(UserEvent::Lost(1, DisconnectReason::Closed));
+    let (user, since) = (1, load.start);
+    assert_eq!(closed, Some(Left::Closed { user, since }));
+    assert_eq!(load.network.begun, [1]);
+    load.accept_all();
+    assert_eq!(load.reasons(), []);
+    let sessions = load.finish();
+    assert_eq!((sessions.closed, sessions.lost), (1, 0));
+    assert_eq!((sessions.connected, sessions.connected_at_end), (2, 2));
+}
+
+#[test]
+fn session_whose_bot_panics_is_no_loss_and_its_user_tries_again() {
+    let mut load = Load::reconnecting(1);
+    load.accept_all();
+    let ended = UserEvent::Lost(0, DisconnectReason::HandlerPanicked);
+    assert!(matches!(load.event(ended), Some(Left::Closed { .. })));
+    assert_eq!(load.reasons(), [("handler_panic".into(), 1)]);
+    load.at(MS * 100);
+    load.accept_all();
+    let sessions = load.finish();
+    assert_eq!((sessions.closed, sessions.lost), (1, 0));
+    assert_eq!(sessions.connected_at_end, 1);
 }
 
 /// The server resets a session at the moment at which the run closes it.

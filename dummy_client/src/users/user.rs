@@ -28,9 +28,9 @@ const STABLE: Duration = Duration::from_secs(1);
 pub(crate) struct VirtualUser {
     pub state: State,
     backoff: Backoff,
-    /// It was connected at least once, and not refused.
+    /// The user was connected at least once, and not refused.
     was_connected: bool,
-    /// When it was lost, until it is connected again.
+    /// When the user was lost, until it is connected again.
     lost_at: Option<Instant>,
     /// Number of connections so far: a timer of an earlier connection is void.
     pub connections: u32,
@@ -43,17 +43,17 @@ pub(crate) struct VirtualUser {
 /// The state of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// The run does not want it now.
+    /// The run does not want the user now.
     Idle,
-    /// Its connection is being made.
+    /// The connection is being made.
     Connecting,
-    /// It has a session.
+    /// The user has a session.
     Connected { since: Instant, id: SessionId },
-    /// Its session is being closed by the run.
+    /// The run closes the session.
     Closing { since: Instant },
-    /// It waits for the next attempt.
+    /// The user waits for the next attempt.
     Backoff,
-    /// It was lost or never connected, and the run does not reconnect.
+    /// The user was lost or never connected, and the run does not reconnect.
     Failed,
 }
 
@@ -80,7 +80,7 @@ impl VirtualUser {
         }
     }
 
-    /// It has a session.
+    /// The user has a session.
     pub fn on_connected(&mut self, sessions: &mut Sessions, since: Instant, id: SessionId) {
         self.state = State::Connected { since, id };
         self.connections = self.connections.wrapping_add(1);
@@ -97,7 +97,7 @@ impl VirtualUser {
         }
     }
 
-    /// The server has refused it at once: this session does not count.
+    /// The server has refused the user at once: this session does not count.
     pub fn on_refused(&mut self, sessions: &mut Sessions) {
         sessions.connected_at_end -= 1;
         if !self.before.0 {
@@ -109,7 +109,7 @@ impl VirtualUser {
         (self.was_connected, self.lost_at) = self.before;
     }
 
-    /// Its session was lost.
+    /// The session was lost.
     pub fn on_lost(&mut self, sessions: &mut Sessions, now: Instant) {
         sessions.connected_at_end -= 1;
         sessions.lost += 1;
@@ -120,7 +120,7 @@ impl VirtualUser {
         self.lost_at = Some(now);
     }
 
-    /// Its session has ended as the run wanted.
+    /// The session has ended as the run or the bot wanted.
     pub fn on_closed(&mut self, sessions: &mut Sessions) {
         sessions.connected_at_end -= 1;
         sessions.closed += 1;
@@ -143,12 +143,12 @@ impl VirtualUser {
         Some(now.saturating_duration_since(at))
     }
 
-    /// It had a session, closed it by plan, and has none although it should.
+    /// The user had a session, closed it by plan, and has none although it should.
     pub fn is_not_reconnected(&self) -> bool {
         self.is_disconnected() && self.was_connected && self.lost_at.is_none()
     }
 
-    /// It should have a session and has none.
+    /// The user should have a session and has none.
     pub fn is_disconnected(&self) -> bool {
         matches!(self.state, State::Failed | State::Backoff)
     }

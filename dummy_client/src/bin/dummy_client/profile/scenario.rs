@@ -1,7 +1,7 @@
 //! The bots of a profile.
 
 use super::file::Profile;
-use dummy_client::metrics::{RequestSeries, TickSeries};
+use dummy_client::metrics::{Counter, RequestSeries, TickSeries};
 use dummy_client::pacing::PacedRequests;
 use dummy_client::{Bot, BotContext, Registry, Scenario, UserId, Violation};
 use server_core::{DisconnectReason, Packet};
@@ -18,6 +18,8 @@ pub struct ProfileScenario {
 #[derive(Clone, Copy, Debug, Default)]
 struct Metrics {
     tick: Option<TickSeries>,
+    /// Of hellos without a number.
+    hellos: Option<Counter>,
     requests: Option<RequestSeries>,
 }
 
@@ -54,6 +56,10 @@ impl Scenario for ProfileScenario {
         let profile = &self.profile;
         if let Some(hello) = &profile.hello {
             self.metrics.tick = hello.tick.map(|_| metrics.tick_series("tick"));
+            if hello.tick.is_none() {
+                let hellos = metrics.expected("hellos_received", "no hello was received");
+                self.metrics.hellos = Some(hellos);
+            }
         }
         if profile.request.is_some() {
             self.metrics.requests =
@@ -103,6 +109,9 @@ impl Bot for ProfileBot {
             if let (Some(series), Some(field)) = (self.metrics.tick, hello.tick) {
                 let tick = field.read(payload).ok_or(Violation::Malformed)?;
                 ctx.tick(series, tick);
+            }
+            if let Some(hellos) = self.metrics.hellos {
+                ctx.add(hellos, 1);
             }
             return Ok(());
         }

@@ -1,0 +1,186 @@
+//! The report of a run, from the parts of its engine.
+
+use super::super::values;
+use super::{Engine, Execution, MIN_POINT, SECOND};
+use crate::collector::Collector;
+use crate::measurement::Samples;
+use crate::metrics::series::Second;
+use crate::metrics::{Counter, Kind, Trend};
+use crate::report::{
+    CloseMessageCount, Metrics, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA,
+    SCHEMA_VERSION,
+};
+
+/// Listed reasons and close messages.
+const MAX_LISTED: usize = 50;
+
+impl Engine<'_> {
+    /// The report. The event loops have ended.
+    pub(in crate::run) fn into_report(mut self) -> Report {
+        let now = self.ended_at;
+        self.measure(now, true);
+        if now + SECOND > self.next_second_at + MIN_POINT {
+            self.end_second(now);
+            self.measurement
+                .evaluate(&self.collector.registry, now, true);
+        }
+        let mut counts = self.collector.counts();
+        let registry = &self.collector.registry;
+        for series in registry.requests() {
+            // Requests under way when the wait was over are lost; what their sessions counted since is void.
+            let of = |counter: Counter| self.final_counts[counter.0];
+            let done = of(series.answered) + of(series.waiting) + of(series.lost.0);
+            counts[series.lost.0.0] = of(series.lost.0) + of(series.sent).saturating_sub(done);
+            for counter in [series.sent, series.answered, series.waiting] {
+                counts[counter.0] = of(counter);
+            }
+        }
+        let attack_delays = self.tick_delays(&self.measurement.window);
+        let attack = self
+            .attack_report
+            .take()
+            .map(|report| report.with_delays(&attack_delays));
+        let mut sessions = self.users.sessions;
+        sessions.server_silent_secs = self.silent.as_secs_f64();
+        let (own_limits, _) = std::mem::take(&mut self.users.own_limits).into_largest(MAX_LISTED);
+        let packets = counts[self.collector.engine.packets.0];
+        let worst_late_send = self.measurement.run.worst_late_send;
+        let (reasons, other_disconnects) =
+            std::mem::take(&mut self.users.reasons).into_largest(MAX_LISTED);
+        let (messages, other_close_messages) = self
+            .collector
+            .take_close_messages()
+            .into_largest(MAX_LISTED);
+        let metrics = self.metrics(&counts, &self.measurement.run, &self.lagging);
+        let mut report = Report {
+            schema: SCHEMA.into(),
+            schema_version: SCHEMA_VERSION,
+            not_checked: values::not_checked(&self.collector.registry, &self.measurement, &counts),
+            run: self.run_info(),
+            client: self.health.evaluate(worst_late_send, packets, &own_limits),
+            machine: (&self.limits).into(),
+            metrics,
+            sessions,
+            disconnects: reasons
+                .into_iter()
+                .map(|(reason, count)| ReasonCount { reason, count })
+                .collect(),
+            other_disconnects,
+            close_messages: messages
+                .into_iter()
+                .map(|((code, text), count)| CloseMessageCount { code, text, count })
+                .collect(),
+            other_close_messages,
+            ..Report::default()
+        };
+        let mut others = OtherFailures::of_attack(attack.as_ref(), &report);
+        if packets > 0 {
+            let nothing = values::nothing_checked(
+                &self.collector.registry,
+                self.collector.engine.definitions,
+                &counts,
+                &self.measurement.run,
+                self.collector.has_checked(),
+            );
+            others.excusable.extend(nothing);
+        }
+        report.attack = attack;
+        self.evaluate(&mut report, &others);
+        let engine = self;
+        if let Execution::Capacity(search) = engine.executor {
+            report.set_capacity(search.into_report());
+        }
+        let labels: Vec<String> = trend_names(&engine.collector);
+        let points = engine.measurement.into_points();
+        report.timeline = points
+            .iter()
+            .map(|second| to_point(second, &labels))
+            .collect();
+        report
+    }
+
+    pub(super) fn evaluate(&self, report: &mut Report, others: &OtherFailures) {
+        report.evaluate(others, |report, own_lag_ms| {
+            let assertions = self.assertions.iter();
+            assertions
+                .map(|one| one.evaluate(report, own_lag_ms))
+                .collect()
+        });
+    }
+
+    /// The metrics of these counters and samples. `lagging`: users without the newest tick, and without any.
+    pub(super) fn metrics(
+        &self,
+        counts: &[u64],
+        samples: &Samples,
+        lagging: &[(u64, u64)],
+    ) -> Metrics {
+        let registry = &self.collector.registry;
+        values::metrics(registry, &self.measurement, counts, samples, lagging)
+    }
+
+    fn run_info(&self) -> RunInfo {
+        RunInfo {
+            started_at: humantime::format_rfc3339_seconds(self.started_wall).to_string(),
+            elapsed_secs: self.ended_at.duration_since(self.started_at).as_secs_f64(),
+            host: host_name(),
+            addr: self.network.addr().to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            scenario: self.scenario.clone(),
+            seed: self.config.seed.to_string(),
+            share: (!self.config.share.is_all()).then(|| self.config.share.to_string()),
+            settings: self.config.settings.clone(),
+        }
+    }
+
+    /// The first trend of the scenario: those of the engine come before it.
+    pub(super) fn main_trend(&self) -> Option<&str> {
+        let engine = &self.collector.engine;
+        let is_own = |trend: &Trend| {
+            [
+                Some(engine.connect_time),
+                engine.login_time,
+                Some(engine.outage),
+            ]
+            .contains(&Some(*trend))
+        };
+        let definitions = self.collector.registry.definitions().iter();
+        let mut trends = definitions.filter_map(|one| match &one.kind {
+            Kind::Trend(trend) if !is_own(trend) => Some(one.name.as_str()),
+            _ => None,
+        });
+        trends.next()
+    }
+
+    pub(super) fn point(&self, second: &Second) -> Point {
+        to_point(second, &trend_names(&self.collector))
+    }
+}
+
+/// The name of this machine; empty where the system does not tell.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().into()
+}
+
+/// The names of the trends, by index.
+fn trend_names(collector: &Collector) -> Vec<String> {
+    let definitions = collector.registry.definitions().iter();
+    let trends = definitions.filter(|one| matches!(one.kind, Kind::Trend(_)));
+    trends.map(|one| one.name.clone()).collect()
+}
+
+fn to_point(second: &Second, names: &[String]) -> Point {
+    Point {
+        at_secs: second.at_secs,
+        sessions: second.sessions,
+        sessions_lost: second.sessions_lost,
+        packets_per_sec: second.packets_per_sec,
+        bytes_per_sec: second.bytes_per_sec,
+        trends: second
+            .trends
+            .iter()
+            .map(|(trend, value)| (names[*trend].clone(), *value))
+            .collect(),
+    }
+}

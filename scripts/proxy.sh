@@ -16,7 +16,7 @@ if ! command -v haproxy >/dev/null; then
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends haproxy >/dev/null
 fi
-haproxy -v | head -n 1
+haproxy -v | sed -n 1p
 build
 
 # start_haproxy: one frontend for each version, in front of $addr. Sets v2_addr, v1_addr and haproxy_pid. The

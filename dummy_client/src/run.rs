@@ -226,6 +226,12 @@ impl<S: Scenario> Run<S> {
         let total_users = config.executor.max_users();
         scenario.check_users(total_users).map_err(Error::usage)?;
         let users = config.share.users(total_users);
+        if users == 0 {
+            return Err(Error::usage(format!(
+                "the share {} has no user, of {total_users} in total",
+                config.share
+            )));
+        }
         network::prefer_accepting(&mut config.addrs);
         let started_at = Instant::now();
         let (collector, events) =

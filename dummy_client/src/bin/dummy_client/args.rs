@@ -344,6 +344,12 @@ impl Args {
                  --duration-secs"
             ));
         }
+        if self.max_sessions() == Some(0) {
+            return Err(format!(
+                "--share {} has no session: lower the number of parts, or raise the number of sessions",
+                self.share
+            ));
+        }
         Ok(())
     }
 
@@ -392,7 +398,10 @@ impl Args {
     fn settings(&self) -> BTreeMap<String, Value> {
         let text = |value: Option<String>| value.map_or(Value::Null, Value::String);
         let settings = [
-            ("count", json!(self.max_sessions())),
+            (
+                "count",
+                json!(self.executor().map(|executor| executor.max_users())),
+            ),
             (
                 "duration_secs",
                 json!(self.duration_secs.map(|duration| duration.as_secs_f64())),
@@ -531,6 +540,9 @@ mod tests {
         ] {
             assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }
+        let share = |share| parse(&["--count=2", "--seed=1", share]);
+        assert_eq!(share("--share=3/3").unwrap_err().exit_code(), 2);
+        assert_eq!(share("--share=2/3").unwrap().max_sessions(), Some(1));
         assert_eq!(
             parse(&["--log-sessions=all"]).unwrap().log_sessions.0,
             usize::MAX

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::executor::Executor;
 use crate::health::ClientMonitor;
 use crate::metrics::Registry;
-use crate::report::Report;
+use crate::report::{Progress, Report};
 use crate::scenario::{Scenario, UserId};
 use crossbeam_channel::{Receiver, Sender};
 use engine::Engine;
@@ -29,8 +29,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-pub use engine::Progress;
 
 /// A load test: users of a scenario, for a time, against a server.
 ///
@@ -232,6 +230,14 @@ impl<S: Scenario> Run<S> {
                 config.share
             )));
         }
+        let mut settings = config.own_settings(scenario.has_login());
+        if let Some(attack) = &attack {
+            settings.insert("attack".into(), attack.attack.name().into());
+            settings.insert("attackers".into(), attack.attackers.into());
+        }
+        // A setting of the owner of the run replaces the engine's.
+        settings.append(&mut config.settings);
+        config.settings = settings;
         network::prefer_accepting(&mut config.addrs);
         let started_at = Instant::now();
         let (collector, events) =

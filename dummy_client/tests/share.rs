@@ -32,6 +32,8 @@ fn shares_of_an_odd_number_of_sessions_merge_to_the_whole_run() {
     let sessions = (merged.sessions.requested, merged.sessions.connected);
     assert_eq!(sessions, (5, 5));
     assert_eq!(merged.run.settings["count"], 5);
+    let executor = &merged.run.settings["executor"];
+    assert_eq!(executor, "5 at 0s, until 1s");
 }
 
 #[test]

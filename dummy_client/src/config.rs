@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::executor::{Executor, MAX_DURATION, MAX_SESSIONS};
-use serde_json::Value;
+use serde_json::{Value, json};
 use server_core::Framing;
 use server_core::host::Addresses;
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ pub struct RunConfig {
     pub log_sessions: usize,
     /// The part of the users that this process has.
     pub share: Share,
-    /// Other settings for the report: two runs with different settings cannot be compared.
+    /// Settings for the report beside those of this struct: two runs with different settings cannot be compared.
     pub settings: BTreeMap<String, Value>,
 }
 
@@ -83,6 +83,28 @@ impl RunConfig {
         }
         Ok(())
     }
+
+    /// The settings that the report has of this configuration. The address, the seed and the share are in
+    /// [`RunInfo`](crate::report::RunInfo); `log_sessions` changes no figure.
+    pub(crate) fn own_settings(&self, has_login: bool) -> BTreeMap<String, Value> {
+        let churn = self.churn.as_ref();
+        let churn =
+            churn.map(|time| format!("{}..{}", time.start().as_millis(), time.end().as_millis()));
+        let mut settings = BTreeMap::from([
+            ("executor".to_string(), json!(self.executor.to_string())),
+            ("threads".to_string(), json!(self.threads)),
+            ("churn_ms".to_string(), json!(churn)),
+            ("reconnect".to_string(), json!(self.reconnect)),
+        ]);
+        if self.framing != Framing::NATIVE {
+            settings.insert("framing".into(), json!(format!("{:?}", self.framing)));
+        }
+        if has_login {
+            let secs = self.login_timeout.as_secs_f64();
+            settings.insert("login_timeout_secs".into(), json!(secs));
+        }
+        settings
+    }
 }
 
 /// `I/N`: this process has every N-th user, from the I-th on (1 to N). All processes of a run have the same
@@ -107,6 +129,16 @@ impl Share {
     #[must_use]
     pub fn global(self, user: usize) -> usize {
         user * self.count + self.index
+    }
+
+    /// The number of the part, from 0.
+    pub(crate) fn index(self) -> usize {
+        self.index
+    }
+
+    /// The number of parts.
+    pub(crate) fn count(self) -> usize {
+        self.count
     }
 
     /// Whether there is one process only.
@@ -190,6 +222,48 @@ mod tests {
             ..config
         };
         assert!(reversed.check().is_err());
+    }
+
+    #[test]
+    fn settings_of_the_report_tell_two_runs_apart() {
+        let config = RunConfig {
+            addrs: std::net::SocketAddr::from(([127, 0, 0, 1], 7777)).into(),
+            executor: Executor::ramp(11, 5, Some(Duration::from_secs(60))),
+            threads: 2,
+            seed: 1,
+            churn: Some(Duration::from_millis(20)..=Duration::from_secs(3)),
+            reconnect: true,
+            login_timeout: Duration::from_millis(1_500),
+            framing: Framing {
+                max_frame_bytes: 77,
+                ..Framing::NATIVE
+            },
+            log_sessions: 0,
+            share: Share::ALL,
+            settings: BTreeMap::new(),
+        };
+        let settings = config.own_settings(true);
+        for (name, value) in [
+            ("executor", json!("1 at 0s, 11 at 2s, until 1m")),
+            ("threads", json!(2)),
+            ("churn_ms", json!("20..3000")),
+            ("reconnect", json!(true)),
+            ("login_timeout_secs", json!(1.5)),
+        ] {
+            assert_eq!(settings[name], value, "{name}");
+        }
+        assert!(
+            settings["framing"].to_string().contains("77"),
+            "{settings:?}"
+        );
+        let executor = Executor::capacity(500).to_string();
+        assert_eq!(executor, "capacity search up to 500");
+        let plain = RunConfig {
+            framing: Framing::NATIVE,
+            ..config
+        };
+        let settings = plain.own_settings(false);
+        assert!(!settings.contains_key("framing") && !settings.contains_key("login_timeout_secs"));
     }
 
     #[test]

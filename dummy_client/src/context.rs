@@ -4,8 +4,8 @@ use crate::analysis::Arrived;
 use crate::collector::{Collector, Stage, UserEvent};
 use crate::metrics::recorder::Recorder;
 use crate::metrics::{Check, Counter, Rate, TickSeries, Trend};
-use crate::output::json::one_line;
 use crate::scenario::{Bot, UserId, Violation};
+use crate::text::one_line;
 use server_core::{
     Context, DisconnectReason, Kick, OutgoingPacket, Packet, PacketHead, Session, SessionId,
 };

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::executor::Executor;
 use crate::health::ClientMonitor;
 use crate::metrics::Registry;
-use crate::report::Report;
+use crate::report::{Progress, Report};
 use crate::scenario::{Scenario, UserId};
 use crossbeam_channel::{Receiver, Sender};
 use engine::Engine;
@@ -31,8 +31,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-pub use engine::Progress;
 
 /// A load test: users of a scenario, for a time, against a server.
 ///
@@ -239,6 +237,20 @@ impl<S: Scenario> Run<S> {
         let total_users = config.executor.max_users();
         scenario.check_users(total_users).map_err(Error::usage)?;
         let users = config.share.users(total_users);
+        if users == 0 {
+            return Err(Error::usage(format!(
+                "the share {} has no user, of {total_users} in total",
+                config.share
+            )));
+        }
+        let mut settings = config.own_settings(scenario.has_login());
+        if let Some(attack) = &attack {
+            settings.insert("attack".into(), attack.attack.name().into());
+            settings.insert("attackers".into(), attack.attackers.into());
+        }
+        // A setting of the owner of the run replaces the engine's.
+        settings.append(&mut config.settings);
+        config.settings = settings;
         network::prefer_accepting(&mut config.addrs);
         let started_at = Instant::now();
         let (collector, events) =

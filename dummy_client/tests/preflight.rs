@@ -80,6 +80,19 @@ fn ports_are_counted_for_each_source_address() {
     assert!(line(&v6, "ports").contains("no siblings"), "{v6:?}");
 }
 
+/// A closed session keeps its port for 60 s. The loopback network has further addresses, and ::1 has none.
+#[cfg(target_os = "linux")]
+#[test]
+fn churn_needs_the_ports_of_closed_sessions() {
+    let args = ["--check", "--count", "100", "--churn-ms", "10..10"];
+    let v6 = Run::of(&mut client("[::1]:1".parse().unwrap(), &args));
+    assert_eq!(v6.status, Some(0), "{v6:?}");
+    assert!(line(&v6, "ports").starts_with("warn"), "{v6:?}");
+    assert!(line(&v6, "ports").contains("600000 closed"), "{v6:?}");
+    let v4 = Run::of(&mut client(nowhere(), &args));
+    assert!(line(&v4, "ports").starts_with("ok"), "{v4:?}");
+}
+
 #[test]
 fn unwritable_table_is_status_1() {
     let full = std::fs::File::options().write(true).open("/dev/full");

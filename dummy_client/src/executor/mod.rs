@@ -4,6 +4,7 @@ pub mod capacity;
 mod profile;
 pub mod windowed;
 
+use std::fmt;
 use std::time::Duration;
 
 pub(crate) use profile::MAX_DURATION;
@@ -71,6 +72,16 @@ impl Executor {
         match &self.0 {
             Plan::Profile(profile) => profile.ends_at(),
             Plan::Capacity(_) => None,
+        }
+    }
+}
+
+/// The number of users over time, as the settings of a report have it.
+impl fmt::Display for Executor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Plan::Profile(profile) => profile.fmt(f),
+            Plan::Capacity(max) => write!(f, "capacity search up to {max}"),
         }
     }
 }

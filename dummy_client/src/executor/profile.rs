@@ -144,6 +144,21 @@ impl LoadProfile {
     }
 }
 
+/// `0 at 0s, 1000 at 30s, until 1m 30s`.
+impl fmt::Display for LoadProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, point) in self.points.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            let at = humantime::format_duration(point.at);
+            write!(f, "{comma}{} at {at}", point.sessions)?;
+        }
+        match self.ends_at {
+            Some(end) => write!(f, ", until {}", humantime::format_duration(end)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// As it is parsed.
 impl fmt::Display for Stages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,4 +10,5 @@ pub use histogram::{Histogram, MAX_MICROS};
 pub use registry::{
     Check, Counter, Definition, Gauge, Kind, Rate, Registry, RequestSeries, TickSeries, Trend, Unit,
 };
-pub use top_counter::TopCounter;
+pub use series::PointTrend;
+pub use top_counter::{Others, TopCounter};

@@ -228,10 +228,17 @@ impl Registry {
         }
     }
 
-    /// A label of `packets_received` for a packet id. A packet without a label counts under its number.
+    /// A label of `packets_received` for a packet id. Packets of ids with the same label count together, and
+    /// packets without a label count as `other`. Two different labels of one id are an error of
+    /// [`Run::run`](crate::Run::run).
     pub fn packet(&mut self, id: u16, name: impl Into<String>) {
         let name = name.into();
-        if self.packets.iter().any(|(known, ..)| *known == id) {
+        if let Some((_, known, _)) = self.packets.iter().find(|(known, ..)| *known == id) {
+            if *known != name {
+                let message =
+                    format!("the packet {id} is registered twice, as {known} and as {name}");
+                self.errors.push(message);
+            }
             return;
         }
         let counter = Counter(self.counters);

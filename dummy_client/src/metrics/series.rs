@@ -2,7 +2,8 @@
 
 use super::histogram::Histogram;
 use super::registry::Trend;
-use crate::report::PointTrend;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,19 @@ pub(crate) struct Second {
     pub bytes_per_sec: f64,
     /// Trends with samples.
     pub trends: BTreeMap<usize, PointTrend>,
+}
+
+/// A trend in one second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PointTrend {
+    /// Samples.
+    pub count: u64,
+    /// Milliseconds.
+    pub p50: f64,
+    /// Milliseconds.
+    pub p99: f64,
+    /// Milliseconds.
+    pub max: f64,
 }
 
 /// The points of a run, and the seconds that delays may still be added to. The last of these goes on.

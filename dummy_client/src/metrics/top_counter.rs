@@ -1,6 +1,7 @@
 //! Equal things counted, in bounded memory.
 
-use crate::report::Others;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -10,6 +11,15 @@ use std::collections::BTreeMap;
 pub struct TopCounter<K> {
     counts: BTreeMap<K, u64>,
     beyond: u64,
+}
+
+/// Entries of a list that are only counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Others {
+    /// At least this many more kinds.
+    pub kinds_at_least: u64,
+    /// Times in total.
+    pub count: u64,
 }
 
 const MAX_KEYS: usize = 1_000;

@@ -1,17 +1,25 @@
 //! A report as text for people. Goes over the metrics of the report: a metric that a scenario registers
 //! appears by itself.
 
-use super::json::one_line;
 use crate::metrics::Unit;
 use crate::report::{
     ClientHealth, CloseMessageCount, Metric, Metrics, Others, Report, Sessions, TrendValue,
 };
+use crate::text::one_line;
 use serde_json::Value;
 use server_core::host::human_bytes;
 use std::fmt::Write as _;
 
 /// The width of the first column.
 const NAME_WIDTH: usize = 14;
+
+impl Report {
+    /// The report for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        render(self)
+    }
+}
 
 /// The summary of a run. The verdict is the last line.
 #[must_use]

@@ -1,7 +1,8 @@
 //! A report as JSON, its schema, and reports that are read again.
 
 use crate::error::Error;
-use crate::report::{Report, SCHEMA, SCHEMA_VERSION};
+use crate::report::{MAX_EXACT, Metric, Report, SCHEMA, SCHEMA_VERSION};
+use crate::text::escape_controls;
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
@@ -41,7 +42,8 @@ pub fn schema() -> String {
 /// Reads a report.
 ///
 /// # Errors
-/// The text is not a report, or has another schema version. The message is for the user.
+/// The text is not a report, has another schema version, or has a histogram of more than [`MAX_EXACT`] samples.
+/// The message is for the user.
 pub fn parse(text: &str) -> Result<Report, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
     let is_old = value["schema"] == "dummy_client.summary";
@@ -55,7 +57,20 @@ pub fn parse(text: &str) -> Result<Report, String> {
         ));
     }
     // From the text: a value has no order of the metrics.
-    serde_json::from_str(text).map_err(|error| format!("not a report of dummy_client: {error}"))
+    let report: Report = serde_json::from_str(text)
+        .map_err(|error| format!("not a report of dummy_client: {error}"))?;
+    for (name, metric) in report.metrics.iter() {
+        if let Metric::Trend(trend) = metric {
+            let mut counts = trend.histogram.iter().map(|(_, count)| *count);
+            let total = counts.try_fold(0, u64::checked_add);
+            if total.is_none_or(|total| total > MAX_EXACT) {
+                return Err(format!(
+                    "the histogram of {name} has more than {MAX_EXACT} samples"
+                ));
+            }
+        }
+    }
+    Ok(report)
 }
 
 /// Reads a report from a file.
@@ -69,45 +84,6 @@ pub fn read(path: &Path) -> Result<Report, Error> {
         let message = format!("{}: {message}", path.display());
         Error::usage(escape_controls(&message))
     })
-}
-
-/// Escapes the characters above U+007E that control a terminal or change the direction of text. JSON escapes
-/// those below U+0020 itself.
-#[must_use]
-pub fn escape_controls(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for c in json.chars() {
-        match is_control(c) {
-            true => text += &format!("\\u{:04x}", u32::from(c)),
-            false => text.push(c),
-        }
-    }
-    text
-}
-
-/// Text of a server or of a file, for one line of a terminal: control characters are escaped.
-#[must_use]
-pub fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c < ' ' || is_control(c) {
-            true => line += &format!("\\u{:04x}", u32::from(c)),
-            false => line.push(c),
-        }
-    }
-    line
-}
-
-fn is_control(c: char) -> bool {
-    matches!(
-        c,
-        '\u{7f}'..='\u{9f}'
-            | '\u{61c}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}'
-    )
 }
 
 #[cfg(test)]
@@ -148,8 +124,6 @@ mod tests {
             );
             assert!(json.contains("\\u009b") && json.contains("\\u202e"));
         }
-        let line = one_line("a\nb\u{1b}[31m\u{202e}é");
-        assert_eq!(line, "a\\u000ab\\u001b[31m\\u202eé");
     }
 
     #[test]
@@ -187,6 +161,25 @@ mod tests {
         let error = read(Path::new("/nonexistent/a\u{202e}.json")).unwrap_err();
         assert_eq!(error.exit_status, 2);
         assert!(error.message.contains("\\u202e"), "{error}");
+    }
+
+    /// The sums of `merge` have to fit.
+    #[test]
+    fn a_histogram_with_more_samples_than_a_report_can_have_is_refused() {
+        let with = |counts: [u64; 2]| {
+            let mut report = crate::report::samples::report();
+            for (_, metric) in &mut report.metrics.0 {
+                if let Metric::Trend(trend) = metric {
+                    trend.histogram = vec![(1, counts[0]), (2, counts[1])];
+                }
+            }
+            parse(&render(&report).unwrap())
+        };
+        assert!(with([MAX_EXACT - 1, 1]).is_ok());
+        for counts in [[MAX_EXACT, 1], [1 << 63, 1 << 63]] {
+            let error = with(counts).unwrap_err();
+            assert!(error.contains("samples"), "{error}");
+        }
     }
 
     #[test]

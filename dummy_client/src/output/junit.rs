@@ -7,10 +7,11 @@ use std::fmt::Write as _;
 /// A test suite with the name of the scenario.
 ///
 /// A `client_limited` run has a skipped test case for each thing that it could not check: a failed check that
-/// the client may have caused is not a failure of the server.
+/// the client may have caused is not a failure of the server. The test case `verdict` fails exactly if the exit
+/// status of the run is not 0 ([`Report::exit_status`], with `limited_is_failure`).
 #[must_use]
-pub fn render(report: &Report) -> String {
-    let cases = cases(report);
+pub fn render(report: &Report, limited_is_failure: bool) -> String {
+    let cases = cases(report, limited_is_failure);
     let count = |wanted: fn(&Outcome) -> bool| {
         let found = cases.iter().filter(|case| wanted(&case.outcome));
         found.count()
@@ -69,7 +70,7 @@ enum Outcome {
     Skipped(String),
 }
 
-fn cases(report: &Report) -> Vec<Case> {
+fn cases(report: &Report, limited_is_failure: bool) -> Vec<Case> {
     let is_limited = report.verdict == Verdict::ClientLimited;
     let outcome = |passed: bool, may_be_own: bool, message: String| match (passed, may_be_own) {
         (true, _) => Outcome::Passed,
@@ -132,7 +133,10 @@ fn cases(report: &Report) -> Vec<Case> {
     add(
         "run",
         "verdict".into(),
-        outcome(report.verdict == Verdict::Ok, is_limited, reasons),
+        match report.exit_status(limited_is_failure) {
+            0 => outcome(report.verdict == Verdict::Ok, is_limited, reasons),
+            _ => Outcome::Failed(reasons),
+        },
     );
     cases
 }
@@ -184,7 +188,7 @@ mod tests {
 
     #[test]
     fn every_check_and_assertion_is_a_test_case() {
-        let text = parse(&render(&samples::report()));
+        let text = parse(&render(&samples::report(), false));
         for part in [
             r#"testsuite {"name": "dummy_client.game", "tests": "8", "failures": "5", "errors": "0", "skipped": "1""#,
             r#""timestamp": "2026-11-28T12:00:00Z""#,
@@ -214,22 +218,42 @@ mod tests {
                 *value = 0;
             }
         }
-        let text = parse(&render(&report));
+        let text = parse(&render(&report, false));
         assert!(text.contains(r#""failures": "0""#), "{text}");
         assert!(!text.contains("\nfailure "), "{text}");
         // A run in which no user connected checked nothing.
         report.sessions.connected = 0;
-        assert!(parse(&render(&report)).contains("\nfailure "));
+        assert!(parse(&render(&report, false)).contains("\nfailure "));
     }
 
     #[test]
-    fn the_server_is_not_blamed_for_a_limited_client() {
+    fn a_check_that_a_limited_client_may_have_broken_is_skipped() {
         let mut report = samples::report();
         report.verdict = Verdict::ClientLimited;
         report.client.reasons = vec!["the client stalled for 2,000 ms".into()];
-        let text = parse(&render(&report));
-        assert!(text.contains(r#""failures": "0""#), "{text}");
+        let text = parse(&render(&report, false));
+        // The verdict is the one failure: the exit status of a run with a failed check is 1.
+        assert!(text.contains(r#""failures": "1""#), "{text}");
         assert!(text.contains("the client stalled"), "{text}");
+    }
+
+    #[test]
+    fn the_verdict_fails_exactly_if_the_exit_status_is_not_0() {
+        let mut limited = samples::report();
+        limited.verdict = Verdict::ClientLimited;
+        let mut without_failures = limited.clone();
+        without_failures.failures.clear();
+        without_failures.assertions.clear();
+        for (report, limited_is_failure, status) in [
+            (&limited, false, 1),
+            (&without_failures, false, 0),
+            (&without_failures, true, 1),
+        ] {
+            assert_eq!(report.exit_status(limited_is_failure), status);
+            let text = parse(&render(report, limited_is_failure));
+            let (_, verdict) = text.split_once(r#""name": "verdict""#).unwrap();
+            assert_eq!(verdict.contains("\nfailure "), status != 0, "{text}");
+        }
     }
 
     #[test]
@@ -238,7 +262,7 @@ mod tests {
         let all: String = ('\0'..='\u{ffff}').collect();
         report.failures = vec![all.clone(), "]]> <x a='1'> & \"".into()];
         report.run.scenario = all;
-        let text = parse(&render(&report));
+        let text = parse(&render(&report, false));
         assert!(text.contains(r#"]]> <x a='1'> & \""#), "{text}");
     }
 }

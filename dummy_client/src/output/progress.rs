@@ -1,6 +1,6 @@
 //! What a person sees while the run goes on: one status line on a terminal, a log line a second elsewhere.
 
-use crate::run::Progress;
+use crate::report::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;

@@ -29,8 +29,7 @@
 
 use super::data::{Metric, Report, Sessions, TrendValue, Verdict};
 use crate::metrics::Unit;
-use crate::output::json::one_line;
-use serde_json::Value;
+use crate::text::one_line;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -610,32 +609,12 @@ fn differences(first: &Report, run: &Report) -> Vec<String> {
         let share = |share: &Option<String>| share.clone().unwrap_or("all".into());
         note("the share", &share(&a.share), &share(&b.share));
     }
-    let names: BTreeSet<_> = a.settings.keys().chain(b.settings.keys()).collect();
-    for name in names {
-        let null = Value::Null;
-        let setting = |settings: &'_ std::collections::BTreeMap<String, Value>| {
-            settings.get(name).unwrap_or(&null).clone()
-        };
-        let (from, to) = (setting(&a.settings), setting(&b.settings));
-        if from != to {
-            note(name, &from, &to);
-        }
+    for (name, from, to) in first.different_settings(run) {
+        note(&name, &from, &to);
     }
     if first.sessions.requested != run.sessions.requested {
         let requested = (first.sessions.requested, run.sessions.requested);
         note("the number of sessions", &requested.0, &requested.1);
-    }
-    let assertions = |run: &Report| {
-        let expressions = run.assertions.iter().map(|one| one.expr.clone());
-        expressions.collect::<Vec<_>>().join(" and ")
-    };
-    if assertions(first) != assertions(run) {
-        let (from, to) = (assertions(first), assertions(run));
-        note(
-            "the list of assertions",
-            &format!("{from:?}"),
-            &format!("{to:?}"),
-        );
     }
     let attack = |run: &Report| {
         let attack = run.attack.as_ref();

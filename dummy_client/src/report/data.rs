@@ -3,12 +3,12 @@
 use super::step::Step;
 use crate::attack::AttackReport;
 use crate::executor::capacity::CapacityReport;
-use crate::metrics::{Definition, Histogram, Kind, Unit};
+use crate::metrics::{Definition, Histogram, Kind, Others, PointTrend, Unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use server_core::host::HostLimits;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The name of the schema.
 pub const SCHEMA: &str = "dummy_client.report";
@@ -80,6 +80,32 @@ impl Verdict {
             Self::Failed => "failed",
             Self::ClientLimited => "client_limited",
         }
+    }
+}
+
+impl Report {
+    /// The settings that another run has not, or has otherwise: the name, and both values as text. The last of
+    /// them is the list of assertions.
+    pub(crate) fn different_settings(&self, other: &Self) -> Vec<(String, String, String)> {
+        let (a, b) = (&self.run.settings, &other.run.settings);
+        let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+        let value = |settings: &BTreeMap<String, Value>, name: &str| {
+            let value = settings.get(name);
+            value.map_or("null".into(), ToString::to_string)
+        };
+        let assertions = |report: &Self| {
+            let expressions = report.assertions.iter().map(|one| one.expr.as_str());
+            format!("{:?}", expressions.collect::<Vec<_>>().join(" and "))
+        };
+        let settings =
+            (names.into_iter()).map(|name| (name.clone(), value(a, name), value(b, name)));
+        let lists = (
+            "the list of assertions".to_string(),
+            assertions(self),
+            assertions(other),
+        );
+        let all = settings.chain([lists]);
+        all.filter(|(_, from, to)| from != to).collect()
     }
 }
 
@@ -180,15 +206,6 @@ pub struct CloseMessageCount {
     pub count: u64,
 }
 
-/// Entries of a list that are only counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Others {
-    /// At least this many more kinds.
-    pub kinds_at_least: u64,
-    /// Times in total.
-    pub count: u64,
-}
-
 /// One point of the timeline.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Point {
@@ -205,19 +222,6 @@ pub struct Point {
     /// Each trend with samples in this second, by name. The samples of a tick delay belong to the second in
     /// which the tick was due.
     pub trends: BTreeMap<String, PointTrend>,
-}
-
-/// A trend in one second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PointTrend {
-    /// Samples.
-    pub count: u64,
-    /// Milliseconds.
-    pub p50: f64,
-    /// Milliseconds.
-    pub p99: f64,
-    /// Milliseconds.
-    pub max: f64,
 }
 
 /// Whether the client was the bottleneck.

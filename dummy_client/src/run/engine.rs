@@ -16,12 +16,11 @@ use crate::measurement::{Measurement, Samples};
 use crate::metrics::series::Second;
 use crate::metrics::{Counter, Histogram, Kind, TickSeries};
 use crate::pacing::RESPONSE_TIMEOUT;
-use crate::report::{Metrics, OtherFailures, Point, Report, Sessions, Step, Verdict};
+use crate::report::{OtherFailures, Progress, Report, Sessions, Step, Verdict};
 use crate::users::{Left, UserSettings, Users};
 use crossbeam_channel::Receiver;
 use server_core::ServerHandle;
 use server_core::host::HostLimits;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -50,6 +49,7 @@ pub(super) struct Engine<'a> {
     observer: Option<Box<super::Observer>>,
     started_at: Instant,
     started_wall: SystemTime,
+    last_second_at: Instant,
     next_second_at: Instant,
     last_poll: Duration,
     last_counts: Vec<u64>,
@@ -74,45 +74,6 @@ struct Window {
     sessions: Sessions,
     health: HealthRecord,
     own_limits: u64,
-}
-
-/// What a run looks like after a second.
-pub struct Progress<'a> {
-    /// Since the start.
-    pub elapsed: Duration,
-    /// The length of the run, if it has one.
-    pub ends_after: Option<Duration>,
-    /// Sessions.
-    pub sessions: usize,
-    /// Sessions that the run wants now.
-    pub target: usize,
-    /// Lost sessions, ticks and answers so far, without those that only the end of the run can tell.
-    pub lost: u64,
-    /// Connects that failed so far.
-    pub failed_connects: u64,
-    /// The second that has ended, as far as it is known.
-    pub point: Point,
-    /// The name of the first trend of the scenario.
-    pub main_trend: Option<&'a str>,
-    engine: &'a Engine<'a>,
-}
-
-impl Progress<'_> {
-    /// The metrics of the run so far.
-    #[must_use]
-    pub fn metrics(&self) -> Metrics {
-        let engine = self.engine;
-        engine.metrics(&engine.collector.counts(), &engine.measurement.run, &[])
-    }
-}
-
-impl fmt::Debug for Progress<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Progress")
-            .field("elapsed", &self.elapsed)
-            .field("point", &self.point)
-            .finish_non_exhaustive()
-    }
 }
 
 impl<'a> Engine<'a> {
@@ -183,6 +144,7 @@ impl<'a> Engine<'a> {
             observer,
             started_at: now,
             started_wall: SystemTime::now(),
+            last_second_at: now,
             next_second_at: now + SECOND,
             last_poll: Duration::ZERO,
             silent: Duration::ZERO,
@@ -474,7 +436,10 @@ impl<'a> Engine<'a> {
         }
         self.measure(now, false);
         let second = self.end_second(now);
-        self.next_second_at = now + SECOND;
+        // A silence that is over before the end counts too.
+        let silence = self.watch().present_silence(now).unwrap_or_default();
+        self.silent = self.silent.max(silence);
+        self.next_second_at = following_second(self.next_second_at, now);
         if let Some(mut observer) = self.observer.take() {
             let engine = &*self;
             observer(&Progress {
@@ -486,7 +451,10 @@ impl<'a> Engine<'a> {
                 failed_connects: engine.users.sessions.failed_connects,
                 point: engine.point(&second),
                 main_trend: engine.main_trend(),
-                engine,
+                metrics: &|| {
+                    let counts = engine.collector.counts();
+                    engine.metrics(&counts, &engine.measurement.run, &[])
+                },
             });
             self.observer = Some(observer);
         }
@@ -511,8 +479,9 @@ impl<'a> Engine<'a> {
     /// One more point of the timeline, of the time since the last one.
     fn end_second(&mut self, now: Instant) -> Second {
         let counts = self.collector.counts();
-        let since = (self.next_second_at - SECOND).max(self.started_at);
-        let secs = now.saturating_duration_since(since).as_secs_f64().max(1e-3);
+        let length = now.saturating_duration_since(self.last_second_at);
+        let secs = length.as_secs_f64().max(1e-3);
+        self.last_second_at = now;
         let per_sec = |counter: Counter| {
             counts[counter.0].saturating_sub(self.last_counts[counter.0]) as f64 / secs
         };
@@ -614,4 +583,31 @@ impl<'a> Engine<'a> {
         // The end of all sessions comes now: no packet waits for the threads in it.
         self.sample_health(self.ended_at);
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_do_not_drift_and_those_that_are_over_are_skipped() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        for (due, now, next) in [
+            (1_000, 1_000, 2_000),
+            (1_000, 1_030, 2_000),
+            (2_000, 2_999, 3_000),
+            (2_000, 3_000, 4_000),
+            (2_000, 5_400, 6_000),
+        ] {
+            assert_eq!(following_second(at(due), at(now)), at(next), "{now}");
+        }
+    }
+}
+
+/// The end of the second behind one that was due to end at `due` and ends now. The seconds of a run do not
+/// drift: each part of a shared run has the same. A run that is late by a second or more skips what is over.
+fn following_second(due: Instant, now: Instant) -> Instant {
+    let late = now.saturating_duration_since(due);
+    due + SECOND + Duration::from_secs(late.as_secs())
 }

@@ -186,6 +186,31 @@ fn server_that_stops_sending_is_silent_after_1_s() {
     }
 }
 
+/// All ticks come in the end, and none is skipped: only the time without them tells that the server hung.
+#[test]
+fn silence_in_the_middle_of_a_run_fails_it() {
+    for (hang_ms, verdict) in [(0, Verdict::Ok), (2_000, Verdict::Failed)] {
+        let mut world = World::connected(3);
+        for tick in 1..=400 {
+            let due = tick * PERIOD_MS;
+            if tick == 150 {
+                for second in [1, 2] {
+                    world.end_second(due + hang_ms * second / 2 - 1);
+                }
+            }
+            let hangs = (150..250).contains(&tick);
+            world.at(if hangs {
+                due.max(150 * PERIOD_MS + hang_ms)
+            } else {
+                due
+            });
+            world.tick_all(tick);
+        }
+        let report = world.end(400 * PERIOD_MS + 10);
+        assert_eq!(report.verdict, verdict, "{hang_ms}: {:?}", report.failures);
+    }
+}
+
 /// A server that hangs after one tick, and one that answers and never sends a tick.
 #[test]
 fn server_without_a_period_is_silent_after_5_s() {

@@ -2,7 +2,8 @@
 
 use crate::measurement::{Measurement, Samples};
 use crate::metrics::{Counter, Kind, Registry, TickSeries};
-use crate::report::{Metric, Metrics, Values};
+use crate::report::{MAX_EXACT, Metric, Metrics, Values};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The metrics of these counters and samples. `lagging`: users without the newest tick, and without any, by
@@ -38,15 +39,35 @@ pub(super) fn metrics(
     let mut metrics: Vec<(String, Metric)> = definitions
         .map(|definition| (definition.name.clone(), Metric::new(definition, values)))
         .collect();
-    let packets = registry.packets();
-    let labels = packets.map(|(_, name, counter)| (name.to_string(), counts[counter.0]));
-    if let Some((_, Metric::Counter { by_packet, .. })) = metrics
+    if let Some((
+        _,
+        Metric::Counter {
+            value, by_packet, ..
+        },
+    )) = metrics
         .iter_mut()
         .find(|(name, _)| name == "packets_received")
     {
-        *by_packet = labels.collect();
+        *by_packet = by_label(registry, &counts, *value);
     }
     Metrics(metrics)
+}
+
+/// The received packets by label, and as `other` those without a label.
+fn by_label(registry: &Registry, counts: &[u64], received: u64) -> BTreeMap<String, u64> {
+    let mut by_label = BTreeMap::new();
+    let mut labelled = 0_u64;
+    for (_, label, counter) in registry.packets() {
+        let count = counts[counter.0].min(MAX_EXACT);
+        labelled = labelled.saturating_add(count);
+        let sum = by_label.entry(label.to_string()).or_insert(0_u64);
+        *sum = sum.saturating_add(count).min(MAX_EXACT);
+    }
+    let others = received.saturating_sub(labelled);
+    if !by_label.is_empty() && others > 0 {
+        *by_label.entry("other".into()).or_default() += others;
+    }
+    by_label
 }
 
 /// What a reader may take for checked and is not.
@@ -145,5 +166,29 @@ mod tests {
         let failures = |hellos| nothing_checked(&registry, 0, &[hellos], &samples, true);
         assert_eq!(failures(0), ["no hello was received"]);
         assert_eq!(failures(1), [""; 0]);
+    }
+
+    #[test]
+    fn packets_of_one_label_are_added_and_the_others_are_counted() {
+        let mut registry = Registry::default();
+        registry.packet(1, "moved");
+        registry.packet(2, "moved");
+        registry.packet(3, "hello");
+        registry.packet(3, "hello");
+        registry.check_names().unwrap();
+        let by_label = |counts: &[u64], received| by_label(&registry, counts, received);
+        let expected = |counts: &[(&str, u64)]| -> BTreeMap<String, u64> {
+            let counts = counts
+                .iter()
+                .map(|(label, count)| (label.to_string(), *count));
+            counts.collect()
+        };
+        let all = expected(&[("moved", 5), ("hello", 4)]);
+        assert_eq!(by_label(&[2, 3, 4], 9), all);
+        let some = expected(&[("moved", 5), ("hello", 4), ("other", 7)]);
+        assert_eq!(by_label(&[2, 3, 4], 16), some);
+        registry.packet(3, "bye");
+        let error = registry.check_names().unwrap_err();
+        assert!(error.message.contains("packet 3"), "{error}");
     }
 }

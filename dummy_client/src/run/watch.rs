@@ -26,7 +26,17 @@ impl Watch<'_> {
     /// The time for which the whole server has been silent, if that is too long. A server that hangs repeats
     /// and omits nothing: its silence is all that can be found.
     pub fn silence(self, now: Instant) -> Option<Duration> {
-        let first_connected_at = self.users.first_connected_at?;
+        self.silence_since(self.users.first_connected_at?, now)
+    }
+
+    /// The same in the middle of a run, for the sessions that are connected: a time without a session is an outage,
+    /// and not a silence.
+    pub fn present_silence(self, now: Instant) -> Option<Duration> {
+        let oldest = self.users.connected().map(|(_, since)| since).min();
+        self.silence_since(oldest?, now)
+    }
+
+    fn silence_since(self, first_connected_at: Instant, now: Instant) -> Option<Duration> {
         let of = |since: Instant, limit: Duration| {
             let silence = now.saturating_duration_since(since.max(first_connected_at));
             (silence > limit).then_some(silence)

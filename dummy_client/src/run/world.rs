@@ -30,6 +30,7 @@ pub struct World {
     now: Instant,
     next_second: Instant,
     churned_without_tick: u64,
+    silent: Duration,
     /// Users are connected when they are [logged in](Self::log_in).
     pub has_login: bool,
 }
@@ -61,6 +62,7 @@ impl World {
             now: start,
             next_second: start + SECOND,
             churned_without_tick: 0,
+            silent: Duration::ZERO,
             has_login: false,
         };
         world.users.set_target(users, start, &mut world.network);
@@ -186,11 +188,18 @@ impl World {
         }
     }
 
+    /// The end of a second: a silence is noticed.
+    pub fn end_second(&mut self, millis: u64) {
+        self.at(millis).measure(false);
+        let silence = self.watch().present_silence(self.now);
+        self.silent = self.silent.max(silence.unwrap_or_default());
+    }
+
     /// Ends the run at this time, and reports.
     pub fn end(mut self, millis: u64) -> Report {
         self.at(millis).measure(false);
         let (now, watch) = (self.now, self.watch());
-        let silence = watch.silence(now).unwrap_or_default();
+        let silence = watch.silence(now).unwrap_or_default().max(self.silent);
         let lagging = watch.count_lagging(TICKS, watch.newest_tick(TICKS));
         let without = self.churned_without_tick + watch.count_without_tick(TICKS, now);
         let collector = Arc::clone(&self.collector);

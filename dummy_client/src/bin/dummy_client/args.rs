@@ -19,7 +19,6 @@ use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -126,6 +125,9 @@ pub struct Args {
     #[arg(long = "assert", env = "DUMMY_CLIENT_ASSERT")]
     #[arg(help_heading = "Output", value_name = "EXPR")]
     pub assertions: Vec<String>,
+
+    #[arg(skip)]
+    has_default_assertions: bool,
 
     /// End with status 1 if the verdict is client_limited
     #[arg(long, env = "DUMMY_CLIENT_LIMITED_IS_FAILURE")]
@@ -249,6 +251,11 @@ pub struct Churn {
 }
 
 impl Churn {
+    /// The mean length of a session.
+    pub fn mean(self) -> Duration {
+        Duration::from_millis(self.min_ms.midpoint(self.max_ms))
+    }
+
     fn range(self) -> RangeInclusive<Duration> {
         Duration::from_millis(self.min_ms)..=Duration::from_millis(self.max_ms)
     }
@@ -267,12 +274,6 @@ impl FromStr for Churn {
                 "expected MIN..MAX in milliseconds, 0 to {MAX_CHURN_MS}, for example 500..5000"
             )),
         }
-    }
-}
-
-impl fmt::Display for Churn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}..{}", self.min_ms, self.max_ms)
     }
 }
 
@@ -320,6 +321,7 @@ impl Args {
         args.seed.get_or_insert_with(|| fastrand::u64(..));
         if args.find_capacity && args.assertions.is_empty() {
             args.assertions = CAPACITY_ASSERTIONS.map(Into::into).into();
+            args.has_default_assertions = true;
         }
         if args.command.is_none() {
             let valid = args.check();
@@ -346,7 +348,21 @@ impl Args {
                  --duration-secs"
             ));
         }
+        if self.max_sessions() == Some(0) {
+            return Err(format!(
+                "--share {} has no session: lower the number of parts, or raise the number of sessions",
+                self.share
+            ));
+        }
         Ok(())
+    }
+
+    /// Removes the default assertions of a capacity search that the scenario has no metric for. A given
+    /// assertion stays.
+    pub fn retain_defaults(&mut self, is_known: impl FnMut(&String) -> bool) {
+        if self.has_default_assertions {
+            self.assertions.retain(is_known);
+        }
     }
 
     /// The number of users over time. `None`: a capacity search without `--count`.
@@ -390,38 +406,26 @@ impl Args {
         }
     }
 
-    /// What the report says of the flags.
+    /// The settings of the report that the engine does not know.
     fn settings(&self) -> BTreeMap<String, Value> {
-        let text = |value: Option<String>| value.map_or(Value::Null, Value::String);
         let settings = [
-            ("count", json!(self.max_sessions())),
+            (
+                "count",
+                json!(self.executor().map(|executor| executor.max_users())),
+            ),
             (
                 "duration_secs",
                 json!(self.duration_secs.map(|duration| duration.as_secs_f64())),
             ),
             ("ramp_per_sec", json!(self.ramp_per_sec)),
-            ("threads", json!(self.threads)),
             ("echo_hz", json!(self.echo_hz)),
             ("chat_hz", json!(self.chat_hz)),
             ("payload_bytes", json!(self.payload_bytes)),
             (
-                "churn_ms",
-                text(self.churn_ms.map(|churn| churn.to_string())),
-            ),
-            (
                 "stages",
-                text(self.stages.as_ref().map(ToString::to_string)),
+                json!(self.stages.as_ref().map(ToString::to_string)),
             ),
             ("find_capacity", json!(self.find_capacity)),
-            ("reconnect", json!(self.reconnect)),
-            (
-                "attack",
-                text(self.attack.map(|attack| attack.name().into())),
-            ),
-            (
-                "attackers",
-                json!(self.attack.map(|attack| self.attackers(attack))),
-            ),
             ("assertions", json!(self.assertions)),
         ];
         settings.map(|(name, value)| (name.into(), value)).into()
@@ -533,6 +537,9 @@ mod tests {
         ] {
             assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }
+        let share = |share| parse(&["--count=2", "--seed=1", share]);
+        assert_eq!(share("--share=3/3").unwrap_err().exit_code(), 2);
+        assert_eq!(share("--share=2/3").unwrap().max_sessions(), Some(1));
         assert_eq!(
             parse(&["--log-sessions=all"]).unwrap().log_sessions.0,
             usize::MAX
@@ -543,6 +550,13 @@ mod tests {
         let args = parse(&["--find-capacity"]).unwrap();
         assert_eq!(args.assertions, CAPACITY_ASSERTIONS);
         assert!(args.max_sessions().is_none());
+        let kept = |flags: &[&str]| {
+            let mut args = parse(flags).unwrap();
+            args.retain_defaults(|one| one == "lost==0");
+            args.assertions
+        };
+        assert_eq!(kept(&["--find-capacity"]), ["lost==0"]);
+        assert_eq!(kept(&["--find-capacity", "--assert=x<1"]), ["x<1"]);
         let args = parse(&["--find-capacity", "--count=300"]).unwrap();
         assert_eq!(args.max_sessions(), Some(300));
     }
@@ -582,6 +596,6 @@ mod tests {
             churn.range(),
             Duration::from_millis(20)..=Duration::from_millis(30)
         );
-        assert_eq!(churn.to_string(), "20..30");
+        assert_eq!(churn.mean(), Duration::from_millis(25));
     }
 }

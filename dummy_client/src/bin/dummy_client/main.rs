@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Some(Command::Report(page)) => report_page::run(&page).map(|()| ExitCode::SUCCESS),
         Some(Command::Schema) => file::print(&json::schema()).map(|()| ExitCode::SUCCESS),
         None if args.check => profile(&args).map(|_| preflight::check(&args)),
-        None => run(&args),
+        None => run(&mut args),
     };
     outcome.unwrap_or_else(|error| {
         host::print_error("dummy_client", &error.message);
@@ -39,9 +39,10 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(args: &Args) -> Result<ExitCode, Error> {
+fn run(args: &mut Args) -> Result<ExitCode, Error> {
     let Some(profile) = profile(args)? else {
-        return run_scenario(args, GameScenario::new(args.workload()), |_| {});
+        let scenario = GameScenario::new(args.workload());
+        return run_scenario(args, scenario, |_| {});
     };
     let (framing, settings) = (profile.framing, profile.settings.clone());
     run_scenario(args, ProfileScenario::new(profile), |config| {
@@ -56,10 +57,13 @@ fn profile(args: &Args) -> Result<Option<Profile>, Error> {
 }
 
 fn run_scenario(
-    args: &Args,
+    args: &mut Args,
     mut scenario: impl Scenario,
     configure: impl FnOnce(&mut RunConfig),
 ) -> Result<ExitCode, Error> {
+    args.retain_defaults(|one| {
+        dummy_client::check_assertions(&mut scenario, std::slice::from_ref(one)).is_ok()
+    });
     dummy_client::check_assertions(&mut scenario, &args.assertions)?;
     let status = StatusLine::new();
     // The run logs losses itself; the library would log the sessions that the run closes too.
@@ -68,6 +72,7 @@ fn run_scenario(
         json: args.json.as_deref(),
         report: args.report.as_deref(),
         junit: args.junit.as_deref(),
+        limited_is_failure: args.limited_is_failure,
     })?;
     let endpoint = args.metrics_addr.map(MetricsEndpoint::start).transpose()?;
     if let Some(endpoint) = &endpoint {

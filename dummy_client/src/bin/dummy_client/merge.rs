@@ -3,7 +3,6 @@
 use crate::compare;
 use crate::outputs::{Outputs, Places};
 use dummy_client::Error;
-use dummy_client::report;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -44,8 +43,9 @@ pub fn run(merge: &Merge) -> Result<ExitCode, Error> {
         json: merge.json.as_deref(),
         report: merge.report.as_deref(),
         junit: merge.junit.as_deref(),
+        limited_is_failure: merge.limited_is_failure,
     })?;
-    let report = report::merge(compare::read(&merge.shares)?)?;
+    let report = dummy_client::merge(compare::read(&merge.shares)?)?;
     outputs.publish(&report)?;
     Ok(ExitCode::from(report.exit_status(merge.limited_is_failure)))
 }

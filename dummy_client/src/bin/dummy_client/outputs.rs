@@ -8,6 +8,7 @@ use dummy_client::{Error, Report};
 #[derive(Debug)]
 pub struct Outputs {
     json_on_stdout: bool,
+    limited_is_failure: bool,
     files: Vec<(Render, ResultFile)>,
 }
 
@@ -18,10 +19,12 @@ pub struct Places<'a> {
     pub json: Option<&'a str>,
     pub report: Option<&'a str>,
     pub junit: Option<&'a str>,
+    /// A `client_limited` run fails: the JUnit file agrees with the exit status.
+    pub limited_is_failure: bool,
 }
 
 /// The text of a result file.
-type Render = fn(&Report) -> Result<String, Error>;
+type Render = fn(&Report, limited_is_failure: bool) -> Result<String, Error>;
 
 impl Outputs {
     /// Opens the files of the flags.
@@ -32,11 +35,13 @@ impl Outputs {
         let json_on_stdout = places.json == Some("-");
         let json_file = places.json.filter(|_| !json_on_stdout);
         let flags: [(&str, Option<&str>, Render); 3] = [
-            ("--json", json_file, |report| {
+            ("--json", json_file, |report, _| {
                 json::render(report).map_err(Error::failure)
             }),
-            ("--report", places.report, html::render),
-            ("--junit", places.junit, |report| Ok(junit::render(report))),
+            ("--report", places.report, |report, _| html::render(report)),
+            ("--junit", places.junit, |report, limited_is_failure| {
+                Ok(junit::render(report, limited_is_failure))
+            }),
         ];
         let mut opened: Vec<(&str, Render, ResultFile)> = Vec::new();
         for (flag, place, render) in flags {
@@ -52,6 +57,7 @@ impl Outputs {
         let files = opened.into_iter().map(|(_, render, file)| (render, file));
         Ok(Self {
             json_on_stdout,
+            limited_is_failure: places.limited_is_failure,
             files: files.collect(),
         })
     }
@@ -71,7 +77,8 @@ impl Outputs {
         let printed = text.and_then(|text| print(&text));
         errors.extend(printed.err().map(|error| error.message));
         for (render, file) in self.files {
-            let written = render(report).and_then(|text| file.write(&text));
+            let written =
+                render(report, self.limited_is_failure).and_then(|text| file.write(&text));
             errors.extend(written.err().map(|error| error.message));
         }
         if errors.is_empty() {

@@ -5,9 +5,10 @@ use crate::args::Args;
 use dummy_client::attack::{Attack, NEIGHBOURS};
 use dummy_client::executor::MAX_SESSIONS;
 use dummy_client::{Error, MAX_CONNECTING};
-use server_core::host::checks::{self, Check, Finding, first_failure};
+use server_core::host::checks::{self, Check, Finding, Severity, first_failure};
 use server_core::host::{self, HostLimits, SourceAddresses};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Evaluates the checks, prints a table and starts nothing.
 pub fn check(args: &Args) -> ExitCode {
@@ -69,13 +70,10 @@ fn look(args: &Args) -> (HostLimits, Vec<Finding>) {
     let limits = HostLimits::read();
     let max_sessions = max_sessions(args, &limits);
     let sessions = Some(max_sessions as u64);
-    let mut needs = vec![
-        Check::OpenFiles {
-            sessions,
-            other_files: other_files(args),
-        },
-        Check::Ports(sources(args, &limits)),
-    ];
+    let mut needs = vec![Check::OpenFiles {
+        sessions,
+        other_files: other_files(args),
+    }];
     if args.addr.first().ip().is_loopback() {
         // The limits of this machine are those of the server as well.
         let at_a_time = max_sessions.min(MAX_CONNECTING) as u64;
@@ -87,6 +85,59 @@ fn look(args: &Args) -> (HostLimits, Vec<Finding>) {
         Check::Firewall(max_sessions as u64),
         Check::Clock,
     ]);
-    let findings = checks::evaluate(&limits, &needs);
+    let mut findings = checks::evaluate(&limits, &needs);
+    findings.splice(1..1, ports(args, &limits, max_sessions));
     (limits, findings)
+}
+
+/// The finding on the ports. With churn, the ports of closed sessions are needed as well; a run that lacks only
+/// these begins with a warning, and reports its failed connects as limits of this machine.
+fn ports(args: &Args, limits: &HostLimits, max_sessions: usize) -> Option<Finding> {
+    let find = |sources| checks::evaluate(limits, &[Check::Ports(sources)]).pop();
+    let of_sessions = find(sources(args, limits))?;
+    let target = args.addr.first().ip();
+    // A run to 127.0.0.0/8 takes further source addresses when its ports are used up.
+    let has_siblings = target.is_ipv4() && target.is_loopback();
+    let Some(churn) = args.churn_ms.filter(|_| !has_siblings) else {
+        return Some(of_sessions);
+    };
+    let waiting = waiting_ports(max_sessions, churn.mean());
+    let all = SourceAddresses::plan(
+        target,
+        max_sessions.saturating_add(waiting),
+        limits.ephemeral_ports,
+    );
+    let mut finding = find(all)?;
+    finding.needed += &format!(
+        ": {max_sessions} sessions, and {waiting} closed sessions whose port waits for {} s",
+        TIME_WAIT.as_secs()
+    );
+    if of_sessions.severity != Severity::Fail && finding.severity == Severity::Fail {
+        finding.severity = Severity::Warn;
+    }
+    Some(finding)
+}
+
+/// The ports in TIME_WAIT of sessions that stay for this time, close and reconnect.
+fn waiting_ports(sessions: usize, length: Duration) -> usize {
+    let rounds = TIME_WAIT.as_millis() / length.max(SHORTEST_SESSION).as_millis();
+    sessions.saturating_mul(usize::try_from(rounds).unwrap_or(usize::MAX))
+}
+
+/// The time for which Linux keeps the port of a connection that this side closed.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+/// A session that closes at once takes this long all the same: it connects, and waits for its turn.
+const SHORTEST_SESSION: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_session_keeps_its_port_for_a_minute() {
+        let waiting = |secs| waiting_ports(100, Duration::from_secs(secs));
+        assert_eq!((waiting(1), waiting(30), waiting(61)), (6_000, 200, 0));
+        assert_eq!(waiting(0), 600_000);
+        assert_eq!(waiting_ports(usize::MAX, Duration::ZERO), usize::MAX);
+    }
 }

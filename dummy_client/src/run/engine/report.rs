@@ -1,7 +1,7 @@
 //! The report of a run, from the parts of its engine.
 
 use super::super::values;
-use super::{Engine, Execution, MIN_POINT, SECOND};
+use super::{Engine, Execution, MIN_POINT};
 use crate::collector::Collector;
 use crate::measurement::Samples;
 use crate::metrics::series::Second;
@@ -19,7 +19,7 @@ impl Engine<'_> {
     pub(in crate::run) fn into_report(mut self) -> Report {
         let now = self.ended_at;
         self.measure(now, true);
-        if now + SECOND > self.next_second_at + MIN_POINT {
+        if now > self.last_second_at + MIN_POINT {
             self.end_second(now);
             self.measurement
                 .evaluate(&self.collector.registry, now, true);

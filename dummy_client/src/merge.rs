@@ -1,13 +1,14 @@
 //! One report of the parts of a run that several clients made with `--share I/N`.
 
-use super::data::{
-    ClientHealth, CloseMessageCount, MAX_EXACT, Metric, Metrics, Others, Point, PointTrend,
-    ReasonCount, Report, Sessions, TrendValue, Verdict,
-};
-use super::verdict::OtherFailures;
 use crate::assertion::Assertion;
+use crate::config::Share;
 use crate::error::Error;
+use crate::report::{
+    ClientHealth, CloseMessageCount, MAX_EXACT, Metric, Metrics, OtherFailures, Others, Point,
+    PointTrend, ReasonCount, Report, Sessions, TrendValue, Verdict,
+};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included};
 
 /// Makes one report of the reports of all shares of a run.
 ///
@@ -31,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// an attack run or a capacity search. Exit status 2.
 pub fn merge(mut parts: Vec<Report>) -> Result<Report, Error> {
     check_shares(&parts)?;
-    parts.sort_by_key(|part| share_of(part).map_or(0, |(index, _)| index));
+    parts.sort_by_key(|part| share_of(part).map(Share::index));
     for part in &parts {
         check_alike(&parts[0], part)?;
     }
@@ -62,42 +63,37 @@ pub fn merge(mut parts: Vec<Report>) -> Result<Report, Error> {
     Ok(merged)
 }
 
-/// `I/N` as numbers, 1 to N.
-fn share_of(part: &Report) -> Option<(u32, u32)> {
-    let (index, count) = part.run.share.as_deref()?.split_once('/')?;
-    let (index, count) = (index.parse().ok()?, count.parse().ok()?);
-    (index >= 1 && index <= count).then_some((index, count))
+fn share_of(part: &Report) -> Option<Share> {
+    part.run.share.as_deref()?.parse().ok()
 }
 
 fn check_shares(parts: &[Report]) -> Result<(), Error> {
     let mut found = BTreeSet::new();
     let mut expected = None;
     for part in parts {
-        let Some((index, count)) = share_of(part) else {
+        let Some(share) = share_of(part) else {
             return Err(Error::usage(match &part.run.share {
                 Some(share) => format!("{share:?} is not a share: expected I/N"),
                 None => "a report is not of one share: it was made without --share".into(),
             }));
         };
-        if *expected.get_or_insert(count) != count {
+        let count = *expected.get_or_insert(share.count());
+        if count != share.count() {
             return Err(Error::usage(format!(
-                "the shares are of different numbers of parts: 1/{} and {index}/{count}",
-                expected.unwrap_or(0)
+                "the shares are of different numbers of parts: 1/{count} and {share}"
             )));
         }
-        if !found.insert(index) {
-            return Err(Error::usage(format!(
-                "the share {index}/{count} is there twice"
-            )));
+        if !found.insert(share.index()) {
+            return Err(Error::usage(format!("the share {share} is there twice")));
         }
     }
     let count = expected.unwrap_or(0);
     // As many different shares as there are: all of them.
-    if found.len() < count as usize {
-        let missing = (1..=count).find(|index| !found.contains(index));
+    if found.len() < count {
+        let missing = (0..count).find(|index| !found.contains(index));
         return Err(Error::usage(format!(
             "the share {}/{count} is missing",
-            missing.unwrap_or(0)
+            missing.unwrap_or(0) + 1
         )));
     }
     Ok(())
@@ -117,25 +113,8 @@ fn check_alike(first: &Report, part: &Report) -> Result<(), Error> {
     if first.run.seed != part.run.seed {
         return differ("the seed", &first.run.seed, &part.run.seed);
     }
-    let (a, b) = (&first.run.settings, &part.run.settings);
-    for name in a.keys().chain(b.keys()) {
-        let value = |settings: &BTreeMap<String, serde_json::Value>| {
-            settings.get(name).cloned().unwrap_or_default()
-        };
-        if value(a) != value(b) {
-            return differ(name, &value(a), &value(b));
-        }
-    }
-    let expressions = |part: &Report| {
-        let results = part.assertions.iter().map(|one| one.expr.clone());
-        results.collect::<Vec<_>>().join(" and ")
-    };
-    if expressions(first) != expressions(part) {
-        return differ(
-            "the list of assertions",
-            &format!("{:?}", expressions(first)),
-            &format!("{:?}", expressions(part)),
-        );
+    if let Some((name, from, to)) = first.different_settings(part).into_iter().next() {
+        return differ(&name, &from, &to);
     }
     for (name, is_there) in [
         ("an attack run", part.attack.is_some()),
@@ -340,7 +319,8 @@ fn packets(part: &Report) -> f64 {
     part.metrics.count("packets_received") as f64
 }
 
-/// A point of the sum for each second that any part has.
+/// A point of the sum for each second that any part has. Where a part has coarser points than another, the
+/// sessions and the rates of each point stay for all of its seconds; its trends are in its last second.
 fn timeline(parts: &[Report]) -> Vec<Point> {
     // The points of a long run are further apart, and the same in each part that ran as long.
     let gap = |part: &Report| {
@@ -348,31 +328,38 @@ fn timeline(parts: &[Report]) -> Vec<Point> {
         let gaps = times.map(|pair| pair[1].at_secs - pair[0].at_secs);
         gaps.filter(|gap| *gap > 0.0).reduce(f64::min)
     };
-    let step = parts.iter().filter_map(gap).fold(1.0, f64::max);
-    let mut points: BTreeMap<i64, Vec<&Point>> = BTreeMap::new();
+    let step = parts.iter().filter_map(gap).fold(1.0, f64::max).round();
+    let step_of = |point: &Point| (point.at_secs / step).round() as i64;
+    let all = parts.iter().flat_map(|part| &part.timeline);
+    let mut points: BTreeMap<i64, Vec<&Point>> =
+        all.map(|point| (step_of(point), Vec::new())).collect();
     for part in parts {
-        let mut last = None;
-        for point in &part.timeline {
-            let at = (point.at_secs / step).round() as i64;
-            // Two points of one part in one step: the later one has the newer counts.
-            let list = points.entry(at).or_default();
-            if last == Some(at) {
-                list.pop();
+        let mut last = i64::MIN;
+        // The later one of two points of one part in one step: it has the newer counts.
+        let by_step: BTreeMap<i64, &Point> = (part.timeline.iter())
+            .map(|point| (step_of(point), point))
+            .collect();
+        for (at, point) in by_step {
+            // A point is of the time since the point before it.
+            for (_, list) in points.range_mut((Excluded(last), Included(at))) {
+                list.push(point);
             }
-            list.push(point);
-            last = Some(at);
+            last = at;
         }
     }
     let mut lost_before = 0;
-    let merged = points.into_values().map(|points| {
+    let merged = points.into_iter().map(|(at, points)| {
         let mut merged = Point::default();
         for point in points {
-            merged.at_secs = merged.at_secs.max(point.at_secs);
+            let is_of_this_step = step_of(point) == at;
+            if is_of_this_step {
+                merged.at_secs = merged.at_secs.max(point.at_secs);
+            }
             merged.sessions = merged.sessions.saturating_add(point.sessions);
             merged.sessions_lost = sum(merged.sessions_lost, point.sessions_lost);
             merged.packets_per_sec += point.packets_per_sec;
             merged.bytes_per_sec += point.bytes_per_sec;
-            for (name, trend) in &point.trends {
+            for (name, trend) in point.trends.iter().filter(|_| is_of_this_step) {
                 let total = merged.trends.entry(name.clone()).or_default();
                 *total = PointTrend {
                     count: sum(total.count, trend.count),
@@ -438,7 +425,14 @@ fn verdict(parts: &[Report], merged: &mut Report) {
         parts.all(|part| part.not_checked.contains(sentence))
     };
     merged.not_checked = (first.not_checked.iter().filter(is_unchecked).cloned()).collect();
-    let others = OtherFailures::default();
+    let of_parts = parts.iter().flat_map(|part| {
+        let share = share_text(part);
+        let failures = part.uncounted_failures();
+        failures.map(move |failure| format!("share {share}: {failure}"))
+    });
+    let others = OtherFailures {
+        excusable: of_parts.collect(),
+    };
     merged.evaluate(&others, |merged, own_lag_ms| {
         let assertions = first.assertions.iter().filter_map(Assertion::of_result);
         let results = assertions.map(|assertion| assertion.evaluate(merged, own_lag_ms));
@@ -552,7 +546,7 @@ mod tests {
                 "4 sessions were lost and did not reconnect within 10 s",
                 "2 ticks were missing",
                 "4 echoes were lost",
-                "no tick arrived in the last 3.0 s"
+                "no tick arrived for 3.0 s"
             ]
         );
         assert_eq!(merged.disconnects[0].count, 4);
@@ -615,6 +609,51 @@ mod tests {
         assert_eq!(verdict(vec![nothing, passed("2/2")]), Verdict::Failed);
     }
 
+    /// The sums do not show what one part did not check.
+    #[test]
+    fn a_failure_of_one_part_that_is_not_a_count_is_a_failure_of_the_whole() {
+        let mut parts = vec![part("1/2", 1..5), part("2/2", 1..5)];
+        parts.iter_mut().for_each(pass);
+        parts[1].verdict = Verdict::Failed;
+        parts[1].failures = vec!["nothing was checked: no tick was received".into()];
+        let merged = merge(parts).unwrap();
+        assert_eq!(merged.verdict, Verdict::Failed);
+        let line = "share 2/2: nothing was checked: no tick was received";
+        assert_eq!(merged.failures, [line]);
+    }
+
+    #[test]
+    fn a_part_with_coarser_points_counts_in_each_second_of_a_finer_part() {
+        let points = |seconds: &[f64]| {
+            let points = seconds.iter().map(|at_secs| Point {
+                at_secs: *at_secs,
+                sessions: 9,
+                packets_per_sec: 100.0,
+                ..Point::default()
+            });
+            points.collect::<Vec<_>>()
+        };
+        let mut parts = vec![part("1/2", 1..5), part("2/2", 1..5)];
+        // Above 2,000 points, a run makes one point of two, and goes on with points of one second.
+        parts[0].timeline = points(&[2.01, 4.01, 5.01, 6.01]);
+        parts[1].timeline = points(&[1.0, 2.0, 3.0, 4.0, 5.0]);
+        let merged = merge(parts).unwrap().timeline;
+        let levels: Vec<_> = (merged.iter())
+            .map(|point| (point.at_secs, point.sessions, point.packets_per_sec))
+            .collect();
+        assert_eq!(
+            levels,
+            [
+                (1.0, 18, 200.0),
+                (2.01, 18, 200.0),
+                (3.0, 18, 200.0),
+                (4.01, 18, 200.0),
+                (5.01, 18, 200.0),
+                (6.01, 9, 100.0)
+            ]
+        );
+    }
+
     #[test]
     fn parts_that_are_not_of_one_run_are_an_error() {
         let error = |parts: Vec<Report>| {
@@ -635,7 +674,8 @@ mod tests {
             (&["1/2", "2/3"], "different numbers of parts"),
             (&["0/2", "1/2"], "\"0/2\" is not a share"),
             (&["x", "1/2"], "\"x\" is not a share"),
-            (&["1/4294967295"], "the share 2/4294967295 is missing"),
+            (&["1/1000"], "the share 2/1000 is missing"),
+            (&["1/4294967295"], "\"1/4294967295\" is not a share"),
         ] {
             let error = error(with(shares));
             assert!(error.contains(message), "{error}");

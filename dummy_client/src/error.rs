@@ -1,9 +1,12 @@
 //! Why a run does not begin, or has no result.
 
+use std::process::ExitCode;
 use std::{error, fmt};
 
 /// An error in one line for the user, and the exit status that a program ends with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// `Debug` is the message too, so that a `main` that returns it prints one line.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Error {
     /// One line.
     pub message: String,
@@ -35,4 +38,17 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl error::Error for Error {}
+
+/// For a `main` that ends with the status of a failed run.
+impl From<Error> for ExitCode {
+    fn from(error: Error) -> Self {
+        Self::from(error.exit_status)
+    }
+}

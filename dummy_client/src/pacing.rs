@@ -64,7 +64,7 @@ impl OpenLoop {
 ///
 /// The time of an answer is measured from the moment at which its request was due, so a bot or a server that is
 /// late shows it (this corrects for coordinated omission). The bot calls [`send_due`](Self::send_due) in
-/// `on_connected` and `on_timer`, [`answered`](Self::answered) for each answer, and
+/// `on_connected` (in a scenario with a login, when the user is logged in) and in `on_timer`, [`answered`](Self::answered) for each answer, and
 /// [`disconnected`](Self::disconnected) in `on_disconnected`.
 #[derive(Clone, Debug)]
 pub struct PacedRequests {
@@ -135,22 +135,51 @@ impl PacedRequests {
         Some(next_at.max(now + MIN_WAIT))
     }
 
-    /// Takes an answer. `is_right` gets the number of the request that the answer must belong to.
-    pub fn answered(&mut self, ctx: &mut BotContext<'_, '_>, is_right: impl FnOnce(u64) -> bool) {
-        if self.in_flight() == 0 {
+    /// Takes the next answer of a server that answers in order. `is_right` gets the number of the request that the
+    /// answer must belong to. Returns the time of a right answer.
+    pub fn answered(
+        &mut self,
+        ctx: &mut BotContext<'_, '_>,
+        is_right: impl FnOnce(u64) -> bool,
+    ) -> Option<Duration> {
+        let number = self.answered;
+        self.answered_number(ctx, number, || is_right(number))
+    }
+
+    /// Takes the answer of the request with this number, of a protocol whose answers name their request. The
+    /// requests between the answer before and this one are lost. Returns the time of a right answer.
+    pub fn answered_number(
+        &mut self,
+        ctx: &mut BotContext<'_, '_>,
+        number: u64,
+        is_right: impl FnOnce() -> bool,
+    ) -> Option<Duration> {
+        let Some(skipped) = self.take_answer(number) else {
             // An answer without a request: it must not make up for one that is missing.
             ctx.fail(self.series.corrupted, 1);
-            return;
-        }
-        let number = self.answered;
-        self.answered += 1;
+            return None;
+        };
+        ctx.fail(self.series.lost, skipped);
         ctx.add(self.series.answered, 1);
-        if is_right(number) {
-            let due = self.schedule.due(number);
-            ctx.record(self.series.time, ctx.now().saturating_duration_since(due));
-        } else {
+        if !is_right() {
             ctx.fail(self.series.corrupted, 1);
+            return None;
         }
+        let time = ctx
+            .now()
+            .saturating_duration_since(self.schedule.due(number));
+        ctx.record(self.series.time, time);
+        Some(time)
+    }
+
+    /// The number of requests that this answer leaves out. `None`: no request with this number is in flight.
+    fn take_answer(&mut self, number: u64) -> Option<u64> {
+        if !(self.answered..self.schedule.sent()).contains(&number) {
+            return None;
+        }
+        let skipped = number - self.answered;
+        self.answered = number + 1;
+        Some(skipped)
     }
 
     /// The connection has ended: requests that were due more than 2 s ago are lost, the others were waiting.
@@ -183,5 +212,21 @@ mod tests {
         assert_eq!(schedule.due(3), start + period.mul_f64(3.5));
         assert!(schedule.next_at() > late);
         assert_eq!(schedule.due_by(9, late), 2);
+    }
+
+    #[test]
+    fn an_answer_with_a_number_leaves_out_the_requests_before_it() {
+        let mut registry = crate::Registry::default();
+        let series = registry.request_series("moves", "answered", "move_rtt", "");
+        let (start, period) = (Instant::now(), Duration::from_millis(10));
+        let mut requests = PacedRequests::new(series, start, period, 8, 1);
+        assert_eq!(requests.take_answer(0), None, "no request is in flight");
+        while requests.schedule.poll(start + period * 20).is_some() {}
+        let sent = requests.schedule.sent();
+        assert_eq!(requests.take_answer(0), Some(0));
+        assert_eq!(requests.take_answer(3), Some(2));
+        assert_eq!(requests.take_answer(3), None, "it is answered");
+        assert_eq!(requests.take_answer(sent), None, "it is not sent");
+        assert_eq!(requests.in_flight(), sent - 4);
     }
 }

@@ -149,6 +149,13 @@ impl<S: Scenario> Run<S> {
         self
     }
 
+    /// Changes any setting: `run.configure(|config| config.threads = 2)`.
+    #[must_use]
+    pub fn configure(mut self, change: impl FnOnce(&mut RunConfig)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
     /// The framing of a server that is not built on `server_core`. Bots see packets of id and payload, whatever
     /// the framing.
     #[must_use]
@@ -157,7 +164,8 @@ impl<S: Scenario> Run<S> {
         self
     }
 
-    /// Users reconnect after a loss.
+    /// Users reconnect after a loss. A loss that is followed by a session within 10 s does not fail the run; it is
+    /// in the metrics `outage` and `sessions.reconnected`.
     #[must_use]
     pub fn reconnect(mut self) -> Self {
         self.config.reconnect = true;
@@ -188,7 +196,16 @@ impl<S: Scenario> Run<S> {
         self
     }
 
-    /// Calls this once a second, on the thread of [`run`](Self::run).
+    /// Calls this once a second, on the thread of [`run`](Self::run). A status line on a terminal:
+    ///
+    /// ```no_run
+    /// # fn show(run: dummy_client::Run<dummy_client::Mix>) -> Result<(), dummy_client::Error> {
+    /// let line = dummy_client::output::progress::StatusLine::new();
+    /// line.begin();
+    /// run.observe(move |progress| line.show(&progress.into())).run()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn observe(mut self, observer: impl FnMut(&Progress<'_>) + 'static) -> Self {
         self.observer = Some(Box::new(observer));

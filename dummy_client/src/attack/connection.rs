@@ -279,7 +279,7 @@ mod tests {
         let start = Instant::now();
         let mut connection = AttackConnection::new(repeating(EVERY), None, start);
         send(&mut connection, start);
-        let close = packet(TestProtocol::CLOSE, &[7, 0]);
+        let close = packet(TestProtocol::CLOSE, [7, 0]);
         let bytes = [packet(1, b"tick"), close].concat();
         let mut packets = 0;
         for byte in &bytes {

@@ -360,7 +360,7 @@ mod tests {
             .map(|mut one| {
                 for tick in [0_u64, u64::MAX] {
                     one.take(
-                        &packet(TestProtocol::TICK, &tick.to_le_bytes()),
+                        &packet(TestProtocol::TICK, tick.to_le_bytes()),
                         &TestProtocol,
                         now,
                     );

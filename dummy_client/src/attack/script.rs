@@ -62,7 +62,8 @@ pub struct AttackScript {
 /// Bytes that are sent again and again.
 #[derive(Clone, Debug)]
 pub struct Repeat {
-    /// What is sent each time. Without bytes nothing is repeated.
+    /// The bytes of each time. Without bytes nothing is repeated. Each time is one write to the socket: a flood puts
+    /// many packets in it.
     pub bytes: Cow<'static, [u8]>,
     /// From one time to the next. Zero: as fast as the socket takes the bytes.
     pub every: Duration,

@@ -266,9 +266,8 @@ impl Table<'_> {
             self.text += row.trim_end();
             self.text.push('\n');
         }
-        match change_list(&mark, &mut self.worse, &mut self.better) {
-            Some(list) => list.push(name),
-            None => {}
+        if let Some(list) = change_list(&mark, &mut self.worse, &mut self.better) {
+            list.push(name);
         }
     }
 

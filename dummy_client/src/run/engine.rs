@@ -296,12 +296,20 @@ impl<'a> Engine<'a> {
         }
         let (collector, outage) = (&self.collector, self.collector.engine.outage);
         let record = |time| collector.own_recorder().record(outage, time);
+        // Before the users handle the event: the next connection of this user begins in there, and resets its ticks.
+        let series = (0..self.lagging.len()).map(TickSeries);
+        let without: Vec<TickSeries> = match event {
+            UserEvent::Lost(user, _) => {
+                let has_none = |series: &TickSeries| collector.newest_tick(*series, user) == 0;
+                series.filter(has_none).collect()
+            }
+            _ => Vec::new(),
+        };
         let left = self.users.on_event(event, now, &mut self.network, record);
-        if let Some(Left::Closed { user, since }) = left {
-            for series in 0..self.lagging.len() {
-                let series = TickSeries(series);
-                let is_without = self.watch().has_no_tick(series, user, since, now);
-                self.lagging[series.0].1 += u64::from(is_without);
+        if let Some(Left::Closed { since, .. }) = left {
+            for series in without {
+                let is_owed = self.watch().is_owed_a_tick(series, since, now);
+                self.lagging[series.0].1 += u64::from(is_owed);
             }
         }
     }

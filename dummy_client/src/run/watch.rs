@@ -51,7 +51,7 @@ impl Watch<'_> {
         without.count() as u64
     }
 
-    /// Whether a session without a tick is old enough to have one.
+    /// Whether a session has no tick and is old enough to have one.
     pub fn has_no_tick(
         self,
         series: TickSeries,
@@ -59,15 +59,19 @@ impl Watch<'_> {
         since: Instant,
         now: Instant,
     ) -> bool {
+        self.collector.newest_tick(series, user) == 0 && self.is_owed_a_tick(series, since, now)
+    }
+
+    /// Whether a session of this age has a tick, if the server sends it what others get.
+    pub fn is_owed_a_tick(self, series: TickSeries, since: Instant, now: Instant) -> bool {
         let Some(period) = self.measurement.period(series) else {
             return false;
         };
         let limit = (period * MAX_UNSEEN.0).max(MAX_UNSEEN.1);
-        let is_without = self.collector.newest_tick(series, user) == 0;
         let others_have =
             (self.measurement.latest_tick_at(series)).is_some_and(|at| at > since + period);
         // Where no session has received a tick lately, the server is silent.
-        is_without && now.saturating_duration_since(since) > limit && others_have
+        now.saturating_duration_since(since) > limit && others_have
     }
 
     /// The newest tick over all sessions; 0 before the first.

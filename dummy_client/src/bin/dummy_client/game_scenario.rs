@@ -148,9 +148,10 @@ impl Bot for GameBot {
             SEcho::ID => {
                 let (seed, bytes) = (self.seed, self.workload.payload_bytes);
                 let is_right = |number| packet.payload() == echo_payload(seed, number, bytes);
-                match &mut self.echoes {
-                    Some(echoes) => echoes.answered(ctx, is_right),
-                    None => ctx.fail(self.metrics.echoes.corrupted, 1),
+                if let Some(echoes) = &mut self.echoes {
+                    echoes.answered(ctx, is_right);
+                } else {
+                    ctx.fail(self.metrics.echoes.corrupted, 1);
                 }
             }
             SChat::ID => {

@@ -585,6 +585,13 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// The end of the second behind one that was due to end at `due` and ends now. The seconds of a run do not
+/// drift: each part of a shared run has the same. A run that is late by a second or more skips what is over.
+fn following_second(due: Instant, now: Instant) -> Instant {
+    let late = now.saturating_duration_since(due);
+    due + SECOND + Duration::from_secs(late.as_secs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -603,11 +610,4 @@ mod tests {
             assert_eq!(following_second(at(due), at(now)), at(next), "{now}");
         }
     }
-}
-
-/// The end of the second behind one that was due to end at `due` and ends now. The seconds of a run do not
-/// drift: each part of a shared run has the same. A run that is late by a second or more skips what is over.
-fn following_second(due: Instant, now: Instant) -> Instant {
-    let late = now.saturating_duration_since(due);
-    due + SECOND + Duration::from_secs(late.as_secs())
 }

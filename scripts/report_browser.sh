@@ -128,7 +128,7 @@ tail -n 1 "$work/ok.out"
 
 say "a run whose server shuts down in the middle"
 start_client failed --count 200 --log-sessions 0 --report "$work/failed.html"
-two_seconds() { [ "$(grep -c 'live 200' "$client_log")" -ge 2 ]; }
+two_seconds() { [ "$(grep -c ' 200/200 sessions' "$client_log")" -ge 2 ]; }
 until_true 20 "two seconds of the run" two_seconds
 kill -TERM "$server_pid"
 status=0

@@ -106,23 +106,8 @@ fn attack_failures(attack: &AttackReport, client_limited: bool) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Metrics, Verdict};
-
-    /// A run of one session that received a packet.
-    fn report() -> Report {
-        let counter = |value| Metric::Counter {
-            value,
-            unit: crate::metrics::Unit::Count,
-            by_packet: Default::default(),
-        };
-        let mut report = Report {
-            metrics: Metrics(vec![("packets_received".into(), counter(9))]),
-            ..Report::default()
-        };
-        report.sessions.requested = 1;
-        report.sessions.connected = 1;
-        report
-    }
+    use crate::report::Verdict;
+    use crate::report::samples::one_session as report;
 
     /// An attack of 5 s with 5 attackers, which the server kicked.
     fn attack() -> AttackReport {

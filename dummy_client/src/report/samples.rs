@@ -160,3 +160,19 @@ pub fn report() -> Report {
         ..Report::default()
     }
 }
+
+/// Of a run of one session that received 9 packets.
+pub fn one_session() -> Report {
+    let packets = Metric::Counter {
+        value: 9,
+        unit: Unit::Count,
+        by_packet: Default::default(),
+    };
+    let mut report = Report {
+        metrics: Metrics(vec![("packets_received".into(), packets)]),
+        ..Report::default()
+    };
+    report.sessions.requested = 1;
+    report.sessions.connected = 1;
+    report
+}

@@ -158,22 +158,7 @@ impl Report {
 mod tests {
     use super::*;
     use crate::report::Metrics;
-
-    /// A run of one session that received a packet.
-    fn report() -> Report {
-        let counter = |value| Metric::Counter {
-            value,
-            unit: crate::metrics::Unit::Count,
-            by_packet: Default::default(),
-        };
-        let mut report = Report {
-            metrics: Metrics(vec![("packets_received".into(), counter(9))]),
-            ..Report::default()
-        };
-        report.sessions.requested = 1;
-        report.sessions.connected = 1;
-        report
-    }
+    use crate::report::samples::one_session as report;
 
     fn with_check(value: u64, is_excusable: bool) -> Report {
         let mut report = report();

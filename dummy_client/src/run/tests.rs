@@ -172,6 +172,18 @@ fn server_that_sends_nothing_fails_the_run_and_its_silence_is_named_after_5_s() 
     }
 }
 
+/// The server was silent for this time, and a silence fails the run.
+fn assert_silence(report: &Report, secs: f64) {
+    let silent = report.sessions.server_silent_secs;
+    assert!((silent - secs).abs() < 1e-6, "{silent}");
+    let verdict = if secs == 0.0 {
+        Verdict::Ok
+    } else {
+        Verdict::Failed
+    };
+    assert_eq!(report.verdict, verdict, "{:?}", report.failures);
+}
+
 /// No number is missing: the time without a tick is all that tells.
 #[test]
 fn server_that_stops_sending_is_silent_after_1_s() {
@@ -179,10 +191,7 @@ fn server_that_stops_sending_is_silent_after_1_s() {
         let mut world = World::connected(3);
         send(&mut world, 1..=40, PERIOD_MS);
         let report = world.end(end_ms);
-        let silent = report.sessions.server_silent_secs;
-        assert!((silent - silent_secs).abs() < 1e-6, "{silent}");
-        let verdict = [Verdict::Failed, Verdict::Ok][usize::from(silent_secs == 0.0)];
-        assert_eq!(report.verdict, verdict, "{:?}", report.failures);
+        assert_silence(&report, silent_secs);
     }
 }
 
@@ -224,10 +233,7 @@ fn server_without_a_period_is_silent_after_5_s() {
         world.answer(0);
         send(&mut world, 1..=ticks, PERIOD_MS);
         let report = world.end(end_ms);
-        let silent = report.sessions.server_silent_secs;
-        assert!((silent - silent_secs).abs() < 1e-6, "{silent}");
-        let verdict = [Verdict::Failed, Verdict::Ok][usize::from(silent_secs == 0.0)];
-        assert_eq!(report.verdict, verdict, "{:?}", report.failures);
+        assert_silence(&report, silent_secs);
     }
 }
 
@@ -376,7 +382,7 @@ fn histograms_have_every_measurement() {
     assert_eq!(trend(&report, "outage").histogram, []);
 }
 
-/// The churn of a user is no loss, and no outage.
+/// Churn counts neither as a loss nor as an outage.
 #[test]
 fn sessions_that_leave_by_plan_lose_nothing() {
     let stay = Duration::from_millis(100);

@@ -158,7 +158,7 @@ fn failed_start_keeps_an_old_file_and_leaves_no_new_one() {
     assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
 }
 
-/// A limit of the size of a file stands in for a disk that has room for a part of the new file.
+/// A limit of the file size takes the place of a disk that holds a part of the new file.
 #[cfg(target_os = "linux")]
 #[test]
 fn full_disk_keeps_an_old_file() {

@@ -25,7 +25,7 @@ pub(super) struct ScheduleEstimator {
     skipped_before: u64,
     /// The lateness of the latest ticks: how late the server is anyway.
     recent: [f64; RECENT],
-    /// The newest tick that is no outlier.
+    /// The newest tick, outliers excluded.
     latest: Option<(u64, f64)>,
 }
 

@@ -111,8 +111,8 @@ impl WindowedRun {
         };
     }
 
-    /// Begins a window that lasts to the end of the run. The same sessions go on: there is no ramp-up and no
-    /// warm-up.
+    /// Begins a window that lasts to the end of the run. The sessions stay connected, so neither a ramp-up nor a
+    /// warm-up comes before it.
     pub fn measure_to_end(&mut self) {
         self.phase = Phase::Measure { until: None };
     }

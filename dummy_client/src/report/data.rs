@@ -396,7 +396,7 @@ impl TrendValue {
         "count", "mean", "min", "p50", "p90", "p95", "p99", "p999", "max",
     ];
 
-    /// A statistic by its name. `None`: there is no sample to take it from, or no such statistic.
+    /// A statistic by its name. `None`: the trend has no sample, or the name is unknown.
     #[must_use]
     pub fn statistic(&self, name: &str) -> Option<f64> {
         let value = match name {

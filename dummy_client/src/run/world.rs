@@ -120,7 +120,7 @@ impl World {
         self.handle_events();
     }
 
-    /// A session receives a packet that is no tick.
+    /// A session receives a packet without a tick.
     pub fn answer(&mut self, user: usize) {
         assert!(self.sessions[user].is_some(), "a session");
         let recorder = self.collector.recorder(0);

@@ -5,7 +5,7 @@ use server_core::SessionId;
 use server_core::backoff::Backoff;
 use std::time::{Duration, Instant};
 
-/// A loss that is followed by a session within this time is no failure.
+/// A user that reconnects within this time after a loss does not fail the run.
 const RECONNECT_TIME: Duration = Duration::from_secs(10);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// A session of at least this length resets the backoff.

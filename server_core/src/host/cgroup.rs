@@ -81,7 +81,7 @@ impl Throttling {
     }
 }
 
-/// `50000 100000` (version 2) is half a core; `max 100000`, or -1 in version 1, is no quota.
+/// `50000 100000` (version 2) is half a core. `max 100000`, or -1 in version 1, means that the group has no quota.
 fn quota(group: &Cgroup) -> Option<f64> {
     let quota = group.text("cpu.cfs_quota_us", "cpu.max")?;
     let period = group.text("cpu.cfs_period_us", "cpu.max")?;

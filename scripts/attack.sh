@@ -32,7 +32,7 @@ for attack in "${attacks[@]}"; do
     status=0
     start_client "$attack" --count "$healthy" --attack "$attack" "${attackers[@]}" \
         --duration-secs "$secs" --log-sessions 0 --json "$work/$attack.json"
-    wait "$client_pid" || status=$?
+    end_of $((secs + 60)) "$client_pid" || status=$?
     out="$work/$attack.out"
     verdict=$(sed -n 's/^  "verdict": "\([a-z_]*\)".*/\1/p' "$work/$attack.json")
     missing=$(figure "$attack" ticks_missing value)
@@ -59,7 +59,7 @@ for attack in "${attacks[@]}"; do
     fi
     is_running "$server_pid" || fail "$attack: the server has died"
     kill -TERM "$server_pid"
-    wait "$server_pid" || fail "$attack: the server did not exit with status 0"
+    end_of 60 "$server_pid" || fail "$attack: the server did not exit with status 0"
     rm -f "$work/$attack".* "$work/server-$attack.log"
 done
 [ ${#failed[@]} = 0 ] || fail "attacks failed: ${failed[*]}"

@@ -155,6 +155,11 @@ impl Transport for Stream {
     }
 
     #[inline]
+    fn empty_frames(&self) -> usize {
+        transport!(self, transport => transport.empty_frames())
+    }
+
+    #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         transport!(self, transport => transport.write(bytes))
     }
@@ -176,6 +181,10 @@ impl Transport for Stream {
 
     fn flush(&mut self) -> io::Result<Completion> {
         transport!(self, transport => transport.flush())
+    }
+
+    fn note_end(&mut self, reason: DisconnectReason) {
+        transport!(self, transport => transport.note_end(reason));
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {

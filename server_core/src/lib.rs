@@ -520,6 +520,8 @@ pub use base::id::SessionId;
 #[doc(inline)]
 pub use base::reason::{DisconnectReason, Kick};
 #[doc(inline)]
+pub use base::transport_kind::TransportKind;
+#[doc(inline)]
 pub use buffer::{SendBuffer, pool::PoolStats};
 #[doc(inline)]
 pub use groups::id::GroupId;
@@ -541,6 +543,8 @@ pub use protocol::upgrade::{InvalidOrigin, Origin};
 pub use protocol::writer::{OutgoingPacket, PacketWriter, WritePart};
 #[doc(inline)]
 pub use routing::mailbox::MailboxFull;
+#[doc(inline)]
+pub use runtime::listener_kind::ListenerKind;
 #[doc(inline)]
 pub use server::ticker::{TickMetrics, TickStopper, Ticker};
 #[doc(inline)]

@@ -3,5 +3,6 @@
 pub mod acceptor;
 pub mod connector;
 pub mod listener;
+pub mod listener_kind;
 pub mod stream;
 pub mod worker;

@@ -83,13 +83,6 @@ impl Stream {
         }
     }
 
-    /// What a connection of this kind gets when the server is full. A peer of plain TCP reads a packet
-    /// without a handshake before it.
-    #[must_use]
-    pub fn refusal(&self) -> Refusal {
-        Refusal::CloseMessage
-    }
-
     /// The same connection to a peer with another framing.
     #[cfg(feature = "framing")]
     #[must_use]

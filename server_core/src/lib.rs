@@ -538,7 +538,7 @@ pub use protocol::packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};
 pub use protocol::reader::{PacketReader, ReadPart};
 #[cfg(feature = "websocket")]
 #[doc(inline)]
-pub use protocol::upgrade::{InvalidOrigin, Origin};
+pub use protocol::upgrade::{InvalidOrigin, InvalidWebSocketTarget, Origin, WebSocketTarget};
 #[doc(inline)]
 pub use protocol::writer::{OutgoingPacket, PacketWriter, WritePart};
 #[doc(inline)]

@@ -3,7 +3,7 @@
 use server_core::protocol::codec::{Codec, Decoded};
 use server_core::protocol::upgrade::{Answer, ClientUpgrade, MAX_HEAD_BYTES, answer};
 use server_core::protocol::websocket::WebSocket;
-use server_core::{DisconnectReason, Kick, Origin};
+use server_core::{DisconnectReason, Kick, Origin, WebSocketTarget};
 
 const FIN: u8 = 0x80;
 const CONTINUATION: u8 = 0;
@@ -611,9 +611,13 @@ fn section_4_2_1_a_head_above_8_kib_is_refused() {
     );
 }
 
+fn client(host: &str, path: &str) -> (ClientUpgrade, Vec<u8>) {
+    ClientUpgrade::new(&WebSocketTarget::new(host, path).unwrap())
+}
+
 #[test]
 fn section_4_1_a_client_accepts_its_own_server_alone() {
-    let (upgrade, request) = ClientUpgrade::new("game.example:80", "/play?x=1", [7; 16]);
+    let (upgrade, request) = client("game.example:80", "/play?x=1");
     let Answer::Accept {
         head_bytes,
         response,
@@ -628,7 +632,7 @@ fn section_4_1_a_client_accepts_its_own_server_alone() {
         assert_eq!(upgrade.check(&response[..end]), Ok(None));
     }
     let response = String::from_utf8(response).unwrap();
-    let (other, _) = ClientUpgrade::new("game.example", "/", [8; 16]);
+    let (other, _) = client("game.example:80", "/play?x=1");
     assert!(other.check(response.as_bytes()).is_err(), "another key");
     for (from, to) in [
         ("101 Switching Protocols", "200 OK"),

@@ -4,6 +4,7 @@ use data_encoding::BASE64;
 use httparse::{EMPTY_HEADER, Header, Request, Response, Status};
 use sha1_smol::Sha1;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
 
 /// The longest head of a request or an answer, in bytes.
@@ -58,6 +59,24 @@ pub enum Answer {
         response: Vec<u8>,
     },
 }
+
+/// The WebSocket of a server to which a client connects: its host, and the path of the request.
+///
+/// ```
+/// use server_core::WebSocketTarget;
+/// let target = WebSocketTarget::new("game.example:7780", "/play")?;
+/// assert!(WebSocketTarget::new("game.example\r\nCookie: a=b", "/").is_err());
+/// # Ok::<(), server_core::InvalidWebSocketTarget>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocketTarget {
+    host: String,
+    path: String,
+}
+
+/// The text is not a host or not a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidWebSocketTarget;
 
 /// The upgrade that a client asks for.
 #[derive(Clone, Debug)]
@@ -177,10 +196,14 @@ fn accept(key: &[u8]) -> [u8; ACCEPT_BYTES] {
 }
 
 impl ClientUpgrade {
-    /// The upgrade to the WebSocket at `path` of `host`, which has a port if that is not the default, and the
-    /// request for it. `nonce` is random: with it, an answer proves that a server of WebSocket gave it.
+    /// The upgrade to this WebSocket, and the request for it. Its key is random: so the answer is of a server of
+    /// WebSocket that has read it.
     #[must_use]
-    pub fn new(host: &str, path: &str, nonce: [u8; KEY_BYTES]) -> (Self, Vec<u8>) {
+    pub fn new(target: &WebSocketTarget) -> (Self, Vec<u8>) {
+        let WebSocketTarget { host, path } = target;
+        let random = RandomState::new();
+        let nonce: [u8; KEY_BYTES] =
+            (u128::from(random.hash_one(0)) << 64 | u128::from(random.hash_one(1))).to_ne_bytes();
         let mut key = [0; TEXT_KEY_BYTES];
         BASE64.encode_mut(&nonce, &mut key);
         let accept = accept(&key);
@@ -214,6 +237,32 @@ impl ClientUpgrade {
         is_upgrade.then_some(Some(head_bytes)).ok_or(Refused)
     }
 }
+
+impl WebSocketTarget {
+    /// The WebSocket at `path`, which begins with `/`, of `host`, which has a port if the server listens on
+    /// another than the default.
+    ///
+    /// # Errors
+    /// [`InvalidWebSocketTarget`] if a request cannot have this host or path.
+    pub fn new(host: &str, path: &str) -> Result<Self, InvalidWebSocketTarget> {
+        let is_valid = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        let is_valid = is_valid(host) && is_valid(path) && path.starts_with('/');
+        is_valid
+            .then(|| Self {
+                host: host.into(),
+                path: path.into(),
+            })
+            .ok_or(InvalidWebSocketTarget)
+    }
+}
+
+impl fmt::Display for InvalidWebSocketTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a WebSocket has a HOST or HOST:PORT, and a path that begins with /")
+    }
+}
+
+impl std::error::Error for InvalidWebSocketTarget {}
 
 impl FromStr for Origin {
     type Err = InvalidOrigin;

@@ -3,6 +3,8 @@
 use crate::connection::admission::Admission;
 #[cfg(feature = "framing")]
 use crate::protocol::framing::Framing;
+#[cfg(feature = "websocket")]
+use crate::protocol::upgrade::WebSocketTarget;
 use crate::routing::router::{NewConnection, Router};
 use crate::runtime::stream::Stream;
 use std::io;
@@ -16,6 +18,8 @@ pub struct Connector {
     router: Arc<Router<Stream>>,
     #[cfg(feature = "framing")]
     framing: Framing,
+    #[cfg(feature = "websocket")]
+    websocket: Option<WebSocketTarget>,
 }
 
 impl Connector {
@@ -27,6 +31,8 @@ impl Connector {
             router,
             #[cfg(feature = "framing")]
             framing: Framing::NATIVE,
+            #[cfg(feature = "websocket")]
+            websocket: None,
         }
     }
 
@@ -35,6 +41,14 @@ impl Connector {
     #[must_use]
     pub fn with_framing(mut self, framing: Framing) -> Self {
         self.framing = framing;
+        self
+    }
+
+    /// Sets WebSocket for its connections.
+    #[cfg(feature = "websocket")]
+    #[must_use]
+    pub fn with_websocket(mut self, target: Option<WebSocketTarget>) -> Self {
+        self.websocket = target;
         self
     }
 
@@ -56,6 +70,11 @@ impl Connector {
         tag: u64,
     ) -> io::Result<()> {
         let stream = Stream::connect(source, addr)?;
+        #[cfg(feature = "websocket")]
+        let stream = match &self.websocket {
+            Some(target) => stream.to_websocket(target),
+            None => stream,
+        };
         #[cfg(feature = "framing")]
         let stream = stream.with_framing(self.framing);
         let is_adopted = self.router.adopt(NewConnection {

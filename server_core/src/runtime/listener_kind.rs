@@ -1,8 +1,12 @@
 //! The transports that a listener can have.
 
 use crate::base::transport_kind::TransportKind;
+#[cfg(feature = "websocket")]
+use crate::protocol::upgrade::Origin;
 use crate::runtime::stream::{Refusal, Stream};
 use std::io;
+#[cfg(feature = "websocket")]
+use std::sync::Arc;
 
 /// The transport of a listener's connections, with the parts that the transport needs.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +15,11 @@ pub enum ListenerKind {
     /// Plain TCP.
     #[default]
     Tcp,
+    /// WebSocket over TCP, for pages of these origins, or of all origins if the list is empty. A peer that
+    /// is not a page has no origin, and is accepted. A connection that finds the server full is closed before
+    /// its upgrade.
+    #[cfg(feature = "websocket")]
+    WebSocket(Arc<[Origin]>),
 }
 
 impl ListenerKind {
@@ -19,6 +28,8 @@ impl ListenerKind {
     pub fn transport(&self) -> TransportKind {
         match self {
             Self::Tcp => TransportKind::Tcp,
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(_) => TransportKind::WebSocket,
         }
     }
 
@@ -29,6 +40,8 @@ impl ListenerKind {
     pub(crate) fn accept(&self, stream: Stream) -> io::Result<Stream> {
         match self {
             Self::Tcp => Ok(stream),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(origins) => Ok(stream.over_websocket(origins)),
         }
     }
 
@@ -37,6 +50,8 @@ impl ListenerKind {
     pub(crate) fn refusal(&self) -> Refusal {
         match self {
             Self::Tcp => Refusal::CloseMessage,
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(_) => Refusal::Silent,
         }
     }
 }

@@ -4,8 +4,12 @@ use crate::base::config::Config;
 use crate::base::reason::DisconnectReason;
 #[cfg(feature = "framing")]
 use crate::protocol::framing::Framing;
+#[cfg(feature = "websocket")]
+use crate::protocol::upgrade::{Origin, WebSocketTarget};
 #[cfg(feature = "framing")]
 use crate::transport::Translated;
+#[cfg(feature = "websocket")]
+use crate::transport::Upgraded;
 use crate::transport::{self, Completion, ReadOutcome, Transport};
 use mio::event::Source;
 use mio::net::TcpStream;
@@ -14,6 +18,8 @@ use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+#[cfg(feature = "websocket")]
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The connection to a peer. No other module names the socket type of a transport.
@@ -24,6 +30,9 @@ pub enum Stream {
     /// Plain TCP to a server with another framing.
     #[cfg(feature = "framing")]
     Translated(Box<Translated<TcpStream>>),
+    /// WebSocket over TCP.
+    #[cfg(feature = "websocket")]
+    WebSocket(Box<Upgraded<TcpStream>>),
 }
 
 /// Calls the transport of a stream, whatever it is.
@@ -33,6 +42,8 @@ macro_rules! transport {
             Stream::Tcp($transport) => $call,
             #[cfg(feature = "framing")]
             Stream::Translated($transport) => $call,
+            #[cfg(feature = "websocket")]
+            Stream::WebSocket($transport) => $call,
         }
     };
 }
@@ -95,11 +106,34 @@ impl Stream {
         }
     }
 
+    /// The same connection with WebSocket, as the server. Without an origin in the list, pages of all origins
+    /// are accepted.
+    #[cfg(feature = "websocket")]
+    #[must_use]
+    pub fn over_websocket(self, origins: &Arc<[Origin]>) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::WebSocket(Box::new(Upgraded::server(stream, origins))),
+            other => other,
+        }
+    }
+
+    /// The same connection with WebSocket, as a client of `target`.
+    #[cfg(feature = "websocket")]
+    #[must_use]
+    pub fn to_websocket(self, target: &WebSocketTarget) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::WebSocket(Box::new(Upgraded::client(stream, target))),
+            other => other,
+        }
+    }
+
     fn socket(&self) -> &TcpStream {
         match self {
             Self::Tcp(stream) => stream,
             #[cfg(feature = "framing")]
             Self::Translated(stream) => stream.inner(),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(stream) => stream.inner().inner(),
         }
     }
 
@@ -108,6 +142,8 @@ impl Stream {
             Self::Tcp(stream) => stream,
             #[cfg(feature = "framing")]
             Self::Translated(stream) => stream.inner_mut(),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(stream) => stream.inner_mut().inner_mut(),
         }
     }
 }
@@ -316,7 +352,7 @@ mod tests {
     use crate::connection::Connection;
     use std::net::TcpListener;
 
-    #[cfg(not(feature = "framing"))]
+    #[cfg(not(any(feature = "framing", feature = "websocket")))]
     #[test]
     fn stream_of_tcp_is_as_large_as_its_socket() {
         assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());

@@ -15,6 +15,8 @@ use crate::connection::admission::Admission;
 #[cfg(feature = "framing")]
 use crate::protocol::framing::Framing;
 use crate::protocol::packet::PacketHead;
+#[cfg(feature = "websocket")]
+use crate::protocol::upgrade::WebSocketTarget;
 use crate::routing::router::Router;
 use crate::runtime::connector::Connector;
 use crate::runtime::listener::{Listener, ListenerContext};
@@ -39,6 +41,8 @@ pub struct ServerBuilder {
     listeners: Vec<(ListenerKind, io::Result<Vec<SocketAddr>>)>,
     #[cfg(feature = "framing")]
     client_framing: Framing,
+    #[cfg(feature = "websocket")]
+    client_websocket: Option<WebSocketTarget>,
 }
 
 macro_rules! setters {
@@ -61,6 +65,8 @@ impl ServerBuilder {
             listeners: Vec::new(),
             #[cfg(feature = "framing")]
             client_framing: Framing::NATIVE,
+            #[cfg(feature = "websocket")]
+            client_websocket: None,
         }
     }
 
@@ -158,6 +164,16 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets WebSocket for the connections of [`ServerHandle::connect`]: each sends the request of this target to
+    /// the address that it connects to. A session is connected when its upgrade is complete, and ends with
+    /// [`DisconnectReason::Handshake`] if that fails. A WebSocket has the native framing. Default: `None`, no
+    /// WebSocket. Listeners are not affected.
+    #[cfg(feature = "websocket")]
+    pub fn client_websocket(mut self, target: impl Into<Option<WebSocketTarget>>) -> Self {
+        self.client_websocket = target.into();
+        self
+    }
+
     /// Binds, starts the workers and then accepts. `factory` makes the session of each new peer, on the
     /// worker that owns it.
     ///
@@ -238,6 +254,8 @@ impl ServerBuilder {
         let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
         #[cfg(feature = "framing")]
         let connector = connector.with_framing(self.client_framing);
+        #[cfg(feature = "websocket")]
+        let connector = connector.with_websocket(self.client_websocket);
         let handle = ServerHandle::new(listener.as_ref(), &router, connector, &buffers, &metrics);
         let disconnect_log = DisconnectLog::default();
         let shared = Arc::new(Shared {

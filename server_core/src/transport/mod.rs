@@ -20,7 +20,7 @@ pub use framed::Framed;
 #[cfg(feature = "framing")]
 pub use translated::Translated;
 #[cfg(feature = "websocket")]
-pub use upgrade::Upgrade;
+pub use upgrade::Upgraded;
 
 use crate::base::reason::DisconnectReason;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};

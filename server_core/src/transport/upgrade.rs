@@ -1,8 +1,9 @@
 //! The upgrade to WebSocket, as the handshake of a transport.
 
-use super::{Completion, ReadOutcome, Transport};
+use super::{Completion, Framed, ReadOutcome, Transport};
 use crate::base::reason::DisconnectReason;
-use crate::protocol::upgrade::{Answer, ClientUpgrade, Origin, answer};
+use crate::protocol::upgrade::{Answer, ClientUpgrade, Origin, WebSocketTarget, answer};
+use crate::protocol::websocket::WebSocket;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 
@@ -18,6 +19,9 @@ pub struct Upgrade<T> {
     output: Vec<u8>,
     overhead_bytes: usize,
 }
+
+/// WebSocket over `T`: the upgrade, then frames.
+pub type Upgraded<T> = Framed<Upgrade<T>, WebSocket>;
 
 #[derive(Debug)]
 enum Step {
@@ -37,19 +41,24 @@ const READ_BYTES: usize = 2 << 10;
 /// reads without plaintext.
 const MAX_READS: usize = 64;
 
-impl<T: Transport> Upgrade<T> {
+impl<T: Transport> Upgraded<T> {
     /// The end of a server. Without an origin in the list, pages of all origins are accepted.
     #[must_use]
-    pub fn server(inner: T, origins: Arc<[Origin]>) -> Self {
-        Self::new(inner, Step::Request(origins), Vec::new())
+    pub fn server(inner: T, origins: &Arc<[Origin]>) -> Self {
+        let step = Step::Request(Arc::clone(origins));
+        Self::new(Upgrade::new(inner, step, Vec::new()), WebSocket::server())
     }
 
-    /// The end of a client, which sends `request`.
+    /// The end of a client.
     #[must_use]
-    pub fn client(inner: T, upgrade: ClientUpgrade, request: Vec<u8>) -> Self {
-        Self::new(inner, Step::Answer(Box::new(upgrade)), request)
+    pub fn client(inner: T, target: &WebSocketTarget) -> Self {
+        let (upgrade, request) = ClientUpgrade::new(target);
+        let step = Step::Answer(Box::new(upgrade));
+        Self::new(Upgrade::new(inner, step, request), WebSocket::client())
     }
+}
 
+impl<T: Transport> Upgrade<T> {
     fn new(inner: T, step: Step, output: Vec<u8>) -> Self {
         Self {
             inner,

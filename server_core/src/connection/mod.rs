@@ -454,8 +454,10 @@ impl<T: Transport, S> Connection<T, S> {
         last_packet: Option<SendBuffer>,
         flush_by: Instant,
     ) -> (S, Draining<T>) {
-        // Packets follow a handshake. A transport that has not completed its own sends its own bytes alone.
-        let queue = if self.stream.needs_handshake() {
+        // Packets follow a handshake. A transport that has not completed its own, or whose protocol the peer has
+        // broken since, sends its own bytes alone.
+        let is_broken = reason == DisconnectReason::Handshake;
+        let queue = if is_broken || self.stream.needs_handshake() {
             SendQueue::default()
         } else {
             self.queue

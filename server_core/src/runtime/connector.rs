@@ -5,6 +5,8 @@ use crate::connection::admission::Admission;
 use crate::protocol::framing::Framing;
 use crate::routing::router::{NewConnection, Router};
 use crate::runtime::stream::Stream;
+#[cfg(feature = "tls")]
+use crate::runtime::tls::TlsClientConfig;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,6 +18,8 @@ pub struct Connector {
     router: Arc<Router<Stream>>,
     #[cfg(feature = "framing")]
     framing: Framing,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsClientConfig>,
 }
 
 impl Connector {
@@ -27,6 +31,8 @@ impl Connector {
             router,
             #[cfg(feature = "framing")]
             framing: Framing::NATIVE,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -35,6 +41,14 @@ impl Connector {
     #[must_use]
     pub fn with_framing(mut self, framing: Framing) -> Self {
         self.framing = framing;
+        self
+    }
+
+    /// Sets TLS for its connections.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<TlsClientConfig>) -> Self {
+        self.tls = tls;
         self
     }
 
@@ -56,6 +70,11 @@ impl Connector {
         tag: u64,
     ) -> io::Result<()> {
         let stream = Stream::connect(source, addr)?;
+        #[cfg(feature = "tls")]
+        let stream = match &self.tls {
+            Some(tls) => stream.over_tls(tls.engine(addr.ip())?),
+            None => stream,
+        };
         #[cfg(feature = "framing")]
         let stream = stream.with_framing(self.framing);
         let is_adopted = self.router.adopt(NewConnection {

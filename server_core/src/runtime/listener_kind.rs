@@ -2,6 +2,8 @@
 
 use crate::base::transport_kind::TransportKind;
 use crate::runtime::stream::{Refusal, Stream};
+#[cfg(feature = "tls")]
+use crate::runtime::tls::TlsServerConfig;
 use std::io;
 
 /// The transport of a listener's connections, with the parts that the transport needs.
@@ -11,6 +13,9 @@ pub enum ListenerKind {
     /// Plain TCP.
     #[default]
     Tcp,
+    /// TLS over TCP. A connection that finds the server full is closed before its handshake.
+    #[cfg(feature = "tls")]
+    Tls(TlsServerConfig),
 }
 
 impl ListenerKind {
@@ -19,6 +24,8 @@ impl ListenerKind {
     pub fn transport(&self) -> TransportKind {
         match self {
             Self::Tcp => TransportKind::Tcp,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => TransportKind::Tls,
         }
     }
 
@@ -29,6 +36,8 @@ impl ListenerKind {
     pub(crate) fn accept(&self, stream: Stream) -> io::Result<Stream> {
         match self {
             Self::Tcp => Ok(stream),
+            #[cfg(feature = "tls")]
+            Self::Tls(config) => Ok(stream.over_tls(config.engine()?)),
         }
     }
 
@@ -37,6 +46,8 @@ impl ListenerKind {
     pub(crate) fn refusal(&self) -> Refusal {
         match self {
             Self::Tcp => Refusal::CloseMessage,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => Refusal::Silent,
         }
     }
 }

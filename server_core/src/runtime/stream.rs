@@ -4,6 +4,10 @@ use crate::base::config::Config;
 use crate::base::reason::DisconnectReason;
 #[cfg(feature = "framing")]
 use crate::protocol::framing::Framing;
+#[cfg(feature = "tls")]
+use crate::runtime::tls::RustlsEngine;
+#[cfg(feature = "tls")]
+use crate::transport::Tls;
 #[cfg(feature = "framing")]
 use crate::transport::Translated;
 use crate::transport::{self, Completion, ReadOutcome, Transport};
@@ -24,7 +28,17 @@ pub enum Stream {
     /// Plain TCP to a server with another framing.
     #[cfg(feature = "framing")]
     Translated(Box<Translated<TcpStream>>),
+    /// TLS over TCP.
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream>),
+    /// TLS to a server with another framing.
+    #[cfg(all(feature = "framing", feature = "tls"))]
+    TranslatedTls(Box<Translated<TlsStream>>),
 }
+
+/// TLS over a socket.
+#[cfg(feature = "tls")]
+pub type TlsStream = Tls<TcpStream, RustlsEngine>;
 
 /// Calls the transport of a stream, whatever it is.
 macro_rules! transport {
@@ -33,6 +47,10 @@ macro_rules! transport {
             Stream::Tcp($transport) => $call,
             #[cfg(feature = "framing")]
             Stream::Translated($transport) => $call,
+            #[cfg(feature = "tls")]
+            Stream::Tls($transport) => $call,
+            #[cfg(all(feature = "framing", feature = "tls"))]
+            Stream::TranslatedTls($transport) => $call,
         }
     };
 }
@@ -83,6 +101,16 @@ impl Stream {
         }
     }
 
+    /// The same connection with TLS, if it is of plain TCP.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn over_tls(self, engine: RustlsEngine) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::Tls(Box::new(Tls::new(stream, engine))),
+            other => other,
+        }
+    }
+
     /// The same connection to a peer with another framing.
     #[cfg(feature = "framing")]
     #[must_use]
@@ -90,6 +118,10 @@ impl Stream {
         match self {
             Self::Tcp(stream) if !framing.is_native() => {
                 Self::Translated(Box::new(Translated::new(stream, framing)))
+            }
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) if !framing.is_native() => {
+                Self::TranslatedTls(Box::new(Translated::new(*stream, framing)))
             }
             other => other,
         }
@@ -100,6 +132,10 @@ impl Stream {
             Self::Tcp(stream) => stream,
             #[cfg(feature = "framing")]
             Self::Translated(stream) => stream.inner(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.inner(),
+            #[cfg(all(feature = "framing", feature = "tls"))]
+            Self::TranslatedTls(stream) => stream.inner().inner(),
         }
     }
 
@@ -108,6 +144,10 @@ impl Stream {
             Self::Tcp(stream) => stream,
             #[cfg(feature = "framing")]
             Self::Translated(stream) => stream.inner_mut(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.inner_mut(),
+            #[cfg(all(feature = "framing", feature = "tls"))]
+            Self::TranslatedTls(stream) => stream.inner_mut().inner_mut(),
         }
     }
 }
@@ -307,7 +347,7 @@ mod tests {
     use crate::connection::Connection;
     use std::net::TcpListener;
 
-    #[cfg(not(feature = "framing"))]
+    #[cfg(not(any(feature = "framing", feature = "tls")))]
     #[test]
     fn stream_of_tcp_is_as_large_as_its_socket() {
         assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());

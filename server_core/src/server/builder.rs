@@ -19,6 +19,8 @@ use crate::routing::router::Router;
 use crate::runtime::connector::Connector;
 use crate::runtime::listener::{Listener, ListenerContext};
 use crate::runtime::listener_kind::ListenerKind;
+#[cfg(feature = "tls")]
+use crate::runtime::tls::TlsClientConfig;
 use crate::runtime::worker::{Worker, poll_with_mailbox};
 use crate::session::{Peer, Session};
 use crate::shard::{CloseMessage, Shared};
@@ -39,6 +41,8 @@ pub struct ServerBuilder {
     listeners: Vec<(ListenerKind, io::Result<Vec<SocketAddr>>)>,
     #[cfg(feature = "framing")]
     client_framing: Framing,
+    #[cfg(feature = "tls")]
+    client_tls: Option<TlsClientConfig>,
 }
 
 macro_rules! setters {
@@ -61,6 +65,8 @@ impl ServerBuilder {
             listeners: Vec::new(),
             #[cfg(feature = "framing")]
             client_framing: Framing::NATIVE,
+            #[cfg(feature = "tls")]
+            client_tls: None,
         }
     }
 
@@ -158,6 +164,15 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets TLS for the connections of [`ServerHandle::connect`]. A session is connected when its handshake is
+    /// complete, and ends with [`DisconnectReason::Handshake`] if that fails. Default: `None`, plain TCP. Listeners
+    /// are not affected.
+    #[cfg(feature = "tls")]
+    pub fn client_tls(mut self, tls: impl Into<Option<TlsClientConfig>>) -> Self {
+        self.client_tls = tls.into();
+        self
+    }
+
     /// Binds, starts the workers and then accepts. `factory` makes the session of each new peer, on the
     /// worker that owns it.
     ///
@@ -238,6 +253,8 @@ impl ServerBuilder {
         let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
         #[cfg(feature = "framing")]
         let connector = connector.with_framing(self.client_framing);
+        #[cfg(feature = "tls")]
+        let connector = connector.with_tls(self.client_tls);
         let handle = ServerHandle::new(listener.as_ref(), &router, connector, &buffers, &metrics);
         let disconnect_log = DisconnectLog::default();
         let shared = Arc::new(Shared {

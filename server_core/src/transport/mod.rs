@@ -10,11 +10,15 @@
 
 #[cfg(any(test, feature = "testing"))]
 mod framed;
+#[cfg(any(test, feature = "testing", feature = "tls"))]
+mod tls;
 #[cfg(feature = "framing")]
 mod translated;
 
 #[cfg(any(test, feature = "testing"))]
 pub use framed::Framed;
+#[cfg(any(test, feature = "testing", feature = "tls"))]
+pub use tls::{Tls, TlsBroken, TlsEngine};
 #[cfg(feature = "framing")]
 pub use translated::Translated;
 

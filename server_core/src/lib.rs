@@ -545,6 +545,9 @@ pub use protocol::writer::{OutgoingPacket, PacketWriter, WritePart};
 pub use routing::mailbox::MailboxFull;
 #[doc(inline)]
 pub use runtime::listener_kind::ListenerKind;
+#[cfg(feature = "tls")]
+#[doc(inline)]
+pub use runtime::tls::{TlsClientConfig, TlsServerConfig};
 #[doc(inline)]
 pub use server::ticker::{TickMetrics, TickStopper, Ticker};
 #[doc(inline)]

@@ -1,7 +1,7 @@
 //! The listeners beside that of plain TCP.
 
 use super::args::Args;
-use server_core::{ListenerKind, TransportKind};
+use server_core::ListenerKind;
 use std::net::SocketAddr;
 
 /// A transport and the addresses of which its listener takes one.
@@ -33,13 +33,4 @@ pub fn listeners(args: &Args) -> Result<Listeners, String> {
         return Err("--ws-addr and --ws-origin need a build with --features websocket".into());
     }
     Ok(Vec::new())
-}
-
-/// The name of a transport in the log.
-pub fn name(transport: TransportKind) -> &'static str {
-    match transport {
-        TransportKind::WebSocket => "websocket",
-        TransportKind::SecureWebSocket => "secure websocket",
-        other => other.label(),
-    }
 }

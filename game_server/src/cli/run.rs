@@ -3,7 +3,7 @@
 use super::args::Args;
 use super::ban_file::BanFile;
 use super::check;
-use super::listeners::{listeners, name};
+use super::listeners::listeners;
 use game_server::GameSession;
 use game_server::chat_budget::ChatBudget;
 use game_server::game::stats;
@@ -98,7 +98,7 @@ pub fn run(args: &Args) -> Result<(), String> {
 fn log_start(args: &Args, server: &Server, config: &Config, fd_limit: u64) {
     log::info!("listening on {}", server.local_addr());
     for (transport, addr) in &server.local_addrs()[1..] {
-        log::info!("{} on {addr}", name(*transport));
+        log::info!("{transport} on {addr}");
     }
     if args.addr.are_several() {
         log::info!("took {} of {}", server.local_addr(), args.addr);

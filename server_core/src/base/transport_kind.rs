@@ -21,7 +21,7 @@ impl TransportKind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Tcp, Self::Tls, Self::WebSocket, Self::SecureWebSocket];
 
-    /// The label in metrics.
+    /// The label in metrics: `tcp`, `tls`, `ws` or `wss`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -35,6 +35,11 @@ impl TransportKind {
 
 impl fmt::Display for TransportKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.label())
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::WebSocket => "websocket",
+            Self::SecureWebSocket => "secure websocket",
+        })
     }
 }

@@ -456,8 +456,10 @@ impl<T: Transport, S> Connection<T, S> {
         flush_by: Instant,
     ) -> (S, Draining<T>) {
         self.stream.note_end(reason);
-        // Packets follow a handshake. A transport that has not completed its own sends its own bytes alone.
-        let queue = if self.stream.needs_handshake() {
+        // Packets follow a handshake. A transport that has not completed its own, or whose protocol the peer has
+        // broken since, sends its own bytes alone.
+        let is_broken = reason == DisconnectReason::Handshake;
+        let queue = if is_broken || self.stream.needs_handshake() {
             SendQueue::default()
         } else {
             self.queue

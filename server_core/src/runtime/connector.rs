@@ -7,6 +7,8 @@ use crate::protocol::framing::Framing;
 use crate::protocol::upgrade::WebSocketTarget;
 use crate::routing::router::{NewConnection, Router};
 use crate::runtime::stream::Stream;
+#[cfg(feature = "tls")]
+use crate::runtime::tls::TlsClientConfig;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,6 +20,8 @@ pub struct Connector {
     router: Arc<Router<Stream>>,
     #[cfg(feature = "framing")]
     framing: Framing,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsClientConfig>,
     #[cfg(feature = "websocket")]
     websocket: Option<WebSocketTarget>,
 }
@@ -31,6 +35,8 @@ impl Connector {
             router,
             #[cfg(feature = "framing")]
             framing: Framing::NATIVE,
+            #[cfg(feature = "tls")]
+            tls: None,
             #[cfg(feature = "websocket")]
             websocket: None,
         }
@@ -52,6 +58,14 @@ impl Connector {
         self
     }
 
+    /// Sets TLS for its connections.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<TlsClientConfig>) -> Self {
+        self.tls = tls;
+        self
+    }
+
     /// Begins a connection, from an address of this machine or from the address that the system chooses.
     /// `tag` comes back in [`Peer::tag`](crate::session::Peer::tag).
     ///
@@ -70,6 +84,11 @@ impl Connector {
         tag: u64,
     ) -> io::Result<()> {
         let stream = Stream::connect(source, addr)?;
+        #[cfg(feature = "tls")]
+        let stream = match &self.tls {
+            Some(tls) => stream.over_tls(tls.engine(addr.ip())?),
+            None => stream,
+        };
         #[cfg(feature = "websocket")]
         let stream = match &self.websocket {
             Some(target) => stream.to_websocket(target),

@@ -4,6 +4,8 @@ use crate::base::transport_kind::TransportKind;
 #[cfg(feature = "websocket")]
 use crate::protocol::upgrade::Origin;
 use crate::runtime::stream::{Refusal, Stream};
+#[cfg(feature = "tls")]
+use crate::runtime::tls::TlsServerConfig;
 use std::io;
 #[cfg(feature = "websocket")]
 use std::sync::Arc;
@@ -15,11 +17,17 @@ pub enum ListenerKind {
     /// Plain TCP.
     #[default]
     Tcp,
+    /// TLS over TCP. A connection that finds the server full is closed before its handshake.
+    #[cfg(feature = "tls")]
+    Tls(TlsServerConfig),
     /// WebSocket over TCP, for pages of these origins, or of all origins if the list is empty. A peer that
     /// is not a page has no origin, and is accepted. A connection that finds the server full is closed before
     /// its upgrade.
     #[cfg(feature = "websocket")]
     WebSocket(Arc<[Origin]>),
+    /// The same over TLS.
+    #[cfg(all(feature = "tls", feature = "websocket"))]
+    SecureWebSocket(TlsServerConfig, Arc<[Origin]>),
 }
 
 impl ListenerKind {
@@ -28,8 +36,12 @@ impl ListenerKind {
     pub fn transport(&self) -> TransportKind {
         match self {
             Self::Tcp => TransportKind::Tcp,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => TransportKind::Tls,
             #[cfg(feature = "websocket")]
             Self::WebSocket(_) => TransportKind::WebSocket,
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Self::SecureWebSocket(..) => TransportKind::SecureWebSocket,
         }
     }
 
@@ -40,8 +52,14 @@ impl ListenerKind {
     pub(crate) fn accept(&self, stream: Stream) -> io::Result<Stream> {
         match self {
             Self::Tcp => Ok(stream),
+            #[cfg(feature = "tls")]
+            Self::Tls(config) => Ok(stream.over_tls(config.engine()?)),
             #[cfg(feature = "websocket")]
             Self::WebSocket(origins) => Ok(stream.over_websocket(origins)),
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Self::SecureWebSocket(config, origins) => {
+                Ok(stream.over_tls(config.engine()?).over_websocket(origins))
+            }
         }
     }
 
@@ -50,8 +68,12 @@ impl ListenerKind {
     pub(crate) fn refusal(&self) -> Refusal {
         match self {
             Self::Tcp => Refusal::CloseMessage,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => Refusal::Silent,
             #[cfg(feature = "websocket")]
             Self::WebSocket(_) => Refusal::Silent,
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Self::SecureWebSocket(..) => Refusal::Silent,
         }
     }
 }

@@ -5,4 +5,6 @@ pub mod connector;
 pub mod listener;
 pub mod listener_kind;
 pub mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod worker;

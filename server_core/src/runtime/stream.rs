@@ -6,6 +6,10 @@ use crate::base::reason::DisconnectReason;
 use crate::protocol::framing::Framing;
 #[cfg(feature = "websocket")]
 use crate::protocol::upgrade::{Origin, WebSocketTarget};
+#[cfg(feature = "tls")]
+use crate::runtime::tls::RustlsEngine;
+#[cfg(feature = "tls")]
+use crate::transport::Tls;
 #[cfg(feature = "framing")]
 use crate::transport::Translated;
 #[cfg(feature = "websocket")]
@@ -30,10 +34,23 @@ pub enum Stream {
     /// Plain TCP to a server with another framing.
     #[cfg(feature = "framing")]
     Translated(Box<Translated<TcpStream>>),
+    /// TLS over TCP.
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream>),
+    /// TLS to a server with another framing.
+    #[cfg(all(feature = "framing", feature = "tls"))]
+    TranslatedTls(Box<Translated<TlsStream>>),
     /// WebSocket over TCP.
     #[cfg(feature = "websocket")]
     WebSocket(Box<Upgraded<TcpStream>>),
+    /// WebSocket over TLS.
+    #[cfg(all(feature = "tls", feature = "websocket"))]
+    SecureWebSocket(Box<Upgraded<TlsStream>>),
 }
+
+/// TLS over a socket.
+#[cfg(feature = "tls")]
+pub type TlsStream = Tls<TcpStream, RustlsEngine>;
 
 /// Calls the transport of a stream, whatever it is.
 macro_rules! transport {
@@ -42,8 +59,14 @@ macro_rules! transport {
             Stream::Tcp($transport) => $call,
             #[cfg(feature = "framing")]
             Stream::Translated($transport) => $call,
+            #[cfg(feature = "tls")]
+            Stream::Tls($transport) => $call,
+            #[cfg(all(feature = "framing", feature = "tls"))]
+            Stream::TranslatedTls($transport) => $call,
             #[cfg(feature = "websocket")]
             Stream::WebSocket($transport) => $call,
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Stream::SecureWebSocket($transport) => $call,
         }
     };
 }
@@ -94,6 +117,16 @@ impl Stream {
         }
     }
 
+    /// The same connection with TLS, if it is of plain TCP.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn over_tls(self, engine: RustlsEngine) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::Tls(Box::new(Tls::new(stream, engine))),
+            other => other,
+        }
+    }
+
     /// The same connection to a peer with another framing.
     #[cfg(feature = "framing")]
     #[must_use]
@@ -101,6 +134,10 @@ impl Stream {
         match self {
             Self::Tcp(stream) if !framing.is_native() => {
                 Self::Translated(Box::new(Translated::new(stream, framing)))
+            }
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) if !framing.is_native() => {
+                Self::TranslatedTls(Box::new(Translated::new(*stream, framing)))
             }
             other => other,
         }
@@ -113,6 +150,10 @@ impl Stream {
     pub fn over_websocket(self, origins: &Arc<[Origin]>) -> Self {
         match self {
             Self::Tcp(stream) => Self::WebSocket(Box::new(Upgraded::server(stream, origins))),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => {
+                Self::SecureWebSocket(Box::new(Upgraded::server(*stream, origins)))
+            }
             other => other,
         }
     }
@@ -123,6 +164,8 @@ impl Stream {
     pub fn to_websocket(self, target: &WebSocketTarget) -> Self {
         match self {
             Self::Tcp(stream) => Self::WebSocket(Box::new(Upgraded::client(stream, target))),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Self::SecureWebSocket(Box::new(Upgraded::client(*stream, target))),
             other => other,
         }
     }
@@ -132,8 +175,14 @@ impl Stream {
             Self::Tcp(stream) => stream,
             #[cfg(feature = "framing")]
             Self::Translated(stream) => stream.inner(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.inner(),
+            #[cfg(all(feature = "framing", feature = "tls"))]
+            Self::TranslatedTls(stream) => stream.inner().inner(),
             #[cfg(feature = "websocket")]
             Self::WebSocket(stream) => stream.inner().inner(),
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Self::SecureWebSocket(stream) => stream.inner().inner().inner(),
         }
     }
 
@@ -142,8 +191,14 @@ impl Stream {
             Self::Tcp(stream) => stream,
             #[cfg(feature = "framing")]
             Self::Translated(stream) => stream.inner_mut(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.inner_mut(),
+            #[cfg(all(feature = "framing", feature = "tls"))]
+            Self::TranslatedTls(stream) => stream.inner_mut().inner_mut(),
             #[cfg(feature = "websocket")]
             Self::WebSocket(stream) => stream.inner_mut().inner_mut(),
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Self::SecureWebSocket(stream) => stream.inner_mut().inner_mut().inner_mut(),
         }
     }
 }
@@ -352,7 +407,7 @@ mod tests {
     use crate::connection::Connection;
     use std::net::TcpListener;
 
-    #[cfg(not(any(feature = "framing", feature = "websocket")))]
+    #[cfg(not(any(feature = "framing", feature = "tls", feature = "websocket")))]
     #[test]
     fn stream_of_tcp_is_as_large_as_its_socket() {
         assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());

@@ -21,6 +21,8 @@ use crate::routing::router::Router;
 use crate::runtime::connector::Connector;
 use crate::runtime::listener::{Listener, ListenerContext};
 use crate::runtime::listener_kind::ListenerKind;
+#[cfg(feature = "tls")]
+use crate::runtime::tls::TlsClientConfig;
 use crate::runtime::worker::{Worker, poll_with_mailbox};
 use crate::session::{Peer, Session};
 use crate::shard::{CloseMessage, Shared};
@@ -41,6 +43,8 @@ pub struct ServerBuilder {
     listeners: Vec<(ListenerKind, io::Result<Vec<SocketAddr>>)>,
     #[cfg(feature = "framing")]
     client_framing: Framing,
+    #[cfg(feature = "tls")]
+    client_tls: Option<TlsClientConfig>,
     #[cfg(feature = "websocket")]
     client_websocket: Option<WebSocketTarget>,
 }
@@ -65,6 +69,8 @@ impl ServerBuilder {
             listeners: Vec::new(),
             #[cfg(feature = "framing")]
             client_framing: Framing::NATIVE,
+            #[cfg(feature = "tls")]
+            client_tls: None,
             #[cfg(feature = "websocket")]
             client_websocket: None,
         }
@@ -164,6 +170,15 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets TLS for the connections of [`ServerHandle::connect`]. A session is connected when its handshake is
+    /// complete, and ends with [`DisconnectReason::Handshake`] if that fails. Default: `None`, plain TCP. Listeners
+    /// are not affected.
+    #[cfg(feature = "tls")]
+    pub fn client_tls(mut self, tls: impl Into<Option<TlsClientConfig>>) -> Self {
+        self.client_tls = tls.into();
+        self
+    }
+
     /// Sets WebSocket for the connections of [`ServerHandle::connect`]: each sends the request of this target to
     /// the address that it connects to. A session is connected when its upgrade is complete, and ends with
     /// [`DisconnectReason::Handshake`] if that fails. A WebSocket has the native framing. Default: `None`, no
@@ -254,6 +269,8 @@ impl ServerBuilder {
         let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
         #[cfg(feature = "framing")]
         let connector = connector.with_framing(self.client_framing);
+        #[cfg(feature = "tls")]
+        let connector = connector.with_tls(self.client_tls);
         #[cfg(feature = "websocket")]
         let connector = connector.with_websocket(self.client_websocket);
         let handle = ServerHandle::new(listener.as_ref(), &router, connector, &buffers, &metrics);

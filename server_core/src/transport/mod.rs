@@ -10,6 +10,8 @@
 
 #[cfg(any(test, feature = "testing", feature = "websocket"))]
 mod framed;
+#[cfg(any(test, feature = "testing", feature = "tls"))]
+mod tls;
 #[cfg(feature = "framing")]
 mod translated;
 #[cfg(feature = "websocket")]
@@ -17,6 +19,8 @@ mod upgrade;
 
 #[cfg(any(test, feature = "testing", feature = "websocket"))]
 pub use framed::Framed;
+#[cfg(any(test, feature = "testing", feature = "tls"))]
+pub use tls::{Tls, TlsBroken, TlsEngine};
 #[cfg(feature = "framing")]
 pub use translated::Translated;
 #[cfg(feature = "websocket")]

@@ -23,6 +23,8 @@ pub use framed::Framed;
 pub use tls::{Tls, TlsBroken, TlsEngine};
 #[cfg(feature = "framing")]
 pub use translated::Translated;
+#[cfg(all(feature = "testing", feature = "websocket"))]
+pub use upgrade::Upgrade;
 #[cfg(feature = "websocket")]
 pub use upgrade::Upgraded;
 

@@ -45,20 +45,30 @@ impl<T: Transport> Upgraded<T> {
     /// The end of a server. Without an origin in the list, pages of all origins are accepted.
     #[must_use]
     pub fn server(inner: T, origins: &Arc<[Origin]>) -> Self {
-        let step = Step::Request(Arc::clone(origins));
-        Self::new(Upgrade::new(inner, step, Vec::new()), WebSocket::server())
+        Self::new(Upgrade::server(inner, origins), WebSocket::server())
+    }
+
+    /// The end of a client.
+    #[must_use]
+    pub fn client(inner: T, target: &WebSocketTarget) -> Self {
+        Self::new(Upgrade::client(inner, target), WebSocket::client())
+    }
+}
+
+impl<T: Transport> Upgrade<T> {
+    /// The end of a server.
+    #[must_use]
+    pub fn server(inner: T, origins: &Arc<[Origin]>) -> Self {
+        Self::new(inner, Step::Request(Arc::clone(origins)), Vec::new())
     }
 
     /// The end of a client.
     #[must_use]
     pub fn client(inner: T, target: &WebSocketTarget) -> Self {
         let (upgrade, request) = ClientUpgrade::new(target);
-        let step = Step::Answer(Box::new(upgrade));
-        Self::new(Upgrade::new(inner, step, request), WebSocket::client())
+        Self::new(inner, Step::Answer(Box::new(upgrade)), request)
     }
-}
 
-impl<T: Transport> Upgrade<T> {
     fn new(inner: T, step: Step, output: Vec<u8>) -> Self {
         Self {
             inner,

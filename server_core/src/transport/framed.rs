@@ -2,6 +2,7 @@
 
 use super::{Completion, ReadOutcome, Transport};
 use crate::base::reason::{DisconnectReason, Kick};
+use crate::base::transport_kind::TransportKind;
 use crate::buffer::queue::MAX_SLICES;
 use crate::protocol::codec::Codec;
 use std::io::{self, ErrorKind, IoSlice};
@@ -254,6 +255,14 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
 
     fn needs_handshake(&self) -> bool {
         self.inner.needs_handshake()
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.inner.is_resumed()
+    }
+
+    fn kind(&self) -> TransportKind {
+        self.inner.kind()
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {

@@ -2,6 +2,7 @@
 
 use super::{Completion, Framed, ReadOutcome, Transport};
 use crate::base::reason::DisconnectReason;
+use crate::base::transport_kind::TransportKind;
 use crate::protocol::upgrade::{Answer, ClientUpgrade, Origin, WebSocketTarget, answer};
 use crate::protocol::websocket::WebSocket;
 use std::io::{self, ErrorKind, IoSlice};
@@ -193,6 +194,17 @@ impl<T: Transport> Transport for Upgrade<T> {
 
     fn poll_connected(&mut self) -> io::Result<bool> {
         self.inner.poll_connected()
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.inner.is_resumed()
+    }
+
+    fn kind(&self) -> TransportKind {
+        match self.inner.kind() {
+            TransportKind::Tls => TransportKind::SecureWebSocket,
+            _ => TransportKind::WebSocket,
+        }
     }
 
     fn needs_handshake(&self) -> bool {

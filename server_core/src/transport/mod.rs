@@ -8,17 +8,28 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", feature = "websocket"))]
 mod framed;
+#[cfg(any(test, feature = "testing", feature = "tls"))]
+mod tls;
 #[cfg(feature = "framing")]
 mod translated;
+#[cfg(feature = "websocket")]
+mod upgrade;
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", feature = "websocket"))]
 pub use framed::Framed;
+#[cfg(any(test, feature = "testing", feature = "tls"))]
+pub use tls::{Tls, TlsBroken, TlsEngine};
 #[cfg(feature = "framing")]
 pub use translated::Translated;
+#[cfg(all(feature = "testing", feature = "websocket"))]
+pub use upgrade::Upgrade;
+#[cfg(feature = "websocket")]
+pub use upgrade::Upgraded;
 
 use crate::base::reason::DisconnectReason;
+use crate::base::transport_kind::TransportKind;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
 /// The result of one read.
@@ -62,6 +73,12 @@ pub trait Transport {
         0
     }
 
+    /// Frames that the last read took and that carry no plaintext, pings for example. The peer has a budget for
+    /// them.
+    fn empty_frames(&self) -> usize {
+        0
+    }
+
     /// Writes plaintext, oldest bytes first. Returns the number of bytes that have left the process with all
     /// that the transport has put before them: **sent is what the socket took**.
     ///
@@ -98,6 +115,9 @@ pub trait Transport {
         Ok(Completion::Done)
     }
 
+    /// The session ends for this reason. A message that ends the stream may tell the peer.
+    fn note_end(&mut self, _reason: DisconnectReason) {}
+
     /// Ends the write side: the peer reads all that was written, then the end of the stream. While this is
     /// pending, the caller writes nothing more and tries again.
     ///
@@ -120,6 +140,16 @@ pub trait Transport {
     /// Whether a handshake has to be completed before packets flow.
     fn needs_handshake(&self) -> bool {
         false
+    }
+
+    /// Whether the handshake has continued an earlier session, without the work of a full one.
+    fn is_resumed(&self) -> bool {
+        false
+    }
+
+    /// The name of the transport.
+    fn kind(&self) -> TransportKind {
+        TransportKind::Tcp
     }
 
     /// Takes the handshake as far as the socket allows, in both directions.

@@ -2,6 +2,7 @@
 
 use super::{Completion, ReadOutcome, Transport};
 use crate::base::reason::{DisconnectReason, Kick};
+use crate::base::transport_kind::TransportKind;
 use crate::base::wire::{HEADER_BYTES, MAX_PAYLOAD_BYTES};
 use crate::protocol::framing::{Framing, MAX_HEADER_BYTES};
 use std::io::{self, ErrorKind, IoSlice};
@@ -129,6 +130,10 @@ impl<T: Transport> Transport for Translated<T> {
         self.overhead_bytes
     }
 
+    fn empty_frames(&self) -> usize {
+        self.inner.empty_frames()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
@@ -170,6 +175,10 @@ impl<T: Transport> Transport for Translated<T> {
         self.inner.flush()
     }
 
+    fn note_end(&mut self, reason: DisconnectReason) {
+        self.inner.note_end(reason);
+    }
+
     fn shutdown_write(&mut self) -> io::Result<Completion> {
         self.inner.shutdown_write()
     }
@@ -184,6 +193,14 @@ impl<T: Transport> Transport for Translated<T> {
 
     fn needs_handshake(&self) -> bool {
         self.inner.needs_handshake()
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.inner.is_resumed()
+    }
+
+    fn kind(&self) -> TransportKind {
+        self.inner.kind()
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {

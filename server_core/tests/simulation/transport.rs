@@ -1,14 +1,14 @@
-//! Fake transports over the fake connection: records as of TLS, frames as of WebSocket, both, or none; and the
-//! real translation of framings over packets or records.
+//! Transports over the fake connection: fake records as of TLS, the real upgrade and frames of WebSocket, both, or
+//! none; and the real translation of framings over packets or records.
 //!
 //! A *record* is the sealed form of one write: the peer can open a record when it is complete. A handshake of
 //! two steps comes before the first record of packets, and a record that ends the stream comes after the
-//! last. A *frame* is a prefix before a run of packets. Other frames are pings, which the codec answers, pongs,
-//! and the end.
+//! last.
 
 use crate::wire::{FakeStream, PeerEnd, Pipe};
 use server_core::protocol::codec::{Codec, Decoded};
-use server_core::transport::{Completion, Framed, ReadOutcome, Translated, Transport};
+use server_core::protocol::websocket::WebSocket;
+use server_core::transport::{Completion, Framed, ReadOutcome, Translated, Transport, Upgrade};
 use server_core::{DisconnectReason, Framing, SessionId};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -49,12 +49,11 @@ impl std::fmt::Debug for SimStream {
 impl SimStream {
     pub fn new(stream: FakeStream, end: PeerEnd, layers: Layers) -> Self {
         let runs = Runs::default();
-        let codec = FrameCodec {
-            header: Vec::new(),
-            frame_left: 0,
-            body: Vec::new(),
+        let codec = RecordedFrames {
+            codec: WebSocket::server(),
             runs: Arc::clone(&runs),
         };
+        let origins = [].into();
         let native = Framing::NATIVE;
         let transport: Box<dyn Transport + Send> = match (layers.is_sealed, layers.is_framed) {
             (false, false) if layers.is_translated => Box::new(Translated::new(stream, native)),
@@ -63,8 +62,11 @@ impl SimStream {
                 Box::new(Translated::new(Sealed::new(stream, end.clone()), native))
             }
             (true, false) => Box::new(Sealed::new(stream, end.clone())),
-            (false, true) => Box::new(Framed::new(stream, codec)),
-            (true, true) => Box::new(Framed::new(Sealed::new(stream, end.clone()), codec)),
+            (false, true) => Box::new(Framed::new(Upgrade::server(stream, &origins), codec)),
+            (true, true) => {
+                let sealed = Sealed::new(stream, end.clone());
+                Box::new(Framed::new(Upgrade::server(sealed, &origins), codec))
+            }
         };
         Self {
             transport,
@@ -81,7 +83,7 @@ impl SimStream {
     fn check_runs(&self, offered: usize) {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         for run in runs.drain(..) {
-            let should_be = offered.min(FrameCodec::MAX_RUN_BYTES);
+            let should_be = offered.min(WebSocket::MAX_RUN_BYTES);
             if run != should_be {
                 let text = format!("a prefix for {run} bytes splits a run of {should_be}");
                 self.end.pipe().offences.push(text);
@@ -97,6 +99,10 @@ impl Transport for SimStream {
 
     fn overhead_bytes(&self) -> usize {
         self.transport.overhead_bytes()
+    }
+
+    fn empty_frames(&self) -> usize {
+        self.transport.empty_frames()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -121,6 +127,10 @@ impl Transport for SimStream {
 
     fn flush(&mut self) -> io::Result<Completion> {
         self.transport.flush()
+    }
+
+    fn note_end(&mut self, reason: DisconnectReason) {
+        self.transport.note_end(reason);
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {
@@ -406,76 +416,57 @@ impl Transport for Sealed {
 
 // ---- frames -------------------------------------------------------------------------------------
 
-const RUN: u8 = 10;
-const PING: u8 = 11;
-const PONG: u8 = 12;
-const CLOSE: u8 = 13;
-/// The header of a frame: its kind, and the length of its body.
-const FRAME_HEADER_BYTES: usize = 3;
+const FIN: u8 = 0x80;
+const CONTINUATION: u8 = 0;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: game.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+const ACCEPTED: &[u8] = b"HTTP/1.1 101 ";
 
-fn frame_header(kind: u8, bytes: usize) -> [u8; FRAME_HEADER_BYTES] {
-    let length = (bytes as u16).to_le_bytes();
-    [kind, length[0], length[1]]
+/// A frame of a client.
+fn masked_frame(first: u8, payload: &[u8], rng: &mut fastrand::Rng) -> Vec<u8> {
+    let mask = rng.u32(..).to_ne_bytes();
+    let mut frame = vec![first];
+    match payload.len() {
+        len @ 0..=125 => frame.push(0x80 | len as u8),
+        len @ 126..=0xffff => {
+            frame.push(0x80 | 126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(0x80 | 127);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(a, b)| a ^ b));
+    frame
 }
 
-/// The server's half of the frames. Runs in both directions come in pieces of any size.
-struct FrameCodec {
-    /// The part of a header that was read.
-    header: Vec<u8>,
-    /// The number of bytes of the present run or ping that were not read yet.
-    frame_left: usize,
-    /// The part of the body of a ping that was read.
-    body: Vec<u8>,
+/// The codec of a server, and the lengths of the runs that it has begun.
+struct RecordedFrames {
+    codec: WebSocket,
     runs: Runs,
 }
 
-impl Codec for FrameCodec {
-    const MAX_RUN_BYTES: usize = 2_500;
+impl Codec for RecordedFrames {
+    const MAX_RUN_BYTES: usize = WebSocket::MAX_RUN_BYTES;
 
     fn decode(&mut self, input: &mut [u8], replies: &mut Vec<u8>) -> Decoded {
-        let mut decoded = Decoded::default();
-        for at in 0..input.len() {
-            let byte = input[at];
-            if self.header.len() < FRAME_HEADER_BYTES {
-                self.header.push(byte);
-                if let [_, low, high] = self.header[..] {
-                    self.frame_left = usize::from(u16::from_le_bytes([low, high]));
-                }
-            } else {
-                self.frame_left -= 1;
-                if self.header[0] == RUN {
-                    input[decoded.bytes] = byte;
-                    decoded.bytes += 1;
-                } else {
-                    self.body.push(byte);
-                }
-            }
-            if self.header.len() == FRAME_HEADER_BYTES && self.frame_left == 0 {
-                match self.header[0] {
-                    PING => {
-                        replies.extend(frame_header(PONG, self.body.len()));
-                        replies.append(&mut self.body);
-                    }
-                    CLOSE => {
-                        decoded.end = Some(Ok(()));
-                        break;
-                    }
-                    _ => {}
-                }
-                self.header.clear();
-            }
-        }
-        decoded
+        self.codec.decode(input, replies)
     }
 
     fn begin_run(&mut self, bytes: usize, out: &mut Vec<u8>) {
-        out.extend(frame_header(RUN, bytes));
+        self.codec.begin_run(bytes, out);
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.push(bytes);
     }
 
-    fn close(&mut self, out: &mut Vec<u8>) {
-        out.extend(frame_header(CLOSE, 0));
+    fn close(&mut self, reason: DisconnectReason, out: &mut Vec<u8>) {
+        self.codec.close(reason, out);
     }
 }
 
@@ -487,7 +478,7 @@ pub enum HandshakeKind {
     Healthy,
     /// Begins the handshake and never ends it.
     Stalls,
-    /// Ends the handshake with a wrong record.
+    /// Ends the handshake with a wrong record, or sends a request that is not of an upgrade.
     Garbage,
 }
 
@@ -502,15 +493,23 @@ pub struct PeerLayers {
     /// The number of bytes of the connection's output that were read.
     read_bytes: usize,
     records: Vec<u8>,
+    has_asked: bool,
+    /// The request has gone, and is valid.
+    has_requested: bool,
+    is_accepted: bool,
+    is_in_message: bool,
     frames: Vec<u8>,
     run_left: usize,
     /// The bytes of the packets that the peer has got.
     pub plain: Vec<u8>,
     pub has_ticket: bool,
     end_record: bool,
-    end_frame: bool,
+    /// The code and the reason of the server's close.
+    pub close: Option<(u16, String)>,
     pub pings: u64,
     pub pongs: u64,
+    /// The number of the ping that the last pong answers: it answers all pings before, too.
+    pub answered: u64,
     pub runs: u64,
 }
 
@@ -524,26 +523,31 @@ impl PeerLayers {
             has_finished: false,
             read_bytes: 0,
             records: Vec::new(),
+            has_asked: false,
+            has_requested: false,
+            is_accepted: false,
+            is_in_message: false,
             frames: Vec::new(),
             run_left: 0,
             plain: Vec::new(),
             has_ticket: false,
             end_record: false,
-            end_frame: false,
+            close: None,
             pings: 0,
             pongs: 0,
+            answered: 0,
             runs: 0,
         }
     }
 
     /// Whether the peer's part of the handshake is complete.
     pub fn may_send(&self) -> bool {
-        self.has_finished || !self.layers.is_sealed
+        self.has_finished >= self.layers.is_sealed && self.has_requested >= self.layers.is_framed
     }
 
     /// Whether each layer of the peer has got its end of the stream.
     pub fn has_end(&self) -> bool {
-        self.end_record == self.layers.is_sealed && self.end_frame == self.layers.is_framed
+        self.end_record == self.layers.is_sealed && self.close.is_some() == self.layers.is_framed
     }
 
     /// The number of bytes that are not a complete record or not a complete frame.
@@ -553,9 +557,31 @@ impl PeerLayers {
 
     /// Does the next step of the handshake, if it is the peer's.
     pub fn step(&mut self, pipe: &mut Pipe) {
-        if !self.layers.is_sealed || pipe.peer_sent_fin {
+        if pipe.peer_sent_fin {
             return;
         }
+        if self.layers.is_sealed {
+            self.step_sealed(pipe);
+        }
+        // Packets may follow the request at once.
+        let is_sealed = self.has_finished >= self.layers.is_sealed;
+        if self.layers.is_framed && is_sealed && !self.has_asked {
+            let request = match self.handshake {
+                HandshakeKind::Healthy => REQUEST,
+                HandshakeKind::Stalls => &REQUEST[..99],
+                HandshakeKind::Garbage => b"POST / HTTP/1.1\r\n\r\n",
+            };
+            self.has_asked = true;
+            self.has_requested = self.handshake == HandshakeKind::Healthy;
+            pipe.input.extend(if self.layers.is_sealed {
+                record(DATA, request)
+            } else {
+                request.to_vec()
+            });
+        }
+    }
+
+    fn step_sealed(&mut self, pipe: &mut Pipe) {
         if !std::mem::replace(&mut self.has_greeted, true) {
             pipe.input.extend(record(HANDSHAKE, HELLO));
         }
@@ -574,15 +600,21 @@ impl PeerLayers {
         }
     }
 
-    /// Wraps packets in frames and records of any size.
+    /// Wraps packets in messages, fragments and records of any size.
     pub fn wrap(&mut self, bytes: &[u8], rng: &mut fastrand::Rng) -> Vec<u8> {
         let mut framed = Vec::new();
         if self.layers.is_framed {
             let mut rest = bytes;
             while !rest.is_empty() {
                 let (run, after) = rest.split_at(rng.usize(1..=rest.len()));
-                framed.extend(frame_header(RUN, run.len()));
-                framed.extend(run);
+                let opcode = if self.is_in_message {
+                    CONTINUATION
+                } else {
+                    BINARY
+                };
+                let fin = if rng.bool() { FIN } else { 0 };
+                self.is_in_message = fin == 0;
+                framed.extend(masked_frame(fin | opcode, run, rng));
                 rest = after;
             }
         } else {
@@ -597,15 +629,28 @@ impl PeerLayers {
             return Vec::new();
         }
         self.pings += 1;
-        let body = vec![b'p'; rng.usize(..20)];
-        let ping = [&frame_header(PING, body.len())[..], &body].concat();
+        let mut body = self.pings.to_le_bytes().to_vec();
+        body.resize(rng.usize(8..=125), b'p');
+        let ping = masked_frame(FIN | PING, &body, rng);
         self.seal(&ping, rng)
+    }
+
+    /// A frame that breaks a rule of the protocol.
+    pub fn broken_frame(&mut self, rng: &mut fastrand::Rng) -> Vec<u8> {
+        let mut frame = masked_frame(FIN | PING, b"never", rng);
+        match rng.u32(..4) {
+            0 => frame[0] |= 0x40,
+            1 => frame[0] = FIN | 3,
+            2 => frame[0] = PING,
+            _ => frame[1] &= 0x7f,
+        }
+        self.seal(&frame, rng)
     }
 
     /// The in-band end of the peer's side: a closing frame, or without frames a closing record.
     pub fn end(&mut self, rng: &mut fastrand::Rng) -> Vec<u8> {
         if self.layers.is_framed {
-            self.seal(&frame_header(CLOSE, 0), rng)
+            self.seal(&masked_frame(FIN | CLOSE, b"", rng), rng)
         } else {
             record(END, b"")
         }
@@ -653,6 +698,16 @@ impl PeerLayers {
             return Ok(());
         }
         self.frames.extend(bytes);
+        if !self.is_accepted {
+            let Some(head) = self.frames.windows(4).position(|four| four == b"\r\n\r\n") else {
+                return Ok(());
+            };
+            self.is_accepted = self.frames.starts_with(ACCEPTED);
+            if self.is_accepted != self.has_requested {
+                return Err("an answer to another request".into());
+            }
+            self.frames.drain(..head + 4);
+        }
         loop {
             let count = self.run_left.min(self.frames.len());
             self.plain.extend(self.frames.drain(..count));
@@ -660,26 +715,39 @@ impl PeerLayers {
             if self.run_left > 0 {
                 return Ok(());
             }
-            let [kind, low, high, ref body @ ..] = self.frames[..] else {
-                return Ok(());
+            let (length, header_bytes) = match self.frames[..] {
+                [_, 126, high, low, ..] => (usize::from(u16::from_be_bytes([high, low])), 4),
+                [_, 126, ..] | [] | [_] => return Ok(()),
+                [_, length, ..] => (usize::from(length), 2),
             };
-            if self.end_frame {
+            if self.close.is_some() {
                 return Err("a frame follows the end".into());
             }
-            let length = usize::from(u16::from_le_bytes([low, high]));
-            match kind {
-                RUN => {
+            let body = &self.frames[header_bytes..];
+            match self.frames[0] ^ FIN {
+                BINARY => {
                     self.runs += 1;
                     self.run_left = length;
-                    self.frames.drain(..FRAME_HEADER_BYTES);
+                    self.frames.drain(..header_bytes);
                     continue;
                 }
                 _ if body.len() < length => return Ok(()),
-                PONG if body[..length].iter().all(|byte| *byte == b'p') => self.pongs += 1,
-                CLOSE => self.end_frame = true,
-                _ => return Err(format!("a frame of kind {kind} out of place")),
+                PONG if length >= 8 => {
+                    let number = body[..8].try_into().map(u64::from_le_bytes);
+                    let number = number.unwrap_or_default();
+                    if number <= self.answered || number > self.pings {
+                        return Err(format!("a pong for ping {number} of {}", self.pings));
+                    }
+                    self.pongs += 1;
+                    self.answered = number;
+                }
+                CLOSE if length >= 2 => {
+                    let reason = String::from_utf8_lossy(&body[2..length]).into_owned();
+                    self.close = Some((u16::from_be_bytes([body[0], body[1]]), reason));
+                }
+                kind => return Err(format!("a frame of kind {kind} out of place")),
             }
-            self.frames.drain(..FRAME_HEADER_BYTES + length);
+            self.frames.drain(..header_bytes + length);
         }
     }
 }

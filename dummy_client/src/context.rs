@@ -3,7 +3,8 @@
 use crate::analysis::Arrived;
 use crate::collector::{Collector, Stage, UserEvent};
 use crate::metrics::recorder::Recorder;
-use crate::metrics::{Check, Counter, Rate, TickSeries, Trend};
+use crate::metrics::{Check, Counter, Rate, RequestSeries, TickSeries, Trend};
+use crate::pacing::{MAX_SENDS_PER_CALLBACK, PacedRequests};
 use crate::scenario::{Bot, UserId, Violation};
 use crate::text::one_line;
 use server_core::{
@@ -38,6 +39,9 @@ pub(crate) struct UserState {
     has_received: bool,
     is_refused: bool,
     bot_timer: Option<Instant>,
+    /// Those that the bot has started.
+    requests: Vec<PacedRequests>,
+    seed: u64,
     /// By series.
     ticks: Box<[TickCursor]>,
 }
@@ -199,15 +203,66 @@ impl BotContext<'_, '_> {
         self.user.is_refused = !self.user.has_received;
     }
 
-    // ---- for pacing.rs -------------------------------------------------------------------------
+    // ---- requests ------------------------------------------------------------------------------
 
-    /// Counts a request that is about to be sent. False: the run ends, and nothing new is to be sent.
-    pub(crate) fn may_send(&mut self, sent: Counter) -> bool {
-        self.user.collector.may_send(self.user.thread, sent)
+    /// Sends a request each period from now on: [`Bot::on_request`] is called when one is due, however late the answer
+    /// before came (an open loop). The seed of the bot gives the place of the first one in its period.
+    ///
+    /// The time of an answer is measured from the moment at which its request was due, so a bot or a server that is
+    /// late shows it (this corrects for coordinated omission). Of `payload_bytes` each, at most 4 MiB (and at least 16
+    /// requests) are in flight; the others wait, and their times count from when they were due. A second call for a
+    /// series changes nothing.
+    pub fn start_requests(
+        &mut self,
+        series: RequestSeries,
+        period: Duration,
+        payload_bytes: usize,
+    ) {
+        let user = &mut *self.user;
+        if user.requests.iter().all(|one| one.series != series) {
+            let seed = user.seed ^ (user.requests.len() as u64).rotate_right(8);
+            let now = self.session.now();
+            let requests = PacedRequests::new(series, now, period, payload_bytes, seed);
+            user.requests.push(requests);
+            user.set_timer(self.session);
+        }
     }
 
-    pub(crate) fn sent_late(&mut self, by: Duration) {
-        self.user.recorder().sent_late(by);
+    /// Takes the next answer of a server that answers in order. `is_right` gets the number of the request that the
+    /// answer must belong to. Returns the time of a right answer. An answer without a request is a corrupted one.
+    pub fn answered(
+        &mut self,
+        series: RequestSeries,
+        is_right: impl FnOnce(u64) -> bool,
+    ) -> Option<Duration> {
+        let number = self.user.requests_of(series);
+        let number = number.map_or(0, |requests| requests.next_answer());
+        self.answered_number(series, number, || is_right(number))
+    }
+
+    /// Takes the answer of the request with this number, of a protocol whose answers name their request. The
+    /// requests between the answer before and this one are lost. Returns the time of a right answer.
+    pub fn answered_number(
+        &mut self,
+        series: RequestSeries,
+        number: u64,
+        is_right: impl FnOnce() -> bool,
+    ) -> Option<Duration> {
+        let requests = self.user.requests_of(series);
+        let Some((skipped, due)) = requests.and_then(|one| one.take_answer(number)) else {
+            // It must not make up for one that is missing.
+            self.fail(series.corrupted, 1);
+            return None;
+        };
+        self.fail(series.lost, skipped);
+        self.add(series.answered, 1);
+        if !is_right() {
+            self.fail(series.corrupted, 1);
+            return None;
+        }
+        let time = self.now().saturating_duration_since(due);
+        self.record(series.time, time);
+        Some(time)
     }
 }
 
@@ -217,6 +272,7 @@ impl UserState {
         id: UserId,
         index: usize,
         thread: usize,
+        seed: u64,
         settings: &SessionSettings,
     ) -> Self {
         let series = collector.registry.ticks().len();
@@ -233,6 +289,8 @@ impl UserState {
             has_received: false,
             is_refused: false,
             bot_timer: None,
+            requests: Vec::new(),
+            seed,
             ticks: vec![TickCursor::default(); series].into(),
             collector,
         }
@@ -246,9 +304,17 @@ impl UserState {
         self.recorder().counters()[counter.0].add(amount);
     }
 
-    /// One timer of the session serves the login and the bot.
-    fn set_timer(&self, session: &mut Context<'_>) {
-        match self.bot_timer.into_iter().chain(self.login_until).min() {
+    fn requests_of(&mut self, series: RequestSeries) -> Option<&mut PacedRequests> {
+        self.requests.iter_mut().find(|one| one.series == series)
+    }
+
+    /// One timer of the session serves the login, the bot and its requests.
+    fn set_timer(&mut self, session: &mut Context<'_>) {
+        let (now, is_stopping) = (session.now(), self.collector.is_stopping());
+        let requests = self.requests.iter_mut().filter(|_| !is_stopping);
+        let requests = requests.map(|one| one.next_at(now));
+        let others = self.bot_timer.into_iter().chain(self.login_until);
+        match requests.chain(others).min() {
             Some(at) => session.set_timer(at),
             None => session.clear_timer(),
         }
@@ -396,6 +462,26 @@ impl<B: Bot> UserSession<B> {
         };
         call(&mut self.bot, &mut context)
     }
+
+    /// Calls the bot for the requests that are due, unless the run is about to end.
+    fn send_due(&mut self, session: &mut Context<'_>) {
+        let now = session.now();
+        for index in 0..self.user.requests.len() {
+            let mut left = MAX_SENDS_PER_CALLBACK;
+            while left > 0 && self.user.requests[index].is_due(now) {
+                let user = &mut self.user;
+                let series = user.requests[index].series;
+                if !user.collector.may_send(user.thread, series.sent) {
+                    return;
+                }
+                left -= 1;
+                if let Some((number, late)) = user.requests[index].take_due(now) {
+                    user.recorder().sent_late(late);
+                    self.call(session, |bot, ctx| bot.on_request(ctx, series, number));
+                }
+            }
+        }
+    }
 }
 
 impl<B: Bot> Session for UserSession<B> {
@@ -451,6 +537,7 @@ impl<B: Bot> Session for UserSession<B> {
             self.user.bot_timer = None;
             self.call(session, |bot, ctx| bot.on_timer(ctx));
         }
+        self.send_due(session);
         // The timer of a session comes once: the other one of the two may still be to come.
         self.user.set_timer(session);
     }
@@ -461,6 +548,11 @@ impl<B: Bot> Session for UserSession<B> {
         if self.user.phase != Phase::Connecting {
             let call = || self.call(session, |bot, ctx| bot.on_disconnected(ctx, reason));
             called = catch_unwind(AssertUnwindSafe(call));
+        }
+        for mut requests in std::mem::take(&mut self.user.requests) {
+            let (lost, waiting) = requests.disconnected(now);
+            self.user.add(requests.series.lost.0, lost);
+            self.user.add(requests.series.waiting, waiting);
         }
         if called.is_err() || reason == DisconnectReason::HandlerPanicked {
             self.user.add(self.user.collector.engine.panicked.0, 1);

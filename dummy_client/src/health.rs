@@ -146,7 +146,9 @@ impl HealthRecord {
         health.worst_late_send_ms = millis(worst_late_send);
         let cpu_secs = self.cpu_time.as_secs_f64();
         health.cpu_cores = cpu_secs / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
-        health.cpu_us_per_packet = cpu_secs * 1e6 / packets.max(1) as f64;
+        if packets > 0 {
+            health.cpu_us_per_packet = cpu_secs * 1e6 / packets as f64;
+        }
         let lags = [
             (health.worst_stall_ms, "this process was not run for"),
             (

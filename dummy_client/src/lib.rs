@@ -71,7 +71,7 @@
 //! |---|---|
 //! | [`Registry`] | the metrics: counters, [checks](metrics::Check) (must stay 0), rates, [trends](metrics::Trend), packet labels |
 //! | [`metrics::TickSeries`] | a stream of numbered packets that the server pushes: delay against the server's schedule, gaps, order, spread, skipped ticks |
-//! | [`pacing::PacedRequests`] | requests on a fixed schedule that does not wait for answers, measured from the due time |
+//! | [`BotContext::start_requests`] | requests on a fixed schedule that does not wait for answers, measured from the due time |
 //! | [`Executor`] | the number of users over time: constant, ramp, stages, or a search for the capacity |
 //! | [`Mix`] | several scenarios in one run, by weight |
 //! | [`attack`] | attackers beside the users |
@@ -93,7 +93,7 @@ mod measurement;
 mod merge;
 pub mod metrics;
 pub mod output;
-pub mod pacing;
+mod pacing;
 pub mod report;
 mod run;
 mod scenario;
@@ -110,7 +110,7 @@ pub use merge::merge;
 pub use metrics::Registry;
 pub use report::{Progress, Report};
 pub use run::{Run, Stop, check_assertions};
-pub use scenario::{Bot, Mix, Scenario, UserId, Violation};
+pub use scenario::{Bot, BotResult, FnScenario, Mix, Scenario, UserId, Violation, scenario};
 pub use user_data::UserData;
 pub use users::MAX_CONNECTING;
 

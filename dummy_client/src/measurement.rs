@@ -130,7 +130,7 @@ impl Measurement {
 
     /// Evaluates the ticks that can be evaluated by now; at the end of the run, all of them.
     pub fn evaluate(&mut self, registry: &Registry, now: Instant, is_end: bool) {
-        let is_end = is_end && !std::mem::replace(&mut self.has_ended, is_end);
+        self.has_ended |= is_end;
         self.each_series(registry, |analysis, _, sink| {
             analysis.evaluate(now, is_end, sink);
         });

@@ -248,6 +248,7 @@ fn sessions(parts: &[Report]) -> Sessions {
             connected_at_end,
             disconnected_at_end,
             not_reconnected,
+            limited_by_client,
             failed_connects,
             refused,
             lost,
@@ -265,6 +266,7 @@ fn sessions(parts: &[Report]) -> Sessions {
             (&mut total.connected_at_end, connected_at_end),
             (&mut total.disconnected_at_end, disconnected_at_end),
             (&mut total.not_reconnected, not_reconnected),
+            (&mut total.limited_by_client, limited_by_client),
         ];
         for (field, value) in counts {
             *field = field.saturating_add(value);
@@ -432,6 +434,7 @@ fn verdict(parts: &[Report], merged: &mut Report) {
     });
     let others = OtherFailures {
         excusable: of_parts.collect(),
+        ..OtherFailures::default()
     };
     merged.evaluate(&others, |merged, own_lag_ms| {
         let assertions = first.assertions.iter().filter_map(Assertion::of_result);

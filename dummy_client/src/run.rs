@@ -4,6 +4,7 @@
 mod bot_tests;
 mod engine;
 mod network;
+mod state;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -345,6 +346,7 @@ fn start_client<S: Scenario>(
                 user,
                 index,
                 peer.id.worker(),
+                seed,
                 &settings,
             ),
             text_of: Arc::clone(&text_of),

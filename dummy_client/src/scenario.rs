@@ -1,7 +1,7 @@
 //! What a game's bots are.
 
 use crate::context::BotContext;
-use crate::metrics::Registry;
+use crate::metrics::{Registry, RequestSeries};
 use server_core::{DisconnectReason, Kick, Packet};
 use std::fmt;
 
@@ -46,6 +46,81 @@ pub trait Scenario: Send + Sync + 'static {
     }
 }
 
+/// A scenario of functions: `register` registers the metrics, and returns what makes the bot of a connection from the
+/// number of its user and a seed. See [`Scenario::register`] and [`Scenario::bot`].
+///
+/// ```
+/// # use dummy_client::{Bot, BotContext, BotResult, scenario};
+/// # struct Mover(dummy_client::metrics::Trend);
+/// # impl Bot for Mover {
+/// #     fn on_packet(&mut self, _: &mut BotContext<'_, '_>, _: server_core::Packet<'_>) -> BotResult { Ok(()) }
+/// # }
+/// let movers = scenario(|metrics| {
+///     let rtt = metrics.trend("move_rtt", "move, to its answer");
+///     move |_user, _seed| Mover(rtt)
+/// });
+/// # let _ = movers.with_login();
+/// ```
+pub fn scenario<R, F, B>(register: R) -> FnScenario<R, F>
+where
+    R: Fn(&mut Registry) -> F + Send + Sync + 'static,
+    F: Fn(UserId, u64) -> B + Send + Sync + 'static,
+    B: Bot,
+{
+    FnScenario {
+        register,
+        bots: None,
+        has_login: false,
+    }
+}
+
+/// The scenario of [`scenario`].
+pub struct FnScenario<R, F> {
+    register: R,
+    /// Set by [`Scenario::register`].
+    bots: Option<F>,
+    has_login: bool,
+}
+
+impl<R, F> FnScenario<R, F> {
+    /// A user is connected when its bot calls [`BotContext::logged_in`]: see [`Scenario::has_login`].
+    #[must_use]
+    pub fn with_login(mut self) -> Self {
+        self.has_login = true;
+        self
+    }
+}
+
+impl<R, F, B> Scenario for FnScenario<R, F>
+where
+    R: Fn(&mut Registry) -> F + Send + Sync + 'static,
+    F: Fn(UserId, u64) -> B + Send + Sync + 'static,
+    B: Bot,
+{
+    type Bot = B;
+
+    fn register(&mut self, metrics: &mut Registry) {
+        self.bots = Some((self.register)(metrics));
+    }
+
+    fn bot(&self, user: UserId, seed: u64) -> B {
+        let bots = self.bots.as_ref();
+        bots.expect("a run registers the metrics first")(user, seed)
+    }
+
+    fn has_login(&self) -> bool {
+        self.has_login
+    }
+}
+
+impl<R, F> fmt::Debug for FnScenario<R, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FnScenario")
+            .field("has_login", &self.has_login)
+            .finish_non_exhaustive()
+    }
+}
+
 /// One connection of a user. A user that reconnects gets a new bot.
 pub trait Bot: Send + 'static {
     /// The connection is made.
@@ -57,16 +132,18 @@ pub trait Bot: Send + 'static {
     ///
     /// # Errors
     /// A packet that the server must not send. It counts as malformed or as unknown, and the run fails.
-    fn on_packet(
-        &mut self,
-        ctx: &mut BotContext<'_, '_>,
-        packet: Packet<'_>,
-    ) -> Result<(), Violation>;
+    fn on_packet(&mut self, ctx: &mut BotContext<'_, '_>, packet: Packet<'_>) -> BotResult;
 
     /// The instant of [`BotContext::set_timer`] has come. Not called at the end of a run, when nothing new is
     /// to be sent.
     fn on_timer(&mut self, ctx: &mut BotContext<'_, '_>) {
         let _ = ctx;
+    }
+
+    /// A request is due, of a series that the bot has [started](BotContext::start_requests): the bot sends it. `number`:
+    /// 0, 1, 2 ... of this connection. Not called at the end of a run.
+    fn on_request(&mut self, ctx: &mut BotContext<'_, '_>, series: RequestSeries, number: u64) {
+        let _ = (ctx, series, number);
     }
 
     /// The connection has ended. Not called for a connection that was never made.
@@ -80,16 +157,16 @@ impl<B: Bot + ?Sized> Bot for Box<B> {
         (**self).on_connected(ctx);
     }
 
-    fn on_packet(
-        &mut self,
-        ctx: &mut BotContext<'_, '_>,
-        packet: Packet<'_>,
-    ) -> Result<(), Violation> {
+    fn on_packet(&mut self, ctx: &mut BotContext<'_, '_>, packet: Packet<'_>) -> BotResult {
         (**self).on_packet(ctx, packet)
     }
 
     fn on_timer(&mut self, ctx: &mut BotContext<'_, '_>) {
         (**self).on_timer(ctx);
+    }
+
+    fn on_request(&mut self, ctx: &mut BotContext<'_, '_>, series: RequestSeries, number: u64) {
+        (**self).on_request(ctx, series, number);
     }
 
     fn on_disconnected(&mut self, ctx: &mut BotContext<'_, '_>, reason: DisconnectReason) {
@@ -107,6 +184,9 @@ impl fmt::Display for UserId {
         self.0.fmt(f)
     }
 }
+
+/// What a bot says of a packet.
+pub type BotResult = Result<(), Violation>;
 
 /// A packet that the server must not send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

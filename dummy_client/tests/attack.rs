@@ -6,10 +6,10 @@ mod util;
 use dummy_client::Report;
 use dummy_client::attack::AttackReport;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use util::{RealServer, Run, Stub, counts, hello, packet};
 
 const TEXT: &str = "Hello World";
@@ -313,4 +313,34 @@ fn undecided_attackers_fail_the_run() {
     assert_eq!(stats.inconclusive, 4, "{stats:?}");
     assert_eq!(run.status, Some(1), "{run:?}");
     assert!(report.failures.join("; ").contains("too short"), "{run:?}");
+}
+
+/// Ctrl-C ends the run when the first attacker has connected: whether attackers are kicked is not known.
+#[test]
+fn attack_that_is_stopped_is_not_a_failure() {
+    let is_attacked = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_attacked);
+    let stub = Stub::start(move |session, tick| {
+        seen.fetch_or(session >= FIRST_ATTACKER, Ordering::SeqCst);
+        Some(hello(tick, TEXT))
+    });
+    let mut args = attack_args("slowloris").to_vec();
+    // Without a length, the baseline has 5 s.
+    args.drain(2..4);
+    let mut command = util::client(stub.addr, &["--json", "-"]);
+    let child = command.args(&args).spawn().unwrap();
+    let give_up_at = Instant::now() + Duration::from_secs(60);
+    while !is_attacked.load(Ordering::SeqCst) {
+        assert!(Instant::now() < give_up_at, "no attacker has connected");
+        thread::sleep(Duration::from_millis(10));
+    }
+    util::interrupt(&child);
+    let run = util::ended(child);
+    let report = run.read();
+    let not_checked = report.not_checked.join("; ");
+    assert!(
+        not_checked.contains("the run was stopped: the attack was too short"),
+        "{run:?}"
+    );
+    assert!(!report.failures.join("; ").contains("too short"), "{run:?}");
 }

@@ -67,3 +67,10 @@ fn the_readme_has_every_attack() {
     let (section, _) = section.split_once("\n| field of").unwrap();
     assert!(pages::rows(section, "").into_keys().eq(attacks));
 }
+
+/// The first example that a reader tries shows the whole API in 60 lines.
+#[test]
+fn own_bot_has_60_lines() {
+    let lines = include_str!("../examples/own_bot/main.rs").lines().count();
+    assert!(lines <= 60, "{lines}");
+}

@@ -27,6 +27,14 @@ server_core::packets! {
     };
 }
 
+impl CMove {
+    /// The move with this number goes to this place.
+    pub fn to(number: u64) -> Self {
+        let x = (number as i32).into();
+        Self { x }
+    }
+}
+
 #[derive(Default)]
 struct Player {
     name: Vec<u8>,

@@ -181,7 +181,8 @@ impl TickAnalysis {
             let is_over = Some(epoch) != newest && server.connected == 0;
             let age = |at| now.saturating_duration_since(at);
             let is_forgotten = is_over && server.latest_at.is_none_or(|at| age(at) >= MAX_SPREAD);
-            server.evaluate(now, self.started_at, all || is_over, sink);
+            let started_at = self.started_at;
+            server.evaluate(now, started_at, all || is_over, self.has_ended, sink);
             server.settle(now, is_forgotten, sink);
             !is_forgotten
         });
@@ -219,7 +220,14 @@ impl ServerTicks {
             .filter(|_| self.connected > 0 || self.awaits_since > self.joined_at)
     }
 
-    fn evaluate(&mut self, now: Instant, started_at: Instant, all: bool, sink: &mut impl TickSink) {
+    fn evaluate(
+        &mut self,
+        now: Instant,
+        started_at: Instant,
+        all: bool,
+        has_ended: bool,
+        sink: &mut impl TickSink,
+    ) {
         let mut evaluated = Vec::new();
         for (&tick, open) in self.open.iter_mut().filter(|(_, open)| !open.is_pushed) {
             let age = now.saturating_duration_since(open.first_at);
@@ -239,7 +247,11 @@ impl ServerTicks {
         if all {
             evaluated.extend(self.estimator.flush());
         }
-        for evaluated in evaluated {
+        for mut evaluated in evaluated {
+            if has_ended {
+                // The end of the run has reported the empty slots.
+                (evaluated.skipped, evaluated.synthetic) = (0, 0);
+            }
             let Some(open) = self.open.remove(&evaluated.tick) else {
                 continue;
             };

@@ -27,7 +27,14 @@ pub trait Protocol: Send + Sync + 'static {
         false
     }
 
-    /// The bytes that a newcomer sends: a complete packet.
+    /// The bytes that a neighbour (0, 1, 2 ...) sends when it is connected: its login, in a game that sends ticks behind
+    /// it. Default: none
+    fn neighbour_login(&self, neighbour: usize) -> Vec<u8> {
+        let _ = neighbour;
+        Vec::new()
+    }
+
+    /// The bytes that a newcomer sends: complete packets, the last of which asks for an answer.
     fn newcomer_request(&self) -> Vec<u8>;
 
     /// Whether this packet answers [`newcomer_request`](Self::newcomer_request).

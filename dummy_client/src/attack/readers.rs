@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use server_core::framer::Framer;
 use server_core::wire::MAX_PACKET_BYTES;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -128,7 +128,8 @@ fn run(target: SocketAddr, protocol: &dyn Protocol, stopped: &Stopped) -> Neighb
         .into_iter()
         .flat_map(|every| [every; PER_INTERVAL])
     {
-        neighbours.push(Neighbour::connect(target, interval));
+        let login = protocol.neighbour_login(neighbours.len());
+        neighbours.push(Neighbour::connect(target, &login, interval));
         if stopped.wait(Duration::ZERO) {
             break;
         }
@@ -159,11 +160,14 @@ fn until_next(neighbours: &[Neighbour], now: Instant) -> Duration {
 }
 
 impl Neighbour {
-    fn connect(target: SocketAddr, interval: Duration) -> Self {
-        let connected = TcpStream::connect_timeout(&target, CONNECT_TIMEOUT).and_then(|stream| {
-            stream.set_nonblocking(true)?;
-            Ok(Some(stream))
-        });
+    fn connect(target: SocketAddr, login: &[u8], interval: Duration) -> Self {
+        let connected =
+            TcpStream::connect_timeout(&target, CONNECT_TIMEOUT).and_then(|mut stream| {
+                stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+                stream.write_all(login)?;
+                stream.set_nonblocking(true)?;
+                Ok(Some(stream))
+            });
         Self::new(connected, interval, Instant::now())
     }
 
@@ -332,7 +336,10 @@ fn report(neighbours: &[Neighbour], now: Instant) -> NeighboursReport {
 mod tests {
     use super::*;
     use crate::attack::testing::TestProtocol;
+    use server_core::Packet;
     use server_core::testing::packet;
+    use std::borrow::Cow;
+    use std::net::TcpListener;
 
     #[test]
     fn missing_and_repeated_ticks_are_counted() {
@@ -382,6 +389,68 @@ mod tests {
         assert_eq!(one.faults(4), [fault]);
         let report = report(&[one], now);
         assert_eq!(report.faults.len(), 1);
+    }
+
+    /// Logs in with its number.
+    struct WithLogin;
+
+    impl Protocol for WithLogin {
+        fn neighbour_login(&self, neighbour: usize) -> Vec<u8> {
+            packet(9, [neighbour as u8])
+        }
+
+        fn close_reason(&self, packet: Packet<'_>) -> Option<u16> {
+            TestProtocol.close_reason(packet)
+        }
+
+        fn reason_label(&self, code: u16) -> Cow<'static, str> {
+            TestProtocol.reason_label(code)
+        }
+
+        fn is_full(&self, code: u16) -> bool {
+            TestProtocol.is_full(code)
+        }
+
+        fn is_shutdown(&self, code: u16) -> bool {
+            TestProtocol.is_shutdown(code)
+        }
+
+        fn tick(&self, packet: Packet<'_>) -> Option<u64> {
+            TestProtocol.tick(packet)
+        }
+
+        fn newcomer_request(&self) -> Vec<u8> {
+            TestProtocol.newcomer_request()
+        }
+
+        fn is_newcomer_answer(&self, packet: Packet<'_>) -> bool {
+            TestProtocol.is_newcomer_answer(packet)
+        }
+    }
+
+    /// The server sends its ticks behind the login, and closes a connection that sends another packet.
+    #[test]
+    fn neighbours_log_in() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        let neighbours = Neighbours::start(target, Arc::new(WithLogin)).unwrap();
+        let streams: Vec<TcpStream> = (0..NEIGHBOURS as u8)
+            .map(|number| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut login = [0; 5];
+                stream.read_exact(&mut login).unwrap();
+                assert_eq!(login[..], packet(9, [number]));
+                stream
+                    .write_all(&packet(TestProtocol::TICK, [1, 0, 0, 0, 0, 0, 0, 0]))
+                    .unwrap();
+                stream
+            })
+            .collect();
+        let report = neighbours.end().unwrap();
+        drop(streams);
+        assert_eq!((report.connected, report.lost), (NEIGHBOURS, 0));
+        let ticks: u64 = report.by_interval.iter().map(|group| group.ticks).sum();
+        assert_eq!(ticks, NEIGHBOURS as u64, "{report:?}");
     }
 
     #[test]

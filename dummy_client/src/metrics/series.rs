@@ -87,13 +87,17 @@ impl TimeSeries {
         }
     }
 
-    /// Ends a second, and returns its point as far as it is known.
+    /// Ends a second, and returns its point as far as it is known. A delay is known late: until then, the point has
+    /// that of the newest second that has one.
     pub fn end_second(&mut self, mut point: Second) -> Second {
         if let Some(second) = self.open.back_mut() {
             let length = Duration::try_from_secs_f64(point.at_secs).unwrap_or_default();
             second.until = Some(self.started_at + length);
             second.point = Some(point.clone());
-            second.add_delays(&mut point);
+        }
+        for (trend, delays) in self.open.iter().rev().flat_map(|second| &second.delays) {
+            let known = point.trends.entry(*trend);
+            known.or_insert_with(|| point_trend(delays));
         }
         self.open.push_back(OpenSecond::default());
         point
@@ -222,6 +226,24 @@ mod tests {
         series.close(at(2.0), true);
         let points = series.into_points();
         assert_eq!((points.len(), points[1].trends[&0].count), (2, 1));
+    }
+
+    /// The status line shows the latest delays that are known, and not nothing. The point itself gets its own.
+    #[test]
+    fn a_second_whose_delays_are_not_known_yet_shows_the_newest_ones() {
+        let start = Instant::now();
+        let at = |secs: f64| start + Duration::from_secs_f64(secs);
+        let mut series = TimeSeries::new(start);
+        assert!(series.end_second(second(1.0)).trends.is_empty());
+        series.delay(DELAY, at(0.5), Duration::from_millis(7), 1);
+        assert_eq!(series.end_second(second(2.0)).trends[&0].max.round(), 7.0);
+        series.delay(DELAY, at(1.5), Duration::from_millis(9), 1);
+        series.delay(DELAY, at(2.5), Duration::from_millis(2), 1);
+        assert_eq!(series.end_second(second(3.0)).trends[&0].max.round(), 2.0);
+        series.close(at(3.0), true);
+        let shown = series.into_points().into_iter();
+        let shown: Vec<f64> = shown.map(|point| point.trends[&0].max.round()).collect();
+        assert_eq!(shown, [7.0, 9.0, 2.0]);
     }
 
     #[test]

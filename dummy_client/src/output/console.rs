@@ -11,19 +11,17 @@ use server_core::host::human_bytes;
 use std::fmt::Write as _;
 
 /// The width of the first column.
-const NAME_WIDTH: usize = 14;
+const NAME_WIDTH: usize = 16;
 
 impl Report {
-    /// The report for people.
+    /// The report for people. The verdict is the last line.
     #[must_use]
     pub fn to_text(&self) -> String {
         render(self)
     }
 }
 
-/// The summary of a run. The verdict is the last line.
-#[must_use]
-pub fn render(report: &Report) -> String {
+fn render(report: &Report) -> String {
     let mut text = Text::default();
     header(&mut text, report);
     sessions(&mut text, &report.sessions);
@@ -128,8 +126,13 @@ fn header(text: &mut Text, report: &Report) {
             machine.cores,
         ),
     );
+    let is_set = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(items) => !items.is_empty(),
+        _ => true,
+    };
     let settings: Vec<_> = (run.settings.iter())
-        .filter(|(_, value)| !matches!(value, Value::Null | Value::Bool(false)))
+        .filter(|(_, value)| is_set(value))
         .map(|(name, value)| format!("{} {}", one_line(name), plain(value)))
         .collect();
     if !settings.is_empty() {
@@ -391,13 +394,17 @@ fn values(text: &mut Text, metrics: &Metrics) {
 }
 
 fn client(text: &mut Text, client: &ClientHealth) {
+    let per_packet = match client.cpu_us_per_packet {
+        // The run received no packet.
+        0.0 => String::new(),
+        micros => format!(" {micros:.2} us of CPU a packet,"),
+    };
     text.line(
         "client",
         format_args!(
-            "{:.2} cores, {:.2} us of CPU a packet, busiest loop {:.0} %; longest stall {:.1} ms, loop lag \
-             {:.1} ms, late send {:.1} ms",
+            "{:.2} cores,{per_packet} busiest loop {:.0} %; longest stall {:.1} ms, loop lag {:.1} ms, late send \
+             {:.1} ms",
             client.cpu_cores,
-            client.cpu_us_per_packet,
             client.busiest_loop * 100.0,
             client.worst_stall_ms,
             client.worst_loop_lag_ms,
@@ -486,31 +493,31 @@ mod tests {
         let mut report = samples::report();
         let text = render(&report);
         for part in [
-            "run            game against 127.0.0.1:7777, started 2026-11-28T12:00:00Z, seed 18446744073709551615",
-            "client         dummy_client 0.1.0 on host: Linux 6.1, 2 cores",
-            "settings       assertions lost==0, count 10, echo_hz 0.5",
-            "sessions       10 requested = 9 connected + 1 never connected; 9 at most, 8 at the end",
-            "reason         1 x connect_refused",
-            "trend, in ms        count     mean      p50      p90      p95      p99    p99.9      max",
+            "run              game against 127.0.0.1:7777, started 2026-11-28T12:00:00Z, seed 18446744073709551615",
+            "client           dummy_client 0.1.0 on host: Linux 6.1, 2 cores",
+            "settings         assertions lost==0, count 10, echo_hz 0.5",
+            "sessions         10 requested = 9 connected + 1 never connected; 9 at most, 8 at the end",
+            "reason           1 x connect_refused",
+            "trend, in ms          count     mean      p50      p90      p95      p99    p99.9      max",
             "tick against the schedule",
-            "echoes         10 sent = 7 answered + 2 lost + 1 waiting, 0 corrupted",
+            "echoes           10 sent = 7 answered + 2 lost + 1 waiting, 0 corrupted",
             "waiting: echoes sent less than 2 s",
-            "packets        207 received (S_ECHO 7, S_HELLO 200)",
-            "bytes          2.0 MB received",
+            "packets          207 received (S_ECHO 7, S_HELLO 200)",
+            "bytes            2.0 MB received",
             "1 missing",
             "missing: numbers that a session did not receive",
             "3 skipped",
             "skipped: slots of the server's schedule",
-            "moves_in_time  98.00 % (98 of 100)",
+            "moves_in_time    98.00 % (98 of 100)",
             "longest_tick_gap 250.50 ms",
-            "not checked    no chat was sent",
-            "failed         1 ticks were missing",
-            "assert         BROKEN lost==0: 5",
+            "not checked      no chat was sent",
+            "failed           1 ticks were missing",
+            "assert           BROKEN lost==0: 5",
         ] {
             assert!(text.contains(part), "{part:?} in\n{text}");
         }
         assert!(
-            text.ends_with("verdict        failed after 5.0 s\n"),
+            text.ends_with("verdict          failed after 5.0 s\n"),
             "{text}"
         );
         assert!(
@@ -534,7 +541,23 @@ mod tests {
         ));
         let text = render(&report);
         assert!(text.contains("\nmove_rtt  "), "{text}");
-        assert!(text.contains("\nmoves          77 lost"), "{text}");
+        assert!(text.contains("\nmoves            77 lost"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_shown_that_the_run_does_not_have() {
+        let mut report = samples::report();
+        report
+            .run
+            .settings
+            .insert("assertions".into(), Value::Array(Vec::new()));
+        report.client.cpu_us_per_packet = 0.0;
+        let text = render(&report);
+        assert!(
+            text.contains("settings         count 10, echo_hz 0.5\n"),
+            "{text}"
+        );
+        assert!(!text.contains("CPU a packet"), "{text}");
     }
 
     #[test]
@@ -547,7 +570,7 @@ mod tests {
         }
         let text = render(&report);
         assert!(
-            text.contains("echoes         11 sent, 7 answered, 1 waiting, 2 lost"),
+            text.contains("echoes           11 sent, 7 answered, 1 waiting, 2 lost"),
             "{text}"
         );
     }
@@ -587,10 +610,10 @@ mod tests {
         });
         let text = render(&report);
         for part in [
-            "capacity       ",
+            "capacity         ",
             "outcome found",
             "largest 300",
-            "  steps        ",
+            "  steps          ",
             "broken lost==0: 3",
             "sessions 400",
         ] {

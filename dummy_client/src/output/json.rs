@@ -21,12 +21,15 @@ pub fn to_json(value: &impl Serialize, is_pretty: bool) -> Result<String, String
         .map_err(|error| format!("the result cannot be written as JSON: {error}"))
 }
 
-/// A report as pretty JSON with a line end.
-///
-/// # Errors
-/// One line for the user.
-pub fn render(report: &Report) -> Result<String, String> {
-    Ok(to_json(report, true)? + "\n")
+impl Report {
+    /// The report as JSON of [schema](schema) 2, as `--json` writes it.
+    ///
+    /// # Errors
+    /// One line for the user. Exit status 1.
+    pub fn to_json(&self) -> Result<String, Error> {
+        let json = to_json(self, true).map_err(Error::failure)?;
+        Ok(json + "\n")
+    }
 }
 
 /// The JSON schema of a report, as in `report.schema.json`.
@@ -133,7 +136,7 @@ mod tests {
             schema_version: SCHEMA_VERSION,
             ..Report::default()
         };
-        assert_eq!(parse(&render(&report).unwrap()).unwrap(), report);
+        assert_eq!(parse(&report.to_json().unwrap()).unwrap(), report);
     }
 
     #[test]
@@ -173,7 +176,7 @@ mod tests {
                     trend.histogram = vec![(1, counts[0]), (2, counts[1])];
                 }
             }
-            parse(&render(&report).unwrap())
+            parse(&report.to_json().unwrap())
         };
         assert!(with([MAX_EXACT - 1, 1]).is_ok());
         for counts in [[MAX_EXACT, 1], [1 << 63, 1 << 63]] {

@@ -12,7 +12,8 @@ const MAX_WAIT_MS: f64 = 1_000.0;
 
 impl OtherFailures {
     /// What an attack must not do. `report` has everything but the failures.
-    pub fn of_attack(attack: Option<&AttackReport>, report: &Report) -> Self {
+    /// `is_stopped`: before its time. What it could not show then is no failure.
+    pub fn of_attack(attack: Option<&AttackReport>, report: &Report, is_stopped: bool) -> Self {
         let Some(attack) = attack else {
             return Self::default();
         };
@@ -26,8 +27,41 @@ impl OtherFailures {
         let longest_gap_ms = gaps.fold(0.0, f64::max);
         let mut excusable = attack_failures(attack, report.client.client_limited);
         excusable.extend(neighbour_failures(attack, longest_gap_ms));
-        Self { excusable }
+        let mut not_shown = not_shown(attack);
+        if is_stopped {
+            let not_checked = not_shown.iter();
+            let not_checked = not_checked.map(|what| format!("the run was stopped: {what}"));
+            return Self {
+                excusable,
+                not_checked: not_checked.collect(),
+            };
+        }
+        not_shown.append(&mut excusable);
+        Self {
+            excusable: not_shown,
+            ..Self::default()
+        }
     }
+}
+
+/// What the attack was too short for.
+fn not_shown(attack: &AttackReport) -> Vec<String> {
+    let (stats, needed) = (&attack.stats, attack.timeout_secs);
+    if attack.elapsed_secs == 0.0 {
+        return vec!["the run was over before the attack began".into()];
+    }
+    let mut not_shown = Vec::new();
+    if stats.attempted == 0 {
+        not_shown.push("nothing was attacked: no attacker was accepted".into());
+    } else if needed > 0.0 && !stats.is_conclusive() {
+        not_shown.push(format!(
+            "the attack was too short to tell whether attackers are kicked: it needs {needed} s"
+        ));
+    }
+    if attack.tick_delay_p99_rise_ms.is_none() {
+        not_shown.push("too few ticks arrived to compare the tick delay under the attack".into());
+    }
+    not_shown
 }
 
 /// What a neighbour must not see. `server_gap_ms`: the longest time between two ticks of the server.
@@ -60,17 +94,6 @@ fn neighbour_failures(attack: &AttackReport, server_gap_ms: f64) -> Vec<String> 
 fn attack_failures(attack: &AttackReport, client_limited: bool) -> Vec<String> {
     let stats = &attack.stats;
     let mut failures = Vec::new();
-    if attack.elapsed_secs == 0.0 {
-        failures.push("the run was over before the attack began".into());
-    }
-    let needed = attack.timeout_secs;
-    if attack.elapsed_secs > 0.0 && stats.attempted == 0 {
-        failures.push("nothing was attacked: no attacker was accepted".into());
-    } else if needed > 0.0 && !stats.is_conclusive() {
-        failures.push(format!(
-            "the attack was too short to tell whether attackers are kicked: it needs {needed} s"
-        ));
-    }
     let mut counted = |count: u64, what: &str| {
         if count > 0 {
             failures.push(format!("{count} attackers {what}"));
@@ -83,9 +106,6 @@ fn attack_failures(attack: &AttackReport, client_limited: bool) -> Vec<String> {
             stats.closed_without_reason,
             "that read on were kicked without a reason",
         );
-    }
-    if attack.elapsed_secs > 0.0 && attack.tick_delay_p99_rise_ms.is_none() {
-        failures.push("too few ticks arrived to compare the tick delay under the attack".into());
     }
     let longest = attack.during.max_ms - attack.baseline.max_ms;
     if longest > MAX_WAIT_MS && !client_limited {
@@ -171,12 +191,43 @@ mod tests {
             let mut attack = attack();
             fault(&mut attack);
             let mut report = report();
-            let others = OtherFailures::of_attack(Some(&attack), &report);
+            let others = OtherFailures::of_attack(Some(&attack), &report, false);
             report.evaluate(&others, |_, _| Vec::new());
             let verdict = [Verdict::Failed, Verdict::Ok][usize::from(expected.is_empty())];
             assert_eq!(report.verdict, verdict, "{expected}: {:?}", report.failures);
             let failures = report.failures.join("; ");
             assert!(failures.contains(expected), "{expected}: {failures}");
+        }
+    }
+
+    /// Ctrl-C ends the run before the attack has shown anything. What the server did wrong until then counts.
+    #[test]
+    fn attack_that_is_stopped_is_not_checked_and_no_failure() {
+        type Change = fn(&mut AttackReport);
+        let changes: [(&str, Change); 4] = [
+            ("over before the attack", |attack| attack.elapsed_secs = 0.0),
+            ("nothing was attacked", |attack| attack.stats.attempted = 0),
+            ("was too short", |attack| attack.stats.inconclusive = 4),
+            ("too few ticks", |attack| {
+                attack.tick_delay_p99_rise_ms = None
+            }),
+        ];
+        for (expected, change) in changes {
+            let mut attack = attack();
+            change(&mut attack);
+            let others = OtherFailures::of_attack(Some(&attack), &report(), true);
+            assert_eq!(others.excusable, [""; 0], "{expected}");
+            let [not_checked] = &others.not_checked[..] else {
+                panic!("{expected}: {:?}", others.not_checked);
+            };
+            assert!(
+                not_checked.starts_with("the run was stopped: "),
+                "{not_checked}"
+            );
+            assert!(not_checked.contains(expected), "{not_checked}");
+            attack.stats.wrong_reason = 1;
+            let others = OtherFailures::of_attack(Some(&attack), &report(), true);
+            assert_eq!(others.excusable.len(), 1, "{expected}");
         }
     }
 
@@ -189,7 +240,7 @@ mod tests {
         attack.during.max_ms = 3_000.0;
         let mut limited = report();
         limited.client.client_limited = true;
-        let others = OtherFailures::of_attack(Some(&attack), &limited);
+        let others = OtherFailures::of_attack(Some(&attack), &limited, false);
         assert_eq!(others.excusable, [""; 0]);
     }
 
@@ -210,7 +261,7 @@ mod tests {
                 unit: crate::metrics::Unit::Milliseconds,
             };
             report.metrics.0.push(("longest_tick_gap".into(), gap));
-            let others = OtherFailures::of_attack(Some(&attack), &report);
+            let others = OtherFailures::of_attack(Some(&attack), &report, false);
             let failures = others.excusable.join("; ");
             assert_eq!(
                 failures.contains("which reads every 33 ms"),

@@ -241,6 +241,20 @@ impl Figure {
         }
     }
 
+    /// The change, if the runs of both sides are apart. `change` gets how often the tolerance is allowed, and
+    /// whether a side has one run. One run on a side does not show a change that several may show.
+    fn change(&self, change: impl Fn(f64, bool) -> Change) -> Change {
+        if !self.is_clear() {
+            return Change::None;
+        }
+        match change(self.tolerances(), self.is_single()) {
+            Change::None if self.is_single() && !matches!(change(1.0, false), Change::None) => {
+                Change::Unknown("too small for one run a side: several runs are needed".into())
+            }
+            change => change,
+        }
+    }
+
     fn has_enough_runs(&self) -> bool {
         self.before.len() >= ENOUGH_RUNS && self.after.len() >= ENOUGH_RUNS
     }
@@ -359,7 +373,7 @@ impl Table<'_> {
         let (events_before, events_after) = events.medians().unwrap_or((1.0, 1.0));
         let variance = |share: f64, events: f64| share * (1.0 - share) / events;
         let deviation = (variance(from, events_before) + variance(to, events_after)).sqrt();
-        let change = self.by_runs(&figure, RATE_NOISE.max(3.0 * deviation));
+        let change = self.by_runs(&figure, RATE_NOISE.max(3.0 * deviation), 0.0);
         let passed = (1.0 - from, 1.0 - to);
         self.row(name, passed, 4, change);
     }
@@ -382,7 +396,7 @@ impl Table<'_> {
             Change::None
         } else if figure.has_enough_runs() {
             let noise = noise_ms("max").max(self.own_lag_ms("max"));
-            self.by_runs(&figure, noise * per_ms)
+            self.by_runs(&figure, noise * per_ms, 0.0)
         } else {
             Change::Unknown("one value a run: three runs a side are needed".into())
         };
@@ -408,25 +422,30 @@ impl Table<'_> {
             let (seconds_before, seconds_after) = (seconds(self.before), seconds(self.after));
             let can_agree =
                 most_rank_sum(seconds_before.len(), seconds_after.len()) >= MIN_RANK_SUM;
-            let mut noise = noise_ms(statistic).max(self.own_lag_ms(statistic));
-            if figure.is_single() {
-                noise = noise.max(range(&seconds_before)).max(range(&seconds_after));
-            }
-            let change = if beyond + 1e-6 < MIN_BEYOND {
+            let noise = noise_ms(statistic).max(self.own_lag_ms(statistic));
+            let in_one_run = range(&seconds_before).max(range(&seconds_after));
+            let beyond = (beyond + 1e-6).floor();
+            let change = if beyond < MIN_BEYOND {
                 Change::Unknown(format!(
-                    "{beyond:.0} samples beyond it, {MIN_BEYOND} are needed"
+                    "{beyond} samples beyond it, {MIN_BEYOND} are needed"
                 ))
             } else if !can_agree && !figure.has_enough_runs() {
                 Change::Unknown("too few seconds with samples: three runs a side are needed".into())
             } else {
-                let change = self.by_runs(&figure, noise);
+                let change = self.by_runs(&figure, noise, in_one_run);
                 let agree = |before: &[f64], after: &[f64]| {
                     !can_agree || rank_sum(before, after) >= MIN_RANK_SUM
                 };
-                match change {
-                    Change::Worse if !agree(&seconds_before, &seconds_after) => Change::None,
-                    Change::Better if !agree(&seconds_after, &seconds_before) => Change::None,
-                    other => other,
+                let seconds = (&seconds_before[..], &seconds_after[..]);
+                let (first, second) = if from < to {
+                    seconds
+                } else {
+                    (seconds.1, seconds.0)
+                };
+                if agree(first, second) {
+                    change
+                } else {
+                    Change::None
                 }
             };
             self.row(&path, (from, to), 2, change);
@@ -434,14 +453,22 @@ impl Table<'_> {
     }
 
     /// Whether the medians differ by more than the tolerance and the noise, and the runs of both sides are apart.
-    fn by_runs(&self, figure: &Figure, noise: f64) -> Change {
+    /// `in_one_run`: the noise of one run on a side.
+    fn by_runs(&self, figure: &Figure, noise: f64, in_one_run: f64) -> Change {
         let Some((from, to)) = figure.medians() else {
             return Change::None;
         };
-        let (is_clear, factor) = (figure.is_clear(), self.tolerance * figure.tolerances());
         let noise = noise.max(range(&figure.before)).max(range(&figure.after));
-        let rose = |from: f64, to: f64| is_clear && to - from > noise && to > from * (1.0 + factor);
-        Change::of(rose(from, to), rose(to, from))
+        figure.change(|tolerances, is_single| {
+            let noise = if is_single {
+                noise.max(in_one_run)
+            } else {
+                noise
+            };
+            let factor = 1.0 + self.tolerance * tolerances;
+            let rose = |from: f64, to: f64| to - from > noise && to > from * factor;
+            Change::of(rose(from, to), rose(to, from))
+        })
     }
 
     /// The longest lag of the client, which shares its machine with the server or another busy one: the median
@@ -473,9 +500,11 @@ impl Table<'_> {
         let Some((from, to)) = figure.medians() else {
             return;
         };
-        let (is_clear, factor) = (figure.is_clear(), self.tolerance * figure.tolerances());
-        let fell = |from: f64, to: f64| is_clear && to < from * (1.0 - factor);
-        let change = Change::of(fell(from, to), fell(to, from));
+        let change = figure.change(|tolerances, _| {
+            let factor = 1.0 - self.tolerance * tolerances;
+            let fell = |from: f64, to: f64| to < from * factor;
+            Change::of(fell(from, to), fell(to, from))
+        });
         self.row("capacity.largest", (from, to), 0, change);
     }
 
@@ -983,6 +1012,51 @@ mod tests {
             less.text.contains("measured on one side only"),
             "{}",
             less.text
+        );
+    }
+
+    /// One run on a side hides a change of 15 % that five runs show.
+    #[test]
+    fn change_that_one_run_a_side_does_not_show_has_a_reason() {
+        let search = |largest: usize| {
+            let mut run = passed();
+            run.capacity = Some(capacity(largest));
+            run
+        };
+        let reason = "(too small for one run a side: several runs are needed)";
+        for (to, has_reason) in [(1_500, false), (1_350, true), (1_850, true), (1_000, false)] {
+            let text = compare(&[search(1_600)], &[search(to)], TOLERANCE).text;
+            assert_eq!(text.contains(reason), has_reason, "{to}:\n{text}");
+        }
+        let five = |largest| [(); 5].map(|()| search(largest));
+        let comparison = compare(&five(1_600), &five(1_350), TOLERANCE);
+        assert_eq!(comparison.verdict, Outcome::Worse, "{}", comparison.text);
+        let load = Load {
+            median_ms: 40.0,
+            noise: 0.0,
+            ..LARGE
+        };
+        let slower = Load {
+            median_ms: 46.0,
+            ..load
+        };
+        let text = compare(&runs(load, 0..1), &runs(slower, 1..2), TOLERANCE).text;
+        assert!(text.contains(reason), "{text}");
+    }
+
+    #[test]
+    fn samples_beyond_a_percentile_are_rounded_down() {
+        let mut few = passed();
+        let Some((_, Metric::Trend(trend))) =
+            (few.metrics.0.iter_mut()).find(|(name, _)| name == "tick_delay")
+        else {
+            panic!("a trend");
+        };
+        trend.count = 196;
+        let text = compare(&[few.clone()], &[few], TOLERANCE).text;
+        assert!(
+            text.contains("(9 samples beyond it, 10 are needed)"),
+            "{text}"
         );
     }
 

@@ -168,6 +168,10 @@ pub struct Sessions {
     pub disconnected_at_end: usize,
     /// Users that had left by plan and did not come back.
     pub not_reconnected: usize,
+    /// Users without a session at the end because this machine had no port, descriptor or memory left: neither
+    /// `never_connected` nor `not_reconnected` blames the server for them.
+    #[serde(default)]
+    pub limited_by_client: usize,
     /// Connects that failed, refused ones included.
     pub failed_connects: u64,
     /// Connects that the server refused because it was full.
@@ -184,6 +188,17 @@ pub struct Sessions {
     pub failed_logins: u64,
     /// Seconds without a packet or a tick of the server, if these were too many.
     pub server_silent_secs: f64,
+}
+
+impl Sessions {
+    /// The users that the server may be blamed for: those of `never_connected`, and those of `not_reconnected`.
+    pub(crate) fn blamed(&self) -> [usize; 2] {
+        let left = self.limited_by_client.saturating_sub(self.not_reconnected);
+        [
+            self.never_connected.saturating_sub(left),
+            self.not_reconnected.saturating_sub(self.limited_by_client),
+        ]
+    }
 }
 
 /// One reason and how often it occurred.

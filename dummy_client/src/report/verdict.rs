@@ -12,6 +12,8 @@ const MAX_EXCUSED_LAG_MS: f64 = 1_000.0;
 pub(crate) struct OtherFailures {
     /// Failures of the server that a stall of the client may explain.
     pub excusable: Vec<String>,
+    /// What the run did not check.
+    pub not_checked: Vec<String>,
 }
 
 impl Report {
@@ -100,16 +102,14 @@ impl Report {
     fn counted_failures(&self) -> (Vec<String>, Vec<String>) {
         let (mut wrong, mut late) = (Vec::new(), Vec::new());
         let sessions = &self.sessions;
+        let [never_connected, not_reconnected] = sessions.blamed();
         let of_sessions = [
-            (sessions.never_connected as u64, "sessions never connected"),
+            (never_connected as u64, "sessions never connected"),
             (
                 self.lost_for_good(),
                 "sessions were lost and did not reconnect within 10 s",
             ),
-            (
-                sessions.not_reconnected as u64,
-                "sessions did not reconnect",
-            ),
+            (not_reconnected as u64, "sessions did not reconnect"),
         ];
         let of_sessions = of_sessions.into_iter().filter(|(count, _)| *count > 0);
         late.extend(of_sessions.map(|(count, what)| format!("{count} {what}")));
@@ -211,6 +211,33 @@ mod tests {
         let mut silent = report();
         silent.metrics = Metrics::default();
         assert_eq!(evaluated(silent).1, ["no packet was received"]);
+    }
+
+    /// The ports of this machine are used up: 3 users had left and could not come back, 2 never connected.
+    #[test]
+    fn users_without_a_port_are_no_failure_of_the_server() {
+        for (limited, failures, status) in [
+            (5, vec![], 0),
+            (4, vec!["1 sessions never connected"], 1),
+            (
+                2,
+                vec!["2 sessions never connected", "1 sessions did not reconnect"],
+                1,
+            ),
+        ] {
+            let mut report = report();
+            (
+                report.sessions.never_connected,
+                report.sessions.not_reconnected,
+            ) = (2, 3);
+            report.sessions.limited_by_client = limited;
+            (report.client.own_limits, report.client.client_limited) = (9, true);
+            let failures: Vec<String> = failures.into_iter().map(Into::into).collect();
+            assert_eq!(
+                evaluated(report),
+                (Verdict::ClientLimited, failures, status)
+            );
+        }
     }
 
     #[test]

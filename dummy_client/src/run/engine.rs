@@ -4,7 +4,7 @@ mod report;
 
 use super::AttackSettings;
 use super::network::Network;
-use super::watch::Watch;
+use super::state::RunState;
 use crate::assertion::Assertion;
 use crate::attack::{AttackAction, AttackReport, AttackRun};
 use crate::collector::{Collector, UserEvent};
@@ -12,12 +12,12 @@ use crate::config::RunConfig;
 use crate::executor::capacity::{Action, CapacitySearch, StepOutcome};
 use crate::executor::{LoadProfile, Plan};
 use crate::health::{ClientMonitor, HealthRecord};
-use crate::measurement::{Measurement, Samples};
+use crate::measurement::Samples;
 use crate::metrics::series::Second;
-use crate::metrics::{Counter, Histogram, Kind, TickSeries};
+use crate::metrics::{Counter, Histogram, Kind};
 use crate::pacing::RESPONSE_TIMEOUT;
 use crate::report::{OtherFailures, Progress, Report, Sessions, Step, Verdict};
-use crate::users::{Left, UserSettings, Users};
+use crate::users::{UserSettings, Users};
 use crossbeam_channel::Receiver;
 use server_core::ServerHandle;
 use server_core::host::HostLimits;
@@ -34,12 +34,10 @@ pub(super) struct Engine<'a> {
     config: &'a RunConfig,
     scenario: String,
     limits: HostLimits,
-    collector: Arc<Collector>,
+    state: RunState,
     network: Network,
     events: Receiver<UserEvent>,
     executor: Execution,
-    users: Users,
-    measurement: Measurement,
     monitor: ClientMonitor,
     health: HealthRecord,
     window: Window,
@@ -53,12 +51,9 @@ pub(super) struct Engine<'a> {
     next_second_at: Instant,
     last_poll: Duration,
     last_counts: Vec<u64>,
-    /// Users without the newest tick, and users without any tick, by series.
-    lagging: Vec<(u64, u64)>,
-    silent: Duration,
-    /// The counters when the wait for answers was over, and when that was.
-    final_counts: Vec<u64>,
     ended_at: Instant,
+    /// By its owner, before its time.
+    is_stopped: bool,
 }
 
 enum Execution {
@@ -112,7 +107,6 @@ impl<'a> Engine<'a> {
             reconnect: config.reconnect,
             seed: config.seed ^ config.share.global(0) as u64,
         };
-        let registry = &collector.registry;
         Self {
             executor: match &config.executor.0 {
                 Plan::Profile(profile) => Execution::Profile(profile.clone()),
@@ -125,15 +119,11 @@ impl<'a> Engine<'a> {
                 limits.ephemeral_ports,
                 Arc::clone(&collector),
             ),
-            users: Users::new(count, settings),
-            measurement: Measurement::new(registry, now),
-            lagging: vec![(0, 0); registry.ticks().len()],
-            last_counts: vec![0; registry.counters()],
-            final_counts: Vec::new(),
+            last_counts: vec![0; collector.registry.counters()],
+            state: RunState::new(collector, Users::new(count, settings), now),
             config,
             scenario: scenario.into(),
             limits,
-            collector,
             events,
             monitor,
             health: HealthRecord::default(),
@@ -147,8 +137,8 @@ impl<'a> Engine<'a> {
             last_second_at: now,
             next_second_at: now + SECOND,
             last_poll: Duration::ZERO,
-            silent: Duration::ZERO,
             ended_at: now,
+            is_stopped: false,
         }
     }
 
@@ -156,7 +146,7 @@ impl<'a> Engine<'a> {
     pub fn run(&mut self, stop: &Receiver<()>) {
         loop {
             let now = Instant::now();
-            self.users.run_timers(now, &mut self.network);
+            self.state.users.run_timers(now, &mut self.network);
             self.search(now);
             self.attack(now);
             self.follow_executor(now);
@@ -172,7 +162,10 @@ impl<'a> Engine<'a> {
                     }
                     self.handle_events();
                 }
-                recv(stop) -> _ => return,
+                recv(stop) -> _ => {
+                    self.is_stopped = true;
+                    return;
+                }
                 default(timeout) => {}
             }
         }
@@ -187,7 +180,7 @@ impl<'a> Engine<'a> {
                 profile.next_change(elapsed).is_some(),
             ),
         };
-        let is_lost = !may_want_more && self.users.all_have_failed();
+        let is_lost = !may_want_more && self.state.users.all_have_failed();
         is_done || is_lost || self.network.server().is_shutting_down()
     }
 
@@ -201,9 +194,9 @@ impl<'a> Engine<'a> {
             ),
         };
         // With all connects under way, the next event comes first.
-        let change = change.filter(|_| self.users.may_connect());
+        let change = change.filter(|_| self.state.users.may_connect());
         let attack = self.attack.as_ref().and_then(AttackRun::next_at);
-        let timer = self.users.next_at(now);
+        let timer = self.state.users.next_at(now);
         let all = [change, end, timer, attack, Some(self.next_second_at)];
         all.into_iter().flatten().min().unwrap_or(now)
     }
@@ -219,22 +212,22 @@ impl<'a> Engine<'a> {
                 // A peak that lasts for no time is reached all the same.
                 let peak = profile.peak(self.last_poll, elapsed);
                 let peak = share.users(peak);
-                if peak > self.users.target() {
-                    self.users.set_target(peak, now, &mut self.network);
+                if peak > self.state.users.target() {
+                    self.state.users.set_target(peak, now, &mut self.network);
                 }
                 if profile.is_requested_at_once() {
-                    self.users.sessions.requested = share.users(profile.max());
+                    self.state.users.sessions.requested = share.users(profile.max());
                 }
                 profile.target(elapsed)
             }
         };
         self.last_poll = elapsed;
-        self.users
+        self.state
+            .users
             .set_target(share.users(target), now, &mut self.network);
-        if self.users.target() == 0 && self.users.first_connected_at.is_some() {
-            // No user waits for a packet from now on.
-            self.note_silence(now);
-            self.users.first_connected_at = None;
+        if self.state.users.target() == 0 && self.state.users.first_connected_at.is_some() {
+            self.state.note_silence(now);
+            self.state.users.first_connected_at = None;
         }
     }
 
@@ -249,41 +242,24 @@ impl<'a> Engine<'a> {
     }
 
     fn on_event(&mut self, event: UserEvent) {
-        let now = Instant::now();
         self.network.choose_address(&event);
-        let (collector, outage) = (&self.collector, self.collector.engine.outage);
-        let record = |time| collector.own_recorder().record(outage, time);
-        // Before the users handle the event: the next connection of this user begins in there, and resets its ticks.
-        let series = (0..self.lagging.len()).map(TickSeries);
-        let without: Vec<TickSeries> = match event {
-            UserEvent::Lost(user, _) => {
-                let has_none = |series: &TickSeries| collector.newest_tick(*series, user) == 0;
-                series.filter(has_none).collect()
-            }
-            _ => Vec::new(),
-        };
-        let left = self.users.on_event(event, now, &mut self.network, record);
-        if let Some(Left::Closed { since, .. }) = left {
-            for series in without {
-                let is_owed = self.watch().is_owed_a_tick(series, since, now);
-                self.lagging[series.0].1 += u64::from(is_owed);
-            }
-        }
+        self.state
+            .on_event(event, Instant::now(), &mut self.network);
     }
 
     // ---- capacity search -----------------------------------------------------------------------
 
     fn search(&mut self, now: Instant) {
-        let occupancy = self.users.occupancy(self.wanted_by_step());
-        let lag = self.measurement.lag();
+        let occupancy = self.state.users.occupancy(self.wanted_by_step());
+        let lag = self.state.measurement.lag();
         let Execution::Capacity(search) = &mut self.executor else {
             return;
         };
         match search.poll(occupancy, lag, now) {
             Action::None => {}
             Action::BeginWindow => {
-                self.measure(now, false);
-                self.measurement.begin_window(now);
+                self.measure(now);
+                self.state.measurement.begin_window(now);
                 self.window = self.begin_window(now);
             }
             Action::Evaluate => {
@@ -293,7 +269,7 @@ impl<'a> Engine<'a> {
                 if let Execution::Capacity(search) = &mut self.executor {
                     search.evaluate(step, outcome, now);
                 }
-                self.users.retry_failed(now);
+                self.state.users.retry_failed(now);
             }
         }
     }
@@ -302,30 +278,30 @@ impl<'a> Engine<'a> {
     fn wanted_by_step(&self) -> usize {
         match &self.executor {
             Execution::Capacity(search) => self.config.share.users(search.target()),
-            Execution::Profile(_) => self.users.target(),
+            Execution::Profile(_) => self.state.users.target(),
         }
     }
 
     fn begin_window(&self, now: Instant) -> Window {
         Window {
             began_at: Some(now),
-            counts: self.collector.counts(),
-            sessions: self.users.sessions,
+            counts: self.state.collector.counts(),
+            sessions: self.state.users.sessions,
             health: HealthRecord::default(),
-            own_limits: self.users.own_limit_count,
+            own_limits: self.state.users.own_limit_count,
         }
     }
 
     fn end_window(&mut self, now: Instant) {
-        self.measure(now, false);
-        let registry = &self.collector.registry;
-        self.measurement.end_window(registry, now);
+        self.measure(now);
+        let registry = &self.state.collector.registry;
+        self.state.measurement.end_window(registry, now);
     }
 
     /// Evaluates the window that ends now as if it were a run of its own.
     fn evaluate_step(&mut self, now: Instant) -> (Step, StepOutcome) {
         let window = std::mem::take(&mut self.window);
-        let now_counts = self.collector.counts();
+        let now_counts = self.state.collector.counts();
         let since = |now: u64, before: u64| now.saturating_sub(before);
         let before = window.counts.iter().chain(std::iter::repeat(&0));
         let mut counts: Vec<u64> = now_counts
@@ -333,7 +309,7 @@ impl<'a> Engine<'a> {
             .zip(before)
             .map(|(a, b)| since(*a, *b))
             .collect();
-        let registry = &self.collector.registry;
+        let registry = &self.state.collector.registry;
         for series in registry.requests() {
             // A request that was sent before the window and is unanswered for too long is lost in it.
             let of = |counter: Counter| window.counts.get(counter.0).copied().unwrap_or(0);
@@ -343,7 +319,7 @@ impl<'a> Engine<'a> {
             counts[series.lost.0.0] += of(series.sent).saturating_sub(done);
         }
         let target = self.wanted_by_step();
-        let mut sessions = self.users.sessions;
+        let mut sessions = self.state.users.sessions;
         sessions.lost = since(sessions.lost, window.sessions.lost);
         sessions.reconnected = since(sessions.reconnected, window.sessions.reconnected);
         sessions.reconnected_late =
@@ -351,20 +327,21 @@ impl<'a> Engine<'a> {
         sessions.requested = target;
         sessions.connected = sessions.connected_at_end;
         sessions.never_connected = target.saturating_sub(sessions.connected_at_end);
-        let silence = self.watch().silence(now);
+        let silence = self.state.watch().silence(now);
         sessions.server_silent_secs = silence.map_or(0.0, |time| time.as_secs_f64());
-        let lagging: Vec<(u64, u64)> = (0..registry.ticks().len())
-            .map(|series| (0, self.watch().count_without_tick(TickSeries(series), now)))
+        let watch = self.state.watch();
+        let lagging: Vec<(u64, u64)> = (self.state.series())
+            .map(|series| (0, watch.count_without_tick(series, now)))
             .collect();
-        let own_limits = since(self.users.own_limit_count, window.own_limits);
+        let own_limits = since(self.state.users.own_limit_count, window.own_limits);
         let own_limits: Vec<(String, u64)> = (own_limits > 0)
             .then(|| ("ports, descriptors or memory".to_string(), own_limits))
             .into_iter()
             .collect();
-        let packets = counts[self.collector.engine.packets.0];
-        let samples = &self.measurement.window;
+        let packets = counts[self.state.collector.engine.packets.0];
+        let samples = &self.state.measurement.window;
         let mut report = Report {
-            metrics: self.metrics(&counts, samples, &lagging),
+            metrics: self.state.metrics(&counts, samples, &lagging),
             client: window
                 .health
                 .evaluate(samples.worst_late_send, packets, &own_limits),
@@ -390,7 +367,7 @@ impl<'a> Engine<'a> {
             Execution::Profile(profile) => self.config.share.users(profile.max()),
             Execution::Capacity(_) => usize::MAX,
         };
-        let is_full = self.users.sessions.connected_at_end == max;
+        let is_full = self.state.users.sessions.connected_at_end == max;
         let Some(attack) = &mut self.attack else {
             return;
         };
@@ -404,17 +381,17 @@ impl<'a> Engine<'a> {
             }
             AttackAction::BeginBaseline => {
                 self.end_window(now);
-                self.measurement.begin_window(now);
+                self.state.measurement.begin_window(now);
             }
             AttackAction::BeginAttack => {
                 self.end_window(now);
-                let delays = self.tick_delays(&self.measurement.window);
+                let delays = self.tick_delays(&self.state.measurement.window);
                 if let Some(attack) = &mut self.attack
                     && let Err(error) = attack.begin(&delays, self.config.seed, now)
                 {
                     log::error!("the attack could not begin: {error}");
                 }
-                self.measurement.begin_window(now);
+                self.state.measurement.begin_window(now);
             }
         }
     }
@@ -422,7 +399,7 @@ impl<'a> Engine<'a> {
     /// The delays of all tick series together.
     fn tick_delays(&self, samples: &Samples) -> Histogram {
         let mut delays = Histogram::default();
-        for series in self.collector.registry.ticks() {
+        for series in self.state.collector.registry.ticks() {
             delays.add(&samples.trends[series.delay.0]);
         }
         delays
@@ -434,26 +411,26 @@ impl<'a> Engine<'a> {
         if now < self.next_second_at {
             return;
         }
-        self.measure(now, false);
+        self.measure(now);
         let second = self.end_second(now);
-        // A silence that is over before the end counts too.
-        let silence = self.watch().present_silence(now).unwrap_or_default();
-        self.silent = self.silent.max(silence);
+        self.state.note_present_silence(now);
         self.next_second_at = following_second(self.next_second_at, now);
         if let Some(mut observer) = self.observer.take() {
             let engine = &*self;
             observer(&Progress {
                 elapsed: now.duration_since(engine.started_at),
                 ends_after: engine.config.executor.duration(),
-                sessions: engine.users.sessions.connected_at_end,
-                target: engine.users.target(),
+                sessions: engine.state.users.sessions.connected_at_end,
+                target: engine.state.users.target(),
                 lost: engine.lost_so_far(),
-                failed_connects: engine.users.sessions.failed_connects,
+                failed_connects: engine.state.users.sessions.failed_connects,
                 point: engine.point(&second),
                 main_trend: engine.main_trend(),
                 metrics: &|| {
-                    let counts = engine.collector.counts();
-                    engine.metrics(&counts, &engine.measurement.run, &[])
+                    let counts = engine.state.collector.counts();
+                    engine
+                        .state
+                        .metrics(&counts, &engine.state.measurement.run, &[])
                 },
             });
             self.observer = Some(observer);
@@ -462,7 +439,7 @@ impl<'a> Engine<'a> {
 
     /// The sum of the losses, without those that only the end of the run can tell.
     fn lost_so_far(&self) -> u64 {
-        let definitions = self.collector.registry.definitions().iter();
+        let definitions = self.state.collector.registry.definitions().iter();
         let losses = definitions.map(|one| match one.kind {
             Kind::Check {
                 counter,
@@ -471,43 +448,37 @@ impl<'a> Engine<'a> {
             } => self.last_counts[counter.0],
             _ => 0,
         });
-        let sessions = &self.users.sessions;
+        let sessions = &self.state.users.sessions;
         let lost = sessions.lost.saturating_sub(sessions.reconnected);
         losses.fold(lost, u64::saturating_add)
     }
 
     /// One more point of the timeline, of the time since the last one.
     fn end_second(&mut self, now: Instant) -> Second {
-        let counts = self.collector.counts();
+        let counts = self.state.collector.counts();
         let length = now.saturating_duration_since(self.last_second_at);
         let secs = length.as_secs_f64().max(1e-3);
         self.last_second_at = now;
         let per_sec = |counter: Counter| {
             counts[counter.0].saturating_sub(self.last_counts[counter.0]) as f64 / secs
         };
-        let engine = &self.collector.engine;
+        let engine = &self.state.collector.engine;
         let second = Second {
             at_secs: now.duration_since(self.started_at).as_secs_f64(),
-            sessions: self.users.sessions.connected_at_end,
-            sessions_lost: self.users.sessions.lost,
+            sessions: self.state.users.sessions.connected_at_end,
+            sessions_lost: self.state.users.sessions.lost,
             packets_per_sec: per_sec(engine.packets),
             bytes_per_sec: per_sec(engine.bytes),
             ..Second::default()
         };
         self.last_counts = counts;
-        self.measurement.end_second(second)
+        self.state.measurement.end_second(second)
     }
 
-    /// Takes what the threads have recorded, and a sample of the client's health.
-    fn measure(&mut self, now: Instant, is_end: bool) {
-        let registry = &self.collector.registry;
-        for recorder in self.collector.recorders() {
-            self.measurement.collect(registry, recorder);
-        }
-        self.measurement.evaluate(registry, now, is_end);
-        if !is_end {
-            self.sample_health(now);
-        }
+    /// Takes what was recorded, and a sample of the client's health.
+    fn measure(&mut self, now: Instant) {
+        self.state.measure(now, false);
+        self.sample_health(now);
     }
 
     fn sample_health(&mut self, now: Instant) {
@@ -516,27 +487,11 @@ impl<'a> Engine<'a> {
         self.window.health.add(&sample);
     }
 
-    // ---- ticks that do not come ----------------------------------------------------------------
-
-    fn note_silence(&mut self, now: Instant) {
-        self.silent = self
-            .silent
-            .max(self.watch().silence(now).unwrap_or_default());
-    }
-
-    fn watch(&self) -> Watch<'_> {
-        Watch {
-            users: &self.users,
-            collector: &self.collector,
-            measurement: &self.measurement,
-        }
-    }
-
     // ---- the end -------------------------------------------------------------------------------
 
     /// Sends nothing new, and waits for answers under way and for the newest tick on each session, 2 s at most.
     pub fn drain(&mut self) {
-        self.users.stop();
+        self.state.users.stop();
         let now = Instant::now();
         self.attack_report = self.attack.take().map(|mut attack| {
             attack.end(now).unwrap_or_else(|error| {
@@ -544,42 +499,20 @@ impl<'a> Engine<'a> {
                 AttackReport::default()
             })
         });
-        self.collector.stop();
+        self.state.collector.stop();
         let now = Instant::now();
-        self.measure(now, false);
-        self.note_silence(now);
-        let newest: Vec<u64> = (0..self.lagging.len())
-            .map(|series| self.watch().newest_tick(TickSeries(series)))
-            .collect();
-        for series in 0..self.lagging.len() {
-            // Sessions that connect later have waited for less.
-            self.lagging[series].1 += self.watch().count_without_tick(TickSeries(series), now);
-        }
-        let lags = |engine: &Self, series: usize| {
-            let watch = engine.watch();
-            watch.count_lagging(TickSeries(series), newest[series])
-        };
+        self.measure(now);
+        self.state.begin_drain(now);
         let give_up_at = Instant::now() + RESPONSE_TIMEOUT;
-        // The counts that end the wait are those of the report.
-        self.final_counts = loop {
+        loop {
             self.handle_events();
-            let counts = self.collector.counts();
-            let is_complete = self.collector.in_flight(&counts) == 0
-                && (0..newest.len()).all(|series| lags(self, series) == 0);
-            let is_alone = self.users.sessions.connected_at_end == 0;
-            let is_over = !self.users.is_connecting() && (is_alone || is_complete);
-            if is_over || Instant::now() >= give_up_at {
-                break counts;
+            if self.state.is_drained() || Instant::now() >= give_up_at {
+                break;
             }
             std::thread::sleep(Duration::from_millis(2));
-        };
-        for series in 0..newest.len() {
-            self.lagging[series].0 = lags(self, series);
         }
         self.ended_at = Instant::now();
-        let (collector, outage) = (&self.collector, self.collector.engine.outage);
-        let record = |time| collector.own_recorder().record(outage, time);
-        self.users.finish(self.ended_at, record);
+        self.state.end_drain(self.ended_at);
         // The end of all sessions comes now: no packet waits for the threads in it.
         self.sample_health(self.ended_at);
     }

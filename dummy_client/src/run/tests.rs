@@ -324,6 +324,69 @@ fn outage_that_lasts_until_the_end_is_in_the_figures() {
     assert!((gap - 3_000.0).abs() < 1.0, "{gap}");
 }
 
+/// The server has stopped sending, and the sessions that close at the end hide nothing of that.
+#[test]
+fn gap_that_lasts_until_the_end_is_in_the_figures() {
+    let mut world = World::connected(2);
+    send(&mut world, 1..=50, PERIOD_MS);
+    let report = world.end(1_700);
+    let gap = gauge(&report, "longest_tick_gap").unwrap();
+    assert!((gap - 700.0).abs() < 1.0, "{gap}");
+    assert_eq!(report.metrics.count("ticks_skipped"), 34);
+}
+
+/// A server that was stopped at the end of the run goes on while the sessions close: its slots count once, and each
+/// tick is one delay.
+#[test]
+fn slots_at_the_end_are_skipped_once() {
+    let skipped = |late: fn(&mut World)| {
+        let mut world = World::connected(2);
+        send(&mut world, 1..=50, PERIOD_MS);
+        let report = world.end_with(1_700, late);
+        counts(&report, ["ticks_skipped", "ticks_received"])
+    };
+    assert_eq!(skipped(|_| {}), [34, 100]);
+    assert_eq!(skipped(|world| world.tick_all(51)), [34, 102]);
+}
+
+/// The answer comes when the run is over, before the sessions end.
+#[test]
+fn each_time_of_an_answer_belongs_to_an_answered_request() {
+    for is_late in [false, true] {
+        let world = World::connected(1);
+        let moves = world.moves;
+        world.state.collector.recorder(0).counters()[moves.sent.0].add(1);
+        let report = world.end_with(2_100, |world| {
+            let recorder = world.state.collector.recorder(0);
+            if is_late {
+                recorder.counters()[moves.answered.0].add(1);
+                recorder.record(moves.time, Duration::from_secs(2));
+            }
+        });
+        let names = [
+            "moves_sent",
+            "moves_answered",
+            "moves_lost",
+            "moves_waiting",
+        ];
+        let answered = u64::from(is_late);
+        assert_eq!(counts(&report, names), [1, answered, 1 - answered, 0]);
+        assert_eq!(trend(&report, "move_rtt").count, answered);
+    }
+}
+
+/// An outage is in the figures when the new session was not refused for a second.
+#[test]
+fn outage_is_in_the_figures_while_the_next_session_lives() {
+    let mut world = World::new(2, settings(true));
+    world.accept_all();
+    world.end_session(1, DisconnectReason::PeerReset);
+    world.at(3_000).accept_all();
+    world.at(4_000).measure();
+    let outage = world.state.collector.engine.outage;
+    assert_eq!(world.state.measurement.run.trends[outage.0].len(), 1);
+}
+
 #[test]
 fn session_behind_throughout_shows_in_delay_and_spread() {
     let mut world = World::connected(3);
@@ -348,9 +411,9 @@ fn session_behind_throughout_shows_in_delay_and_spread() {
 fn single_long_wait_of_one_session_is_the_maximum_of_its_window() {
     let mut world = World::connected(60);
     send(&mut world, 1..=100, PERIOD_MS);
-    world.measure(false);
+    world.measure();
     let from = world.now();
-    world.measurement.begin_window(from);
+    world.state.measurement.begin_window(from);
     let waits = |tick: u64| (101..=250).contains(&tick);
     for tick in 101..=400 {
         world.at(tick * PERIOD_MS);
@@ -361,9 +424,9 @@ fn single_long_wait_of_one_session_is_the_maximum_of_its_window() {
             (101..=250).for_each(|late| world.tick(7, late));
         }
     }
-    world.measure(false);
-    let window = &world.measurement.window.trends[0..];
-    let registry = &world.collector.registry;
+    world.measure();
+    let window = &world.state.measurement.window.trends[0..];
+    let registry = &world.state.collector.registry;
     let delays = &window[registry.ticks()[TICKS.0].delay.0];
     assert!((delays.quantile_ms(1.0) - 2_980.0).abs() < 5.0);
     assert!(delays.quantile_ms(0.5) < 1.0);

@@ -1,16 +1,14 @@
 //! A run in virtual time: users, ticks and their evaluation, without a socket, a thread or a clock.
 
-use super::values;
-use super::watch::Watch;
+use super::state::RunState;
 use crate::collector::{Collector, EngineMetrics, UserEvent};
 use crate::context::{SessionSettings, UserState};
-use crate::measurement::Measurement;
 use crate::metrics::series::Second;
-use crate::metrics::{Registry, TickSeries};
+use crate::metrics::{Registry, RequestSeries, TickSeries};
 use crate::report::{Metric, OtherFailures, Report, TrendValue};
 use crate::scenario::UserId;
 use crate::users::tests::FakeNetwork;
-use crate::users::{Left, UserSettings, Users};
+use crate::users::{UserSettings, Users};
 use crossbeam_channel::Receiver;
 use server_core::{DisconnectReason, SessionId};
 use std::sync::Arc;
@@ -18,10 +16,9 @@ use std::time::{Duration, Instant};
 
 /// Users of a scenario with one pushed stream, `tick`.
 pub struct World {
-    pub users: Users,
+    pub state: RunState,
+    pub moves: RequestSeries,
     pub network: FakeNetwork,
-    pub measurement: Measurement,
-    pub collector: Arc<Collector>,
     settings: SessionSettings,
     events: Receiver<UserEvent>,
     /// The connection of each user.
@@ -29,8 +26,6 @@ pub struct World {
     start: Instant,
     now: Instant,
     next_second: Instant,
-    churned_without_tick: u64,
-    silent: Duration,
     /// Users are connected when they are [logged in](Self::log_in).
     pub has_login: bool,
 }
@@ -44,11 +39,11 @@ impl World {
         let mut registry = Registry::default();
         let metrics = EngineMetrics::register(&mut registry, false);
         assert_eq!(registry.tick_series("tick"), TICKS);
+        let moves = registry.request_series("moves", "answered", "move_rtt", "");
         let start = Instant::now();
         let (collector, events) = Collector::new(registry, metrics, users, 1, start);
         let mut world = Self {
-            measurement: Measurement::new(&collector.registry, start),
-            collector: Arc::new(collector),
+            moves,
             settings: SessionSettings {
                 log_sessions: 0,
                 login_timeout: None,
@@ -56,16 +51,17 @@ impl World {
             },
             events,
             sessions: (0..users).map(|_| None).collect(),
-            users: Users::new(users, settings),
+            state: RunState::new(Arc::new(collector), Users::new(users, settings), start),
             network: FakeNetwork::default(),
             start,
             now: start,
             next_second: start + SECOND,
-            churned_without_tick: 0,
-            silent: Duration::ZERO,
             has_login: false,
         };
-        world.users.set_target(users, start, &mut world.network);
+        world
+            .state
+            .users
+            .set_target(users, start, &mut world.network);
         world
     }
 
@@ -81,16 +77,16 @@ impl World {
         let at = self.start + Duration::from_millis(millis);
         while self.next_second <= at {
             self.now = self.next_second;
-            self.measure(false);
+            self.measure();
             let at_secs = (self.now - self.start).as_secs_f64();
-            self.measurement.end_second(Second {
+            self.state.measurement.end_second(Second {
                 at_secs,
                 ..Second::default()
             });
             self.next_second += SECOND;
         }
         self.now = self.now.max(at);
-        self.users.run_timers(self.now, &mut self.network);
+        self.state.users.run_timers(self.now, &mut self.network);
         self
     }
 
@@ -102,8 +98,8 @@ impl World {
     /// The server accepts all connections under way.
     pub fn accept_all(&mut self) {
         for user in std::mem::take(&mut self.network.begun) {
-            let (id, collector) = (UserId(user), Arc::clone(&self.collector));
-            let mut session = UserState::new(collector, id, user, 0, &self.settings);
+            let (id, collector) = (UserId(user), Arc::clone(&self.state.collector));
+            let mut session = UserState::new(collector, id, user, 0, 0, &self.settings);
             session.open();
             if !self.has_login {
                 session.join(session_id(user));
@@ -123,8 +119,8 @@ impl World {
     /// A session receives a packet without a tick.
     pub fn answer(&mut self, user: usize) {
         assert!(self.sessions[user].is_some(), "a session");
-        let recorder = self.collector.recorder(0);
-        recorder.counters()[self.collector.engine.packets.0].add(1);
+        let recorder = self.state.collector.recorder(0);
+        recorder.counters()[self.state.collector.engine.packets.0].add(1);
     }
 
     /// A session receives a tick.
@@ -159,67 +155,49 @@ impl World {
 
     fn handle_events(&mut self) {
         while let Ok(event) = self.events.try_recv() {
-            let (collector, now) = (&self.collector, self.now);
-            let record = |time| {
-                let outage = collector.engine.outage;
-                collector.own_recorder().record(outage, time);
-            };
-            let left = self.users.on_event(event, now, &mut self.network, record);
-            if let Some(Left::Closed { user, since }) = left {
-                let is_without = self.watch().has_no_tick(TICKS, user, since, now);
-                self.churned_without_tick += u64::from(is_without);
-            }
+            (self.state).on_event(event, self.now, &mut self.network);
         }
     }
 
-    pub fn measure(&mut self, is_end: bool) {
-        let registry = &self.collector.registry;
-        for recorder in self.collector.recorders() {
-            self.measurement.collect(registry, recorder);
-        }
-        self.measurement.evaluate(registry, self.now, is_end);
-    }
-
-    fn watch(&self) -> Watch<'_> {
-        Watch {
-            users: &self.users,
-            collector: &self.collector,
-            measurement: &self.measurement,
-        }
+    pub fn measure(&mut self) {
+        self.state.measure(self.now, false);
     }
 
     /// The end of a second: a silence is noticed.
     pub fn end_second(&mut self, millis: u64) {
-        self.at(millis).measure(false);
-        let silence = self.watch().present_silence(self.now);
-        self.silent = self.silent.max(silence.unwrap_or_default());
+        self.at(millis).measure();
+        self.state.note_present_silence(self.now);
     }
 
     /// Ends the run at this time, and reports.
-    pub fn end(mut self, millis: u64) -> Report {
-        self.at(millis).measure(false);
-        let (now, watch) = (self.now, self.watch());
-        let silence = watch.silence(now).unwrap_or_default().max(self.silent);
-        let lagging = watch.count_lagging(TICKS, watch.newest_tick(TICKS));
-        let without = self.churned_without_tick + watch.count_without_tick(TICKS, now);
-        let collector = Arc::clone(&self.collector);
-        self.users.finish(now, |time| {
-            let outage = collector.engine.outage;
-            collector.own_recorder().record(outage, time);
-        });
-        self.measure(true);
+    pub fn end(self, millis: u64) -> Report {
+        self.end_with(millis, |_| {})
+    }
+
+    /// Ends the run at this time, and reports. `late` happens when the run is over, before the sessions end.
+    pub fn end_with(mut self, millis: u64, late: impl FnOnce(&mut Self)) -> Report {
+        self.at(millis).measure();
+        self.state.begin_drain(self.now);
+        self.state.end_drain(self.now);
+        let sessions = self.state.users.sessions;
+        late(&mut self);
+        for user in 0..self.sessions.len() {
+            if let Some(session) = self.sessions[user].take() {
+                session.leave(DisconnectReason::Closed, self.now);
+            }
+        }
+        self.state.measure(self.now, true);
+        let state = &self.state;
         let mut report = Report {
-            metrics: values::metrics(
-                &collector.registry,
-                &self.measurement,
-                &collector.counts(),
-                &self.measurement.run,
-                &[(lagging, without)],
+            metrics: state.metrics(
+                &state.final_counts(),
+                &state.measurement.run,
+                &state.lagging,
             ),
-            sessions: self.users.sessions,
+            sessions,
             ..Report::default()
         };
-        report.sessions.server_silent_secs = silence.as_secs_f64();
+        report.sessions.server_silent_secs = state.silent.as_secs_f64();
         report.evaluate(&OtherFailures::default(), |_, _| Vec::new());
         let received = report.metrics.count("ticks_received");
         let synthetic = report.metrics.count("ticks_synthetic");

@@ -1,6 +1,7 @@
 //! All users of a run: starts and stops them, reconnects them, and counts what becomes of them. Knows no
 //! clock and no socket.
 
+mod peak;
 #[cfg(test)]
 pub(crate) mod tests;
 mod user;
@@ -9,6 +10,7 @@ use crate::collector::{Stage, UserEvent};
 use crate::executor::windowed::Occupancy;
 use crate::metrics::TopCounter;
 use crate::report::Sessions;
+use peak::Peak;
 use server_core::{DisconnectReason, SessionId};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,6 +23,9 @@ pub(crate) use user::{State, VirtualUser};
 /// Connects under way at a time. More would overflow the server's backlog, and each SYN that is dropped there
 /// is a second of waiting that says nothing about the server.
 pub const MAX_CONNECTING: usize = 256;
+
+/// A server that is full refuses a session sooner than this.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// The part of the network that the users need.
 pub(crate) trait Endpoint {
@@ -42,6 +47,9 @@ pub(crate) struct Users {
     timers: BinaryHeap<Reverse<(Instant, usize, Timer)>>,
     rng: fastrand::Rng,
     pub sessions: Sessions,
+    peak: Peak,
+    /// Times without a session, of sessions that were not refused, for the caller to take.
+    pub outages: Vec<Duration>,
     /// Lost sessions and failed connects by reason.
     pub reasons: TopCounter<String>,
     /// Connects that failed for want of this machine's own ports, descriptors or memory.
@@ -69,6 +77,8 @@ enum Timer {
     Connect,
     /// Close the connection of this number.
     Close(u32),
+    /// The server does not refuse the connection of this number any more.
+    Admit(u32),
 }
 
 /// A user that an event takes out of its session, for the caller's checks.
@@ -76,7 +86,6 @@ enum Timer {
 pub(crate) enum Left {
     /// By plan; the session was this old.
     Closed {
-        user: usize,
         since: Instant,
     },
     Lost,
@@ -91,6 +100,8 @@ impl Users {
             connecting: 0,
             timers: BinaryHeap::new(),
             sessions: Sessions::default(),
+            peak: Peak::default(),
+            outages: Vec::new(),
             reasons: TopCounter::default(),
             own_limits: TopCounter::default(),
             own_limit_count: 0,
@@ -185,9 +196,11 @@ impl Users {
 
     fn connect(&mut self, user: usize, now: Instant, endpoint: &mut impl Endpoint) {
         self.users[user].state = State::Connecting;
+        self.users[user].is_limited = false;
         self.connecting += 1;
         if let Err(error) = endpoint.connect(user, now) {
             if let Some(limit) = own_limit(&error) {
+                self.users[user].is_limited = true;
                 self.own_limit_count += 1;
                 self.own_limits.add(limit.into());
             }
@@ -209,6 +222,7 @@ impl Users {
                     put_off.push(Reverse(entry));
                 }
                 (Timer::Connect, State::Backoff) => self.connect(user, now, endpoint),
+                (Timer::Admit(number), _) if number == one.connections => self.admit(user),
                 (Timer::Close(number), State::Connected { since, id })
                     if number == one.connections =>
                 {
@@ -237,19 +251,20 @@ impl Users {
         self.is_stopping = true;
     }
 
-    /// Takes an event. `record_outage` gets the time that a user was without a session.
+    /// Takes an event.
     pub fn on_event(
         &mut self,
         event: UserEvent,
         now: Instant,
         endpoint: &mut impl Endpoint,
-        mut record_outage: impl FnMut(Duration),
     ) -> Option<Left> {
         match event {
             UserEvent::Connected(user, id) => {
                 self.connecting -= 1;
                 self.first_connected_at.get_or_insert(now);
-                self.users[user].on_connected(&mut self.sessions, now, id);
+                self.users[user].on_connected(&mut self.sessions, self.peak.begin(), now, id);
+                let admit = Timer::Admit(self.users[user].connections);
+                self.timers.push(Reverse((now + REFUSAL_TIME, user, admit)));
                 if user >= self.target {
                     self.dismiss(user, endpoint);
                 } else if let Some(churn) = self.settings.churn.clone() {
@@ -268,19 +283,32 @@ impl Users {
             UserEvent::Refused(user) => {
                 self.sessions.refused += 1;
                 // It counted as connecting until it was connected.
-                if self.users[user].connected_since().is_some() {
-                    self.users[user].on_refused(&mut self.sessions);
+                let one = &mut self.users[user];
+                if one.connected_since().is_some() {
+                    match one.on_refused(&mut self.sessions) {
+                        Some(session) => {
+                            self.sessions.max_connected = self.peak.decide(session, true);
+                        }
+                        None => self.peak.end(),
+                    }
                     self.connecting += 1;
                 }
                 self.on_failed(user, "refused: the server is full", now);
                 None
             }
             UserEvent::Lost(user, reason) => {
-                if let Some(outage) = self.users[user].take_outage() {
-                    record_outage(outage);
-                }
+                self.admit(user);
+                self.peak.end();
                 Some(self.on_ended(user, reason, now, endpoint))
             }
+        }
+    }
+
+    /// The server has not refused the session of this user.
+    fn admit(&mut self, user: usize) {
+        if let Some((session, outage)) = self.users[user].admit() {
+            self.sessions.max_connected = self.peak.decide(session, false);
+            self.outages.extend(outage);
         }
     }
 
@@ -299,14 +327,14 @@ impl Users {
             if user < self.target && !self.is_stopping {
                 self.connect(user, now, endpoint);
             }
-            return Left::Closed { user, since };
+            return Left::Closed { since };
         }
         if reason == DisconnectReason::HandlerPanicked {
             // A fault of the bot; the server has not lost it.
             one.on_closed(&mut self.sessions);
             self.reasons.add(reason.label().into());
             self.retry_or_give_up(user, now);
-            return Left::Closed { user, since };
+            return Left::Closed { since };
         }
         one.on_lost(&mut self.sessions, now);
         self.reasons.add(reason.label().into());
@@ -345,15 +373,17 @@ impl Users {
     }
 
     /// Counts what is known at the end of the run only.
-    pub fn finish(&mut self, now: Instant, mut record_outage: impl FnMut(Duration)) {
-        for one in &mut self.users {
-            let outage = one.take_outage().or_else(|| one.outage_until(now));
-            outage.into_iter().for_each(&mut record_outage);
+    pub fn finish(&mut self, now: Instant) {
+        for user in 0..self.users.len() {
+            self.admit(user);
+            self.outages.extend(self.users[user].outage_until(now));
         }
         let users = &self.users;
         let count = |is: fn(&VirtualUser) -> bool| users.iter().filter(|one| is(one)).count();
         self.sessions.disconnected_at_end = count(VirtualUser::is_disconnected);
         self.sessions.not_reconnected = count(VirtualUser::is_not_reconnected);
+        let is_limited = |one: &VirtualUser| one.is_limited && one.is_disconnected();
+        self.sessions.limited_by_client = count(is_limited);
         let sessions = &mut self.sessions;
         sessions.never_connected = sessions.requested.saturating_sub(sessions.connected);
     }

@@ -45,7 +45,6 @@ struct Load {
     network: FakeNetwork,
     start: Instant,
     now: Instant,
-    outages: Vec<Duration>,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -58,7 +57,6 @@ impl Load {
             network: FakeNetwork::default(),
             start,
             now: start,
-            outages: Vec::new(),
         }
     }
 
@@ -94,9 +92,7 @@ impl Load {
     }
 
     fn event(&mut self, event: UserEvent) -> Option<Left> {
-        let (outages, now) = (&mut self.outages, self.now);
-        let record = |outage| outages.push(outage);
-        self.users.on_event(event, now, &mut self.network, record)
+        self.users.on_event(event, self.now, &mut self.network)
     }
 
     /// The server accepts this connection.
@@ -140,8 +136,7 @@ impl Load {
     }
 
     fn finish(mut self) -> Sessions {
-        let outages = &mut self.outages;
-        self.users.finish(self.now, |outage| outages.push(outage));
+        self.users.finish(self.now);
         self.users.sessions
     }
 }
@@ -247,7 +242,7 @@ fn churn_is_not_counted_as_loss() {
         load.end_closed();
         load.accept_all();
     }
-    assert_eq!(load.outages, []);
+    assert_eq!(load.users.outages, []);
     let sessions = load.finish();
     // Each session stays for 0.2 s on average: about 200 in 2 s.
     assert!((150..260).contains(&sessions.closed), "{sessions:?}");
@@ -304,8 +299,8 @@ fn session_that_its_bot_closes_is_no_loss_and_its_user_connects_again() {
     let mut load = Load::new(2, UserSettings::default()).target(2);
     load.accept_all();
     let closed = load.event(UserEvent::Lost(1, DisconnectReason::Closed));
-    let (user, since) = (1, load.start);
-    assert_eq!(closed, Some(Left::Closed { user, since }));
+    let since = load.start;
+    assert_eq!(closed, Some(Left::Closed { since }));
     assert_eq!(load.network.begun, [1]);
     load.accept_all();
     assert_eq!(load.reasons(), []);
@@ -380,12 +375,12 @@ fn lost_session_reconnects_and_its_outage_is_recorded() {
     load.at(MS * 4_500);
     assert_eq!(load.network.begun, [1]);
     load.accept_all();
-    let (outage, sessions) = {
-        let outages = &mut load.outages;
-        load.users.finish(load.now, |outage| outages.push(outage));
-        (load.outages.clone(), load.users.sessions)
-    };
-    assert_eq!(outage, [MS * 2_500]);
+    // The session lives, and is not refused any more.
+    load.at(MS * 5_500);
+    assert_eq!(load.users.outages, [MS * 2_500]);
+    load.users.finish(load.now);
+    assert_eq!(load.users.outages, [MS * 2_500]);
+    let sessions = load.users.sessions;
     assert_eq!((sessions.lost, sessions.reconnected), (1, 1));
     assert_eq!((sessions.connected_at_end, sessions.connected), (3, 3));
 }
@@ -432,7 +427,12 @@ fn session_of_a_second_resets_the_backoff_and_a_shorter_one_does_not() {
             load.accept_all();
             load.at(load.now - load.start + stays);
             load.lose(0);
-            load.users.next_at(load.now).unwrap() - load.now
+            let lost_at = load.now;
+            while load.network.begun.is_empty() {
+                let at = load.users.next_at(load.now).expect("a timer");
+                load.at(at - load.start);
+            }
+            load.now - lost_at
         };
         let longest = (0..200).map(next_delay).max().unwrap();
         assert!((bound * 9 / 10..=bound).contains(&longest), "{longest:?}");
@@ -493,6 +493,37 @@ fn refused_user_was_never_connected_and_tries_again() {
     assert_eq!((sessions.connected, sessions.lost), (2, 0));
 }
 
+/// A server with room for two sessions. Whatever the order in which it lets users in, closes and refuses them, the
+/// run never has more.
+#[test]
+fn largest_number_of_sessions_has_no_refused_one() {
+    let mut load = Load::reconnecting(5);
+    load.accept_all();
+    for user in [4, 2, 3] {
+        load.event(UserEvent::Refused(user));
+    }
+    load.lose(0);
+    load.at(MS * 200);
+    [2, 3, 4].into_iter().for_each(|user| load.accept(user));
+    load.event(UserEvent::Refused(3));
+    load.event(UserEvent::Refused(4));
+    assert_eq!(load.users.connected().count(), 2);
+    let sessions = load.finish();
+    assert_eq!((sessions.max_connected, sessions.refused), (2, 5));
+}
+
+/// No session of this run is a second old: each is decided when it ends.
+#[test]
+fn largest_number_of_sessions_counts_short_ones() {
+    let mut load = Load::churning(30, 50..=100);
+    for step in 1..=20 {
+        load.accept_all();
+        load.at(MS * 100 * step);
+        load.end_closed();
+    }
+    assert_eq!(load.finish().max_connected, 30);
+}
+
 #[test]
 fn failed_login_is_a_failed_connect_of_its_own_kind() {
     let mut load = Load::new(1, UserSettings::default()).target(1);
@@ -524,6 +555,11 @@ fn limits_of_this_machine_are_told_from_faults_of_the_server() {
         assert_eq!(limits.into_largest(9).0, [(resource.into(), 1)]);
         assert_eq!(load.users.sessions.failed_connects, 1);
         assert!(!load.users.is_connecting());
+        let sessions = load.finish();
+        assert_eq!(
+            (sessions.never_connected, sessions.limited_by_client),
+            (1, 1)
+        );
     }
     let mut load = Load::new(1, UserSettings::default());
     let network_is_down = ErrorKind::ConnectionRefused.into();
@@ -531,6 +567,7 @@ fn limits_of_this_machine_are_told_from_faults_of_the_server() {
     load.set_target(1);
     assert_eq!(load.users.own_limit_count, 0);
     assert_eq!(load.users.sessions.failed_connects, 1);
+    assert_eq!(load.finish().limited_by_client, 0);
 }
 
 /// Without a port now, there may be one in a moment.

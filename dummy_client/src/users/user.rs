@@ -32,12 +32,15 @@ pub(crate) struct VirtualUser {
     was_connected: bool,
     /// When the user was lost, until it is connected again.
     lost_at: Option<Instant>,
+    /// The latest connect failed for want of a port, descriptor or memory of this machine.
+    pub is_limited: bool,
     /// Number of connections so far: a timer of an earlier connection is void.
     pub connections: u32,
     /// The two fields before the present connection: a refusal restores them.
     before: (bool, Option<Instant>),
-    /// Time without a session after a loss, until the new session has proved not to be refused.
-    outage: Option<Duration>,
+    /// The number of the present session and the time without a session before it, until the server has not refused
+    /// it.
+    undecided: Option<(u64, Option<Duration>)>,
 }
 
 /// The state of a user.
@@ -66,7 +69,8 @@ impl Default for VirtualUser {
             lost_at: None,
             connections: 0,
             before: (false, None),
-            outage: None,
+            undecided: None,
+            is_limited: false,
         }
     }
 }
@@ -80,33 +84,42 @@ impl VirtualUser {
         }
     }
 
-    /// The user has a session.
-    pub fn on_connected(&mut self, sessions: &mut Sessions, since: Instant, id: SessionId) {
+    /// The user has a session. `number`: that of the session in the whole run.
+    pub fn on_connected(
+        &mut self,
+        sessions: &mut Sessions,
+        number: u64,
+        since: Instant,
+        id: SessionId,
+    ) {
         self.state = State::Connected { since, id };
         self.connections = self.connections.wrapping_add(1);
         self.before = (self.was_connected, self.lost_at);
         sessions.connected_at_end += 1;
-        sessions.max_connected = sessions.max_connected.max(sessions.connected_at_end);
         if !std::mem::replace(&mut self.was_connected, true) {
             sessions.connected += 1;
         }
-        if let Some(at) = self.lost_at.take() {
-            let outage = since.saturating_duration_since(at);
-            self.outage = Some(outage);
+        let lost_at = self.lost_at.take();
+        let outage = lost_at.map(|at| since.saturating_duration_since(at));
+        if let Some(outage) = outage {
             *reconnects(sessions, outage) += 1;
         }
+        self.undecided = Some((number, outage));
     }
 
-    /// The server has refused the user at once: this session does not count.
-    pub fn on_refused(&mut self, sessions: &mut Sessions) {
+    /// The server has refused the user at once: this session does not count. Returns its number, if the user was not
+    /// [admitted](Self::admit).
+    pub fn on_refused(&mut self, sessions: &mut Sessions) -> Option<u64> {
         sessions.connected_at_end -= 1;
         if !self.before.0 {
             sessions.connected -= 1;
         }
-        if let Some(outage) = self.outage.take() {
+        (self.was_connected, self.lost_at) = self.before;
+        let (number, outage) = self.undecided.take()?;
+        if let Some(outage) = outage {
             *reconnects(sessions, outage) -= 1;
         }
-        (self.was_connected, self.lost_at) = self.before;
+        Some(number)
     }
 
     /// The session was lost.
@@ -132,9 +145,10 @@ impl VirtualUser {
         self.backoff.next_delay(random)
     }
 
-    /// Takes the time without a session before the present one.
-    pub fn take_outage(&mut self) -> Option<Duration> {
-        self.outage.take()
+    /// The server has not refused the present session: returns its number and the time without a session before it,
+    /// once.
+    pub fn admit(&mut self) -> Option<(u64, Option<Duration>)> {
+        self.undecided.take()
     }
 
     /// The time without a session that lasts until this moment.
@@ -174,33 +188,33 @@ mod tests {
     fn a_reconnect_within_ten_seconds_is_told_from_a_later_one() {
         let (mut user, mut sessions) = (VirtualUser::default(), Sessions::default());
         let start = Instant::now();
-        user.on_connected(&mut sessions, start, id());
+        user.on_connected(&mut sessions, 0, start, id());
         user.on_lost(&mut sessions, start);
-        user.on_connected(&mut sessions, start + RECONNECT_TIME, id());
+        user.on_connected(&mut sessions, 0, start + RECONNECT_TIME, id());
         assert_eq!((sessions.connected, sessions.reconnected), (1, 1));
-        assert_eq!(user.take_outage(), Some(RECONNECT_TIME));
+        assert_eq!(user.admit(), Some((0, Some(RECONNECT_TIME))));
         user.on_lost(&mut sessions, start + RECONNECT_TIME);
-        user.on_connected(&mut sessions, start + RECONNECT_TIME * 3, id());
+        user.on_connected(&mut sessions, 0, start + RECONNECT_TIME * 3, id());
         assert_eq!((sessions.reconnected, sessions.reconnected_late), (1, 1));
-        assert_eq!(user.take_outage(), Some(RECONNECT_TIME * 2));
+        assert_eq!(user.admit(), Some((0, Some(RECONNECT_TIME * 2))));
     }
 
     #[test]
     fn a_refused_user_was_never_connected_and_its_outage_goes_on() {
         let (mut user, mut sessions) = (VirtualUser::default(), Sessions::default());
         let start = Instant::now();
-        user.on_connected(&mut sessions, start, id());
+        user.on_connected(&mut sessions, 0, start, id());
         user.on_refused(&mut sessions);
         assert_eq!((sessions.connected, sessions.connected_at_end), (0, 0));
-        user.on_connected(&mut sessions, start, id());
+        user.on_connected(&mut sessions, 0, start, id());
         user.on_lost(&mut sessions, start);
-        user.on_connected(&mut sessions, start, id());
+        user.on_connected(&mut sessions, 0, start, id());
         user.on_refused(&mut sessions);
         assert_eq!((sessions.connected, sessions.reconnected), (1, 0));
-        assert_eq!(user.take_outage(), None);
+        assert_eq!(user.admit(), None);
         let later = start + RECONNECT_TIME * 2;
         assert_eq!(user.outage_until(later), Some(RECONNECT_TIME * 2));
-        user.on_connected(&mut sessions, later, id());
+        user.on_connected(&mut sessions, 0, later, id());
         assert_eq!((sessions.reconnected, sessions.reconnected_late), (0, 1));
     }
 }

@@ -1,8 +1,7 @@
 //! The users of `game_server`: they check every hello, and send echoes and chats.
 
 use dummy_client::metrics::{Check, Counter, RequestSeries, TickSeries, Unit};
-use dummy_client::pacing::PacedRequests;
-use dummy_client::{Bot, BotContext, Registry, Scenario, UserId, Violation};
+use dummy_client::{Bot, BotContext, BotResult, Registry, Scenario, UserId, Violation};
 use game_server::packets::{CChat, CEcho, MAX_CHAT_BYTES, SBye, SChat, SEcho, SHello};
 use server_core::{DisconnectReason, Packet};
 use std::fmt::Write;
@@ -48,8 +47,6 @@ pub struct GameBot {
     seed: u64,
     /// All chats of this session begin with it, and no other session's.
     chat_mark: String,
-    echoes: Option<PacedRequests>,
-    chats: Option<PacedRequests>,
 }
 
 impl GameScenario {
@@ -105,8 +102,6 @@ impl Scenario for GameScenario {
             workload: self.workload,
             seed,
             chat_mark: format!("{seed:016x} "),
-            echoes: None,
-            chats: None,
         }
     }
 
@@ -122,22 +117,16 @@ impl Scenario for GameScenario {
 
 impl Bot for GameBot {
     fn on_connected(&mut self, ctx: &mut BotContext<'_, '_>) {
-        let (now, bytes) = (ctx.now(), self.workload.payload_bytes);
-        let requests = |series, period: Option<Duration>, bytes, seed| {
-            period.map(|period| PacedRequests::new(series, now, period, bytes, seed))
-        };
-        let GameMetrics { echoes, chats, .. } = self.metrics;
-        self.echoes = requests(echoes, self.workload.echo_period, bytes, self.seed);
-        let chat_bytes = bytes.min(MAX_CHAT_BYTES);
-        self.chats = requests(chats, self.workload.chat_period, chat_bytes, !self.seed);
-        self.on_timer(ctx);
+        let bytes = self.workload.payload_bytes;
+        if let Some(period) = self.workload.echo_period {
+            ctx.start_requests(self.metrics.echoes, period, bytes);
+        }
+        if let Some(period) = self.workload.chat_period {
+            ctx.start_requests(self.metrics.chats, period, bytes.min(MAX_CHAT_BYTES));
+        }
     }
 
-    fn on_packet(
-        &mut self,
-        ctx: &mut BotContext<'_, '_>,
-        packet: Packet<'_>,
-    ) -> Result<(), Violation> {
+    fn on_packet(&mut self, ctx: &mut BotContext<'_, '_>, packet: Packet<'_>) -> BotResult {
         match packet.id() {
             SHello::ID => {
                 let (hello, tail) = packet.parse::<SHello>()?;
@@ -148,20 +137,14 @@ impl Bot for GameBot {
             SEcho::ID => {
                 let (seed, bytes) = (self.seed, self.workload.payload_bytes);
                 let is_right = |number| packet.payload() == echo_payload(seed, number, bytes);
-                if let Some(echoes) = &mut self.echoes {
-                    echoes.answered(ctx, is_right);
-                } else {
-                    ctx.fail(self.metrics.echoes.corrupted, 1);
-                }
+                ctx.answered(self.metrics.echoes, is_right);
             }
             SChat::ID => {
                 let (_, text) = packet.parse::<SChat>()?;
                 ctx.add(self.metrics.chats_received, 1);
                 let (mark, bytes) = (&self.chat_mark, self.workload.payload_bytes);
-                if let Some(chats) = &mut self.chats
-                    && text.starts_with(mark.as_bytes())
-                {
-                    chats.answered(ctx, |number| {
+                if text.starts_with(mark.as_bytes()) {
+                    ctx.answered(self.metrics.chats, |number| {
                         chat_text(mark, number, bytes).as_bytes() == text
                     });
                 }
@@ -179,26 +162,12 @@ impl Bot for GameBot {
         Ok(())
     }
 
-    fn on_timer(&mut self, ctx: &mut BotContext<'_, '_>) {
-        let (seed, mark, bytes) = (self.seed, &self.chat_mark, self.workload.payload_bytes);
-        let echo_at = self.echoes.as_mut().and_then(|echoes| {
-            echoes.send_due(ctx, |ctx, number| {
-                ctx.send(&CEcho {}, echo_payload(seed, number, bytes));
-            })
-        });
-        let chat_at = self.chats.as_mut().and_then(|chats| {
-            chats.send_due(ctx, |ctx, number| {
-                ctx.send(&CChat {}, chat_text(mark, number, bytes));
-            })
-        });
-        if let Some(at) = echo_at.into_iter().chain(chat_at).min() {
-            ctx.set_timer(at);
-        }
-    }
-
-    fn on_disconnected(&mut self, ctx: &mut BotContext<'_, '_>, _: DisconnectReason) {
-        for requests in [&mut self.echoes, &mut self.chats].into_iter().flatten() {
-            requests.disconnected(ctx);
+    fn on_request(&mut self, ctx: &mut BotContext<'_, '_>, series: RequestSeries, number: u64) {
+        let (seed, bytes) = (self.seed, self.workload.payload_bytes);
+        if series == self.metrics.echoes {
+            ctx.send(&CEcho {}, echo_payload(seed, number, bytes));
+        } else {
+            ctx.send(&CChat {}, chat_text(&self.chat_mark, number, bytes));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where the result of a run goes. The places are opened before the run, so that a bad path does not cost one.
 
 use dummy_client::output::file::{ResultFile, print};
-use dummy_client::output::{console, html, json, junit};
+use dummy_client::output::junit;
 use dummy_client::{Error, Report};
 
 /// The files of a run, and whether standard output gets the JSON.
@@ -35,10 +35,8 @@ impl Outputs {
         let json_on_stdout = places.json == Some("-");
         let json_file = places.json.filter(|_| !json_on_stdout);
         let flags: [(&str, Option<&str>, Render); 3] = [
-            ("--json", json_file, |report, _| {
-                json::render(report).map_err(Error::failure)
-            }),
-            ("--report", places.report, |report, _| html::render(report)),
+            ("--json", json_file, |report, _| report.to_json()),
+            ("--report", places.report, |report, _| report.to_html()),
             ("--junit", places.junit, |report, limited_is_failure| {
                 Ok(junit::render(report, limited_is_failure))
             }),
@@ -69,9 +67,9 @@ impl Outputs {
     /// Status 1: some of the places.
     pub fn publish(self, report: &Report) -> Result<(), Error> {
         let text = if self.json_on_stdout {
-            json::render(report).map_err(Error::failure)
+            report.to_json()
         } else {
-            Ok(console::render(report))
+            Ok(report.to_text())
         };
         let mut errors: Vec<String> = Vec::new();
         let printed = text.and_then(|text| print(&text));

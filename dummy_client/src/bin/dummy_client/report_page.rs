@@ -2,7 +2,7 @@
 
 use dummy_client::Error;
 use dummy_client::output::file::ResultFile;
-use dummy_client::output::{html, json};
+use dummy_client::output::json;
 use std::path::PathBuf;
 
 /// Render the JSON report of a run as an HTML page
@@ -24,5 +24,5 @@ pub struct ReportPage {
 /// cannot be written.
 pub fn run(page: &ReportPage) -> Result<(), Error> {
     let target = ResultFile::open(&page.out)?;
-    target.write(&html::render(&json::read(&page.json)?)?)
+    target.write(&json::read(&page.json)?.to_html()?)
 }

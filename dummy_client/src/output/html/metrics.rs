@@ -95,16 +95,14 @@ pub fn key_trends(metrics: &Metrics) -> Vec<Fact> {
 /// The checks of the users and of the metrics, the failed ones first.
 pub fn checks(report: &Report) -> Vec<Check> {
     let sessions = &report.sessions;
+    let [never_connected, not_reconnected] = sessions.blamed();
     let of_users = [
-        ("users never connected", sessions.never_connected),
+        ("users never connected", never_connected),
         (
             "users without a session at the end",
             sessions.disconnected_at_end,
         ),
-        (
-            "users that left and did not reconnect",
-            sessions.not_reconnected,
-        ),
+        ("users that left and did not reconnect", not_reconnected),
     ];
     let of_users = of_users.map(|(what, users)| Check {
         what: what.into(),

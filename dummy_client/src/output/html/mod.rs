@@ -24,11 +24,17 @@ use server_core::DisconnectReason;
 use server_core::host::human_bytes;
 use value::Part;
 
-/// The page.
-///
-/// # Errors
-/// The report cannot be written as JSON or as HTML.
-pub fn render(report: &Report) -> Result<String, Error> {
+impl Report {
+    /// The report as a page that needs no network, as `--report` writes it.
+    ///
+    /// # Errors
+    /// The report cannot be written as JSON or as HTML. Exit status 1.
+    pub fn to_html(&self) -> Result<String, Error> {
+        render(self)
+    }
+}
+
+fn render(report: &Report) -> Result<String, Error> {
     let page = Page {
         verdict: Verdict::new(report),
         key_figures: key_figures(report),
@@ -339,7 +345,11 @@ fn client(report: &Report) -> Vec<Fact> {
         fact(
             "CPU",
             format!("{:.2} cores", client.cpu_cores),
-            format!("{:.1} µs a packet", client.cpu_us_per_packet),
+            match client.cpu_us_per_packet {
+                // The run received no packet.
+                0.0 => String::new(),
+                micros => format!("{micros:.1} µs a packet"),
+            },
         ),
     ];
     if client.throttled_ms > 0.0 {

@@ -3,12 +3,10 @@
 use super::super::values;
 use super::{Engine, Execution, MIN_POINT};
 use crate::collector::Collector;
-use crate::measurement::Samples;
 use crate::metrics::series::Second;
-use crate::metrics::{Counter, Kind, Trend};
+use crate::metrics::{Kind, Trend};
 use crate::report::{
-    CloseMessageCount, Metrics, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA,
-    SCHEMA_VERSION,
+    CloseMessageCount, OtherFailures, Point, ReasonCount, Report, RunInfo, SCHEMA, SCHEMA_VERSION,
 };
 
 /// Listed reasons and close messages.
@@ -18,44 +16,40 @@ impl Engine<'_> {
     /// The report. The event loops have ended.
     pub(in crate::run) fn into_report(mut self) -> Report {
         let now = self.ended_at;
-        self.measure(now, true);
+        self.state.measure(now, true);
         if now > self.last_second_at + MIN_POINT {
             self.end_second(now);
-            self.measurement
-                .evaluate(&self.collector.registry, now, true);
+            self.state.measure(now, true);
         }
-        let mut counts = self.collector.counts();
-        let registry = &self.collector.registry;
-        for series in registry.requests() {
-            // Requests under way when the wait was over are lost; what their sessions counted since is void.
-            let of = |counter: Counter| self.final_counts[counter.0];
-            let done = of(series.answered) + of(series.waiting) + of(series.lost.0);
-            counts[series.lost.0.0] = of(series.lost.0) + of(series.sent).saturating_sub(done);
-            for counter in [series.sent, series.answered, series.waiting] {
-                counts[counter.0] = of(counter);
-            }
-        }
-        let attack_delays = self.tick_delays(&self.measurement.window);
+        let counts = self.state.final_counts();
+        let attack_delays = self.tick_delays(&self.state.measurement.window);
         let attack = self
             .attack_report
             .take()
             .map(|report| report.with_delays(&attack_delays));
-        let mut sessions = self.users.sessions;
-        sessions.server_silent_secs = self.silent.as_secs_f64();
-        let (own_limits, _) = std::mem::take(&mut self.users.own_limits).into_largest(MAX_LISTED);
-        let packets = counts[self.collector.engine.packets.0];
-        let worst_late_send = self.measurement.run.worst_late_send;
+        let mut sessions = self.state.users.sessions;
+        sessions.server_silent_secs = self.state.silent.as_secs_f64();
+        let (own_limits, _) =
+            std::mem::take(&mut self.state.users.own_limits).into_largest(MAX_LISTED);
+        let packets = counts[self.state.collector.engine.packets.0];
+        let worst_late_send = self.state.measurement.run.worst_late_send;
         let (reasons, other_disconnects) =
-            std::mem::take(&mut self.users.reasons).into_largest(MAX_LISTED);
+            std::mem::take(&mut self.state.users.reasons).into_largest(MAX_LISTED);
         let (messages, other_close_messages) = self
+            .state
             .collector
             .take_close_messages()
             .into_largest(MAX_LISTED);
-        let metrics = self.metrics(&counts, &self.measurement.run, &self.lagging);
+        let metrics =
+            (self.state).metrics(&counts, &self.state.measurement.run, &self.state.lagging);
         let mut report = Report {
             schema: SCHEMA.into(),
             schema_version: SCHEMA_VERSION,
-            not_checked: values::not_checked(&self.collector.registry, &self.measurement, &counts),
+            not_checked: values::not_checked(
+                &self.state.collector.registry,
+                &self.state.measurement,
+                &counts,
+            ),
             run: self.run_info(),
             client: self.health.evaluate(worst_late_send, packets, &own_limits),
             machine: (&self.limits).into(),
@@ -73,14 +67,15 @@ impl Engine<'_> {
             other_close_messages,
             ..Report::default()
         };
-        let mut others = OtherFailures::of_attack(attack.as_ref(), &report);
+        let mut others = OtherFailures::of_attack(attack.as_ref(), &report, self.is_stopped);
+        report.not_checked.append(&mut others.not_checked);
         if packets > 0 {
             let nothing = values::nothing_checked(
-                &self.collector.registry,
-                self.collector.engine.definitions,
+                &self.state.collector.registry,
+                self.state.collector.engine.definitions,
                 &counts,
-                &self.measurement.run,
-                self.collector.has_checked(),
+                &self.state.measurement.run,
+                self.state.collector.has_checked(),
             );
             others.excusable.extend(nothing);
         }
@@ -90,8 +85,8 @@ impl Engine<'_> {
         if let Execution::Capacity(search) = engine.executor {
             report.set_capacity(search.into_report());
         }
-        let labels: Vec<String> = trend_names(&engine.collector);
-        let points = engine.measurement.into_points();
+        let labels: Vec<String> = trend_names(&engine.state.collector);
+        let points = engine.state.measurement.into_points();
         report.timeline = points
             .iter()
             .map(|second| to_point(second, &labels))
@@ -106,17 +101,6 @@ impl Engine<'_> {
                 .map(|one| one.evaluate(report, own_lag_ms))
                 .collect()
         });
-    }
-
-    /// The metrics of these counters and samples. `lagging`: users without the newest tick, and without any.
-    pub(super) fn metrics(
-        &self,
-        counts: &[u64],
-        samples: &Samples,
-        lagging: &[(u64, u64)],
-    ) -> Metrics {
-        let registry = &self.collector.registry;
-        values::metrics(registry, &self.measurement, counts, samples, lagging)
     }
 
     fn run_info(&self) -> RunInfo {
@@ -135,7 +119,7 @@ impl Engine<'_> {
 
     /// The first trend of the scenario: those of the engine come before it.
     pub(super) fn main_trend(&self) -> Option<&str> {
-        let engine = &self.collector.engine;
+        let engine = &self.state.collector.engine;
         let is_own = |trend: &Trend| {
             [
                 Some(engine.connect_time),
@@ -144,7 +128,7 @@ impl Engine<'_> {
             ]
             .contains(&Some(*trend))
         };
-        let definitions = self.collector.registry.definitions().iter();
+        let definitions = self.state.collector.registry.definitions().iter();
         let mut trends = definitions.filter_map(|one| match &one.kind {
             Kind::Trend(trend) if !is_own(trend) => Some(one.name.as_str()),
             _ => None,
@@ -153,7 +137,7 @@ impl Engine<'_> {
     }
 
     pub(super) fn point(&self, second: &Second) -> Point {
-        to_point(second, &trend_names(&self.collector))
+        to_point(second, &trend_names(&self.state.collector))
     }
 }
 

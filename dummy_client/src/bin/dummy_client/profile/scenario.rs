@@ -2,9 +2,8 @@
 
 use super::file::Profile;
 use dummy_client::metrics::{Counter, RequestSeries, TickSeries};
-use dummy_client::pacing::PacedRequests;
-use dummy_client::{Bot, BotContext, Registry, Scenario, UserId, Violation};
-use server_core::{DisconnectReason, Packet};
+use dummy_client::{Bot, BotContext, BotResult, Registry, Scenario, UserId, Violation};
+use server_core::Packet;
 use std::sync::Arc;
 
 /// The users of a server that a profile describes.
@@ -28,10 +27,7 @@ pub struct ProfileBot {
     profile: Arc<Profile>,
     metrics: Metrics,
     user: UserId,
-    seed: u64,
     awaits_login: bool,
-    /// From the login on.
-    requests: Option<PacedRequests>,
 }
 
 impl ProfileScenario {
@@ -67,14 +63,12 @@ impl Scenario for ProfileScenario {
         }
     }
 
-    fn bot(&self, user: UserId, seed: u64) -> ProfileBot {
+    fn bot(&self, user: UserId, _: u64) -> ProfileBot {
         ProfileBot {
             profile: Arc::clone(&self.profile),
             metrics: self.metrics,
             user,
-            seed,
             awaits_login: false,
-            requests: None,
         }
     }
 
@@ -96,11 +90,7 @@ impl Bot for ProfileBot {
         }
     }
 
-    fn on_packet(
-        &mut self,
-        ctx: &mut BotContext<'_, '_>,
-        packet: Packet<'_>,
-    ) -> Result<(), Violation> {
+    fn on_packet(&mut self, ctx: &mut BotContext<'_, '_>, packet: Packet<'_>) -> BotResult {
         let profile = &self.profile;
         let (id, payload) = (packet.id(), packet.payload());
         if let Some(hello) = profile.hello.as_ref()
@@ -123,11 +113,11 @@ impl Bot for ProfileBot {
             }
             return Ok(());
         }
-        if let (Some(request), Some(requests)) = (&profile.request, &mut self.requests)
+        if let (Some(request), Some(requests)) = (&profile.request, self.metrics.requests)
             && request.answer.is(id, payload)
         {
             let answer = &payload[request.answer.prefix.len()..];
-            requests.answered(ctx, |number| {
+            ctx.answered(requests, |number| {
                 let mut sent = Vec::new();
                 if request.is_same {
                     request.payload.write(self.user.0, number, &mut sent);
@@ -145,13 +135,11 @@ impl Bot for ProfileBot {
         }
     }
 
-    fn on_timer(&mut self, ctx: &mut BotContext<'_, '_>) {
-        self.send_due(ctx);
-    }
-
-    fn on_disconnected(&mut self, ctx: &mut BotContext<'_, '_>, _: DisconnectReason) {
-        if let Some(requests) = &mut self.requests {
-            requests.disconnected(ctx);
+    fn on_request(&mut self, ctx: &mut BotContext<'_, '_>, _: RequestSeries, number: u64) {
+        if let Some(request) = &self.profile.request {
+            let mut payload = request.prefix.clone();
+            request.payload.write(self.user.0, number, &mut payload);
+            ctx.send_raw(request.id, &payload);
         }
     }
 }
@@ -160,25 +148,7 @@ impl ProfileBot {
     fn begin_requests(&mut self, ctx: &mut BotContext<'_, '_>) {
         if let (Some(request), Some(series)) = (&self.profile.request, self.metrics.requests) {
             let bytes = request.prefix.len() + request.payload.max_bytes();
-            let requests = PacedRequests::new(series, ctx.now(), request.period, bytes, self.seed);
-            self.requests = Some(requests);
-            self.send_due(ctx);
-        }
-    }
-
-    fn send_due(&mut self, ctx: &mut BotContext<'_, '_>) {
-        let (Some(request), Some(requests)) = (&self.profile.request, &mut self.requests) else {
-            return;
-        };
-        let mut payload = Vec::new();
-        let next_at = requests.send_due(ctx, |ctx, number| {
-            payload.clear();
-            payload.extend(&request.prefix);
-            request.payload.write(self.user.0, number, &mut payload);
-            ctx.send_raw(request.id, &payload);
-        });
-        if let Some(at) = next_at {
-            ctx.set_timer(at);
+            ctx.start_requests(series, request.period, bytes);
         }
     }
 }

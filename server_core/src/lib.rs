@@ -265,6 +265,8 @@
 //!   needs of a program against the limits, handles SIGINT, SIGTERM and SIGHUP, and logs to standard error.
 //! * `testing` (off by default): the module `testing` for the tests of a game: a client of raw bytes, a packet
 //!   builder, a stream without a socket and a clock that a test moves.
+//! * `websocket` (off by default): browsers as peers, over WebSocket (RFC 6455). The payloads of the binary
+//!   messages, joined, are the byte stream of packets.
 //!
 //! # Testing a game
 //!
@@ -518,6 +520,8 @@ pub use base::id::SessionId;
 #[doc(inline)]
 pub use base::reason::{DisconnectReason, Kick};
 #[doc(inline)]
+pub use base::transport_kind::TransportKind;
+#[doc(inline)]
 pub use buffer::{SendBuffer, pool::PoolStats};
 #[doc(inline)]
 pub use groups::id::GroupId;
@@ -532,10 +536,18 @@ pub use protocol::list::{List, ListIter};
 pub use protocol::packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};
 #[doc(inline)]
 pub use protocol::reader::{PacketReader, ReadPart};
+#[cfg(feature = "websocket")]
+#[doc(inline)]
+pub use protocol::upgrade::{InvalidOrigin, InvalidWebSocketTarget, Origin, WebSocketTarget};
 #[doc(inline)]
 pub use protocol::writer::{OutgoingPacket, PacketWriter, WritePart};
 #[doc(inline)]
 pub use routing::mailbox::MailboxFull;
+#[doc(inline)]
+pub use runtime::listener_kind::ListenerKind;
+#[cfg(feature = "tls")]
+#[doc(inline)]
+pub use runtime::tls::{TlsClientConfig, TlsServerConfig};
 #[doc(inline)]
 pub use server::ticker::{TickMetrics, TickStopper, Ticker};
 #[doc(inline)]

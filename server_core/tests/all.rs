@@ -27,3 +27,4 @@ mod snapshot;
 mod start;
 mod ticker;
 mod timeouts;
+mod websocket;

@@ -1,6 +1,7 @@
 //! The command line.
 
 use super::ban_file::BanFile;
+use super::listeners::listeners;
 use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, value_parser};
@@ -25,6 +26,26 @@ pub struct Args {
     #[arg(long, env = "GAME_SERVER_ADDR", default_value = "127.0.0.1:7777", value_parser = parse_addrs)]
     #[arg(help_heading = "Network", value_name = "HOST:PORT")]
     pub addr: Addresses,
+
+    /// Address for WebSocket, for browsers; port 0 takes a free port. Needs a build with `--features
+    /// websocket` [default: off]
+    ///
+    /// The payloads of the binary messages, joined, are the byte stream of packets.
+    #[arg(long, env = "GAME_SERVER_WS_ADDR", value_parser = parse_addrs)]
+    #[arg(help_heading = "Network", value_name = "HOST:PORT")]
+    pub ws_addr: Option<Addresses>,
+
+    /// Origin whose pages may connect by WebSocket, as SCHEME://HOST or SCHEME://HOST:PORT; repeatable, comma
+    /// separated in the environment; without it, pages of all origins may
+    ///
+    /// A client that is not a page sends no origin, and may connect.
+    #[arg(
+        long = "ws-origin",
+        env = "GAME_SERVER_WS_ORIGIN",
+        value_delimiter = ','
+    )]
+    #[arg(help_heading = "Network", value_name = "ORIGIN")]
+    pub ws_origins: Vec<String>,
 
     /// Event loops, one thread each [default: number of cores]
     #[arg(long, env = "GAME_SERVER_WORKERS", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
@@ -227,7 +248,7 @@ impl Args {
                  shorten --message or --payload-bytes"
             ));
         }
-        Ok(())
+        listeners(self).map(drop)
     }
 
     /// The bytes after the tick number of each hello: text, then zeros.
@@ -337,7 +358,9 @@ impl Args {
     /// The warning of a start that accepts silent peers from other machines.
     pub fn silence_warning(&self) -> Option<&'static str> {
         let is_loopback = |addr: &std::net::SocketAddr| addr.ip().to_canonical().is_loopback();
-        (!self.requires_login() && !self.addr.all().iter().all(is_loopback)).then_some(
+        let mut addrs =
+            (self.addr.all().iter()).chain(self.ws_addr.iter().flat_map(Addresses::all));
+        (!self.requires_login() && !addrs.all(is_loopback)).then_some(
             "silent peers can take all sessions and keep them: --login-timeout-ms ends silent peers",
         )
     }
@@ -449,6 +472,7 @@ mod tests {
         assert!(!warns(&[]) && !warns(&["--addr=[::1]:7777"]));
         assert!(!warns(&["--addr=[::ffff:127.0.0.1]:7777"]));
         assert!(!warns(&["--addr=0.0.0.0:7777", "--login-timeout-ms=5000"]));
+        assert!(warns(&["--ws-addr=0.0.0.0:7780"]) && !warns(&["--ws-addr=[::1]:7780"]));
     }
 
     #[test]

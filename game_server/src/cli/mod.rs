@@ -3,4 +3,5 @@
 pub mod args;
 mod ban_file;
 pub mod check;
+pub mod listeners;
 pub mod run;

@@ -3,6 +3,7 @@
 use super::args::Args;
 use super::ban_file::BanFile;
 use super::check;
+use super::listeners::listeners;
 use game_server::GameSession;
 use game_server::chat_budget::ChatBudget;
 use game_server::game::stats;
@@ -55,7 +56,11 @@ pub fn run(args: &Args) -> Result<(), String> {
         })
         .transpose()
         .map_err(in_words)?;
-    let server = Server::builder()
+    let mut builder = Server::builder();
+    for (kind, addrs) in listeners(args)? {
+        builder = builder.listen(kind, &addrs[..]);
+    }
+    let server = builder
         .config(config.clone())
         .bans(
             args.ban_file
@@ -92,6 +97,9 @@ pub fn run(args: &Args) -> Result<(), String> {
 
 fn log_start(args: &Args, server: &Server, config: &Config, fd_limit: u64) {
     log::info!("listening on {}", server.local_addr());
+    for (transport, addr) in &server.local_addrs()[1..] {
+        log::info!("{transport} on {addr}");
+    }
     if args.addr.are_several() {
         log::info!("took {} of {}", server.local_addr(), args.addr);
     }

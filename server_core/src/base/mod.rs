@@ -18,4 +18,5 @@ pub mod snapshot;
 pub mod start;
 pub mod sync;
 pub mod timers;
+pub mod transport_kind;
 pub mod wire;

@@ -86,6 +86,7 @@ pub struct Connection<T, S> {
 struct Extras {
     tag: Option<u64>,
     rate: RateLimiter,
+    empty_frames: RateLimiter,
     read_state: ReadState,
     /// The session is called when its queue holds this many bytes or fewer.
     drained_below: Option<usize>,
@@ -449,13 +450,16 @@ impl<T: Transport, S> Connection<T, S> {
     /// Takes the session out and leaves the stream to be flushed and closed.
     #[must_use]
     pub fn into_draining(
-        self,
+        mut self,
         reason: DisconnectReason,
         last_packet: Option<SendBuffer>,
         flush_by: Instant,
     ) -> (S, Draining<T>) {
-        // Packets follow a handshake. A transport that has not completed its own sends its own bytes alone.
-        let queue = if self.stream.needs_handshake() {
+        self.stream.note_end(reason);
+        // Packets follow a handshake. A transport that has not completed its own, or whose protocol the peer has
+        // broken since, sends its own bytes alone.
+        let is_broken = reason == DisconnectReason::Handshake;
+        let queue = if is_broken || self.stream.needs_handshake() {
             SendQueue::default()
         } else {
             self.queue

@@ -47,6 +47,10 @@ pub struct Received {
     pub outcome: Result<bool, DisconnectReason>,
 }
 
+/// Frames without a byte of a packet (pings, empty fragments) that a peer may send in a second on average,
+/// with a burst of twice that.
+const MAX_EMPTY_FRAMES_PER_SEC: u32 = 100;
+
 impl ReadLimits {
     /// The limits of a server, lower ones if it `is_short_of_memory`.
     #[must_use]
@@ -149,6 +153,13 @@ impl<T: Transport, S> Connection<T, S> {
             if overhead_bytes > 0 {
                 self.last_received_at = now;
             }
+            let empty_frames = self.stream.empty_frames();
+            let outcome = match outcome {
+                Ok(_) if !self.may_send_empty_frames(empty_frames, now) => {
+                    Err(Kick::RateLimit.into())
+                }
+                other => other,
+            };
             let input = match outcome {
                 Ok(ReadOutcome::Bytes(count)) => &memory[..count],
                 Ok(ReadOutcome::Blocked) => {
@@ -194,6 +205,13 @@ impl<T: Transport, S> Connection<T, S> {
         received.partial_growth = self.framer.reserved_bytes() as isize - partial_bytes;
         self.packets_received += received.packets as u64;
         received
+    }
+
+    fn may_send_empty_frames(&mut self, count: usize, now: Instant) -> bool {
+        (0..count).all(|_| {
+            let extras = self.extras.get_or_insert_default();
+            extras.empty_frames.take(MAX_EMPTY_FRAMES_PER_SEC, now)
+        })
     }
 
     fn parse(

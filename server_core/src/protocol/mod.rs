@@ -2,8 +2,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
-// WebSocket is the first codec that is more than a test.
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", feature = "websocket"))]
 pub mod codec;
 pub mod framer;
 #[cfg(feature = "framing")]
@@ -13,4 +12,8 @@ pub mod packet;
 mod packets;
 pub mod proxy_header;
 pub mod reader;
+#[cfg(feature = "websocket")]
+pub mod upgrade;
+#[cfg(feature = "websocket")]
+pub mod websocket;
 pub mod writer;

@@ -3,8 +3,12 @@
 use crate::connection::admission::Admission;
 #[cfg(feature = "framing")]
 use crate::protocol::framing::Framing;
+#[cfg(feature = "websocket")]
+use crate::protocol::upgrade::WebSocketTarget;
 use crate::routing::router::{NewConnection, Router};
 use crate::runtime::stream::Stream;
+#[cfg(feature = "tls")]
+use crate::runtime::tls::TlsClientConfig;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,6 +20,10 @@ pub struct Connector {
     router: Arc<Router<Stream>>,
     #[cfg(feature = "framing")]
     framing: Framing,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsClientConfig>,
+    #[cfg(feature = "websocket")]
+    websocket: Option<WebSocketTarget>,
 }
 
 impl Connector {
@@ -27,6 +35,10 @@ impl Connector {
             router,
             #[cfg(feature = "framing")]
             framing: Framing::NATIVE,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "websocket")]
+            websocket: None,
         }
     }
 
@@ -35,6 +47,22 @@ impl Connector {
     #[must_use]
     pub fn with_framing(mut self, framing: Framing) -> Self {
         self.framing = framing;
+        self
+    }
+
+    /// Sets WebSocket for its connections.
+    #[cfg(feature = "websocket")]
+    #[must_use]
+    pub fn with_websocket(mut self, target: Option<WebSocketTarget>) -> Self {
+        self.websocket = target;
+        self
+    }
+
+    /// Sets TLS for its connections.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<TlsClientConfig>) -> Self {
+        self.tls = tls;
         self
     }
 
@@ -56,6 +84,16 @@ impl Connector {
         tag: u64,
     ) -> io::Result<()> {
         let stream = Stream::connect(source, addr)?;
+        #[cfg(feature = "tls")]
+        let stream = match &self.tls {
+            Some(tls) => stream.over_tls(tls.engine(addr.ip())?),
+            None => stream,
+        };
+        #[cfg(feature = "websocket")]
+        let stream = match &self.websocket {
+            Some(target) => stream.to_websocket(target),
+            None => stream,
+        };
         #[cfg(feature = "framing")]
         let stream = stream.with_framing(self.framing);
         let is_adopted = self.router.adopt(NewConnection {

@@ -1,4 +1,5 @@
-//! The listener: accepts connections, admits or refuses each, and hands the admitted over to workers.
+//! The listener: accepts connections on its sockets, admits or refuses each, and hands the admitted over to
+//! workers.
 
 use crate::base::address_budgets::AddressBudgets;
 use crate::base::bans::Bans;
@@ -7,6 +8,7 @@ use crate::base::config::Config;
 use crate::base::disconnect_log::DisconnectLog;
 use crate::base::metrics::Metrics;
 use crate::base::reason::DisconnectReason;
+use crate::base::transport_kind::TransportKind;
 use crate::buffer::SendBufferManager;
 use crate::buffer::recv::RecvBuffer;
 use crate::connection::admission::Admission;
@@ -14,6 +16,7 @@ use crate::connection::proxied::{NoPeer, Proxied, is_trusted};
 use crate::connection::{Draining, Progress};
 use crate::routing::router::{NewConnection, Router};
 use crate::runtime::acceptor::{AcceptOutcome, Acceptor, LOG_INTERVAL};
+use crate::runtime::listener_kind::ListenerKind;
 use crate::runtime::stream::{Refusal, Stream};
 use crate::shard::{CloseMessage, guarded};
 use mio::net::TcpListener;
@@ -31,17 +34,16 @@ use std::time::{Duration, Instant, SystemTime};
 /// A thread of its own that accepts connections and hands each over to the least loaded worker.
 pub struct Listener {
     poll: Poll,
-    socket: TcpListener,
-    local_addr: SocketAddr,
+    sockets: Vec<ListeningSocket>,
     stop: Arc<StopSignal>,
     /// Refused connections that get a last packet, until they have gone.
     rejected: Slab<Draining<Stream>>,
-    /// Connections of trusted proxies until their header has come, by a number that rises with each.
-    proxied: BTreeMap<usize, Proxied<Stream>>,
+    /// Connections of trusted proxies until their header has come, and the place of
+    /// the listening socket, by a number that rises with each.
+    proxied: BTreeMap<usize, (Proxied<Stream>, usize)>,
     next_proxied: usize,
     /// Connections whose header has named this peer, until they are received.
-    named: VecDeque<(Stream, SocketAddr)>,
-    acceptor: Acceptor,
+    named: VecDeque<(Accepted, SocketAddr)>,
     /// When the line about refused connections is due.
     summary_at: Option<Instant>,
     /// Since this instant all permits are taken, and the workers may be about to give some back.
@@ -49,6 +51,21 @@ pub struct Listener {
     over_budget: CountedLine,
     banned: CountedLine,
     without_header: CountedLine,
+}
+
+/// A socket that listens, and the transport of its connections.
+struct ListeningSocket {
+    socket: TcpListener,
+    local_addr: SocketAddr,
+    kind: ListenerKind,
+    acceptor: Acceptor,
+}
+
+/// A connection of plain TCP, before the transport of its listening socket is put over it.
+struct Accepted {
+    stream: Stream,
+    /// The place of the listening socket.
+    socket: usize,
 }
 
 /// A log line about connections that were closed, at most one in [`LOG_INTERVAL`].
@@ -90,7 +107,8 @@ pub struct ListenerContext {
 }
 
 const WAKER: Token = Token(usize::MAX);
-const SOCKET: Token = Token(usize::MAX - 1);
+/// The tokens of the listening sockets begin here.
+const FIRST_SOCKET: usize = usize::MAX / 4 * 3;
 /// The tokens of connections that wait for their PROXY header begin here.
 const FIRST_PROXIED: usize = usize::MAX / 2;
 /// Connections that may wait for their PROXY header although the server is full: each is then refused by
@@ -105,22 +123,16 @@ const SETTLING: Duration = Duration::from_millis(1);
 const LONGEST_SETTLING: Duration = Duration::from_millis(100);
 
 impl Listener {
-    /// Binds and listens.
+    /// A listener without a socket.
     ///
     /// # Errors
-    /// Those of the system, for example [`ErrorKind::AddrInUse`].
-    pub fn bind(addr: SocketAddr, config: &Config) -> io::Result<Self> {
-        let socket = bound_socket(addr)?;
-        socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
-        let mut socket = TcpListener::from_std(socket.into());
+    /// If the system has no descriptor left.
+    pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        poll.registry()
-            .register(&mut socket, SOCKET, Interest::READABLE)?;
         Ok(Self {
-            local_addr: socket.local_addr()?,
             poll,
-            socket,
+            sockets: Vec::new(),
             stop: Arc::new(StopSignal {
                 is_set: AtomicBool::new(false),
                 waker,
@@ -129,7 +141,6 @@ impl Listener {
             proxied: BTreeMap::new(),
             next_proxied: 0,
             named: VecDeque::new(),
-            acceptor: Acceptor::default(),
             summary_at: None,
             unsettled_since: None,
             over_budget: CountedLine::default(),
@@ -138,10 +149,34 @@ impl Listener {
         })
     }
 
-    /// The address of the listening socket; for port 0, with the port that the system chose.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    /// Binds and listens. The connections of this socket have the transport `kind`.
+    ///
+    /// # Errors
+    /// Those of the system, for example [`ErrorKind::AddrInUse`].
+    pub fn listen(
+        &mut self,
+        kind: &ListenerKind,
+        addr: SocketAddr,
+        config: &Config,
+    ) -> io::Result<()> {
+        let socket = bound_socket(addr)?;
+        socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+        let mut socket = TcpListener::from_std(socket.into());
+        let token = Token(FIRST_SOCKET + self.sockets.len());
+        (self.poll.registry()).register(&mut socket, token, Interest::READABLE)?;
+        self.sockets.push(ListeningSocket {
+            local_addr: socket.local_addr()?,
+            socket,
+            kind: kind.clone(),
+            acceptor: Acceptor::default(),
+        });
+        Ok(())
+    }
+
+    /// The transport and the address of each listening socket; for port 0, with the port that the system chose.
+    pub fn local_addrs(&self) -> impl Iterator<Item = (TransportKind, SocketAddr)> + '_ {
+        let sockets = self.sockets.iter();
+        sockets.map(|one| (one.kind.transport(), one.local_addr))
     }
 
     /// The signal that ends the listener.
@@ -158,7 +193,8 @@ impl Listener {
         let mut events = Events::with_capacity(256);
         let mut scratch = RecvBuffer::new(context.config.recv_buffer_bytes);
         while !self.stop.is_set.load(Ordering::Acquire) {
-            let may_accept = self.acceptor.is_open() || !self.named.is_empty();
+            let is_open = |one: &ListeningSocket| one.acceptor.is_open();
+            let may_accept = self.sockets.iter().any(is_open) || !self.named.is_empty();
             let has_room = context.router.has_room_for_connections();
             let timeout = if may_accept && has_room && self.unsettled_since.is_none() {
                 Some(Duration::ZERO)
@@ -178,7 +214,9 @@ impl Listener {
             for event in &events {
                 match event.token() {
                     WAKER => {}
-                    SOCKET => self.acceptor.handle_readable(),
+                    Token(key) if key >= FIRST_SOCKET => {
+                        self.sockets[key - FIRST_SOCKET].acceptor.handle_readable();
+                    }
                     Token(key) if key >= FIRST_PROXIED => {
                         self.advance_proxied(key - FIRST_PROXIED, context, now);
                     }
@@ -191,8 +229,10 @@ impl Listener {
                 }
             }
             self.receive_named(context, &mut scratch, now);
-            if self.acceptor.may_accept(now) {
-                self.accept_batch(context, &mut scratch, now);
+            for socket in 0..self.sockets.len() {
+                if self.sockets[socket].acceptor.may_accept(now) {
+                    self.accept_batch(socket, context, &mut scratch, now);
+                }
             }
             self.close_overdue(&mut scratch, context, now);
             if self.summary_at.is_some_and(|at| at <= now) {
@@ -202,22 +242,31 @@ impl Listener {
         Ok(())
     }
 
-    fn accept_batch(&mut self, context: &ListenerContext, scratch: &mut RecvBuffer, now: Instant) {
+    fn accept_batch(
+        &mut self,
+        socket: usize,
+        context: &ListenerContext,
+        scratch: &mut RecvBuffer,
+        now: Instant,
+    ) {
         for _ in 0..context.config.accept_batch {
             if self.waits_for_places(&context.admission, now)
                 || !context.router.has_room_for_connections()
             {
                 return;
             }
-            match self.acceptor.evaluate(self.socket.accept(), now) {
-                AcceptOutcome::Connection((socket, peer)) => {
+            let listening = &mut self.sockets[socket];
+            let answer = listening.socket.accept();
+            match listening.acceptor.evaluate(answer, now) {
+                AcceptOutcome::Connection((stream, peer)) => {
                     // Where one socket listens for both, IPv4 comes in the clothes of IPv6.
-                    let (stream, peer) = (Stream::from(socket), canonical(peer));
+                    let (stream, peer) = (Stream::from(stream), canonical(peer));
+                    let accepted = Accepted { stream, socket };
                     if is_trusted(&context.config.trusted_proxies, peer) {
-                        self.await_header(stream, peer, context, now);
+                        self.await_header(accepted, peer, context, now);
                         self.receive_named(context, scratch, now);
                     } else {
-                        self.receive(stream, peer, context, scratch, now);
+                        self.receive(accepted, peer, context, scratch, now);
                     }
                 }
                 AcceptOutcome::Again => {}
@@ -247,7 +296,7 @@ impl Listener {
     /// A connection of a trusted proxy: its peer is known when its header has come.
     fn await_header(
         &mut self,
-        stream: Stream,
+        accepted: Accepted,
         proxy: SocketAddr,
         context: &ListenerContext,
         now: Instant,
@@ -255,12 +304,12 @@ impl Listener {
         let room_when_full = (context.admission.free()).saturating_add(MAX_PROXIED_WHEN_FULL);
         let most = (context.config.max_handshakes_of_all()).min(room_when_full);
         while self.proxied.len() + self.named.len() >= most
-            && let Some((_, oldest)) = self.proxied.pop_first()
+            && let Some((_, (oldest, _))) = self.proxied.pop_first()
         {
             self.note_without_peer(oldest.proxy(), NoPeer::Evicted, context, now);
         }
         let number = self.next_proxied;
-        let mut proxied = Proxied::new(stream, proxy, &context.config, now);
+        let mut proxied = Proxied::new(accepted.stream, proxy, &context.config, now);
         let token = Token(FIRST_PROXIED + number);
         let registered =
             (self.poll.registry()).register(proxied.stream_mut(), token, Interest::READABLE);
@@ -270,13 +319,13 @@ impl Listener {
             return;
         }
         self.next_proxied += 1;
-        self.proxied.insert(number, proxied);
+        self.proxied.insert(number, (proxied, accepted.socket));
         // The header usually comes with the connection.
         self.advance_proxied(number, context, now);
     }
 
     fn advance_proxied(&mut self, number: usize, context: &ListenerContext, now: Instant) {
-        let Some(proxied) = self.proxied.get_mut(&number) else {
+        let Some((proxied, _)) = self.proxied.get_mut(&number) else {
             return;
         };
         let outcome = match proxied.advance(now) {
@@ -287,12 +336,15 @@ impl Listener {
                 .map_err(|error| NoPeer::Ended(DisconnectReason::from_io(&error))),
             Err(end) => Err(end),
         };
-        let Some(proxied) = self.proxied.remove(&number) else {
+        let Some((proxied, socket)) = self.proxied.remove(&number) else {
             return;
         };
         let proxy = proxied.proxy();
         match outcome {
-            Ok(peer) => self.named.push_back((proxied.into_stream(), peer)),
+            Ok(peer) => {
+                let stream = proxied.into_stream();
+                self.named.push_back((Accepted { stream, socket }, peer));
+            }
             Err(end) => self.note_without_peer(proxy, end, context, now),
         }
     }
@@ -302,9 +354,9 @@ impl Listener {
         while !self.named.is_empty()
             && !self.waits_for_places(&context.admission, now)
             && context.router.has_room_for_connections()
-            && let Some((stream, peer)) = self.named.pop_front()
+            && let Some((accepted, peer)) = self.named.pop_front()
         {
-            self.receive(stream, peer, context, scratch, now);
+            self.receive(accepted, peer, context, scratch, now);
         }
     }
 
@@ -335,12 +387,13 @@ impl Listener {
 
     fn receive(
         &mut self,
-        stream: Stream,
+        accepted: Accepted,
         peer: SocketAddr,
         context: &ListenerContext,
         scratch: &mut RecvBuffer,
         now: Instant,
     ) {
+        let Accepted { stream, socket } = accepted;
         if context.bans.contains(peer.ip(), seconds_since_1970) {
             context.metrics.rejected.add(1);
             if let Some(count) = self.banned.note(now) {
@@ -359,8 +412,17 @@ impl Listener {
             return;
         }
         stream.set_options(peer, &context.config);
+        let kind = &self.sockets[socket].kind;
         match context.admission.admit(peer) {
             Some(permit) => {
+                let stream = match kind.accept(stream) {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        log::error!("no {} for {peer}: {error}", kind.transport());
+                        context.metrics.rejected.add(1);
+                        return;
+                    }
+                };
                 // A worker that has failed adopts no connection; its whole server ends.
                 context.router.adopt(NewConnection {
                     stream,
@@ -373,7 +435,7 @@ impl Listener {
                 let reason = DisconnectReason::ServerFull;
                 let summary_at = context.disconnect_log.note(None, peer, reason, now);
                 self.summary_at = self.summary_at.or(summary_at);
-                let refusal = stream.refusal();
+                let refusal = kind.refusal();
                 self.refuse(stream, refusal, context, scratch, now);
             }
         }
@@ -433,7 +495,7 @@ impl Listener {
 
     fn close_overdue(&mut self, scratch: &mut RecvBuffer, context: &ListenerContext, now: Instant) {
         // All of them wait for the same time: the oldest is the first whose time is over.
-        while let Some((number, oldest)) = self.proxied.first_key_value()
+        while let Some((number, (oldest, _))) = self.proxied.first_key_value()
             && oldest.deadline() <= now
         {
             let number = *number;
@@ -457,15 +519,15 @@ impl Listener {
             .chain(
                 self.proxied
                     .first_key_value()
-                    .map(|(_, oldest)| oldest.deadline()),
+                    .map(|(_, (oldest, _))| oldest.deadline()),
             )
-            .chain(self.acceptor.retry_at())
+            .chain((self.sockets.iter()).filter_map(|one| one.acceptor.retry_at()))
             .chain(self.summary_at)
             .min()
     }
 }
 
-/// Binds a socket to the address and drops it, without listening: whether [`Listener::bind`] would find
+/// Binds a socket to the address and drops it, without listening: whether [`Listener::listen`] would find
 /// the address free.
 ///
 /// # Errors
@@ -512,7 +574,7 @@ impl StopSignal {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
-            .field("local_addr", &self.local_addr)
+            .field("local_addrs", &self.local_addrs().collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
 }

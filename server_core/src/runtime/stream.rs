@@ -4,8 +4,16 @@ use crate::base::config::Config;
 use crate::base::reason::DisconnectReason;
 #[cfg(feature = "framing")]
 use crate::protocol::framing::Framing;
+#[cfg(feature = "websocket")]
+use crate::protocol::upgrade::{Origin, WebSocketTarget};
+#[cfg(feature = "tls")]
+use crate::runtime::tls::RustlsEngine;
+#[cfg(feature = "tls")]
+use crate::transport::Tls;
 #[cfg(feature = "framing")]
 use crate::transport::Translated;
+#[cfg(feature = "websocket")]
+use crate::transport::Upgraded;
 use crate::transport::{self, Completion, ReadOutcome, Transport};
 use mio::event::Source;
 use mio::net::TcpStream;
@@ -14,6 +22,8 @@ use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+#[cfg(feature = "websocket")]
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The connection to a peer. No other module names the socket type of a transport.
@@ -24,7 +34,23 @@ pub enum Stream {
     /// Plain TCP to a server with another framing.
     #[cfg(feature = "framing")]
     Translated(Box<Translated<TcpStream>>),
+    /// TLS over TCP.
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream>),
+    /// TLS to a server with another framing.
+    #[cfg(all(feature = "framing", feature = "tls"))]
+    TranslatedTls(Box<Translated<TlsStream>>),
+    /// WebSocket over TCP.
+    #[cfg(feature = "websocket")]
+    WebSocket(Box<Upgraded<TcpStream>>),
+    /// WebSocket over TLS.
+    #[cfg(all(feature = "tls", feature = "websocket"))]
+    SecureWebSocket(Box<Upgraded<TlsStream>>),
 }
+
+/// TLS over a socket.
+#[cfg(feature = "tls")]
+pub type TlsStream = Tls<TcpStream, RustlsEngine>;
 
 /// Calls the transport of a stream, whatever it is.
 macro_rules! transport {
@@ -33,6 +59,14 @@ macro_rules! transport {
             Stream::Tcp($transport) => $call,
             #[cfg(feature = "framing")]
             Stream::Translated($transport) => $call,
+            #[cfg(feature = "tls")]
+            Stream::Tls($transport) => $call,
+            #[cfg(all(feature = "framing", feature = "tls"))]
+            Stream::TranslatedTls($transport) => $call,
+            #[cfg(feature = "websocket")]
+            Stream::WebSocket($transport) => $call,
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Stream::SecureWebSocket($transport) => $call,
         }
     };
 }
@@ -83,11 +117,14 @@ impl Stream {
         }
     }
 
-    /// What a connection of this kind gets when the server is full. A peer of plain TCP reads a packet
-    /// without a handshake before it.
+    /// The same connection with TLS, if it is of plain TCP.
+    #[cfg(feature = "tls")]
     #[must_use]
-    pub fn refusal(&self) -> Refusal {
-        Refusal::CloseMessage
+    pub fn over_tls(self, engine: RustlsEngine) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::Tls(Box::new(Tls::new(stream, engine))),
+            other => other,
+        }
     }
 
     /// The same connection to a peer with another framing.
@@ -98,6 +135,37 @@ impl Stream {
             Self::Tcp(stream) if !framing.is_native() => {
                 Self::Translated(Box::new(Translated::new(stream, framing)))
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) if !framing.is_native() => {
+                Self::TranslatedTls(Box::new(Translated::new(*stream, framing)))
+            }
+            other => other,
+        }
+    }
+
+    /// The same connection with WebSocket, as the server. Without an origin in the list, pages of all origins
+    /// are accepted.
+    #[cfg(feature = "websocket")]
+    #[must_use]
+    pub fn over_websocket(self, origins: &Arc<[Origin]>) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::WebSocket(Box::new(Upgraded::server(stream, origins))),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => {
+                Self::SecureWebSocket(Box::new(Upgraded::server(*stream, origins)))
+            }
+            other => other,
+        }
+    }
+
+    /// The same connection with WebSocket, as a client of `target`.
+    #[cfg(feature = "websocket")]
+    #[must_use]
+    pub fn to_websocket(self, target: &WebSocketTarget) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::WebSocket(Box::new(Upgraded::client(stream, target))),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Self::SecureWebSocket(Box::new(Upgraded::client(*stream, target))),
             other => other,
         }
     }
@@ -107,6 +175,14 @@ impl Stream {
             Self::Tcp(stream) => stream,
             #[cfg(feature = "framing")]
             Self::Translated(stream) => stream.inner(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.inner(),
+            #[cfg(all(feature = "framing", feature = "tls"))]
+            Self::TranslatedTls(stream) => stream.inner().inner(),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(stream) => stream.inner().inner(),
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Self::SecureWebSocket(stream) => stream.inner().inner().inner(),
         }
     }
 
@@ -115,6 +191,14 @@ impl Stream {
             Self::Tcp(stream) => stream,
             #[cfg(feature = "framing")]
             Self::Translated(stream) => stream.inner_mut(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.inner_mut(),
+            #[cfg(all(feature = "framing", feature = "tls"))]
+            Self::TranslatedTls(stream) => stream.inner_mut().inner_mut(),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(stream) => stream.inner_mut().inner_mut(),
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Self::SecureWebSocket(stream) => stream.inner_mut().inner_mut().inner_mut(),
         }
     }
 }
@@ -155,6 +239,11 @@ impl Transport for Stream {
     }
 
     #[inline]
+    fn empty_frames(&self) -> usize {
+        transport!(self, transport => transport.empty_frames())
+    }
+
+    #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         transport!(self, transport => transport.write(bytes))
     }
@@ -176,6 +265,10 @@ impl Transport for Stream {
 
     fn flush(&mut self) -> io::Result<Completion> {
         transport!(self, transport => transport.flush())
+    }
+
+    fn note_end(&mut self, reason: DisconnectReason) {
+        transport!(self, transport => transport.note_end(reason));
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {
@@ -314,7 +407,7 @@ mod tests {
     use crate::connection::Connection;
     use std::net::TcpListener;
 
-    #[cfg(not(feature = "framing"))]
+    #[cfg(not(any(feature = "framing", feature = "tls", feature = "websocket")))]
     #[test]
     fn stream_of_tcp_is_as_large_as_its_socket() {
         assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());

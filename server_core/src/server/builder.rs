@@ -15,14 +15,19 @@ use crate::connection::admission::Admission;
 #[cfg(feature = "framing")]
 use crate::protocol::framing::Framing;
 use crate::protocol::packet::PacketHead;
+#[cfg(feature = "websocket")]
+use crate::protocol::upgrade::WebSocketTarget;
 use crate::routing::router::Router;
 use crate::runtime::connector::Connector;
 use crate::runtime::listener::{Listener, ListenerContext};
+use crate::runtime::listener_kind::ListenerKind;
+#[cfg(feature = "tls")]
+use crate::runtime::tls::TlsClientConfig;
 use crate::runtime::worker::{Worker, poll_with_mailbox};
 use crate::session::{Peer, Session};
 use crate::shard::{CloseMessage, Shared};
 use socket2::{Domain, Socket, Type};
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
@@ -35,8 +40,13 @@ pub struct ServerBuilder {
     custom_labels: Vec<&'static str>,
     close_message: Arc<CloseMessage>,
     bans: Bans,
+    listeners: Vec<(ListenerKind, io::Result<Vec<SocketAddr>>)>,
     #[cfg(feature = "framing")]
     client_framing: Framing,
+    #[cfg(feature = "tls")]
+    client_tls: Option<TlsClientConfig>,
+    #[cfg(feature = "websocket")]
+    client_websocket: Option<WebSocketTarget>,
 }
 
 macro_rules! setters {
@@ -56,8 +66,13 @@ impl ServerBuilder {
             custom_labels: Vec::new(),
             close_message: Arc::new(|_, _| None),
             bans: Bans::default(),
+            listeners: Vec::new(),
             #[cfg(feature = "framing")]
             client_framing: Framing::NATIVE,
+            #[cfg(feature = "tls")]
+            client_tls: None,
+            #[cfg(feature = "websocket")]
+            client_websocket: None,
         }
     }
 
@@ -108,6 +123,15 @@ impl ServerBuilder {
         self
     }
 
+    /// Adds a listener to the plain TCP listener of [`start`](Self::start). All listeners lead to the same
+    /// sessions, within the same limits. Of several addresses, the first that can be bound is taken:
+    /// [`Server::local_addrs`] has it. [`start`](Self::start) reports a name that cannot be resolved.
+    pub fn listen(mut self, kind: ListenerKind, addr: impl ToSocketAddrs) -> Self {
+        let addrs = addr.to_socket_addrs().map(Iterator::collect);
+        self.listeners.push((kind, addrs));
+        self
+    }
+
     /// Declares labels of [`Kick::Custom`](crate::Kick::Custom): each gets a counter of its own in the
     /// [metrics](crate::ServerHandle::metrics), which starts at 0. Undeclared labels share the counter
     /// `custom`, and so does a label that this library has, or a label beyond the first 16.
@@ -146,6 +170,25 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets TLS for the connections of [`ServerHandle::connect`]. A session is connected when its handshake is
+    /// complete, and ends with [`DisconnectReason::Handshake`] if that fails. Default: `None`, plain TCP. Listeners
+    /// are not affected.
+    #[cfg(feature = "tls")]
+    pub fn client_tls(mut self, tls: impl Into<Option<TlsClientConfig>>) -> Self {
+        self.client_tls = tls.into();
+        self
+    }
+
+    /// Sets WebSocket for the connections of [`ServerHandle::connect`]: each sends the request of this target to
+    /// the address that it connects to. A session is connected when its upgrade is complete, and ends with
+    /// [`DisconnectReason::Handshake`] if that fails. A WebSocket has the native framing. Default: `None`, no
+    /// WebSocket. Listeners are not affected.
+    #[cfg(feature = "websocket")]
+    pub fn client_websocket(mut self, target: impl Into<Option<WebSocketTarget>>) -> Self {
+        self.client_websocket = target.into();
+        self
+    }
+
     /// Binds, starts the workers and then accepts. `factory` makes the session of each new peer, on the
     /// worker that owns it.
     ///
@@ -157,14 +200,22 @@ impl ServerBuilder {
     /// names the step that failed, each address that was tried, and the limit that is reached, if
     /// there is one. Nothing of the server is left then: no thread, no descriptor, no open port.
     pub fn start<S: Session>(
-        self,
+        mut self,
         addr: impl ToSocketAddrs,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> io::Result<Server> {
         let config = self.config.clone().clamped();
-        let listener = first_of("cannot listen on", addr.to_socket_addrs()?, |addr| {
-            Listener::bind(addr, &config)
-        })?;
+        let mut listener =
+            Listener::new().map_err(|error| failed("cannot set up the listener", error))?;
+        let of_start = (
+            ListenerKind::Tcp,
+            addr.to_socket_addrs().map(Iterator::collect),
+        );
+        for (kind, addrs) in std::iter::once(of_start).chain(self.listeners.drain(..)) {
+            first_of("cannot listen on", addrs?, |addr| {
+                listener.listen(&kind, addr, &config)
+            })?;
+        }
         self.launch(Some(listener), factory)
     }
 
@@ -188,13 +239,8 @@ impl ServerBuilder {
         let config = self.config.clamped();
         // A server without a descriptor for one session cannot work. The descriptor is freed before accept.
         let room_for_one = (listener.as_ref())
-            .map(|listener| {
-                Socket::new(
-                    Domain::for_address(listener.local_addr()),
-                    Type::STREAM,
-                    None,
-                )
-            })
+            .and_then(|listener| listener.local_addrs().next())
+            .map(|(_, addr)| Socket::new(Domain::for_address(addr), Type::STREAM, None))
             .transpose()
             .map_err(|error| failed("cannot accept a connection", error))?;
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
@@ -223,6 +269,10 @@ impl ServerBuilder {
         let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
         #[cfg(feature = "framing")]
         let connector = connector.with_framing(self.client_framing);
+        #[cfg(feature = "tls")]
+        let connector = connector.with_tls(self.client_tls);
+        #[cfg(feature = "websocket")]
+        let connector = connector.with_websocket(self.client_websocket);
         let handle = ServerHandle::new(listener.as_ref(), &router, connector, &buffers, &metrics);
         let disconnect_log = DisconnectLog::default();
         let shared = Arc::new(Shared {

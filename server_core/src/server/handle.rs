@@ -5,6 +5,7 @@ use crate::base::id::SessionId;
 use crate::base::metrics::Metrics;
 use crate::base::reason::DisconnectReason;
 use crate::base::snapshot::{Snapshot, SnapshotGate};
+use crate::base::transport_kind::TransportKind;
 use crate::buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
 use crate::groups::id::GroupId;
 use crate::protocol::packet::{PacketHead, PacketTooLarge};
@@ -58,7 +59,7 @@ pub struct ServerHandle {
 
 #[derive(Debug)]
 struct Inner {
-    local_addr: Option<SocketAddr>,
+    local_addrs: Vec<(TransportKind, SocketAddr)>,
     router: Arc<Router<Stream>>,
     connector: Connector,
     buffers: SendBufferManager,
@@ -85,7 +86,9 @@ impl ServerHandle {
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
-                local_addr: listener.map(Listener::local_addr),
+                local_addrs: (listener.iter())
+                    .flat_map(|listener| listener.local_addrs())
+                    .collect(),
                 router: Arc::clone(router),
                 connector,
                 buffers: buffers.clone(),
@@ -99,8 +102,8 @@ impl ServerHandle {
         }
     }
 
-    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
-        self.inner.local_addr
+    pub(super) fn local_addrs(&self) -> &[(TransportKind, SocketAddr)] {
+        &self.inner.local_addrs
     }
 
     /// Ends the workers, after the listener has ended.

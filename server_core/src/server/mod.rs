@@ -9,6 +9,7 @@ pub use builder::ServerBuilder;
 pub use handle::ServerHandle;
 
 use crate::base::start::spawn;
+use crate::base::transport_kind::TransportKind;
 use crate::protocol::packet::PacketHead;
 use std::io;
 use std::net::SocketAddr;
@@ -47,15 +48,24 @@ impl Server {
         self.handle.clone()
     }
 
-    /// The address of the listener.
+    /// The address of the listener of [`start`](ServerBuilder::start).
     ///
     /// # Panics
     /// If the server was started without a listener.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.handle
-            .local_addr()
+            .local_addrs()
+            .first()
             .expect("a server that listens has an address")
+            .1
+    }
+
+    /// The transport and the address of each listener: first that of [`start`](ServerBuilder::start), then those
+    /// of [`listen`](ServerBuilder::listen), in order. Empty if the server was started without a listener.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[(TransportKind, SocketAddr)] {
+        self.handle.local_addrs()
     }
 
     /// Sends a packet to every session. See [`ServerHandle::broadcast`].

@@ -41,7 +41,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let ends = [self.disconnect_summary_at, summary_at];
         self.disconnect_summary_at = ends.into_iter().flatten().min();
 
-        let told = was_open && reason.flushes();
+        // A peer whose protocol is broken can read no packet.
+        let is_broken = reason == DisconnectReason::Handshake;
+        let told = was_open && reason.flushes() && !is_broken;
         let last_packet = if told {
             guarded(|| (shared.close_message)(reason, &shared.buffers)).unwrap_or(None)
         } else {

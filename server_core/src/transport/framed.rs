@@ -3,7 +3,7 @@
 use super::{Completion, ReadOutcome, Transport};
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::buffer::queue::MAX_SLICES;
-use crate::protocol::codec::{Codec, Decoded};
+use crate::protocol::codec::Codec;
 use std::io::{self, ErrorKind, IoSlice};
 
 /// Carries packets in the framing of a [`Codec`].
@@ -17,21 +17,29 @@ pub struct Framed<T, C> {
     codec: C,
     /// Bytes before the rest of the run, in an order that no longer changes.
     head: Vec<u8>,
-    /// Unsent bytes of the run that has begun. They are at the front of the caller's queue.
+    /// Sent bytes of the run that has begun.
+    run_sent: usize,
+    /// Unsent bytes of that run. They are at the front of the caller's queue.
     run_left: usize,
     /// Answers that wait for the end of the run.
     replies: Vec<u8>,
     /// The peer's stream has ended here.
     end: Option<Result<(), Kick>>,
+    /// The peer's stream has lost its framing: its bytes have no meaning any more.
+    is_broken: bool,
+    end_reason: DisconnectReason,
     is_closing: bool,
     /// The socket refused a byte of the last write.
     is_blocked: bool,
     overhead_bytes: usize,
+    empty_frames: usize,
 }
 
 /// A peer does not read its answers if more bytes of answers wait behind a socket that would block. Before
 /// that, the input of one turn bounds them.
 const MAX_REPLY_BYTES: usize = 4 << 10;
+/// The most bytes of a run that one write masks.
+const MASKED_BYTES: usize = 4 << 10;
 
 impl<T: Transport, C: Codec> Framed<T, C> {
     /// Puts `codec` over `inner`.
@@ -41,19 +49,41 @@ impl<T: Transport, C: Codec> Framed<T, C> {
             inner,
             codec,
             head: Vec::new(),
+            run_sent: 0,
             run_left: 0,
             replies: Vec::new(),
             end: None,
+            is_broken: false,
+            end_reason: DisconnectReason::Closed,
             is_closing: false,
             is_blocked: false,
             overhead_bytes: 0,
+            empty_frames: 0,
         }
     }
 
+    /// The transport of the frames.
+    #[must_use]
+    pub fn inner(&self) -> &T {
+        &self.inner
+    }
+
+    /// The transport of the frames.
+    pub fn inner_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+
     fn decode(&mut self, input: &mut [u8]) -> usize {
-        let Decoded { bytes, end } = self.codec.decode(input, &mut self.replies);
-        self.end = end;
+        // The offence is told once: a draining stream discards what follows, and still flushes.
+        if self.is_broken {
+            self.overhead_bytes += input.len();
+            return 0;
+        }
+        let decoded = self.codec.decode(input, &mut self.replies);
+        let bytes = decoded.bytes;
+        self.end = decoded.end;
         self.overhead_bytes += input.len() - bytes;
+        self.empty_frames += decoded.empty_frames;
         if self.is_closing {
             // The message that ends the stream is the last.
             self.replies.clear();
@@ -65,8 +95,30 @@ impl<T: Transport, C: Codec> Framed<T, C> {
 
     /// Writes the head, and then `slices` as far as the run goes. Returns the bytes of the run.
     fn write_run(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let outcome = if self.codec.masks_runs() {
+            self.write_masked(slices)
+        } else if let [slice] = slices {
+            // A broadcast does not pay for laying out a thousand bytes of slices.
+            let run = &slice[..slice.len().min(self.run_left)];
+            self.write_with_head(&mut [IoSlice::new(&[]), IoSlice::new(run)])
+        } else {
+            self.write_gathered(slices)
+        };
+        self.is_blocked = matches!(&outcome, Err(error) if error.kind() == ErrorKind::WouldBlock);
+        let written = outcome?;
+        let of_head = written.min(self.head.len());
+        self.head.drain(..of_head);
+        let of_run = written - of_head;
+        (self.run_sent, self.run_left) = (self.run_sent + of_run, self.run_left - of_run);
+        if written == 0 {
+            return Err(ErrorKind::WriteZero.into());
+        }
+        Ok(of_run)
+    }
+
+    #[inline(never)]
+    fn write_gathered(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut all = [IoSlice::new(&[]); MAX_SLICES + 1];
-        all[0] = IoSlice::new(&self.head);
         let (mut count, mut left) = (1, self.run_left);
         for (slice, bytes) in all[1..].iter_mut().zip(slices) {
             let bytes = &bytes[..bytes.len().min(left)];
@@ -74,28 +126,43 @@ impl<T: Transport, C: Codec> Framed<T, C> {
             *slice = IoSlice::new(bytes);
             count += 1;
         }
-        let first = usize::from(self.head.is_empty());
-        let outcome = self.inner.write_vectored(&all[first..count]);
-        self.is_blocked = matches!(&outcome, Err(error) if error.kind() == ErrorKind::WouldBlock);
-        let written = outcome?;
-        let of_head = written.min(self.head.len());
-        self.head.drain(..of_head);
-        self.run_left -= written - of_head;
-        if written == 0 {
-            return Err(ErrorKind::WriteZero.into());
+        self.write_with_head(&mut all[..count])
+    }
+
+    /// Masks a part of the run in a copy. A part that the socket refuses is masked again by the next write.
+    #[inline(never)]
+    fn write_masked(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut copy = [0; MASKED_BYTES];
+        let most = self.run_left.min(MASKED_BYTES);
+        let mut filled = 0;
+        for slice in slices {
+            let bytes = &slice[..slice.len().min(most - filled)];
+            copy[filled..filled + bytes.len()].copy_from_slice(bytes);
+            filled += bytes.len();
         }
-        Ok(written - of_head)
+        self.codec.mask(self.run_sent, &mut copy[..filled]);
+        self.write_with_head(&mut [IoSlice::new(&[]), IoSlice::new(&copy[..filled])])
+    }
+
+    /// Writes `slices`, whose first place is for the head.
+    fn write_with_head<'a>(&'a mut self, slices: &mut [IoSlice<'a>]) -> io::Result<usize> {
+        slices[0] = IoSlice::new(&self.head);
+        let first = usize::from(self.head.is_empty());
+        self.inner.write_vectored(&slices[first..])
     }
 }
 
 impl<T: Transport, C: Codec> Transport for Framed<T, C> {
     fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
-        self.overhead_bytes = 0;
+        (self.overhead_bytes, self.empty_frames) = (0, 0);
         let mut taken_bytes = 0;
         loop {
             match self.end {
                 Some(Ok(())) => return Ok(ReadOutcome::Closed),
-                Some(Err(kick)) => return Err(kick.into()),
+                Some(Err(kick)) => {
+                    (self.end, self.is_broken) = (None, true);
+                    return Err(kick.into());
+                }
                 None => {}
             }
             let outcome = self.inner.read(memory)?;
@@ -115,6 +182,10 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
         self.overhead_bytes
     }
 
+    fn empty_frames(&self) -> usize {
+        self.empty_frames
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
@@ -123,7 +194,7 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
         if self.run_left == 0 {
             let offered: usize = slices.iter().map(|slice| slice.len()).sum();
             self.head.append(&mut self.replies);
-            self.run_left = offered.min(C::MAX_RUN_BYTES);
+            (self.run_sent, self.run_left) = (0, offered.min(C::MAX_RUN_BYTES));
             self.codec.begin_run(self.run_left, &mut self.head);
         }
         loop {
@@ -159,9 +230,13 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
         Ok(completion)
     }
 
+    fn note_end(&mut self, reason: DisconnectReason) {
+        self.end_reason = reason;
+    }
+
     fn shutdown_write(&mut self) -> io::Result<Completion> {
         if !std::mem::replace(&mut self.is_closing, true) && !self.inner.needs_handshake() {
-            self.codec.close(&mut self.replies);
+            self.codec.close(self.end_reason, &mut self.replies);
         }
         match self.flush()? {
             Completion::Pending => Ok(Completion::Pending),
@@ -189,6 +264,7 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::codec::Decoded;
     use std::collections::VecDeque;
 
     /// Takes as many bytes per write as its script says, then blocks; brings what is in `input`.
@@ -263,7 +339,7 @@ mod tests {
             out.extend([b'<', b'0' + bytes as u8, b'>']);
         }
 
-        fn close(&mut self, out: &mut Vec<u8>) {
+        fn close(&mut self, _: DisconnectReason, out: &mut Vec<u8>) {
             out.push(b'$');
         }
     }

@@ -8,15 +8,23 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", feature = "websocket"))]
 mod framed;
+#[cfg(any(test, feature = "testing", feature = "tls"))]
+mod tls;
 #[cfg(feature = "framing")]
 mod translated;
+#[cfg(feature = "websocket")]
+mod upgrade;
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", feature = "websocket"))]
 pub use framed::Framed;
+#[cfg(any(test, feature = "testing", feature = "tls"))]
+pub use tls::{Tls, TlsBroken, TlsEngine};
 #[cfg(feature = "framing")]
 pub use translated::Translated;
+#[cfg(feature = "websocket")]
+pub use upgrade::Upgraded;
 
 use crate::base::reason::DisconnectReason;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -62,6 +70,12 @@ pub trait Transport {
         0
     }
 
+    /// Frames that the last read took and that carry no plaintext, pings for example. The peer has a budget for
+    /// them.
+    fn empty_frames(&self) -> usize {
+        0
+    }
+
     /// Writes plaintext, oldest bytes first. Returns the number of bytes that have left the process with all
     /// that the transport has put before them: **sent is what the socket took**.
     ///
@@ -97,6 +111,9 @@ pub trait Transport {
     fn flush(&mut self) -> io::Result<Completion> {
         Ok(Completion::Done)
     }
+
+    /// The session ends for this reason. A message that ends the stream may tell the peer.
+    fn note_end(&mut self, _reason: DisconnectReason) {}
 
     /// Ends the write side: the peer reads all that was written, then the end of the stream. While this is
     /// pending, the caller writes nothing more and tries again.

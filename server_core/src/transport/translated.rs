@@ -129,6 +129,10 @@ impl<T: Transport> Transport for Translated<T> {
         self.overhead_bytes
     }
 
+    fn empty_frames(&self) -> usize {
+        self.inner.empty_frames()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
@@ -168,6 +172,10 @@ impl<T: Transport> Transport for Translated<T> {
 
     fn flush(&mut self) -> io::Result<Completion> {
         self.inner.flush()
+    }
+
+    fn note_end(&mut self, reason: DisconnectReason) {
+        self.inner.note_end(reason);
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {

@@ -99,6 +99,10 @@ impl Transport for SimStream {
         self.transport.overhead_bytes()
     }
 
+    fn empty_frames(&self) -> usize {
+        self.transport.empty_frames()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.transport.write(bytes);
         self.check_runs(bytes.len());
@@ -121,6 +125,10 @@ impl Transport for SimStream {
 
     fn flush(&mut self) -> io::Result<Completion> {
         self.transport.flush()
+    }
+
+    fn note_end(&mut self, reason: DisconnectReason) {
+        self.transport.note_end(reason);
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {
@@ -474,7 +482,7 @@ impl Codec for FrameCodec {
         runs.push(bytes);
     }
 
-    fn close(&mut self, out: &mut Vec<u8>) {
+    fn close(&mut self, _: DisconnectReason, out: &mut Vec<u8>) {
         out.extend(frame_header(CLOSE, 0));
     }
 }

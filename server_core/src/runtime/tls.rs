@@ -1,0 +1,644 @@
+//! TLS by rustls: the engine, certificates, tickets, and the configuration of both sides.
+
+use crate::transport::{TlsBroken, TlsEngine};
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::{aead, hmac};
+use rustls::client::UnbufferedClientConnection;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
+    UnbufferedServerConnection,
+};
+use rustls::sign::CertifiedKey;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, WriteTraffic};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+use std::fmt::{self, Display};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What a listener needs for TLS: certificate, key and tickets. A clone shares them.
+///
+/// TLS 1.3 and 1.2. A server offers the application protocol `gs/1`: a client that offers only others is
+/// refused, a client that offers none is not. A client gets one ticket and may continue its session with it,
+/// without the signature of a full handshake. Early data is not accepted.
+#[derive(Clone, Debug)]
+pub struct TlsServerConfig {
+    cert: PathBuf,
+    key: PathBuf,
+    certified: Arc<Certified>,
+    config: Arc<ServerConfig>,
+}
+
+/// How a client trusts its servers, and the sessions that it can continue. A clone shares them.
+///
+/// The client offers the application protocol `gs/1`. Tickets of up to 256 servers are kept.
+#[derive(Clone, Debug)]
+pub struct TlsClientConfig {
+    config: Arc<ClientConfig>,
+    name: Option<ServerName<'static>>,
+}
+
+/// The application protocol of packets.
+const GAME_PROTOCOL: &[u8] = b"gs/1";
+/// The application protocol of WebSocket.
+const HTTP_PROTOCOL: &[u8] = b"http/1.1";
+
+impl TlsServerConfig {
+    /// Reads a chain of certificates, the server's own first, and the server's private key.
+    ///
+    /// # Errors
+    /// A file cannot be read, or the key is not that of the certificate. The error names the file.
+    pub fn from_files(cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> io::Result<Self> {
+        let (cert, key) = (cert.into(), key.into());
+        let certified = Arc::new(Certified(RwLock::new(read_certified(&cert, &key)?)));
+        let builder = ServerConfig::builder_with_provider(provider());
+        let mut config = (builder.with_safe_default_protocol_versions())
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&certified) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![GAME_PROTOCOL.to_vec()];
+        // Tickets keep what a session cache would keep, at the client.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 1;
+        config.ticketer = Arc::new(Tickets::new(&random()?));
+        Ok(Self {
+            cert,
+            key,
+            certified,
+            config: Arc::new(config),
+        })
+    }
+
+    /// Takes the secret of the tickets from a file, so that clients continue their sessions after a restart, and
+    /// on other servers with the same file. A missing file is created, with mode 0600 and a random secret of 32
+    /// bytes. The keys are derived from the secret and the time, and change every 12 hours; a ticket is valid
+    /// for 12 hours at least.
+    ///
+    /// # Errors
+    /// The file cannot be read or created, or has fewer than 32 bytes. The error names the file.
+    pub fn with_ticket_keys(mut self, file: impl AsRef<Path>) -> io::Result<Self> {
+        let file = file.as_ref();
+        let secret = read_secret(file).map_err(|error| of_file("ticket keys", file, &error))?;
+        Arc::make_mut(&mut self.config).ticketer = Arc::new(Tickets::new(&secret));
+        Ok(self)
+    }
+
+    /// The same for WebSocket: the application protocol is `http/1.1`. [`reload`](Self::reload) is for both.
+    #[must_use]
+    pub fn for_websocket(&self) -> Self {
+        let mut other = self.clone();
+        Arc::make_mut(&mut other.config).alpn_protocols = vec![HTTP_PROTOCOL.to_vec()];
+        other
+    }
+
+    /// Reads certificate and key again, for the handshakes that begin from now on.
+    ///
+    /// # Errors
+    /// As of [`from_files`](Self::from_files). Certificate and key stay as they were then.
+    pub fn reload(&self) -> io::Result<()> {
+        let certified = read_certified(&self.cert, &self.key)?;
+        *(self.certified.0.write()).unwrap_or_else(PoisonError::into_inner) = certified;
+        Ok(())
+    }
+
+    /// The server's side of a new connection.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub(crate) fn engine(&self) -> io::Result<RustlsEngine> {
+        let connection = UnbufferedServerConnection::new(Arc::clone(&self.config));
+        let connection = connection.map_err(io::Error::other)?;
+        Ok(RustlsEngine::new(Side::Server(connection)))
+    }
+}
+
+impl TlsClientConfig {
+    /// Trusts servers whose certificate is signed by one of the certificates in this PEM file, and those
+    /// certificates themselves if they are not marked as an authority's.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has no certificate. The error names the file.
+    pub fn with_ca_file(file: impl AsRef<Path>) -> io::Result<Self> {
+        let file = file.as_ref();
+        let mut roots = RootCertStore::empty();
+        for cert in read_certs(file)? {
+            (roots.add(cert)).map_err(|error| of_file("certificate", file, &error))?;
+        }
+        let builder = ClientConfig::builder_with_provider(provider());
+        let builder = builder.with_safe_default_protocol_versions();
+        let builder = builder.map_err(io::Error::other)?;
+        Ok(Self::of(
+            builder.with_root_certificates(roots).with_no_client_auth(),
+        ))
+    }
+
+    /// Trusts any server: anyone between client and server can read and change everything. For tests.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn insecure() -> io::Result<Self> {
+        let builder = ClientConfig::builder_with_provider(provider());
+        let builder = builder.with_safe_default_protocol_versions();
+        let builder = builder.map_err(io::Error::other)?.dangerous();
+        let verifier = Arc::new(AnyServer(provider()));
+        let builder = builder.with_custom_certificate_verifier(verifier);
+        Ok(Self::of(builder.with_no_client_auth()))
+    }
+
+    fn of(mut config: ClientConfig) -> Self {
+        config.alpn_protocols = vec![GAME_PROTOCOL.to_vec()];
+        Self {
+            config: Arc::new(config),
+            name: None,
+        }
+    }
+
+    /// The name or address in the certificate of the server. Default: the address of the connection.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`]: it is neither.
+    pub fn server_name(mut self, name: &str) -> io::Result<Self> {
+        let parsed = ServerName::try_from(name.to_owned());
+        let parsed = parsed.map_err(|error| {
+            io::Error::new(
+                ErrorKind::InvalidInput,
+                format!("server name {name:?}: {error}"),
+            )
+        })?;
+        self.name = Some(parsed);
+        Ok(self)
+    }
+
+    /// Keeps no ticket: each handshake is a full one.
+    #[must_use]
+    pub fn without_tickets(mut self) -> Self {
+        Arc::make_mut(&mut self.config).resumption = rustls::client::Resumption::disabled();
+        self
+    }
+
+    /// The same for WebSocket: the application protocol is `http/1.1`.
+    #[must_use]
+    pub fn for_websocket(mut self) -> Self {
+        Arc::make_mut(&mut self.config).alpn_protocols = vec![HTTP_PROTOCOL.to_vec()];
+        self
+    }
+
+    /// The client's side of a new connection.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub(crate) fn engine(&self, server: IpAddr) -> io::Result<RustlsEngine> {
+        let name = (self.name.clone()).unwrap_or_else(|| ServerName::IpAddress(server.into()));
+        let connection = UnbufferedClientConnection::new(Arc::clone(&self.config), name);
+        let connection = connection.map_err(io::Error::other)?;
+        Ok(RustlsEngine::new(Side::Client(connection)))
+    }
+}
+
+// ---- the engine ---------------------------------------------------------------------------------
+
+/// One connection of rustls, by its interface without buffers.
+pub struct RustlsEngine {
+    side: Side,
+    is_peer_closed: bool,
+}
+
+enum Side {
+    Server(UnbufferedServerConnection),
+    Client(UnbufferedClientConnection),
+}
+
+/// Runs the same code for either side: the connections are different types.
+macro_rules! either {
+    ($side:expr, $connection:ident => $then:expr) => {
+        match $side {
+            Side::Server($connection) => $then,
+            Side::Client($connection) => $then,
+        }
+    };
+}
+
+/// Records of an alert or two, after an error.
+const MAX_LAST_STEPS: usize = 8;
+/// What a record adds to its plaintext, at most: header, nonce, type and tag.
+const RECORD_OVERHEAD_BYTES: usize = 5 + 8 + 1 + 16;
+
+/// What a step of rustls has led to.
+enum Step {
+    /// There may be more to do.
+    Again,
+    PeerClosed,
+    /// The next step needs bytes of the peer, or of the caller.
+    Idle,
+}
+
+impl RustlsEngine {
+    fn new(side: Side) -> Self {
+        Self {
+            side,
+            is_peer_closed: false,
+        }
+    }
+
+    /// Calls `then` when the connection takes what is to be written.
+    fn with_writer(
+        &mut self,
+        incomplete: &mut [u8],
+        output: &mut Vec<u8>,
+        then: impl FnOnce(&mut dyn Writer, &mut Vec<u8>) -> Result<(), TlsBroken>,
+    ) -> Result<(), TlsBroken> {
+        // Nothing comes: each complete record has been read.
+        let mut plaintext = Vec::new();
+        loop {
+            let step = either!(&mut self.side, connection => {
+                match connection.process_tls_records(incomplete).state.map_err(broken)? {
+                    ConnectionState::WriteTraffic(mut writer) => return then(&mut writer, output),
+                    state => advance(state, &mut plaintext, output)?,
+                }
+            });
+            match step {
+                Step::Again => {}
+                Step::PeerClosed => self.is_peer_closed = true,
+                Step::Idle => return Err(TlsBroken("nothing can be written now".into())),
+            }
+        }
+    }
+}
+
+impl TlsEngine for RustlsEngine {
+    fn read(
+        &mut self,
+        input: &mut [u8],
+        plaintext: &mut Vec<u8>,
+        output: &mut Vec<u8>,
+    ) -> Result<usize, TlsBroken> {
+        let mut taken = 0;
+        loop {
+            let input = &mut input[taken..];
+            let (discard, outcome) = either!(&mut self.side, connection => {
+                let status = connection.process_tls_records(input);
+                let outcome = status.state.map_err(broken);
+                (status.discard, outcome.and_then(|state| advance(state, plaintext, output)))
+            });
+            taken += discard;
+            match outcome {
+                Ok(Step::Again) => {}
+                Ok(Step::PeerClosed) => self.is_peer_closed = true,
+                Ok(Step::Idle) => return Ok(taken),
+                Err(error) => {
+                    self.take_alerts(&mut input[discard..], output);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        incomplete: &mut [u8],
+        plaintext: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), TlsBroken> {
+        self.with_writer(incomplete, output, |writer, output| {
+            let room = plaintext.len() + RECORD_OVERHEAD_BYTES;
+            append(output, room, |memory| writer.encrypt(plaintext, memory))
+        })
+    }
+
+    fn close(&mut self, incomplete: &mut [u8], output: &mut Vec<u8>) {
+        let closed = self.with_writer(incomplete, output, |writer, output| {
+            append(output, RECORD_OVERHEAD_BYTES + 2, |memory| {
+                writer.close(memory)
+            })
+        });
+        if let Err(error) = closed {
+            log::debug!("no close_notify: {error}");
+        }
+    }
+
+    fn is_handshaking(&self) -> bool {
+        either!(&self.side, connection => connection.is_handshaking())
+    }
+
+    fn is_peer_closed(&self) -> bool {
+        self.is_peer_closed
+    }
+
+    fn is_resumed(&self) -> bool {
+        let kind = either!(&self.side, connection => connection.handshake_kind());
+        kind == Some(HandshakeKind::Resumed)
+    }
+}
+
+impl RustlsEngine {
+    /// After an error, rustls has an alert for the peer, most likely. `input` is as the error has left it: rustls
+    /// may look at a message of the handshake that is there in part.
+    fn take_alerts(&mut self, input: &mut [u8], output: &mut Vec<u8>) {
+        let mut plaintext = Vec::new();
+        for _ in 0..MAX_LAST_STEPS {
+            let outcome = either!(&mut self.side, connection => {
+                let state = connection.process_tls_records(input).state.map_err(broken);
+                state.and_then(|state| advance(state, &mut plaintext, output))
+            });
+            if !matches!(outcome, Ok(Step::Again)) {
+                return;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RustlsEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RustlsEngine").finish_non_exhaustive()
+    }
+}
+
+fn broken(error: rustls::Error) -> TlsBroken {
+    TlsBroken(error.to_string())
+}
+
+fn advance<Data>(
+    state: ConnectionState<'_, '_, Data>,
+    plaintext: &mut Vec<u8>,
+    output: &mut Vec<u8>,
+) -> Result<Step, TlsBroken> {
+    match state {
+        ConnectionState::ReadTraffic(mut traffic) => {
+            while let Some(record) = traffic.next_record() {
+                plaintext.extend_from_slice(record.map_err(broken)?.payload);
+            }
+            Ok(Step::Again)
+        }
+        ConnectionState::EncodeTlsData(mut data) => {
+            append(output, 0, |memory| match data.encode(memory) {
+                Err(EncodeError::InsufficientSize(size)) => {
+                    Err(EncryptError::InsufficientSize(size))
+                }
+                Err(EncodeError::AlreadyEncoded) => Ok(0),
+                Ok(count) => Ok(count),
+            })?;
+            Ok(Step::Again)
+        }
+        ConnectionState::TransmitTlsData(data) => {
+            data.done();
+            Ok(Step::Again)
+        }
+        ConnectionState::PeerClosed => Ok(Step::PeerClosed),
+        _ => Ok(Step::Idle),
+    }
+}
+
+/// Appends what `write` writes to `output`. `room` is the size that it needs, as far as that is known.
+fn append(
+    output: &mut Vec<u8>,
+    room: usize,
+    mut write: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>,
+) -> Result<(), TlsBroken> {
+    let before = output.len();
+    output.resize(before + room, 0);
+    let written = loop {
+        match write(&mut output[before..]) {
+            Err(EncryptError::InsufficientSize(size))
+                if size.required_size > output.len() - before =>
+            {
+                output.resize(before + size.required_size, 0);
+            }
+            other => break other,
+        }
+    };
+    output.truncate(before + written.as_ref().copied().unwrap_or(0));
+    written
+        .map(drop)
+        .map_err(|error| TlsBroken(error.to_string()))
+}
+
+/// The writers of both sides, as one type.
+trait Writer {
+    fn encrypt(&mut self, plaintext: &[u8], output: &mut [u8]) -> Result<usize, EncryptError>;
+    fn close(&mut self, output: &mut [u8]) -> Result<usize, EncryptError>;
+}
+
+impl<Data> Writer for WriteTraffic<'_, Data> {
+    fn encrypt(&mut self, plaintext: &[u8], output: &mut [u8]) -> Result<usize, EncryptError> {
+        WriteTraffic::encrypt(self, plaintext, output)
+    }
+
+    fn close(&mut self, output: &mut [u8]) -> Result<usize, EncryptError> {
+        self.queue_close_notify(output)
+    }
+}
+
+// ---- certificates -------------------------------------------------------------------------------
+
+/// The certificate and key of the handshakes that begin now.
+#[derive(Debug)]
+struct Certified(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Certified {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(
+            &self.0.read().unwrap_or_else(PoisonError::into_inner),
+        ))
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn read_certified(cert: &Path, key: &Path) -> io::Result<Arc<CertifiedKey>> {
+    let chain = read_certs(cert)?;
+    let private = PrivateKeyDer::from_pem_file(key);
+    let private = private.map_err(|error| of_file("private key", key, &error))?;
+    let certified = CertifiedKey::from_der(chain, private, &provider());
+    let certified = certified.map_err(|error| {
+        let files = format!("certificate {} and key {}", cert.display(), key.display());
+        io::Error::new(ErrorKind::InvalidData, format!("{files}: {error}"))
+    })?;
+    Ok(Arc::new(certified))
+}
+
+fn read_certs(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let certs = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let certs: Vec<_> = certs.map_err(|error| of_file("certificate", file, &error))?;
+    if certs.is_empty() {
+        return Err(of_file("certificate", file, &"no certificate in the file"));
+    }
+    Ok(certs)
+}
+
+fn of_file(what: &str, file: &Path, error: &impl Display) -> io::Error {
+    let text = format!("{what} {}: {error}", file.display());
+    io::Error::new(ErrorKind::InvalidData, text)
+}
+
+/// Accepts each server.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+// ---- tickets ------------------------------------------------------------------------------------
+
+/// Encrypts what a client needs to continue its session, with a key of the present epoch. Tickets of the
+/// present epoch and of the one before are valid.
+///
+/// A ticket is the epoch, a random nonce, and the state, encrypted and authenticated together with the epoch.
+struct Tickets(hmac::Key);
+
+const SECRET_BYTES: usize = 32;
+const EPOCH_SECS: u64 = 12 * 3600;
+const EPOCH_BYTES: usize = size_of::<u64>();
+
+impl Tickets {
+    fn new(secret: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+
+    fn key(&self, epoch: u64) -> Option<aead::LessSafeKey> {
+        let derived = hmac::sign(&self.0, &epoch.to_be_bytes());
+        let key = aead::UnboundKey::new(&aead::CHACHA20_POLY1305, derived.as_ref());
+        Some(aead::LessSafeKey::new(key.ok()?))
+    }
+
+    fn encrypt_in(&self, epoch: u64, plain: &[u8]) -> Option<Vec<u8>> {
+        let mut nonce = [0; aead::NONCE_LEN];
+        SystemRandom::new().fill(&mut nonce).ok()?;
+        let aad = epoch.to_be_bytes();
+        let mut ticket = [&aad[..], &nonce[..], plain].concat();
+        let tag = self.key(epoch)?.seal_in_place_separate_tag(
+            aead::Nonce::assume_unique_for_key(nonce),
+            aead::Aad::from(aad),
+            &mut ticket[EPOCH_BYTES + aead::NONCE_LEN..],
+        );
+        ticket.extend_from_slice(tag.ok()?.as_ref());
+        Some(ticket)
+    }
+
+    fn decrypt_in(&self, epoch: u64, ticket: &[u8]) -> Option<Vec<u8>> {
+        let (aad, rest) = ticket.split_first_chunk::<EPOCH_BYTES>()?;
+        let (nonce, sealed) = rest.split_first_chunk::<{ aead::NONCE_LEN }>()?;
+        let issued = u64::from_be_bytes(*aad);
+        if issued != epoch && Some(issued) != epoch.checked_sub(1) {
+            return None;
+        }
+        let mut sealed = sealed.to_vec();
+        let nonce = aead::Nonce::assume_unique_for_key(*nonce);
+        let plain = self
+            .key(issued)?
+            .open_in_place(nonce, aead::Aad::from(*aad), &mut sealed);
+        let length = plain.ok()?.len();
+        sealed.truncate(length);
+        Some(sealed)
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        EPOCH_SECS as u32
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.encrypt_in(epoch_now(), plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.decrypt_in(epoch_now(), cipher)
+    }
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tickets")
+    }
+}
+
+fn epoch_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / EPOCH_SECS)
+}
+
+fn random() -> io::Result<[u8; SECRET_BYTES]> {
+    let mut bytes = [0; SECRET_BYTES];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map_err(|_| io::Error::other("the system has no randomness"))?;
+    Ok(bytes)
+}
+
+fn read_secret(file: &Path) -> io::Result<Vec<u8>> {
+    let secret = match fs::read(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let secret = random()?.to_vec();
+            let mut options = OpenOptions::new();
+            let mut created = options
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(file)?;
+            created.write_all(&secret)?;
+            return Ok(secret);
+        }
+        other => other?,
+    };
+    if secret.len() < SECRET_BYTES {
+        let text = format!("{} bytes, and a secret has {SECRET_BYTES}", secret.len());
+        return Err(io::Error::new(ErrorKind::InvalidData, text));
+    }
+    if fs::metadata(file)?.permissions().mode() & 0o077 != 0 {
+        log::warn!(
+            "ticket keys {}: other users can read the file",
+            file.display()
+        );
+    }
+    Ok(secret)
+}

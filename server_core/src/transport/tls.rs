@@ -1,0 +1,371 @@
+//! TLS over a transport, as a transport. The engine encrypts; this file decides when, and what is kept.
+//!
+//! ```text
+//!  socket --read--> caller's memory --engine--> plaintext, in the same memory
+//!  queue --up to 16 KiB--> engine --record--> this thread's scratch --one send--> socket
+//!                                                                     (the rest --> `held`)
+//! ```
+//!
+//! Packets are encrypted at the last moment: in the flush, when the socket is about to take them. A record that
+//! the socket has not taken as a whole is kept, and nothing is encrypted before it has gone. So a session keeps
+//! one record at most, and its packets wait as plaintext in its queue, where the limits are.
+
+use super::{Completion, ReadOutcome, Transport};
+use crate::base::reason::DisconnectReason;
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice};
+
+/// The cryptography of one connection: records in, records out. No socket, and no buffer for plaintext.
+pub trait TlsEngine {
+    /// Takes the records at the front of `input` that are complete, appends their plaintext to `plaintext`, and
+    /// what the peer is owed for them (handshake, alert) to `output`. An empty `input` begins the handshake.
+    ///
+    /// Returns the number of bytes that are done with. The others may have changed, and are the beginning of the
+    /// next `input`.
+    ///
+    /// # Errors
+    /// The peer has broken the protocol. `plaintext` has what came before, and `output` an alert. No call
+    /// succeeds any more.
+    fn read(
+        &mut self,
+        input: &mut [u8],
+        plaintext: &mut Vec<u8>,
+        output: &mut Vec<u8>,
+    ) -> Result<usize, TlsBroken>;
+
+    /// Appends `plaintext` to `output`, as a record. `incomplete` is what the last read has left.
+    ///
+    /// # Errors
+    /// The protocol is broken, or its keys are used up.
+    fn write(
+        &mut self,
+        incomplete: &mut [u8],
+        plaintext: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), TlsBroken>;
+
+    /// Appends the message that ends this side to `output`. No write follows.
+    fn close(&mut self, incomplete: &mut [u8], output: &mut Vec<u8>);
+
+    /// Whether the handshake is not complete.
+    fn is_handshaking(&self) -> bool;
+
+    /// Whether the peer has ended its side with a message. What comes behind that is not read.
+    fn is_peer_closed(&self) -> bool;
+
+    /// Whether the handshake has continued an earlier session.
+    fn is_resumed(&self) -> bool;
+}
+
+/// The connection cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsBroken(pub String);
+
+impl fmt::Display for TlsBroken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A connection with TLS.
+pub struct Tls<T, E> {
+    inner: T,
+    engine: E,
+    /// Bytes of the peer that are not a complete record, or a part of a message of the handshake.
+    incomplete: Vec<u8>,
+    /// Plaintext for which the caller's memory had no room.
+    opened: Vec<u8>,
+    /// Records that the socket has not taken.
+    held: Vec<u8>,
+    /// Bytes of packets in `held`. They are at the front of the caller's queue as well.
+    sealed: usize,
+    /// The peer's stream has ended behind `opened`.
+    end: Option<End>,
+    has_begun: bool,
+    is_closing: bool,
+    overhead_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Closed,
+    Broken { is_told: bool },
+}
+
+/// The most plaintext in a record, by the protocol.
+const MAX_RECORD_BYTES: usize = 16 << 10;
+/// The most bytes that a connection keeps of what is not complete: two records. A client needs more for the
+/// certificates of its server.
+const MAX_INCOMPLETE_BYTES: usize = 2 * (MAX_RECORD_BYTES + 2_048 + 5);
+/// Bytes of one read during the handshake.
+const HANDSHAKE_READ_BYTES: usize = 8 << 10;
+
+/// Memory of a thread, for the time of one call.
+#[derive(Default)]
+struct Scratch {
+    input: Vec<u8>,
+    plaintext: Vec<u8>,
+    output: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl<T: Transport, E: TlsEngine> Tls<T, E> {
+    /// Puts TLS over `inner`.
+    #[must_use]
+    pub fn new(inner: T, engine: E) -> Self {
+        Self {
+            inner,
+            engine,
+            incomplete: Vec::new(),
+            opened: Vec::new(),
+            held: Vec::new(),
+            sealed: 0,
+            end: None,
+            has_begun: false,
+            is_closing: false,
+            overhead_bytes: 0,
+        }
+    }
+
+    /// The transport below.
+    pub fn inner(&self) -> &T {
+        &self.inner
+    }
+
+    /// The transport below, for registering it.
+    pub fn inner_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+
+    /// Takes what has come through the engine.
+    fn open(&mut self, input: &mut [u8], plaintext: &mut Vec<u8>) {
+        let outcome = if self.incomplete.is_empty() {
+            let outcome = self.engine.read(input, plaintext, &mut self.held);
+            if let Ok(taken) = outcome {
+                self.incomplete.extend_from_slice(&input[taken..]);
+            }
+            outcome
+        } else {
+            self.incomplete.extend_from_slice(input);
+            let outcome = (self.engine).read(&mut self.incomplete, plaintext, &mut self.held);
+            if let Ok(taken) = outcome {
+                self.incomplete.drain(..taken);
+            }
+            outcome
+        };
+        let is_too_long = self.incomplete.len() > MAX_INCOMPLETE_BYTES;
+        if let Err(error) = &outcome {
+            log::debug!("TLS: {error}");
+        }
+        if outcome.is_err() || is_too_long {
+            self.end = Some(End::Broken { is_told: false });
+        } else if self.engine.is_peer_closed() {
+            self.end = Some(End::Closed);
+        }
+        if self.end.is_some() || self.incomplete.is_empty() {
+            self.incomplete = Vec::new();
+        }
+    }
+
+    /// Writes the records that are kept. `Done`: no byte is left.
+    fn push_out(&mut self) -> io::Result<Completion> {
+        let mut sent = 0;
+        let outcome = loop {
+            if sent == self.held.len() {
+                self.held = Vec::new();
+                return Ok(Completion::Done);
+            }
+            match self.inner.write(&self.held[sent..]) {
+                Ok(0) => break Err(ErrorKind::WriteZero.into()),
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    break Ok(Completion::Pending);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.held.drain(..sent);
+        outcome
+    }
+
+    /// Encrypts the first bytes of `slices` as one record, and sends it.
+    fn seal(&mut self, slices: &[IoSlice<'_>], scratch: &mut Scratch) -> io::Result<usize> {
+        let Scratch {
+            plaintext, output, ..
+        } = scratch;
+        let bytes = match slices {
+            [one] => &one[..one.len().min(MAX_RECORD_BYTES)],
+            several => {
+                plaintext.clear();
+                for slice in several {
+                    let left = MAX_RECORD_BYTES - plaintext.len();
+                    plaintext.extend_from_slice(&slice[..slice.len().min(left)]);
+                }
+                plaintext
+            }
+        };
+        output.clear();
+        (self.engine.write(&mut self.incomplete, bytes, output))
+            .map_err(|error| io::Error::new(ErrorKind::BrokenPipe, error.0))?;
+        let mut sent = 0;
+        while sent < output.len() {
+            match self.inner.write(&output[sent..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.held.extend_from_slice(&output[sent..]);
+                    self.sealed = bytes.len();
+                    return Err(error);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bytes.len())
+    }
+}
+
+impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
+    fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
+        self.overhead_bytes = 0;
+        if !self.opened.is_empty() {
+            let count = memory.len().min(self.opened.len());
+            memory[..count].copy_from_slice(&self.opened[..count]);
+            self.opened.drain(..count);
+            if self.opened.is_empty() {
+                self.opened = Vec::new();
+            }
+            return Ok(ReadOutcome::Bytes(count));
+        }
+        match self.end {
+            Some(End::Closed) => return Ok(ReadOutcome::Closed),
+            Some(End::Broken { is_told: false }) => {
+                self.end = Some(End::Broken { is_told: true });
+                return Err(DisconnectReason::Handshake);
+            }
+            Some(End::Broken { is_told: true }) | None => {}
+        }
+        let outcome = self.inner.read(memory)?;
+        let ReadOutcome::Bytes(taken) = outcome else {
+            return Ok(outcome);
+        };
+        // Nothing behind a broken rule has a meaning.
+        let count = if self.end.is_some() {
+            0
+        } else {
+            SCRATCH.with_borrow_mut(|Scratch { plaintext, .. }| {
+                plaintext.clear();
+                self.open(&mut memory[..taken], plaintext);
+                let count = plaintext.len().min(memory.len());
+                memory[..count].copy_from_slice(&plaintext[..count]);
+                self.opened.extend_from_slice(&plaintext[count..]);
+                count
+            })
+        };
+        self.overhead_bytes = taken.saturating_sub(count);
+        Ok(ReadOutcome::Bytes(count))
+    }
+
+    fn overhead_bytes(&self) -> usize {
+        self.overhead_bytes
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if !self.held.is_empty() && self.push_out()? == Completion::Pending {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if self.sealed > 0 {
+            return Ok(std::mem::take(&mut self.sealed));
+        }
+        SCRATCH.with_borrow_mut(|scratch| self.seal(slices, scratch))
+    }
+
+    fn buffered_bytes(&self) -> usize {
+        self.held.len()
+    }
+
+    fn flush(&mut self) -> io::Result<Completion> {
+        self.push_out()
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<Completion> {
+        if !std::mem::replace(&mut self.is_closing, true) && !self.engine.is_handshaking() {
+            self.engine.close(&mut self.incomplete, &mut self.held);
+        }
+        match self.push_out()? {
+            Completion::Pending => Ok(Completion::Pending),
+            Completion::Done => self.inner.shutdown_write(),
+        }
+    }
+
+    fn ends_in_band(&self) -> bool {
+        true
+    }
+
+    fn poll_connected(&mut self) -> io::Result<bool> {
+        self.inner.poll_connected()
+    }
+
+    fn needs_handshake(&self) -> bool {
+        self.engine.is_handshaking()
+    }
+
+    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch {
+                input, plaintext, ..
+            } = scratch;
+            input.resize(HANDSHAKE_READ_BYTES, 0);
+            plaintext.clear();
+            let mut taken = if std::mem::replace(&mut self.has_begun, true) {
+                None
+            } else {
+                Some(0)
+            };
+            loop {
+                if let Some(count) = taken {
+                    self.open(&mut input[..count], plaintext);
+                }
+                let pushed = self.push_out();
+                if !self.engine.is_handshaking() {
+                    // The peer's first packets may have come with the end of its handshake.
+                    self.opened.extend_from_slice(plaintext);
+                    let pushed = pushed.map_err(|error| DisconnectReason::from_io(&error));
+                    return pushed.map(|_| Completion::Done);
+                }
+                match self.end {
+                    Some(End::Broken { .. }) => return Err(DisconnectReason::Handshake),
+                    Some(End::Closed) => return Err(DisconnectReason::PeerClosed),
+                    None => {}
+                }
+                match pushed {
+                    Ok(Completion::Done) => {}
+                    Ok(Completion::Pending) => return Ok(Completion::Pending),
+                    Err(error) => return Err(DisconnectReason::from_io(&error)),
+                }
+                taken = match self.inner.read(input)? {
+                    ReadOutcome::Bytes(count) => Some(count),
+                    ReadOutcome::Blocked => return Ok(Completion::Pending),
+                    ReadOutcome::Closed => return Err(DisconnectReason::PeerClosed),
+                };
+            }
+        })
+    }
+}
+
+impl<T: fmt::Debug, E> fmt::Debug for Tls<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,218 @@
+//! The upgrade to WebSocket, as the handshake of a transport.
+
+use super::{Completion, Framed, ReadOutcome, Transport};
+use crate::base::reason::DisconnectReason;
+use crate::protocol::upgrade::{Answer, ClientUpgrade, Origin, WebSocketTarget, answer};
+use crate::protocol::websocket::WebSocket;
+use std::io::{self, ErrorKind, IoSlice};
+use std::sync::Arc;
+
+/// Exchanges the heads of an upgrade over `inner`, behind the handshake of `inner`. Then its bytes are those
+/// of `inner`.
+#[derive(Debug)]
+pub struct Upgrade<T> {
+    inner: T,
+    step: Step,
+    /// The peer's head as far as it has come; behind the upgrade, the bytes that came with it.
+    input: Vec<u8>,
+    /// Unsent bytes of the own head.
+    output: Vec<u8>,
+    overhead_bytes: usize,
+}
+
+/// WebSocket over `T`: the upgrade, then frames.
+pub type Upgraded<T> = Framed<Upgrade<T>, WebSocket>;
+
+#[derive(Debug)]
+enum Step {
+    /// A server waits for the request of a page of these origins.
+    Request(Arc<[Origin]>),
+    /// A client waits for the answer.
+    Answer(Box<ClientUpgrade>),
+    /// The own head is the last.
+    Accepted,
+    Done,
+    Refused,
+}
+
+/// The most bytes of one read of a head.
+const READ_BYTES: usize = 2 << 10;
+/// The most reads of one step of a handshake. An innocent head of 8 KiB needs five, and `inner` may return
+/// reads without plaintext.
+const MAX_READS: usize = 64;
+
+impl<T: Transport> Upgraded<T> {
+    /// The end of a server. Without an origin in the list, pages of all origins are accepted.
+    #[must_use]
+    pub fn server(inner: T, origins: &Arc<[Origin]>) -> Self {
+        let step = Step::Request(Arc::clone(origins));
+        Self::new(Upgrade::new(inner, step, Vec::new()), WebSocket::server())
+    }
+
+    /// The end of a client.
+    #[must_use]
+    pub fn client(inner: T, target: &WebSocketTarget) -> Self {
+        let (upgrade, request) = ClientUpgrade::new(target);
+        let step = Step::Answer(Box::new(upgrade));
+        Self::new(Upgrade::new(inner, step, request), WebSocket::client())
+    }
+}
+
+impl<T: Transport> Upgrade<T> {
+    fn new(inner: T, step: Step, output: Vec<u8>) -> Self {
+        Self {
+            inner,
+            step,
+            input: Vec::new(),
+            output,
+            overhead_bytes: 0,
+        }
+    }
+
+    /// The transport below.
+    #[must_use]
+    pub fn inner(&self) -> &T {
+        &self.inner
+    }
+
+    /// The transport below.
+    pub fn inner_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+
+    /// Reads more of the peer's head. `None`: no byte has come.
+    fn read_head(&mut self) -> Result<Option<()>, DisconnectReason> {
+        let mut memory = [0; READ_BYTES];
+        match self.inner.read(&mut memory)? {
+            ReadOutcome::Bytes(count) => {
+                self.input.extend_from_slice(&memory[..count]);
+                Ok(Some(()))
+            }
+            ReadOutcome::Blocked => Ok(None),
+            ReadOutcome::Closed => Err(DisconnectReason::PeerClosed),
+        }
+    }
+
+    fn evaluate_head(&mut self) -> Result<(), DisconnectReason> {
+        let (head_bytes, output) = match &self.step {
+            Step::Request(origins) => match answer(&self.input, origins) {
+                Answer::Incomplete => return Ok(()),
+                Answer::Accept {
+                    head_bytes,
+                    response,
+                } => (head_bytes, response),
+                Answer::Refuse { response, .. } => {
+                    // The response is flushed before the connection ends.
+                    (self.step, self.output) = (Step::Refused, response);
+                    self.input = Vec::new();
+                    return Err(DisconnectReason::Handshake);
+                }
+            },
+            Step::Answer(upgrade) => match upgrade.check(&self.input) {
+                Ok(None) => return Ok(()),
+                Ok(Some(head_bytes)) => (head_bytes, Vec::new()),
+                Err(_) => {
+                    self.step = Step::Refused;
+                    return Err(DisconnectReason::Handshake);
+                }
+            },
+            Step::Accepted | Step::Done | Step::Refused => return Ok(()),
+        };
+        self.input = self.input.split_off(head_bytes);
+        (self.step, self.output) = (Step::Accepted, output);
+        Ok(())
+    }
+}
+
+impl<T: Transport> Transport for Upgrade<T> {
+    fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
+        if !self.input.is_empty() {
+            let count = self.input.len().min(memory.len());
+            memory[..count].copy_from_slice(&self.input[..count]);
+            self.input = self.input.split_off(count);
+            self.overhead_bytes = 0;
+            return Ok(ReadOutcome::Bytes(count));
+        }
+        let outcome = self.inner.read(memory);
+        self.overhead_bytes = self.inner.overhead_bytes();
+        outcome
+    }
+
+    fn overhead_bytes(&self) -> usize {
+        self.overhead_bytes
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.inner.write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.inner.write_vectored(slices)
+    }
+
+    fn buffered_bytes(&self) -> usize {
+        self.output.len() + self.inner.buffered_bytes()
+    }
+
+    fn flush(&mut self) -> io::Result<Completion> {
+        while !self.output.is_empty() {
+            match self.inner.write(&self.output) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => drop(self.output.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Ok(Completion::Pending);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.output = Vec::new();
+        self.inner.flush()
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<Completion> {
+        match self.flush()? {
+            Completion::Pending => Ok(Completion::Pending),
+            Completion::Done => self.inner.shutdown_write(),
+        }
+    }
+
+    fn ends_in_band(&self) -> bool {
+        self.inner.ends_in_band()
+    }
+
+    fn poll_connected(&mut self) -> io::Result<bool> {
+        self.inner.poll_connected()
+    }
+
+    fn needs_handshake(&self) -> bool {
+        !matches!(self.step, Step::Done)
+    }
+
+    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+        if self.inner.needs_handshake() && self.inner.handshake()? == Completion::Pending {
+            return Ok(Completion::Pending);
+        }
+        for _ in 0..MAX_READS {
+            match self.flush() {
+                Ok(Completion::Done) => {}
+                Ok(Completion::Pending) => return Ok(Completion::Pending),
+                Err(error) => return Err(DisconnectReason::from_io(&error)),
+            }
+            match self.step {
+                Step::Accepted => {
+                    self.step = Step::Done;
+                    return Ok(Completion::Done);
+                }
+                Step::Done => return Ok(Completion::Done),
+                Step::Refused => return Err(DisconnectReason::Handshake),
+                Step::Request(_) | Step::Answer(_) => {}
+            }
+            if self.read_head()?.is_none() {
+                return Ok(Completion::Pending);
+            }
+            self.evaluate_head()?;
+        }
+        Err(DisconnectReason::Handshake)
+    }
+}

@@ -10,6 +10,7 @@ mod api;
 mod backpressure;
 mod broadcast;
 mod client;
+mod close_reasons;
 mod examples;
 mod framing;
 mod groups;

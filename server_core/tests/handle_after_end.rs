@@ -63,7 +63,7 @@ const SHORT: SShort = SShort {
 const TAIL: [u8; 1_000] = [7; 1_000];
 
 /// Each method of a handle, and what it has to do after the end.
-const METHODS: [(&str, Call); 29] = [
+const METHODS: [(&str, Call); 30] = [
     ("broadcast", |it| it.handle.broadcast(&NOTE, TAIL)),
     ("broadcast_packet", |it| it.handle.broadcast_packet(&SHORT)),
     ("broadcast_buffer", |it| {
@@ -114,6 +114,9 @@ const METHODS: [(&str, Call); 29] = [
     }),
     ("leave", |it| it.handle.leave(it.id, ROOM)),
     ("close", |it| it.handle.close(it.id)),
+    ("close_with", |it| {
+        it.handle.close_with(it.id, Kick::RateLimit, "too late");
+    }),
     ("encode", |it| {
         assert_eq!(it.handle.encode(&NOTE, TAIL).unwrap().len(), 1_008);
     }),

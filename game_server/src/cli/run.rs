@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<(), String> {
                 .unwrap_or_default(),
         )
         .custom_labels([CHAT_FLOOD.label()])
-        .close_message(SBye::close_message)
+        .close_message_with_text(SBye::close_message)
         .start(args.addr.all(), move |_peer| {
             GameSession::new(max_chats_per_sec)
                 .with_chats_of_address(chats_of_address.clone())

@@ -58,6 +58,18 @@ impl DisconnectLog {
         reason: DisconnectReason,
         now: Instant,
     ) -> Option<Instant> {
+        self.note_with_text(id, peer, reason, None, now)
+    }
+
+    /// Like [`note`](Self::note), with the text that the game gave as the reason.
+    pub fn note_with_text(
+        &self,
+        id: Option<SessionId>,
+        peer: SocketAddr,
+        reason: DisconnectReason,
+        text: Option<&str>,
+        now: Instant,
+    ) -> Option<Instant> {
         let mut limiter = self.limiter();
         let summary = limiter.end_window(now);
         let summary_at = limiter.count(peer.ip(), reason, now);
@@ -65,11 +77,7 @@ impl DisconnectLog {
         drop(limiter);
         write(summary);
         if summary_at.is_none() {
-            let (level, label) = (level_of(reason), reason.label());
-            match id {
-                Some(id) => log::log!(level, "session {id} of {peer} left: {label} ({reason})"),
-                None => log::log!(level, "connection of {peer} rejected: {label} ({reason})"),
-            }
+            log::log!(level_of(reason), "{}", line_of(id, peer, reason, text));
         }
         summary_at
     }
@@ -94,6 +102,22 @@ impl DisconnectLog {
     fn limiter(&self) -> MutexGuard<'_, LogLimiter> {
         // The limiter holds only counts: a panic elsewhere leaves nothing wrong in it.
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The line of one disconnect. A text of the game may have words of a peer in it: no control character of
+/// theirs reaches the log.
+fn line_of(
+    id: Option<SessionId>,
+    peer: SocketAddr,
+    reason: DisconnectReason,
+    text: Option<&str>,
+) -> String {
+    let label = reason.label();
+    match (id, text) {
+        (Some(id), Some(text)) => format!("session {id} of {peer} left: {label} ({text:?})"),
+        (Some(id), None) => format!("session {id} of {peer} left: {label} ({reason})"),
+        (None, _) => format!("connection of {peer} rejected: {label} ({reason})"),
     }
 }
 
@@ -188,6 +212,22 @@ mod tests {
     fn note(log: &DisconnectLog, n: u64, reason: Kick, now: Instant) -> Option<Instant> {
         let peer = SocketAddr::from(([127, 0, 0, (n % 3) as u8], 1));
         log.note(Some(SessionId::new(1, 0, 0)), peer, reason.into(), now)
+    }
+
+    #[test]
+    fn line_has_label_and_text_without_control_characters() {
+        let id = SessionId::new(1, 0, 0);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 7));
+        let reason = Kick::custom(1_001, "name_taken").into();
+        let text = Some("a\u{1b}[31mb\nc is taken");
+        assert_eq!(
+            line_of(Some(id), peer, reason, text),
+            format!("session {id} of {peer} left: name_taken (\"a\\u{{1b}}[31mb\\nc is taken\")"),
+        );
+        assert_eq!(
+            line_of(Some(id), peer, reason, None),
+            format!("session {id} of {peer} left: name_taken (a rule of the game: name_taken)"),
+        );
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub enum Command<T> {
     Snapshot(SnapshotRequest),
     /// End a session of the worker.
     Close(SessionId, DisconnectReason),
+    /// End a session of the worker, and tell its peer this text.
+    CloseWith(SessionId, DisconnectReason, Box<str>),
     /// End all sessions of the worker, flushed by this instant if they can be, then the worker.
     Shutdown(Instant),
 }
@@ -324,6 +326,13 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
+    /// As [`close`](Self::close), with a text for the peer.
+    pub fn close_with(self: &Arc<Self>, id: SessionId, reason: DisconnectReason, text: Box<str>) {
+        if id.worker() < self.workers() {
+            self.post(id.worker(), Command::CloseWith(id, reason, text));
+        }
+    }
+
     /// Whether every worker has room for more connections. A worker that is behind with taking connections
     /// over would be late with a tick that is posted behind them.
     #[must_use]
@@ -474,6 +483,7 @@ impl<T> Command<T> {
             | Self::TimedBroadcast(buffer, _)
             | Self::BroadcastTo(_, _, buffer) => packet_bytes(buffer),
             Self::Adopt(_) => ADOPT_BYTES,
+            Self::CloseWith(_, _, text) => COMMAND_BYTES + text.len(),
             Self::Join(..)
             | Self::Leave(..)
             | Self::Snapshot(_)

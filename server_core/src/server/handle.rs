@@ -3,7 +3,7 @@
 use crate::base::config::LONGEST_TIME;
 use crate::base::id::SessionId;
 use crate::base::metrics::Metrics;
-use crate::base::reason::DisconnectReason;
+use crate::base::reason::{DisconnectReason, close_text};
 use crate::base::snapshot::{Snapshot, SnapshotGate};
 use crate::buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
 use crate::groups::id::GroupId;
@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 /// | [`send_buffer`](Self::send_buffer) | does nothing |
 /// | [`try_send_buffer`](Self::try_send_buffer), [`try_broadcast_buffer`](Self::try_broadcast_buffer), [`try_broadcast_buffer_to`](Self::try_broadcast_buffer_to) | `Ok`; the packet is dropped |
 /// | [`is_congested`](Self::is_congested) | `false` |
-/// | [`join`](Self::join), [`leave`](Self::leave), [`close`](Self::close) | does nothing |
+/// | [`join`](Self::join), [`leave`](Self::leave), [`close`](Self::close), [`close_with`](Self::close_with) | does nothing |
 /// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
 /// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |
 /// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::base::snapshot::WorkerGone) |
@@ -328,6 +328,13 @@ impl ServerHandle {
     /// Ends one session, after its queue is flushed. Waits as [`broadcast`](Self::broadcast) does.
     pub fn close(&self, id: SessionId) {
         self.inner.router.close(id, DisconnectReason::Closed);
+    }
+
+    /// Ends one session as [`close`](Self::close) does, for a reason of the game and with a text of at most
+    /// 1,024 bytes. See [`Context::close_with`](crate::Context::close_with).
+    pub fn close_with(&self, id: SessionId, reason: impl Into<DisconnectReason>, text: &str) {
+        let router = &self.inner.router;
+        router.close_with(id, reason.into(), close_text(text));
     }
 
     /// Begins an outgoing connection, whose session belongs to one of the workers. `tag` is returned in

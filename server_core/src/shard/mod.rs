@@ -54,9 +54,9 @@ use unadmitted::Unadmitted;
 
 /// Makes the session of each new peer, on the worker that will own it.
 pub type SessionFactory<S> = dyn Fn(Peer) -> S + Send + Sync;
-/// The last packet for a session that ends for this reason, if it gets one.
+/// The last packet for a session that ends for this reason, if it gets one, with the text of a `close_with`.
 pub type CloseMessage =
-    dyn Fn(DisconnectReason, &SendBufferManager) -> Option<SendBuffer> + Send + Sync;
+    dyn Fn(DisconnectReason, Option<&str>, &SendBufferManager) -> Option<SendBuffer> + Send + Sync;
 
 /// What all workers of a server have in common.
 pub struct Shared<T, S> {
@@ -93,7 +93,7 @@ impl<T: Send + 'static, S> Shared<T, S> {
             metrics: Arc::new(Metrics::new(workers)),
             disconnect_log: DisconnectLog::default(),
             factory: Box::new(factory),
-            close_message: Arc::new(|_, _| None),
+            close_message: Arc::new(|_, _, _| None),
         }
     }
 }
@@ -281,6 +281,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             Command::Snapshot(request) => self.snapshots.push(request),
             Command::Close(id, reason) => self.close(id, reason),
+            Command::CloseWith(id, reason, text) => self.close_with(id, reason, text),
             Command::Shutdown(flush_by) if self.deferred.is_empty() => {
                 self.begin_shutdown(flush_by);
             }

@@ -547,6 +547,8 @@ pub use session::content::{Content, ContentError, ContentReceiver, ContentSender
 #[doc(inline)]
 pub use session::handlers::Handlers;
 #[doc(inline)]
+pub use session::message::Message;
+#[doc(inline)]
 pub use session::{Context, Peer, Session};
 
 /// Compiles the program of the README.

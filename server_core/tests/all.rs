@@ -19,6 +19,7 @@ mod handler_panic;
 mod layers;
 mod limits;
 mod listen;
+mod messages;
 mod packets;
 mod sending;
 mod session_lifecycle;

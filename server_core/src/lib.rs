@@ -516,7 +516,7 @@ pub use base::cidr::{Cidr, InvalidCidr};
 #[doc(inline)]
 pub use base::config::Config;
 #[doc(inline)]
-pub use base::id::SessionId;
+pub use base::id::{InvalidSessionId, SessionId};
 #[doc(inline)]
 pub use base::reason::{DisconnectReason, Kick};
 #[doc(inline)]

@@ -120,7 +120,7 @@
 //!     Handlers::<Guest>::new()
 //!         .on::<CEnter>(|_guest, ctx, enter| {
 //!             let room = room(enter.room.get());
-//!             ctx.join(room).map_err(|_| Kick::Custom(1000, "too_many_rooms"))?;
+//!             ctx.join(room).map_err(|_| Kick::custom(1000, "too_many_rooms"))?;
 //!             ctx.broadcast_packet_to(room, &SEntered { guest: ctx.id().into() });
 //!             Ok(())
 //!         })
@@ -382,7 +382,9 @@
 //! * **Actions of a peer** are never errors that you have to handle. An offence is a [`Kick`], another end
 //!   is another [`DisconnectReason`]. The session ends, is counted by [label](DisconnectReason::label) in
 //!   the [metrics](ServerHandle::metrics), and [`Session::on_disconnected`] is called. A handler kicks for
-//!   its own rules with `Err(Kick::..)`.
+//!   its own rules with `Err(Kick::..)`, or ends a session with a text: [`Context::close_with`]. Reasons of
+//!   the game are made by [`Kick::custom`], and counted by
+//!   [label](ServerBuilder::custom_labels).
 //! * **Sending does not fail.** A packet to a session that has ended is counted (`undeliverable`). A packet
 //!   that does not fit its size field is not sent, and an error is logged. To handle that error, encode
 //!   first: [`Context::encode`] and [`Context::encode_packet`] return [`PacketTooLarge`].
@@ -516,7 +518,7 @@ pub use base::cidr::{Cidr, InvalidCidr};
 #[doc(inline)]
 pub use base::config::Config;
 #[doc(inline)]
-pub use base::id::SessionId;
+pub use base::id::{InvalidSessionId, SessionId};
 #[doc(inline)]
 pub use base::reason::{DisconnectReason, Kick};
 #[doc(inline)]
@@ -556,6 +558,8 @@ pub use server::{Server, ServerBuilder, ServerHandle};
 pub use session::content::{Content, ContentError, ContentReceiver, ContentSender};
 #[doc(inline)]
 pub use session::handlers::Handlers;
+#[doc(inline)]
+pub use session::message::Message;
 #[doc(inline)]
 pub use session::{Context, Peer, Session};
 

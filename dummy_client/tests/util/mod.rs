@@ -131,7 +131,7 @@ impl RealServer {
         let server = Server::builder()
             .workers(workers)
             .max_sessions(max_sessions)
-            .close_message(SBye::close_message)
+            .close_message_with_text(SBye::close_message)
             .start("127.0.0.1:0", session)
             .unwrap();
         let handle = server.handle();

@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<(), String> {
                 .unwrap_or_default(),
         )
         .custom_labels([CHAT_FLOOD.label()])
-        .close_message(SBye::close_message);
+        .close_message_with_text(SBye::close_message);
     #[cfg(feature = "tls")]
     let builder = match (&tls, &args.tls_addr) {
         (Some(tls), Some(addrs)) => builder.listen(ListenerKind::Tls(tls.clone()), addrs.all()),

@@ -78,13 +78,9 @@ impl From<SessionId> for SChat {
 impl SBye {
     /// The packet and text for a session that the server ends. `None`: the peer cannot receive a packet.
     #[must_use]
-    pub fn close_message(reason: DisconnectReason) -> Option<(Self, String)> {
+    pub fn close_message(reason: DisconnectReason, text: &str) -> Option<(Self, String)> {
         let code = reason.code()?.into();
-        let text = match reason {
-            DisconnectReason::Kicked(CHAT_FLOOD) => "too many chat messages per second".into(),
-            other => other.to_string(),
-        };
-        Some((Self { reason: code }, text))
+        Some((Self { reason: code }, text.into()))
     }
 }
 

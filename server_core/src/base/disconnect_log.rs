@@ -50,14 +50,22 @@ impl DisconnectLog {
         reason: DisconnectReason,
         now: Instant,
     ) -> Option<Instant> {
+        self.note_with_text(id, peer, reason, None, now)
+    }
+
+    /// Like [`note`](Self::note), with the text that the game gave as the reason.
+    pub fn note_with_text(
+        &self,
+        id: Option<SessionId>,
+        peer: SocketAddr,
+        reason: DisconnectReason,
+        text: Option<&str>,
+        now: Instant,
+    ) -> Option<Instant> {
         self.flush(now);
         let summary_at = self.window().count(peer.ip(), reason, now);
         if summary_at.is_none() {
-            let (level, label) = (level_of(reason), reason.label());
-            match id {
-                Some(id) => log::log!(level, "session {id} of {peer} left: {label} ({reason})"),
-                None => log::log!(level, "connection of {peer} rejected: {label} ({reason})"),
-            }
+            log::log!(level_of(reason), "{}", line_of(id, peer, reason, text));
         }
         summary_at
     }
@@ -85,6 +93,22 @@ impl DisconnectLog {
     fn window(&self) -> MutexGuard<'_, Window> {
         // The window holds only counts: a panic elsewhere leaves nothing wrong in it.
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The line of one disconnect. A text of the game may have words of a peer in it: no control character of
+/// theirs reaches the log.
+fn line_of(
+    id: Option<SessionId>,
+    peer: SocketAddr,
+    reason: DisconnectReason,
+    text: Option<&str>,
+) -> String {
+    let label = reason.label();
+    match (id, text) {
+        (Some(id), Some(text)) => format!("session {id} of {peer} left: {label} ({text:?})"),
+        (Some(id), None) => format!("session {id} of {peer} left: {label} ({reason})"),
+        (None, _) => format!("connection of {peer} rejected: {label} ({reason})"),
     }
 }
 
@@ -167,6 +191,22 @@ mod tests {
 
     fn summary(log: &DisconnectLog) -> (Level, String) {
         std::mem::take(&mut *log.window()).summary().unwrap()
+    }
+
+    #[test]
+    fn line_has_label_and_text_without_control_characters() {
+        let id = SessionId::new(1, 0, 0);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 7));
+        let reason = Kick::custom(1_001, "name_taken").into();
+        let text = Some("a\u{1b}[31mb\nc is taken");
+        assert_eq!(
+            line_of(Some(id), peer, reason, text),
+            format!("session {id} of {peer} left: name_taken (\"a\\u{{1b}}[31mb\\nc is taken\")"),
+        );
+        assert_eq!(
+            line_of(Some(id), peer, reason, None),
+            format!("session {id} of {peer} left: name_taken (a rule of the game: name_taken)"),
+        );
     }
 
     #[test]

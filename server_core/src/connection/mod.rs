@@ -93,6 +93,8 @@ struct Extras {
     drained_below: Option<usize>,
     /// On the worker's list of sessions whose queue has drained.
     is_listed_drained: bool,
+    /// The text of the game for the end that is decided.
+    close_text: Option<Box<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -388,6 +390,16 @@ impl<T: Transport, S> Connection<T, S> {
         request
             .take_if(|below| !is_held && *below >= queued_bytes)
             .is_some()
+    }
+
+    /// Sets the text for the close message and the log.
+    pub fn set_close_text(&mut self, text: Box<str>) {
+        self.extras.get_or_insert_default().close_text = Some(text);
+    }
+
+    /// Takes the text of the close message, if the game gave one.
+    pub fn take_close_text(&mut self) -> Option<Box<str>> {
+        self.extras.as_mut()?.close_text.take()
     }
 
     /// Bytes that wait in both directions.

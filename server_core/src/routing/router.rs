@@ -11,6 +11,8 @@ use crate::routing::completion_timer::Share;
 use crate::routing::link::{Audience, Link, Origin, Scope, Target};
 use crate::routing::mailbox::{Mailbox, MailboxFull};
 use crate::routing::outbox;
+use crate::session::message::{Message, MessageBytes, MessageRoom};
+use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -23,6 +25,8 @@ pub struct Router<T> {
     mailboxes: Box<[Mailbox<Command<T>>]>,
     groups: Arc<GroupIndex>,
     link: OnceLock<Box<dyn Link>>,
+    /// Messages to the sessions of each worker.
+    messages: Box<[MessageBytes]>,
     /// Workers with a session that paces.
     congested_workers: AtomicUsize,
     /// Set with the shutdown commands. A worker that is still busy with earlier mail at this instant
@@ -51,6 +55,10 @@ pub enum Command<T> {
     Snapshot(SnapshotRequest),
     /// End a session of the worker.
     Close(SessionId, DisconnectReason),
+    /// Give a message to a session of the worker.
+    Message(SessionId, Box<dyn Any + Send>, MessageRoom),
+    /// End a session of the worker, and tell its peer this text.
+    CloseWith(SessionId, DisconnectReason, Box<str>),
     /// End all sessions of the worker, flushed by this instant if they can be, then the worker.
     Shutdown(Instant),
 }
@@ -70,6 +78,8 @@ pub struct NewConnection<T> {
 
 /// A worker fills at most this part of another worker's mailbox.
 const FORWARD_SHARE: usize = 16;
+/// The messages that wait for the sessions of a worker fill at most this part of its mailbox.
+const MESSAGE_SHARE: usize = 4;
 /// The charge for a command, besides the bytes that it carries.
 const COMMAND_BYTES: usize = 64;
 /// The charge for a new connection: taking it over costs as much time as this many bytes.
@@ -79,8 +89,10 @@ impl<T: Send + 'static> Router<T> {
     /// A router over the workers' mailboxes, in the order of the workers.
     #[must_use]
     pub fn new(mailboxes: impl IntoIterator<Item = Mailbox<Command<T>>>) -> Self {
+        let mailboxes: Box<[_]> = mailboxes.into_iter().collect();
         Self {
-            mailboxes: mailboxes.into_iter().collect(),
+            messages: mailboxes.iter().map(|_| MessageBytes::default()).collect(),
+            mailboxes,
             groups: Arc::default(),
             link: OnceLock::new(),
             congested_workers: AtomicUsize::new(0),
@@ -317,10 +329,43 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
+    /// Gives a message to one session, from any thread. Never waits.
+    ///
+    /// # Errors
+    /// [`MailboxFull`] with the message, if too many bytes of messages wait for the sessions of that worker.
+    pub fn post_message<M: Message>(
+        &self,
+        to: SessionId,
+        message: M,
+    ) -> Result<(), MailboxFull<M>> {
+        let worker = to.worker();
+        let Some((mailbox, waiting)) = self.mailboxes.get(worker).zip(self.messages.get(worker))
+        else {
+            return Ok(());
+        };
+        let bytes = message.bytes().saturating_add(COMMAND_BYTES);
+        match waiting.reserve(bytes, mailbox.limit_bytes() / MESSAGE_SHARE) {
+            // The room bounds the number of these commands. A closed mailbox drops the message.
+            Some(room) => {
+                let command = Command::Message(to, Box::new(message), room);
+                mailbox.post(command, COMMAND_BYTES);
+                Ok(())
+            }
+            None => Err(MailboxFull(message)),
+        }
+    }
+
     /// Ends one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
     pub fn close(self: &Arc<Self>, id: SessionId, reason: DisconnectReason) {
         if id.worker() < self.workers() {
             self.post(id.worker(), Command::Close(id, reason));
+        }
+    }
+
+    /// As [`close`](Self::close), with a text for the peer.
+    pub fn close_with(self: &Arc<Self>, id: SessionId, reason: DisconnectReason, text: Box<str>) {
+        if id.worker() < self.workers() {
+            self.post(id.worker(), Command::CloseWith(id, reason, text));
         }
     }
 
@@ -474,10 +519,12 @@ impl<T> Command<T> {
             | Self::TimedBroadcast(buffer, _)
             | Self::BroadcastTo(_, _, buffer) => packet_bytes(buffer),
             Self::Adopt(_) => ADOPT_BYTES,
+            Self::CloseWith(_, _, text) => COMMAND_BYTES + text.len(),
             Self::Join(..)
             | Self::Leave(..)
             | Self::Snapshot(_)
             | Self::Close(..)
+            | Self::Message(..)
             | Self::Shutdown(_) => COMMAND_BYTES,
         }
     }

@@ -3,7 +3,7 @@
 use crate::base::config::LONGEST_TIME;
 use crate::base::id::SessionId;
 use crate::base::metrics::Metrics;
-use crate::base::reason::DisconnectReason;
+use crate::base::reason::{DisconnectReason, close_text};
 use crate::base::snapshot::{Snapshot, SnapshotGate};
 use crate::base::transport_kind::TransportKind;
 use crate::buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
@@ -16,6 +16,7 @@ use crate::routing::router::Router;
 use crate::runtime::connector::{Connector, server_has_ended};
 use crate::runtime::listener::{Listener, StopSignal};
 use crate::runtime::stream::Stream;
+use crate::session::message::Message;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,8 +41,9 @@ use std::time::{Duration, Instant};
 /// | [`broadcast_to`](Self::broadcast_to), [`broadcast_to_others`](Self::broadcast_to_others), [`broadcast_packet_to`](Self::broadcast_packet_to), [`broadcast_packet_to_others`](Self::broadcast_packet_to_others), [`broadcast_buffer_to`](Self::broadcast_buffer_to) | does nothing |
 /// | [`send_buffer`](Self::send_buffer) | does nothing |
 /// | [`try_send_buffer`](Self::try_send_buffer), [`try_broadcast_buffer`](Self::try_broadcast_buffer), [`try_broadcast_buffer_to`](Self::try_broadcast_buffer_to) | `Ok`; the packet is dropped |
+/// | [`post`](Self::post) | `Ok`; the message is dropped |
 /// | [`is_congested`](Self::is_congested) | `false` |
-/// | [`join`](Self::join), [`leave`](Self::leave), [`close`](Self::close) | does nothing |
+/// | [`join`](Self::join), [`leave`](Self::leave), [`close`](Self::close), [`close_with`](Self::close_with) | does nothing |
 /// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
 /// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |
 /// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::base::snapshot::WorkerGone) |
@@ -254,6 +256,87 @@ impl ServerHandle {
         self.inner.router.try_broadcast_to(group, except, buffer)
     }
 
+    /// Gives a message to one session: its worker calls [`Session::on_message`](crate::Session::on_message).
+    /// So the state of a session stays in its session, without a lock, while another thread works for it.
+    /// Never waits.
+    ///
+    /// Messages of one thread to one session arrive in their order. Their order to packets that the thread
+    /// sends is not kept: a message waits while effects of earlier callbacks wait. A message to a session
+    /// that has ended, or is not connected yet, is dropped and counted (`undeliverable`).
+    ///
+    /// ```
+    /// use server_core::{Context, Kick, Message, Packet, Server, Session, SessionId};
+    /// use std::any::Any;
+    /// use std::sync::{Mutex, mpsc};
+    /// # use std::io::{Read, Write};
+    ///
+    /// server_core::packets! {
+    ///     client 8 => CLogin + text(1..=32);
+    ///     server 9 => SLogin { rank: u32 };
+    /// }
+    ///
+    /// const LOGIN_FAILED: Kick = Kick::custom(1001, "login_failed");
+    ///
+    /// /// The answer of the database.
+    /// struct Rank(Option<u32>);
+    /// impl Message for Rank {}
+    ///
+    /// struct Player {
+    ///     logins: mpsc::Sender<(SessionId, String)>,
+    /// }
+    ///
+    /// impl Session for Player {
+    ///     fn requires_login(&self) -> bool {
+    ///         true
+    ///     }
+    ///
+    ///     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+    ///         let name = packet.decode::<CLogin>()?;
+    ///         let _ = self.logins.send((ctx.id(), name.to_owned()));
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn on_message(&mut self, ctx: &mut Context<'_>, message: Box<dyn Any + Send>) {
+    ///         match message.downcast::<Rank>().map(|rank| rank.0) {
+    ///             Ok(Some(rank)) => {
+    ///                 ctx.admit();
+    ///                 ctx.send_packet(&SLogin { rank: rank.into() });
+    ///             }
+    ///             _ => ctx.close_with(LOGIN_FAILED, "unknown name"),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let (logins, to_look_up) = mpsc::channel();
+    /// let logins = Mutex::new(logins);
+    /// let server = Server::builder().start("127.0.0.1:0", move |_peer| Player {
+    ///     logins: logins.lock().expect("no thread panics with it").clone(),
+    /// })?;
+    /// let handle = server.handle();
+    /// std::thread::spawn(move || {
+    ///     for (id, name) in to_look_up {
+    ///         let rank = (name == "bob").then_some(7); // a query that takes its time
+    ///         if handle.post(id, Rank(rank)).is_err() {
+    ///             handle.close(id);
+    ///         }
+    ///     }
+    /// });
+    /// # let mut client = std::net::TcpStream::connect(server.local_addr())?;
+    /// # client.write_all(b"\x07\0\x08\0bob")?;
+    /// # let mut answer = [0; 8];
+    /// # client.read_exact(&mut answer)?;
+    /// # assert_eq!(answer, [8, 0, 9, 0, 7, 0, 0, 0]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`MailboxFull`] with the message, if the messages that wait for the sessions of its worker have more
+    /// than a quarter of [`mailbox_bytes`](crate::Config::mailbox_bytes): [`Message::bytes`] and 64 bytes for
+    /// each.
+    pub fn post<M: Message>(&self, id: SessionId, message: M) -> Result<(), MailboxFull<M>> {
+        self.inner.router.post_message(id, message)
+    }
+
     /// Makes a session a member of a group. Packets that this thread sends to the group afterwards reach
     /// the session, and so do packets that a thread sends through a handle after it has learned of the
     /// join. A callback on the session's own worker may send before the worker takes the join from its
@@ -331,6 +414,13 @@ impl ServerHandle {
     /// Ends one session, after its queue is flushed. Waits as [`broadcast`](Self::broadcast) does.
     pub fn close(&self, id: SessionId) {
         self.inner.router.close(id, DisconnectReason::Closed);
+    }
+
+    /// Ends one session as [`close`](Self::close) does, for a reason of the game and with a text of at most
+    /// 1,024 bytes. See [`Context::close_with`](crate::Context::close_with).
+    pub fn close_with(&self, id: SessionId, reason: impl Into<DisconnectReason>, text: &str) {
+        let router = &self.inner.router;
+        router.close_with(id, reason.into(), close_text(text));
     }
 
     /// Begins an outgoing connection, whose session belongs to one of the workers. `tag` is returned in

@@ -6,6 +6,7 @@ pub mod content;
 mod context;
 mod effect;
 pub mod handlers;
+pub mod message;
 
 pub use context::Context;
 pub use effect::Effect;
@@ -13,6 +14,7 @@ pub use effect::Effect;
 use crate::base::id::SessionId;
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::protocol::packet::Packet;
+use std::any::Any;
 use std::net::SocketAddr;
 
 /// The game's object for one peer. It is made when the peer connects, called on its worker's thread only,
@@ -72,6 +74,12 @@ pub trait Session: 'static {
     /// The instant of [`Context::set_timer`] has come.
     fn on_timer(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;
+    }
+
+    /// A value that another thread has [posted](crate::ServerHandle::post) to this session, between
+    /// [`on_connected`](Self::on_connected) and the end. `downcast` returns the value by its type.
+    fn on_message(&mut self, ctx: &mut Context<'_>, message: Box<dyn Any + Send>) {
+        let _ = (ctx, message);
     }
 
     /// The queue of this session has fallen to the length given to [`Context::notify_drained`].

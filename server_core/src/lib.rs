@@ -259,6 +259,8 @@
 //!
 //! * `admin` (off by default): an admin port with `/metrics` as Prometheus text, `/healthz`, `/sessions` and a
 //!   live page, over HTTP. `server_core::admin::Admin::start(addr, &handle)` starts it.
+//! * `cluster` (off by default): several nodes as one world over Redis: groups that span nodes, presence, one
+//!   session an account. `server_core::cluster::Cluster::builder(url).start(&handle)` attaches a node.
 //! * `framing` (off by default): clients of servers that are not built on this library.
 //!   `ServerBuilder::client_framing` sets the length and id fields of such a server.
 //! * `host` (off by default): the module `host` for programs. It reads the limits of the machine, checks the
@@ -420,6 +422,7 @@
 //! |---|---|
 //! | `testing` (feature) | a client of raw bytes, a stream without a socket, a clock that a test moves |
 //! | `admin` (feature) | the admin port: Prometheus text, health, sessions, live page |
+//! | `cluster` (feature) | several nodes as one world: the link to a broker |
 //! | `server` | builder, handle, ticker and its schedule |
 //! | `runtime` | worker, listener, acceptor, connector: threads, sockets, clocks, and the only `mio::Poll`s |
 //! | `shard` | one worker's sessions and one turn of its loop |
@@ -498,6 +501,8 @@ pub mod transport;
 
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 
 /// For the expansion of [`packets!`] alone.
 #[doc(hidden)]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// The lowest first.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "base",
     "host",
     "protocol",
@@ -18,6 +18,7 @@ const LAYERS: [&str; 14] = [
     "shard",
     "runtime",
     "server",
+    "cluster",
     "admin",
     "testing",
 ];

@@ -157,6 +157,10 @@ pub enum DisconnectReason {
     /// the oldest of more than `Config::max_handshakes`. Also a connection of a trusted proxy without a valid
     /// PROXY header, which is not a session.
     Handshake,
+    /// A newer session is logged in to the same account.
+    LoggedInElsewhere,
+    /// An operator, or the game, has ended the session of this account.
+    KickedByOperator,
 }
 
 impl DisconnectReason {
@@ -197,6 +201,8 @@ impl DisconnectReason {
             Self::HandlerPanicked => 15,
             Self::LoginTimeout => 16,
             Self::Handshake => 17,
+            Self::LoggedInElsewhere => 18,
+            Self::KickedByOperator => 19,
             Self::Kicked(Kick::Custom(..)) => OWN.len(),
         }
     }
@@ -217,6 +223,8 @@ impl DisconnectReason {
             Self::HandlerPanicked => "handler_panic",
             Self::LoginTimeout => "login_timeout",
             Self::Handshake => "handshake",
+            Self::LoggedInElsewhere => "logged_in_elsewhere",
+            Self::KickedByOperator => "kicked",
         }
     }
 
@@ -228,6 +236,8 @@ impl DisconnectReason {
             Self::ServerFull => Some(9),
             Self::Shutdown => Some(10),
             Self::LoginTimeout => Some(12),
+            Self::LoggedInElsewhere => Some(13),
+            Self::KickedByOperator => Some(14),
             Self::Handshake => Some(15),
             _ => None,
         }
@@ -272,7 +282,7 @@ impl DisconnectReason {
 }
 
 /// The reasons of this library, by index.
-const OWN: [DisconnectReason; 18] = {
+const OWN: [DisconnectReason; 20] = {
     use DisconnectReason as Reason;
     [
         Reason::Kicked(Kick::BadSize),
@@ -293,6 +303,8 @@ const OWN: [DisconnectReason; 18] = {
         Reason::HandlerPanicked,
         Reason::LoginTimeout,
         Reason::Handshake,
+        Reason::LoggedInElsewhere,
+        Reason::KickedByOperator,
     ]
 };
 
@@ -332,6 +344,8 @@ impl fmt::Display for DisconnectReason {
             Self::HandlerPanicked => f.write_str("the session's own code failed"),
             Self::LoginTimeout => f.write_str("the session did not log in in time"),
             Self::Handshake => f.write_str("the handshake failed or was not complete in time"),
+            Self::LoggedInElsewhere => f.write_str("the account has logged in again"),
+            Self::KickedByOperator => f.write_str("an operator ended the session"),
         }
     }
 }
@@ -351,7 +365,7 @@ mod tests {
         }
         let labels: HashSet<&str> = DisconnectReason::LABELS.into_iter().collect();
         assert_eq!(labels.len(), DisconnectReason::COUNT);
-        assert_eq!(DisconnectReason::COUNT, 19);
+        assert_eq!(DisconnectReason::COUNT, 21);
         let custom = DisconnectReason::from(CUSTOM);
         assert_eq!(DisconnectReason::LABELS[custom.index()], "custom");
         assert_eq!((custom.label(), CUSTOM.label()), ("room_full", "room_full"));
@@ -383,9 +397,11 @@ mod tests {
         assert_eq!(DisconnectReason::ServerFull.code(), Some(9));
         assert_eq!(DisconnectReason::Shutdown.code(), Some(10));
         assert_eq!(DisconnectReason::LoginTimeout.code(), Some(12));
+        assert_eq!(DisconnectReason::LoggedInElsewhere.code(), Some(13));
+        assert_eq!(DisconnectReason::KickedByOperator.code(), Some(14));
         assert_eq!(DisconnectReason::Handshake.code(), Some(15));
         assert_eq!(DisconnectReason::PeerClosed.code(), None);
-        assert_eq!(codes.iter().flatten().count(), 11);
+        assert_eq!(codes.iter().flatten().count(), 13);
         assert!(
             codes
                 .into_iter()
@@ -404,6 +420,8 @@ mod tests {
             (9, Some("server_full")),
             (10, Some("shutdown")),
             (12, Some("login_timeout")),
+            (13, Some("logged_in_elsewhere")),
+            (14, Some("kicked")),
             (15, Some("handshake")),
             (0, None),
             (11, None),

@@ -53,6 +53,12 @@ pub enum Command<T> {
     Leave(SessionId, GroupId),
     /// Answer with the state of the worker's sessions at the end of the turn.
     Snapshot(SnapshotRequest),
+    /// Report members of groups: those that are there, and each change.
+    #[cfg(feature = "cluster")]
+    WatchMembers(crate::groups::members::MemberWatch),
+    /// Call `on_login` of a session of the worker.
+    #[cfg(feature = "cluster")]
+    Login(SessionId, crate::session::LoginAnswer),
     /// End a session of the worker.
     Close(SessionId, DisconnectReason),
     /// Give a message to a session of the worker.
@@ -155,10 +161,10 @@ impl<T: Send + 'static> Router<T> {
         self.congested_workers.load(Ordering::Relaxed) > 0
     }
 
-    /// Attaches the link to the other nodes. The first link counts.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn attach_link(&self, link: Box<dyn Link>) {
-        let _ = self.link.set(link);
+    /// Attaches the link to the other nodes. The first link counts. Returns whether it is this one.
+    #[cfg(any(test, feature = "cluster", feature = "testing"))]
+    pub fn attach_link(&self, link: Box<dyn Link>) -> bool {
+        self.link.set(link).is_ok()
     }
 
     /// How far a packet goes. A packet that came from the link is on the other nodes already.
@@ -238,6 +244,38 @@ impl<T: Send + 'static> Router<T> {
         self.fan_out(audience, None, Origin::Link, buffer);
     }
 
+    /// As [`deliver`](Self::deliver), without waiting.
+    ///
+    /// # Errors
+    /// As [`try_broadcast`](Self::try_broadcast).
+    #[cfg(feature = "cluster")]
+    pub fn try_deliver(&self, audience: Audience, buffer: &SendBuffer) -> Result<(), MailboxFull> {
+        self.try_fan_out(audience, None, Origin::Link, buffer)
+    }
+
+    /// Tells the link that a session has ended.
+    pub fn end_session(&self, id: SessionId) {
+        if let Some(link) = self.link.get() {
+            link.end_session(id);
+        }
+    }
+
+    /// Posts a command of the link to the worker of a session. Never waits: the link bounds its commands.
+    #[cfg(feature = "cluster")]
+    pub fn post_for(&self, id: SessionId, command: Command<T>) {
+        if let Some(mailbox) = self.mailboxes.get(id.worker()) {
+            mailbox.post(command, COMMAND_BYTES);
+        }
+    }
+
+    /// Reports joins and leaves of all workers' sessions from now on, present members first.
+    #[cfg(feature = "cluster")]
+    pub fn watch_members(&self, watch: &crate::groups::members::MemberWatch) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(Command::WatchMembers(watch.clone()), COMMAND_BYTES);
+        }
+    }
+
     fn fan_out(
         self: &Arc<Self>,
         audience: Audience,
@@ -260,7 +298,7 @@ impl<T: Send + 'static> Router<T> {
     /// # Errors
     /// [`MailboxFull`] if one worker has no room; then neither a worker nor the link gets the packet.
     pub fn try_broadcast(&self, buffer: &SendBuffer) -> Result<(), MailboxFull> {
-        self.try_fan_out(Audience::All, None, buffer)
+        self.try_fan_out(Audience::All, None, Origin::Node, buffer)
     }
 
     /// As [`broadcast_to`](Self::broadcast_to), without waiting.
@@ -273,7 +311,7 @@ impl<T: Send + 'static> Router<T> {
         except: Option<SessionId>,
         buffer: &SendBuffer,
     ) -> Result<(), MailboxFull> {
-        self.try_fan_out(Audience::Group(group), except, buffer)
+        self.try_fan_out(Audience::Group(group), except, Origin::Node, buffer)
     }
 
     /// As [`send`](Self::send), without waiting.
@@ -414,13 +452,14 @@ impl<T: Send + 'static> Router<T> {
         &self,
         audience: Audience,
         except: Option<SessionId>,
+        origin: Origin,
         buffer: &SendBuffer,
     ) -> Result<(), MailboxFull> {
         if !outbox::is_empty() {
             // It would overtake what this thread has posted before.
             return Err(MailboxFull(()));
         }
-        let targets = self.targets(audience, self.scope(audience, Origin::Node));
+        let targets = self.targets(audience, self.scope(audience, origin));
         let bytes = packet_bytes(buffer);
         for (reserved, target) in targets.clone().enumerate() {
             if let Target::Worker(worker) = target {
@@ -526,6 +565,8 @@ impl<T> Command<T> {
             | Self::Close(..)
             | Self::Message(..)
             | Self::Shutdown(_) => COMMAND_BYTES,
+            #[cfg(feature = "cluster")]
+            Self::WatchMembers(_) | Self::Login(..) => COMMAND_BYTES,
         }
     }
 }

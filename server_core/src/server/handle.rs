@@ -11,7 +11,11 @@ use crate::groups::id::GroupId;
 use crate::protocol::packet::{PacketHead, PacketTooLarge};
 use crate::protocol::writer::OutgoingPacket;
 use crate::routing::completion_timer::CompletionTimer;
+#[cfg(feature = "cluster")]
+use crate::routing::link::Audience;
 use crate::routing::mailbox::MailboxFull;
+#[cfg(feature = "cluster")]
+use crate::routing::router::Command;
 use crate::routing::router::Router;
 use crate::runtime::connector::{Connector, server_has_ended};
 use crate::runtime::listener::{Listener, StopSignal};
@@ -495,6 +499,53 @@ impl ServerHandle {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.inner.router.has_ended()
+    }
+
+    /// Attaches the link to the other nodes. Returns whether it is the first one.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn attach_link(&self, link: Box<dyn crate::routing::link::Link>) -> bool {
+        self.inner.router.attach_link(link)
+    }
+
+    /// Reports joins and leaves from now on, present members first.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn watch_members(&self, watch: &crate::groups::members::MemberWatch) {
+        self.inner.router.watch_members(watch);
+    }
+
+    /// Delivers a packet of another node, without waiting. Returns whether the mailboxes had room.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn deliver(&self, audience: Audience, packet: &[u8]) -> bool {
+        let buffer = self.copy(packet);
+        self.inner.router.try_deliver(audience, &buffer).is_ok()
+    }
+
+    /// Delivers a packet of another node to one session. As [`deliver`](Self::deliver).
+    #[cfg(feature = "cluster")]
+    pub(crate) fn deliver_to(&self, session: SessionId, packet: &[u8]) -> bool {
+        self.try_send_buffer(session, self.copy(packet)).is_ok()
+    }
+
+    #[cfg(feature = "cluster")]
+    fn copy(&self, packet: &[u8]) -> SendBuffer {
+        self.inner.buffers.write(packet.len(), |free| {
+            free[..packet.len()].copy_from_slice(packet);
+            packet.len()
+        })
+    }
+
+    /// Ends a session for this reason, without waiting.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn close_for(&self, session: SessionId, reason: DisconnectReason) {
+        let close = Command::Close(session, reason);
+        self.inner.router.post_for(session, close);
+    }
+
+    /// Answers the login of a session, without waiting.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn answer_login(&self, session: SessionId, answer: crate::session::LoginAnswer) {
+        let login = Command::Login(session, answer);
+        self.inner.router.post_for(session, login);
     }
 
     /// Ends the server in order: it stops accepting, queues the close message for every session, flushes

@@ -87,11 +87,31 @@ pub trait Session: 'static {
         let _ = ctx;
     }
 
+    /// The cluster has answered a [login](crate::cluster::Cluster::login) of this session.
+    #[cfg(feature = "cluster")]
+    fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
+        let _ = (ctx, answer);
+    }
+
     /// The session has ended. It is in no list, and no packet reaches its peer. The callback may send to
     /// other sessions. A session that was never connected gets this callback alone.
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
         let _ = (ctx, reason);
     }
+}
+
+/// The answer to a login. A login is always granted: the newest session of an account stays.
+#[cfg(feature = "cluster")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoginAnswer {
+    /// The session is the only one of its account.
+    Granted,
+    /// As `Granted`, and another session of the account ends.
+    Replaced,
+    /// The broker has not answered within 1 s, or cannot be reached: another session of the account may be on
+    /// another node. The older of the two ends when the link is back.
+    Unsure,
 }
 
 /// Id, address and tag of a peer, known before its session is made.

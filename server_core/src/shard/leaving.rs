@@ -81,6 +81,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let _ = guarded(|| drop(session));
         // Behind `on_disconnected`, which can still name its groups, and may have joined another.
         self.groups.leave_all(id);
+        shared.router.end_session(id);
         self.apply_effects(id, now);
 
         if reason.flushes() {

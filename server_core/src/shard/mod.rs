@@ -285,6 +285,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 self.groups.leave(id, group);
             }
             Command::Snapshot(request) => self.snapshots.push(request),
+            #[cfg(feature = "cluster")]
+            Command::WatchMembers(watch) => self.groups.watch(watch),
+            #[cfg(feature = "cluster")]
+            Command::Login(id, answer) => {
+                self.call(id, now, |session, ctx| session.on_login(ctx, answer));
+            }
             Command::Close(id, reason) => self.close(id, reason),
             Command::Message(to, message, room) => self.messages.push(to, message, room),
             Command::CloseWith(id, reason, text) => self.close_with(id, reason, text),

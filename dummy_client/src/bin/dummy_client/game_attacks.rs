@@ -324,6 +324,7 @@ fn packet(id: u16, payload: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use clap::ValueEnum;
+    use dummy_client::Transport;
     use dummy_client::attack::AttackRunner;
     use server_core::framer::Framer;
     use std::collections::HashSet;
@@ -434,7 +435,14 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let target = listener.local_addr().unwrap();
             let protocol = Arc::new(GameProtocol);
-            let runner = AttackRunner::start(Arc::new(attack), protocol, 3, target, 1).unwrap();
+            let runner = AttackRunner::start(
+                Arc::new(attack),
+                protocol,
+                3,
+                (target, Transport::default()),
+                1,
+            )
+            .unwrap();
             for _ in 0..connections {
                 let mut received = Vec::new();
                 let (mut stream, _) = listener.accept().unwrap();

@@ -278,7 +278,12 @@ fn an_offence_gets_its_bye_and_then_its_close_code() {
         ),
         (
             "fragments",
-            [frame(BINARY, b""), frame(CONTINUATION, b"").repeat(300)].concat(),
+            [
+                frame(BINARY, b""),
+                frame(CONTINUATION, b"").repeat(300),
+                frame(FIN | CONTINUATION, b""),
+            ]
+            .concat(),
             7,
             1008,
             "rate_limit",

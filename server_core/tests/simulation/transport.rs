@@ -8,9 +8,10 @@
 use crate::wire::{FakeStream, PeerEnd, Pipe};
 use server_core::protocol::codec::{Codec, Decoded};
 use server_core::protocol::websocket::WebSocket;
-use server_core::transport::{Completion, Framed, ReadOutcome, Translated, Transport, Upgrade};
+use server_core::transport::{
+    Completion, Framed, ReadOutcome, Tls, TlsBroken, TlsEngine, Translated, Transport, Upgrade,
+};
 use server_core::{DisconnectReason, Framing, SessionId};
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -165,7 +166,7 @@ const HANDSHAKE: u8 = 1;
 const END: u8 = 2;
 /// The header of a record: its kind, and the length of its body.
 const RECORD_HEADER_BYTES: usize = 3;
-const MAX_RECORD_BYTES: usize = 1_500;
+const MAX_RECORD_BYTES: usize = 16 << 10;
 const KEY: u8 = 0x5a;
 const HELLO: &[u8] = b"hello";
 /// The welcome is longer than the most that some sockets take in one write.
@@ -195,222 +196,180 @@ fn take_record(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     ReadHello,
-    WriteWelcome,
     ReadFinished,
     Done,
 }
 
-/// A sealed transport that works as a TLS connection does: it seals packets when they are written, and keeps
-/// the sealed bytes that the socket did not take.
-struct Sealed {
-    inner: FakeStream,
+/// The engine of the real TLS driver: its records are as those of TLS, and hide nothing.
+struct FakeEngine {
     end: PeerEnd,
     step: Step,
-    /// Bytes that were read and are not a complete record.
-    incoming: Vec<u8>,
-    /// Bytes that were opened and that the caller has not read.
-    opened: VecDeque<u8>,
-    peer_has_ended: bool,
-    overhead_bytes: usize,
-    /// Sealed bytes that the socket has not taken.
-    held: Vec<u8>,
-    /// The packets in `held`. They are in the caller's queue as well.
-    sealed: Vec<u8>,
-    is_closing: bool,
+    is_peer_closed: bool,
+    is_closed: bool,
+    /// The packets of the last record.
+    sealed: Arc<Mutex<Vec<u8>>>,
+}
+
+impl TlsEngine for FakeEngine {
+    fn read(
+        &mut self,
+        input: &mut [u8],
+        plaintext: &mut Vec<u8>,
+        output: &mut Vec<u8>,
+    ) -> Result<usize, TlsBroken> {
+        let mut taken = 0;
+        while !self.is_peer_closed {
+            let mut rest = input[taken..].to_vec();
+            let Some((kind, body)) = take_record(&mut rest) else {
+                break;
+            };
+            taken = input.len() - rest.len();
+            match (self.step, kind) {
+                (Step::ReadHello, HANDSHAKE) if body == HELLO => {
+                    output.extend(record(HANDSHAKE, WELCOME));
+                    self.step = Step::ReadFinished;
+                }
+                (Step::ReadFinished, HANDSHAKE) if body == FINISHED => {
+                    output.extend(record(HANDSHAKE, TICKET));
+                    self.step = Step::Done;
+                }
+                (Step::Done, DATA) => plaintext.extend(body),
+                (Step::Done, END) => self.is_peer_closed = true,
+                (step, kind) => return Err(TlsBroken(format!("record {kind} in {step:?}"))),
+            }
+        }
+        Ok(taken)
+    }
+
+    fn write(
+        &mut self,
+        incomplete: &mut [u8],
+        plaintext: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), TlsBroken> {
+        if self.is_closed || self.step != Step::Done || plaintext.len() > MAX_RECORD_BYTES {
+            let text = format!(
+                "packets out of place: {:?}, closed {}, {} bytes",
+                self.step,
+                self.is_closed,
+                plaintext.len()
+            );
+            self.end.pipe().offences.push(text);
+        }
+        if take_record(&mut incomplete.to_vec()).is_some() {
+            (self.end.pipe().offences).push("a complete record waits for the next read".into());
+        }
+        *self.sealed.lock().unwrap() = plaintext.to_vec();
+        output.extend(record(DATA, plaintext));
+        Ok(())
+    }
+
+    fn close(&mut self, _: &mut [u8], output: &mut Vec<u8>) {
+        self.is_closed = true;
+        output.extend(record(END, b""));
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.step != Step::Done
+    }
+
+    fn is_peer_closed(&self) -> bool {
+        self.is_peer_closed
+    }
+
+    fn is_resumed(&self) -> bool {
+        false
+    }
+}
+
+/// The real TLS driver over the fake engine. It checks that each write begins with the packets that are sealed
+/// already, and that these are the bytes that are then said to be sent.
+struct Sealed {
+    tls: Tls<FakeStream, FakeEngine>,
+    end: PeerEnd,
+    sealed: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Sealed {
     fn new(inner: FakeStream, end: PeerEnd) -> Self {
-        Self {
-            inner,
-            end,
+        let sealed = Arc::new(Mutex::new(Vec::new()));
+        let engine = FakeEngine {
+            end: end.clone(),
             step: Step::ReadHello,
-            incoming: Vec::new(),
-            opened: VecDeque::new(),
-            peer_has_ended: false,
-            overhead_bytes: 0,
-            held: Vec::new(),
-            sealed: Vec::new(),
-            is_closing: false,
+            is_peer_closed: false,
+            is_closed: false,
+            sealed: Arc::clone(&sealed),
+        };
+        Self {
+            tls: Tls::new(inner, engine),
+            end,
+            sealed,
         }
     }
 
-    /// Writes the held bytes until no byte is left, or the socket would block.
-    fn push_out(&mut self) -> io::Result<Completion> {
-        while !self.held.is_empty() {
-            match Transport::write(&mut self.inner, &self.held) {
-                Ok(count) => drop(self.held.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Ok(Completion::Pending);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Completion::Done)
-    }
-
-    /// The record of the peer's next step. `None`: the record is not complete yet.
-    fn next_handshake(&mut self) -> Result<Option<Vec<u8>>, DisconnectReason> {
-        loop {
-            match take_record(&mut self.incoming) {
-                Some((HANDSHAKE, body)) => return Ok(Some(body)),
-                Some(_) => return Err(DisconnectReason::Handshake),
-                None => {}
-            }
-            let mut memory = [0; 64];
-            match self.inner.read(&mut memory)? {
-                ReadOutcome::Bytes(count) => self.incoming.extend(&memory[..count]),
-                ReadOutcome::Blocked => return Ok(None),
-                ReadOutcome::Closed => return Err(DisconnectReason::PeerClosed),
-            }
-        }
-    }
-
-    fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.is_closing || self.step != Step::Done {
-            let text = format!(
-                "packets out of place: {:?}, closing {}, {bytes:?}",
-                self.step, self.is_closing
-            );
-            self.end.pipe().offences.push(text);
-        }
-        let common = bytes.len().min(self.sealed.len());
-        if bytes[..common] != self.sealed[..common] {
+    fn checked(&mut self, bytes: &[u8], written: io::Result<usize>) -> io::Result<usize> {
+        let mut sealed = self.sealed.lock().unwrap();
+        if !bytes.starts_with(&sealed[..sealed.len().min(bytes.len())]) {
             (self.end.pipe().offences)
                 .push("a write begins with other bytes than the sealed ones".into());
         }
-        if self.push_out()? == Completion::Pending {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        if self.sealed.is_empty() {
-            self.sealed = bytes[..bytes.len().min(MAX_RECORD_BYTES)].to_vec();
-            self.held = record(DATA, &self.sealed);
-            if self.push_out()? == Completion::Pending {
-                return Err(ErrorKind::WouldBlock.into());
+        if let Ok(count) = &written {
+            if *count != sealed.len() {
+                let text = format!("{count} bytes sent of a record of {}", sealed.len());
+                self.end.pipe().offences.push(text);
             }
+            sealed.clear();
         }
-        Ok(std::mem::take(&mut self.sealed).len())
+        written
     }
 }
 
 impl Transport for Sealed {
     fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
-        let mut taken_bytes = 0;
-        let outcome = loop {
-            if !self.opened.is_empty() {
-                let count = memory.len().min(self.opened.len());
-                for (to, from) in memory.iter_mut().zip(self.opened.drain(..count)) {
-                    *to = from;
-                }
-                break ReadOutcome::Bytes(count);
-            }
-            if self.peer_has_ended {
-                break ReadOutcome::Closed;
-            }
-            match take_record(&mut self.incoming) {
-                Some((DATA, body)) => {
-                    self.opened.extend(body);
-                    continue;
-                }
-                Some((END, _)) => {
-                    self.peer_has_ended = true;
-                    continue;
-                }
-                Some(_) => continue,
-                None => {}
-            }
-            if taken_bytes >= memory.len() {
-                break ReadOutcome::Bytes(0);
-            }
-            match self.inner.read(memory)? {
-                ReadOutcome::Bytes(count) => {
-                    taken_bytes += count;
-                    self.incoming.extend(&memory[..count]);
-                }
-                other => break other,
-            }
-        };
-        let plain_bytes = match outcome {
-            ReadOutcome::Bytes(count) => count,
-            _ => 0,
-        };
-        self.overhead_bytes = taken_bytes.saturating_sub(plain_bytes);
-        Ok(outcome)
+        self.tls.read(memory)
     }
 
     fn overhead_bytes(&self) -> usize {
-        self.overhead_bytes
+        self.tls.overhead_bytes()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_bytes(bytes)
+        let written = self.tls.write(bytes);
+        self.checked(bytes, written)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let written = self.tls.write_vectored(slices);
         let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
-        self.write_bytes(&bytes)
+        self.checked(&bytes, written)
     }
 
     fn buffered_bytes(&self) -> usize {
-        self.held.len()
+        self.tls.buffered_bytes()
     }
 
     fn flush(&mut self) -> io::Result<Completion> {
-        self.push_out()
+        self.tls.flush()
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {
-        if !std::mem::replace(&mut self.is_closing, true) {
-            self.held.extend(record(END, b""));
-        }
-        match self.push_out()? {
-            Completion::Pending => Ok(Completion::Pending),
-            Completion::Done => Transport::shutdown_write(&mut self.inner),
-        }
+        self.tls.shutdown_write()
     }
 
     fn ends_in_band(&self) -> bool {
-        true
+        self.tls.ends_in_band()
     }
 
     fn poll_connected(&mut self) -> io::Result<bool> {
-        Transport::poll_connected(&mut self.inner)
+        self.tls.poll_connected()
     }
 
     fn needs_handshake(&self) -> bool {
-        self.step != Step::Done
+        self.tls.needs_handshake()
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
-        loop {
-            match self.step {
-                Step::ReadHello => match self.next_handshake()? {
-                    Some(hello) if hello == HELLO => {
-                        self.held = record(HANDSHAKE, WELCOME);
-                        self.step = Step::WriteWelcome;
-                    }
-                    Some(_) => return Err(DisconnectReason::Handshake),
-                    None => return Ok(Completion::Pending),
-                },
-                Step::WriteWelcome => {
-                    match self.push_out() {
-                        Ok(Completion::Done) => self.step = Step::ReadFinished,
-                        Ok(Completion::Pending) => return Ok(Completion::Pending),
-                        Err(error) => return Err(DisconnectReason::from_io(&error)),
-                    };
-                }
-                Step::ReadFinished => match self.next_handshake()? {
-                    Some(finished) if finished == FINISHED => {
-                        self.held = record(HANDSHAKE, TICKET);
-                        self.step = Step::Done;
-                    }
-                    Some(_) => return Err(DisconnectReason::Handshake),
-                    None => return Ok(Completion::Pending),
-                },
-                Step::Done => return Ok(Completion::Done),
-            }
-        }
+        self.tls.handshake()
     }
 }
 
@@ -662,7 +621,7 @@ impl PeerLayers {
         }
         let (mut sealed, mut rest) = (Vec::new(), bytes);
         while !rest.is_empty() {
-            let (body, after) = rest.split_at(rng.usize(1..=rest.len().min(MAX_RECORD_BYTES)));
+            let (body, after) = rest.split_at(rng.usize(1..=rest.len().min(1_500)));
             sealed.extend(record(DATA, body));
             rest = after;
         }

@@ -159,7 +159,15 @@ impl Transport {
         self.kind
     }
 
-    pub(crate) fn has_websocket(&self) -> bool {
+    /// Whether it has TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        layers(self.kind).0
+    }
+
+    /// Whether it has WebSocket.
+    #[must_use]
+    pub fn has_websocket(&self) -> bool {
         layers(self.kind).1
     }
 

@@ -9,7 +9,7 @@ use clap::builder::{RangedU64ValueParser, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
-use dummy_client::attack::Attack;
+use dummy_client::attack::{Attack, Layer};
 use dummy_client::executor::{LoadProfile, MAX_SESSIONS, Stages};
 use dummy_client::{Error, Executor, RunConfig, Share, Target, Transport, Trust};
 use game_server::packets::MAX_CHAT_BYTES;
@@ -220,7 +220,8 @@ NO_COLOR is respected).
 
 Attacks: zero-size, short-size, huge-size, unknown-id, server-id, id-sweep, bad-utf8, slowloris,
 no-read, echo-flood, chat-flood, rst-storm, half-close, connect-flood, garbage, chat-churn,
-chat-burst, ask-and-not-read, silent-flood, drip-login, proxy-lies.
+chat-burst, ask-and-not-read, silent-flood, drip-login, proxy-lies, tls-garbage,
+tls-handshake-flood, tls-renegotiate, ws-bad-upgrade, ws-unmasked, ws-fragments, ws-ping-flood.
   chat-churn        connects, sends the permitted burst of 20 chats, leaves, over and over
   chat-burst        idle sessions send the permitted burst of 20 chats at one moment, and leave
   ask-and-not-read  sends echo requests of 60,000 bytes and does not read the answers
@@ -228,6 +229,8 @@ chat-burst, ask-and-not-read, silent-flood, drip-login, proxy-lies.
                     the report has the time to its answer (attack.newcomers)
   drip-login        connections that send one byte a second and never complete their first packet
   proxy-lies        sends a PROXY header that names another address; the server must not trust this address
+Attackers have the transport of the run: the attacks of packets come over TLS and WebSocket too. The attacks
+tls- and ws- need such a server.
 In every attack 12 more healthy sessions read every 10, 20, 33 or 50 ms (attack.neighbours). A lost
 neighbour and a missed tick are failures.
 
@@ -479,7 +482,13 @@ impl Args {
             Some(file) => Some(Trust::Ca(file.clone())),
             None => self.insecure.then_some(Trust::AnyServer),
         };
-        target.transport(trust.as_ref())
+        let transport = target.transport(trust.as_ref())?;
+        let needed = match self.attack.map(|attack| attack.layer()) {
+            Some(Layer::Tcp) if !transport.has_tls() => "TLS: tls:// or wss://",
+            Some(Layer::Http) if !transport.has_websocket() => "WebSocket: ws:// or wss://",
+            _ => return Ok(transport),
+        };
+        Err(Error::usage(format!("this attack is one on {needed}")))
     }
 
     /// How many attackers this attack has.

@@ -122,6 +122,11 @@ impl RealServer {
         Self::with_room_for(None, workers, max_chats_per_sec)
     }
 
+    /// A server that ends an incomplete packet after this time.
+    pub fn with_packet_timeout(timeout: Duration) -> Self {
+        Self::of(Server::builder().packet_timeout(timeout), 1, Some(10))
+    }
+
     /// A server with one more listener. Returns its address too.
     pub fn listening(kind: ListenerKind) -> (Self, SocketAddr) {
         let builder = Server::builder().listen(kind, "127.0.0.1:0");

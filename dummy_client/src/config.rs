@@ -2,9 +2,10 @@
 
 use crate::error::Error;
 use crate::executor::{Executor, MAX_DURATION, MAX_SESSIONS};
+use crate::transport::Transport;
 use serde_json::{Value, json};
-use server_core::Framing;
 use server_core::host::Addresses;
+use server_core::{Framing, TransportKind};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -16,6 +17,8 @@ use std::time::Duration;
 pub struct RunConfig {
     /// The server. Of several addresses, the first that accepts a connection; the run tries each until then.
     pub addrs: Addresses,
+    /// What carries the packets. A connection is made when its handshake is complete.
+    pub transport: Transport,
     /// The number of users over time.
     pub executor: Executor,
     /// Event loops, one thread each: 1 to 256.
@@ -77,6 +80,10 @@ impl RunConfig {
             let error = format!("a run has up to {MAX_SESSIONS} users, not {users}");
             return Err(Error::usage(error));
         }
+        if self.framing != Framing::NATIVE && self.transport.has_websocket() {
+            let error = "a WebSocket has the framing of game_server, and no other";
+            return Err(Error::usage(error));
+        }
         if !(1..=MAX_THREADS).contains(&threads) {
             let error = format!("a run has 1 to {MAX_THREADS} threads, not {threads}");
             return Err(Error::usage(error));
@@ -96,6 +103,10 @@ impl RunConfig {
             ("churn_ms".to_string(), json!(churn)),
             ("reconnect".to_string(), json!(self.reconnect)),
         ]);
+        if self.transport.kind() != TransportKind::Tcp {
+            let label = self.transport.kind().label();
+            settings.insert("transport".into(), json!(label));
+        }
         if self.framing != Framing::NATIVE {
             settings.insert("framing".into(), json!(format!("{:?}", self.framing)));
         }
@@ -185,6 +196,7 @@ mod tests {
     fn numbers_out_of_their_range_are_refused() {
         let config = RunConfig {
             addrs: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
+            transport: Transport::default(),
             executor: Executor::constant(1, Some(MAX_DURATION)),
             threads: 1,
             seed: 1,
@@ -228,6 +240,7 @@ mod tests {
     fn settings_of_the_report_tell_two_runs_apart() {
         let config = RunConfig {
             addrs: std::net::SocketAddr::from(([127, 0, 0, 1], 7777)).into(),
+            transport: Transport::default(),
             executor: Executor::ramp(11, 5, Some(Duration::from_secs(60))),
             threads: 2,
             seed: 1,

@@ -77,12 +77,16 @@
 //! | [`attack`] | attackers beside the users |
 //! | [`Report`] | the result; its serde form is the JSON |
 //!
+//! A server is `HOST:PORT`; with the feature `tls` also `tls://HOST:PORT`, with `websocket` `ws://HOST:PORT/PATH`, and
+//! with both `wss://HOST:PORT/PATH`: see [`Target`].
+//!
 //! The run watches itself: if it stalled, was too busy, or had no port left, the verdict is `client_limited` and
 //! not `failed`.
 
 pub mod analysis;
 pub mod assertion;
 pub mod attack;
+mod channel;
 mod collector;
 mod config;
 mod context;
@@ -98,6 +102,7 @@ pub mod report;
 mod run;
 mod scenario;
 mod text;
+mod transport;
 mod user_data;
 mod users;
 
@@ -111,6 +116,7 @@ pub use metrics::Registry;
 pub use report::{Progress, Report};
 pub use run::{Run, Stop, check_assertions};
 pub use scenario::{Bot, BotResult, FnScenario, Mix, Scenario, UserId, Violation, scenario};
+pub use transport::{Target, Transport, Trust};
 pub use user_data::UserData;
 pub use users::MAX_CONNECTING;
 

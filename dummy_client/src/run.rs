@@ -23,6 +23,7 @@ use crate::health::ClientMonitor;
 use crate::metrics::Registry;
 use crate::report::{Progress, Report};
 use crate::scenario::{Scenario, UserId};
+use crate::transport::{Target, Transport, Trust};
 use crossbeam_channel::{Receiver, Sender};
 use engine::Engine;
 use server_core::host::HostLimits;
@@ -101,6 +102,7 @@ impl<S: Scenario> Run<S> {
             scenario,
             config: RunConfig {
                 addrs: SocketAddr::from(([127, 0, 0, 1], 7777)).into(),
+                transport: Transport::default(),
                 executor: Executor::constant(DEFAULT_USERS, None),
                 threads: 1,
                 seed: fastrand::u64(..),
@@ -126,12 +128,21 @@ impl<S: Scenario> Run<S> {
         self
     }
 
-    /// The server, `HOST:PORT`.
+    /// The server, `HOST:PORT` or another [`Target`] without TLS.
     ///
     /// # Errors
-    /// If the text is not an address, or the name has none.
-    pub fn target(mut self, addr: &str) -> Result<Self, Error> {
-        self.config.addrs = server_core::host::parse_addrs(addr).map_err(Error::usage)?;
+    /// If the text is not an address, the name has none, or this build lacks the feature.
+    pub fn target(self, addr: &str) -> Result<Self, Error> {
+        self.target_with(addr.parse().map_err(Error::usage)?, None)
+    }
+
+    /// The server, and for TLS the servers that the run trusts.
+    ///
+    /// # Errors
+    /// As of [`Target::transport`].
+    pub fn target_with(mut self, target: Target, trust: Option<&Trust>) -> Result<Self, Error> {
+        self.config.transport = target.transport(trust)?;
+        self.config.addrs = target.addrs().clone();
         Ok(self)
     }
 
@@ -263,7 +274,7 @@ impl<S: Scenario> Run<S> {
         let monitor = ClientMonitor::start(config.threads).map_err(Error::failure)?;
         log::info!(
             "{users} sessions to {}, seed {}",
-            config.addrs.first(),
+            config.transport.name(config.addrs.first()),
             config.seed
         );
         let mut engine = Engine::new(
@@ -335,7 +346,7 @@ fn start_client<S: Scenario>(
     let builder = Server::builder()
         .config(client_config(config.threads))
         .client_framing(config.framing);
-    let started = builder.start_client(move |peer| {
+    let started = config.transport.apply(builder).start_client(move |peer| {
         let index = peer.tag.unwrap_or_default() as usize;
         let user = UserId(share.global(index));
         let seed = seed_of(seed, user, collector.connection_number(index));

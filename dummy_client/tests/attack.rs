@@ -50,11 +50,14 @@ fn attacked_server_kicks_for_the_right_reason_and_loses_nothing() {
         ("rst-storm", None),
         ("half-close", None),
         ("connect-flood", None),
+        ("proxy-lies", Some("bad_size")),
+        ("drip-login", Some("packet_timeout")),
     ];
     thread::scope(|scope| {
         for (name, reason) in expected {
             scope.spawn(move || {
-                let server = RealServer::start(1, Some(10));
+                // The attack lasts for less than the default of 10 s.
+                let server = RealServer::with_packet_timeout(Duration::from_secs(2));
                 let (_, report) = attack(server.addr(), name);
                 let stats = &of_attack(&report).stats;
                 let missing = counts(&report, ["ticks_missing"]);

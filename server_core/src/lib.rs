@@ -554,7 +554,7 @@ pub use routing::mailbox::MailboxFull;
 pub use runtime::listener_kind::ListenerKind;
 #[cfg(feature = "tls")]
 #[doc(inline)]
-pub use runtime::tls::{TlsClientConfig, TlsServerConfig};
+pub use runtime::tls::{TlsClientConfig, TlsClientStream, TlsServerConfig};
 #[doc(inline)]
 pub use server::ticker::{TickMetrics, TickStopper, Ticker};
 #[doc(inline)]

@@ -40,6 +40,7 @@ mod socket;
 #[cfg(test)]
 mod testing;
 
+pub use crate::transport::Layer;
 pub use fastrand::Rng;
 pub use newcomers::NewcomersReport;
 pub use protocol::Protocol;

@@ -3,12 +3,13 @@
 
 use super::background::{Background, Stopped};
 use super::protocol::Protocol;
+use crate::transport::Transport;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use server_core::framer::Framer;
 use server_core::wire::MAX_PACKET_BYTES;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,8 +54,12 @@ impl Newcomers {
     ///
     /// # Errors
     /// If the system has no thread left.
-    pub fn start(target: SocketAddr, protocol: Arc<dyn Protocol>) -> io::Result<Self> {
-        let measure = move |stopped: &Stopped| run(target, &*protocol, stopped);
+    pub fn start(
+        target: SocketAddr,
+        transport: Transport,
+        protocol: Arc<dyn Protocol>,
+    ) -> io::Result<Self> {
+        let measure = move |stopped: &Stopped| run(target, &transport, &*protocol, stopped);
         Ok(Self(Background::start("newcomers", measure)?))
     }
 
@@ -67,13 +72,19 @@ impl Newcomers {
     }
 }
 
-fn run(target: SocketAddr, protocol: &dyn Protocol, stopped: &Stopped) -> NewcomersReport {
+fn run(
+    target: SocketAddr,
+    transport: &Transport,
+    protocol: &dyn Protocol,
+    stopped: &Stopped,
+) -> NewcomersReport {
     let mut report = NewcomersReport::default();
     let mut pause = FIRST_AFTER;
     while !stopped.wait(pause) {
         pause = PAUSE;
         let since = Instant::now();
-        let outcome = try_one(target, protocol, since, stopped).unwrap_or(Outcome::NotServed);
+        let outcome = try_one(target, transport, protocol, since, stopped);
+        let outcome = outcome.unwrap_or(Outcome::NotServed);
         if matches!(outcome, Outcome::Unknown) {
             break;
         }
@@ -89,12 +100,13 @@ fn run(target: SocketAddr, protocol: &dyn Protocol, stopped: &Stopped) -> Newcom
 /// Connects, sends the request, and reads until the answer has come.
 fn try_one(
     target: SocketAddr,
+    transport: &Transport,
     protocol: &dyn Protocol,
     since: Instant,
     stopped: &Stopped,
 ) -> io::Result<Outcome> {
-    let mut stream = TcpStream::connect_timeout(&target, CONNECT_TIMEOUT)?;
-    stream.set_read_timeout(Some(STOP_CHECK_INTERVAL))?;
+    let mut stream = transport.open(target, CONNECT_TIMEOUT)?;
+    (stream.socket()).set_read_timeout(Some(STOP_CHECK_INTERVAL))?;
     stream.write_all(&protocol.newcomer_request())?;
     let mut framer = Framer::default();
     let mut buffer = vec![0; 64 << 10];

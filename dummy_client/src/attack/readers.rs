@@ -2,6 +2,8 @@
 
 use super::background::{Background, Stopped};
 use super::protocol::Protocol;
+use crate::channel::Channel;
+use crate::transport::Transport;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use server_core::framer::Framer;
@@ -77,7 +79,7 @@ pub struct IntervalReport {
 
 struct Neighbour {
     /// `None`: the session is not connected.
-    stream: Option<TcpStream>,
+    stream: Option<Channel<TcpStream>>,
     interval: Duration,
     next_at: Instant,
     last_read_at: Instant,
@@ -107,8 +109,12 @@ impl Neighbours {
     ///
     /// # Errors
     /// If the system has no thread left.
-    pub fn start(target: SocketAddr, protocol: Arc<dyn Protocol>) -> io::Result<Self> {
-        let measure = move |stopped: &Stopped| run(target, &*protocol, stopped);
+    pub fn start(
+        target: SocketAddr,
+        transport: Transport,
+        protocol: Arc<dyn Protocol>,
+    ) -> io::Result<Self> {
+        let measure = move |stopped: &Stopped| run(target, &transport, &*protocol, stopped);
         Ok(Self(Background::start("neighbours", measure)?))
     }
 
@@ -121,7 +127,12 @@ impl Neighbours {
     }
 }
 
-fn run(target: SocketAddr, protocol: &dyn Protocol, stopped: &Stopped) -> NeighboursReport {
+fn run(
+    target: SocketAddr,
+    transport: &Transport,
+    protocol: &dyn Protocol,
+    stopped: &Stopped,
+) -> NeighboursReport {
     let mut buffer = vec![0; 64 << 10];
     let mut neighbours: Vec<Neighbour> = Vec::with_capacity(NEIGHBOURS);
     for interval in READ_INTERVALS
@@ -129,7 +140,7 @@ fn run(target: SocketAddr, protocol: &dyn Protocol, stopped: &Stopped) -> Neighb
         .flat_map(|every| [every; PER_INTERVAL])
     {
         let login = protocol.neighbour_login(neighbours.len());
-        neighbours.push(Neighbour::connect(target, &login, interval));
+        neighbours.push(Neighbour::connect(target, transport, &login, interval));
         if stopped.wait(Duration::ZERO) {
             break;
         }
@@ -160,19 +171,28 @@ fn until_next(neighbours: &[Neighbour], now: Instant) -> Duration {
 }
 
 impl Neighbour {
-    fn connect(target: SocketAddr, login: &[u8], interval: Duration) -> Self {
-        let connected =
-            TcpStream::connect_timeout(&target, CONNECT_TIMEOUT).and_then(|mut stream| {
-                stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+    fn connect(
+        target: SocketAddr,
+        transport: &Transport,
+        login: &[u8],
+        interval: Duration,
+    ) -> Self {
+        let connected = transport
+            .open(target, CONNECT_TIMEOUT)
+            .and_then(|mut stream| {
                 stream.write_all(login)?;
-                stream.set_nonblocking(true)?;
+                stream.socket().set_nonblocking(true)?;
                 Ok(Some(stream))
             });
         Self::new(connected, interval, Instant::now())
     }
 
     /// `connected` has no stream in tests.
-    fn new(connected: io::Result<Option<TcpStream>>, interval: Duration, now: Instant) -> Self {
+    fn new(
+        connected: io::Result<Option<Channel<TcpStream>>>,
+        interval: Duration,
+        now: Instant,
+    ) -> Self {
         let (stream, end) = match connected {
             Ok(stream) => (stream, None),
             Err(error) => (None, Some(format!("could not connect: {error}"))),
@@ -433,7 +453,8 @@ mod tests {
     fn neighbours_log_in() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
-        let neighbours = Neighbours::start(target, Arc::new(WithLogin)).unwrap();
+        let neighbours =
+            Neighbours::start(target, Transport::default(), Arc::new(WithLogin)).unwrap();
         let streams: Vec<TcpStream> = (0..NEIGHBOURS as u8)
             .map(|number| {
                 let (mut stream, _) = listener.accept().unwrap();

@@ -8,6 +8,7 @@ use super::runner::AttackRunner;
 use super::script::Attack;
 use crate::executor::windowed::{Occupancy, Transition, WindowedRun};
 use crate::metrics::Histogram;
+use crate::transport::Transport;
 use fastrand::Rng;
 use std::fmt;
 use std::io;
@@ -21,6 +22,7 @@ pub struct AttackRun {
     protocol: Arc<dyn Protocol>,
     attackers: usize,
     target: SocketAddr,
+    transport: Transport,
     windows: WindowedRun,
     baseline: Delays,
     runner: Option<(Instant, AttackRunner)>,
@@ -57,6 +59,7 @@ impl AttackRun {
         protocol: Arc<dyn Protocol>,
         attackers: usize,
         target: SocketAddr,
+        transport: Transport,
         duration: Option<Duration>,
         now: Instant,
     ) -> Self {
@@ -68,6 +71,7 @@ impl AttackRun {
             protocol,
             attackers,
             target,
+            transport,
             windows: WindowedRun::new(MAX_RAMP_UP, baseline, now),
             baseline: Delays::default(),
             runner: None,
@@ -107,7 +111,8 @@ impl AttackRun {
     /// # Errors
     /// If the system has no thread left.
     pub fn connect_neighbours(&mut self) -> io::Result<()> {
-        self.neighbours = Some(Neighbours::start(self.target, Arc::clone(&self.protocol))?);
+        let (transport, protocol) = (self.transport.clone(), Arc::clone(&self.protocol));
+        self.neighbours = Some(Neighbours::start(self.target, transport, protocol)?);
         Ok(())
     }
 
@@ -119,10 +124,12 @@ impl AttackRun {
         self.baseline = baseline.into();
         self.windows.measure_to_end();
         let (attack, protocol) = (Arc::clone(&self.attack), Arc::clone(&self.protocol));
-        let runner = AttackRunner::start(attack, protocol, self.attackers, self.target, seed)?;
+        let target = (self.target, self.transport.clone());
+        let runner = AttackRunner::start(attack, protocol, self.attackers, target, seed)?;
         self.runner = Some((now, runner));
         if self.attack.takes_places() {
-            self.newcomers = Some(Newcomers::start(self.target, Arc::clone(&self.protocol))?);
+            let (transport, protocol) = (self.transport.clone(), Arc::clone(&self.protocol));
+            self.newcomers = Some(Newcomers::start(self.target, transport, protocol)?);
         }
         log::info!(
             "attack {}: {} attackers",

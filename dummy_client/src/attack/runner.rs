@@ -5,6 +5,7 @@ use super::protocol::Protocol;
 use super::report::AttackStats;
 use super::script::{Attack, AttackScript, Ending, Expect};
 use super::socket::{AttackSocket, connect};
+use crate::transport::Transport;
 use fastrand::Rng;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -32,6 +33,7 @@ struct AttackLoop {
     attack: Arc<dyn Attack>,
     protocol: Arc<dyn Protocol>,
     target: SocketAddr,
+    transport: Transport,
     rng: Rng,
     attackers: Vec<Attacker>,
     started_at: Instant,
@@ -70,7 +72,7 @@ const ADMISSION_TIME: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 impl AttackRunner {
-    /// Starts this number of attackers. `seed`: that of the scripts.
+    /// Starts this number of attackers. `target`: the server, and the transport to it. `seed`: that of the scripts.
     ///
     /// # Errors
     /// If the system has no descriptor or thread left.
@@ -78,7 +80,7 @@ impl AttackRunner {
         attack: Arc<dyn Attack>,
         protocol: Arc<dyn Protocol>,
         attackers: usize,
-        target: SocketAddr,
+        (target, transport): (SocketAddr, Transport),
         seed: u64,
     ) -> io::Result<Self> {
         let failed = |error| start::failed("cannot set up the attackers", error);
@@ -92,6 +94,7 @@ impl AttackRunner {
             attack,
             protocol,
             target,
+            transport,
             rng: Rng::with_seed(seed),
             attackers: (0..connections).map(|_| Attacker::new(now)).collect(),
             started_at: now,
@@ -245,8 +248,13 @@ impl AttackLoop {
                 }
                 let aligned_to = script.aligned_to;
                 let send_at = aligned_to.and_then(|step| next_step(self.started_at, step, now));
+                let (ip, layer) = (self.target.ip(), self.attack.layer());
+                let Ok(channel) = self.transport.over(stream, ip, layer) else {
+                    self.on_refused(index, now);
+                    return false;
+                };
                 let connection = AttackConnection::new(script, send_at, now);
-                let socket = Box::new(AttackSocket::new(stream, connection));
+                let socket = Box::new(AttackSocket::new(channel, connection));
                 self.exchange(index, socket, now)
             }
             Err(error) if error.kind() == ErrorKind::NotConnected && !is_late => {
@@ -263,7 +271,7 @@ impl AttackLoop {
     /// Keeps a connection that has left. A bounded number of them is open at a time.
     fn leave(&mut self, mut socket: Box<AttackSocket>) {
         // What the server sends to it is read when it is closed.
-        let _ = self.poll.registry().deregister(&mut socket.stream);
+        let _ = (self.poll.registry()).deregister(socket.stream.socket_mut());
         self.left.push_back(socket);
         if self.left.len() > MAX_LEFT
             && let Some(oldest) = self.left.pop_front()

@@ -1,5 +1,6 @@
 //! What an attack is: a name, a number of attackers, and a script for each connection.
 
+use crate::transport::Layer;
 use fastrand::Rng;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -28,6 +29,11 @@ pub trait Attack: Send + Sync + 'static {
     /// Default: `false`
     fn targets_accept(&self) -> bool {
         false
+    }
+
+    /// What the bytes of its scripts go through. Default: the transport of the run, which carries packets
+    fn layer(&self) -> Layer {
+        Layer::Packets
     }
 
     /// The script of one connection. `number` counts the connections of the run from 0; `rng` has the seed

@@ -3,6 +3,7 @@
 use super::connection::{AttackConnection, End, Step};
 use super::protocol::Protocol;
 use super::report::AttackStats;
+use crate::channel::Channel;
 use mio::net::TcpStream;
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
@@ -11,7 +12,8 @@ use std::time::Instant;
 
 /// An established connection with its socket.
 pub(super) struct AttackSocket {
-    pub stream: TcpStream,
+    pub stream: Channel<TcpStream>,
+    is_open: bool,
     pub connection: AttackConnection,
     pub is_writable: bool,
 }
@@ -22,9 +24,10 @@ const MAX_BYTES_PER_CALL: usize = 256 << 10;
 const FIRST_BYTES: usize = 4 << 10;
 
 impl AttackSocket {
-    pub fn new(stream: TcpStream, connection: AttackConnection) -> Self {
+    pub fn new(stream: Channel<TcpStream>, connection: AttackConnection) -> Self {
         Self {
             stream,
+            is_open: false,
             connection,
             is_writable: true,
         }
@@ -43,22 +46,37 @@ impl AttackSocket {
         stats: &mut AttackStats,
         now: Instant,
     ) -> Result<bool, End> {
-        let sends_first = self.connection.sends_first(now);
-        let reads = self.connection.script().reads;
-        let may_read_on = reads && (sends_first || self.read(buffer, protocol, stats)?);
-        let may_write_on = self.write(buffer, protocol, stats, now)?;
+        let (mut may_read_on, mut may_write_on) = (false, false);
+        if self.open()? {
+            let sends_first = self.connection.sends_first(now);
+            let reads = self.connection.script().reads;
+            may_read_on = reads && (sends_first || self.read(buffer, protocol, stats)?);
+            may_write_on = self.write(buffer, protocol, stats, now)?;
+        }
         match self.connection.step(now) {
             Step::Continue => {}
             // If the connection is closed already, the next read finds that.
-            Step::CloseWrite => drop(self.stream.shutdown(Shutdown::Write)),
+            Step::CloseWrite => drop(self.stream.socket().shutdown(Shutdown::Write)),
             Step::End(end) => {
                 if end == End::Left {
-                    let _ = self.stream.shutdown(Shutdown::Write);
+                    let _ = self.stream.socket().shutdown(Shutdown::Write);
                 }
                 return Err(end);
             }
         }
         Ok(may_read_on || may_write_on)
+    }
+
+    /// Goes on with the handshake of the transport. Returns whether it is complete.
+    fn open(&mut self) -> Result<bool, End> {
+        if !self.is_open {
+            match self.stream.handshake() {
+                Ok(()) => self.is_open = true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return Err(self.connection.on_closed()),
+            }
+        }
+        Ok(self.is_open)
     }
 
     /// How a connection ended that left: reads the beginning of what the server has sent. An attacker that

@@ -97,12 +97,13 @@ impl<'a> Engine<'a> {
                 settings.protocol,
                 settings.attackers,
                 addr,
+                config.transport.clone(),
                 config.executor.duration(),
                 now,
             )
         });
         let settings = UserSettings {
-            addr: addr.to_string(),
+            addr: config.transport.name(addr),
             churn: config.churn.clone(),
             reconnect: config.reconnect,
             seed: config.seed ^ config.share.global(0) as u64,
@@ -117,6 +118,7 @@ impl<'a> Engine<'a> {
                 &config.addrs,
                 count,
                 limits.ephemeral_ports,
+                config.transport.clone(),
                 Arc::clone(&collector),
             ),
             last_counts: vec![0; collector.registry.counters()],
@@ -243,6 +245,7 @@ impl<'a> Engine<'a> {
 
     fn on_event(&mut self, event: UserEvent) {
         self.network.choose_address(&event);
+        let event = self.network.explain(event);
         self.state
             .on_event(event, Instant::now(), &mut self.network);
     }

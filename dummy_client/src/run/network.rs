@@ -1,9 +1,10 @@
 //! Sockets towards the server, and the address that they go to.
 
-use crate::collector::{Collector, UserEvent};
+use crate::collector::{Collector, Stage, UserEvent};
+use crate::transport::Transport;
 use crate::users::{Endpoint, own_limit};
 use server_core::host::{Addresses, SourceAddresses};
-use server_core::{ServerHandle, SessionId, start};
+use server_core::{DisconnectReason, ServerHandle, SessionId, start};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -16,6 +17,9 @@ pub(super) struct Network {
     users: usize,
     ports: Option<u64>,
     sources: SourceAddresses,
+    transport: Transport,
+    /// Why handshakes fail, from the first that has failed on.
+    handshake_error: Option<String>,
     collector: Arc<Collector>,
 }
 
@@ -32,6 +36,19 @@ struct Targets {
 
 /// The longest wait for one address of several.
 const MAX_CONNECT_TIME: Duration = Duration::from_secs(3);
+
+const MAX_PROBE_TIME: Duration = Duration::from_secs(1);
+
+/// The error of a handshake, for the user.
+fn explained(error: &io::Error) -> String {
+    let text = error.to_string();
+    // The word of rustls for a certificate that no trusted certificate has signed.
+    let hint = match text.contains("UnknownIssuer") {
+        true => ": no certificate of --ca has signed it",
+        false => "",
+    };
+    format!("the handshake failed: {text}{hint}")
+}
 
 /// Moves the first address that accepts a connection to the front, if the server has several addresses. If no
 /// address accepts a connection, the order stays: the run counts what fails.
@@ -58,6 +75,7 @@ impl Network {
         addrs: &Addresses,
         users: usize,
         ports: Option<u64>,
+        transport: Transport,
         collector: Arc<Collector>,
     ) -> Self {
         let targets = Targets::new(addrs.all().to_vec(), users);
@@ -67,6 +85,8 @@ impl Network {
             ports,
             sources: SourceAddresses::plan(targets.addr().ip(), users, ports),
             targets,
+            transport,
+            handshake_error: None,
             collector,
         }
     }
@@ -85,6 +105,24 @@ impl Network {
         let before = self.targets.addr();
         self.targets.on_event(event);
         self.plan_sources(before);
+    }
+
+    /// Puts the reason into the event of a handshake that has failed. The event has none: a connection of its own
+    /// finds the reason, once in a run, within 1 s.
+    pub fn explain(&mut self, event: UserEvent) -> UserEvent {
+        match event {
+            UserEvent::Failed(user, why, Stage::Connect)
+                if why == DisconnectReason::Handshake.to_string() =>
+            {
+                let (transport, addr) = (&self.transport, self.targets.addr());
+                let error = self.handshake_error.get_or_insert_with(|| {
+                    let opened = transport.open(addr, MAX_PROBE_TIME);
+                    opened.map_or_else(|error| explained(&error), |_| why)
+                });
+                UserEvent::Failed(user, error.clone(), Stage::Connect)
+            }
+            event => event,
+        }
     }
 
     fn plan_sources(&mut self, before: SocketAddr) {
@@ -181,7 +219,6 @@ impl Targets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::Stage;
     use server_core::host::parse_addrs;
     use std::net::TcpListener;
 

@@ -9,7 +9,7 @@ use dummy_client::Report;
 use dummy_client::report::Metric;
 use game_server::GameSession;
 use game_server::packets::{SBye, SHello};
-use server_core::{Server, Ticker};
+use server_core::{ListenerKind, Server, ServerBuilder, Ticker};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -122,15 +122,32 @@ impl RealServer {
         Self::with_room_for(None, workers, max_chats_per_sec)
     }
 
+    /// A server that ends an incomplete packet after this time.
+    pub fn with_packet_timeout(timeout: Duration) -> Self {
+        Self::of(Server::builder().packet_timeout(timeout), 1, Some(10))
+    }
+
+    /// A server with one more listener. Returns its address too.
+    pub fn listening(kind: ListenerKind) -> (Self, SocketAddr) {
+        let builder = Server::builder().listen(kind, "127.0.0.1:0");
+        let server = Self::of(builder, 1, Some(10));
+        let addr = server.0.local_addrs()[1].1;
+        (server, addr)
+    }
+
     pub fn with_room_for(
         max_sessions: Option<usize>,
         workers: usize,
         max_chats_per_sec: Option<u32>,
     ) -> Self {
+        let builder = Server::builder().max_sessions(max_sessions);
+        Self::of(builder, workers, max_chats_per_sec)
+    }
+
+    fn of(builder: ServerBuilder, workers: usize, max_chats_per_sec: Option<u32>) -> Self {
         let session = move |_| GameSession::new(max_chats_per_sec);
-        let server = Server::builder()
+        let server = builder
             .workers(workers)
-            .max_sessions(max_sessions)
             .close_message_with_text(SBye::close_message)
             .start("127.0.0.1:0", session)
             .unwrap();
@@ -267,7 +284,7 @@ pub fn hello(tick: u64, text: &str) -> Vec<u8> {
     packet(1, [&tick.to_le_bytes(), text.as_bytes()].concat())
 }
 
-pub fn client(addr: SocketAddr, args: &[&str]) -> Command {
+pub fn client(addr: impl ToString, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dummy_client"));
     command
         .args(["--addr", &addr.to_string(), "--seed", "1"])
@@ -314,7 +331,7 @@ pub struct Run {
 
 impl Run {
     /// Runs the client to its end, with the report as JSON on standard output.
-    pub fn report(addr: SocketAddr, args: &[&str]) -> (Self, Report) {
+    pub fn report(addr: impl ToString, args: &[&str]) -> (Self, Report) {
         let run = Self::of(client(addr, &["--json", "-"]).args(args));
         let report = run.read();
         (run, report)

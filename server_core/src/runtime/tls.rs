@@ -15,12 +15,12 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, WriteTraffic};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, ServerConfig,
-    SignatureScheme,
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore,
+    ServerConfig, SignatureScheme, StreamOwned,
 };
 use std::fmt::{self, Display};
 use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -203,6 +203,72 @@ impl TlsClientConfig {
         let connection = UnbufferedClientConnection::new(Arc::clone(&self.config), name);
         let connection = connection.map_err(io::Error::other)?;
         Ok(RustlsEngine::new(Side::Client(connection)))
+    }
+}
+
+// ---- a client without a session -----------------------------------------------------------------
+
+/// TLS of a client over a stream of the caller, without a session and an event loop: for probes and tests.
+///
+/// Reads and writes block as those of the stream do. A read writes what an earlier write has left.
+#[derive(Debug)]
+pub struct TlsClientStream<S: Read + Write>(StreamOwned<ClientConnection, S>);
+
+impl TlsClientConfig {
+    /// A connection over this stream, before its handshake. `server`: its address, which its certificate has if no
+    /// [`server_name`](Self::server_name) is set.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn over<S: Read + Write>(
+        &self,
+        stream: S,
+        server: IpAddr,
+    ) -> io::Result<TlsClientStream<S>> {
+        let name = (self.name.clone()).unwrap_or_else(|| ServerName::IpAddress(server.into()));
+        let connection = ClientConnection::new(Arc::clone(&self.config), name);
+        let connection = connection.map_err(io::Error::other)?;
+        Ok(TlsClientStream(StreamOwned::new(connection, stream)))
+    }
+}
+
+impl<S: Read + Write> TlsClientStream<S> {
+    /// Goes on with the handshake, to its end if the stream blocks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WouldBlock`] of the stream: the server has to answer. Otherwise, the text says why the handshake
+    /// failed.
+    pub fn handshake(&mut self) -> io::Result<()> {
+        while self.0.conn.is_handshaking() {
+            self.0.conn.complete_io(&mut self.0.sock)?;
+        }
+        Ok(())
+    }
+
+    /// The stream.
+    pub fn get_ref(&self) -> &S {
+        &self.0.sock
+    }
+
+    /// The stream.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.0.sock
+    }
+}
+
+impl<S: Read + Write> Read for TlsClientStream<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl<S: Read + Write> Write for TlsClientStream<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

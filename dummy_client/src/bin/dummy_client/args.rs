@@ -9,13 +9,13 @@ use clap::builder::{RangedU64ValueParser, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
-use dummy_client::attack::Attack;
+use dummy_client::attack::{Attack, Layer};
 use dummy_client::executor::{LoadProfile, MAX_SESSIONS, Stages};
-use dummy_client::{Executor, RunConfig, Share};
+use dummy_client::{Error, Executor, RunConfig, Share, Target, Transport, Trust};
 use game_server::packets::MAX_CHAT_BYTES;
 use serde_json::{Value, json};
 use server_core::Framing;
-use server_core::host::{Addresses, parse_addrs, parse_seconds};
+use server_core::host::parse_seconds;
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -34,10 +34,31 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// The server. A name with several addresses: the first address that accepts a connection
-    #[arg(long, env = "DUMMY_CLIENT_ADDR", default_value = "127.0.0.1:7777", value_parser = parse_addrs)]
-    #[arg(help_heading = "Network", value_name = "HOST:PORT")]
-    pub addr: Addresses,
+    /// The server: HOST:PORT, tls://HOST:PORT, ws://HOST:PORT/PATH or wss://HOST:PORT/PATH. A name with several
+    /// addresses: the first address that accepts a connection
+    #[arg(long, env = "DUMMY_CLIENT_ADDR", default_value = "127.0.0.1:7777")]
+    #[arg(help_heading = "Network", value_name = "SERVER")]
+    pub addr: Target,
+
+    /// Connect with TLS, as tls:// and wss:// do. Needs a build with `--features tls`, and --ca or --insecure
+    #[arg(long, env = "DUMMY_CLIENT_TLS")]
+    #[arg(help_heading = "Network")]
+    pub tls: bool,
+
+    /// Trust servers whose certificate is signed by a certificate of this file
+    #[arg(long, env = "DUMMY_CLIENT_CA", conflicts_with = "insecure")]
+    #[arg(help_heading = "Network", value_name = "PEM")]
+    pub ca: Option<PathBuf>,
+
+    /// Trust any server, whatever its certificate: for tests
+    #[arg(long, env = "DUMMY_CLIENT_INSECURE")]
+    #[arg(help_heading = "Network")]
+    pub insecure: bool,
+
+    /// Connect with WebSocket, as ws:// and wss:// do. Needs a build with `--features websocket`
+    #[arg(long, env = "DUMMY_CLIENT_WS")]
+    #[arg(help_heading = "Network")]
+    pub ws: bool,
 
     /// Connections to open; with --find-capacity, the most to try [default: 5, or the limit of open files]
     #[arg(long, env = "DUMMY_CLIENT_COUNT", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_SESSIONS as u64))]
@@ -199,7 +220,8 @@ NO_COLOR is respected).
 
 Attacks: zero-size, short-size, huge-size, unknown-id, server-id, id-sweep, bad-utf8, slowloris,
 no-read, echo-flood, chat-flood, rst-storm, half-close, connect-flood, garbage, chat-churn,
-chat-burst, ask-and-not-read, silent-flood, drip-login, proxy-lies.
+chat-burst, ask-and-not-read, silent-flood, drip-login, proxy-lies, tls-garbage,
+tls-handshake-flood, tls-renegotiate, ws-bad-upgrade, ws-unmasked, ws-fragments, ws-ping-flood.
   chat-churn        connects, sends the permitted burst of 20 chats, leaves, over and over
   chat-burst        idle sessions send the permitted burst of 20 chats at one moment, and leave
   ask-and-not-read  sends echo requests of 60,000 bytes and does not read the answers
@@ -207,6 +229,8 @@ chat-burst, ask-and-not-read, silent-flood, drip-login, proxy-lies.
                     the report has the time to its answer (attack.newcomers)
   drip-login        connections that send one byte a second and never complete their first packet
   proxy-lies        sends a PROXY header that names another address; the server must not trust this address
+Attackers have the transport of the run: the attacks of packets come over TLS and WebSocket too. The attacks
+tls- and ws- need such a server.
 In every attack 12 more healthy sessions read every 10, 20, 33 or 50 ms (attack.neighbours). A lost
 neighbour and a missed tick are failures.
 
@@ -388,9 +412,10 @@ impl Args {
     }
 
     /// The settings of the run. `max_sessions`: what the machine allows a capacity search.
-    pub fn run_config(&self, addrs: Addresses, max_sessions: usize) -> RunConfig {
+    pub fn run_config(&self, transport: Transport, max_sessions: usize) -> RunConfig {
         RunConfig {
-            addrs,
+            addrs: self.addr.addrs().clone(),
+            transport,
             executor: self
                 .executor()
                 .unwrap_or_else(|| Executor::capacity(max_sessions)),
@@ -439,6 +464,31 @@ impl Args {
             chat_period: period(self.chat_hz),
             payload_bytes: self.payload_bytes,
         }
+    }
+
+    /// The transport to the server.
+    ///
+    /// # Errors
+    /// Status 2: as of [`Target::transport`].
+    pub fn transport(&self) -> Result<Transport, Error> {
+        let mut target = self.addr.clone();
+        if self.tls {
+            target = target.with_tls();
+        }
+        if self.ws {
+            target = target.with_websocket();
+        }
+        let trust = match &self.ca {
+            Some(file) => Some(Trust::Ca(file.clone())),
+            None => self.insecure.then_some(Trust::AnyServer),
+        };
+        let transport = target.transport(trust.as_ref())?;
+        let needed = match self.attack.map(|attack| attack.layer()) {
+            Some(Layer::Tcp) if !transport.has_tls() => "TLS: tls:// or wss://",
+            Some(Layer::Http) if !transport.has_websocket() => "WebSocket: ws:// or wss://",
+            _ => return Ok(transport),
+        };
+        Err(Error::usage(format!("this attack is one on {needed}")))
     }
 
     /// How many attackers this attack has.

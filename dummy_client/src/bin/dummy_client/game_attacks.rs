@@ -1,6 +1,6 @@
 //! The attacks on a server of `game_server`: what each does with a connection, and what the server must do.
 
-use dummy_client::attack::{Attack, AttackScript, Ending, Expect, Protocol, Repeat, Rng};
+use dummy_client::attack::{Attack, AttackScript, Ending, Expect, Layer, Protocol, Repeat, Rng};
 use game_server::packets::{
     self, C_CHAT, C_ECHO, CEcho, MAX_CHAT_BYTES, SBye, SEcho, SHello, label_of_code,
 };
@@ -55,6 +55,20 @@ pub enum GameAttack {
     DripLogin,
     /// A PROXY header, which names another address as that of the client
     ProxyLies,
+    /// Random bytes where TLS begins
+    TlsGarbage,
+    /// Handshakes of TLS as fast as they go: each costs the server a signature, and none is completed
+    TlsHandshakeFlood,
+    /// A second ClientHello in the same handshake of TLS, over and over
+    TlsRenegotiate,
+    /// Requests that are not an upgrade to WebSocket
+    WsBadUpgrade,
+    /// Frames of WebSocket without the mask of a client
+    WsUnmasked,
+    /// A message of WebSocket in empty fragments, without end
+    WsFragments,
+    /// Pings of WebSocket as fast as they go
+    WsPingFlood,
 }
 
 /// The packets of `game_server`, as the attacks read them.
@@ -103,6 +117,24 @@ const PROXY_HEADERS: [&[u8]; 5] = [
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x0a\0\0\x01\xc3\x50\x1e\x61",
     b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
 ];
+/// The default of the server's handshake timeout is 5 s.
+const HANDSHAKE_TIMEOUT_PASSED: Duration = Duration::from_secs(10);
+/// A valid request of an upgrade.
+const UPGRADE: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: attacker\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+/// Another method, no key, another version, no HTTP, and a head without an end.
+const BAD_UPGRADES: [&[u8]; 5] = [
+    b"POST / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 8\r\n\r\n",
+    b"\x0c\0\x02\0packets\n",
+    &[b'A'; 9 << 10],
+];
+/// A masked continuation without a byte, which does not end its message.
+const EMPTY_FRAGMENT: [u8; 6] = [0x00, 0x80, 0, 0, 0, 0];
+/// A masked ping of four bytes.
+const PING: [u8; 10] = [0x89, 0x84, 0, 0, 0, 0, b'p', b'i', b'n', b'g'];
 const NEWCOMER_TEXT: &[u8] = b"may I come in";
 
 impl Attack for GameAttack {
@@ -135,8 +167,18 @@ impl Attack for GameAttack {
     fn targets_accept(&self) -> bool {
         matches!(
             self,
-            Self::RstStorm | Self::ConnectFlood | Self::SilentFlood
+            Self::RstStorm | Self::ConnectFlood | Self::SilentFlood | Self::TlsHandshakeFlood
         )
+    }
+
+    fn layer(&self) -> Layer {
+        match self {
+            Self::TlsGarbage | Self::TlsHandshakeFlood | Self::TlsRenegotiate => Layer::Tcp,
+            Self::WsBadUpgrade | Self::WsUnmasked | Self::WsFragments | Self::WsPingFlood => {
+                Layer::Http
+            }
+            _ => Layer::Packets,
+        }
     }
 
     fn script(&self, number: u64, rng: &mut Rng) -> AttackScript {
@@ -242,6 +284,46 @@ impl Attack for GameAttack {
                 timeout: PACKET_TIMEOUT_PASSED,
                 ..new(DRIP_BYTE.to_vec(), reason(&[PACKET_TIMEOUT, LOGIN_TIMEOUT]))
             },
+            Self::TlsGarbage => {
+                let mut bytes = vec![0; rng.usize(1..2000)];
+                rng.fill(&mut bytes);
+                if number.is_multiple_of(2) {
+                    // The header of a record: what follows is the garbage.
+                    bytes.splice(0..0, [22, 3, 1, 0x20, 0]);
+                }
+                AttackScript {
+                    timeout: HANDSHAKE_TIMEOUT_PASSED,
+                    ..new(bytes, Expect::Close)
+                }
+            }
+            Self::TlsHandshakeFlood => AttackScript {
+                ending: Ending::Reset(Duration::from_millis(rng.u64(20..100))),
+                pause: Duration::ZERO,
+                ..new(client_hello(rng), Expect::Any)
+            },
+            Self::TlsRenegotiate => AttackScript {
+                repeat: repeat(client_hello(rng), Duration::from_millis(10)),
+                timeout: HANDSHAKE_TIMEOUT_PASSED,
+                ..new(client_hello(rng), Expect::Close)
+            },
+            Self::WsBadUpgrade => {
+                let request = BAD_UPGRADES[(number % BAD_UPGRADES.len() as u64) as usize];
+                new(request.to_vec(), Expect::Close)
+            }
+            Self::WsUnmasked => {
+                let echo = packet(C_ECHO, b"unmasked");
+                let frame = [&[0x82, echo.len() as u8][..], &echo].concat();
+                new([UPGRADE, &frame].concat(), Expect::Close)
+            }
+            Self::WsFragments => AttackScript {
+                // The first fragment of a message, and then fragments without a byte and without an end.
+                repeat: repeat(EMPTY_FRAGMENT.repeat(100), Duration::from_millis(10)),
+                ..new([UPGRADE, &[0x02, 0x80, 0, 0, 0, 0]].concat(), Expect::Close)
+            },
+            Self::WsPingFlood => AttackScript {
+                repeat: repeat(PING.repeat(200), Duration::ZERO),
+                ..new(UPGRADE.to_vec(), Expect::Close)
+            },
             Self::ProxyLies => {
                 let header = PROXY_HEADERS[(number % PROXY_HEADERS.len() as u64) as usize];
                 let bytes = [header, &packet(C_ECHO, b"who am I")].concat();
@@ -301,6 +383,44 @@ fn repeat(bytes: impl Into<Cow<'static, [u8]>>, every: Duration) -> Option<Repea
     Some(Repeat { bytes, every })
 }
 
+/// The first message of a handshake of TLS 1.3, without a name, a ticket and an application protocol.
+fn client_hello(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = |count| -> Vec<u8> { (0..count).map(|_| rng.u8(..)).collect() };
+    let (random, key) = (bytes(32), bytes(32));
+    let extension = |id: u16, body: &[u8]| {
+        let length = (body.len() as u16).to_be_bytes();
+        [&id.to_be_bytes()[..], &length, body].concat()
+    };
+    let extensions = [
+        // Supported versions: TLS 1.3.
+        extension(43, &[2, 3, 4]),
+        // Supported groups: x25519.
+        extension(10, &[0, 2, 0, 29]),
+        // Signatures: ECDSA with P-256 or P-384, Ed25519, RSA-PSS.
+        extension(13, &[0, 8, 4, 3, 5, 3, 8, 7, 8, 4]),
+        // A key of x25519: 32 bytes of any value.
+        extension(51, &[&[0, 36, 0, 29, 0, 32][..], &key].concat()),
+    ]
+    .concat();
+    let body = [
+        &[3, 3][..],
+        &random,
+        // No session id; the cipher suites of TLS 1.3; no compression.
+        &[0, 0, 6, 0x13, 1, 0x13, 2, 0x13, 3, 1, 0],
+        &(extensions.len() as u16).to_be_bytes(),
+        &extensions,
+    ]
+    .concat();
+    let message = [&[1, 0][..], &(body.len() as u16).to_be_bytes(), &body].concat();
+    let record = [
+        &[22, 3, 1][..],
+        &(message.len() as u16).to_be_bytes(),
+        &message,
+    ]
+    .concat();
+    record
+}
+
 fn nth_forbidden_id(number: u64) -> u16 {
     let count = u64::from(u16::MAX) + 1 - ALLOWED.len() as u64;
     // Below 65,534; each id that is left out moves those behind it by one.
@@ -324,6 +444,7 @@ fn packet(id: u16, payload: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use clap::ValueEnum;
+    use dummy_client::Transport;
     use dummy_client::attack::AttackRunner;
     use server_core::framer::Framer;
     use std::collections::HashSet;
@@ -342,7 +463,8 @@ mod tests {
         let expected = "zero-size short-size huge-size unknown-id server-id id-sweep bad-utf8 \
                         slowloris no-read echo-flood chat-flood rst-storm half-close \
                         connect-flood garbage chat-churn chat-burst ask-and-not-read \
-                        silent-flood drip-login proxy-lies";
+                        silent-flood drip-login proxy-lies tls-garbage tls-handshake-flood \
+                        tls-renegotiate ws-bad-upgrade ws-unmasked ws-fragments ws-ping-flood";
         assert_eq!(names.join(" "), expected);
     }
 
@@ -434,7 +556,14 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let target = listener.local_addr().unwrap();
             let protocol = Arc::new(GameProtocol);
-            let runner = AttackRunner::start(Arc::new(attack), protocol, 3, target, 1).unwrap();
+            let runner = AttackRunner::start(
+                Arc::new(attack),
+                protocol,
+                3,
+                (target, Transport::default()),
+                1,
+            )
+            .unwrap();
             for _ in 0..connections {
                 let mut received = Vec::new();
                 let (mut stream, _) = listener.accept().unwrap();

@@ -65,6 +65,7 @@ fn run_scenario(
         dummy_client::check_assertions(&mut scenario, std::slice::from_ref(one)).is_ok()
     });
     dummy_client::check_assertions(&mut scenario, &args.assertions)?;
+    let transport = args.transport()?;
     let status = StatusLine::new();
     // The run logs losses itself; the library would log the sessions that the run closes too.
     host::init_logs_through("info,server_core=warn", status.log_writer());
@@ -79,7 +80,7 @@ fn run_scenario(
         log::info!("metrics on {}", endpoint.local_addr());
     }
     let limits = preflight::require(args)?;
-    let mut config = args.run_config(args.addr.clone(), preflight::max_sessions(args, &limits));
+    let mut config = args.run_config(transport, preflight::max_sessions(args, &limits));
     configure(&mut config);
     let mut run = Run::new(scenario).config(config);
     for assertion in &args.assertions {

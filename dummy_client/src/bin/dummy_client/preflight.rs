@@ -46,7 +46,11 @@ pub fn max_sessions(args: &Args, limits: &HostLimits) -> usize {
 /// The source addresses of the connections.
 pub fn sources(args: &Args, limits: &HostLimits) -> SourceAddresses {
     let sessions = max_sessions(args, limits);
-    SourceAddresses::plan(args.addr.first().ip(), sessions, limits.ephemeral_ports)
+    SourceAddresses::plan(
+        args.addr.addrs().first().ip(),
+        sessions,
+        limits.ephemeral_ports,
+    )
 }
 
 /// The limit of open files on a system that does not tell its limit.
@@ -74,7 +78,7 @@ fn look(args: &Args) -> (HostLimits, Vec<Finding>) {
         sessions,
         other_files: other_files(args),
     }];
-    if args.addr.first().ip().is_loopback() {
+    if args.addr.addrs().first().ip().is_loopback() {
         // The limits of this machine are those of the server as well.
         let at_a_time = max_sessions.min(MAX_CONNECTING) as u64;
         needs.extend([Check::Backlog(at_a_time), Check::Handshakes(at_a_time)]);
@@ -95,7 +99,7 @@ fn look(args: &Args) -> (HostLimits, Vec<Finding>) {
 fn ports(args: &Args, limits: &HostLimits, max_sessions: usize) -> Option<Finding> {
     let find = |sources| checks::evaluate(limits, &[Check::Ports(sources)]).pop();
     let of_sessions = find(sources(args, limits))?;
-    let target = args.addr.first().ip();
+    let target = args.addr.addrs().first().ip();
     // A run to 127.0.0.0/8 takes further source addresses when its ports are used up.
     let has_siblings = target.is_ipv4() && target.is_loopback();
     let Some(churn) = args.churn_ms.filter(|_| !has_siblings) else {

@@ -108,7 +108,7 @@ impl Engine<'_> {
             started_at: humantime::format_rfc3339_seconds(self.started_wall).to_string(),
             elapsed_secs: self.ended_at.duration_since(self.started_at).as_secs_f64(),
             host: host_name(),
-            addr: self.network.addr().to_string(),
+            addr: self.config.transport.name(self.network.addr()),
             version: env!("CARGO_PKG_VERSION").into(),
             scenario: self.scenario.clone(),
             seed: self.config.seed.to_string(),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// The lowest first.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "base",
     "host",
     "protocol",
@@ -19,6 +19,7 @@ const LAYERS: [&str; 14] = [
     "runtime",
     "server",
     "admin",
+    "game",
     "testing",
 ];
 

@@ -421,6 +421,7 @@
 //! | layer | contents |
 //! |---|---|
 //! | `testing` (feature) | a client of raw bytes, a stream without a socket, a clock that a test moves |
+//! | `game` | game loop: one thread owns the world, and gets a fair share of each player's packets |
 //! | `admin` (feature) | the admin port: Prometheus text, health, sessions, live page |
 //! | `cluster` (feature) | several nodes as one world: the link to a broker |
 //! | `server` | builder, handle, ticker and its schedule |
@@ -454,6 +455,11 @@ mod connection;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod connection;
+#[cfg(not(feature = "testing"))]
+mod game;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod game;
 #[cfg(not(feature = "testing"))]
 mod groups;
 #[cfg(feature = "testing")]
@@ -530,6 +536,8 @@ pub use base::reason::{DisconnectReason, Kick};
 pub use base::transport_kind::TransportKind;
 #[doc(inline)]
 pub use buffer::{SendBuffer, pool::PoolStats};
+#[doc(inline)]
+pub use game::{Game, GameContext, GameLoop, GamePlayer};
 #[doc(inline)]
 pub use groups::id::GroupId;
 #[doc(inline)]

@@ -13,6 +13,7 @@ mod client;
 mod close_reasons;
 mod examples;
 mod framing;
+mod game_loop;
 mod groups;
 mod handle_after_end;
 mod handler_panic;

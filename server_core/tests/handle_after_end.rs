@@ -66,7 +66,7 @@ const SHORT: SShort = SShort {
 const TAIL: [u8; 1_000] = [7; 1_000];
 
 /// Each method of a handle, and what it has to do after the end.
-const METHODS: [(&str, Call); 31] = [
+const METHODS: [(&str, Call); 32] = [
     ("broadcast", |it| it.handle.broadcast(&NOTE, TAIL)),
     ("broadcast_packet", |it| it.handle.broadcast_packet(&SHORT)),
     ("broadcast_buffer", |it| {
@@ -109,6 +109,7 @@ const METHODS: [(&str, Call); 31] = [
         let answer = it.handle.try_broadcast_buffer_to(ROOM, None, &it.buffer);
         assert!(answer.is_ok());
     }),
+    ("admit", |it| it.handle.admit(it.id)),
     ("post", |it| assert!(it.handle.post(it.id, Note).is_ok())),
     ("is_congested", |it| assert!(!it.handle.is_congested())),
     ("join", |it| {

@@ -20,6 +20,7 @@ const LAYERS: [&str; 15] = [
     "server",
     "cluster",
     "admin",
+    "game",
     "testing",
 ];
 

@@ -24,6 +24,7 @@ pub const NAMES: &[(&str, &str)] = &[
     ("server_ticks_skipped_total", "counter"),
     ("server_chats_dropped_total", "counter"),
     ("server_tick_lag_seconds", "histogram"),
+    ("server_tick_duration_seconds", "histogram"),
     ("server_broadcast_seconds", "histogram"),
 ];
 

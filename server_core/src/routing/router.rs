@@ -61,6 +61,8 @@ pub enum Command<T> {
     Login(SessionId, crate::session::LoginAnswer),
     /// End a session of the worker.
     Close(SessionId, DisconnectReason),
+    /// Admit a session of the worker.
+    Admit(SessionId),
     /// Give a message to a session of the worker.
     Message(SessionId, Box<dyn Any + Send>, MessageRoom),
     /// End a session of the worker, and tell its peer this text.
@@ -393,6 +395,13 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
+    /// Admits one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
+    pub fn admit(self: &Arc<Self>, id: SessionId) {
+        if id.worker() < self.workers() {
+            self.post(id.worker(), Command::Admit(id));
+        }
+    }
+
     /// Ends one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
     pub fn close(self: &Arc<Self>, id: SessionId, reason: DisconnectReason) {
         if id.worker() < self.workers() {
@@ -563,6 +572,7 @@ impl<T> Command<T> {
             | Self::Leave(..)
             | Self::Snapshot(_)
             | Self::Close(..)
+            | Self::Admit(_)
             | Self::Message(..)
             | Self::Shutdown(_) => COMMAND_BYTES,
             #[cfg(feature = "cluster")]

@@ -3,7 +3,7 @@
 use crate::base::config::LONGEST_TIME;
 use crate::base::id::SessionId;
 use crate::base::metrics::Metrics;
-use crate::base::reason::{DisconnectReason, close_text};
+use crate::base::reason::{DisconnectReason, Kick, close_text};
 use crate::base::snapshot::{Snapshot, SnapshotGate};
 use crate::base::transport_kind::TransportKind;
 use crate::buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 /// | [`try_send_buffer`](Self::try_send_buffer), [`try_broadcast_buffer`](Self::try_broadcast_buffer), [`try_broadcast_buffer_to`](Self::try_broadcast_buffer_to) | `Ok`; the packet is dropped |
 /// | [`post`](Self::post) | `Ok`; the message is dropped |
 /// | [`is_congested`](Self::is_congested) | `false` |
-/// | [`join`](Self::join), [`leave`](Self::leave), [`close`](Self::close), [`close_with`](Self::close_with) | does nothing |
+/// | [`join`](Self::join), [`leave`](Self::leave), [`admit`](Self::admit), [`close`](Self::close), [`close_with`](Self::close_with) | does nothing |
 /// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
 /// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |
 /// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::base::snapshot::WorkerGone) |
@@ -425,6 +425,20 @@ impl ServerHandle {
     pub fn close_with(&self, id: SessionId, reason: impl Into<DisconnectReason>, text: &str) {
         let router = &self.inner.router;
         router.close_with(id, reason.into(), close_text(text));
+    }
+
+    pub(crate) fn close_for(&self, id: SessionId, kick: Kick) {
+        self.inner.router.close(id, kick.into());
+    }
+
+    pub(crate) fn workers(&self) -> usize {
+        self.inner.router.workers()
+    }
+
+    /// Admits a session, as [`Context::admit`](crate::Context::admit) does in a callback. Waits as
+    /// [`broadcast`](Self::broadcast) does.
+    pub fn admit(&self, id: SessionId) {
+        self.inner.router.admit(id);
     }
 
     /// Begins an outgoing connection, whose session belongs to one of the workers. `tag` is returned in

@@ -58,6 +58,7 @@ impl MessageBytes {
     }
 
     /// The bytes that wait.
+    #[cfg(test)]
     #[must_use]
     pub fn get(&self) -> usize {
         self.0.load(Ordering::Acquire)

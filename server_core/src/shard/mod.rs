@@ -292,6 +292,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 self.call(id, now, |session, ctx| session.on_login(ctx, answer));
             }
             Command::Close(id, reason) => self.close(id, reason),
+            Command::Admit(id) => self.admit(id),
             Command::Message(to, message, room) => self.messages.push(to, message, room),
             Command::CloseWith(id, reason, text) => self.close_with(id, reason, text),
             Command::Shutdown(flush_by) if self.deferred.is_empty() => {

@@ -553,7 +553,9 @@ pub use protocol::packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};
 pub use protocol::reader::{PacketReader, ReadPart};
 #[cfg(feature = "websocket")]
 #[doc(inline)]
-pub use protocol::upgrade::{InvalidOrigin, InvalidWebSocketTarget, Origin, WebSocketTarget};
+pub use protocol::upgrade::{
+    InvalidOrigin, InvalidWebSocketTarget, Origin, WebSocketServerConfig, WebSocketTarget,
+};
 #[doc(inline)]
 pub use protocol::writer::{OutgoingPacket, PacketWriter, WritePart};
 #[doc(inline)]

@@ -330,7 +330,7 @@ impl Args {
     /// # Errors
     /// A text is not an origin.
     #[cfg(feature = "websocket")]
-    pub fn origins(&self) -> Result<std::sync::Arc<[server_core::Origin]>, String> {
+    pub fn origins(&self) -> Result<Vec<server_core::Origin>, String> {
         let origins = self.ws_origins.iter();
         (origins.map(|text| text.parse()))
             .collect::<Result<_, server_core::InvalidOrigin>>()

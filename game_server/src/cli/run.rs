@@ -12,6 +12,8 @@ use game_server::game::world::World;
 use game_server::packets::{CHAT_FLOOD, SBye};
 #[cfg(any(feature = "tls", feature = "websocket"))]
 use server_core::ListenerKind;
+#[cfg(feature = "websocket")]
+use server_core::WebSocketServerConfig;
 use server_core::admin::Admin;
 #[cfg(feature = "cluster")]
 use server_core::cluster::Cluster;
@@ -99,16 +101,16 @@ pub fn run(args: &Args) -> Result<(), String> {
         _ => builder,
     };
     #[cfg(feature = "websocket")]
-    let origins = args.origins()?;
+    let websocket = WebSocketServerConfig::from(args.origins()?);
     #[cfg(feature = "websocket")]
     let builder = match &args.ws_addr {
-        Some(addrs) => builder.listen(ListenerKind::WebSocket(Arc::clone(&origins)), addrs.all()),
+        Some(addrs) => builder.listen(ListenerKind::WebSocket(websocket.clone()), addrs.all()),
         None => builder,
     };
     #[cfg(all(feature = "tls", feature = "websocket"))]
     let builder = match (&tls, &args.wss_addr) {
         (Some(tls), Some(addrs)) => {
-            let kind = ListenerKind::SecureWebSocket(tls.for_websocket(), origins);
+            let kind = ListenerKind::SecureWebSocket(tls.for_websocket(), websocket);
             builder.listen(kind, addrs.all())
         }
         _ => builder,

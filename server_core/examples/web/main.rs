@@ -8,8 +8,8 @@
 //! ```
 //!
 //! ```sh
-//! cargo run -p server_core --features websocket --example web -- --bots 64 --stay    # open the printed address
-//! cargo run -p server_core --features websocket --example web -- --bots 64           # bots alone, 5 s
+//! cargo run -p server_core --features websocket --example web -- --bots 64 --stay  # and open http://127.0.0.1:7780/
+//! cargo run -p server_core --features websocket --example web -- --bots 64         # bots alone, 5 s
 //! ```
 //!
 //! Keys of the page: arrows or WASD to move, Enter to chat. `page.html` is the whole client, and the server serves
@@ -30,10 +30,11 @@ use crossbeam_channel::{Receiver, Sender};
 use demo::Bots;
 use server_core::rate_limiter::RateLimiter;
 use server_core::{
-    Context, DisconnectReason, Handlers, Kick, Packet, Server, ServerHandle, Session, SessionId,
-    Ticker,
+    Context, DisconnectReason, Handlers, Kick, ListenerKind, Packet, Server, ServerHandle, Session,
+    SessionId, Ticker, WebSocketServerConfig,
 };
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -44,6 +45,11 @@ use world::{CPing, CSay, CStep, Input, MAX_LINES_PER_SEC, SBye, SPong, TICK, Wor
 struct WebArgs {
     #[command(flatten)]
     demo: demo::Args,
+
+    /// Where to listen for browsers: the page and its WebSocket [default: 127.0.0.1:7780, or for bots alone a free
+    /// port]
+    #[arg(long, value_name = "IP:PORT")]
+    web_addr: Option<SocketAddr>,
 
     /// Keep the bots in the world until Ctrl-C, in place of 5 s
     #[arg(long, requires = "bots")]
@@ -61,9 +67,12 @@ const MAX_INPUTS: usize = 4096;
 const PLAY: Duration = Duration::from_secs(5);
 
 fn main() -> io::Result<ExitCode> {
-    let WebArgs { mut demo, stay } = WebArgs::parse();
-    demo.stay = stay;
-    demo.set_up_log();
+    let mut args = WebArgs::parse();
+    args.demo.stay = args.stay;
+    args.demo.set_up_log();
+    let WebArgs { demo, web_addr, .. } = args;
+    let web_port = if demo.ends() { 0 } else { 7780 };
+    let web_addr = web_addr.unwrap_or(SocketAddr::from(([127, 0, 0, 1], web_port)));
     let (presence, world_presence) = crossbeam_channel::unbounded();
     let (inputs, world_inputs) = crossbeam_channel::bounded(MAX_INPUTS);
     let make_player = move |_peer| Player {
@@ -71,6 +80,7 @@ fn main() -> io::Result<ExitCode> {
         inputs: inputs.clone(),
         lines: RateLimiter::default(),
     };
+    let page = WebSocketServerConfig::default().with_page(include_str!("page.html"));
     let server = Server::builder()
         .max_packet_bytes(MAX_PACKET_BYTES)
         .max_packets_per_sec(Some(MAX_PACKETS_PER_SEC))
@@ -80,10 +90,14 @@ fn main() -> io::Result<ExitCode> {
             let code = reason.code()?.into();
             Some((SBye { code }, reason.to_string()))
         })
+        .listen(ListenerKind::WebSocket(page), web_addr)
         .start(demo.addr(), make_player)?;
+    if let [_, (_, web_addr)] = server.local_addrs() {
+        demo::say(format_args!("in the browser: http://{web_addr}/"));
+    }
 
     let truth = Arc::new(Truth::default());
-    let play = (!stay).then_some(PLAY);
+    let play = demo.ends().then_some(PLAY);
     let make_bot = move |verdict| Bot::new(play, Arc::clone(&truth), verdict);
     let bots = Bots::start(&demo, &server, make_bot, sum_up)?;
     run_world(server.handle(), &world_presence, &world_inputs);

@@ -478,7 +478,7 @@ impl Shared {
                         self.metrics.drop_one(Why::MailboxFull);
                     }
                 }
-                Output::Close(session, reason) => self.server.close_for(session, reason),
+                Output::Close(session, reason) => self.server.post_close(session, reason),
                 Output::Answer(session, answer) => self.server.answer_login(session, answer),
                 Output::Gap(gap) => (self.on_world_gap)(gap),
             }

@@ -6,7 +6,7 @@ use crate::base::transport_kind::TransportKind;
 #[cfg(feature = "framing")]
 use crate::protocol::framing::Framing;
 #[cfg(feature = "websocket")]
-use crate::protocol::upgrade::{Origin, WebSocketTarget};
+use crate::protocol::upgrade::{WebSocketServerConfig, WebSocketTarget};
 #[cfg(feature = "tls")]
 use crate::runtime::tls::RustlsEngine;
 #[cfg(feature = "tls")]
@@ -23,8 +23,6 @@ use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
-#[cfg(feature = "websocket")]
-use std::sync::Arc;
 use std::time::Duration;
 
 /// The connection to a peer. No other module names the socket type of a transport.
@@ -144,17 +142,14 @@ impl Stream {
         }
     }
 
-    /// The same connection with WebSocket, as the server. Without an origin in the list, pages of all origins
-    /// are accepted.
+    /// The same connection with WebSocket, as the server.
     #[cfg(feature = "websocket")]
     #[must_use]
-    pub fn over_websocket(self, origins: &Arc<[Origin]>) -> Self {
+    pub fn over_websocket(self, config: &WebSocketServerConfig) -> Self {
         match self {
-            Self::Tcp(stream) => Self::WebSocket(Box::new(Upgraded::server(stream, origins))),
+            Self::Tcp(stream) => Self::WebSocket(Box::new(Upgraded::server(stream, config))),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => {
-                Self::SecureWebSocket(Box::new(Upgraded::server(*stream, origins)))
-            }
+            Self::Tls(stream) => Self::SecureWebSocket(Box::new(Upgraded::server(*stream, config))),
             other => other,
         }
     }

@@ -550,7 +550,7 @@ impl ServerHandle {
 
     /// Ends a session for this reason, without waiting.
     #[cfg(feature = "cluster")]
-    pub(crate) fn close_for(&self, session: SessionId, reason: DisconnectReason) {
+    pub(crate) fn post_close(&self, session: SessionId, reason: DisconnectReason) {
         let close = Command::Close(session, reason);
         self.inner.router.post_for(session, close);
     }

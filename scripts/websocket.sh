@@ -26,7 +26,7 @@ python3 -m pip install --quiet --disable-pip-version-check --target "$work/pytho
 export NODE_PATH="$work/node/node_modules" PYTHONPATH="$work/python"
 node -p '"ws " + require("ws/package.json").version'
 python3 -c 'import websockets; print("websockets", websockets.__version__)'
-build --features game_server/tls,game_server/websocket
+build --all-features
 
 # ---- the clients --------------------------------------------------------------------------------
 

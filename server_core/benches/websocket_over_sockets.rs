@@ -12,7 +12,9 @@
 use mio::net::TcpStream as Socket;
 use mio::{Events, Interest, Poll, Token};
 use server_core::metrics::Metrics;
-use server_core::{Context, Kick, ListenerKind, Packet, Server, ServerHandle, Session};
+use server_core::{
+    Context, Kick, ListenerKind, Packet, Server, ServerHandle, Session, WebSocketServerConfig,
+};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -145,7 +147,10 @@ fn measure(is_websocket: bool, sessions: u64, packets_a_turn: u64) -> io::Result
     let players = Arc::clone(&run);
     let server = Server::builder()
         .workers(1)
-        .listen(ListenerKind::WebSocket([].into()), "127.0.0.1:0")
+        .listen(
+            ListenerKind::WebSocket(WebSocketServerConfig::default()),
+            "127.0.0.1:0",
+        )
         .start("127.0.0.1:0", move |_| Player {
             run: Arc::clone(&players),
             is_first: false,

@@ -68,7 +68,7 @@ pub enum Reply {
     Error,
 }
 
-/// The lifetime of the key of an account. A link renews its keys once an hour.
+/// The lifetime of the key of an account. A link renews its keys once an hour, or more often.
 pub const LOGIN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 const PREFIX: &str = "gs1";

@@ -4,7 +4,7 @@
 //! ```text
 //!              connect                  connected              probe is back, logins compared
 //!  Waiting ──────────────► Connecting ────────────► Announcing ───────────────────────────────► Up
-//!     ▲   retry, 500 ms at most │ 2 s               │ probe late by 3 s, lost                   │
+//!     ▲   retry, 500 ms at most │ 1 s               │ probe late by 3 s, lost                   │
 //!     └─────────────────────────┴───────────────────┴───────────────────────────────────────────┘
 //! ```
 
@@ -33,7 +33,7 @@ pub const BEAT: Duration = Duration::from_secs(1);
 /// A probe that is not back after this time ends the connection.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest time for a connection, with its handshake.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A login without an answer of the broker after this time is granted without the broker.
 pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests without a reply, at most, beside heartbeats and the like.
@@ -44,8 +44,12 @@ const WINDOW_BYTES: usize = 256 << 10;
 const MAX_WAITING_LOGINS: usize = 4096;
 /// Accounts in one request.
 const COMPARE_BATCH: usize = 512;
-/// All logins are compared and renewed once in this time.
-const COMPARE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// All logins are compared once in this time: the broker may lose a key, or a kick.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
+/// The lifetime of the keys is renewed in each comparison of this number.
+const RENEW_EACH: u64 = 60;
+/// After the broker has refused a login, all logins are compared again after this time.
+const COMPARE_RETRY: Duration = Duration::from_secs(5);
 /// The counts of groups are in a heartbeat when they have changed, and in each heartbeat of this number.
 const FULL_BEAT: u64 = 5;
 /// A tick that comes later than its time by this much: the process was paused.
@@ -132,7 +136,14 @@ enum Pending {
         account: Arc<str>,
         login: Login,
     },
+    /// A newer login of another node, which this node has overwritten.
+    WriteBack {
+        account: Arc<str>,
+        login: Login,
+    },
     Compare(Vec<Arc<str>>),
+    /// A kick of an older login of this account.
+    Kick(Arc<str>),
     Find {
         account: Arc<str>,
         then: Then,
@@ -199,7 +210,12 @@ pub struct Link {
     /// Accounts whose keys have to be compared, and requests for that without a reply.
     to_compare: Vec<Arc<str>>,
     comparing: usize,
+    /// Accounts whose older logins may not have been told: the connection was lost in between.
+    doubtful: HashSet<Arc<str>>,
     next_compare_at: Instant,
+    compares: u64,
+    /// Whether this comparison writes the keys anew, for their lifetime.
+    renews: bool,
 }
 
 impl Link {
@@ -237,7 +253,10 @@ impl Link {
             waiting_logins: VecDeque::new(),
             to_compare: Vec::new(),
             comparing: 0,
+            doubtful: HashSet::new(),
             next_compare_at: now + COMPARE_INTERVAL,
+            compares: 0,
+            renews: false,
             config,
         }
     }
@@ -432,6 +451,7 @@ impl Link {
         let count = *members;
         if count == 0 {
             self.members.remove(&group);
+            self.picture.forget_series(Audience::Group(group));
         }
         self.have_counts_changed = true;
         let is_connected = matches!(self.state, State::Announcing | State::Up);
@@ -465,6 +485,7 @@ impl Link {
         if let Some(old) = replaced {
             self.close_replaced(old.session);
         }
+        self.unanswered.remove(&session);
         let can_ask = self.state == State::Up
             && self.unanswered.len() < MAX_WAITING_LOGINS
             && self.pending.len() < 2 * MAX_WAITING_LOGINS;
@@ -618,14 +639,18 @@ impl Link {
         for pending in mem::take(&mut self.pending) {
             match pending {
                 Pending::Packet { .. } => self.metrics.drop_one(Why::Unconfirmed),
-                Pending::Login { login, .. } => {
+                Pending::Login { account, login, .. } => {
+                    self.doubtful.insert(account);
                     self.answer(login.session, login.stamp, LoginAnswer::Unsure);
                 }
                 Pending::Find { then, .. } => {
                     self.outgoing.release(then.bytes());
                     self.metrics.drop_one(Why::LinkDown);
                 }
-                Pending::Other | Pending::Claim { .. } | Pending::Compare(_) => {}
+                Pending::Claim { account, .. } | Pending::Kick(account) => {
+                    self.doubtful.insert(account);
+                }
+                Pending::Other | Pending::Compare(_) | Pending::WriteBack { .. } => {}
             }
         }
     }
@@ -692,7 +717,6 @@ impl Link {
                 }
                 (false, true) => {
                     self.subscribed.remove(&group);
-                    self.picture.forget_series(Audience::Group(group));
                     self.request(Request::Unsubscribe(channel), Pending::Other);
                 }
                 _ => {}
@@ -725,6 +749,7 @@ impl Link {
                 if is_error {
                     self.metrics.drop_one(Why::Refused);
                     self.answer(login.session, login.stamp, LoginAnswer::Unsure);
+                    self.compare_soon();
                     return;
                 }
                 let other = old.filter(|old| old.node != self.config.incarnation);
@@ -746,20 +771,35 @@ impl Link {
                     }
                 }
                 let stamp = newer.map_or(other.stamp.saturating_add(1), |newer| newer.stamp);
-                self.kick_older(&account, other, stamp);
+                let channel = Channel::Node(other.node);
+                self.kick_older(&account, channel, other.session, stamp);
             }
             Pending::Claim { account, login } => {
                 self.comparing -= 1;
+                if is_error {
+                    self.compare_soon();
+                } else if self.doubtful.remove(&account) {
+                    self.kick_older(&account, Channel::Nodes, login.session, login.stamp);
+                }
                 if let Some(other) = old.filter(|old| old.node != self.config.incarnation) {
                     self.compare(&account, login, other);
                 }
             }
+            Pending::WriteBack { account, login } => match old {
+                // A third node has claimed the account in between.
+                Some(other) if other > login => self.write_back(account, other),
+                Some(other) if other < login && other.node != self.config.incarnation => {
+                    let channel = Channel::Node(other.node);
+                    self.kick_older(&account, channel, other.session, login.stamp);
+                }
+                _ => {}
+            },
             Pending::Compare(_) => self.comparing -= 1,
             Pending::Find { then, .. } => {
                 self.outgoing.release(then.bytes());
                 self.metrics.drop_one(Why::Refused);
             }
-            Pending::Other => {}
+            Pending::Other | Pending::Kick(_) => {}
         }
     }
 
@@ -776,7 +816,10 @@ impl Link {
                         Some(other) if other.node != mine.node && other > mine => {
                             self.lose_login(account, mine);
                         }
-                        // Written again in any case: that renews the lifetime of the key.
+                        Some(same)
+                            if same == mine && !self.renews && !self.doubtful.contains(account) => {
+                        }
+                        // Written again: that renews the lifetime of the key.
                         _ => self.claim(Arc::clone(account), mine),
                     }
                 }
@@ -820,26 +863,26 @@ impl Link {
     /// overwritten.
     fn compare(&mut self, account: &Arc<str>, mine: Login, other: Login) {
         if other < mine {
-            self.kick_older(account, other, mine.stamp);
+            let channel = Channel::Node(other.node);
+            self.kick_older(account, channel, other.session, mine.stamp);
         } else {
-            let value = other.encode();
-            self.request(
-                Request::SetLogin(Arc::clone(account), value),
-                Pending::Other,
-            );
+            self.write_back(Arc::clone(account), other);
             self.lose_login(account, mine);
         }
     }
 
-    fn kick_older(&mut self, account: &str, older: Login, stamp: u64) {
-        let session = older.session;
+    /// Ends an older login: the session on its node, or, on the channel of all nodes, any session.
+    fn kick_older(&mut self, account: &Arc<str>, channel: Channel, session: SessionId, stamp: u64) {
         let body = Body::Kick {
             session,
             stamp,
             is_by_request: false,
             account,
         };
-        self.publish_message(Channel::Node(older.node), body);
+        let from = self.config.incarnation;
+        let message = Envelope { from, seq: 0, body }.encode();
+        let kick = Pending::Kick(Arc::clone(account));
+        self.request(Request::Publish(channel, message), kick);
     }
 
     fn lose_login(&mut self, account: &str, mine: Login) {
@@ -861,6 +904,7 @@ impl Link {
 
     fn close_by_request(&mut self, account: &str, login: Login) {
         self.logins.remove(account);
+        self.unanswered.remove(&login.session);
         self.drop_login(account.into(), login);
         let reason = DisconnectReason::KickedByOperator;
         self.outputs.push(Output::Close(login.session, reason));
@@ -872,6 +916,11 @@ impl Link {
         self.request(request, Pending::Claim { account, login });
     }
 
+    fn write_back(&mut self, account: Arc<str>, login: Login) {
+        let request = Request::SetLogin(Arc::clone(&account), login.encode());
+        self.request(request, Pending::WriteBack { account, login });
+    }
+
     fn drop_login(&mut self, account: Arc<str>, login: Login) {
         if matches!(self.state, State::Announcing | State::Up) {
             self.request(Request::DropLogin(account, login.encode()), Pending::Other);
@@ -879,8 +928,17 @@ impl Link {
     }
 
     fn compare_all(&mut self, now: Instant) {
+        self.renews = self.compares.is_multiple_of(RENEW_EACH);
+        self.compares += 1;
         self.to_compare = self.logins.accounts().map(Arc::clone).collect();
         self.next_compare_at = now + COMPARE_INTERVAL;
+        let logins = &self.logins;
+        (self.doubtful).retain(|account| logins.get(account).is_some());
+    }
+
+    fn compare_soon(&mut self) {
+        let retry_at = self.last_tick_at + COMPARE_RETRY;
+        self.next_compare_at = self.next_compare_at.min(retry_at);
     }
 
     fn compare_next(&mut self) {
@@ -960,15 +1018,17 @@ impl Link {
                     is_by_request,
                     account,
                 },
-                Channel::Node(_),
+                Channel::Node(_) | Channel::Nodes,
             ) => {
-                let login = self.logins.get(account);
-                if login.is_some_and(|login| login.session == session && login.stamp < stamp) {
-                    if is_by_request && let Some(login) = login {
+                let is_meant = |login: &Login| {
+                    let is_named = channel == Channel::Nodes || login.session == session;
+                    is_named && login.stamp < stamp
+                };
+                if let Some(login) = self.logins.get(account).filter(is_meant) {
+                    if is_by_request {
                         self.close_by_request(account, login);
                     } else {
-                        self.logins.remove(account);
-                        self.close_replaced(session);
+                        self.lose_login(account, login);
                     }
                 }
             }
@@ -994,6 +1054,15 @@ impl Link {
         };
         self.proven_until = Some(self.probes[at].1);
         self.picture_at = now;
+        if at > 0 {
+            // The broker has lost messages, kicks among them, without the loss of a connection.
+            self.compare_all(now);
+            self.tell_gap(WorldGap {
+                node: None,
+                group: None,
+                lost: None,
+            });
+        }
         self.probes.drain(..=at);
         self.expire(now);
         if let Some((_, sent_at)) = self.probes.front() {

@@ -260,7 +260,10 @@ mod tests {
 
     fn server() -> (Upgraded<FakeStream>, FakePeer) {
         let (stream, peer) = FakeStream::pair();
-        (Upgraded::server(stream, &WebSocketServerConfig::default()), peer)
+        (
+            Upgraded::server(stream, &WebSocketServerConfig::default()),
+            peer,
+        )
     }
 
     #[test]

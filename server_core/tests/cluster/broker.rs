@@ -2,6 +2,7 @@
 
 use server_core::cluster::broker::{Channel, Reply, Request, lease_key, login_key};
 use server_core::cluster::envelope::Incarnation;
+use server_core::cluster::logins::Login;
 use server_core::cluster::picture::LEASE;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -86,7 +87,8 @@ impl Broker {
 
     /// The process of this node has ended.
     pub fn forget_node(&mut self, node: usize) {
-        self.connections.retain(|connection| connection.node != node);
+        self.connections
+            .retain(|connection| connection.node != node);
         self.connects.retain(|(_, of, _)| *of != node);
         self.outbox.retain(|(of, _), _| *of != node);
     }
@@ -96,13 +98,19 @@ impl Broker {
     }
 
     pub fn close(&mut self, node: usize, number: u64) {
-        self.connections.retain(|c| (c.node, c.number) != (node, number));
-        self.connects.retain(|(_, of, n)| (*of, *n) != (node, number));
+        self.connections
+            .retain(|c| (c.node, c.number) != (node, number));
+        self.connects
+            .retain(|(_, of, n)| (*of, *n) != (node, number));
         self.outbox.remove(&(node, number));
     }
 
     pub fn request(&mut self, node: usize, number: u64, at: Instant, request: Request) {
-        if let Some(connection) = self.connections.iter_mut().find(|c| (c.node, c.number) == (node, number)) {
+        if let Some(connection) = self
+            .connections
+            .iter_mut()
+            .find(|c| (c.node, c.number) == (node, number))
+        {
             connection.requests.push_back((at, request));
         }
     }
@@ -148,25 +156,45 @@ impl Broker {
                 has_lease: false,
                 has_published: false,
             });
-            self.emit(node, number, now + delay() + faults.throttle, Incoming::Connected);
+            self.emit(
+                node,
+                number,
+                now + delay() + faults.throttle,
+                Incoming::Connected,
+            );
         }
         for at in 0..self.connections.len() {
             loop {
                 let connection = &mut self.connections[at];
-                let is_reached = !connection.is_half_open && !self.cut_off.contains(&connection.node);
-                let due = connection.requests.front().map(|(at, _)| *at + faults.throttle);
+                let is_reached =
+                    !connection.is_half_open && !self.cut_off.contains(&connection.node);
+                let due = connection
+                    .requests
+                    .front()
+                    .map(|(at, _)| *at + faults.throttle);
                 if !is_reached || due.is_none_or(|due| due > now) {
                     break;
                 }
                 let (_, request) = connection.requests.pop_front().unwrap();
                 let reply = self.carry_out(at, request, now, &mut delay);
                 let Connection { node, number, .. } = self.connections[at];
-                self.emit(node, number, now + delay() + faults.throttle, Incoming::Reply(reply));
+                self.emit(
+                    node,
+                    number,
+                    now + delay() + faults.throttle,
+                    Incoming::Reply(reply),
+                );
             }
         }
     }
 
-    fn carry_out(&mut self, at: usize, request: Request, now: Instant, delay: &mut impl FnMut() -> Duration) -> Reply {
+    fn carry_out(
+        &mut self,
+        at: usize,
+        request: Request,
+        now: Instant,
+        delay: &mut impl FnMut() -> Duration,
+    ) -> Reply {
         let (node, number) = (self.connections[at].node, self.connections[at].number);
         let value = |value: Option<Vec<u8>>| value.map_or(Reply::Done, Reply::Value);
         match request {
@@ -191,14 +219,20 @@ impl Broker {
                     self.messages += 1;
                     self.message_bytes += message.len() as u64;
                     let incoming = Incoming::Message(channel.to_string(), message.clone());
-                    self.emit(to, to_number, now + delay() + self.faults.throttle, incoming);
+                    self.emit(
+                        to,
+                        to_number,
+                        now + delay() + self.faults.throttle,
+                        incoming,
+                    );
                 }
                 Reply::Done
             }
             Request::RenewLease(node) => {
                 // A lease that the broker refuses is announced as well as it can be.
                 self.connections[at].has_lease = true;
-                self.set(lease_key(node), vec![1], now + LEASE).map_or(Reply::Error, |_| Reply::Done)
+                self.set(lease_key(node), vec![1], now + LEASE)
+                    .map_or(Reply::Error, |_| Reply::Done)
             }
             Request::DropLease(node) => {
                 self.keys.remove(&lease_key(node));
@@ -206,15 +240,24 @@ impl Broker {
             }
             Request::SetLogin(account, login) => {
                 let until = now + Duration::from_secs(24 * 60 * 60);
-                self.set(login_key(&account), login, until).map_or(Reply::Error, value)
+                self.set(login_key(&account), login, until)
+                    .map_or(Reply::Error, value)
             }
             Request::GetLogins(accounts) => {
-                let value = |account| self.keys.get(&login_key(account)).map(|(value, _)| value.clone());
+                let value = |account| {
+                    self.keys
+                        .get(&login_key(account))
+                        .map(|(value, _)| value.clone())
+                };
                 Reply::Values(accounts.iter().map(|account| value(account)).collect())
             }
             Request::DropLogin(account, login) => {
                 let key = login_key(&account);
-                if self.keys.get(&key).is_some_and(|(value, _)| *value == login) {
+                if self
+                    .keys
+                    .get(&key)
+                    .is_some_and(|(value, _)| *value == login)
+                {
                     self.keys.remove(&key);
                 }
                 Reply::Done
@@ -229,7 +272,11 @@ impl Broker {
         if self.faults.is_out_of_memory {
             return None;
         }
-        Some(self.keys.insert(key, (value, until)).map(|(value, _)| value))
+        Some(
+            self.keys
+                .insert(key, (value, until))
+                .map(|(value, _)| value),
+        )
     }
 
     /// Everything is announced before the first packet of a connection.
@@ -240,9 +287,15 @@ impl Broker {
         }
         connection.has_published = true;
         let has = |channel| connection.channels.contains(&channel);
-        let has_own = connection.channels.iter().any(|c| matches!(c, Channel::Node(_)));
+        let has_own = connection
+            .channels
+            .iter()
+            .any(|c| matches!(c, Channel::Node(_)));
         if !(has(Channel::Nodes) && has(Channel::Everybody) && has_own && connection.has_lease) {
-            let text = format!("node {} publishes before it has announced itself", connection.node);
+            let text = format!(
+                "node {} publishes before it has announced itself",
+                connection.node
+            );
             self.offences.push(text);
         }
     }
@@ -250,7 +303,16 @@ impl Broker {
     /// The groups that the current connection of a node listens to.
     pub fn groups_of(&self, node: usize) -> usize {
         let connection = self.connections.iter().rfind(|c| c.node == node);
-        connection.map_or(0, |c| c.channels.iter().filter(|c| matches!(c, Channel::Group(_))).count())
+        connection.map_or(0, |c| {
+            c.channels
+                .iter()
+                .filter(|c| matches!(c, Channel::Group(_)))
+                .count()
+        })
+    }
+
+    pub fn login_of(&self, account: &str) -> Option<Login> {
+        Login::decode(&self.keys.get(&login_key(account))?.0)
     }
 
     pub fn has_lease(&self, node: Incarnation) -> bool {

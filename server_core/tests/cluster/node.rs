@@ -74,7 +74,11 @@ impl Node {
 
     /// The nodes in the picture of this one.
     pub fn present(&self) -> BTreeSet<Incarnation> {
-        self.link.picture().present().map(|(incarnation, _)| incarnation).collect()
+        self.link
+            .picture()
+            .present()
+            .map(|(incarnation, _)| incarnation)
+            .collect()
     }
 
     pub fn step(&mut self, broker: &mut Broker, now: Instant, mut delay: impl FnMut() -> Duration) {
@@ -106,23 +110,38 @@ impl Node {
         self.take_outputs();
         self.give_commands(broker, now, &mut delay);
         let is_up = self.link.is_up();
-        self.up_since = self.up_since.filter(|_| was_up && is_up).or(is_up.then_some(now));
+        self.up_since = self
+            .up_since
+            .filter(|_| was_up && is_up)
+            .or(is_up.then_some(now));
         if !was_up && !is_up && !before.is_subset(&self.present()) {
             let text = format!("node {} is cut off and declares others dead", self.index);
             self.offences.push(text);
         }
         if self.link.queued_bytes() > (4 << 20) + (256 << 10) + (64 << 10) {
-            let text = format!("node {} holds {} bytes", self.index, self.link.queued_bytes());
+            let text = format!(
+                "node {} holds {} bytes",
+                self.index,
+                self.link.queued_bytes()
+            );
             self.offences.push(text);
         }
         let late = Duration::from_millis(1100);
         if let Some(session) = self.unanswered.iter().find(|(_, at)| **at + late < now) {
-            let text = format!("node {}: login of {session:?} has no answer at {now:?}", self.index);
+            let text = format!(
+                "node {}: login of {session:?} has no answer at {now:?}",
+                self.index
+            );
             self.offences.push(text);
         }
     }
 
-    pub fn give_commands(&mut self, broker: &mut Broker, now: Instant, mut delay: impl FnMut() -> Duration) {
+    pub fn give_commands(
+        &mut self,
+        broker: &mut Broker,
+        now: Instant,
+        mut delay: impl FnMut() -> Duration,
+    ) {
         for command in self.link.take_commands() {
             match command {
                 Command::Connect(number) => {
@@ -149,7 +168,8 @@ impl Node {
                 }
                 Output::Answer(session, answer) => {
                     if self.unanswered.remove(&session).is_none() {
-                        self.offences.push(format!("node {}: a second answer to {session}", self.index));
+                        self.offences
+                            .push(format!("node {}: a second answer to {session}", self.index));
                     }
                     self.answers.push(answer);
                 }
@@ -217,7 +237,8 @@ impl Node {
         if *members == 0 {
             self.groups.remove(&group);
             // The next packet that arrives begins a series.
-            self.seen.retain(|(_, audience), _| *audience != Audience::Group(group));
+            self.seen
+                .retain(|(_, audience), _| *audience != Audience::Group(group));
         }
         self.link.change_members(group, is_join, now);
         self.take_outputs();

@@ -42,7 +42,7 @@ listen=() listener='listening on' connect=()
 case $transport in
     tcp) build ;;
     tls)
-        build --features game_server/tls,dummy_client/tls
+        build --all-features
         # A certificate of its own, which is not marked as that of an authority.
         printf '[req]\ndistinguished_name=dn\n[dn]\n' >"$work/req.cnf"
         openssl req -x509 -config "$work/req.cnf" -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
@@ -52,7 +52,7 @@ case $transport in
         listener='tls on' connect=(--tls --ca "$work/cert.pem")
         ;;
     ws)
-        build --features game_server/websocket,dummy_client/websocket
+        build --all-features
         listen=(--ws-addr 127.0.0.1:0)
         listener='websocket on' connect=(--ws)
         ;;

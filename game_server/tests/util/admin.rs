@@ -10,6 +10,7 @@ use std::time::Duration;
 /// Every metric of the contract, and its type.
 pub const NAMES: &[(&str, &str)] = &[
     ("server_sessions", "gauge"),
+    ("server_handshakes_total", "counter"),
     ("server_accepted_total", "counter"),
     ("server_rejected_total", "counter"),
     ("server_disconnects_total", "counter"),

@@ -240,6 +240,11 @@ impl Transport for Stream {
     }
 
     #[inline]
+    fn kept_bytes(&self) -> usize {
+        transport!(self, transport => transport.kept_bytes())
+    }
+
+    #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         transport!(self, transport => transport.write(bytes))
     }

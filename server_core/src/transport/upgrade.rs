@@ -157,6 +157,10 @@ impl<T: Transport> Transport for Upgrade<T> {
         outcome
     }
 
+    fn kept_bytes(&self) -> usize {
+        self.input.len() + self.inner.kept_bytes()
+    }
+
     fn overhead_bytes(&self) -> usize {
         self.overhead_bytes
     }

@@ -14,8 +14,8 @@
 //! cargo run -p server_core --example timers                # serve; the packets are in the table below
 //! ```
 //!
-//! A session has one timer, [`Context::set_timer`], and no thread waits for it. Several deadlines are
-//! several fields; the timer is set to the earliest of them, and whatever is due then is done.
+//! A session has a timer for each key, [`Context::set_keyed_timer`], and no thread waits for it. To set the timer
+//! of a key again moves it.
 
 mod bots {
     pub mod timers;
@@ -51,34 +51,29 @@ const IDLE: Duration = Duration::from_millis(2000);
 
 fn main() -> io::Result<ExitCode> {
     let args = Args::from_command_line();
-    let server = Server::builder().start(args.addr(), |_peer| Mage::new(Instant::now()))?;
+    let server = Server::builder().start(args.addr(), |_peer| Mage::default())?;
     let bots = Bots::start(&args, &server, MageBot::new, sum_up)?;
     server.join()?;
     Ok(bots.verdict())
 }
 
-/// One player, and what is due for it when.
+/// The keys of a session's timers.
+const BEAT_KEY: u8 = 0;
+const READY_KEY: u8 = 1;
+const IDLE_KEY: u8 = 2;
+
+/// One player.
+#[derive(Default)]
 struct Mage {
     beats: u32,
-    beat_at: Instant,
     /// While the spell cools down.
     ready_at: Option<Instant>,
-    idle_at: Instant,
 }
 
 static HANDLERS: LazyLock<Handlers<Mage>> =
     LazyLock::new(|| Handlers::new().on::<CCast>(Mage::on_cast));
 
 impl Mage {
-    fn new(now: Instant) -> Self {
-        Self {
-            beats: 0,
-            beat_at: now + BEAT,
-            ready_at: None,
-            idle_at: now + IDLE,
-        }
-    }
-
     fn on_cast(&mut self, ctx: &mut Context<'_>, _: &CCast) -> Result<(), Kick> {
         match self.ready_at {
             // A cooldown needs no timer for this: it is a comparison.
@@ -89,49 +84,45 @@ impl Mage {
                 });
             }
             _ => {
-                self.ready_at = Some(ctx.now() + COOLDOWN);
+                let ready_at = ctx.now() + COOLDOWN;
+                self.ready_at = Some(ready_at);
+                ctx.set_keyed_timer(READY_KEY, ready_at);
                 ctx.send_packet(&SCast);
             }
         }
         Ok(())
     }
-
-    fn set_timer(&self, ctx: &mut Context<'_>) {
-        let always = self.beat_at.min(self.idle_at);
-        ctx.set_timer(self.ready_at.map_or(always, |at| at.min(always)));
-    }
 }
 
 impl Session for Mage {
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
-        self.set_timer(ctx);
+        ctx.set_keyed_timer(BEAT_KEY, ctx.now() + BEAT);
+        ctx.set_keyed_timer(IDLE_KEY, ctx.now() + IDLE);
     }
 
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
-        self.idle_at = ctx.now() + IDLE;
-        HANDLERS.dispatch(self, ctx, packet)?;
-        self.set_timer(ctx);
-        Ok(())
+        ctx.set_keyed_timer(IDLE_KEY, ctx.now() + IDLE);
+        HANDLERS.dispatch(self, ctx, packet)
     }
 
-    fn on_timer(&mut self, ctx: &mut Context<'_>) {
-        let now = ctx.now(); // One time for the whole turn: nothing falls between two readings.
-        if self.beat_at <= now {
-            self.beats += 1;
-            self.beat_at = now + BEAT;
-            ctx.send_packet(&SBeat {
-                number: self.beats.into(),
-            });
+    fn on_keyed_timer(&mut self, ctx: &mut Context<'_>, key: u8) {
+        match key {
+            BEAT_KEY => {
+                self.beats += 1;
+                ctx.set_keyed_timer(BEAT_KEY, ctx.now() + BEAT);
+                ctx.send_packet(&SBeat {
+                    number: self.beats.into(),
+                });
+            }
+            READY_KEY => {
+                self.ready_at = None;
+                ctx.send_packet(&SReady);
+            }
+            _ => {
+                // `ServerBuilder::idle_timeout` would end it as well, without a word.
+                ctx.send(&SGoodbye, "you have been silent for too long");
+                ctx.close(); // After what is queued has left.
+            }
         }
-        if self.ready_at.take_if(|at| *at <= now).is_some() {
-            ctx.send_packet(&SReady);
-        }
-        if self.idle_at <= now {
-            // `ServerBuilder::idle_timeout` would end it as well, without a word.
-            ctx.send(&SGoodbye, "you have been silent for too long");
-            ctx.close(); // After what is queued has left.
-            return;
-        }
-        self.set_timer(ctx);
     }
 }

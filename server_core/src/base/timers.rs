@@ -19,6 +19,43 @@ pub struct TimeoutQueue {
 #[derive(Debug, Default)]
 pub struct TimerSlot(Option<Instant>);
 
+/// The timers of one session by key: one for each key at most, so 256.
+#[derive(Debug, Default)]
+pub struct KeyedTimers {
+    /// The earliest is the last; of one instant, the timer that was set first.
+    latest_first: Vec<(Instant, u8)>,
+}
+
+impl KeyedTimers {
+    /// Sets the timer of a key, in place of an earlier one, or clears it.
+    pub fn set(&mut self, key: u8, at: Option<Instant>) {
+        self.latest_first.retain(|(_, other)| *other != key);
+        if let Some(at) = at {
+            let place = self.latest_first.partition_point(|(other, _)| *other > at);
+            self.latest_first.insert(place, (at, key));
+        }
+    }
+
+    /// The earliest instant.
+    #[must_use]
+    pub fn next_at(&self) -> Option<Instant> {
+        self.latest_first.last().map(|(at, _)| *at)
+    }
+
+    /// The number of timers that are due at `now`.
+    #[must_use]
+    pub fn due(&self, now: Instant) -> usize {
+        let due = self.latest_first.iter().rev();
+        due.take_while(|(at, _)| *at <= now).count()
+    }
+
+    /// Takes the earliest timer, if it is due at `now`.
+    pub fn take_due(&mut self, now: Instant) -> Option<u8> {
+        let due = self.latest_first.pop_if(|(at, _)| *at <= now);
+        due.map(|(_, key)| key)
+    }
+}
+
 impl TimeoutQueue {
     /// Makes `id` come due no later than `at`.
     pub fn arm(&mut self, id: SessionId, timer: &mut TimerSlot, at: Instant) {
@@ -70,7 +107,48 @@ impl TimerSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
     use std::time::Duration;
+
+    proptest! {
+        /// Beside a map of keys.
+        #[test]
+        fn each_key_has_one_timer_and_the_earliest_comes_first(
+            steps in prop::collection::vec((0_u8..6, prop::option::of(0_u64..20), 0_u64..3), 0..200),
+        ) {
+            let start = Instant::now();
+            let (mut timers, mut model) = (KeyedTimers::default(), BTreeMap::new());
+            let mut now = start;
+            for (key, after, passes) in steps {
+                let at = after.map(|after| now + Duration::from_millis(after));
+                timers.set(key, at);
+                model.remove(&key);
+                model.extend(at.map(|at| (key, at)));
+                now += Duration::from_millis(passes);
+                let due = model.values().filter(|at| **at <= now).count();
+                prop_assert_eq!(timers.due(now), due);
+                prop_assert_eq!(timers.next_at(), model.values().min().copied());
+                if let Some(key) = timers.take_due(now) {
+                    let at = model.remove(&key).unwrap();
+                    prop_assert!(at <= now && model.values().all(|other| *other >= at));
+                } else {
+                    prop_assert_eq!(due, 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_one_instant_the_timer_that_was_set_first_comes_first() {
+        let now = Instant::now();
+        let mut timers = KeyedTimers::default();
+        for key in [7, 3, 9, 3] {
+            timers.set(key, Some(now));
+        }
+        let order: Vec<u8> = std::iter::from_fn(|| timers.take_due(now)).collect();
+        assert_eq!(order, [7, 9, 3]);
+    }
 
     #[test]
     fn earlier_moves_and_later_stays() {

@@ -22,10 +22,14 @@ pub enum Expired {
 }
 
 impl<T: Transport, S> Connection<T, S> {
-    /// When `on_timer` is due. Never for a held session: the effects that it asks for would have to wait.
+    /// When `on_timer` or `on_keyed_timer` is due. Never for a held session: the effects that it asks for would
+    /// have to wait.
     #[must_use]
     pub fn timer_at(&self) -> Option<Instant> {
-        self.timer_at.filter(|_| !self.is_held())
+        let extras = self.extras.as_ref();
+        let keyed_at = extras.and_then(|extras| extras.keyed_timers.next_at());
+        let next_at = [self.timer_at, keyed_at].into_iter().flatten().min();
+        next_at.filter(|_| !self.is_held())
     }
 
     /// Takes the session's timer, if its instant has come.
@@ -36,6 +40,29 @@ impl<T: Transport, S> Connection<T, S> {
     /// Sets the instant of `on_timer`, or clears it.
     pub fn set_timer(&mut self, at: Option<Instant>) {
         self.timer_at = at;
+    }
+
+    /// Sets the timer of a key, or clears it.
+    pub fn set_keyed_timer(&mut self, key: u8, at: Option<Instant>) {
+        if at.is_some() || self.extras.is_some() {
+            let extras = self.extras.get_or_insert_default();
+            extras.keyed_timers.set(key, at);
+        }
+    }
+
+    /// The number of timers with a key whose instant has come.
+    #[must_use]
+    pub fn due_keyed_timers(&self, now: Instant) -> usize {
+        let extras = self.extras.as_ref();
+        extras.map_or(0, |extras| extras.keyed_timers.due(now))
+    }
+
+    /// Takes the earliest of them. A held session keeps its timers.
+    pub fn take_keyed_timer(&mut self, now: Instant) -> Option<u8> {
+        if self.is_held() {
+            return None;
+        }
+        self.extras.as_mut()?.keyed_timers.take_due(now)
     }
 
     /// The next deadline.

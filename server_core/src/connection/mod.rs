@@ -29,7 +29,7 @@ use crate::base::id::SessionId;
 use crate::base::rate_limiter::RateLimiter;
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::base::snapshot::SessionInfo;
-use crate::base::timers::TimerSlot;
+use crate::base::timers::{KeyedTimers, TimerSlot};
 use crate::base::transport_kind::TransportKind;
 use crate::buffer::SendBuffer;
 use crate::buffer::queue::{PacketBatch, SendQueue};
@@ -95,6 +95,8 @@ struct Extras {
     drained_below: Option<usize>,
     /// On the worker's list of sessions whose queue has drained.
     is_listed_drained: bool,
+    /// The session's timers by key.
+    keyed_timers: KeyedTimers,
     /// The text of the game for the end that is decided.
     close_text: Option<Box<str>>,
 }

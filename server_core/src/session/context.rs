@@ -307,6 +307,52 @@ impl<'a> Context<'a> {
         self.effects.push(Effect::Timer(self.peer.id, None));
     }
 
+    /// Requests one call of [`Session::on_keyed_timer`](crate::Session::on_keyed_timer) with this key at
+    /// `at`. Replaces an earlier request of the key: a session has up to 256 such timers, besides that of
+    /// [`set_timer`](Self::set_timer). Timers of one turn come in the order of their instants.
+    ///
+    /// ```
+    /// use server_core::{Context, Kick, Packet, Session};
+    /// use std::time::Duration;
+    ///
+    /// const SHIELD: u8 = 1;
+    /// const POISON: u8 = 2;
+    ///
+    /// struct Mage {
+    ///     has_shield: bool,
+    ///     health: u32,
+    /// }
+    ///
+    /// impl Session for Mage {
+    ///     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+    ///         self.has_shield = true;
+    ///         ctx.set_keyed_timer(SHIELD, ctx.now() + Duration::from_secs(5));
+    ///         ctx.clear_keyed_timer(POISON);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn on_keyed_timer(&mut self, ctx: &mut Context<'_>, key: u8) {
+    ///         match key {
+    ///             SHIELD => self.has_shield = false,
+    ///             _ => {
+    ///                 self.health = self.health.saturating_sub(1);
+    ///                 ctx.set_keyed_timer(POISON, ctx.now() + Duration::from_secs(1));
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn set_keyed_timer(&mut self, key: u8, at: Instant) {
+        let effect = Effect::KeyedTimer(self.peer.id, key, Some(at));
+        self.effects.push(effect);
+    }
+
+    /// Cancels the request of [`set_keyed_timer`](Self::set_keyed_timer) with this key.
+    pub fn clear_keyed_timer(&mut self, key: u8) {
+        let effect = Effect::KeyedTimer(self.peer.id, key, None);
+        self.effects.push(effect);
+    }
+
     /// The bytes that this session's socket has not taken yet: the bytes in the session's queue, and the
     /// bytes of packets that this callback, and the callbacks for packets read together with this one, have
     /// sent to this session by its id.

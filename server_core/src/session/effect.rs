@@ -22,6 +22,8 @@ pub enum Effect {
     CloseWith(SessionId, DisconnectReason, Box<str>),
     /// Set the timer of this session, or clear it.
     Timer(SessionId, Option<Instant>),
+    /// Set the timer of this session with this key, or clear it.
+    KeyedTimer(SessionId, u8, Option<Instant>),
     /// Call `on_drained` of this session when its queue holds this number of bytes or fewer.
     NotifyDrained(SessionId, usize),
     /// Admit this session.
@@ -43,6 +45,7 @@ impl Effect {
             Self::Close(..)
             | Self::CloseWith(..)
             | Self::Timer(..)
+            | Self::KeyedTimer(..)
             | Self::NotifyDrained(..)
             | Self::Admit(_) => 0,
         }
@@ -55,6 +58,7 @@ impl Effect {
             | Self::Close(id, _)
             | Self::CloseWith(id, ..)
             | Self::Timer(id, _)
+            | Self::KeyedTimer(id, ..)
             | Self::NotifyDrained(id, _)
             | Self::Admit(id) => *id == source,
             Self::Broadcast(_) | Self::BroadcastTo(..) => false,

@@ -84,8 +84,17 @@ use std::marker::PhantomData;
 /// ```
 pub struct Handlers<S, D = FromClient> {
     /// In the order of ids, without duplicates.
-    by_id: Vec<(u16, Box<Handler<S>>)>,
+    by_id: Vec<Row<S>>,
+    /// The answer to a packet that needs a login. `None`: no packet of this table needs one.
+    not_logged_in: Option<Kick>,
     direction: PhantomData<fn(D)>,
+}
+
+struct Row<S> {
+    id: u16,
+    /// An unadmitted session may send it.
+    is_for_login: bool,
+    handler: Box<Handler<S>>,
 }
 
 /// Decodes a packet and handles its body.
@@ -98,6 +107,7 @@ impl<S, D> Handlers<S, D> {
     pub const fn new() -> Self {
         Self {
             by_id: Vec::new(),
+            not_logged_in: None,
             direction: PhantomData,
         }
     }
@@ -111,7 +121,97 @@ impl<S, D> Handlers<S, D> {
     #[must_use]
     #[track_caller]
     pub fn on<P>(
+        self,
+        handler: impl Fn(&mut S, &mut Context<'_>, P::Body<'_>) -> Result<(), Kick>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self
+    where
+        P: IncomingPacket + Direction<D>,
+    {
+        self.add::<P>(false, handler)
+    }
+
+    /// Adds the handler of a packet that is a part of the login: a session may send it before
+    /// [`Context::admit`]. Every other packet of the table then needs the login, and ends an unadmitted
+    /// session: see [`not_logged_in`](Self::not_logged_in).
+    ///
+    /// The session has to declare its login, by
+    /// [`Session::requires_login`](crate::Session::requires_login). Otherwise it is admitted from the start.
+    ///
+    /// ```
+    /// use server_core::{Context, Handlers, Kick, Packet, Session};
+    /// use std::sync::LazyLock;
+    ///
+    /// server_core::packets! {
+    ///     client 1 => CLogin + text(1..=32);
+    ///     client 2 => CStep { dx: i16 };
+    /// }
+    ///
+    /// const NOT_LOGGED_IN: Kick = Kick::custom(1001, "not_logged_in");
+    ///
+    /// #[derive(Default)]
+    /// struct Player {
+    ///     name: String,
+    ///     x: i64,
+    /// }
+    ///
+    /// static HANDLERS: LazyLock<Handlers<Player>> = LazyLock::new(|| {
+    ///     Handlers::<Player>::new()
+    ///         .on_login::<CLogin>(|player, ctx, name| {
+    ///             player.name = name.to_owned();
+    ///             ctx.admit();
+    ///             Ok(())
+    ///         })
+    ///         .on::<CStep>(|player, _, step| {
+    ///             player.x += i64::from(step.dx.get()); // logged in, whatever the peer sends
+    ///             Ok(())
+    ///         })
+    ///         .not_logged_in(NOT_LOGGED_IN)
+    /// });
+    ///
+    /// impl Session for Player {
+    ///     fn requires_login(&self) -> bool {
+    ///         true
+    ///     }
+    ///
+    ///     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+    ///         HANDLERS.dispatch(self, ctx, packet)
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// As [`on`](Self::on).
+    #[must_use]
+    #[track_caller]
+    pub fn on_login<P>(
         mut self,
+        handler: impl Fn(&mut S, &mut Context<'_>, P::Body<'_>) -> Result<(), Kick>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self
+    where
+        P: IncomingPacket + Direction<D>,
+    {
+        self.not_logged_in.get_or_insert(Kick::UnknownId);
+        self.add::<P>(true, handler)
+    }
+
+    /// Sets the kick for a packet that needs the login and comes before it. Default: [`Kick::UnknownId`].
+    /// Without an [`on_login`](Self::on_login), every packet needs the login.
+    #[must_use]
+    pub fn not_logged_in(mut self, kick: Kick) -> Self {
+        self.not_logged_in = Some(kick);
+        self
+    }
+
+    #[track_caller]
+    fn add<P>(
+        mut self,
+        is_for_login: bool,
         handler: impl Fn(&mut S, &mut Context<'_>, P::Body<'_>) -> Result<(), Kick>
         + Send
         + Sync
@@ -125,7 +225,12 @@ impl<S, D> Handlers<S, D> {
         };
         let handler: Box<Handler<S>> =
             Box::new(move |session, ctx, packet| handler(session, ctx, P::decode(packet)?));
-        self.by_id.insert(place, (P::ID, handler));
+        let row = Row {
+            id: P::ID,
+            is_for_login,
+            handler,
+        };
+        self.by_id.insert(place, row);
         self
     }
 
@@ -133,27 +238,31 @@ impl<S, D> Handlers<S, D> {
     ///
     /// # Errors
     /// [`Kick::UnknownId`] for a packet without a handler, [`Kick::BadPayload`] for a payload that its id
-    /// does not allow, and the error of the handler.
+    /// does not allow, the kick of [`not_logged_in`](Self::not_logged_in), and the error of the handler.
     pub fn dispatch(
         &self,
         session: &mut S,
         ctx: &mut Context<'_>,
         packet: Packet<'_>,
     ) -> Result<(), Kick> {
-        match self.place_of(packet.id()) {
-            Ok(place) => self.by_id[place].1(session, ctx, packet),
-            Err(_) => Err(Kick::UnknownId),
+        let Ok(place) = self.place_of(packet.id()) else {
+            return Err(Kick::UnknownId);
+        };
+        let row = &self.by_id[place];
+        match self.not_logged_in {
+            Some(kick) if !row.is_for_login && !ctx.is_admitted() => Err(kick),
+            _ => (row.handler)(session, ctx, packet),
         }
     }
 
     /// The ids with a handler, in rising order.
     pub fn ids(&self) -> impl Iterator<Item = u16> + '_ {
-        self.by_id.iter().map(|(id, _)| *id)
+        self.by_id.iter().map(|row| row.id)
     }
 
     /// The index of a handler, or the index at which to insert it.
     fn place_of(&self, id: u16) -> Result<usize, usize> {
-        self.by_id.binary_search_by_key(&id, |(id, _)| *id)
+        self.by_id.binary_search_by_key(&id, |row| row.id)
     }
 }
 
@@ -241,6 +350,49 @@ mod tests {
             }
         });
         assert_eq!(format!("{handlers:?}"), "Handlers {0, 7, 300, 65535}");
+    }
+
+    #[test]
+    fn before_its_login_a_session_may_send_packets_of_the_login_alone() {
+        const NOT_LOGGED_IN: Kick = Kick::custom(1_001, "not_logged_in");
+        let login = |seen: &mut Seen, ctx: &mut Context<'_>, body: &[u8]| {
+            if body == b"bob" {
+                ctx.admit();
+            }
+            handle(seen, 9, body)
+        };
+        let with_login = || table().on_login::<Id<9>>(login);
+        let dispatch = |handlers: &Handlers<Seen>, ctx: &mut Context<'_>, id, body: &[u8]| {
+            handlers.dispatch(&mut Seen::new(), ctx, Packet::new(id, body))
+        };
+        for (handlers, kick) in [
+            (with_login(), Kick::UnknownId),
+            (with_login().not_logged_in(NOT_LOGGED_IN), NOT_LOGGED_IN),
+            (
+                table()
+                    .not_logged_in(NOT_LOGGED_IN)
+                    .on_login::<Id<9>>(login),
+                NOT_LOGGED_IN,
+            ),
+        ] {
+            with_context(|ctx| {
+                ctx.is_admitted = false;
+                assert_eq!(dispatch(&handlers, ctx, 7, b"x"), Err(kick));
+                assert_eq!(dispatch(&handlers, ctx, 8, b"x"), Err(Kick::UnknownId));
+                assert_eq!(dispatch(&handlers, ctx, 9, b"eve"), Ok(()));
+                assert_eq!(dispatch(&handlers, ctx, 7, b"x"), Err(kick));
+                assert_eq!(dispatch(&handlers, ctx, 9, b"bob"), Ok(()));
+                assert_eq!(dispatch(&handlers, ctx, 7, b"x"), Ok(()));
+            });
+        }
+        with_context(|ctx| {
+            ctx.is_admitted = false;
+            assert_eq!(
+                dispatch(&table(), ctx, 7, b"x"),
+                Ok(()),
+                "no packet is for a login"
+            );
+        });
     }
 
     #[test]

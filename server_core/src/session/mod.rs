@@ -76,6 +76,11 @@ pub trait Session: 'static {
         let _ = ctx;
     }
 
+    /// The instant of [`Context::set_keyed_timer`] with this key has come.
+    fn on_keyed_timer(&mut self, ctx: &mut Context<'_>, key: u8) {
+        let _ = (ctx, key);
+    }
+
     /// A value that another thread has [posted](crate::ServerHandle::post) to this session, between
     /// [`on_connected`](Self::on_connected) and the end. `downcast` returns the value by its type.
     fn on_message(&mut self, ctx: &mut Context<'_>, message: Box<dyn Any + Send>) {

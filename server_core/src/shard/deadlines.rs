@@ -75,6 +75,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if is_timer_due == Some(true) {
             self.call(id, now, |session, ctx| session.on_timer(ctx));
         }
+        self.call_keyed_timers(id, now);
         let limits = self.read_limits;
         let resumes = (self.table).visit(id, |connection| connection.resume(limits, now));
         if resumes == Some(true) {
@@ -132,11 +133,154 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         0
     }
 
+    /// Calls `on_keyed_timer` for the timers that are due. A timer that a callback sets to "now" comes in the
+    /// next turn.
+    fn call_keyed_timers(&mut self, id: SessionId, now: Instant) {
+        let due = (self.table).visit(id, |connection| connection.due_keyed_timers(now));
+        for _ in 0..due.unwrap_or(0) {
+            if !outbox::is_empty() {
+                break;
+            }
+            let key = (self.table).visit(id, |connection| {
+                let may_call = !connection.is_leaving;
+                may_call.then(|| connection.take_keyed_timer(now)).flatten()
+            });
+            let Some(key) = key.flatten() else {
+                break;
+            };
+            self.call(id, now, |session, ctx| session.on_keyed_timer(ctx, key));
+        }
+        if due > Some(0) {
+            // A callback may have armed the session for a timer that came behind it. The caller arms it anew.
+            let timeouts = &mut self.timeouts;
+            self.table
+                .visit(id, |connection| timeouts.disarm(id, &mut connection.timer));
+        }
+    }
+
     /// The deadline of one session that has expired, its own timer excepted.
     fn expired(&mut self, id: SessionId, now: Instant) -> Expired {
         let config = &self.shared.config;
         self.table
             .visit(id, |connection| connection.expired(config, now))
             .unwrap_or(Expired::None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::config::Config;
+    use crate::base::reason::Kick;
+    use crate::connection::admission::Admission;
+    use crate::protocol::packet::Packet;
+    use crate::routing::router::{Command, NewConnection};
+    use crate::session::Context;
+    use crate::shard::Shared;
+    use crate::testing::{FakeClock, FakePeer, FakeStream};
+    use std::sync::{Arc, Mutex};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Notes each key with its time. Key 1 sets itself again, at once; key 2 clears key 3; key 5 closes.
+    struct Alarms {
+        began: Instant,
+        calls: Arc<Mutex<Vec<(u8, Duration)>>>,
+    }
+
+    impl Session for Alarms {
+        fn on_connected(&mut self, ctx: &mut Context<'_>) {
+            let now = ctx.now();
+            for (key, after) in [(4, 40), (3, 30), (2, 30), (1, 10), (3, 31)] {
+                ctx.set_keyed_timer(key, now + MS * after);
+            }
+            ctx.set_keyed_timer(9, now + MS * 15);
+            ctx.clear_keyed_timer(9);
+            ctx.set_timer(now + MS * 35);
+            for key in 5..=7 {
+                ctx.set_keyed_timer(key, now + MS * 50);
+            }
+        }
+
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+
+        fn on_timer(&mut self, ctx: &mut Context<'_>) {
+            let call = (0, ctx.now() - self.began);
+            self.calls.lock().unwrap().push(call);
+        }
+
+        fn on_keyed_timer(&mut self, ctx: &mut Context<'_>, key: u8) {
+            let now = ctx.now();
+            self.calls.lock().unwrap().push((key, now - self.began));
+            match key {
+                1 => ctx.set_keyed_timer(1, now),
+                2 => {
+                    ctx.clear_keyed_timer(1);
+                    ctx.clear_keyed_timer(3);
+                }
+                6 => ctx.close(),
+                _ => {}
+            }
+        }
+    }
+
+    fn start(
+        clock: &FakeClock,
+    ) -> (
+        Shard<FakeStream, Alarms>,
+        Arc<Mutex<Vec<(u8, Duration)>>>,
+        FakePeer,
+    ) {
+        let (began, calls) = (clock.now(), Arc::default());
+        let of_session = Arc::clone(&calls);
+        let shared = Shared::for_tests(&Config::default(), 1, move |_| Alarms {
+            began,
+            calls: Arc::clone(&of_session),
+        });
+        let mut shard = Shard::new(0, Arc::new(shared));
+        let admission = Arc::new(Admission::new(1, None, None));
+        let (stream, peer) = FakeStream::pair();
+        let arrival = NewConnection {
+            stream,
+            permit: admission.admit(([127, 0, 0, 1], 1).into()).unwrap(),
+            tag: None,
+            is_connecting: false,
+        };
+        shard.handle_command(Command::Adopt(arrival), began, |_, _| Ok(()));
+        (shard, calls, peer)
+    }
+
+    #[test]
+    fn timers_of_one_session_come_by_key_in_order_and_can_be_cleared() {
+        let mut clock = FakeClock::new();
+        let (mut shard, calls, _peer) = start(&clock);
+        let took = |shard: &mut Shard<_, _>, now| {
+            shard.run(now);
+            std::mem::take(&mut *calls.lock().unwrap())
+        };
+        let began = clock.now();
+        assert_eq!(took(&mut shard, clock.now()), []);
+        assert_eq!(shard.next_deadline(), Some(began + MS * 10));
+        clock.advance(MS * 10);
+        for _ in 0..3 {
+            // It sets itself again, and the turn ends nevertheless.
+            assert_eq!(took(&mut shard, clock.now()), [(1, MS * 10)]);
+            assert_eq!(shard.next_deadline(), Some(began + MS * 10));
+        }
+        clock.advance(MS * 25);
+        let late = MS * 35;
+        assert_eq!(
+            took(&mut shard, clock.now()),
+            [(0, late), (1, late), (2, late)]
+        );
+        assert_eq!(shard.next_deadline(), Some(began + MS * 40));
+        clock.advance(MS * 5);
+        assert_eq!(took(&mut shard, clock.now()), [(4, MS * 40)]);
+        clock.advance(MS * 20);
+        // No callback comes after the end.
+        assert_eq!(took(&mut shard, clock.now()), [(5, MS * 60), (6, MS * 60)]);
+        assert_eq!(shard.sessions(), 0);
     }
 }

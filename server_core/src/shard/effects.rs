@@ -93,8 +93,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             let fan_out_bytes = effect.fan_out_bytes(source);
-            if matches!(effect, Effect::Timer(..) | Effect::Admit(_))
-                || self.may_apply(source, effect.is_own(source), fan_out_bytes, now)
+            if matches!(
+                effect,
+                Effect::Timer(..) | Effect::KeyedTimer(..) | Effect::Admit(_)
+            ) || self.may_apply(source, effect.is_own(source), fan_out_bytes, now)
             {
                 self.apply(effect);
             } else {
@@ -164,6 +166,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Effect::Close(..) | Effect::CloseWith(..) => {}
             Effect::Timer(id, at) => {
                 self.table.visit(id, |connection| connection.set_timer(at));
+                self.rearm(id);
+            }
+            Effect::KeyedTimer(id, key, at) => {
+                self.table
+                    .visit(id, |connection| connection.set_keyed_timer(key, at));
                 self.rearm(id);
             }
             Effect::NotifyDrained(id, below) => {

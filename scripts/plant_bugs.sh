@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Plants bugs in a copy of this tree, one bug at a time: the bugs of the lecture, and bugs that the limits
-# of the server once had. Fails unless the simulation, or a test of pacing or of the outbox, finds each bug
+# of the server once had. Fails unless a simulation, or a test of pacing or of the outbox, finds each bug
 # and prints its cause. A simulation that misses a known bug does not prove that other bugs are absent.
 #
 #   ./scripts/plant_bugs.sh [SEEDS, 1500]
@@ -40,7 +40,7 @@ git worktree add --quiet --detach "$work/tree" "${commit:-HEAD}"
 # so simulate.sh could run a program that was built with a bug.
 simulate() {
     (cd "$work/tree" && timeout 600 cargo test --release --locked --target-dir "$repo/target/planted" \
-        --no-fail-fast -p server_core --test simulation --test pacing --test outbox -- --skip a_seed_gives) >"$work/log" 2>&1
+        --no-fail-fast -p server_core --test simulation --test cluster --test pacing --test outbox -- --skip a_seed_gives) >"$work/log" 2>&1
 }
 
 # find_bug BUG PATTERN: plants the bug, runs the tests, and searches their output for the pattern.
@@ -90,4 +90,10 @@ find_bug double_seal 'was overtaken by|broadcast [0-9]+ of [0-9]+ after|direct p
 find_bug split_run 'a prefix for [0-9]+ bytes splits a run of [0-9]+'
 # The mask of a WebSocket frame begins anew with each piece of the frame.
 find_bug restarted_mask 'left for a reason that nothing in the run explains'
+# A node that is cut off, or was paused, declares others dead by its own silence.
+find_bug hasty_death 'declares .* dead'
+# A kick ends a session that is newer than the login that the kick is for.
+find_bug late_kick 'the newest session of .* (was kicked|has ended)'
+# A link that connects again does not subscribe to its groups again.
+find_bug forgotten_subscriptions 'listens to [0-9]+ groups of [0-9]+'
 printf 'every planted bug was found\n'

@@ -814,6 +814,11 @@ impl Link {
                     };
                     match login_at(at) {
                         Some(other) if other.node != mine.node && other > mine => {
+                            if self.doubtful.remove(account) {
+                                // The login that this node has overwritten is not known to the newer one.
+                                let (session, stamp) = (other.session, other.stamp);
+                                self.kick_older(account, Channel::Nodes, session, stamp);
+                            }
                             self.lose_login(account, mine);
                         }
                         Some(same)
@@ -1010,7 +1015,11 @@ impl Link {
                     .push(Output::Deliver(audience, packet.to_vec()));
             }
             (Body::Heartbeat(heartbeat), Channel::Nodes) => node.update(heartbeat),
-            (Body::Leave, Channel::Nodes) => node.leave(),
+            (Body::Leave, Channel::Nodes) => {
+                node.leave();
+                // As for a node that expires.
+                self.compare_all(now);
+            }
             (
                 Body::Kick {
                     session,
@@ -1071,8 +1080,11 @@ impl Link {
     }
 
     fn expire(&mut self, now: Instant) {
-        if let (State::Up, Some(proven_until)) = (self.state, self.proven_until) {
-            self.picture.expire(proven_until, now);
+        if let (State::Up, Some(proven_until)) = (self.state, self.proven_until)
+            && self.picture.expire(proven_until, now)
+        {
+            // A node that ended may have set keys, and not told the older sessions.
+            self.compare_all(now);
         }
     }
 

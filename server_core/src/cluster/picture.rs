@@ -82,14 +82,17 @@ impl Picture {
     }
 
     /// Ends the nodes that are silent for [`LEASE`], as far as a probe has proven that messages would have
-    /// arrived: `proven_until` is when the last probe that came back was sent.
-    pub fn expire(&mut self, proven_until: Instant, now: Instant) {
+    /// arrived: `proven_until` is when the last probe that came back was sent. Returns whether a node ended.
+    pub fn expire(&mut self, proven_until: Instant, now: Instant) -> bool {
+        let mut any = false;
         for node in self.nodes.values_mut().filter(|node| node.is_present()) {
             let is_silent = now.saturating_duration_since(node.heard_at) >= LEASE;
             if is_silent && proven_until >= node.heard_at + PROVEN {
                 node.state = State::Absent;
+                any = true;
             }
         }
+        any
     }
 
     /// When [`expire`](Self::expire) may end the next node.

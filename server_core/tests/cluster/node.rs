@@ -34,6 +34,8 @@ pub struct Node {
     pub delivered: u64,
     pub gaps_told: u64,
     pub up_since: Option<Instant>,
+    /// Since when the link is up and the process runs.
+    pub watches_since: Option<Instant>,
     pub offences: Vec<String>,
 }
 
@@ -64,6 +66,7 @@ impl Node {
             delivered: 0,
             gaps_told: 0,
             up_since: None,
+            watches_since: None,
             offences: Vec::new(),
         }
     }
@@ -83,9 +86,11 @@ impl Node {
 
     pub fn step(&mut self, broker: &mut Broker, now: Instant, mut delay: impl FnMut() -> Duration) {
         if self.is_paused(now) {
+            self.watches_since = None;
             return;
         }
         if self.paused_until.take().is_some() {
+            self.watches_since = None;
             // The clock of the pause does not count as a late answer.
             for at in self.unanswered.values_mut() {
                 *at = now;
@@ -114,6 +119,8 @@ impl Node {
             .up_since
             .filter(|_| was_up && is_up)
             .or(is_up.then_some(now));
+        let watches_since = self.watches_since.filter(|_| was_up && is_up);
+        self.watches_since = watches_since.or(is_up.then_some(now));
         if !was_up && !is_up && !before.is_subset(&self.present()) {
             let text = format!("node {} is cut off and declares others dead", self.index);
             self.offences.push(text);

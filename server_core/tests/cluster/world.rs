@@ -221,7 +221,7 @@ impl World {
                         && long(other.up_since)
                         && other.paused_until.is_none()
                 });
-                if is_well && long(self.healthy_since) && long(node.up_since) {
+                if is_well && long(self.healthy_since) && long(node.watches_since) {
                     offences.push(format!(
                         "{} ms: node {} declares {gone:?} dead, which is alive",
                         self.ms(self.now),
@@ -235,8 +235,10 @@ impl World {
                 let has_watched = |since: Option<Instant>| since.is_some_and(|since| since < *at);
                 if self.now > *at + limit
                     && node.link.picture().is_present(*ended)
-                    && has_watched(node.up_since)
+                    && has_watched(node.watches_since)
                     && has_watched(self.healthy_since)
+                    // A half-open connection is found within 4 s.
+                    && (self.last_silence_at).is_none_or(|since| since + Duration::from_secs(5) < *at)
                 {
                     offences.push(format!("node {} still counts {ended:?}", node.index));
                 }
@@ -256,7 +258,8 @@ impl World {
         if self.heal_at.is_some_and(|at| at <= self.now) {
             self.heal();
         }
-        if self.heal_at.is_some() || self.now < self.next_fault_at {
+        let ends_soon = self.now + Duration::from_millis(1_200) > self.start + UNREST;
+        if ends_soon || self.heal_at.is_some() || self.now < self.next_fault_at {
             return;
         }
         let mut length = Duration::from_millis(self.random.u64(50..9_000));

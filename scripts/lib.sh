@@ -51,7 +51,7 @@ until_true() {
     done
 }
 
-# Builds both programs; profile from PROFILE (release by default).
+# build ARGS...: builds both programs; profile from PROFILE (release by default), further arguments for cargo.
 build() {
     local profile=${PROFILE:-release}
     say "building ($profile)"
@@ -59,7 +59,7 @@ build() {
     target="$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")"
     # An explicit --target-dir overrides cargo's configuration, so $bin is where cargo puts the programs.
     (cd "$repo" && cargo build --quiet --profile "$profile" --target-dir "$target" \
-        -p game_server -p dummy_client)
+        -p game_server -p dummy_client "$@")
     local folder=$profile
     [ "$profile" = dev ] && folder=debug
     bin="$target/$folder"

@@ -86,4 +86,6 @@ find_bug unflushed_transport 'sent [0-9]+ pings, got [0-9]+|has not got its tick
 find_bug cut_close 'was not told in band that the stream ends'
 # The prefix of a codec goes before each packet, and not before all bytes of one write.
 find_bug split_run 'a prefix for [0-9]+ bytes splits a run of [0-9]+'
+# The mask of a WebSocket frame begins anew with each piece of the frame.
+find_bug restarted_mask 'left for a reason that nothing in the run explains'
 printf 'every planted bug was found\n'

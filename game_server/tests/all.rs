@@ -37,6 +37,8 @@ mod startup;
 mod startup_limits;
 mod tick;
 mod timeouts;
+#[cfg(feature = "websocket")]
+mod websocket;
 
 use std::fs;
 use std::path::Path;

@@ -27,4 +27,5 @@ mod snapshot;
 mod start;
 mod ticker;
 mod timeouts;
+mod tls;
 mod websocket;

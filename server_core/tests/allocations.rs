@@ -7,10 +7,12 @@ use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::admission::Admission;
 use server_core::groups::members::Groups;
 use server_core::metrics::Metrics;
+use server_core::protocol::websocket::WebSocket;
 use server_core::routing::completion_timer::CompletionTimer;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
 use server_core::testing::{FakeClock, FakeStream};
+use server_core::transport::{Framed, Transport};
 use server_core::wire::U64Le;
 use server_core::{
     Config, Context, GroupId, Handlers, Kick, List, Packet, PacketHead, Peer, SendBuffer, Session,
@@ -100,9 +102,9 @@ impl Session for Ticker {
     }
 }
 
-struct Rig {
-    shard: Shard<FakeStream, Ticker>,
-    router: Arc<Router<FakeStream>>,
+struct Rig<T = FakeStream> {
+    shard: Shard<T, Ticker>,
+    router: Arc<Router<T>>,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
     clock: FakeClock,
@@ -110,6 +112,13 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::over(FakeStream::sink)
+    }
+}
+
+impl<T: Transport + Send + 'static> Rig<T> {
+    /// Sessions over transports that `stream` makes.
+    fn over(stream: impl Fn() -> T) -> Self {
         let shared = Arc::new(Shared::for_tests(&Config::default(), 1, |peer| Ticker {
             is_first: peer.addr.port() == 0,
         }));
@@ -124,7 +133,7 @@ impl Rig {
         for port in 0..SESSIONS {
             let addr = SocketAddr::from(([127, 0, 0, 1], port as u16));
             let arrival = NewConnection {
-                stream: FakeStream::sink(),
+                stream: stream(),
                 permit: admission.admit(addr).unwrap(),
                 tag: None,
                 is_connecting: false,
@@ -166,10 +175,8 @@ fn counting_allocator_counts() {
     assert_eq!(ALLOCATIONS.get(), before + 1);
 }
 
-/// (lecture row 34)
-#[test]
-fn broadcast_allocates_nothing() {
-    let mut rig = Rig::new();
+#[track_caller]
+fn expect_no_allocation(mut rig: Rig<impl Transport + Send + 'static>) {
     let (allocations, chunks) = rig.measure(|rig| {
         let hello = Hello { tick: 7.into() };
         let buffer = rig.buffers.encode(&hello, b"Hello World").unwrap();
@@ -184,6 +191,19 @@ fn broadcast_allocates_nothing() {
         allocations, chunks,
         "one allocation for each replaced chunk"
     );
+}
+
+/// (lecture row 34)
+#[test]
+fn broadcast_allocates_nothing() {
+    expect_no_allocation(Rig::new());
+}
+
+#[test]
+fn broadcast_over_websocket_allocates_nothing() {
+    expect_no_allocation(Rig::over(|| {
+        Framed::new(FakeStream::sink(), WebSocket::server())
+    }));
 }
 
 /// (lecture row 2)

@@ -13,6 +13,7 @@ use models::framing::{check_input, check_output, frame, framings, id_of};
 use models::groups::Step as GroupStep;
 use models::send_queue::Step as QueueStep;
 use models::session_table::Step as TableStep;
+use models::websocket::{Frame, FrameKind};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
 use server_core::base::timers::{TimeoutQueue, TimerSlot};
@@ -217,6 +218,72 @@ fn packets_become_the_same_frames_for_any_offer_and_any_socket() {
                     &takes,
                 );
             }
+            Ok(())
+        },
+    );
+}
+
+// ---- websocket ----------------------------------------------------------------------------------
+
+fn a_frame() -> impl Strategy<Value = Frame> {
+    let kind = prop_oneof![
+        4 => any::<bool>().prop_map(|is_last| FrameKind::Data { is_last }),
+        1 => Just(FrameKind::Ping),
+        1 => Just(FrameKind::Pong),
+    ];
+    let payload = prop_oneof![
+        12 => prop::collection::vec(any::<u8>(), 0..140),
+        2 => prop::collection::vec(any::<u8>(), 200..2_000),
+        1 => (any::<u8>(), 65_000_usize..66_000).prop_map(|(byte, len)| vec![byte; len]),
+    ];
+    (kind, any::<[u8; 4]>(), payload).prop_map(|(kind, mask, payload)| Frame {
+        kind,
+        mask,
+        payload,
+    })
+}
+
+#[test]
+fn any_fragmentation_and_any_split_gives_the_same_packets() {
+    let strategy = (prop::collection::vec(a_frame(), 0..20), cuts());
+    check("websocket, frames", 300, &strategy, |(frames, cuts)| {
+        let bytes = models::websocket::on_the_wire(&frames);
+        let expected = models::websocket::meaning_of(&frames);
+        prop_assert!(models::websocket::by_the_book(&bytes) == expected);
+        models::websocket::check_input(&bytes, &cuts);
+        Ok(())
+    });
+}
+
+#[test]
+fn any_bytes_are_frames_up_to_the_first_violation() {
+    let header = prop_oneof![
+        Just(vec![0x82, 0x83]),
+        Just(vec![0x02, 0x80]),
+        Just(vec![0x80, 0x80]),
+        Just(vec![0x89, 0xfd]),
+        Just(vec![0x88, 0x82, 0, 0, 0, 0]),
+        Just(vec![0x82, 0xfe, 0]),
+        Just(vec![0x82, 0xff, 0, 0, 0, 0, 0]),
+        prop::collection::vec(any::<u8>(), 0..20),
+    ];
+    let strategy = (prop::collection::vec(header, 0..20), cuts());
+    check("websocket, any bytes", 2_000, &strategy, |(parts, cuts)| {
+        models::websocket::check_input(&parts.concat(), &cuts);
+        Ok(())
+    });
+}
+
+#[test]
+fn packets_go_through_websocket_for_any_offer_and_any_socket() {
+    let bytes = prop::collection::vec(any::<u8>(), 0..200_000);
+    let strategy = (bytes, cuts(), cuts(), cuts(), any::<bool>());
+    check(
+        "websocket, output",
+        60,
+        &strategy,
+        |(bytes, offers, slices, takes, is_client)| {
+            models::websocket::check_output(&bytes, &offers, &slices, &takes, is_client);
             Ok(())
         },
     );

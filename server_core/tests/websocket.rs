@@ -384,6 +384,11 @@ fn section_7_4_the_close_code_of_each_end() {
     }
 }
 
+#[test]
+fn a_connection_keeps_its_present_header_and_no_payload() {
+    assert!(size_of::<WebSocket>() <= 104);
+}
+
 // ---- the end of a client ------------------------------------------------------------------------
 
 #[test]

@@ -1,16 +1,16 @@
 //! The command line.
 
 use super::ban_file::BanFile;
-use super::listeners::listeners;
 use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, value_parser};
+use clap::{ArgGroup, CommandFactory, Parser, value_parser};
 use game_server::packets::SHello;
 use server_core::admin::{Admin, Host};
 use server_core::host::checks::{Check, sessions_allowed};
 use server_core::host::{Addresses, parse_addrs, parse_seconds};
 use server_core::wire::MAX_PAYLOAD_BYTES;
 use server_core::{Cidr, Config};
+use std::path::PathBuf;
 use std::time::Duration;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -20,6 +20,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// 0 switches a timeout, rate or interval off. Every flag has an environment variable.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP)]
+#[command(group(ArgGroup::new("tls_listener").args(["tls_addr", "wss_addr"]).multiple(true)))]
 pub struct Args {
     /// Address to listen on; port 0 takes a free port. A name with several addresses: the first address
     /// that can be bound
@@ -27,13 +28,25 @@ pub struct Args {
     #[arg(help_heading = "Network", value_name = "HOST:PORT")]
     pub addr: Addresses,
 
-    /// Address for WebSocket, for browsers; port 0 takes a free port. Needs a build with `--features
-    /// websocket` [default: off]
+    /// Address of a listener for TLS; needs --tls-cert and --tls-key, and a build with the feature `tls`
+    /// [default: off]
+    #[arg(long, env = "GAME_SERVER_TLS_ADDR", value_parser = parse_addrs, requires_all = ["tls_cert", "tls_key"])]
+    #[arg(help_heading = "Network", value_name = "HOST:PORT")]
+    pub tls_addr: Option<Addresses>,
+
+    /// Address of a listener for WebSocket, for browsers; needs a build with the feature `websocket`
+    /// [default: off]
     ///
     /// The payloads of the binary messages, joined, are the byte stream of packets.
     #[arg(long, env = "GAME_SERVER_WS_ADDR", value_parser = parse_addrs)]
     #[arg(help_heading = "Network", value_name = "HOST:PORT")]
     pub ws_addr: Option<Addresses>,
+
+    /// Address of a listener for WebSocket over TLS; needs --tls-cert and --tls-key, and a build with the
+    /// features `tls` and `websocket` [default: off]
+    #[arg(long, env = "GAME_SERVER_WSS_ADDR", value_parser = parse_addrs, requires_all = ["tls_cert", "tls_key"])]
+    #[arg(help_heading = "Network", value_name = "HOST:PORT")]
+    pub wss_addr: Option<Addresses>,
 
     /// Origin whose pages may connect by WebSocket, as SCHEME://HOST or SCHEME://HOST:PORT; repeatable, comma
     /// separated in the environment; without it, pages of all origins may
@@ -46,6 +59,25 @@ pub struct Args {
     )]
     #[arg(help_heading = "Network", value_name = "ORIGIN")]
     pub ws_origins: Vec<String>,
+
+    /// Chain of certificates for TLS, the certificate of the server first; SIGHUP reads the file again
+    #[arg(long, env = "GAME_SERVER_TLS_CERT", requires = "tls_listener")]
+    #[arg(help_heading = "Network", value_name = "PEM")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate; SIGHUP reads the file again
+    ///
+    /// A pair that does not belong together ends a start; on SIGHUP the server keeps the pair before it. An ECDSA
+    /// key (P-256) costs the server a fraction of the processor time of an RSA key.
+    #[arg(long, env = "GAME_SERVER_TLS_KEY", requires = "tls_listener")]
+    #[arg(help_heading = "Network", value_name = "PEM")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Secret of the TLS tickets: clients continue their sessions after a restart with the same file; a missing
+    /// file is created with mode 0600 [default: a secret of this process]
+    #[arg(long, env = "GAME_SERVER_TLS_TICKET_KEYS", requires = "tls_listener")]
+    #[arg(help_heading = "Network", value_name = "FILE")]
+    pub tls_ticket_keys: Option<PathBuf>,
 
     /// Event loops, one thread each [default: number of cores]
     #[arg(long, env = "GAME_SERVER_WORKERS", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
@@ -119,6 +151,16 @@ pub struct Args {
     #[arg(long, env = "GAME_SERVER_MAX_UNADMITTED", default_value_t = 0)]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_unadmitted: usize,
+
+    /// Time for a handshake of TLS and for the header of a proxy, in milliseconds; 0: off
+    #[arg(long, env = "GAME_SERVER_HANDSHAKE_TIMEOUT_MS", default_value_t = 5000, value_parser = value_parser!(u64).range(0..=DAY_MS))]
+    #[arg(help_heading = "Limits", value_name = "MS")]
+    pub handshake_timeout_ms: u64,
+
+    /// Handshakes at a time, and half of the sessions at most; a further handshake ends the oldest
+    #[arg(long, env = "GAME_SERVER_MAX_HANDSHAKES", default_value_t = 1024, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 30))]
+    #[arg(help_heading = "Limits", value_name = "N")]
+    pub max_handshakes: usize,
 
     /// Size of the largest packet from a client, header included
     #[arg(long, env = "GAME_SERVER_MAX_PACKET_BYTES", default_value_t = 65_535, value_parser = RangedU64ValueParser::<usize>::new().range(4..=65_535))]
@@ -218,7 +260,7 @@ pub struct Args {
 const AFTER_HELP: &str = "\
 Exit status: 0 after SIGINT or SIGTERM, 1 if the server could not run, 2 for bad usage. With --check:
 0 if no check failed, 2 if a check failed.
-SIGHUP reads --ban-file again. Without --ban-file, SIGHUP is logged and changes nothing.
+SIGHUP reads --ban-file, --tls-cert and --tls-key again. Without these, SIGHUP is logged and changes nothing.
 Logs go to standard error, at level info; RUST_LOG changes the level (RUST_LOG=trace logs each packet).
 
 Examples:
@@ -248,7 +290,46 @@ impl Args {
                  shorten --message or --payload-bytes"
             ));
         }
-        listeners(self).map(drop)
+        let uses_tls = self.tls_addr.is_some() || self.wss_addr.is_some();
+        if uses_tls && !cfg!(feature = "tls") {
+            return Err("--tls-addr and --wss-addr need a build with the feature `tls`".into());
+        }
+        let addrs = [&self.ws_addr, &self.wss_addr];
+        let uses_websocket = addrs.iter().any(|addr| addr.is_some()) || !self.ws_origins.is_empty();
+        if uses_websocket && !cfg!(feature = "websocket") {
+            return Err("WebSocket needs a build with the feature `websocket`".into());
+        }
+        #[cfg(feature = "websocket")]
+        self.origins()?;
+        Ok(())
+    }
+
+    /// The origins whose pages may connect by WebSocket; all, if there are none.
+    ///
+    /// # Errors
+    /// A text is not an origin.
+    #[cfg(feature = "websocket")]
+    pub fn origins(&self) -> Result<std::sync::Arc<[server_core::Origin]>, String> {
+        let origins = self.ws_origins.iter();
+        (origins.map(|text| text.parse()))
+            .collect::<Result<_, server_core::InvalidOrigin>>()
+            .map_err(|error| format!("--ws-origin: {error}"))
+    }
+
+    /// What the listener for TLS needs, if there is one.
+    ///
+    /// # Errors
+    /// A file cannot be read, or the key is not that of the certificate.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> std::io::Result<Option<server_core::TlsServerConfig>> {
+        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else {
+            return Ok(None);
+        };
+        let tls = server_core::TlsServerConfig::from_files(cert, key)?;
+        Ok(Some(match &self.tls_ticket_keys {
+            Some(file) => tls.with_ticket_keys(file)?,
+            None => tls,
+        }))
     }
 
     /// The bytes after the tick number of each hello: text, then zeros.
@@ -323,6 +404,8 @@ impl Args {
         config.trusted_proxies.clone_from(&self.trusted_proxies);
         config.login_timeout = millis_or_off(self.login_timeout_ms);
         config.max_unadmitted = (self.max_unadmitted > 0).then_some(self.max_unadmitted);
+        config.handshake_timeout = millis_or_off(self.handshake_timeout_ms);
+        config.max_handshakes = self.max_handshakes;
         config.max_packet_bytes = self.max_packet_bytes;
         config.max_send_queue_bytes = self.max_send_queue_bytes;
         config.max_send_grace = Duration::from_millis(self.max_send_grace_ms);
@@ -358,8 +441,13 @@ impl Args {
     /// The warning of a start that accepts silent peers from other machines.
     pub fn silence_warning(&self) -> Option<&'static str> {
         let is_loopback = |addr: &std::net::SocketAddr| addr.ip().to_canonical().is_loopback();
-        let mut addrs =
-            (self.addr.all().iter()).chain(self.ws_addr.iter().flat_map(Addresses::all));
+        let addrs = [
+            Some(&self.addr),
+            self.tls_addr.as_ref(),
+            self.ws_addr.as_ref(),
+            self.wss_addr.as_ref(),
+        ];
+        let mut addrs = addrs.iter().flatten().flat_map(|addrs| addrs.all());
         (!self.requires_login() && !addrs.all(is_loopback)).then_some(
             "silent peers can take all sessions and keep them: --login-timeout-ms ends silent peers",
         )

@@ -3,5 +3,4 @@
 pub mod args;
 mod ban_file;
 pub mod check;
-pub mod listeners;
 pub mod run;

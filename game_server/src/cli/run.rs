@@ -3,12 +3,13 @@
 use super::args::Args;
 use super::ban_file::BanFile;
 use super::check;
-use super::listeners::listeners;
 use game_server::GameSession;
 use game_server::chat_budget::ChatBudget;
 use game_server::game::stats;
 use game_server::game::tick::TickLoop;
 use game_server::packets::{CHAT_FLOOD, SBye};
+#[cfg(any(feature = "tls", feature = "websocket"))]
+use server_core::ListenerKind;
 use server_core::admin::Admin;
 use server_core::host::{self, signals};
 use server_core::{Config, Server, TickMetrics};
@@ -29,10 +30,24 @@ pub fn run(args: &Args) -> Result<(), String> {
         let _ = sender.send(signal);
         tick_thread.unpark();
     };
-    let ban_file = args.ban_file.clone();
-    let hangup = move || match &ban_file {
-        Some(file) => file.reload(),
-        None => log::info!("SIGHUP ignored: there is nothing to reload"),
+    let mut reloads: Vec<Box<dyn Fn() + Send>> = Vec::new();
+    if let Some(file) = args.ban_file.clone() {
+        reloads.push(Box::new(move || file.reload()));
+    }
+    #[cfg(feature = "tls")]
+    let tls = args.tls().map_err(in_words)?;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = tls.clone() {
+        reloads.push(Box::new(move || match tls.reload() {
+            Ok(()) => log::info!("SIGHUP: certificate and key read again"),
+            Err(error) => log::error!("SIGHUP: certificate and key stay as they are: {error}"),
+        }));
+    }
+    let hangup = move || {
+        if reloads.is_empty() {
+            log::info!("SIGHUP ignored: there is nothing to reload");
+        }
+        reloads.iter().for_each(|reload| reload());
     };
     signals::on_stop_and_hangup(stop, hangup).map_err(in_words)?;
     let config = args.config(fd_limit);
@@ -56,11 +71,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         })
         .transpose()
         .map_err(in_words)?;
-    let mut builder = Server::builder();
-    for (kind, addrs) in listeners(args)? {
-        builder = builder.listen(kind, &addrs[..]);
-    }
-    let server = builder
+    let builder = Server::builder()
         .config(config.clone())
         .bans(
             args.ban_file
@@ -69,7 +80,31 @@ pub fn run(args: &Args) -> Result<(), String> {
                 .unwrap_or_default(),
         )
         .custom_labels([CHAT_FLOOD.label()])
-        .close_message(SBye::close_message)
+        .close_message(SBye::close_message);
+    #[cfg(feature = "tls")]
+    let builder = match (&tls, &args.tls_addr) {
+        (Some(tls), Some(addrs)) => builder.listen(ListenerKind::Tls(tls.clone()), addrs.all()),
+        _ => builder,
+    };
+    #[cfg(feature = "websocket")]
+    let origins = args.origins()?;
+    #[cfg(feature = "websocket")]
+    let builder = match &args.ws_addr {
+        Some(addrs) => builder.listen(
+            ListenerKind::WebSocket(Arc::clone(&origins).into()),
+            addrs.all(),
+        ),
+        None => builder,
+    };
+    #[cfg(all(feature = "tls", feature = "websocket"))]
+    let builder = match (&tls, &args.wss_addr) {
+        (Some(tls), Some(addrs)) => {
+            let kind = ListenerKind::SecureWebSocket(tls.for_websocket(), origins.into());
+            builder.listen(kind, addrs.all())
+        }
+        _ => builder,
+    };
+    let server = builder
         .start(args.addr.all(), move |_peer| {
             GameSession::new(max_chats_per_sec)
                 .with_chats_of_address(chats_of_address.clone())
@@ -97,7 +132,7 @@ pub fn run(args: &Args) -> Result<(), String> {
 
 fn log_start(args: &Args, server: &Server, config: &Config, fd_limit: u64) {
     log::info!("listening on {}", server.local_addr());
-    for (transport, addr) in &server.local_addrs()[1..] {
+    for (transport, addr) in server.local_addrs().iter().skip(1) {
         log::info!("{transport} on {addr}");
     }
     if args.addr.are_several() {

@@ -1,6 +1,7 @@
 //! The counters as Prometheus text. Knows no HTTP.
 
-use crate::base::metrics::Histogram;
+use crate::base::metrics::{HandshakeOutcome, Histogram};
+use crate::base::transport_kind::TransportKind;
 use crate::server::ServerHandle;
 use crate::server::ticker::TickMetrics;
 use crate::shard::guarded;
@@ -62,8 +63,20 @@ impl Collector for ServerCollector {
         let metrics = self.server.metrics();
         let totals = metrics.totals();
         let pool = self.server.pool_stats();
+        // The sum, and its parts.
+        let mut sessions = encoder.encode_descriptor(
+            "server_sessions",
+            "Connected sessions, in all and by transport",
+            None,
+            MetricType::Gauge,
+        )?;
+        sessions.encode_gauge(&totals.sessions)?;
+        for transport in TransportKind::ALL {
+            sessions
+                .encode_family(&[("transport", transport.label())])?
+                .encode_gauge(&metrics.sessions_of(transport))?;
+        }
         for (name, help, value) in [
-            ("server_sessions", "Connected sessions", totals.sessions),
             (
                 "server_send_queue_bytes",
                 "Bytes in send queues",
@@ -117,6 +130,27 @@ impl Collector for ServerCollector {
             ),
         ] {
             encode_counter(&mut encoder, name, help, value)?;
+        }
+        let mut handshakes = encoder.encode_descriptor(
+            "server_handshakes",
+            "Handshakes that ended, by transport and outcome",
+            None,
+            MetricType::Counter,
+        )?;
+        for transport in TransportKind::ALL {
+            // A transport without a handshake.
+            if transport == TransportKind::Tcp {
+                continue;
+            }
+            for outcome in HandshakeOutcome::ALL {
+                let count = metrics.handshakes(transport, outcome);
+                handshakes
+                    .encode_family(&[
+                        ("transport", transport.label()),
+                        ("outcome", outcome.label()),
+                    ])?
+                    .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
         }
         let mut disconnects = encoder.encode_descriptor(
             "server_disconnects",

@@ -31,6 +31,7 @@
 //! [`snapshot`](crate::base::snapshot).
 
 use crate::base::reason::{DisconnectReason, Kick, MAX_CUSTOM_LABELS};
+use crate::base::transport_kind::TransportKind;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -83,6 +84,10 @@ impl fmt::Debug for Counter {
 pub struct WorkerMetrics {
     /// Sessions that are connected now.
     pub sessions: Counter,
+    /// The same by transport, in the order of [`TransportKind::ALL`].
+    pub sessions_by_transport: [Counter; TransportKind::ALL.len()],
+    /// Handshakes that have ended, by transport and by [`HandshakeOutcome`], in the order of the `ALL` of both.
+    pub handshakes: [[Counter; HandshakeOutcome::ALL.len()]; TransportKind::ALL.len()],
     /// Bytes in send queues now.
     pub send_queue_bytes: Counter,
     /// Bytes of memory for incomplete packets.
@@ -111,6 +116,33 @@ pub struct WorkerMetrics {
     pub disconnects: [Counter; DisconnectReason::COUNT],
     /// Ended sessions by declared label.
     custom_disconnects: [Counter; MAX_CUSTOM_LABELS],
+}
+
+/// How a handshake has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandshakeOutcome {
+    /// The handshake is complete.
+    Full,
+    /// The handshake is complete, and continues an earlier session, without the work of a full one.
+    Resumed,
+    /// The session has ended before.
+    Failed,
+}
+
+impl HandshakeOutcome {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Full, Self::Resumed, Self::Failed];
+
+    /// The label in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// The counters of a whole server.
@@ -169,6 +201,23 @@ pub struct Totals {
 }
 
 impl WorkerMetrics {
+    /// A session of this transport is connected.
+    pub(crate) fn count_session(&self, transport: TransportKind) {
+        self.sessions.add(1);
+        self.sessions_by_transport[transport as usize].add(1);
+    }
+
+    /// A connected session of this transport has ended.
+    pub(crate) fn discount_session(&self, transport: TransportKind) {
+        self.sessions.sub(1);
+        self.sessions_by_transport[transport as usize].sub(1);
+    }
+
+    /// A handshake of this transport has ended.
+    pub(crate) fn count_handshake(&self, transport: TransportKind, outcome: HandshakeOutcome) {
+        self.handshakes[transport as usize][outcome as usize].add(1);
+    }
+
     /// Waiting bytes of this worker, in both directions.
     pub(crate) fn waiting_bytes(&self) -> usize {
         (self.send_queue_bytes.get() + self.partial_packet_bytes.get()) as usize
@@ -192,6 +241,20 @@ impl Metrics {
             accept_errors: Counter::default(),
             broadcasts: Histogram::default(),
         }
+    }
+
+    /// Sessions of this transport that are connected now.
+    #[must_use]
+    pub fn sessions_of(&self, transport: TransportKind) -> u64 {
+        let workers = self.workers.iter();
+        (workers.map(|worker| worker.sessions_by_transport[transport as usize].get())).sum()
+    }
+
+    /// Handshakes of this transport that have ended like this.
+    #[must_use]
+    pub fn handshakes(&self, transport: TransportKind, outcome: HandshakeOutcome) -> u64 {
+        let workers = self.workers.iter();
+        (workers.map(|worker| worker.handshakes[transport as usize][outcome as usize].get())).sum()
     }
 
     /// Declares a label of [`Kick::Custom`], which gets a counter of its own. Returns whether it has one:

@@ -30,6 +30,7 @@ use crate::base::rate_limiter::RateLimiter;
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::base::snapshot::SessionInfo;
 use crate::base::timers::TimerSlot;
+use crate::base::transport_kind::TransportKind;
 use crate::buffer::SendBuffer;
 use crate::buffer::queue::{PacketBatch, SendQueue};
 use crate::connection::admission::Permit;
@@ -229,6 +230,18 @@ impl<T: Transport, S> Connection<T, S> {
     #[must_use]
     pub fn permit(&self) -> &Permit {
         &self.permit
+    }
+
+    /// The name of its transport.
+    #[must_use]
+    pub fn transport(&self) -> TransportKind {
+        self.stream.kind()
+    }
+
+    /// Whether its handshake has continued an earlier session.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.stream.is_resumed()
     }
 
     /// Whether the peer has made the connection.

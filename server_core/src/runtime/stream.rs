@@ -2,6 +2,7 @@
 
 use crate::base::config::Config;
 use crate::base::reason::DisconnectReason;
+use crate::base::transport_kind::TransportKind;
 #[cfg(feature = "framing")]
 use crate::protocol::framing::Framing;
 #[cfg(feature = "websocket")]
@@ -280,6 +281,14 @@ impl Transport for Stream {
 
     fn needs_handshake(&self) -> bool {
         transport!(self, transport => transport.needs_handshake())
+    }
+
+    fn is_resumed(&self) -> bool {
+        transport!(self, transport => transport.is_resumed())
+    }
+
+    fn kind(&self) -> TransportKind {
+        transport!(self, transport => transport.kind())
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {

@@ -87,7 +87,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 .visit(id, |connection| connection.is_detached = true);
             self.detached.push(id);
         }
-        self.metrics().sessions.add(1);
+        let transport = self.table.visit(id, |connection| connection.transport());
+        self.metrics().count_session(transport.unwrap_or_default());
         self.call(id, now, |session, ctx| session.on_connected(ctx));
         self.rearm(id);
     }

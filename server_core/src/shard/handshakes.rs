@@ -2,6 +2,7 @@
 
 use super::Shard;
 use crate::base::id::SessionId;
+use crate::base::metrics::HandshakeOutcome;
 use crate::base::reason::DisconnectReason;
 use crate::session::Session;
 use crate::transport::Transport;
@@ -40,12 +41,19 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Takes one step of a handshake, and returns what that costs of the turn's input.
     pub(super) fn handshake(&mut self, id: SessionId, now: Instant) -> usize {
-        let is_done = self.table.try_visit(id, |connection| {
+        let done = self.table.try_visit(id, |connection| {
             connection.has_input = false;
-            connection.handshake(now)
+            let is_done = connection.handshake(now)?;
+            Ok(is_done.then(|| (connection.transport(), connection.is_resumed())))
         });
-        if is_done == Some(true) {
+        if let Some(Some((transport, is_resumed))) = done {
             self.handshakes.count -= 1;
+            let outcome = if is_resumed {
+                HandshakeOutcome::Resumed
+            } else {
+                HandshakeOutcome::Full
+            };
+            self.metrics().count_handshake(transport, outcome);
             self.connected(id, now);
             // The peer's first packets may have come with the end of its handshake; no edge comes again.
             self.list_readable(id);

@@ -2,6 +2,7 @@
 
 use super::{MIN_PACKET_COST, Shard, guarded};
 use crate::base::id::SessionId;
+use crate::base::metrics::HandshakeOutcome;
 use crate::base::reason::DisconnectReason;
 use crate::connection::{Connection, Drained, Draining, Progress};
 use crate::session::{Context, Session};
@@ -32,8 +33,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let (peer, queued_bytes) = (connection.peer(id), connection.queued_bytes());
         self.timeouts.disarm(id, &mut connection.timer);
         self.unadmitted.count -= usize::from(!connection.is_admitted);
-        self.handshakes.count -= usize::from(connection.is_handshaking());
-        self.metrics().sessions.sub(u64::from(was_open));
+        let transport = connection.transport();
+        if connection.is_handshaking() {
+            self.handshakes.count -= 1;
+            (self.metrics()).count_handshake(transport, HandshakeOutcome::Failed);
+        }
+        if was_open {
+            self.metrics().discount_session(transport);
+        }
         let partial_bytes = connection.partial_bytes() as u64;
         self.metrics().partial_packet_bytes.sub(partial_bytes);
         shared.metrics.count_disconnect(self.worker, reason);

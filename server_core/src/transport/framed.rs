@@ -2,6 +2,7 @@
 
 use super::{Completion, ReadOutcome, Transport};
 use crate::base::reason::{DisconnectReason, Kick};
+use crate::base::transport_kind::TransportKind;
 use crate::buffer::queue::MAX_SLICES;
 use crate::protocol::codec::Codec;
 use std::io::{self, ErrorKind, IoSlice};
@@ -74,8 +75,9 @@ impl<T: Transport, C: Codec> Framed<T, C> {
     }
 
     fn decode(&mut self, input: &mut [u8]) -> usize {
-        // The offence is told once: a draining stream discards what follows, and still flushes.
-        if self.is_broken {
+        // The offence is told once: a draining stream discards what follows, and still flushes. Before the
+        // handshake is complete, no frame has a meaning, and no answer may go out.
+        if self.is_broken || self.inner.needs_handshake() {
             self.overhead_bytes += input.len();
             return 0;
         }
@@ -256,6 +258,14 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
         self.inner.needs_handshake()
     }
 
+    fn is_resumed(&self) -> bool {
+        self.inner.is_resumed()
+    }
+
+    fn kind(&self) -> TransportKind {
+        self.inner.kind()
+    }
+
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
         self.inner.handshake()
     }
@@ -415,17 +425,25 @@ mod tests {
 
     #[test]
     fn packets_before_an_end_or_an_offence_are_read_first() {
+        let closed = Ok(ReadOutcome::Closed);
         let ends = [
-            (b'.', Ok(ReadOutcome::Closed)),
-            (b'#', Err(Kick::BadPayload.into())),
+            (b'.', closed, closed),
+            // The offence is told once: a draining stream discards what follows.
+            (
+                b'#',
+                Err(Kick::BadPayload.into()),
+                Ok(ReadOutcome::Bytes(0)),
+            ),
         ];
-        for (end, outcome) in ends {
+        for (end, outcome, after) in ends {
             let mut stream = framed(&[b'a', b'?', b'b', end, b'c'], &[]);
             let memory = &mut [0; 8];
             assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(2)));
             assert_eq!(&memory[..2], b"ab");
             assert_eq!(stream.read(memory), outcome);
-            assert_eq!(stream.read(memory), outcome);
+            stream.inner.input.extend([b'?'; 8]);
+            assert_eq!(stream.read(memory), after);
+            assert_eq!(stream.buffered_bytes(), 1, "the answer from before");
         }
     }
 

@@ -23,10 +23,13 @@ pub use framed::Framed;
 pub use tls::{Tls, TlsBroken, TlsEngine};
 #[cfg(feature = "framing")]
 pub use translated::Translated;
+#[cfg(all(feature = "testing", feature = "websocket"))]
+pub use upgrade::Upgrade;
 #[cfg(feature = "websocket")]
 pub use upgrade::Upgraded;
 
 use crate::base::reason::DisconnectReason;
+use crate::base::transport_kind::TransportKind;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
 /// The result of one read.
@@ -137,6 +140,16 @@ pub trait Transport {
     /// Whether a handshake has to be completed before packets flow.
     fn needs_handshake(&self) -> bool {
         false
+    }
+
+    /// Whether the handshake has continued an earlier session, without the work of a full one.
+    fn is_resumed(&self) -> bool {
+        false
+    }
+
+    /// The name of the transport.
+    fn kind(&self) -> TransportKind {
+        TransportKind::Tcp
     }
 
     /// Takes the handshake as far as the socket allows, in both directions.

@@ -12,6 +12,7 @@
 
 use super::{Completion, ReadOutcome, Transport};
 use crate::base::reason::DisconnectReason;
+use crate::base::transport_kind::TransportKind;
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
@@ -317,6 +318,14 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
 
     fn needs_handshake(&self) -> bool {
         self.engine.is_handshaking()
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.engine.is_resumed()
+    }
+
+    fn kind(&self) -> TransportKind {
+        TransportKind::Tls
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {

@@ -2,6 +2,7 @@
 
 use super::{Completion, ReadOutcome, Transport};
 use crate::base::reason::{DisconnectReason, Kick};
+use crate::base::transport_kind::TransportKind;
 use crate::base::wire::{HEADER_BYTES, MAX_PAYLOAD_BYTES};
 use crate::protocol::framing::{Framing, MAX_HEADER_BYTES};
 use std::io::{self, ErrorKind, IoSlice};
@@ -192,6 +193,14 @@ impl<T: Transport> Transport for Translated<T> {
 
     fn needs_handshake(&self) -> bool {
         self.inner.needs_handshake()
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.inner.is_resumed()
+    }
+
+    fn kind(&self) -> TransportKind {
+        self.inner.kind()
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {

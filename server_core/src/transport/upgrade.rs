@@ -2,6 +2,7 @@
 
 use super::{Completion, Framed, ReadOutcome, Transport};
 use crate::base::reason::DisconnectReason;
+use crate::base::transport_kind::TransportKind;
 use crate::protocol::upgrade::{
     Answer, ClientUpgrade, WebSocketServerConfig, WebSocketTarget, answer,
 };
@@ -48,20 +49,30 @@ impl<T: Transport> Upgraded<T> {
     /// The end of a server.
     #[must_use]
     pub fn server(inner: T, config: &WebSocketServerConfig) -> Self {
-        let step = Step::Request(config.clone());
-        Self::new(Upgrade::new(inner, step, Vec::new()), WebSocket::server())
+        Self::new(Upgrade::server(inner, config), WebSocket::server())
+    }
+
+    /// The end of a client.
+    #[must_use]
+    pub fn client(inner: T, target: &WebSocketTarget) -> Self {
+        Self::new(Upgrade::client(inner, target), WebSocket::client())
+    }
+}
+
+impl<T: Transport> Upgrade<T> {
+    /// The end of a server.
+    #[must_use]
+    pub fn server(inner: T, config: &WebSocketServerConfig) -> Self {
+        Self::new(inner, Step::Request(config.clone()), Vec::new())
     }
 
     /// The end of a client.
     #[must_use]
     pub fn client(inner: T, target: &WebSocketTarget) -> Self {
         let (upgrade, request) = ClientUpgrade::new(target);
-        let step = Step::Answer(Box::new(upgrade));
-        Self::new(Upgrade::new(inner, step, request), WebSocket::client())
+        Self::new(inner, Step::Answer(Box::new(upgrade)), request)
     }
-}
 
-impl<T: Transport> Upgrade<T> {
     fn new(inner: T, step: Step, output: Vec<u8>) -> Self {
         Self {
             inner,
@@ -193,6 +204,17 @@ impl<T: Transport> Transport for Upgrade<T> {
         self.inner.poll_connected()
     }
 
+    fn is_resumed(&self) -> bool {
+        self.inner.is_resumed()
+    }
+
+    fn kind(&self) -> TransportKind {
+        match self.inner.kind() {
+            TransportKind::Tls => TransportKind::SecureWebSocket,
+            _ => TransportKind::WebSocket,
+        }
+    }
+
     fn needs_handshake(&self) -> bool {
         !matches!(self.step, Step::Done)
     }
@@ -222,5 +244,156 @@ impl<T: Transport> Transport for Upgrade<T> {
             self.evaluate_head()?;
         }
         Err(DisconnectReason::Handshake)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FakePeer, FakeStream};
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    /// A ping, and the packet `04 00 02 00` in a message, both with a mask of zeros.
+    const PING: &[u8] = &[0x89, 0x81, 0, 0, 0, 0, b'p'];
+    const MESSAGE: &[u8] = &[0x82, 0x84, 0, 0, 0, 0, 4, 0, 2, 0];
+
+    fn server() -> (Upgraded<FakeStream>, FakePeer) {
+        let (stream, peer) = FakeStream::pair();
+        (Upgraded::server(stream, &[].into()), peer)
+    }
+
+    #[test]
+    fn bytes_behind_the_request_are_the_first_frames() {
+        let (mut stream, peer) = server();
+        peer.send(&[REQUEST, PING, MESSAGE].concat());
+        assert_eq!(stream.handshake(), Ok(Completion::Done));
+        let memory = &mut [0; 64];
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(4)));
+        assert_eq!(memory[..4], [4, 0, 2, 0]);
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Blocked));
+        assert!(matches!(stream.flush(), Ok(Completion::Done)));
+        let output = peer.take_output(usize::MAX);
+        assert!(output.starts_with(b"HTTP/1.1 101 ") && output.ends_with(&[0x8a, 1, b'p']));
+    }
+
+    #[test]
+    fn a_response_that_the_socket_takes_in_parts_comes_before_every_frame() {
+        let (mut stream, peer) = server();
+        peer.state().room = 0;
+        peer.send(&[REQUEST, PING].concat());
+        assert_eq!(stream.handshake(), Ok(Completion::Pending));
+        // The session ends here, and what follows is discarded.
+        peer.send(PING);
+        let memory = &mut [0; 64];
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(0)));
+        stream.note_end(DisconnectReason::Shutdown);
+        for _ in 0..3 {
+            peer.add_room(20);
+            assert!(matches!(stream.flush(), Ok(Completion::Pending)));
+        }
+        peer.add_room(1000);
+        assert!(matches!(stream.shutdown_write(), Ok(Completion::Done)));
+        let output = peer.take_output(usize::MAX);
+        assert!(output.starts_with(b"HTTP/1.1 101 ") && output.ends_with(b"\r\n\r\n"));
+        assert!(peer.state().has_received_fin && peer.state().misuses.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_is_flushed_and_no_close_frame_follows() {
+        let (mut stream, peer) = server();
+        peer.send(b"POST / HTTP/1.1\r\n\r\nbody");
+        assert_eq!(stream.handshake(), Err(DisconnectReason::Handshake));
+        assert!(stream.needs_handshake() && stream.buffered_bytes() > 0);
+        assert!(matches!(stream.shutdown_write(), Ok(Completion::Done)));
+        let output = peer.take_output(usize::MAX);
+        assert!(output.starts_with(b"HTTP/1.1 405 ") && output.ends_with(b"\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_plain_request_gets_the_page_in_the_parts_that_the_socket_takes() {
+        let config = WebSocketServerConfig::default().with_page("<p>a game");
+        for (request, status) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "200 "),
+            ("GET /?a=b HTTP/1.1\r\nHost: a\r\n\r\n", "200 "),
+            ("GET /play HTTP/1.1\r\nHost: a\r\n\r\n", "426 "),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n", "426 "),
+            ("GET / HTTP/1.1\r\n\r\n", "400 "),
+            ("POST / HTTP/1.1\r\nHost: a\r\n\r\n", "405 "),
+        ] {
+            let (stream, peer) = FakeStream::pair();
+            let mut stream = Upgraded::server(stream, &config);
+            peer.state().room = 0;
+            peer.send(request.as_bytes());
+            let is_page = status == "200 ";
+            let reason = if is_page {
+                DisconnectReason::Closed
+            } else {
+                DisconnectReason::Handshake
+            };
+            assert_eq!(stream.handshake(), Err(reason), "{request}");
+            stream.note_end(reason);
+            while matches!(stream.shutdown_write(), Ok(Completion::Pending)) {
+                peer.add_room(50);
+            }
+            let output = String::from_utf8(peer.take_output(usize::MAX)).unwrap();
+            assert!(
+                output.starts_with(&format!("HTTP/1.1 {status}")),
+                "{output}"
+            );
+            assert_eq!(
+                output.ends_with("Connection: close\r\n\r\n<p>a game"),
+                is_page
+            );
+            assert_eq!(output.contains("Content-Length: 9\r\n"), is_page);
+            assert!(peer.state().has_received_fin && peer.state().misuses.is_empty());
+        }
+        let (stream, peer) = FakeStream::pair();
+        peer.send(REQUEST);
+        assert_eq!(
+            Upgraded::server(stream, &config).handshake(),
+            Ok(Completion::Done)
+        );
+    }
+
+    #[test]
+    fn a_client_and_a_server_upgrade_each_other() {
+        let (mut server, to_server) = server();
+        let (stream, to_client) = FakeStream::pair();
+        let target = WebSocketTarget::new("game.example", "/play").unwrap();
+        let mut client = Upgraded::client(stream, &target);
+        assert_eq!(client.handshake(), Ok(Completion::Pending));
+        to_server.send(&to_client.take_output(usize::MAX));
+        assert_eq!(server.handshake(), Ok(Completion::Done));
+        to_client.send(&to_server.take_output(usize::MAX));
+        assert_eq!(client.handshake(), Ok(Completion::Done));
+        let packet = [4, 0, 2, 0];
+        assert_eq!(client.write(&packet).unwrap(), 4);
+        let frame = to_client.take_output(usize::MAX);
+        assert_eq!((frame.len(), frame[..2] == [0x82, 0x84]), (10, true));
+        to_server.send(&frame);
+        let memory = &mut [0; 64];
+        assert_eq!(server.read(memory), Ok(ReadOutcome::Bytes(4)));
+        assert_eq!(memory[..4], packet);
+        let other = WebSocketTarget::new("game.example", "/").unwrap();
+        let mut refused = Upgraded::client(FakeStream::pair().0, &other);
+        let (stream, peer) = FakeStream::pair();
+        *refused.inner_mut().inner_mut() = stream;
+        peer.send(b"HTTP/1.1 404 Not Found\r\n\r\n");
+        assert_eq!(refused.handshake(), Err(DisconnectReason::Handshake));
+    }
+
+    #[test]
+    fn a_step_of_a_handshake_reads_a_bounded_number_of_times() {
+        let (mut stream, peer) = server();
+        for _ in 0..2 * MAX_READS {
+            peer.script(
+                crate::testing::Call::Read,
+                crate::testing::Outcome::AtMost(1),
+            );
+        }
+        peer.send(&[b"GET / HTTP/1.1\r\n", &[b'a'; 1000][..]].concat());
+        assert_eq!(stream.handshake(), Err(DisconnectReason::Handshake));
+        assert_eq!(peer.state().read_bytes, MAX_READS);
     }
 }

@@ -14,3 +14,4 @@ pub mod groups;
 pub mod proxy_header;
 pub mod send_queue;
 pub mod session_table;
+pub mod websocket;

@@ -258,8 +258,8 @@ impl Sim {
                 continue; // The peer has some time left until it is kicked as a slow consumer.
             }
             if let Some(layers) = &peer.layers {
-                if layers.pongs != layers.pings {
-                    let text = format!("sent {} pings, got {}", layers.pings, layers.pongs);
+                if layers.answered != layers.pings {
+                    let text = format!("sent {} pings, got {}", layers.pings, layers.answered);
                     self.offences.push(told(&text));
                 }
                 if layers.layers.is_sealed && !layers.has_ticket {
@@ -489,11 +489,19 @@ impl Sim {
             Why::Kicked(Kick::BadSize) => peer.kind == Kind::BadSize,
             Why::Kicked(Kick::TooLarge) => peer.kind == Kind::TooLarge,
             Why::Kicked(Kick::UnknownId) => peer.kind == Kind::UnknownId,
-            Why::Kicked(Kick::BadPayload) => peer.kind == Kind::BadPayload,
+            Why::Kicked(Kick::BadPayload) => {
+                matches!(peer.kind, Kind::BadPayload | Kind::BadFrame)
+            }
             _ => false,
         };
         if !is_explained {
             offence("left for a reason that nothing in the run explains");
+        }
+        if let Some(close) = (peer.layers.as_ref()).and_then(|layers| layers.close.as_ref()) {
+            let should_be = close_of(reason, peer.kind);
+            if *close != should_be {
+                offence(&format!("got {close:?} and not {should_be:?}"));
+            }
         }
         let arrives = reason.flushes() && pipe.broken.is_none() && peer.reads() && !peer.may_be_cut;
         // At a shutdown, the deadline may come before the peer has read.
@@ -538,7 +546,21 @@ impl Sim {
 }
 
 fn has_handshake(peer: &PeerSide) -> bool {
-    (peer.layers.as_ref()).is_some_and(|layers| layers.layers.is_sealed)
+    (peer.layers.as_ref()).is_some_and(|layers| layers.layers.any())
+}
+
+/// The close code and the label that a peer gets.
+fn close_of(reason: DisconnectReason, kind: Kind) -> (u16, String) {
+    let code = match reason {
+        DisconnectReason::PeerClosed => return (1000, String::new()),
+        DisconnectReason::Closed => 1000,
+        DisconnectReason::Shutdown => 1001,
+        DisconnectReason::Kicked(Kick::BadPayload) if kind == Kind::BadFrame => 1002,
+        DisconnectReason::Kicked(Kick::TooLarge) => 1009,
+        DisconnectReason::HandlerPanicked => 1011,
+        _ => 1008,
+    };
+    (code, reason.label().into())
 }
 
 /// The bytes of an output without the part of a header at its end. A translated header is sent when it is

@@ -18,6 +18,8 @@ pub enum Kind {
     TooLarge,
     UnknownId,
     BadPayload,
+    /// Sends a frame that breaks a rule of the protocol, or without frames a bad payload.
+    BadFrame,
     /// Begins a packet and never ends it.
     Stall,
     /// Sends nothing at all.
@@ -41,6 +43,7 @@ pub const TROUBLE: &[Kind] = &[
     Kind::TooLarge,
     Kind::UnknownId,
     Kind::BadPayload,
+    Kind::BadFrame,
     Kind::Stall,
     Kind::Silent,
     Kind::NoRead,
@@ -119,7 +122,9 @@ impl PeerSide {
     /// Puts the offence of the peer's kind behind everything that the peer did right.
     pub fn offend(&mut self, rng: &mut fastrand::Rng) {
         self.has_offended = true;
+        let is_framed = (self.layers.as_ref()).is_some_and(|layers| layers.layers.is_framed);
         match self.kind {
+            Kind::BadFrame if !is_framed => self.put_packet(C_BAD_PAYLOAD, b"x"),
             Kind::BadSize => self.to_send.extend([rng.u8(..4), 0, 10, 0]),
             Kind::TooLarge => {
                 let size = rng.u16(MAX_PACKET_BYTES as u16 + 1..);
@@ -149,6 +154,11 @@ impl PeerSide {
             && rng.bool()
         {
             pipe.input.extend(layers.end(rng));
+        }
+        if let (Kind::BadFrame, Some(layers)) = (self.kind, &mut self.layers)
+            && is_framed
+        {
+            pipe.input.extend(layers.broken_frame(rng));
         }
         match self.kind {
             Kind::HalfClose => pipe.peer_sent_fin = true,

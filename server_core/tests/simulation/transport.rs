@@ -1,16 +1,17 @@
-//! Fake transports over the fake connection: records as of TLS, frames as of WebSocket, both, or none; and the
-//! real translation of framings over packets or records.
+//! Transports over the fake connection: fake records as of TLS, the real upgrade and frames of WebSocket, both, or
+//! none; and the real translation of framings over packets or records.
 //!
 //! A *record* is the sealed form of one write: the peer can open a record when it is complete. A handshake of
 //! two steps comes before the first record of packets, and a record that ends the stream comes after the
-//! last. A *frame* is a prefix before a run of packets. Other frames are pings, which the codec answers, pongs,
-//! and the end.
+//! last.
 
 use crate::wire::{FakeStream, PeerEnd, Pipe};
 use server_core::protocol::codec::{Codec, Decoded};
-use server_core::transport::{Completion, Framed, ReadOutcome, Translated, Transport};
+use server_core::protocol::websocket::WebSocket;
+use server_core::transport::{
+    Completion, Framed, ReadOutcome, Tls, TlsBroken, TlsEngine, Translated, Transport, Upgrade,
+};
 use server_core::{DisconnectReason, Framing, SessionId};
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -49,12 +50,11 @@ impl std::fmt::Debug for SimStream {
 impl SimStream {
     pub fn new(stream: FakeStream, end: PeerEnd, layers: Layers) -> Self {
         let runs = Runs::default();
-        let codec = FrameCodec {
-            header: Vec::new(),
-            frame_left: 0,
-            body: Vec::new(),
+        let codec = RecordedFrames {
+            codec: WebSocket::server(),
             runs: Arc::clone(&runs),
         };
+        let origins = [].into();
         let native = Framing::NATIVE;
         let transport: Box<dyn Transport + Send> = match (layers.is_sealed, layers.is_framed) {
             (false, false) if layers.is_translated => Box::new(Translated::new(stream, native)),
@@ -63,8 +63,11 @@ impl SimStream {
                 Box::new(Translated::new(Sealed::new(stream, end.clone()), native))
             }
             (true, false) => Box::new(Sealed::new(stream, end.clone())),
-            (false, true) => Box::new(Framed::new(stream, codec)),
-            (true, true) => Box::new(Framed::new(Sealed::new(stream, end.clone()), codec)),
+            (false, true) => Box::new(Framed::new(Upgrade::server(stream, &origins), codec)),
+            (true, true) => {
+                let sealed = Sealed::new(stream, end.clone());
+                Box::new(Framed::new(Upgrade::server(sealed, &origins), codec))
+            }
         };
         Self {
             transport,
@@ -81,7 +84,7 @@ impl SimStream {
     fn check_runs(&self, offered: usize) {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         for run in runs.drain(..) {
-            let should_be = offered.min(FrameCodec::MAX_RUN_BYTES);
+            let should_be = offered.min(WebSocket::MAX_RUN_BYTES);
             if run != should_be {
                 let text = format!("a prefix for {run} bytes splits a run of {should_be}");
                 self.end.pipe().offences.push(text);
@@ -163,7 +166,7 @@ const HANDSHAKE: u8 = 1;
 const END: u8 = 2;
 /// The header of a record: its kind, and the length of its body.
 const RECORD_HEADER_BYTES: usize = 3;
-const MAX_RECORD_BYTES: usize = 1_500;
+const MAX_RECORD_BYTES: usize = 16 << 10;
 const KEY: u8 = 0x5a;
 const HELLO: &[u8] = b"hello";
 /// The welcome is longer than the most that some sockets take in one write.
@@ -193,297 +196,236 @@ fn take_record(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     ReadHello,
-    WriteWelcome,
     ReadFinished,
     Done,
 }
 
-/// A sealed transport that works as a TLS connection does: it seals packets when they are written, and keeps
-/// the sealed bytes that the socket did not take.
-struct Sealed {
-    inner: FakeStream,
+/// The engine of the real TLS driver: its records are as those of TLS, and hide nothing.
+struct FakeEngine {
     end: PeerEnd,
     step: Step,
-    /// Bytes that were read and are not a complete record.
-    incoming: Vec<u8>,
-    /// Bytes that were opened and that the caller has not read.
-    opened: VecDeque<u8>,
-    peer_has_ended: bool,
-    overhead_bytes: usize,
-    /// Sealed bytes that the socket has not taken.
-    held: Vec<u8>,
-    /// The packets in `held`. They are in the caller's queue as well.
-    sealed: Vec<u8>,
-    is_closing: bool,
+    is_peer_closed: bool,
+    is_closed: bool,
+    /// The packets of the last record.
+    sealed: Arc<Mutex<Vec<u8>>>,
+}
+
+impl TlsEngine for FakeEngine {
+    fn read(
+        &mut self,
+        input: &mut [u8],
+        plaintext: &mut Vec<u8>,
+        output: &mut Vec<u8>,
+    ) -> Result<usize, TlsBroken> {
+        let mut taken = 0;
+        while !self.is_peer_closed {
+            let mut rest = input[taken..].to_vec();
+            let Some((kind, body)) = take_record(&mut rest) else {
+                break;
+            };
+            taken = input.len() - rest.len();
+            match (self.step, kind) {
+                (Step::ReadHello, HANDSHAKE) if body == HELLO => {
+                    output.extend(record(HANDSHAKE, WELCOME));
+                    self.step = Step::ReadFinished;
+                }
+                (Step::ReadFinished, HANDSHAKE) if body == FINISHED => {
+                    output.extend(record(HANDSHAKE, TICKET));
+                    self.step = Step::Done;
+                }
+                (Step::Done, DATA) => plaintext.extend(body),
+                (Step::Done, END) => self.is_peer_closed = true,
+                (step, kind) => return Err(TlsBroken(format!("record {kind} in {step:?}"))),
+            }
+        }
+        Ok(taken)
+    }
+
+    fn write(
+        &mut self,
+        incomplete: &mut [u8],
+        plaintext: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), TlsBroken> {
+        if self.is_closed || self.step != Step::Done || plaintext.len() > MAX_RECORD_BYTES {
+            let text = format!(
+                "packets out of place: {:?}, closed {}, {} bytes",
+                self.step,
+                self.is_closed,
+                plaintext.len()
+            );
+            self.end.pipe().offences.push(text);
+        }
+        if take_record(&mut incomplete.to_vec()).is_some() {
+            (self.end.pipe().offences).push("a complete record waits for the next read".into());
+        }
+        *self.sealed.lock().unwrap() = plaintext.to_vec();
+        output.extend(record(DATA, plaintext));
+        Ok(())
+    }
+
+    fn close(&mut self, _: &mut [u8], output: &mut Vec<u8>) {
+        self.is_closed = true;
+        output.extend(record(END, b""));
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.step != Step::Done
+    }
+
+    fn is_peer_closed(&self) -> bool {
+        self.is_peer_closed
+    }
+
+    fn is_resumed(&self) -> bool {
+        false
+    }
+}
+
+/// The real TLS driver over the fake engine. It checks that each write begins with the packets that are sealed
+/// already, and that these are the bytes that are then said to be sent.
+struct Sealed {
+    tls: Tls<FakeStream, FakeEngine>,
+    end: PeerEnd,
+    sealed: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Sealed {
     fn new(inner: FakeStream, end: PeerEnd) -> Self {
-        Self {
-            inner,
-            end,
+        let sealed = Arc::new(Mutex::new(Vec::new()));
+        let engine = FakeEngine {
+            end: end.clone(),
             step: Step::ReadHello,
-            incoming: Vec::new(),
-            opened: VecDeque::new(),
-            peer_has_ended: false,
-            overhead_bytes: 0,
-            held: Vec::new(),
-            sealed: Vec::new(),
-            is_closing: false,
+            is_peer_closed: false,
+            is_closed: false,
+            sealed: Arc::clone(&sealed),
+        };
+        Self {
+            tls: Tls::new(inner, engine),
+            end,
+            sealed,
         }
     }
 
-    /// Writes the held bytes until no byte is left, or the socket would block.
-    fn push_out(&mut self) -> io::Result<Completion> {
-        while !self.held.is_empty() {
-            match Transport::write(&mut self.inner, &self.held) {
-                Ok(count) => drop(self.held.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Ok(Completion::Pending);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Completion::Done)
-    }
-
-    /// The record of the peer's next step. `None`: the record is not complete yet.
-    fn next_handshake(&mut self) -> Result<Option<Vec<u8>>, DisconnectReason> {
-        loop {
-            match take_record(&mut self.incoming) {
-                Some((HANDSHAKE, body)) => return Ok(Some(body)),
-                Some(_) => return Err(DisconnectReason::Handshake),
-                None => {}
-            }
-            let mut memory = [0; 64];
-            match self.inner.read(&mut memory)? {
-                ReadOutcome::Bytes(count) => self.incoming.extend(&memory[..count]),
-                ReadOutcome::Blocked => return Ok(None),
-                ReadOutcome::Closed => return Err(DisconnectReason::PeerClosed),
-            }
-        }
-    }
-
-    fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.is_closing || self.step != Step::Done {
-            let text = format!(
-                "packets out of place: {:?}, closing {}, {bytes:?}",
-                self.step, self.is_closing
-            );
-            self.end.pipe().offences.push(text);
-        }
-        let common = bytes.len().min(self.sealed.len());
-        if bytes[..common] != self.sealed[..common] {
+    fn checked(&mut self, bytes: &[u8], written: io::Result<usize>) -> io::Result<usize> {
+        let mut sealed = self.sealed.lock().unwrap();
+        if !bytes.starts_with(&sealed[..sealed.len().min(bytes.len())]) {
             (self.end.pipe().offences)
                 .push("a write begins with other bytes than the sealed ones".into());
         }
-        if self.push_out()? == Completion::Pending {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        if self.sealed.is_empty() {
-            self.sealed = bytes[..bytes.len().min(MAX_RECORD_BYTES)].to_vec();
-            self.held = record(DATA, &self.sealed);
-            if self.push_out()? == Completion::Pending {
-                return Err(ErrorKind::WouldBlock.into());
+        if let Ok(count) = &written {
+            if *count != sealed.len() {
+                let text = format!("{count} bytes sent of a record of {}", sealed.len());
+                self.end.pipe().offences.push(text);
             }
+            sealed.clear();
         }
-        Ok(std::mem::take(&mut self.sealed).len())
+        written
     }
 }
 
 impl Transport for Sealed {
     fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
-        let mut taken_bytes = 0;
-        let outcome = loop {
-            if !self.opened.is_empty() {
-                let count = memory.len().min(self.opened.len());
-                for (to, from) in memory.iter_mut().zip(self.opened.drain(..count)) {
-                    *to = from;
-                }
-                break ReadOutcome::Bytes(count);
-            }
-            if self.peer_has_ended {
-                break ReadOutcome::Closed;
-            }
-            match take_record(&mut self.incoming) {
-                Some((DATA, body)) => {
-                    self.opened.extend(body);
-                    continue;
-                }
-                Some((END, _)) => {
-                    self.peer_has_ended = true;
-                    continue;
-                }
-                Some(_) => continue,
-                None => {}
-            }
-            if taken_bytes >= memory.len() {
-                break ReadOutcome::Bytes(0);
-            }
-            match self.inner.read(memory)? {
-                ReadOutcome::Bytes(count) => {
-                    taken_bytes += count;
-                    self.incoming.extend(&memory[..count]);
-                }
-                other => break other,
-            }
-        };
-        let plain_bytes = match outcome {
-            ReadOutcome::Bytes(count) => count,
-            _ => 0,
-        };
-        self.overhead_bytes = taken_bytes.saturating_sub(plain_bytes);
-        Ok(outcome)
+        self.tls.read(memory)
     }
 
     fn overhead_bytes(&self) -> usize {
-        self.overhead_bytes
+        self.tls.overhead_bytes()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_bytes(bytes)
+        let written = self.tls.write(bytes);
+        self.checked(bytes, written)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let written = self.tls.write_vectored(slices);
         let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
-        self.write_bytes(&bytes)
+        self.checked(&bytes, written)
     }
 
     fn buffered_bytes(&self) -> usize {
-        self.held.len()
+        self.tls.buffered_bytes()
     }
 
     fn flush(&mut self) -> io::Result<Completion> {
-        self.push_out()
+        self.tls.flush()
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {
-        if !std::mem::replace(&mut self.is_closing, true) {
-            self.held.extend(record(END, b""));
-        }
-        match self.push_out()? {
-            Completion::Pending => Ok(Completion::Pending),
-            Completion::Done => Transport::shutdown_write(&mut self.inner),
-        }
+        self.tls.shutdown_write()
     }
 
     fn ends_in_band(&self) -> bool {
-        true
+        self.tls.ends_in_band()
     }
 
     fn poll_connected(&mut self) -> io::Result<bool> {
-        Transport::poll_connected(&mut self.inner)
+        self.tls.poll_connected()
     }
 
     fn needs_handshake(&self) -> bool {
-        self.step != Step::Done
+        self.tls.needs_handshake()
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
-        loop {
-            match self.step {
-                Step::ReadHello => match self.next_handshake()? {
-                    Some(hello) if hello == HELLO => {
-                        self.held = record(HANDSHAKE, WELCOME);
-                        self.step = Step::WriteWelcome;
-                    }
-                    Some(_) => return Err(DisconnectReason::Handshake),
-                    None => return Ok(Completion::Pending),
-                },
-                Step::WriteWelcome => {
-                    match self.push_out() {
-                        Ok(Completion::Done) => self.step = Step::ReadFinished,
-                        Ok(Completion::Pending) => return Ok(Completion::Pending),
-                        Err(error) => return Err(DisconnectReason::from_io(&error)),
-                    };
-                }
-                Step::ReadFinished => match self.next_handshake()? {
-                    Some(finished) if finished == FINISHED => {
-                        self.held = record(HANDSHAKE, TICKET);
-                        self.step = Step::Done;
-                    }
-                    Some(_) => return Err(DisconnectReason::Handshake),
-                    None => return Ok(Completion::Pending),
-                },
-                Step::Done => return Ok(Completion::Done),
-            }
-        }
+        self.tls.handshake()
     }
 }
 
 // ---- frames -------------------------------------------------------------------------------------
 
-const RUN: u8 = 10;
-const PING: u8 = 11;
-const PONG: u8 = 12;
-const CLOSE: u8 = 13;
-/// The header of a frame: its kind, and the length of its body.
-const FRAME_HEADER_BYTES: usize = 3;
+const FIN: u8 = 0x80;
+const CONTINUATION: u8 = 0;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: game.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+const ACCEPTED: &[u8] = b"HTTP/1.1 101 ";
 
-fn frame_header(kind: u8, bytes: usize) -> [u8; FRAME_HEADER_BYTES] {
-    let length = (bytes as u16).to_le_bytes();
-    [kind, length[0], length[1]]
+/// A frame of a client.
+fn masked_frame(first: u8, payload: &[u8], rng: &mut fastrand::Rng) -> Vec<u8> {
+    let mask = rng.u32(..).to_ne_bytes();
+    let mut frame = vec![first];
+    match payload.len() {
+        len @ 0..=125 => frame.push(0x80 | len as u8),
+        len @ 126..=0xffff => {
+            frame.push(0x80 | 126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(0x80 | 127);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(a, b)| a ^ b));
+    frame
 }
 
-/// The server's half of the frames. Runs in both directions come in pieces of any size.
-struct FrameCodec {
-    /// The part of a header that was read.
-    header: Vec<u8>,
-    /// The number of bytes of the present run or ping that were not read yet.
-    frame_left: usize,
-    /// The part of the body of a ping that was read.
-    body: Vec<u8>,
+/// The codec of a server, and the lengths of the runs that it has begun.
+struct RecordedFrames {
+    codec: WebSocket,
     runs: Runs,
 }
 
-impl Codec for FrameCodec {
-    const MAX_RUN_BYTES: usize = 2_500;
+impl Codec for RecordedFrames {
+    const MAX_RUN_BYTES: usize = WebSocket::MAX_RUN_BYTES;
 
     fn decode(&mut self, input: &mut [u8], replies: &mut Vec<u8>) -> Decoded {
-        let mut decoded = Decoded::default();
-        for at in 0..input.len() {
-            let byte = input[at];
-            if self.header.len() < FRAME_HEADER_BYTES {
-                self.header.push(byte);
-                if let [_, low, high] = self.header[..] {
-                    self.frame_left = usize::from(u16::from_le_bytes([low, high]));
-                }
-            } else {
-                self.frame_left -= 1;
-                if self.header[0] == RUN {
-                    input[decoded.bytes] = byte;
-                    decoded.bytes += 1;
-                } else {
-                    self.body.push(byte);
-                }
-            }
-            if self.header.len() == FRAME_HEADER_BYTES && self.frame_left == 0 {
-                match self.header[0] {
-                    PING => {
-                        replies.extend(frame_header(PONG, self.body.len()));
-                        replies.append(&mut self.body);
-                    }
-                    CLOSE => {
-                        decoded.end = Some(Ok(()));
-                        break;
-                    }
-                    _ => {}
-                }
-                self.header.clear();
-            }
-        }
-        decoded
+        self.codec.decode(input, replies)
     }
 
     fn begin_run(&mut self, bytes: usize, out: &mut Vec<u8>) {
-        out.extend(frame_header(RUN, bytes));
+        self.codec.begin_run(bytes, out);
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.push(bytes);
     }
 
-    fn close(&mut self, _: DisconnectReason, out: &mut Vec<u8>) {
-        out.extend(frame_header(CLOSE, 0));
+    fn close(&mut self, reason: DisconnectReason, out: &mut Vec<u8>) {
+        self.codec.close(reason, out);
     }
 }
 
@@ -495,7 +437,7 @@ pub enum HandshakeKind {
     Healthy,
     /// Begins the handshake and never ends it.
     Stalls,
-    /// Ends the handshake with a wrong record.
+    /// Ends the handshake with a wrong record, or sends a request that is not of an upgrade.
     Garbage,
 }
 
@@ -510,15 +452,23 @@ pub struct PeerLayers {
     /// The number of bytes of the connection's output that were read.
     read_bytes: usize,
     records: Vec<u8>,
+    has_asked: bool,
+    /// The request has gone, and is valid.
+    has_requested: bool,
+    is_accepted: bool,
+    is_in_message: bool,
     frames: Vec<u8>,
     run_left: usize,
     /// The bytes of the packets that the peer has got.
     pub plain: Vec<u8>,
     pub has_ticket: bool,
     end_record: bool,
-    end_frame: bool,
+    /// The code and the reason of the server's close.
+    pub close: Option<(u16, String)>,
     pub pings: u64,
     pub pongs: u64,
+    /// The number of the ping that the last pong answers: it answers all pings before, too.
+    pub answered: u64,
     pub runs: u64,
 }
 
@@ -532,26 +482,31 @@ impl PeerLayers {
             has_finished: false,
             read_bytes: 0,
             records: Vec::new(),
+            has_asked: false,
+            has_requested: false,
+            is_accepted: false,
+            is_in_message: false,
             frames: Vec::new(),
             run_left: 0,
             plain: Vec::new(),
             has_ticket: false,
             end_record: false,
-            end_frame: false,
+            close: None,
             pings: 0,
             pongs: 0,
+            answered: 0,
             runs: 0,
         }
     }
 
     /// Whether the peer's part of the handshake is complete.
     pub fn may_send(&self) -> bool {
-        self.has_finished || !self.layers.is_sealed
+        self.has_finished >= self.layers.is_sealed && self.has_requested >= self.layers.is_framed
     }
 
     /// Whether each layer of the peer has got its end of the stream.
     pub fn has_end(&self) -> bool {
-        self.end_record == self.layers.is_sealed && self.end_frame == self.layers.is_framed
+        self.end_record == self.layers.is_sealed && self.close.is_some() == self.layers.is_framed
     }
 
     /// The number of bytes that are not a complete record or not a complete frame.
@@ -561,9 +516,31 @@ impl PeerLayers {
 
     /// Does the next step of the handshake, if it is the peer's.
     pub fn step(&mut self, pipe: &mut Pipe) {
-        if !self.layers.is_sealed || pipe.peer_sent_fin {
+        if pipe.peer_sent_fin {
             return;
         }
+        if self.layers.is_sealed {
+            self.step_sealed(pipe);
+        }
+        // Packets may follow the request at once.
+        let is_sealed = self.has_finished >= self.layers.is_sealed;
+        if self.layers.is_framed && is_sealed && !self.has_asked {
+            let request = match self.handshake {
+                HandshakeKind::Healthy => REQUEST,
+                HandshakeKind::Stalls => &REQUEST[..99],
+                HandshakeKind::Garbage => b"POST / HTTP/1.1\r\n\r\n",
+            };
+            self.has_asked = true;
+            self.has_requested = self.handshake == HandshakeKind::Healthy;
+            pipe.input.extend(if self.layers.is_sealed {
+                record(DATA, request)
+            } else {
+                request.to_vec()
+            });
+        }
+    }
+
+    fn step_sealed(&mut self, pipe: &mut Pipe) {
         if !std::mem::replace(&mut self.has_greeted, true) {
             pipe.input.extend(record(HANDSHAKE, HELLO));
         }
@@ -582,15 +559,21 @@ impl PeerLayers {
         }
     }
 
-    /// Wraps packets in frames and records of any size.
+    /// Wraps packets in messages, fragments and records of any size.
     pub fn wrap(&mut self, bytes: &[u8], rng: &mut fastrand::Rng) -> Vec<u8> {
         let mut framed = Vec::new();
         if self.layers.is_framed {
             let mut rest = bytes;
             while !rest.is_empty() {
                 let (run, after) = rest.split_at(rng.usize(1..=rest.len()));
-                framed.extend(frame_header(RUN, run.len()));
-                framed.extend(run);
+                let opcode = if self.is_in_message {
+                    CONTINUATION
+                } else {
+                    BINARY
+                };
+                let fin = if rng.bool() { FIN } else { 0 };
+                self.is_in_message = fin == 0;
+                framed.extend(masked_frame(fin | opcode, run, rng));
                 rest = after;
             }
         } else {
@@ -605,15 +588,28 @@ impl PeerLayers {
             return Vec::new();
         }
         self.pings += 1;
-        let body = vec![b'p'; rng.usize(..20)];
-        let ping = [&frame_header(PING, body.len())[..], &body].concat();
+        let mut body = self.pings.to_le_bytes().to_vec();
+        body.resize(rng.usize(8..=125), b'p');
+        let ping = masked_frame(FIN | PING, &body, rng);
         self.seal(&ping, rng)
+    }
+
+    /// A frame that breaks a rule of the protocol.
+    pub fn broken_frame(&mut self, rng: &mut fastrand::Rng) -> Vec<u8> {
+        let mut frame = masked_frame(FIN | PING, b"never", rng);
+        match rng.u32(..4) {
+            0 => frame[0] |= 0x40,
+            1 => frame[0] = FIN | 3,
+            2 => frame[0] = PING,
+            _ => frame[1] &= 0x7f,
+        }
+        self.seal(&frame, rng)
     }
 
     /// The in-band end of the peer's side: a closing frame, or without frames a closing record.
     pub fn end(&mut self, rng: &mut fastrand::Rng) -> Vec<u8> {
         if self.layers.is_framed {
-            self.seal(&frame_header(CLOSE, 0), rng)
+            self.seal(&masked_frame(FIN | CLOSE, b"", rng), rng)
         } else {
             record(END, b"")
         }
@@ -625,7 +621,7 @@ impl PeerLayers {
         }
         let (mut sealed, mut rest) = (Vec::new(), bytes);
         while !rest.is_empty() {
-            let (body, after) = rest.split_at(rng.usize(1..=rest.len().min(MAX_RECORD_BYTES)));
+            let (body, after) = rest.split_at(rng.usize(1..=rest.len().min(1_500)));
             sealed.extend(record(DATA, body));
             rest = after;
         }
@@ -661,6 +657,16 @@ impl PeerLayers {
             return Ok(());
         }
         self.frames.extend(bytes);
+        if !self.is_accepted {
+            let Some(head) = self.frames.windows(4).position(|four| four == b"\r\n\r\n") else {
+                return Ok(());
+            };
+            self.is_accepted = self.frames.starts_with(ACCEPTED);
+            if self.is_accepted != self.has_requested {
+                return Err("an answer to another request".into());
+            }
+            self.frames.drain(..head + 4);
+        }
         loop {
             let count = self.run_left.min(self.frames.len());
             self.plain.extend(self.frames.drain(..count));
@@ -668,26 +674,39 @@ impl PeerLayers {
             if self.run_left > 0 {
                 return Ok(());
             }
-            let [kind, low, high, ref body @ ..] = self.frames[..] else {
-                return Ok(());
+            let (length, header_bytes) = match self.frames[..] {
+                [_, 126, high, low, ..] => (usize::from(u16::from_be_bytes([high, low])), 4),
+                [_, 126, ..] | [] | [_] => return Ok(()),
+                [_, length, ..] => (usize::from(length), 2),
             };
-            if self.end_frame {
+            if self.close.is_some() {
                 return Err("a frame follows the end".into());
             }
-            let length = usize::from(u16::from_le_bytes([low, high]));
-            match kind {
-                RUN => {
+            let body = &self.frames[header_bytes..];
+            match self.frames[0] ^ FIN {
+                BINARY => {
                     self.runs += 1;
                     self.run_left = length;
-                    self.frames.drain(..FRAME_HEADER_BYTES);
+                    self.frames.drain(..header_bytes);
                     continue;
                 }
                 _ if body.len() < length => return Ok(()),
-                PONG if body[..length].iter().all(|byte| *byte == b'p') => self.pongs += 1,
-                CLOSE => self.end_frame = true,
-                _ => return Err(format!("a frame of kind {kind} out of place")),
+                PONG if length >= 8 => {
+                    let number = body[..8].try_into().map(u64::from_le_bytes);
+                    let number = number.unwrap_or_default();
+                    if number <= self.answered || number > self.pings {
+                        return Err(format!("a pong for ping {number} of {}", self.pings));
+                    }
+                    self.pongs += 1;
+                    self.answered = number;
+                }
+                CLOSE if length >= 2 => {
+                    let reason = String::from_utf8_lossy(&body[2..length]).into_owned();
+                    self.close = Some((u16::from_be_bytes([body[0], body[1]]), reason));
+                }
+                kind => return Err(format!("a frame of kind {kind} out of place")),
             }
-            self.frames.drain(..FRAME_HEADER_BYTES + length);
+            self.frames.drain(..header_bytes + length);
         }
     }
 }

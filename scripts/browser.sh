@@ -30,7 +30,13 @@ start_browser() {
     stdbuf -oL tr '\0' '\n' <"$work/from_browser" >>"$messages" &
     pids+=("$!")
     exec {to_browser}>"$work/to_browser"
-    call Target.createTarget '{"url":"about:blank"}'
+    new_page
+}
+
+# new_page: opens an empty page in a window of its own, and sets $page: the later calls are for it.
+new_page() {
+    page=
+    call Target.createTarget '{"url":"about:blank","newWindow":true}'
     call Target.attachToTarget "{\"targetId\":\"$(field targetId)\",\"flatten\":true}"
     page=$(field sessionId)
     local domain
@@ -83,4 +89,30 @@ screenshot() {
     call Page.captureScreenshot '{"format":"png"}'
     field data | base64 --decode >"$1"
     [ -s "$1" ] || fail "no screenshot $1"
+}
+
+# ---- conditions of the page ------------------------------------------------------------------------
+
+# shows TEXT SCRIPT: succeeds if the script returns this text.
+shows() {
+    evaluate "$2"
+    [ "$value" = "$1" ]
+}
+# wait_for SECONDS TEXT SCRIPT: waits until the script returns this text.
+wait_for() {
+    until_true "$1" "the page to show $2 at $3" shows "$2" "$3"
+}
+# is_true SCRIPT [SECONDS]: waits until the script returns true.
+is_true() { wait_for "${2:-20}" true "String($1)"; }
+
+# ---- messages of the browser --------------------------------------------------------------------
+
+# complaints N: prints the console entries and the uncaught exceptions, from the N-th message on.
+complaints() {
+    tail -n "+$1" "$messages" |
+        { grep -E '"method":"(Log.entryAdded|Runtime.consoleAPICalled|Runtime.exceptionThrown)"' || true; }
+}
+# Prints the URL of each request.
+requests() {
+    sed -n 's/.*"method":"Network.requestWillBeSent".*"request":{"url":"\([^"]*\)".*/\1/p' "$messages"
 }

@@ -41,18 +41,6 @@ reader='
         .find(row => row.querySelector(".name").textContent === reason).cells[2].textContent);
     window.slowest = () => [...document.querySelectorAll("table.slowest tbody tr")];
     "ready"'
-# shows TEXT SCRIPT: succeeds if the script returns this text.
-shows() {
-    evaluate "$2"
-    [ "$value" = "$1" ]
-}
-# wait_for SECONDS TEXT SCRIPT: waits until the script returns this text.
-wait_for() {
-    until_true "$1" "the page to show $2 at $3" shows "$2" "$3"
-}
-# is_true SCRIPT [SECONDS]: waits until the script returns true.
-is_true() { wait_for "${2:-20}" true "String($1)"; }
-
 open_live_page() {
     open_page "http://$metrics/"
     wait_for 20 live 'document.querySelector("h1").textContent'
@@ -61,15 +49,6 @@ open_live_page() {
 
 # ---- messages of the browser --------------------------------------------------------------------
 
-# complaints N: prints the console entries and the uncaught exceptions, from the N-th message on.
-complaints() {
-    tail -n "+$1" "$messages" |
-        { grep -E '"method":"(Log.entryAdded|Runtime.consoleAPICalled|Runtime.exceptionThrown)"' || true; }
-}
-# Prints the URL of each request.
-requests() {
-    sed -n 's/.*"method":"Network.requestWillBeSent".*"request":{"url":"\([^"]*\)".*/\1/p' "$messages"
-}
 # Prints the highest number of fetches that were in flight at the same time. The load of the page does not
 # count: its script fetches before the browser reports the page as loaded.
 most_requests_at_a_time() {

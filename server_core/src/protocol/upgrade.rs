@@ -40,7 +40,7 @@ pub struct Origin {
 ///
 /// ```
 /// use server_core::{ListenerKind, WebSocketServerConfig};
-/// let config = WebSocketServerConfig::from(vec!["https://game.example".parse().unwrap()])
+/// let config = WebSocketServerConfig::from(["https://game.example".parse().unwrap()])
 ///     .with_page("<!doctype html><title>A game</title>");
 /// let kind = ListenerKind::WebSocket(config);
 /// ```
@@ -195,13 +195,20 @@ impl WebSocketServerConfig {
     }
 }
 
-impl From<Vec<Origin>> for WebSocketServerConfig {
-    /// Accepts pages of these origins, or of all origins if there are none.
-    fn from(origins: Vec<Origin>) -> Self {
+/// Accepts pages of these origins, or of all origins if there are none.
+impl From<Arc<[Origin]>> for WebSocketServerConfig {
+    fn from(origins: Arc<[Origin]>) -> Self {
         Self {
-            origins: origins.into(),
+            origins,
             page: None,
         }
+    }
+}
+
+/// Accepts pages of these origins, or of all origins if there are none.
+impl<const N: usize> From<[Origin; N]> for WebSocketServerConfig {
+    fn from(origins: [Origin; N]) -> Self {
+        Arc::<[Origin]>::from(origins).into()
     }
 }
 

@@ -317,6 +317,52 @@ mod tests {
     }
 
     #[test]
+    fn a_plain_request_gets_the_page_in_the_parts_that_the_socket_takes() {
+        let config = WebSocketServerConfig::default().with_page("<p>a game");
+        for (request, status) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "200 "),
+            ("GET /?a=b HTTP/1.1\r\nHost: a\r\n\r\n", "200 "),
+            ("GET /play HTTP/1.1\r\nHost: a\r\n\r\n", "426 "),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n", "426 "),
+            ("GET / HTTP/1.1\r\n\r\n", "400 "),
+            ("POST / HTTP/1.1\r\nHost: a\r\n\r\n", "405 "),
+        ] {
+            let (stream, peer) = FakeStream::pair();
+            let mut stream = Upgraded::server(stream, &config);
+            peer.state().room = 0;
+            peer.send(request.as_bytes());
+            let is_page = status == "200 ";
+            let reason = if is_page {
+                DisconnectReason::Closed
+            } else {
+                DisconnectReason::Handshake
+            };
+            assert_eq!(stream.handshake(), Err(reason), "{request}");
+            stream.note_end(reason);
+            while matches!(stream.shutdown_write(), Ok(Completion::Pending)) {
+                peer.add_room(50);
+            }
+            let output = String::from_utf8(peer.take_output(usize::MAX)).unwrap();
+            assert!(
+                output.starts_with(&format!("HTTP/1.1 {status}")),
+                "{output}"
+            );
+            assert_eq!(
+                output.ends_with("Connection: close\r\n\r\n<p>a game"),
+                is_page
+            );
+            assert_eq!(output.contains("Content-Length: 9\r\n"), is_page);
+            assert!(peer.state().has_received_fin && peer.state().misuses.is_empty());
+        }
+        let (stream, peer) = FakeStream::pair();
+        peer.send(REQUEST);
+        assert_eq!(
+            Upgraded::server(stream, &config).handshake(),
+            Ok(Completion::Done)
+        );
+    }
+
+    #[test]
     fn a_client_and_a_server_upgrade_each_other() {
         let (mut server, to_server) = server();
         let (stream, to_client) = FakeStream::pair();

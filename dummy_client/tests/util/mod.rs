@@ -124,7 +124,7 @@ impl RealServer {
 
     /// A server that ends an incomplete packet after this time.
     pub fn with_packet_timeout(timeout: Duration) -> Self {
-        Self::of(Server::builder().packet_timeout(timeout), 1, Some(10))
+        Self::of(Server::builder().packet_timeout(Some(timeout)), 1, Some(10))
     }
 
     /// A server with one more listener. Returns its address too.

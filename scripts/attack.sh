@@ -42,7 +42,7 @@ listen=() listener='listening on' connect=()
 case $transport in
     tcp) build ;;
     tls)
-        build --features game_server/tls,dummy_client/tls
+        build --all-features
         # A certificate of its own, which is not marked as that of an authority.
         printf '[req]\ndistinguished_name=dn\n[dn]\n' >"$work/req.cnf"
         openssl req -x509 -config "$work/req.cnf" -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
@@ -52,7 +52,7 @@ case $transport in
         listener='tls on' connect=(--tls --ca "$work/cert.pem")
         ;;
     ws)
-        build --features game_server/websocket,dummy_client/websocket
+        build --all-features
         listen=(--ws-addr 127.0.0.1:0)
         listener='websocket on' connect=(--ws)
         ;;
@@ -68,7 +68,7 @@ for attack in "${attacks[@]}"; do
     status=0
     start_client "$attack" "${connect[@]}" --count "$healthy" --attack "$attack" "${attackers[@]}" \
         --duration-secs "$secs" --log-sessions 0 --json "$work/$attack.json"
-    wait "$client_pid" || status=$?
+    end_of $((secs + 60)) "$client_pid" || status=$?
     out="$work/$attack.out"
     verdict=$(sed -n 's/^  "verdict": "\([a-z_]*\)".*/\1/p' "$work/$attack.json")
     missing=$(figure "$attack" ticks_missing value)
@@ -95,7 +95,7 @@ for attack in "${attacks[@]}"; do
     fi
     is_running "$server_pid" || fail "$attack: the server has died"
     kill -TERM "$server_pid"
-    wait "$server_pid" || fail "$attack: the server did not exit with status 0"
+    end_of 60 "$server_pid" || fail "$attack: the server did not exit with status 0"
     rm -f "$work/$attack".* "$work/server-$attack.log"
 done
 [ ${#failed[@]} = 0 ] || fail "attacks failed: ${failed[*]}"

@@ -19,7 +19,7 @@ until_true 20 "the healthy group" sessions_are 100
 wave() {
     start_client "wave-$1" --count "$count" --log-sessions 0 --echo-hz 5 --duration-secs 1
     if (($1 % 2)); then
-        wait "$client_pid" || fail "wave $1: the client failed"
+        end_of 60 "$client_pid" || fail "wave $1: the client failed"
     else
         until_true 20 "wave $1" sessions_are $((count + 100))
         kill_hard "$client_pid"
@@ -44,8 +44,8 @@ printf '\nmemory %s KiB after wave 2, %s KiB at the end; descriptors %s and %s\n
 
 kill -INT "$healthy_pid"
 status=0
-wait "$healthy_pid" || status=$?
+end_of 60 "$healthy_pid" || status=$?
 cat "$work/healthy.out"
 [ "$status" = 0 ] || fail "the healthy group ended with status $status"
 kill -TERM "$server_pid"
-wait "$server_pid" || fail "the server did not exit with status 0"
+end_of 60 "$server_pid" || fail "the server did not exit with status 0"

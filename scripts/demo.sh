@@ -16,7 +16,7 @@ start_client clients --count "$count" --duration-secs 10 --log-sessions 2
 until_true 20 "the clients' first ticks" grep -q 'Hello World' "$client_log"
 grep 'Hello World' "$client_log" | head -n 4
 status=0
-wait "$client_pid" || status=$?
+end_of 60 "$client_pid" || status=$?
 cat "$work/clients.out"
 [ "$status" = 0 ] || fail "the clients ended with status $status"
 
@@ -37,14 +37,14 @@ since_kill | grep -E 'left:| more |sessions 0,'
 say "a new client is served"
 start_client survivor --count 1 --duration-secs 2
 status=0
-wait "$client_pid" || status=$?
+end_of 60 "$client_pid" || status=$?
 cat "$work/survivor.out"
 [ "$status" = 0 ] || fail "the new client ended with status $status"
 
 say "SIGTERM: the server closes its sessions and ends"
 kill -TERM "$server_pid"
 status=0
-wait "$server_pid" || status=$?
+end_of 60 "$server_pid" || status=$?
 [ "$status" = 0 ] || fail "the server ended with status $status"
 grep 'shutting down' "$server_log"
 printf '\nPASS\n'

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Fuzzes the framer, the translation of other framings, WebSocket, the parser of PROXY headers, the send queue, the
-# session table, the chunk pool and a whole connection of server_core under libFuzzer, each target for a bounded
-# time. A target begins with the seeds in server_core/fuzz/seeds and with the inputs that earlier runs have found
+# Fuzzes the framer, the translation of other framings, WebSocket, the TLS driver, the parser of PROXY headers, the
+# link to the broker of a cluster, the send queue, the session table, the chunk pool and a whole connection of
+# server_core under libFuzzer, each target for a bounded time. A target begins with the seeds in
+# server_core/fuzz/seeds and with the inputs that earlier runs have found
 # (server_core/fuzz/corpus, which is not committed).
 #
 #   ./scripts/fuzz.sh [SECONDS per target, 60]
@@ -13,7 +14,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../server_core"
 
 seconds=${1:-60}
-targets=${TARGETS:-framer framing websocket proxy_header send_queue session_table chunk_pool connection}
+targets=${TARGETS:-framer framing websocket tls_driver proxy_header cluster_link send_queue session_table chunk_pool
+    connection}
 
 # libFuzzer and the sanitizers need unstable flags of the compiler, and no other unstable feature: the
 # toolchain that builds the server builds the targets too.

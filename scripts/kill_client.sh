@@ -22,7 +22,7 @@ for ((round = 1; round <= rounds; round++)); do
     until_true 20 "round $round: 0 sessions" sessions_are 0
     is_running "$server_pid" || fail "round $round: the server has died"
     start_client "survivor-$round" --count 1 --duration-secs 0.3 --log-sessions 0
-    wait "$client_pid" || fail "round $round: the new client failed"
+    end_of 60 "$client_pid" || fail "round $round: the new client failed"
     if [ "$round" = 3 ]; then
         memory=$(kib_of "$server_pid")
         descriptors=$(descriptors_of "$server_pid")
@@ -38,5 +38,5 @@ if [ "$rounds" -gt 3 ]; then
     [ "$(descriptors_of "$server_pid")" -le "$descriptors" ] || fail "descriptors leak"
 fi
 kill -TERM "$server_pid"
-wait "$server_pid" || fail "the server did not exit with status 0"
+end_of 60 "$server_pid" || fail "the server did not exit with status 0"
 printf '%d of %d rounds survived\n' "$rounds" "$rounds"

@@ -87,6 +87,15 @@ start_client() {
     pids+=("$client_pid")
 }
 
+is_running() { kill -0 "$1" 2>/dev/null; }
+has_ended() { ! is_running "$1"; }
+
+# end_of SECONDS PID: waits until a process of this script has ended, and returns its status.
+end_of() {
+    until_true "$1" "process $2 to end" has_ended "$2"
+    wait "$2"
+}
+
 # Prints a number or a text of a client's JSON report: figure NAME OBJECT KEY, the first KEY in the first OBJECT
 # of NAME.json.
 figure() {
@@ -106,6 +115,5 @@ kill_hard() {
     wait "$1" 2>/dev/null || true
 }
 
-is_running() { kill -0 "$1" 2>/dev/null; }
 kib_of() { awk '/^VmRSS/ { print $2 }' "/proc/$1/status"; }
 descriptors_of() { ls "/proc/$1/fd" | wc -l; }

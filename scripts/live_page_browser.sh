@@ -142,7 +142,7 @@ is_true 'Math.abs(value("Packets out") / 2200 - 1) < 0.1' 60
 is_true 'Math.abs(value("Packets in") / 200 - 1) < 0.2' 60
 is_true 'value("Tick period") === "100"' 60
 kill -INT "$client_pid"
-wait "$client_pid" || fail "the client ended with status $?"
+end_of 60 "$client_pid" || fail "the client ended with status $?"
 wait_for 20 0 'value("Sessions")'
 wait_for 20 200 'total("peer_closed")'
 # The clients take their final count before they disconnect. A tick between the two is a packet that the
@@ -162,7 +162,7 @@ until counts_match; do
     run=healthy_$attempt sent_before=$(metric server_packets_sent_total)
     start_client "$run" --seed 1 --count 50 --echo-hz 1 --duration-secs 2 --log-sessions 0 \
         --json "$work/$run.json"
-    wait "$client_pid" || fail "the client ended with status $?"
+    end_of 60 "$client_pid" || fail "the client ended with status $?"
     until_true 20 "the sessions of the clients to end" no_session
 done
 wait_for 20 $((sent_before + received)) 'detail("Packets out")'
@@ -191,7 +191,7 @@ known_row() {
 until_true 30 "the slowest session of the page to be one of the server" known_row
 is_true 'total("slow_consumer") > 0' 60
 # Status 1 is the client's verdict on delayed ticks, which attack.sh tests and this script does not.
-wait "$client_pid" || [ $? = 1 ] || fail "the client with the sizes of 0 failed"
+end_of 60 "$client_pid" || [ $? = 1 ] || fail "the client with the sizes of 0 failed"
 kicked=$(figure zero kicked bad_size)
 [ "$kicked" -gt 0 ] || fail "no client was kicked"
 bad_sizes=$(metric 'server_disconnects_total{reason="bad_size"}')

@@ -29,13 +29,13 @@ load() {
     addr="127.0.0.1:$(head -n 1 "$work/$name.server")"
     start_client "$name" --profile "$profile" --count "$count" --duration-secs "$seconds" --log-sessions 0 \
         --json -
-    wait "$client_pid" || status=$?
+    end_of $((seconds + 60)) "$client_pid" || status=$?
     [ "$status" = "$expected" ] || {
         cat "$work/$name.out"
         fail "$name: the client ended with status $status, not $expected"
     }
     kill -TERM "$server_pid"
-    wait "$server_pid" || fail "$name: the server ended with status $?"
+    end_of 60 "$server_pid" || fail "$name: the server ended with status $?"
 }
 
 # holds NAME EXPRESSION: checks an expression of the client's report, of `value`, which returns the number of a

@@ -100,7 +100,7 @@ through() {
     until_true 20 "$count sessions with the address of a client" peers_are 127.0.0.1 "$count"
     peers | sort -u | head -n 3
     [ "$(peers | sort -u | grep -c '^127.0.0.1:')" = "$count" ] || fail "two clients have one address"
-    wait "$client_pid" || status=$?
+    end_of $((secs + 60)) "$client_pid" || status=$?
     [ "$status" = 0 ] || fail "the clients ended with status $status"
     until_true 10 "the clients to leave" peers_are 127.0.0.1 0
 }

@@ -122,7 +122,7 @@ start_server server --tick-ms 100 --stats-interval-secs 0
 start_client ok --seed 1 --count 500 --ramp-per-sec 100 --echo-hz 1 --duration-secs "${SECONDS_OK:-10}" \
     --log-sessions 0 --report "$work/ok.html"
 status=0
-wait "$client_pid" || status=$?
+end_of $((${SECONDS_OK:-10} + 60)) "$client_pid" || status=$?
 [ "$status" = 0 ] || fail "the client ended with status $status"
 tail -n 1 "$work/ok.out"
 
@@ -132,7 +132,7 @@ two_seconds() { [ "$(grep -c ' 200/200 sessions' "$client_log")" -ge 2 ]; }
 until_true 20 "two seconds of the run" two_seconds
 kill -TERM "$server_pid"
 status=0
-wait "$client_pid" || status=$?
+end_of $((${SECONDS_OK:-10} + 60)) "$client_pid" || status=$?
 [ "$status" = 1 ] || fail "the client ended with status $status"
 tail -n 1 "$work/failed.out"
 

@@ -19,7 +19,7 @@ chunks() { sed -n 's/.* chunks live \([0-9]*\) .*/\1/p' "$server_log" | tail -n 
 
 # The warm-up brings memory to its working size before the first comparison.
 start_client warm-up --count 300 --echo-hz 5 --duration-secs 3 --log-sessions 0
-wait "$client_pid" || fail "the client of the warm-up failed"
+end_of 60 "$client_pid" || fail "the client of the warm-up failed"
 until_true 20 "the warm-up to disconnect" sessions_are 0
 resting_descriptors=$(descriptors_of "$server_pid")
 
@@ -57,7 +57,7 @@ printf '\n'
 for group in healthy churning; do
     pid_name="${group}_pid"
     status=0
-    wait "${!pid_name}" || status=$?
+    end_of 60 "${!pid_name}" || status=$?
     say "$group"
     cat "$work/$group.out"
     [ "$status" = 0 ] || fail "the $group group ended with status $status"
@@ -71,5 +71,5 @@ back() { [ "$(descriptors_of "$server_pid")" -le "$resting_descriptors" ]; }
 until_true 10 "the descriptors to be closed" back
 [ "$(chunks)" -le 4 ] || fail "live chunks leak"
 kill -TERM "$server_pid"
-wait "$server_pid" || fail "the server did not exit with status 0"
+end_of 60 "$server_pid" || fail "the server did not exit with status 0"
 printf '\nPASS\n'

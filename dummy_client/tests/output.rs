@@ -183,7 +183,7 @@ fn full_disk_keeps_an_old_file() {
 #[test]
 fn json_and_report_in_one_file_is_status_2() {
     let file = scratch("both");
-    let addr = "127.0.0.1:1".parse().unwrap();
+    let addr = "127.0.0.1:1";
     let run = Run::of(&mut client(addr, &["--json", &file, "--report", &file]));
     assert_eq!(run.status, Some(2), "{run:?}");
     assert!(run.stderr.contains("the same file"), "{}", run.stderr);

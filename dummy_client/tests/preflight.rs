@@ -74,7 +74,7 @@ fn ports_are_counted_for_each_source_address() {
     let v4 = Run::of(&mut client(nowhere(), &args));
     assert!(line(&v4, "ports").starts_with("ok"), "{v4:?}");
     assert!(line(&v4, "ports").contains("127.0.0.1 to 127."), "{v4:?}");
-    let v6 = Run::of(&mut client("[::1]:1".parse().unwrap(), &args));
+    let v6 = Run::of(&mut client("[::1]:1", &args));
     assert_eq!(v6.status, Some(2), "{v6:?}");
     assert!(line(&v6, "ports").starts_with("FAIL"), "{v6:?}");
     assert!(line(&v6, "ports").contains("no siblings"), "{v6:?}");
@@ -85,7 +85,7 @@ fn ports_are_counted_for_each_source_address() {
 #[test]
 fn churn_needs_the_ports_of_closed_sessions() {
     let args = ["--check", "--count", "100", "--churn-ms", "10..10"];
-    let v6 = Run::of(&mut client("[::1]:1".parse().unwrap(), &args));
+    let v6 = Run::of(&mut client("[::1]:1", &args));
     assert_eq!(v6.status, Some(0), "{v6:?}");
     assert!(line(&v6, "ports").starts_with("warn"), "{v6:?}");
     assert!(line(&v6, "ports").contains("600000 closed"), "{v6:?}");

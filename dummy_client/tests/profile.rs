@@ -136,7 +136,7 @@ fn server_that_sends_no_hello_fails_the_run() {
 fn wrong_profile_is_bad_usage_with_its_file_line_and_key() {
     let wrong = PROFILE.replace("rate_hz = 20", "rate_hz = 20\nrate = 5");
     let path = file("bad.toml", &wrong);
-    let addr = "127.0.0.1:1".parse().unwrap();
+    let addr = "127.0.0.1:1";
     let line = 1 + wrong.lines().position(|line| line == "rate = 5").unwrap();
     for check in [&[][..], &["--check"]] {
         let run = Run::of(client(addr, &["--profile", &path]).args(check));

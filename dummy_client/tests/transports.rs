@@ -6,7 +6,7 @@ mod util;
 
 use dummy_client::Report;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-use server_core::{ListenerKind, TlsServerConfig};
+use server_core::{ListenerKind, TlsServerConfig, WebSocketServerConfig};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -35,10 +35,13 @@ fn servers(test: &str) -> Vec<(&'static str, SocketAddr, String, RealServer)> {
     let (cert, tls) = certificate(test, "127.0.0.1", false);
     let kinds = [
         ("tls", ListenerKind::Tls(tls.clone())),
-        ("ws", ListenerKind::WebSocket([].into())),
+        (
+            "ws",
+            ListenerKind::WebSocket(WebSocketServerConfig::default()),
+        ),
         (
             "wss",
-            ListenerKind::SecureWebSocket(tls.for_websocket(), [].into()),
+            ListenerKind::SecureWebSocket(tls.for_websocket(), WebSocketServerConfig::default()),
         ),
     ];
     let servers = kinds.map(|(scheme, kind)| {

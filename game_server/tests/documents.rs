@@ -57,6 +57,8 @@ fn the_protocol_has_every_reason_with_its_code() {
         DisconnectReason::ServerFull,
         DisconnectReason::Shutdown,
         DisconnectReason::LoginTimeout,
+        DisconnectReason::LoggedInElsewhere,
+        DisconnectReason::KickedByOperator,
     ];
     for reason in kicks.map(DisconnectReason::from).into_iter().chain(others) {
         let row = format!("| {} | `{}` |", reason.code().unwrap(), reason.label());

@@ -120,7 +120,7 @@
 //!     Handlers::<Guest>::new()
 //!         .on::<CEnter>(|_guest, ctx, enter| {
 //!             let room = room(enter.room.get());
-//!             ctx.join(room).map_err(|_| Kick::Custom(1000, "too_many_rooms"))?;
+//!             ctx.join(room).map_err(|_| Kick::custom(1000, "too_many_rooms"))?;
 //!             ctx.broadcast_packet_to(room, &SEntered { guest: ctx.id().into() });
 //!             Ok(())
 //!         })
@@ -259,6 +259,8 @@
 //!
 //! * `admin` (off by default): an admin port with `/metrics` as Prometheus text, `/healthz`, `/sessions` and a
 //!   live page, over HTTP. `server_core::admin::Admin::start(addr, &handle)` starts it.
+//! * `cluster` (off by default): several nodes as one world over Redis: groups that span nodes, presence, one
+//!   session an account. `server_core::cluster::Cluster::builder(url).start(&handle)` attaches a node.
 //! * `framing` (off by default): clients of servers that are not built on this library.
 //!   `ServerBuilder::client_framing` sets the length and id fields of such a server.
 //! * `host` (off by default): the module `host` for programs. It reads the limits of the machine, checks the
@@ -382,7 +384,9 @@
 //! * **Actions of a peer** are never errors that you have to handle. An offence is a [`Kick`], another end
 //!   is another [`DisconnectReason`]. The session ends, is counted by [label](DisconnectReason::label) in
 //!   the [metrics](ServerHandle::metrics), and [`Session::on_disconnected`] is called. A handler kicks for
-//!   its own rules with `Err(Kick::..)`.
+//!   its own rules with `Err(Kick::..)`, or ends a session with a text: [`Context::close_with`]. Reasons of
+//!   the game are made by [`Kick::custom`], and counted by
+//!   [label](ServerBuilder::custom_labels).
 //! * **Sending does not fail.** A packet to a session that has ended is counted (`undeliverable`). A packet
 //!   that does not fit its size field is not sent, and an error is logged. To handle that error, encode
 //!   first: [`Context::encode`] and [`Context::encode_packet`] return [`PacketTooLarge`].
@@ -417,7 +421,9 @@
 //! | layer | contents |
 //! |---|---|
 //! | `testing` (feature) | a client of raw bytes, a stream without a socket, a clock that a test moves |
+//! | `game` | game loop: one thread owns the world, and gets a fair share of each player's packets |
 //! | `admin` (feature) | the admin port: Prometheus text, health, sessions, live page |
+//! | `cluster` (feature) | several nodes as one world: the link to a broker |
 //! | `server` | builder, handle, ticker and its schedule |
 //! | `runtime` | worker, listener, acceptor, connector: threads, sockets, clocks, and the only `mio::Poll`s |
 //! | `shard` | one worker's sessions and one turn of its loop |
@@ -449,6 +455,11 @@ mod connection;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod connection;
+#[cfg(not(feature = "testing"))]
+mod game;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod game;
 #[cfg(not(feature = "testing"))]
 mod groups;
 #[cfg(feature = "testing")]
@@ -496,6 +507,8 @@ pub mod transport;
 
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 
 /// For the expansion of [`packets!`] alone.
 #[doc(hidden)]
@@ -516,13 +529,15 @@ pub use base::cidr::{Cidr, InvalidCidr};
 #[doc(inline)]
 pub use base::config::Config;
 #[doc(inline)]
-pub use base::id::SessionId;
+pub use base::id::{InvalidSessionId, SessionId};
 #[doc(inline)]
 pub use base::reason::{DisconnectReason, Kick};
 #[doc(inline)]
 pub use base::transport_kind::TransportKind;
 #[doc(inline)]
 pub use buffer::{SendBuffer, pool::PoolStats};
+#[doc(inline)]
+pub use game::{Game, GameContext, GameLoop, GamePlayer};
 #[doc(inline)]
 pub use groups::id::GroupId;
 #[doc(inline)]
@@ -538,7 +553,9 @@ pub use protocol::packet::{IncomingPacket, Packet, PacketHead, PacketTooLarge};
 pub use protocol::reader::{PacketReader, ReadPart};
 #[cfg(feature = "websocket")]
 #[doc(inline)]
-pub use protocol::upgrade::{InvalidOrigin, InvalidWebSocketTarget, Origin, WebSocketTarget};
+pub use protocol::upgrade::{
+    InvalidOrigin, InvalidWebSocketTarget, Origin, WebSocketServerConfig, WebSocketTarget,
+};
 #[doc(inline)]
 pub use protocol::writer::{OutgoingPacket, PacketWriter, WritePart};
 #[doc(inline)]
@@ -556,6 +573,8 @@ pub use server::{Server, ServerBuilder, ServerHandle};
 pub use session::content::{Content, ContentError, ContentReceiver, ContentSender};
 #[doc(inline)]
 pub use session::handlers::Handlers;
+#[doc(inline)]
+pub use session::message::Message;
 #[doc(inline)]
 pub use session::{Context, Peer, Session};
 

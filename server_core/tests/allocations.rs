@@ -5,6 +5,7 @@
 use bytemuck::{Pod, Zeroable};
 use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::admission::Admission;
+use server_core::game::inbox::{Batch, Inbox, Input, Waiting};
 use server_core::groups::members::Groups;
 use server_core::metrics::Metrics;
 use server_core::protocol::websocket::WebSocket;
@@ -351,4 +352,36 @@ fn typed_packets_are_read_handled_and_written_without_allocation() {
         allocations, chunks,
         "one allocation for each replaced chunk"
     );
+}
+
+/// The players send as much in each tick; the batches of the worker and the game thread take turns.
+#[test]
+fn steady_tick_of_a_game_loop_allocates_nothing() {
+    let (mut inbox, mut batches) = (Inbox::new(32), [Batch::default(), Batch::default()]);
+    let players: Vec<(SessionId, Arc<Waiting>)> = (0..SESSIONS as u32)
+        .map(|slot| (SessionId::new(1, 0, slot), Arc::default()))
+        .collect();
+    for (id, waiting) in &players {
+        assert!(batches[0].join(*id, Arc::clone(waiting)));
+    }
+    let mut handled = 0;
+    let mut tick = |inbox: &mut Inbox| {
+        let [worker, game] = &mut batches;
+        for (id, waiting) in players.iter().flat_map(|player| [player; 3]) {
+            assert!(waiting.add(100, 1 << 10));
+            worker.packet(*id, &Packet::new(7, &[1; 100]));
+        }
+        std::mem::swap(worker, game);
+        let mut handle = |input: Input<'_>| {
+            handled += u64::from(matches!(input, Input::Packet(..)));
+            true
+        };
+        inbox.begin_tick(&mut handle);
+        inbox.take(game, &mut handle);
+    };
+    (0..10).for_each(|_| tick(&mut inbox));
+    let before = ALLOCATIONS.get();
+    (0..1_000).for_each(|_| tick(&mut inbox));
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    assert_eq!(handled, 1_010 * SESSIONS * 3);
 }

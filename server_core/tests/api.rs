@@ -11,10 +11,12 @@ use server_core::tick::{Tick, TickSchedule};
 use server_core::wire::{F32Le, F64Le, I16Le, I32Le, I64Le, PacketHeader, U16Le, U32Le, U64Le};
 use server_core::{
     BanList, BanListError, Bans, Cidr, Config, Content, ContentError, ContentReceiver,
-    ContentSender, Context, DisconnectReason, Handlers, InvalidCidr, Kick, List, ListIter,
-    MailboxFull, Packet, PacketReader, PacketTooLarge, PacketWriter, Peer, PoolStats, SendBuffer,
-    Server, ServerBuilder, ServerHandle, Session, SessionId, TickMetrics, TickStopper, Ticker,
+    ContentSender, Context, DisconnectReason, Handlers, InvalidCidr, InvalidSessionId, Kick, List,
+    ListIter, MailboxFull, Packet, PacketReader, PacketTooLarge, PacketWriter, Peer, PoolStats,
+    SendBuffer, Server, ServerBuilder, ServerHandle, Session, SessionId, TickMetrics, TickStopper,
+    Ticker,
 };
+use server_core::{GameContext, GameLoop, GamePlayer};
 use std::error::Error;
 use std::fmt::{Debug, Display};
 use std::hash::Hash;
@@ -35,6 +37,9 @@ fn shared_types_are_send_and_sync() {
     travels::<Bans>();
     travels::<BanList>();
     travels::<Ticker>();
+    travels::<GameLoop>();
+    travels::<GamePlayer>();
+    travels::<GameContext<'_>>();
     travels::<TickStopper>();
     travels::<TickMetrics>();
     travels::<TickSchedule>();
@@ -92,6 +97,7 @@ fn small_values_are_copy_eq_and_hash() {
 fn error_types_implement_error() {
     is_an_error::<BanListError>();
     is_an_error::<InvalidCidr>();
+    is_an_error::<InvalidSessionId>();
     is_an_error::<Kick>();
     is_an_error::<PacketTooLarge>();
     is_an_error::<WorkerGone>();

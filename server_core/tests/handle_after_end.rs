@@ -4,8 +4,8 @@ use server_core::snapshot::WorkerGone;
 use server_core::testing::DEADLINE;
 use server_core::wire::U32Le;
 use server_core::{
-    Config, Context, GroupId, Kick, Packet, Peer, SendBuffer, Server, ServerHandle, Session,
-    SessionId,
+    Config, Context, GroupId, Kick, Message, Packet, Peer, SendBuffer, Server, ServerHandle,
+    Session, SessionId,
 };
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -40,6 +40,9 @@ impl Session for Silent {
     }
 }
 
+struct Note;
+impl Message for Note {}
+
 /// A handle whose server has ended, and what was there before.
 struct Ended {
     handle: ServerHandle,
@@ -63,7 +66,7 @@ const SHORT: SShort = SShort {
 const TAIL: [u8; 1_000] = [7; 1_000];
 
 /// Each method of a handle, and what it has to do after the end.
-const METHODS: [(&str, Call); 29] = [
+const METHODS: [(&str, Call); 32] = [
     ("broadcast", |it| it.handle.broadcast(&NOTE, TAIL)),
     ("broadcast_packet", |it| it.handle.broadcast_packet(&SHORT)),
     ("broadcast_buffer", |it| {
@@ -106,6 +109,8 @@ const METHODS: [(&str, Call); 29] = [
         let answer = it.handle.try_broadcast_buffer_to(ROOM, None, &it.buffer);
         assert!(answer.is_ok());
     }),
+    ("admit", |it| it.handle.admit(it.id)),
+    ("post", |it| assert!(it.handle.post(it.id, Note).is_ok())),
     ("is_congested", |it| assert!(!it.handle.is_congested())),
     ("join", |it| {
         it.handle.join(it.id, ROOM);
@@ -114,6 +119,9 @@ const METHODS: [(&str, Call); 29] = [
     }),
     ("leave", |it| it.handle.leave(it.id, ROOM)),
     ("close", |it| it.handle.close(it.id)),
+    ("close_with", |it| {
+        it.handle.close_with(it.id, Kick::RateLimit, "too late");
+    }),
     ("encode", |it| {
         assert_eq!(it.handle.encode(&NOTE, TAIL).unwrap().len(), 1_008);
     }),

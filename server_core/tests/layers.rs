@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// The lowest first.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 16] = [
     "base",
     "host",
     "protocol",
@@ -18,7 +18,9 @@ const LAYERS: [&str; 14] = [
     "shard",
     "runtime",
     "server",
+    "cluster",
     "admin",
+    "game",
     "testing",
 ];
 

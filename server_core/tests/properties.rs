@@ -13,6 +13,7 @@ use models::framing::{check_input, check_output, frame, framings, id_of};
 use models::groups::Step as GroupStep;
 use models::send_queue::Step as QueueStep;
 use models::session_table::Step as TableStep;
+use models::tls::Step as TlsStep;
 use models::websocket::{Frame, FrameKind};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
@@ -221,6 +222,44 @@ fn packets_become_the_same_frames_for_any_offer_and_any_socket() {
             Ok(())
         },
     );
+}
+
+// ---- TLS driver ---------------------------------------------------------------------------------
+
+fn a_tls_step() -> impl Strategy<Value = TlsStep> {
+    let bytes = || prop_oneof![9 => 0_usize..200, 2 => 0_usize..9_000, 1 => 16_000_usize..40_000];
+    let text = (any::<u8>(), bytes()).prop_map(|(first, count)| {
+        (0..count)
+            .map(|at| (at as u8).wrapping_add(first))
+            .collect::<Vec<u8>>()
+    });
+    let slice = prop_oneof![1_usize..50, 50_usize..20_000];
+    prop_oneof![
+        30 => text.clone().prop_map(TlsStep::Record),
+        20 => Just(TlsStep::Handshake),
+        1 => Just(TlsStep::Garbage),
+        1 => any::<bool>().prop_map(|in_band| TlsStep::End { in_band }),
+        60 => bytes().prop_map(TlsStep::Arrive),
+        40 => bytes().prop_map(TlsStep::Room),
+        30 => (text, slice).prop_map(|(bytes, slice)| TlsStep::Queue { bytes, slice }),
+        60 => bytes().prop_map(TlsStep::Read),
+        60 => Just(TlsStep::Write),
+        2 => Just(TlsStep::Close),
+    ]
+}
+
+#[test]
+fn tls_driver_keeps_bytes_and_order_and_holds_one_record() {
+    let strategy = prop::collection::vec(a_tls_step(), 1..150);
+    check("TLS driver", 500, &strategy, |steps| {
+        let mut machine = models::tls::Machine::default();
+        for handshake in [TlsStep::Handshake, TlsStep::Handshake, TlsStep::Room(700)] {
+            machine.step(handshake);
+        }
+        steps.into_iter().for_each(|step| machine.step(step));
+        machine.finish();
+        Ok(())
+    });
 }
 
 // ---- websocket ----------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ impl RealServer {
         let session = move |_| GameSession::new(max_chats_per_sec);
         let server = builder
             .workers(workers)
-            .close_message(SBye::close_message)
+            .close_message_with_text(SBye::close_message)
             .start("127.0.0.1:0", session)
             .unwrap();
         let handle = server.handle();

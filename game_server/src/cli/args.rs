@@ -138,6 +138,27 @@ pub struct Args {
     #[arg(help_heading = "Network", value_name = "FILE")]
     pub ban_file: Option<BanFile>,
 
+    /// Broker of the cluster: redis://[USER:PASSWORD@]HOST[:PORT][/DB] or unix:///PATH
+    ///
+    /// A chat reaches the sessions of all nodes with the same broker. A broker that is away costs no tick: the chats
+    /// for other nodes wait for 1 s and are then dropped and counted.
+    #[cfg(feature = "cluster")]
+    #[arg(long, env = "GAME_SERVER_CLUSTER", hide_env_values = true)]
+    #[arg(help_heading = "Cluster", value_name = "URL")]
+    pub cluster: Option<String>,
+
+    /// Name of this node in the cluster, up to 64 bytes
+    #[cfg(feature = "cluster")]
+    #[arg(long, env = "GAME_SERVER_NODE", default_value = "node")]
+    #[arg(help_heading = "Cluster", value_name = "NAME")]
+    pub node: String,
+
+    /// Admit a session by a C_LOGIN packet, as the only one of its name in the cluster
+    #[cfg(feature = "cluster")]
+    #[arg(long, env = "GAME_SERVER_LOGIN", requires = "cluster")]
+    #[arg(help_heading = "Cluster")]
+    pub login: bool,
+
     /// Time from a connect to the first valid packet, in milliseconds; 0: off
     ///
     /// With 0, clients that connect and send nothing can take all sessions. Clients that only receive the hello
@@ -309,7 +330,7 @@ impl Args {
     /// # Errors
     /// A text is not an origin.
     #[cfg(feature = "websocket")]
-    pub fn origins(&self) -> Result<std::sync::Arc<[server_core::Origin]>, String> {
+    pub fn origins(&self) -> Result<Vec<server_core::Origin>, String> {
         let origins = self.ws_origins.iter();
         (origins.map(|text| text.parse()))
             .collect::<Result<_, server_core::InvalidOrigin>>()
@@ -435,6 +456,10 @@ impl Args {
 
     /// Whether a session has to send a valid packet within `--login-timeout-ms`.
     pub fn requires_login(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        if self.login {
+            return true;
+        }
         self.login_timeout_ms > 0
     }
 

@@ -7,10 +7,16 @@ use game_server::GameSession;
 use game_server::chat_budget::ChatBudget;
 use game_server::game::stats;
 use game_server::game::tick::TickLoop;
+#[cfg(feature = "cluster")]
+use game_server::game::world::World;
 use game_server::packets::{CHAT_FLOOD, SBye};
 #[cfg(any(feature = "tls", feature = "websocket"))]
 use server_core::ListenerKind;
+#[cfg(feature = "websocket")]
+use server_core::WebSocketServerConfig;
 use server_core::admin::Admin;
+#[cfg(feature = "cluster")]
+use server_core::cluster::Cluster;
 use server_core::host::{self, signals};
 use server_core::{Config, Server, TickMetrics};
 use std::io;
@@ -57,6 +63,14 @@ pub fn run(args: &Args) -> Result<(), String> {
         .map(ChatBudget::new)
         .map(Arc::new);
     let ticks = Arc::new(TickMetrics::default());
+    #[allow(unused_mut, reason = "without the feature `cluster`")]
+    let mut registry = stats::registry(chats_of_address.clone());
+    #[cfg(feature = "cluster")]
+    let world = args.cluster.as_ref().map(|_| World::new(args.login));
+    #[cfg(feature = "cluster")]
+    if let Some(world) = &world {
+        world.register(&mut registry);
+    }
     // Binds before the server: a failed start must not have accepted a peer. Ends with this function, after
     // the sessions.
     let admin = (args.metrics_addr.as_ref())
@@ -64,7 +78,7 @@ pub fn run(args: &Args) -> Result<(), String> {
             Admin::builder()
                 .name("game_server")
                 .tick_metrics(Arc::clone(&ticks))
-                .registry(stats::registry(chats_of_address.clone()))
+                .registry(registry)
                 .allow_hosts(args.admin_hosts.iter().cloned())
                 .host_hint("game_server --admin-host NAME allows it")
                 .bind(addrs.all())
@@ -80,35 +94,55 @@ pub fn run(args: &Args) -> Result<(), String> {
                 .unwrap_or_default(),
         )
         .custom_labels([CHAT_FLOOD.label()])
-        .close_message(SBye::close_message);
+        .close_message_with_text(SBye::close_message);
     #[cfg(feature = "tls")]
     let builder = match (&tls, &args.tls_addr) {
         (Some(tls), Some(addrs)) => builder.listen(ListenerKind::Tls(tls.clone()), addrs.all()),
         _ => builder,
     };
     #[cfg(feature = "websocket")]
-    let origins = args.origins()?;
+    let websocket = WebSocketServerConfig::from(args.origins()?);
     #[cfg(feature = "websocket")]
     let builder = match &args.ws_addr {
-        Some(addrs) => builder.listen(ListenerKind::WebSocket(Arc::clone(&origins)), addrs.all()),
+        Some(addrs) => builder.listen(ListenerKind::WebSocket(websocket.clone()), addrs.all()),
         None => builder,
     };
     #[cfg(all(feature = "tls", feature = "websocket"))]
     let builder = match (&tls, &args.wss_addr) {
         (Some(tls), Some(addrs)) => {
-            let kind = ListenerKind::SecureWebSocket(tls.for_websocket(), origins);
+            let kind = ListenerKind::SecureWebSocket(tls.for_websocket(), websocket);
             builder.listen(kind, addrs.all())
         }
         _ => builder,
     };
     let server = builder
-        .start(args.addr.all(), move |_peer| {
-            GameSession::new(max_chats_per_sec)
-                .with_chats_of_address(chats_of_address.clone())
-                .with_login(requires_login)
+        .start(args.addr.all(), {
+            #[cfg(feature = "cluster")]
+            let world = world.clone();
+            move |_peer| {
+                let session = GameSession::new(max_chats_per_sec)
+                    .with_chats_of_address(chats_of_address.clone())
+                    .with_login(requires_login);
+                #[cfg(feature = "cluster")]
+                let session = session.in_world(world.clone());
+                session
+            }
         })
         .map_err(in_words)?;
     let handle = server.handle();
+    #[cfg(feature = "cluster")]
+    if let (Some(world), Some(url)) = (&world, &args.cluster) {
+        let cluster = Cluster::builder(url.as_str())
+            .node(args.node.as_str())
+            .start(&handle)
+            .map_err(in_words)?;
+        log::info!(
+            "node {} of the cluster, number {}",
+            args.node,
+            cluster.id().to_u32()
+        );
+        world.enter(cluster);
+    }
     let _admin = admin.map(|admin| {
         log::info!("metrics on {}", admin.local_addr());
         admin.serve(&handle)
@@ -121,9 +155,12 @@ pub fn run(args: &Args) -> Result<(), String> {
         log::info!("signal {signal}: shutting down");
         handle.shutdown(args.drain_secs);
     }
-    server
-        .join()
-        .map_err(|error| format!("the server failed: {error}"))?;
+    let ended = server.join();
+    #[cfg(feature = "cluster")]
+    if let Some(world) = &world {
+        world.leave();
+    }
+    ended.map_err(|error| format!("the server failed: {error}"))?;
     signal.map_or(Err("the server ended by itself".into()), |_| Ok(()))
 }
 

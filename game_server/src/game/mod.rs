@@ -5,5 +5,7 @@ pub mod packets;
 pub mod session;
 pub mod stats;
 pub mod tick;
+#[cfg(feature = "cluster")]
+pub mod world;
 
 pub use session::GameSession;

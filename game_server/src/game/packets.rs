@@ -1,4 +1,4 @@
-//! The packets of this game, ids 1 to 6.
+//! The packets of this game, ids 1 to 9. Clients may send id 8 with `--login` alone.
 //!
 //! | id | name | direction | payload |
 //! |---|---|---|---|
@@ -8,6 +8,9 @@
 //! | 4 | [`CChat`] | C→S | UTF-8 text, 1 to 512 bytes |
 //! | 5 | [`SChat`] | S→C, to all | `u64` session id of the sender, then the text |
 //! | 6 | [`SBye`] | S→C, the last packet | `u16` reason code, then UTF-8 text |
+//! | 7 | [`SWorldChat`] | S→C, to all on the other nodes | `u32` node number, `u64` session id of the sender there, then the text |
+//! | 8 | [`CLogin`] | C→S | UTF-8 name, 1 to 32 bytes |
+//! | 9 | [`SLogin`] | S→C | `u8` answer, then a token of 16 bytes |
 
 use server_core::wire::U64Le;
 use server_core::{DisconnectReason, Kick, SessionId};
@@ -34,12 +37,30 @@ server_core::packets! {
         /// The code of the reason; see [`server_core::DisconnectReason::code`].
         reason: u16,
     } + text;
+    /// The text of a [`CChat`] that was said on another node.
+    server 7 => pub SWorldChat {
+        /// The number of the sender's node.
+        node: u32,
+        /// The session on that node.
+        sender: u64,
+    } + text;
+    /// The name of an account.
+    client 8 => pub CLogin + text(1..=MAX_NAME_BYTES);
+    /// The answer to a [`CLogin`].
+    server 9 => pub SLogin {
+        /// 0: granted; 1: granted, and another session of the name ends; 2: granted without the broker.
+        answer: u8,
+        /// Zeros.
+        token: [u8; 16],
+    };
 }
 
 /// The id of [`CEcho`].
 pub const C_ECHO: u16 = CEcho::ID;
 /// The id of [`CChat`].
 pub const C_CHAT: u16 = CChat::ID;
+/// The longest name of an account, in bytes.
+pub const MAX_NAME_BYTES: usize = 32;
 /// The longest chat text, in bytes.
 pub const MAX_CHAT_BYTES: usize = 512;
 
@@ -78,13 +99,9 @@ impl From<SessionId> for SChat {
 impl SBye {
     /// The packet and text for a session that the server ends. `None`: the peer cannot receive a packet.
     #[must_use]
-    pub fn close_message(reason: DisconnectReason) -> Option<(Self, String)> {
+    pub fn close_message(reason: DisconnectReason, text: &str) -> Option<(Self, String)> {
         let code = reason.code()?.into();
-        let text = match reason {
-            DisconnectReason::Kicked(CHAT_FLOOD) => "too many chat messages per second".into(),
-            other => other.to_string(),
-        };
-        Some((Self { reason: code }, text))
+        Some((Self { reason: code }, text.into()))
     }
 }
 
@@ -117,6 +134,20 @@ mod tests {
             encoded(&SBye { reason: 10.into() }, "over"),
             b"\x0a\0\x06\0\x0a\0over"
         );
+        let world_chat = SWorldChat {
+            node: 7.into(),
+            sender: sender.into(),
+        };
+        assert_eq!(
+            encoded(&world_chat, "hi"),
+            b"\x12\0\x07\0\x07\0\0\0\x05\0\0\0\x01\0\0\0hi"
+        );
+        assert_eq!(encoded(&CLogin, "ada"), b"\x07\0\x08\0ada");
+        let login = SLogin {
+            answer: 2,
+            token: [0; 16],
+        };
+        assert_eq!(encoded(&login, "")[..5], *b"\x15\0\x09\0\x02");
         assert_eq!((C_ECHO, C_CHAT), (2, 4));
     }
 

@@ -2,6 +2,8 @@
 
 use super::chat_budget::ChatBudget;
 use super::packets::{CChat, CEcho, CHAT_FLOOD, SChat, SEcho};
+#[cfg(feature = "cluster")]
+use super::{packets::CLogin, world::World};
 use server_core::rate_limiter::RateLimiter;
 use server_core::{Context, DisconnectReason, Handlers, Kick, Packet, Session};
 use std::collections::VecDeque;
@@ -25,6 +27,8 @@ pub struct GameSession {
     /// its burst of waiting chats.
     delayed_chats: VecDeque<(Instant, Box<str>)>,
     requires_login: bool,
+    #[cfg(feature = "cluster")]
+    world: Option<Arc<World>>,
 }
 
 impl GameSession {
@@ -38,6 +42,8 @@ impl GameSession {
             chats_of_address: None,
             delayed_chats: VecDeque::new(),
             requires_login: false,
+            #[cfg(feature = "cluster")]
+            world: None,
         }
     }
 
@@ -56,6 +62,14 @@ impl GameSession {
         self
     }
 
+    /// Sends the chats of this player to the other nodes of a cluster, too.
+    #[cfg(feature = "cluster")]
+    #[must_use]
+    pub fn in_world(mut self, world: Option<Arc<World>>) -> Self {
+        self.world = world;
+        self
+    }
+
     fn on_echo(&mut self, ctx: &mut Context<'_>, bytes: &[u8]) -> Result<(), Kick> {
         ctx.send(&SEcho, bytes);
         Ok(())
@@ -66,7 +80,8 @@ impl GameSession {
             .max_chats_per_sec
             .is_none_or(|rate| self.chats.take(rate, ctx.now()));
         if !allowed {
-            return Err(CHAT_FLOOD);
+            ctx.close_with(CHAT_FLOOD, "too many chat messages per second");
+            return Ok(());
         }
         let wait = match &self.chats_of_address {
             Some(budget) => budget.book(ctx.peer_addr(), ctx.now()),
@@ -74,7 +89,7 @@ impl GameSession {
         };
         match wait {
             None => {}
-            Some(Duration::ZERO) if self.delayed_chats.is_empty() => broadcast_chat(ctx, text),
+            Some(Duration::ZERO) if self.delayed_chats.is_empty() => self.broadcast_chat(ctx, text),
             Some(wait) => {
                 let at = ctx.now() + wait;
                 if self.delayed_chats.is_empty() {
@@ -85,10 +100,14 @@ impl GameSession {
         }
         Ok(())
     }
-}
 
-fn broadcast_chat(ctx: &mut Context<'_>, text: &str) {
-    ctx.broadcast(&SChat::from(ctx.id()), text);
+    fn broadcast_chat(&self, ctx: &mut Context<'_>, text: &str) {
+        ctx.broadcast(&SChat::from(ctx.id()), text);
+        #[cfg(feature = "cluster")]
+        if let Some(world) = &self.world {
+            world.chat(ctx, text);
+        }
+    }
 }
 
 impl Session for GameSession {
@@ -98,7 +117,7 @@ impl Session for GameSession {
                 ctx.set_timer(*at);
                 break;
             }
-            broadcast_chat(ctx, text);
+            self.broadcast_chat(ctx, text);
             self.delayed_chats.pop_front();
         }
     }
@@ -120,9 +139,23 @@ impl Session for GameSession {
             packet.id(),
             packet.size()
         );
+        #[cfg(feature = "cluster")]
+        if let Some(world) = &self.world {
+            if packet.id() == CLogin::ID {
+                return world.login(ctx, packet);
+            }
+            if world.has_login() {
+                return HANDLERS.dispatch(self, ctx, packet);
+            }
+        }
         HANDLERS.dispatch(self, ctx, packet)?;
         ctx.admit();
         Ok(())
+    }
+
+    #[cfg(feature = "cluster")]
+    fn on_login(&mut self, ctx: &mut Context<'_>, answer: server_core::cluster::LoginAnswer) {
+        World::on_login(ctx, answer);
     }
 }
 

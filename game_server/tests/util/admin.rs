@@ -10,6 +10,7 @@ use std::time::Duration;
 /// Every metric of the contract, and its type.
 pub const NAMES: &[(&str, &str)] = &[
     ("server_sessions", "gauge"),
+    ("server_handshakes_total", "counter"),
     ("server_accepted_total", "counter"),
     ("server_rejected_total", "counter"),
     ("server_disconnects_total", "counter"),
@@ -24,6 +25,7 @@ pub const NAMES: &[(&str, &str)] = &[
     ("server_ticks_skipped_total", "counter"),
     ("server_chats_dropped_total", "counter"),
     ("server_tick_lag_seconds", "histogram"),
+    ("server_tick_duration_seconds", "histogram"),
     ("server_broadcast_seconds", "histogram"),
 ];
 

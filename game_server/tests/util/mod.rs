@@ -35,6 +35,8 @@ pub const REASONS: &[&str] = &[
     "idle",
     "login_timeout",
     "handshake",
+    "logged_in_elsewhere",
+    "kicked",
 ];
 
 /// Waits until a condition holds. Fails if it does not within `deadline`.

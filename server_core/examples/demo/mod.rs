@@ -21,20 +21,34 @@ pub struct Args {
     /// Run N bots over real sockets; the exit status is 0 if each of them saw what it should
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     bots: Option<u16>,
+
+    /// Whether the bots have no end of their own: the run ends with Ctrl-C, or when a bot fails.
+    #[arg(skip)]
+    pub stay: bool,
 }
 
 impl Args {
     /// Reads the flags; bad ones end the process with status 2. Sets up the log of the library.
+    #[allow(dead_code)] // The example `web` has further flags.
     pub fn from_command_line() -> Self {
         let args = Self::parse();
-        let default_level = if args.bots.is_some() { "warn" } else { "info" };
-        let env = env_logger::Env::default().default_filter_or(default_level);
-        env_logger::Builder::from_env(env).init();
+        args.set_up_log();
         args
     }
 
+    pub fn set_up_log(&self) {
+        let default_level = if self.ends() { "warn" } else { "info" };
+        let env = env_logger::Env::default().default_filter_or(default_level);
+        env_logger::Builder::from_env(env).init();
+    }
+
+    /// Whether the bots of this run end, and the server with them.
+    pub fn ends(&self) -> bool {
+        self.bots.is_some() && !self.stay
+    }
+
     pub fn addr(&self) -> SocketAddr {
-        let port = if self.bots.is_some() { 0 } else { 7777 };
+        let port = if self.ends() { 0 } else { 7777 };
         self.addr
             .unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)))
     }
@@ -86,12 +100,18 @@ impl Bots {
             client.handle().connect(server.local_addr(), bot.into())?;
         }
         let server = ShutdownWhenDone(server.handle());
+        let stay = args.stay;
         let play = move || {
             let _server = server;
             let until = Instant::now() + PATIENCE;
             let mut found = Vec::new();
             for told_before in 0..bots {
-                found.push(told.recv_deadline(until).map_err(|_| {
+                let report = if stay {
+                    told.recv().ok()
+                } else {
+                    told.recv_deadline(until).ok()
+                };
+                found.push(report.ok_or_else(|| {
                     format!("only {told_before} of {bots} bots came to an end in {PATIENCE:?}")
                 })??);
             }

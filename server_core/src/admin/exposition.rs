@@ -178,6 +178,12 @@ impl Collector for ServerCollector {
                 "From the instant of each tick to the run of the tick loop",
                 &ticks.lag,
             )?;
+            encode_histogram(
+                &mut encoder,
+                "server_tick_duration_seconds",
+                "Time that the work of each tick takes",
+                &ticks.duration,
+            )?;
         }
         encode_histogram(
             &mut encoder,

@@ -13,7 +13,8 @@ pub const CONTENT_TYPE: &str = "application/json";
 /// One session. `game_server/README.md` documents the names and units of the fields, which stay.
 #[derive(Serialize)]
 struct SessionJson {
-    id: u64,
+    /// As in the log.
+    id: String,
     peer: SocketAddr,
     age_ms: u64,
     packets_received: u64,
@@ -40,7 +41,7 @@ pub fn to_json(
     let rows: Vec<SessionJson> = selected
         .into_iter()
         .map(|session| SessionJson {
-            id: session.id.to_u64(),
+            id: session.id.to_string(),
             peer: session.addr,
             age_ms: age_ms(session.opened_at),
             packets_received: session.packets_received,

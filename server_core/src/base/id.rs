@@ -1,6 +1,7 @@
 //! The id of a session. Knows nothing of sockets or tables.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// Identifies one session for the life of the process. No second session gets the same id.
 ///
@@ -13,6 +14,17 @@ use std::fmt;
 /// +----------------------------------+-----------+-------------------+
 /// |            generation            |  worker   |       slot        |
 /// +----------------------------------+-----------+-------------------+
+/// ```
+///
+/// As text, an id is `worker.slot-generation`, in logs and in `/sessions`. That text and the number are
+/// parsed:
+///
+/// ```
+/// use server_core::SessionId;
+/// let id = SessionId::new(1, 0, 17);
+/// assert_eq!(id.to_string(), "0.17-1");
+/// assert_eq!("0.17-1".parse(), Ok(id));
+/// assert_eq!("4294967313".parse(), Ok(id));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
@@ -70,12 +82,44 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// `worker.slot#generation`, for logs.
+/// `worker.slot-generation`.
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}#{}", self.worker(), self.slot(), self.generation())
+        write!(f, "{}.{}-{}", self.worker(), self.slot(), self.generation())
     }
 }
+
+/// Reads an id as it is printed, or its number. No sign, no zero in front and no space is accepted.
+impl FromStr for SessionId {
+    type Err = InvalidSessionId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = match text.split_once('.') {
+            Some((worker, rest)) => rest.split_once('-').and_then(|(slot, generation)| {
+                let (worker, slot) = (worker.parse().ok()?, slot.parse().ok()?);
+                Some(Self::new(generation.parse().ok()?, worker, slot))
+            }),
+            None => text.parse().ok().map(Self),
+        };
+        // Printed again: one id has one text.
+        parsed
+            .filter(|id| id.to_string() == text || id.0.to_string() == text)
+            .ok_or(InvalidSessionId)
+    }
+}
+
+/// The text is not the id of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct InvalidSessionId;
+
+impl fmt::Display for InvalidSessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a session id is worker.slot-generation, for example 0.17-1, or a number")
+    }
+}
+
+impl std::error::Error for InvalidSessionId {}
 
 const WORKER_BITS: u32 = 8;
 const SLOT_BITS: u32 = 24;
@@ -95,6 +139,39 @@ mod tests {
             assert_eq!(id.worker(), usize::from(worker));
             assert_eq!(id.slot(), slot as usize);
             assert_eq!(SessionId::from_u64(id.to_u64()), id);
+            assert_eq!(id.to_string().parse(), Ok(id));
+            assert_eq!(id.to_u64().to_string().parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn one_id_has_one_text_and_other_texts_are_errors() {
+        assert_eq!(SessionId::new(3, 1, 17).to_string(), "1.17-3");
+        for text in [
+            "",
+            "0.17",
+            "0.17#1",
+            "0.17-",
+            ".17-1",
+            "0.-17-1",
+            "0.17--1",
+            "0.17-+1",
+            "+0.17-1",
+            "00.17-1",
+            "0.017-1",
+            " 0.17-1",
+            "0.17-1 ",
+            "256.17-1",
+            "0.16777216-1",
+            "0.17-4294967296",
+            "18446744073709551616",
+            "-1",
+            "+1",
+            "01",
+            "1.0.17-1",
+        ] {
+            let parsed: Result<SessionId, _> = text.parse();
+            assert_eq!(parsed, Err(InvalidSessionId), "{text}");
         }
     }
 

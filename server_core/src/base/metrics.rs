@@ -104,7 +104,7 @@ pub struct WorkerMetrics {
     pub bytes_received: Counter,
     /// Calls of `write` and `writev`.
     pub write_calls: Counter,
-    /// Packets for a session that had ended.
+    /// Packets for a session that had ended. Messages for a session that had ended or was not connected yet.
     pub undeliverable: Counter,
     /// Joins by other threads that were refused because the session is in the maximum number of groups.
     /// A callback's join returns an error instead.

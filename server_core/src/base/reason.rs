@@ -34,7 +34,7 @@ pub enum Kick {
     ///
     /// ```
     /// use server_core::{DisconnectReason, Kick};
-    /// const ROOM_FULL: Kick = Kick::Custom(Kick::FIRST_CUSTOM_CODE, "room_full");
+    /// const ROOM_FULL: Kick = Kick::custom(1000, "room_full");
     /// assert_eq!((ROOM_FULL.code(), ROOM_FULL.label()), (1000, "room_full"));
     /// assert_eq!(DisconnectReason::from(ROOM_FULL).code(), Some(1000));
     /// ```
@@ -44,6 +44,38 @@ pub enum Kick {
 impl Kick {
     /// The first code that this library leaves to games.
     pub const FIRST_CUSTOM_CODE: u16 = 1000;
+
+    /// A game's own reason, for a constant: a wrong code or label does not compile.
+    ///
+    /// ```
+    /// use server_core::Kick;
+    /// const NAME_TAKEN: Kick = Kick::custom(1001, "name_taken");
+    /// assert_eq!(NAME_TAKEN, Kick::Custom(1001, "name_taken"));
+    /// ```
+    ///
+    /// ```compile_fail,E0080
+    /// # use server_core::Kick;
+    /// const NAME_TAKEN: Kick = Kick::custom(6, "name_taken"); // the code of `slow_consumer`
+    /// ```
+    ///
+    /// # Panics
+    /// If the code is below [`FIRST_CUSTOM_CODE`](Self::FIRST_CUSTOM_CODE), or if the label is empty or has
+    /// another character than `a` to `z`, `0` to `9` and `_`.
+    #[must_use]
+    pub const fn custom(code: u16, label: &'static str) -> Self {
+        assert!(code >= Self::FIRST_CUSTOM_CODE, "the code is below 1000");
+        assert!(!label.is_empty(), "the label is empty");
+        let mut at = 0;
+        while at < label.len() {
+            let is_valid = matches!(label.as_bytes()[at], b'a'..=b'z' | b'0'..=b'9' | b'_');
+            assert!(
+                is_valid,
+                "the label has a character other than a-z, 0-9 and _"
+            );
+            at += 1;
+        }
+        Self::Custom(code, label)
+    }
 
     /// The code that tells the peer. Below [`FIRST_CUSTOM_CODE`](Self::FIRST_CUSTOM_CODE) for the
     /// reasons of this library.
@@ -125,6 +157,10 @@ pub enum DisconnectReason {
     /// the oldest of more than `Config::max_handshakes`. Also a connection of a trusted proxy without a valid
     /// PROXY header, which is not a session.
     Handshake,
+    /// A newer session is logged in to the same account.
+    LoggedInElsewhere,
+    /// An operator, or the game, has ended the session of this account.
+    KickedByOperator,
 }
 
 impl DisconnectReason {
@@ -165,6 +201,8 @@ impl DisconnectReason {
             Self::HandlerPanicked => 15,
             Self::LoginTimeout => 16,
             Self::Handshake => 17,
+            Self::LoggedInElsewhere => 18,
+            Self::KickedByOperator => 19,
             Self::Kicked(Kick::Custom(..)) => OWN.len(),
         }
     }
@@ -185,6 +223,8 @@ impl DisconnectReason {
             Self::HandlerPanicked => "handler_panic",
             Self::LoginTimeout => "login_timeout",
             Self::Handshake => "handshake",
+            Self::LoggedInElsewhere => "logged_in_elsewhere",
+            Self::KickedByOperator => "kicked",
         }
     }
 
@@ -196,6 +236,8 @@ impl DisconnectReason {
             Self::ServerFull => Some(9),
             Self::Shutdown => Some(10),
             Self::LoginTimeout => Some(12),
+            Self::LoggedInElsewhere => Some(13),
+            Self::KickedByOperator => Some(14),
             Self::Handshake => Some(15),
             _ => None,
         }
@@ -240,7 +282,7 @@ impl DisconnectReason {
 }
 
 /// The reasons of this library, by index.
-const OWN: [DisconnectReason; 18] = {
+const OWN: [DisconnectReason; 20] = {
     use DisconnectReason as Reason;
     [
         Reason::Kicked(Kick::BadSize),
@@ -261,11 +303,25 @@ const OWN: [DisconnectReason; 18] = {
         Reason::HandlerPanicked,
         Reason::LoginTimeout,
         Reason::Handshake,
+        Reason::LoggedInElsewhere,
+        Reason::KickedByOperator,
     ]
 };
 
 /// The labels of games that have counters and log lines of their own: those beyond are `custom`.
 pub(crate) const MAX_CUSTOM_LABELS: usize = 16;
+
+/// Bytes of the text of a `close_with`, at most.
+const MAX_CLOSE_TEXT_BYTES: usize = 1024;
+
+/// The text of a `close_with`, cut at a character: it has to fit into one packet.
+pub(crate) fn close_text(text: &str) -> Box<str> {
+    let mut end = text.len().min(MAX_CLOSE_TEXT_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
+}
 
 impl From<Kick> for DisconnectReason {
     fn from(kick: Kick) -> Self {
@@ -288,6 +344,8 @@ impl fmt::Display for DisconnectReason {
             Self::HandlerPanicked => f.write_str("the session's own code failed"),
             Self::LoginTimeout => f.write_str("the session did not log in in time"),
             Self::Handshake => f.write_str("the handshake failed or was not complete in time"),
+            Self::LoggedInElsewhere => f.write_str("the account has logged in again"),
+            Self::KickedByOperator => f.write_str("an operator ended the session"),
         }
     }
 }
@@ -307,10 +365,28 @@ mod tests {
         }
         let labels: HashSet<&str> = DisconnectReason::LABELS.into_iter().collect();
         assert_eq!(labels.len(), DisconnectReason::COUNT);
-        assert_eq!(DisconnectReason::COUNT, 19);
+        assert_eq!(DisconnectReason::COUNT, 21);
         let custom = DisconnectReason::from(CUSTOM);
         assert_eq!(DisconnectReason::LABELS[custom.index()], "custom");
         assert_eq!((custom.label(), CUSTOM.label()), ("room_full", "room_full"));
+    }
+
+    #[test]
+    fn text_of_a_close_is_cut_at_a_character() {
+        assert_eq!(&*close_text("taken"), "taken");
+        let long = format!("x{}", "é".repeat(1000));
+        let cut = close_text(&long);
+        assert_eq!(cut.len(), MAX_CLOSE_TEXT_BYTES - 1);
+        assert!(long.starts_with(&*cut));
+    }
+
+    #[test]
+    fn custom_takes_codes_and_labels_of_games_alone() {
+        assert_eq!(Kick::custom(1_234, "room_full"), CUSTOM);
+        for (code, label) in [(999, "room_full"), (1_000, ""), (1_000, "Room full")] {
+            let refused = std::panic::catch_unwind(|| Kick::custom(code, label));
+            assert!(refused.is_err(), "{code} {label:?}");
+        }
     }
 
     #[test]
@@ -321,9 +397,11 @@ mod tests {
         assert_eq!(DisconnectReason::ServerFull.code(), Some(9));
         assert_eq!(DisconnectReason::Shutdown.code(), Some(10));
         assert_eq!(DisconnectReason::LoginTimeout.code(), Some(12));
+        assert_eq!(DisconnectReason::LoggedInElsewhere.code(), Some(13));
+        assert_eq!(DisconnectReason::KickedByOperator.code(), Some(14));
         assert_eq!(DisconnectReason::Handshake.code(), Some(15));
         assert_eq!(DisconnectReason::PeerClosed.code(), None);
-        assert_eq!(codes.iter().flatten().count(), 11);
+        assert_eq!(codes.iter().flatten().count(), 13);
         assert!(
             codes
                 .into_iter()
@@ -342,6 +420,8 @@ mod tests {
             (9, Some("server_full")),
             (10, Some("shutdown")),
             (12, Some("login_timeout")),
+            (13, Some("logged_in_elsewhere")),
+            (14, Some("kicked")),
             (15, Some("handshake")),
             (0, None),
             (11, None),

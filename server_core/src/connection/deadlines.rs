@@ -82,7 +82,7 @@ impl<T: Transport, S> Connection<T, S> {
         if self.is_input_paused() {
             (None, None)
         } else {
-            (self.framer.began_at(), Some(self.last_received_at))
+            (self.incomplete_since(), Some(self.last_received_at))
         }
     }
 
@@ -92,6 +92,11 @@ impl<T: Transport, S> Connection<T, S> {
             self.last_received_at = ended;
         }
         self.framer.shift_to(began, ended);
+        if let Some(extras) = &mut self.extras
+            && extras.incomplete_since == Some(began)
+        {
+            extras.incomplete_since = Some(ended);
+        }
     }
 
     /// The deadline that has expired. A peer that passes a check of its throughput gets more time here.

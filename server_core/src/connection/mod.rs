@@ -89,10 +89,14 @@ struct Extras {
     rate: RateLimiter,
     empty_frames: RateLimiter,
     read_state: ReadState,
+    /// Since when the transport keeps bytes of a message that is not complete.
+    incomplete_since: Option<Instant>,
     /// The session is called when its queue holds this many bytes or fewer.
     drained_below: Option<usize>,
     /// On the worker's list of sessions whose queue has drained.
     is_listed_drained: bool,
+    /// The text of the game for the end that is decided.
+    close_text: Option<Box<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,16 +157,19 @@ impl<T: Transport, S> Connection<T, S> {
         false
     }
 
-    /// Takes the handshake a step further. Returns whether packets flow from now on.
+    /// Takes the handshake a step further. Returns whether packets flow from now on, and the change of
+    /// [`partial_bytes`](Self::partial_bytes).
     ///
     /// # Errors
     /// Why the session has to end.
-    pub fn handshake(&mut self, now: Instant) -> Result<bool, DisconnectReason> {
-        let is_done = self.stream.handshake()? == Completion::Done;
-        if is_done {
+    pub fn handshake(&mut self, now: Instant) -> (Result<bool, DisconnectReason>, isize) {
+        let partial_bytes = self.partial_bytes() as isize;
+        let done = self.stream.handshake();
+        let is_done = done.map(|completion| completion == Completion::Done);
+        if is_done == Ok(true) {
             self.open(now);
         }
-        Ok(is_done)
+        (is_done, self.partial_bytes() as isize - partial_bytes)
     }
 
     /// Packets flow from now on.
@@ -218,7 +225,7 @@ impl<T: Transport, S> Connection<T, S> {
     /// Bytes of memory for a packet that is not complete.
     #[must_use]
     pub fn partial_bytes(&self) -> usize {
-        self.framer.reserved_bytes()
+        self.framer.reserved_bytes() + self.stream.kept_bytes()
     }
 
     /// The stream, for registering it.
@@ -390,10 +397,20 @@ impl<T: Transport, S> Connection<T, S> {
             .is_some()
     }
 
+    /// Sets the text for the close message and the log.
+    pub fn set_close_text(&mut self, text: Box<str>) {
+        self.extras.get_or_insert_default().close_text = Some(text);
+    }
+
+    /// Takes the text of the close message, if the game gave one.
+    pub fn take_close_text(&mut self) -> Option<Box<str>> {
+        self.extras.as_mut()?.close_text.take()
+    }
+
     /// Bytes that wait in both directions.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
-        self.queue.queued_bytes() + self.framer.reserved_bytes()
+        self.queue.queued_bytes() + self.partial_bytes()
     }
 
     /// Whether this peer begins to pace, with more than `bytes` in its queue, by what is known so far.

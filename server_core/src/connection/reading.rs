@@ -111,9 +111,31 @@ impl<T: Transport, S> Connection<T, S> {
         resumes
     }
 
+    /// A message of the transport's own has the time of a packet: from its first byte, or from the last plaintext
+    /// before it.
+    fn note_incomplete(&mut self, has_plaintext: bool, now: Instant) {
+        if self.stream.kept_bytes() > 0 {
+            let since = &mut self.extras.get_or_insert_default().incomplete_since;
+            *since = since.filter(|_| !has_plaintext).or(Some(now));
+        } else if let Some(extras) = &mut self.extras {
+            extras.incomplete_since = None;
+        }
+    }
+
+    /// Since when a packet, or a message of the transport, is incomplete.
+    pub(super) fn incomplete_since(&self) -> Option<Instant> {
+        let of_transport = (self.extras.as_ref()).and_then(|extras| extras.incomplete_since);
+        self.framer.began_at().into_iter().chain(of_transport).min()
+    }
+
     /// The server has not read the peer: the time for the peer's input starts now.
     pub fn restart_input_clock(&mut self, now: Instant) {
         self.framer.restart_clock(now);
+        if let Some(since) =
+            (self.extras.as_mut()).and_then(|extras| extras.incomplete_since.as_mut())
+        {
+            *since = now;
+        }
         self.last_received_at = now;
     }
 
@@ -136,7 +158,7 @@ impl<T: Transport, S> Connection<T, S> {
         now: Instant,
         mut handle: impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
     ) -> Received {
-        let partial_bytes = self.framer.reserved_bytes() as isize;
+        let partial_bytes = self.partial_bytes() as isize;
         let mut received = Received {
             partial_growth: 0,
             bytes: 0,
@@ -202,7 +224,8 @@ impl<T: Transport, S> Connection<T, S> {
                 break;
             }
         }
-        received.partial_growth = self.framer.reserved_bytes() as isize - partial_bytes;
+        received.partial_growth = self.partial_bytes() as isize - partial_bytes;
+        self.note_incomplete(received.bytes > 0, now);
         self.packets_received += received.packets as u64;
         received
     }

@@ -19,8 +19,22 @@ pub struct Groups {
     max_per_session: usize,
     group_index: Arc<GroupIndex>,
     groups: HashMap<GroupId, Group>,
+    #[cfg(feature = "cluster")]
+    watch: Option<MemberWatch>,
     /// The places of each session: `groups[place.group].members[place.index]` is the session.
     places: HashMap<SessionId, Vec<Place>>,
+}
+
+/// Takes each join (`true`) and leave of a session of a worker.
+#[cfg(feature = "cluster")]
+#[derive(Clone)]
+pub struct MemberWatch(pub Arc<dyn Fn(GroupId, bool) + Send + Sync>);
+
+#[cfg(feature = "cluster")]
+impl fmt::Debug for MemberWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemberWatch")
+    }
 }
 
 /// A group that has members.
@@ -62,6 +76,8 @@ impl Groups {
             max_per_session,
             group_index,
             groups: HashMap::new(),
+            #[cfg(feature = "cluster")]
+            watch: None,
             places: HashMap::new(),
         }
     }
@@ -108,6 +124,8 @@ impl Groups {
         entered.members.push(id);
         let places = self.places.entry(id).or_default();
         places.push(Place { group, index });
+        #[cfg(feature = "cluster")]
+        self.report(group, true);
         Ok(())
     }
 
@@ -167,8 +185,28 @@ impl Groups {
         self.places.get(&id).map_or(&[], Vec::as_slice)
     }
 
+    /// Reports each member from now on: those that are there first.
+    #[cfg(feature = "cluster")]
+    pub fn watch(&mut self, watch: MemberWatch) {
+        self.watch = Some(watch);
+        for (group, members) in &self.groups {
+            for _ in &members.members {
+                self.report(*group, true);
+            }
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    fn report(&self, group: GroupId, is_join: bool) {
+        if let Some(MemberWatch(watch)) = &self.watch {
+            watch(group, is_join);
+        }
+    }
+
     /// Frees a place. The last member moves there.
     fn vacate(&mut self, place: &Place) {
+        #[cfg(feature = "cluster")]
+        self.report(place.group, false);
         let Some(group) = self.groups.get_mut(&place.group) else {
             return;
         };

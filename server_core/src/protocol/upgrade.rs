@@ -6,6 +6,7 @@ use sha1_smol::Sha1;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The longest head of a request or an answer, in bytes.
 pub const MAX_HEAD_BYTES: usize = 8 << 10;
@@ -33,6 +34,20 @@ pub struct Origin {
     scheme: String,
     host: String,
     port: Option<u16>,
+}
+
+/// The rules of a WebSocket listener: the pages that may connect, and a page of the game's own.
+///
+/// ```
+/// use server_core::{ListenerKind, WebSocketServerConfig};
+/// let config = WebSocketServerConfig::from(vec!["https://game.example".parse().unwrap()])
+///     .with_page("<!doctype html><title>A game</title>");
+/// let kind = ListenerKind::WebSocket(config);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct WebSocketServerConfig {
+    origins: Arc<[Origin]>,
+    page: Option<Arc<[u8]>>,
 }
 
 /// The text is not an origin.
@@ -135,6 +150,58 @@ pub fn answer(bytes: &[u8], origins: &[Origin]) -> Answer {
     Answer::Accept {
         head_bytes,
         response: [head.as_bytes(), &accept, b"\r\n\r\n"].concat(),
+    }
+}
+
+/// Whether this is the complete head of a plain request for `/`, with or without a query.
+fn asks_for_page(bytes: &[u8]) -> bool {
+    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+    let mut request = Request::new(&mut fields);
+    let is_complete = matches!(request.parse(bytes), Ok(Status::Complete(_)));
+    let path = request.path.and_then(|path| path.split('?').next());
+    let fields = Fields(request.headers);
+    is_complete
+        && (request.method, path) == (Some("GET"), Some("/"))
+        && fields.only("Host").is_some()
+        && fields.all("Upgrade").next().is_none()
+}
+
+impl WebSocketServerConfig {
+    /// Serves an HTML page to browsers that ask for `/` without an upgrade: a game and its page share one port.
+    /// Such a connection ends with [`DisconnectReason::Closed`](crate::DisconnectReason::Closed) without having
+    /// been connected. All connections share the bytes of the page. If there are origins, that of the page has to
+    /// be among them.
+    #[must_use]
+    pub fn with_page(mut self, html: &str) -> Self {
+        let response = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\n\
+             Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{html}",
+            html.len()
+        );
+        self.page = Some(response.into_bytes().into());
+        self
+    }
+
+    /// The pages that may connect; all if there are none.
+    #[must_use]
+    pub fn origins(&self) -> &[Origin] {
+        &self.origins
+    }
+
+    /// The response to these bytes, if they ask for the page.
+    #[must_use]
+    pub fn page_for(&self, bytes: &[u8]) -> Option<Arc<[u8]>> {
+        self.page.clone().filter(|_| asks_for_page(bytes))
+    }
+}
+
+impl From<Vec<Origin>> for WebSocketServerConfig {
+    /// Accepts pages of these origins, or of all origins if there are none.
+    fn from(origins: Vec<Origin>) -> Self {
+        Self {
+            origins: origins.into(),
+            page: None,
+        }
     }
 }
 

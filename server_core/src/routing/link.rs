@@ -1,5 +1,6 @@
 //! The link to the other nodes of a cluster, and how far a packet goes.
 
+use crate::base::id::SessionId;
 use crate::buffer::SendBuffer;
 use crate::groups::id::GroupId;
 use std::fmt;
@@ -12,10 +13,15 @@ pub trait Link: fmt::Debug + Send + Sync {
     /// Takes a packet for the other nodes, or drops and counts it. The method returns at once: the
     /// calling thread is a worker, or a thread of the game.
     fn publish(&self, audience: Audience, packet: &SendBuffer);
+
+    /// Learns that a session of this node has ended. The method returns at once.
+    fn end_session(&self, id: SessionId) {
+        let _ = id;
+    }
 }
 
 /// The sessions that a packet is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Audience {
     /// All sessions.
     All,
@@ -30,7 +36,7 @@ pub enum Origin {
     Node,
     /// The link: the packet has been on another node.
     #[cfg_attr(
-        not(any(test, feature = "testing")),
+        not(any(test, feature = "cluster", feature = "testing")),
         expect(dead_code, reason = "this build has no link")
     )]
     Link,

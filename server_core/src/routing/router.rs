@@ -11,6 +11,8 @@ use crate::routing::completion_timer::Share;
 use crate::routing::link::{Audience, Link, Origin, Scope, Target};
 use crate::routing::mailbox::{Mailbox, MailboxFull};
 use crate::routing::outbox;
+use crate::session::message::{Message, MessageBytes, MessageRoom};
+use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -23,6 +25,8 @@ pub struct Router<T> {
     mailboxes: Box<[Mailbox<Command<T>>]>,
     groups: Arc<GroupIndex>,
     link: OnceLock<Box<dyn Link>>,
+    /// Messages to the sessions of each worker.
+    messages: Box<[MessageBytes]>,
     /// Workers with a session that paces.
     congested_workers: AtomicUsize,
     /// Set with the shutdown commands. A worker that is still busy with earlier mail at this instant
@@ -49,8 +53,20 @@ pub enum Command<T> {
     Leave(SessionId, GroupId),
     /// Answer with the state of the worker's sessions at the end of the turn.
     Snapshot(SnapshotRequest),
+    /// Report members of groups: those that are there, and each change.
+    #[cfg(feature = "cluster")]
+    WatchMembers(crate::groups::members::MemberWatch),
+    /// Call `on_login` of a session of the worker.
+    #[cfg(feature = "cluster")]
+    Login(SessionId, crate::session::LoginAnswer),
     /// End a session of the worker.
     Close(SessionId, DisconnectReason),
+    /// Admit a session of the worker.
+    Admit(SessionId),
+    /// Give a message to a session of the worker.
+    Message(SessionId, Box<dyn Any + Send>, MessageRoom),
+    /// End a session of the worker, and tell its peer this text.
+    CloseWith(SessionId, DisconnectReason, Box<str>),
     /// End all sessions of the worker, flushed by this instant if they can be, then the worker.
     Shutdown(Instant),
 }
@@ -70,6 +86,8 @@ pub struct NewConnection<T> {
 
 /// A worker fills at most this part of another worker's mailbox.
 const FORWARD_SHARE: usize = 16;
+/// The messages that wait for the sessions of a worker fill at most this part of its mailbox.
+const MESSAGE_SHARE: usize = 4;
 /// The charge for a command, besides the bytes that it carries.
 const COMMAND_BYTES: usize = 64;
 /// The charge for a new connection: taking it over costs as much time as this many bytes.
@@ -79,8 +97,10 @@ impl<T: Send + 'static> Router<T> {
     /// A router over the workers' mailboxes, in the order of the workers.
     #[must_use]
     pub fn new(mailboxes: impl IntoIterator<Item = Mailbox<Command<T>>>) -> Self {
+        let mailboxes: Box<[_]> = mailboxes.into_iter().collect();
         Self {
-            mailboxes: mailboxes.into_iter().collect(),
+            messages: mailboxes.iter().map(|_| MessageBytes::default()).collect(),
+            mailboxes,
             groups: Arc::default(),
             link: OnceLock::new(),
             congested_workers: AtomicUsize::new(0),
@@ -143,10 +163,10 @@ impl<T: Send + 'static> Router<T> {
         self.congested_workers.load(Ordering::Relaxed) > 0
     }
 
-    /// Attaches the link to the other nodes. The first link counts.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn attach_link(&self, link: Box<dyn Link>) {
-        let _ = self.link.set(link);
+    /// Attaches the link to the other nodes. The first link counts. Returns whether it is this one.
+    #[cfg(any(test, feature = "cluster", feature = "testing"))]
+    pub fn attach_link(&self, link: Box<dyn Link>) -> bool {
+        self.link.set(link).is_ok()
     }
 
     /// How far a packet goes. A packet that came from the link is on the other nodes already.
@@ -226,6 +246,38 @@ impl<T: Send + 'static> Router<T> {
         self.fan_out(audience, None, Origin::Link, buffer);
     }
 
+    /// As [`deliver`](Self::deliver), without waiting.
+    ///
+    /// # Errors
+    /// As [`try_broadcast`](Self::try_broadcast).
+    #[cfg(feature = "cluster")]
+    pub fn try_deliver(&self, audience: Audience, buffer: &SendBuffer) -> Result<(), MailboxFull> {
+        self.try_fan_out(audience, None, Origin::Link, buffer)
+    }
+
+    /// Tells the link that a session has ended.
+    pub fn end_session(&self, id: SessionId) {
+        if let Some(link) = self.link.get() {
+            link.end_session(id);
+        }
+    }
+
+    /// Posts a command of the link to the worker of a session. Never waits: the link bounds its commands.
+    #[cfg(feature = "cluster")]
+    pub fn post_for(&self, id: SessionId, command: Command<T>) {
+        if let Some(mailbox) = self.mailboxes.get(id.worker()) {
+            mailbox.post(command, COMMAND_BYTES);
+        }
+    }
+
+    /// Reports joins and leaves of all workers' sessions from now on, present members first.
+    #[cfg(feature = "cluster")]
+    pub fn watch_members(&self, watch: &crate::groups::members::MemberWatch) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(Command::WatchMembers(watch.clone()), COMMAND_BYTES);
+        }
+    }
+
     fn fan_out(
         self: &Arc<Self>,
         audience: Audience,
@@ -248,7 +300,7 @@ impl<T: Send + 'static> Router<T> {
     /// # Errors
     /// [`MailboxFull`] if one worker has no room; then neither a worker nor the link gets the packet.
     pub fn try_broadcast(&self, buffer: &SendBuffer) -> Result<(), MailboxFull> {
-        self.try_fan_out(Audience::All, None, buffer)
+        self.try_fan_out(Audience::All, None, Origin::Node, buffer)
     }
 
     /// As [`broadcast_to`](Self::broadcast_to), without waiting.
@@ -261,7 +313,7 @@ impl<T: Send + 'static> Router<T> {
         except: Option<SessionId>,
         buffer: &SendBuffer,
     ) -> Result<(), MailboxFull> {
-        self.try_fan_out(Audience::Group(group), except, buffer)
+        self.try_fan_out(Audience::Group(group), except, Origin::Node, buffer)
     }
 
     /// As [`send`](Self::send), without waiting.
@@ -317,10 +369,50 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
+    /// Gives a message to one session, from any thread. Never waits.
+    ///
+    /// # Errors
+    /// [`MailboxFull`] with the message, if too many bytes of messages wait for the sessions of that worker.
+    pub fn post_message<M: Message>(
+        &self,
+        to: SessionId,
+        message: M,
+    ) -> Result<(), MailboxFull<M>> {
+        let worker = to.worker();
+        let Some((mailbox, waiting)) = self.mailboxes.get(worker).zip(self.messages.get(worker))
+        else {
+            return Ok(());
+        };
+        let bytes = message.bytes().saturating_add(COMMAND_BYTES);
+        match waiting.reserve(bytes, mailbox.limit_bytes() / MESSAGE_SHARE) {
+            // The room bounds the number of these commands. A closed mailbox drops the message.
+            Some(room) => {
+                let command = Command::Message(to, Box::new(message), room);
+                mailbox.post(command, COMMAND_BYTES);
+                Ok(())
+            }
+            None => Err(MailboxFull(message)),
+        }
+    }
+
+    /// Admits one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
+    pub fn admit(self: &Arc<Self>, id: SessionId) {
+        if id.worker() < self.workers() {
+            self.post(id.worker(), Command::Admit(id));
+        }
+    }
+
     /// Ends one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
     pub fn close(self: &Arc<Self>, id: SessionId, reason: DisconnectReason) {
         if id.worker() < self.workers() {
             self.post(id.worker(), Command::Close(id, reason));
+        }
+    }
+
+    /// As [`close`](Self::close), with a text for the peer.
+    pub fn close_with(self: &Arc<Self>, id: SessionId, reason: DisconnectReason, text: Box<str>) {
+        if id.worker() < self.workers() {
+            self.post(id.worker(), Command::CloseWith(id, reason, text));
         }
     }
 
@@ -369,13 +461,14 @@ impl<T: Send + 'static> Router<T> {
         &self,
         audience: Audience,
         except: Option<SessionId>,
+        origin: Origin,
         buffer: &SendBuffer,
     ) -> Result<(), MailboxFull> {
         if !outbox::is_empty() {
             // It would overtake what this thread has posted before.
             return Err(MailboxFull(()));
         }
-        let targets = self.targets(audience, self.scope(audience, Origin::Node));
+        let targets = self.targets(audience, self.scope(audience, origin));
         let bytes = packet_bytes(buffer);
         for (reserved, target) in targets.clone().enumerate() {
             if let Target::Worker(worker) = target {
@@ -474,11 +567,16 @@ impl<T> Command<T> {
             | Self::TimedBroadcast(buffer, _)
             | Self::BroadcastTo(_, _, buffer) => packet_bytes(buffer),
             Self::Adopt(_) => ADOPT_BYTES,
+            Self::CloseWith(_, _, text) => COMMAND_BYTES + text.len(),
             Self::Join(..)
             | Self::Leave(..)
             | Self::Snapshot(_)
             | Self::Close(..)
+            | Self::Admit(_)
+            | Self::Message(..)
             | Self::Shutdown(_) => COMMAND_BYTES,
+            #[cfg(feature = "cluster")]
+            Self::WatchMembers(_) | Self::Login(..) => COMMAND_BYTES,
         }
     }
 }

@@ -459,7 +459,7 @@ impl Listener {
             self.rejected.remove(oldest);
         }
         let close_message =
-            || (context.close_message)(DisconnectReason::ServerFull, &context.buffers);
+            || (context.close_message)(DisconnectReason::ServerFull, None, &context.buffers);
         let last_packet = guarded(close_message).unwrap_or(None);
         let mut draining = Draining::rejected(stream, last_packet, now + context.config.linger);
         let entry = self.rejected.vacant_entry();

@@ -2,13 +2,11 @@
 
 use crate::base::transport_kind::TransportKind;
 #[cfg(feature = "websocket")]
-use crate::protocol::upgrade::Origin;
+use crate::protocol::upgrade::WebSocketServerConfig;
 use crate::runtime::stream::{Refusal, Stream};
 #[cfg(feature = "tls")]
 use crate::runtime::tls::TlsServerConfig;
 use std::io;
-#[cfg(feature = "websocket")]
-use std::sync::Arc;
 
 /// The transport of a listener's connections, with the parts that the transport needs.
 #[derive(Clone, Debug, Default)]
@@ -20,14 +18,13 @@ pub enum ListenerKind {
     /// TLS over TCP. A connection that finds the server full is closed before its handshake.
     #[cfg(feature = "tls")]
     Tls(TlsServerConfig),
-    /// WebSocket over TCP, for pages of these origins, or of all origins if the list is empty. A peer that
-    /// is not a page has no origin, and is accepted. A connection that finds the server full is closed before
-    /// its upgrade.
+    /// WebSocket over TCP. A peer that is not a page has no origin, and is accepted. A connection that finds the
+    /// server full is closed before its upgrade.
     #[cfg(feature = "websocket")]
-    WebSocket(Arc<[Origin]>),
+    WebSocket(WebSocketServerConfig),
     /// The same over TLS.
     #[cfg(all(feature = "tls", feature = "websocket"))]
-    SecureWebSocket(TlsServerConfig, Arc<[Origin]>),
+    SecureWebSocket(TlsServerConfig, WebSocketServerConfig),
 }
 
 impl ListenerKind {
@@ -55,10 +52,10 @@ impl ListenerKind {
             #[cfg(feature = "tls")]
             Self::Tls(config) => Ok(stream.over_tls(config.engine()?)),
             #[cfg(feature = "websocket")]
-            Self::WebSocket(origins) => Ok(stream.over_websocket(origins)),
+            Self::WebSocket(config) => Ok(stream.over_websocket(config)),
             #[cfg(all(feature = "tls", feature = "websocket"))]
-            Self::SecureWebSocket(config, origins) => {
-                Ok(stream.over_tls(config.engine()?).over_websocket(origins))
+            Self::SecureWebSocket(tls, config) => {
+                Ok(stream.over_tls(tls.engine()?).over_websocket(config))
             }
         }
     }

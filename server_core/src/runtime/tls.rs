@@ -278,6 +278,8 @@ impl<S: Read + Write> Write for TlsClientStream<S> {
 pub struct RustlsEngine {
     side: Side,
     is_peer_closed: bool,
+    /// rustls has returned an error. Another call could meet bytes that it has seen already.
+    is_broken: bool,
 }
 
 enum Side {
@@ -295,8 +297,6 @@ macro_rules! either {
     };
 }
 
-/// Records of an alert or two, after an error.
-const MAX_LAST_STEPS: usize = 8;
 /// What a record adds to its plaintext, at most: header, nonce, type and tag.
 const RECORD_OVERHEAD_BYTES: usize = 5 + 8 + 1 + 16;
 
@@ -314,7 +314,15 @@ impl RustlsEngine {
         Self {
             side,
             is_peer_closed: false,
+            is_broken: false,
         }
+    }
+
+    fn check(&self) -> Result<(), TlsBroken> {
+        if self.is_broken {
+            return Err(TlsBroken("the connection is broken".into()));
+        }
+        Ok(())
     }
 
     /// Calls `then` when the connection takes what is to be written.
@@ -324,6 +332,7 @@ impl RustlsEngine {
         output: &mut Vec<u8>,
         then: impl FnOnce(&mut dyn Writer, &mut Vec<u8>) -> Result<(), TlsBroken>,
     ) -> Result<(), TlsBroken> {
+        self.check()?;
         // Nothing comes: each complete record has been read.
         let mut plaintext = Vec::new();
         loop {
@@ -349,6 +358,7 @@ impl TlsEngine for RustlsEngine {
         plaintext: &mut Vec<u8>,
         output: &mut Vec<u8>,
     ) -> Result<usize, TlsBroken> {
+        self.check()?;
         let mut taken = 0;
         loop {
             let input = &mut input[taken..];
@@ -363,7 +373,8 @@ impl TlsEngine for RustlsEngine {
                 Ok(Step::PeerClosed) => self.is_peer_closed = true,
                 Ok(Step::Idle) => return Ok(taken),
                 Err(error) => {
-                    self.take_alerts(&mut input[discard..], output);
+                    self.is_broken = true;
+                    self.take_alerts(output);
                     return Err(error);
                 }
             }
@@ -408,16 +419,16 @@ impl TlsEngine for RustlsEngine {
 }
 
 impl RustlsEngine {
-    /// After an error, rustls has an alert for the peer, most likely. `input` is as the error has left it: rustls
-    /// may look at a message of the handshake that is there in part.
-    fn take_alerts(&mut self, input: &mut [u8], output: &mut Vec<u8>) {
+    /// After an error, rustls has an alert for the peer, most likely. A step that has nothing to write would read on
+    /// behind the error.
+    fn take_alerts(&mut self, output: &mut Vec<u8>) {
         let mut plaintext = Vec::new();
-        for _ in 0..MAX_LAST_STEPS {
+        while either!(&self.side, connection => connection.wants_write()) {
             let outcome = either!(&mut self.side, connection => {
-                let state = connection.process_tls_records(input).state.map_err(broken);
+                let state = connection.process_tls_records(&mut []).state.map_err(broken);
                 state.and_then(|state| advance(state, &mut plaintext, output))
             });
-            if !matches!(outcome, Ok(Step::Again)) {
+            if outcome.is_err() {
                 return;
             }
         }

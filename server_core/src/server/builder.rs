@@ -64,7 +64,7 @@ impl ServerBuilder {
         Self {
             config: Config::default(),
             custom_labels: Vec::new(),
-            close_message: Arc::new(|_, _| None),
+            close_message: Arc::new(|_, _, _| None),
             bans: Bans::default(),
             listeners: Vec::new(),
             #[cfg(feature = "framing")]
@@ -143,15 +143,58 @@ impl ServerBuilder {
     /// Sets the last packet for each session that the server ends, by the reason. A connection that is
     /// rejected because the server is full gets it, too.
     pub fn close_message<H, Tail>(
-        mut self,
+        self,
         close_message: impl Fn(DisconnectReason) -> Option<(H, Tail)> + Send + Sync + 'static,
     ) -> Self
     where
         H: PacketHead,
         Tail: AsRef<[u8]>,
     {
-        self.close_message = Arc::new(move |reason, buffers| {
-            let (head, tail) = close_message(reason)?;
+        self.close_message_from(move |reason, _| close_message(reason))
+    }
+
+    /// Like [`close_message`](Self::close_message), by the reason and the text of
+    /// [`close_with`](crate::Context::close_with). A session that ends in another way gets the reason in
+    /// words.
+    ///
+    /// ```
+    /// server_core::packets! {
+    ///     /// The last packet of a session that the server ends.
+    ///     server 6 => pub SBye { code: u16 } + text;
+    /// }
+    ///
+    /// let builder = server_core::Server::builder().close_message_with_text(|reason, text| {
+    ///     let code = reason.code()?.into();
+    ///     Some((SBye { code }, text.to_owned()))
+    /// });
+    /// ```
+    pub fn close_message_with_text<H, Tail>(
+        self,
+        close_message: impl Fn(DisconnectReason, &str) -> Option<(H, Tail)> + Send + Sync + 'static,
+    ) -> Self
+    where
+        H: PacketHead,
+        Tail: AsRef<[u8]>,
+    {
+        self.close_message_from(move |reason, text| match text {
+            Some(text) => close_message(reason, text),
+            None => close_message(reason, &reason.to_string()),
+        })
+    }
+
+    fn close_message_from<H, Tail>(
+        mut self,
+        close_message: impl Fn(DisconnectReason, Option<&str>) -> Option<(H, Tail)>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self
+    where
+        H: PacketHead,
+        Tail: AsRef<[u8]>,
+    {
+        self.close_message = Arc::new(move |reason, text, buffers| {
+            let (head, tail) = close_message(reason, text)?;
             buffers.encode(&head, tail.as_ref()).ok()
         });
         self

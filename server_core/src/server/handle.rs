@@ -3,7 +3,7 @@
 use crate::base::config::LONGEST_TIME;
 use crate::base::id::SessionId;
 use crate::base::metrics::Metrics;
-use crate::base::reason::DisconnectReason;
+use crate::base::reason::{DisconnectReason, Kick, close_text};
 use crate::base::snapshot::{Snapshot, SnapshotGate};
 use crate::base::transport_kind::TransportKind;
 use crate::buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
@@ -11,11 +11,16 @@ use crate::groups::id::GroupId;
 use crate::protocol::packet::{PacketHead, PacketTooLarge};
 use crate::protocol::writer::OutgoingPacket;
 use crate::routing::completion_timer::CompletionTimer;
+#[cfg(feature = "cluster")]
+use crate::routing::link::Audience;
 use crate::routing::mailbox::MailboxFull;
+#[cfg(feature = "cluster")]
+use crate::routing::router::Command;
 use crate::routing::router::Router;
 use crate::runtime::connector::{Connector, server_has_ended};
 use crate::runtime::listener::{Listener, StopSignal};
 use crate::runtime::stream::Stream;
+use crate::session::message::Message;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,8 +45,9 @@ use std::time::{Duration, Instant};
 /// | [`broadcast_to`](Self::broadcast_to), [`broadcast_to_others`](Self::broadcast_to_others), [`broadcast_packet_to`](Self::broadcast_packet_to), [`broadcast_packet_to_others`](Self::broadcast_packet_to_others), [`broadcast_buffer_to`](Self::broadcast_buffer_to) | does nothing |
 /// | [`send_buffer`](Self::send_buffer) | does nothing |
 /// | [`try_send_buffer`](Self::try_send_buffer), [`try_broadcast_buffer`](Self::try_broadcast_buffer), [`try_broadcast_buffer_to`](Self::try_broadcast_buffer_to) | `Ok`; the packet is dropped |
+/// | [`post`](Self::post) | `Ok`; the message is dropped |
 /// | [`is_congested`](Self::is_congested) | `false` |
-/// | [`join`](Self::join), [`leave`](Self::leave), [`close`](Self::close) | does nothing |
+/// | [`join`](Self::join), [`leave`](Self::leave), [`admit`](Self::admit), [`close`](Self::close), [`close_with`](Self::close_with) | does nothing |
 /// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
 /// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |
 /// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::base::snapshot::WorkerGone) |
@@ -254,6 +260,87 @@ impl ServerHandle {
         self.inner.router.try_broadcast_to(group, except, buffer)
     }
 
+    /// Gives a message to one session: its worker calls [`Session::on_message`](crate::Session::on_message).
+    /// So the state of a session stays in its session, without a lock, while another thread works for it.
+    /// Never waits.
+    ///
+    /// Messages of one thread to one session arrive in their order. Their order to packets that the thread
+    /// sends is not kept: a message waits while effects of earlier callbacks wait. A message to a session
+    /// that has ended, or is not connected yet, is dropped and counted (`undeliverable`).
+    ///
+    /// ```
+    /// use server_core::{Context, Kick, Message, Packet, Server, Session, SessionId};
+    /// use std::any::Any;
+    /// use std::sync::{Mutex, mpsc};
+    /// # use std::io::{Read, Write};
+    ///
+    /// server_core::packets! {
+    ///     client 8 => CLogin + text(1..=32);
+    ///     server 9 => SLogin { rank: u32 };
+    /// }
+    ///
+    /// const LOGIN_FAILED: Kick = Kick::custom(1001, "login_failed");
+    ///
+    /// /// The answer of the database.
+    /// struct Rank(Option<u32>);
+    /// impl Message for Rank {}
+    ///
+    /// struct Player {
+    ///     logins: mpsc::Sender<(SessionId, String)>,
+    /// }
+    ///
+    /// impl Session for Player {
+    ///     fn requires_login(&self) -> bool {
+    ///         true
+    ///     }
+    ///
+    ///     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+    ///         let name = packet.decode::<CLogin>()?;
+    ///         let _ = self.logins.send((ctx.id(), name.to_owned()));
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn on_message(&mut self, ctx: &mut Context<'_>, message: Box<dyn Any + Send>) {
+    ///         match message.downcast::<Rank>().map(|rank| rank.0) {
+    ///             Ok(Some(rank)) => {
+    ///                 ctx.admit();
+    ///                 ctx.send_packet(&SLogin { rank: rank.into() });
+    ///             }
+    ///             _ => ctx.close_with(LOGIN_FAILED, "unknown name"),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let (logins, to_look_up) = mpsc::channel();
+    /// let logins = Mutex::new(logins);
+    /// let server = Server::builder().start("127.0.0.1:0", move |_peer| Player {
+    ///     logins: logins.lock().expect("no thread panics with it").clone(),
+    /// })?;
+    /// let handle = server.handle();
+    /// std::thread::spawn(move || {
+    ///     for (id, name) in to_look_up {
+    ///         let rank = (name == "bob").then_some(7); // a query that takes its time
+    ///         if handle.post(id, Rank(rank)).is_err() {
+    ///             handle.close(id);
+    ///         }
+    ///     }
+    /// });
+    /// # let mut client = std::net::TcpStream::connect(server.local_addr())?;
+    /// # client.write_all(b"\x07\0\x08\0bob")?;
+    /// # let mut answer = [0; 8];
+    /// # client.read_exact(&mut answer)?;
+    /// # assert_eq!(answer, [8, 0, 9, 0, 7, 0, 0, 0]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`MailboxFull`] with the message, if the messages that wait for the sessions of its worker have more
+    /// than a quarter of [`mailbox_bytes`](crate::Config::mailbox_bytes): [`Message::bytes`] and 64 bytes for
+    /// each.
+    pub fn post<M: Message>(&self, id: SessionId, message: M) -> Result<(), MailboxFull<M>> {
+        self.inner.router.post_message(id, message)
+    }
+
     /// Makes a session a member of a group. Packets that this thread sends to the group afterwards reach
     /// the session, and so do packets that a thread sends through a handle after it has learned of the
     /// join. A callback on the session's own worker may send before the worker takes the join from its
@@ -333,6 +420,27 @@ impl ServerHandle {
         self.inner.router.close(id, DisconnectReason::Closed);
     }
 
+    /// Ends one session as [`close`](Self::close) does, for a reason of the game and with a text of at most
+    /// 1,024 bytes. See [`Context::close_with`](crate::Context::close_with).
+    pub fn close_with(&self, id: SessionId, reason: impl Into<DisconnectReason>, text: &str) {
+        let router = &self.inner.router;
+        router.close_with(id, reason.into(), close_text(text));
+    }
+
+    pub(crate) fn close_for(&self, id: SessionId, kick: Kick) {
+        self.inner.router.close(id, kick.into());
+    }
+
+    pub(crate) fn workers(&self) -> usize {
+        self.inner.router.workers()
+    }
+
+    /// Admits a session, as [`Context::admit`](crate::Context::admit) does in a callback. Waits as
+    /// [`broadcast`](Self::broadcast) does.
+    pub fn admit(&self, id: SessionId) {
+        self.inner.router.admit(id);
+    }
+
     /// Begins an outgoing connection, whose session belongs to one of the workers. `tag` is returned in
     /// [`Peer::tag`](crate::Peer::tag).
     ///
@@ -405,6 +513,53 @@ impl ServerHandle {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.inner.router.has_ended()
+    }
+
+    /// Attaches the link to the other nodes. Returns whether it is the first one.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn attach_link(&self, link: Box<dyn crate::routing::link::Link>) -> bool {
+        self.inner.router.attach_link(link)
+    }
+
+    /// Reports joins and leaves from now on, present members first.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn watch_members(&self, watch: &crate::groups::members::MemberWatch) {
+        self.inner.router.watch_members(watch);
+    }
+
+    /// Delivers a packet of another node, without waiting. Returns whether the mailboxes had room.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn deliver(&self, audience: Audience, packet: &[u8]) -> bool {
+        let buffer = self.copy(packet);
+        self.inner.router.try_deliver(audience, &buffer).is_ok()
+    }
+
+    /// Delivers a packet of another node to one session. As [`deliver`](Self::deliver).
+    #[cfg(feature = "cluster")]
+    pub(crate) fn deliver_to(&self, session: SessionId, packet: &[u8]) -> bool {
+        self.try_send_buffer(session, self.copy(packet)).is_ok()
+    }
+
+    #[cfg(feature = "cluster")]
+    fn copy(&self, packet: &[u8]) -> SendBuffer {
+        self.inner.buffers.write(packet.len(), |free| {
+            free[..packet.len()].copy_from_slice(packet);
+            packet.len()
+        })
+    }
+
+    /// Ends a session for this reason, without waiting.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn post_close(&self, session: SessionId, reason: DisconnectReason) {
+        let close = Command::Close(session, reason);
+        self.inner.router.post_for(session, close);
+    }
+
+    /// Answers the login of a session, without waiting.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn answer_login(&self, session: SessionId, answer: crate::session::LoginAnswer) {
+        let login = Command::Login(session, answer);
+        self.inner.router.post_for(session, login);
     }
 
     /// Ends the server in order: it stops accepting, queues the close message for every session, flushes

@@ -73,6 +73,8 @@ pub struct TickMetrics {
     pub skipped: Counter,
     /// Time from the instant of each tick to the call of the function.
     pub lag: Histogram,
+    /// Time that the function takes.
+    pub duration: Histogram,
 }
 
 /// Interval at which the loop checks that the server runs, where ticks are further apart.
@@ -121,7 +123,9 @@ impl Ticker {
             if let Some(tick) = schedule.poll(Instant::now()) {
                 // Counted first: a reader that has seen a tick finds it in the metrics.
                 self.metrics.count(tick);
+                let began = Instant::now();
                 on_tick(tick);
+                self.metrics.duration.record(began.elapsed());
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The requests of a callback to its worker.
 
 use crate::base::id::SessionId;
-use crate::base::reason::DisconnectReason;
+use crate::base::reason::{DisconnectReason, close_text};
 use crate::buffer::{SendBuffer, SendBufferManager};
 use crate::groups::id::GroupId;
 use crate::groups::members::{Groups, TooManyGroups};
@@ -265,6 +265,35 @@ impl<'a> Context<'a> {
     pub fn close_session(&mut self, id: SessionId) {
         self.effects
             .push(Effect::Close(id, DisconnectReason::Closed));
+    }
+
+    /// Ends this session as [`close`](Self::close) does, for a reason of the game: the metrics count its
+    /// label, the log has label and text, and
+    /// [`close_message_with_text`](crate::ServerBuilder::close_message_with_text) gets both. A text is cut to
+    /// 1,024 bytes.
+    ///
+    /// ```
+    /// use server_core::{Context, Kick};
+    ///
+    /// const NAME_TAKEN: Kick = Kick::custom(1001, "name_taken");
+    ///
+    /// fn refuse(ctx: &mut Context<'_>, name: &str) {
+    ///     ctx.close_with(NAME_TAKEN, &format!("{name} plays already"));
+    /// }
+    /// ```
+    pub fn close_with(&mut self, reason: impl Into<DisconnectReason>, text: &str) {
+        self.close_session_with(self.peer.id, reason, text);
+    }
+
+    /// Ends any session for a reason of the game. See [`close_with`](Self::close_with).
+    pub fn close_session_with(
+        &mut self,
+        id: SessionId,
+        reason: impl Into<DisconnectReason>,
+        text: &str,
+    ) {
+        let close = Effect::CloseWith(id, reason.into(), close_text(text));
+        self.effects.push(close);
     }
 
     /// Requests one call of [`Session::on_timer`](crate::Session::on_timer) at `at`. Replaces an earlier

@@ -18,6 +18,8 @@ pub enum Effect {
     BroadcastTo(GroupId, Option<SessionId>, SendBuffer),
     /// End a session.
     Close(SessionId, DisconnectReason),
+    /// End a session, and tell its peer this text.
+    CloseWith(SessionId, DisconnectReason, Box<str>),
     /// Set the timer of this session, or clear it.
     Timer(SessionId, Option<Instant>),
     /// Call `on_drained` of this session when its queue holds this number of bytes or fewer.
@@ -38,7 +40,11 @@ impl Effect {
             Self::Send(_, buffer) | Self::Broadcast(buffer) | Self::BroadcastTo(_, _, buffer) => {
                 buffer.len()
             }
-            Self::Close(..) | Self::Timer(..) | Self::NotifyDrained(..) | Self::Admit(_) => 0,
+            Self::Close(..)
+            | Self::CloseWith(..)
+            | Self::Timer(..)
+            | Self::NotifyDrained(..)
+            | Self::Admit(_) => 0,
         }
     }
 
@@ -47,6 +53,7 @@ impl Effect {
         match self {
             Self::Send(id, _)
             | Self::Close(id, _)
+            | Self::CloseWith(id, ..)
             | Self::Timer(id, _)
             | Self::NotifyDrained(id, _)
             | Self::Admit(id) => *id == source,
@@ -57,7 +64,9 @@ impl Effect {
     /// The reason for the end of `session`, if this effect ends it.
     pub(crate) fn end_of(&self, session: SessionId) -> Option<DisconnectReason> {
         match self {
-            Self::Close(id, reason) if *id == session => Some(*reason),
+            Self::Close(id, reason) | Self::CloseWith(id, reason, _) if *id == session => {
+                Some(*reason)
+            }
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ pub mod content;
 mod context;
 mod effect;
 pub mod handlers;
+pub mod message;
 
 pub use context::Context;
 pub use effect::Effect;
@@ -13,6 +14,7 @@ pub use effect::Effect;
 use crate::base::id::SessionId;
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::protocol::packet::Packet;
+use std::any::Any;
 use std::net::SocketAddr;
 
 /// The game's object for one peer. It is made when the peer connects, called on its worker's thread only,
@@ -74,9 +76,21 @@ pub trait Session: 'static {
         let _ = ctx;
     }
 
+    /// A value that another thread has [posted](crate::ServerHandle::post) to this session, between
+    /// [`on_connected`](Self::on_connected) and the end. `downcast` returns the value by its type.
+    fn on_message(&mut self, ctx: &mut Context<'_>, message: Box<dyn Any + Send>) {
+        let _ = (ctx, message);
+    }
+
     /// The queue of this session has fallen to the length given to [`Context::notify_drained`].
     fn on_drained(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;
+    }
+
+    /// The cluster has answered a [login](crate::cluster::Cluster::login) of this session.
+    #[cfg(feature = "cluster")]
+    fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
+        let _ = (ctx, answer);
     }
 
     /// The session has ended. It is in no list, and no packet reaches its peer. The callback may send to
@@ -84,6 +98,20 @@ pub trait Session: 'static {
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
         let _ = (ctx, reason);
     }
+}
+
+/// The answer to a login. A login is always granted: the newest session of an account stays.
+#[cfg(feature = "cluster")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoginAnswer {
+    /// The session is the only one of its account.
+    Granted,
+    /// As `Granted`, and another session of the account ends.
+    Replaced,
+    /// The broker has not answered within 1 s, or cannot be reached: another session of the account may be on
+    /// another node. The older of the two ends when the link is back.
+    Unsure,
 }
 
 /// Id, address and tag of a peer, known before its session is made.

@@ -155,7 +155,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Effect::Close(id, reason) if id.worker() < workers => {
                 self.forward(id.worker(), Command::Close(id, reason));
             }
-            Effect::Close(..) => {}
+            Effect::CloseWith(id, reason, text) if id.worker() == self.worker => {
+                self.close_with(id, reason, text);
+            }
+            Effect::CloseWith(id, reason, text) if id.worker() < workers => {
+                self.forward(id.worker(), Command::CloseWith(id, reason, text));
+            }
+            Effect::Close(..) | Effect::CloseWith(..) => {}
             Effect::Timer(id, at) => {
                 self.table.visit(id, |connection| connection.set_timer(at));
                 self.rearm(id);
@@ -194,6 +200,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub(super) fn close(&mut self, id: SessionId, reason: DisconnectReason) {
         self.detach(id);
         self.table.close(id, reason);
+    }
+
+    /// Ends a session with a text for its peer. The text of a session that ends already stays.
+    pub(super) fn close_with(&mut self, id: SessionId, reason: DisconnectReason, text: Box<str>) {
+        self.table
+            .visit(id, |connection| connection.set_close_text(text));
+        self.close(id, reason);
     }
 
     /// Ends a session behind all earlier effects.

@@ -41,11 +41,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Takes one step of a handshake, and returns what that costs of the turn's input.
     pub(super) fn handshake(&mut self, id: SessionId, now: Instant) -> usize {
+        let mut partial_growth = 0;
         let done = self.table.try_visit(id, |connection| {
             connection.has_input = false;
-            let is_done = connection.handshake(now)?;
-            Ok(is_done.then(|| (connection.transport(), connection.is_resumed())))
+            let (is_done, growth) = connection.handshake(now);
+            partial_growth = growth;
+            Ok(is_done?.then(|| (connection.transport(), connection.is_resumed())))
         });
+        self.metrics().partial_packet_bytes.change(partial_growth);
         if let Some(Some((transport, is_resumed))) = done {
             self.handshakes.count -= 1;
             let outcome = if is_resumed {

@@ -44,7 +44,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let partial_bytes = connection.partial_bytes() as u64;
         self.metrics().partial_packet_bytes.sub(partial_bytes);
         shared.metrics.count_disconnect(self.worker, reason);
-        let summary_at = shared.disconnect_log.note(Some(id), peer.addr, reason, now);
+        let close_text = connection.take_close_text();
+        let text = close_text.as_deref();
+        let summary_at =
+            (shared.disconnect_log).note_with_text(Some(id), peer.addr, reason, text, now);
         let ends = [self.disconnect_summary_at, summary_at];
         self.disconnect_summary_at = ends.into_iter().flatten().min();
 
@@ -52,7 +55,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let is_broken = reason == DisconnectReason::Handshake;
         let told = was_open && reason.flushes() && !is_broken;
         let last_packet = if told {
-            guarded(|| (shared.close_message)(reason, &shared.buffers)).unwrap_or(None)
+            guarded(|| (shared.close_message)(reason, text, &shared.buffers)).unwrap_or(None)
         } else {
             None
         };
@@ -78,6 +81,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let _ = guarded(|| drop(session));
         // Behind `on_disconnected`, which can still name its groups, and may have joined another.
         self.groups.leave_all(id);
+        shared.router.end_session(id);
         self.apply_effects(id, now);
 
         if reason.flushes() {

@@ -20,6 +20,7 @@ mod handshakes;
 mod input;
 mod leaving;
 mod memory;
+mod messages;
 mod output;
 mod pacing;
 pub mod table;
@@ -44,6 +45,7 @@ use crate::session::{Effect, Peer, Session};
 use crate::shard::table::SessionTable;
 use crate::transport::Transport;
 use handshakes::Handshakes;
+use messages::Messages;
 use pacing::Pacing;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -54,9 +56,9 @@ use unadmitted::Unadmitted;
 
 /// Makes the session of each new peer, on the worker that will own it.
 pub type SessionFactory<S> = dyn Fn(Peer) -> S + Send + Sync;
-/// The last packet for a session that ends for this reason, if it gets one.
+/// The last packet for a session that ends for this reason, if it gets one, with the text of a `close_with`.
 pub type CloseMessage =
-    dyn Fn(DisconnectReason, &SendBufferManager) -> Option<SendBuffer> + Send + Sync;
+    dyn Fn(DisconnectReason, Option<&str>, &SendBufferManager) -> Option<SendBuffer> + Send + Sync;
 
 /// What all workers of a server have in common.
 pub struct Shared<T, S> {
@@ -93,7 +95,7 @@ impl<T: Send + 'static, S> Shared<T, S> {
             metrics: Arc::new(Metrics::new(workers)),
             disconnect_log: DisconnectLog::default(),
             factory: Box::new(factory),
-            close_message: Arc::new(|_, _| None),
+            close_message: Arc::new(|_, _, _| None),
         }
     }
 }
@@ -165,6 +167,8 @@ pub struct Shard<T, S> {
     give_back_at: Option<Instant>,
     /// When to look again which sessions pace.
     pacing_check_at: Option<Instant>,
+    /// Messages of other threads that wait for their sessions.
+    messages: Messages,
     /// When to try again what callbacks posted through handles and mailboxes had no room for.
     outbox_retry_at: Option<Instant>,
     /// What may still be queued in this turn, each packet counted once for every session that
@@ -237,6 +241,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             peak_bytes: 0,
             give_back_at: None,
             pacing_check_at: None,
+            messages: Messages::default(),
             outbox_retry_at: None,
             output_left: shared.config.turn_output_bytes as isize,
             shares: Vec::new(),
@@ -280,7 +285,16 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 self.groups.leave(id, group);
             }
             Command::Snapshot(request) => self.snapshots.push(request),
+            #[cfg(feature = "cluster")]
+            Command::WatchMembers(watch) => self.groups.watch(watch),
+            #[cfg(feature = "cluster")]
+            Command::Login(id, answer) => {
+                self.call(id, now, |session, ctx| session.on_login(ctx, answer));
+            }
             Command::Close(id, reason) => self.close(id, reason),
+            Command::Admit(id) => self.admit(id),
+            Command::Message(to, message, room) => self.messages.push(to, message, room),
+            Command::CloseWith(id, reason, text) => self.close_with(id, reason, text),
             Command::Shutdown(flush_by) if self.deferred.is_empty() => {
                 self.begin_shutdown(flush_by);
             }
@@ -344,6 +358,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         {
             self.begin_shutdown(flush_by);
         }
+        self.deliver_messages(now);
         self.read_all(now);
         self.check_deadlines(now);
         self.flush_all(now);
@@ -411,6 +426,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             || !self.deferred.is_empty() && self.paced_until.is_none() && self.stalled.is_empty()
             || may_read
                 && (!self.readable.is_empty()
+                    || self.messages.is_turn_used_up
                     || !self.drained.is_empty()
                     || self.unadmitted_excess(0) > 0)
             || self.handshake_excess(0) > 0

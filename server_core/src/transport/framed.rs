@@ -188,6 +188,10 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
         self.empty_frames
     }
 
+    fn kept_bytes(&self) -> usize {
+        self.inner.kept_bytes()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }

@@ -79,6 +79,12 @@ pub trait Transport {
         0
     }
 
+    /// Bytes of the peer that the transport keeps, most likely because a message of its own is not complete. They
+    /// count as memory for incomplete packets.
+    fn kept_bytes(&self) -> usize {
+        0
+    }
+
     /// Writes plaintext, oldest bytes first. Returns the number of bytes that have left the process with all
     /// that the transport has put before them: **sent is what the socket took**.
     ///

@@ -142,8 +142,14 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
         &mut self.inner
     }
 
+    /// The engine is not called any more: it may still refer to bytes that are gone.
+    fn is_broken(&self) -> bool {
+        matches!(self.end, Some(End::Broken { .. }))
+    }
+
     /// Takes what has come through the engine.
     fn open(&mut self, input: &mut [u8], plaintext: &mut Vec<u8>) {
+        let held = self.held.len();
         let outcome = if self.incomplete.is_empty() {
             let outcome = self.engine.read(input, plaintext, &mut self.held);
             if let Ok(taken) = outcome {
@@ -158,6 +164,10 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
             }
             outcome
         };
+        if self.is_closing {
+            // The message that ends this side is the last.
+            self.held.truncate(held);
+        }
         let is_too_long = self.incomplete.len() > MAX_INCOMPLETE_BYTES;
         if let Err(error) = &outcome {
             log::debug!("TLS: {error}");
@@ -199,6 +209,9 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
         let Scratch {
             plaintext, output, ..
         } = scratch;
+        if self.is_broken() {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
         let bytes = match slices {
             [one] => &one[..one.len().min(MAX_RECORD_BYTES)],
             several => {
@@ -276,6 +289,10 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
         self.overhead_bytes
     }
 
+    fn kept_bytes(&self) -> usize {
+        self.incomplete.len() + self.opened.len()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
@@ -299,7 +316,8 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {
-        if !std::mem::replace(&mut self.is_closing, true) && !self.engine.is_handshaking() {
+        let is_new = !std::mem::replace(&mut self.is_closing, true);
+        if is_new && !self.engine.is_handshaking() && !self.is_broken() {
             self.engine.close(&mut self.incomplete, &mut self.held);
         }
         match self.push_out()? {

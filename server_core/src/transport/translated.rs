@@ -134,6 +134,10 @@ impl<T: Transport> Transport for Translated<T> {
         self.inner.empty_frames()
     }
 
+    fn kept_bytes(&self) -> usize {
+        self.inner.kept_bytes()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }

@@ -3,7 +3,9 @@
 use super::{Completion, Framed, ReadOutcome, Transport};
 use crate::base::reason::DisconnectReason;
 use crate::base::transport_kind::TransportKind;
-use crate::protocol::upgrade::{Answer, ClientUpgrade, Origin, WebSocketTarget, answer};
+use crate::protocol::upgrade::{
+    Answer, ClientUpgrade, WebSocketServerConfig, WebSocketTarget, answer,
+};
 use crate::protocol::websocket::WebSocket;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
@@ -16,8 +18,9 @@ pub struct Upgrade<T> {
     step: Step,
     /// The peer's head as far as it has come; behind the upgrade, the bytes that came with it.
     input: Vec<u8>,
-    /// Unsent bytes of the own head.
-    output: Vec<u8>,
+    /// The own head, or the page; and the number of bytes of it that were sent.
+    output: Arc<[u8]>,
+    sent: usize,
     overhead_bytes: usize,
 }
 
@@ -26,8 +29,8 @@ pub type Upgraded<T> = Framed<Upgrade<T>, WebSocket>;
 
 #[derive(Debug)]
 enum Step {
-    /// A server waits for the request of a page of these origins.
-    Request(Arc<[Origin]>),
+    /// A server waits for the request.
+    Request(WebSocketServerConfig),
     /// A client waits for the answer.
     Answer(Box<ClientUpgrade>),
     /// The own head is the last.
@@ -43,10 +46,10 @@ const READ_BYTES: usize = 2 << 10;
 const MAX_READS: usize = 64;
 
 impl<T: Transport> Upgraded<T> {
-    /// The end of a server. Without an origin in the list, pages of all origins are accepted.
+    /// The end of a server.
     #[must_use]
-    pub fn server(inner: T, origins: &Arc<[Origin]>) -> Self {
-        Self::new(Upgrade::server(inner, origins), WebSocket::server())
+    pub fn server(inner: T, config: &WebSocketServerConfig) -> Self {
+        Self::new(Upgrade::server(inner, config), WebSocket::server())
     }
 
     /// The end of a client.
@@ -59,8 +62,8 @@ impl<T: Transport> Upgraded<T> {
 impl<T: Transport> Upgrade<T> {
     /// The end of a server.
     #[must_use]
-    pub fn server(inner: T, origins: &Arc<[Origin]>) -> Self {
-        Self::new(inner, Step::Request(Arc::clone(origins)), Vec::new())
+    pub fn server(inner: T, config: &WebSocketServerConfig) -> Self {
+        Self::new(inner, Step::Request(config.clone()), Vec::new())
     }
 
     /// The end of a client.
@@ -75,7 +78,8 @@ impl<T: Transport> Upgrade<T> {
             inner,
             step,
             input: Vec::new(),
-            output,
+            output: output.into(),
+            sent: 0,
             overhead_bytes: 0,
         }
     }
@@ -106,7 +110,7 @@ impl<T: Transport> Upgrade<T> {
 
     fn evaluate_head(&mut self) -> Result<(), DisconnectReason> {
         let (head_bytes, output) = match &self.step {
-            Step::Request(origins) => match answer(&self.input, origins) {
+            Step::Request(config) => match answer(&self.input, config.origins()) {
                 Answer::Incomplete => return Ok(()),
                 Answer::Accept {
                     head_bytes,
@@ -114,9 +118,13 @@ impl<T: Transport> Upgrade<T> {
                 } => (head_bytes, response),
                 Answer::Refuse { response, .. } => {
                     // The response is flushed before the connection ends.
-                    (self.step, self.output) = (Step::Refused, response);
+                    let (reason, output) = match config.page_for(&self.input) {
+                        Some(page) => (DisconnectReason::Closed, page),
+                        None => (DisconnectReason::Handshake, response.into()),
+                    };
+                    (self.step, self.output) = (Step::Refused, output);
                     self.input = Vec::new();
-                    return Err(DisconnectReason::Handshake);
+                    return Err(reason);
                 }
             },
             Step::Answer(upgrade) => match upgrade.check(&self.input) {
@@ -130,7 +138,7 @@ impl<T: Transport> Upgrade<T> {
             Step::Accepted | Step::Done | Step::Refused => return Ok(()),
         };
         self.input = self.input.split_off(head_bytes);
-        (self.step, self.output) = (Step::Accepted, output);
+        (self.step, self.output) = (Step::Accepted, output.into());
         Ok(())
     }
 }
@@ -149,6 +157,10 @@ impl<T: Transport> Transport for Upgrade<T> {
         outcome
     }
 
+    fn kept_bytes(&self) -> usize {
+        self.input.len() + self.inner.kept_bytes()
+    }
+
     fn overhead_bytes(&self) -> usize {
         self.overhead_bytes
     }
@@ -162,14 +174,14 @@ impl<T: Transport> Transport for Upgrade<T> {
     }
 
     fn buffered_bytes(&self) -> usize {
-        self.output.len() + self.inner.buffered_bytes()
+        self.output.len() - self.sent + self.inner.buffered_bytes()
     }
 
     fn flush(&mut self) -> io::Result<Completion> {
-        while !self.output.is_empty() {
-            match self.inner.write(&self.output) {
+        while self.sent < self.output.len() {
+            match self.inner.write(&self.output[self.sent..]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => drop(self.output.drain(..count)),
+                Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Ok(Completion::Pending);
                 }
@@ -177,7 +189,7 @@ impl<T: Transport> Transport for Upgrade<T> {
                 Err(error) => return Err(error),
             }
         }
-        self.output = Vec::new();
+        (self.output, self.sent) = (Arc::default(), 0);
         self.inner.flush()
     }
 
@@ -252,7 +264,10 @@ mod tests {
 
     fn server() -> (Upgraded<FakeStream>, FakePeer) {
         let (stream, peer) = FakeStream::pair();
-        (Upgraded::server(stream, &[].into()), peer)
+        (
+            Upgraded::server(stream, &WebSocketServerConfig::default()),
+            peer,
+        )
     }
 
     #[test]
@@ -277,8 +292,7 @@ mod tests {
         assert_eq!(stream.handshake(), Ok(Completion::Pending));
         // The session ends here, and what follows is discarded.
         peer.send(PING);
-        let memory = &mut [0; 64];
-        assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(0)));
+        assert_eq!(stream.read(&mut [0; 64]), Ok(ReadOutcome::Blocked));
         stream.note_end(DisconnectReason::Shutdown);
         for _ in 0..3 {
             peer.add_room(20);

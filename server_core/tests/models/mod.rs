@@ -14,4 +14,5 @@ pub mod groups;
 pub mod proxy_header;
 pub mod send_queue;
 pub mod session_table;
+pub mod tls;
 pub mod websocket;

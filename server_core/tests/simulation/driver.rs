@@ -137,7 +137,7 @@ impl Sim {
                 let world = world.clone();
                 move |peer| SimSession::new(peer, &world)
             }),
-            close_message: Arc::new(|reason, buffers| {
+            close_message: Arc::new(|reason, _, buffers| {
                 buffers.encode(&SBye(reason.code()?.into()), b"bye").ok()
             }),
         });

@@ -11,8 +11,8 @@ use server_core::protocol::websocket::WebSocket;
 use server_core::transport::{
     Completion, Framed, ReadOutcome, Tls, TlsBroken, TlsEngine, Translated, Transport, Upgrade,
 };
-use server_core::{DisconnectReason, Framing, SessionId};
-use std::io::{self, ErrorKind, IoSlice};
+use server_core::{DisconnectReason, Framing, SessionId, WebSocketServerConfig};
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Which layers a connection has.
@@ -54,7 +54,7 @@ impl SimStream {
             codec: WebSocket::server(),
             runs: Arc::clone(&runs),
         };
-        let origins = [].into();
+        let config = WebSocketServerConfig::default();
         let native = Framing::NATIVE;
         let transport: Box<dyn Transport + Send> = match (layers.is_sealed, layers.is_framed) {
             (false, false) if layers.is_translated => Box::new(Translated::new(stream, native)),
@@ -63,10 +63,10 @@ impl SimStream {
                 Box::new(Translated::new(Sealed::new(stream, end.clone()), native))
             }
             (true, false) => Box::new(Sealed::new(stream, end.clone())),
-            (false, true) => Box::new(Framed::new(Upgrade::server(stream, &origins), codec)),
+            (false, true) => Box::new(Framed::new(Upgrade::server(stream, &config), codec)),
             (true, true) => {
                 let sealed = Sealed::new(stream, end.clone());
-                Box::new(Framed::new(Upgrade::server(sealed, &origins), codec))
+                Box::new(Framed::new(Upgrade::server(sealed, &config), codec))
             }
         };
         Self {

@@ -412,13 +412,12 @@ fn client_hello(rng: &mut Rng) -> Vec<u8> {
     ]
     .concat();
     let message = [&[1, 0][..], &(body.len() as u16).to_be_bytes(), &body].concat();
-    let record = [
+    [
         &[22, 3, 1][..],
         &(message.len() as u16).to_be_bytes(),
         &message,
     ]
-    .concat();
-    record
+    .concat()
 }
 
 fn nth_forbidden_id(number: u64) -> u16 {

@@ -2,7 +2,7 @@
 
 use dummy_client::metrics::{Check, Counter, RequestSeries, TickSeries, Unit};
 use dummy_client::{Bot, BotContext, BotResult, Registry, Scenario, UserId, Violation};
-use game_server::packets::{CChat, CEcho, MAX_CHAT_BYTES, SBye, SChat, SEcho, SHello};
+use game_server::packets::{CChat, CEcho, MAX_CHAT_BYTES, SBye, SChat, SEcho, SHello, SWorldChat};
 use server_core::{DisconnectReason, Packet};
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
@@ -36,6 +36,7 @@ struct GameMetrics {
     echoes: RequestSeries,
     chats: RequestSeries,
     chats_received: Counter,
+    world_chats_received: Counter,
 }
 
 /// One connection of a user.
@@ -73,6 +74,7 @@ impl Scenario for GameScenario {
             (SEcho::ID, "S_ECHO"),
             (SChat::ID, "S_CHAT"),
             (SBye::ID, "S_BYE"),
+            (SWorldChat::ID, "S_WORLD_CHAT"),
         ] {
             metrics.packet(id, name);
         }
@@ -92,6 +94,7 @@ impl Scenario for GameScenario {
                 "chat, from the due time to the delivery to its sender",
             ),
             chats_received: metrics.counter("chats_received", Unit::Count),
+            world_chats_received: metrics.counter("world_chats_received", Unit::Count),
         });
     }
 
@@ -109,6 +112,7 @@ impl Scenario for GameScenario {
         match packet.id() {
             SHello::ID => packet.parse::<SHello>().ok().map(|(_, text)| text),
             SChat::ID => packet.parse::<SChat>().ok().map(|(_, text)| text),
+            SWorldChat::ID => packet.parse::<SWorldChat>().ok().map(|(_, text)| text),
             SBye::ID => packet.parse::<SBye>().ok().map(|(_, text)| text),
             _ => None,
         }
@@ -148,6 +152,10 @@ impl Bot for GameBot {
                         chat_text(mark, number, bytes).as_bytes() == text
                     });
                 }
+            }
+            SWorldChat::ID => {
+                packet.parse::<SWorldChat>()?;
+                ctx.add(self.metrics.world_chats_received, 1);
             }
             SBye::ID => {
                 let (bye, text) = packet.parse::<SBye>()?;

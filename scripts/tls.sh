@@ -1,0 +1,178 @@
+#!/usr/bin/env bash
+# Runs foreign TLS clients against the server: openssl s_client and Python's ssl, with TLS 1.3 and 1.2. Certificates
+# change while sessions are connected, tickets stay valid over a restart, 1,000 clients are killed, and
+# 200 handshakes a second come beside 200 clients without TLS, which must lose no tick.
+#
+#   CROWD=1000 SECS=20 ./scripts/tls.sh
+#
+# Needs OpenSSL 1.1.1 or newer and Python 3.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+crowd=${CROWD:-1000}
+secs=${SECS:-20}
+rate=200
+tls_client="$repo/scripts/tls_client.py"
+build --features game_server/tls
+
+# certificate NAME: a self-signed certificate with an ECDSA key.
+certificate() {
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
+        -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=CA:FALSE \
+        -keyout "$work/$1.key" -out "$work/$1.pem" 2>/dev/null
+}
+# use NAME: the server's certificate and key become those of NAME.
+use() {
+    cp "$work/$1.pem" "$work/cert.pem"
+    cp "$work/$1.key" "$work/key.pem"
+}
+# start_tls NAME ARGS...: a server with a TLS listener. Sets tls_addr and metrics.
+start_tls() {
+    start_server "$@" --tls-addr 127.0.0.1:0 --tls-cert "$work/cert.pem" --tls-key "$work/key.pem" \
+        --metrics-addr 127.0.0.1:0
+    until_true 10 "the TLS listener" grep -q 'tls on' "$server_log"
+    tls_addr=$(sed -n 's/.*tls on //p' "$server_log" | head -n 1)
+    metrics=$(sed -n 's/.*metrics on //p' "$server_log" | head -n 1)
+}
+# metric NAME: the value of a series.
+metric() {
+    python3 -c '
+import sys, urllib.request
+text = urllib.request.urlopen(f"http://{sys.argv[1]}/metrics").read().decode()
+print(next(line.rsplit(" ", 1)[1] for line in text.splitlines() if line.rsplit(" ", 1)[0] == sys.argv[2]))
+' "$metrics" "$1"
+}
+metric_is() { [ "$(metric "$1")" = "$2" ]; }
+python_client() { python3 "$tls_client" "$@"; }
+tls_sessions='server_sessions{transport="tls"}'
+
+certificate first
+certificate second
+use first
+start_tls server --tick-ms 50 --workers 2
+
+say "openssl s_client and Python's ssl, TLS 1.3 and 1.2"
+for version in 1_3 1_2; do
+    python_client echo "$tls_addr" "$work/first.pem" "TLSv$version"
+    # The first packet is a hello: its id is 1. The client ends when its standard input ends.
+    (sleep 1) | timeout 20 openssl s_client -connect "$tls_addr" "-tls$version" -quiet -verify_return_error \
+        -CAfile "$work/first.pem" >"$work/hello" 2>"$work/s_client.log" || true
+    [ "$(od -An -tu2 -j2 -N2 "$work/hello" | tr -d ' ')" = 1 ] || fail "openssl s_client read no hello"
+done
+until_true 10 "the clients to leave" metric_is "$tls_sessions" 0
+
+say "a chat over TLS reaches a client without TLS"
+python3 - "$addr" >"$work/plain.out" <<'END' &
+import socket, sys
+host, port = sys.argv[1].rsplit(":", 1)
+client = socket.create_connection((host, int(port)), 60)
+seen = b""
+while b"chat over TLSv1_3" not in seen:
+    more = client.recv(65_536)
+    assert more
+    seen += more
+print("read")
+END
+plain_pid=$!
+pids+=("$plain_pid")
+until_true 10 "the client without TLS" metric_is 'server_sessions{transport="tcp"}' 1
+python_client echo "$tls_addr" "$work/first.pem" TLSv1_3 >/dev/null
+wait "$plain_pid" || fail "the chat did not arrive"
+grep -q read "$work/plain.out"
+
+say "a client that asks for renegotiation (TLS 1.2) ends, and no other does"
+mkfifo "$work/to_watcher"
+python_client watch "$tls_addr" "$work/first.pem" <"$work/to_watcher" >"$work/watch.out" 2>"$work/watch.log" &
+watch_pid=$!
+pids+=("$watch_pid")
+exec 7>"$work/to_watcher"
+until_true 20 "the watching client" grep -q watching "$work/watch.out"
+(sleep 1; echo R; sleep 2) | timeout 20 openssl s_client -connect "$tls_addr" -tls1_2 -CAfile "$work/first.pem" \
+    >"$work/renegotiate.out" 2>&1 || true
+grep -aq RENEGOTIATING "$work/renegotiate.out" || fail "s_client did not ask for renegotiation"
+grep -ai 'no renegotiation' "$work/renegotiate.out" | head -n 1 || fail "renegotiation was not refused"
+until_true 10 "the client to leave" metric_is "$tls_sessions" 1
+
+say "SIGHUP: a wrong pair changes nothing, the next pair is for new connections, and a session goes on"
+before=$(python_client fingerprint "$tls_addr" "$work/first.pem")
+cp "$work/second.pem" "$work/cert.pem"
+kill -HUP "$server_pid"
+until_true 10 "the error" grep -q 'SIGHUP: certificate and key stay as they are' "$server_log"
+[ "$(python_client fingerprint "$tls_addr" "$work/first.pem")" = "$before" ] || fail "the wrong pair was taken"
+use second
+kill -HUP "$server_pid"
+until_true 10 "the reload" grep -q 'SIGHUP: certificate and key read again' "$server_log"
+[ "$(python_client fingerprint "$tls_addr" "$work/second.pem")" != "$before" ] || fail "the old certificate"
+echo >&7
+wait "$watch_pid" || fail "the session of the old certificate did not go on"
+grep alive "$work/watch.out"
+kill_hard "$server_pid"
+
+say "tickets after a restart, with the key file and without"
+# resumed ARGS...: the number of 50 clients that continue their sessions with a server that was started again.
+resumed() {
+    rm -f "$work/to_client"
+    mkfifo "$work/to_client"
+    start_tls tickets --tick-ms 50 "$@"
+    python_client resume "$tls_addr" "$work/second.pem" 50 "$work/reused" <"$work/to_client" \
+        >"$work/resume.out" 2>"$work/resume.log" &
+    local pid=$!
+    pids+=("$pid")
+    exec 8>"$work/to_client"
+    until_true 60 "the first handshakes" grep -q ready "$work/resume.out"
+    kill_hard "$server_pid"
+    start_tls tickets_again --tick-ms 50 "$@"
+    echo "$tls_addr" >&8
+    wait "$pid" || fail "a client failed"
+    kill_hard "$server_pid"
+}
+resumed --tls-ticket-keys "$work/ticket-keys"
+printf 'with the file: %s of 50 resumed\n' "$(cat "$work/reused")"
+[ "$(cat "$work/reused")" -ge 45 ] || fail "more than a tenth of the clients paid a full handshake"
+[ "$(stat -c %a "$work/ticket-keys")" = 600 ] || fail "others can read the ticket keys"
+resumed
+printf 'without: %s of 50 resumed\n' "$(cat "$work/reused")"
+[ "$(cat "$work/reused")" = 0 ] || fail "a ticket of another secret was accepted"
+
+say "kill -9 of $crowd TLS clients beside 100 clients without TLS"
+start_tls crowd --tick-ms 50
+start_client healthy --count 100 --duration-secs "$secs" --echo-hz 2 --assert 'lost==0'
+until_true 20 "the clients without TLS" metric_is server_sessions 100
+before=$(kib_of "$server_pid")
+python_client crowd "$tls_addr" "$work/second.pem" "$crowd" >"$work/crowd.out" 2>"$work/crowd.log" &
+crowd_pid=$!
+pids+=("$crowd_pid")
+until_true 120 "$crowd TLS clients" grep -q "connected $crowd" "$work/crowd.out"
+after=$(kib_of "$server_pid")
+printf '%s sessions, RSS %s KiB, %s bytes for each TLS session\n' "$(metric server_sessions)" "$after" \
+    $(((after - before) * 1024 / crowd))
+kill_hard "$crowd_pid"
+until_true 20 "the TLS clients to leave" metric_is "$tls_sessions" 0
+status=0
+wait "$client_pid" || status=$?
+[ "$status" = 0 ] || fail "the clients without TLS ended with status $status"
+python_client echo "$tls_addr" "$work/second.pem" TLSv1_3
+kill_hard "$server_pid"
+
+say "$rate handshakes a second for $secs s beside 200 clients without TLS, ticks of 50 ms"
+# calm NAME: 200 clients for $secs s. Sets p99.
+calm() {
+    start_client "$1" --count 200 --duration-secs "$secs" --json "$work/$1.json" --assert 'lost==0'
+    local status=0
+    wait "$client_pid" || status=$?
+    [ "$status" = 0 ] || fail "the clients without TLS ended with status $status"
+    p99=$(figure "$1" tick_delay p99_ms)
+}
+start_tls flood --tick-ms 50
+calm without
+p99_without=$p99
+python_client flood "$tls_addr" "$work/second.pem" "$rate" $((secs + 4)) >"$work/flood.out" 2>"$work/flood.log" &
+flood_pid=$!
+pids+=("$flood_pid")
+until_true 20 "the flood" test "$(metric 'server_handshakes_total{transport="tls",outcome="full"}')" -gt 0
+calm with
+wait "$flood_pid" || fail "the flood failed"
+printf 'handshakes %s in s: %s\n' "$(cut -d' ' -f1 "$work/flood.out")" "$(cut -d' ' -f2 "$work/flood.out")"
+printf 'p99 of the tick delay: %s ms without, %s ms with; skipped ticks %s\n' "$p99_without" "$p99" \
+    "$(metric server_ticks_skipped_total)"
+metric_is server_ticks_skipped_total 0 || fail "the server skipped a tick"
+awk -v with="$p99" -v without="$p99_without" 'BEGIN { exit !(with <= without + 20) }' || fail "the ticks are late"
+printf '\nPASS\n'

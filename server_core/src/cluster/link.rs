@@ -1,0 +1,1100 @@
+//! The link of a node to its broker: a machine without socket and clock. Events, requests of the game and the time
+//! go in; commands for the broker and outputs for the node come out.
+//!
+//! ```text
+//!              connect                  connected              probe is back, logins compared
+//!  Waiting ──────────────► Connecting ────────────► Announcing ───────────────────────────────► Up
+//!     ▲   retry, 500 ms at most │ 1 s               │ probe late by 3 s, lost                   │
+//!     └─────────────────────────┴───────────────────┴───────────────────────────────────────────┘
+//! ```
+
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
+use super::broker::{Channel, Reply, Request};
+use super::envelope::{Body, DecodeError, Envelope, Heartbeat, Incarnation, MAX_GROUPS, cut_name};
+use super::logins::{Login, Logins};
+use super::metrics::{ClusterMetrics, Why};
+use super::outgoing::Outgoing;
+use super::picture::{Order, Picture};
+use super::{NodeId, WorldGap};
+use crate::base::backoff::Backoff;
+use crate::base::id::SessionId;
+use crate::base::reason::DisconnectReason;
+use crate::groups::id::GroupId;
+use crate::routing::link::Audience;
+use crate::session::LoginAnswer;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Heartbeat, lease and probe are sent once in this time.
+pub const BEAT: Duration = Duration::from_secs(1);
+/// A probe that is not back after this time ends the connection.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest time for a connection, with its handshake.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A login without an answer of the broker after this time is granted without the broker.
+pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Requests without a reply, at most, beside heartbeats and the like.
+const WINDOW_REQUESTS: usize = 1024;
+/// Bytes of packets without a reply, at most.
+const WINDOW_BYTES: usize = 256 << 10;
+/// Logins that wait for an answer, at most. A further one is granted without the broker.
+const MAX_WAITING_LOGINS: usize = 4096;
+/// Accounts in one request.
+const COMPARE_BATCH: usize = 512;
+/// All logins are compared once in this time: the broker may lose a key, or a kick.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
+/// The lifetime of the keys is renewed in each comparison of this number.
+const RENEW_EACH: u64 = 60;
+/// After the broker has refused a login, all logins are compared again after this time.
+const COMPARE_RETRY: Duration = Duration::from_secs(5);
+/// The counts of groups are in a heartbeat when they have changed, and in each heartbeat of this number.
+const FULL_BEAT: u64 = 5;
+/// A tick that comes later than its time by this much: the process was paused.
+const STALL: Duration = Duration::from_millis(500);
+
+/// What a link is told when it is made.
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    /// The name of the node.
+    pub name: Box<str>,
+    /// A random number.
+    pub incarnation: Incarnation,
+    /// For the delays between connections.
+    pub seed: u64,
+}
+
+/// An event of the broker. Events of a connection that is not the current one are ignored.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// The connection is complete, its login included.
+    Connected,
+    /// The connection is lost, or failed.
+    Lost,
+    /// A message on a channel.
+    Message(&'a [u8], &'a [u8]),
+    /// The answer to the oldest request without one.
+    Reply(Reply),
+}
+
+/// A command for the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Begin the connection of this number.
+    Connect(u64),
+    /// End the connection of this number.
+    Close(u64),
+    /// Send a request.
+    Send(Request),
+}
+
+/// An output for the sessions and the game of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Deliver a packet of another node.
+    Deliver(Audience, Vec<u8>),
+    /// Deliver a packet to one session.
+    Send(SessionId, Vec<u8>),
+    /// End a session.
+    Close(SessionId, DisconnectReason),
+    /// Answer a login.
+    Answer(SessionId, LoginAnswer),
+    /// Tell the game that packets are missing.
+    Gap(WorldGap),
+}
+
+/// The state of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting {
+        retry_at: Instant,
+    },
+    Connecting {
+        give_up_at: Instant,
+    },
+    Announcing,
+    Up,
+    /// Left for good.
+    Ended,
+}
+
+/// A request without a reply.
+#[derive(Debug)]
+enum Pending {
+    Other,
+    Packet {
+        bytes: usize,
+    },
+    Login {
+        account: Arc<str>,
+        login: Login,
+        is_replaced: bool,
+    },
+    Claim {
+        account: Arc<str>,
+        login: Login,
+    },
+    /// A newer login of another node, which this node has overwritten.
+    WriteBack {
+        account: Arc<str>,
+        login: Login,
+    },
+    Compare(Vec<Arc<str>>),
+    /// A kick of an older login of this account.
+    Kick(Arc<str>),
+    Find {
+        account: Arc<str>,
+        then: Then,
+    },
+}
+
+/// What follows when the session of an account is found.
+#[derive(Debug)]
+enum Then {
+    Tell(Vec<u8>),
+    Kick,
+}
+
+/// A login without an answer.
+#[derive(Debug)]
+struct WaitingLogin {
+    until: Instant,
+    session: SessionId,
+    stamp: u64,
+}
+
+/// The link of one node.
+#[derive(Debug)]
+pub struct Link {
+    config: LinkConfig,
+    metrics: Arc<ClusterMetrics>,
+    state: State,
+    /// The number of the current connection.
+    connection: u64,
+    backoff: Backoff,
+    random: u64,
+    commands: Vec<Command>,
+    outputs: Vec<Output>,
+
+    /// Requests without a reply, in order, and the bytes of packets among them.
+    pending: VecDeque<Pending>,
+    window_bytes: usize,
+    outgoing: Outgoing,
+
+    next_beat_at: Instant,
+    beats: u64,
+    probes: VecDeque<(u64, Instant)>,
+    probe_due_at: Instant,
+    /// When the last probe was sent that came back, on this connection.
+    proven_until: Option<Instant>,
+    /// When the picture was last known to be complete.
+    picture_at: Instant,
+    last_tick_at: Instant,
+    was_up: bool,
+
+    picture: Picture,
+    sessions: u32,
+    is_draining: bool,
+    /// The members of world groups on this node.
+    members: BTreeMap<GroupId, u32>,
+    have_counts_changed: bool,
+    subscribed: HashSet<GroupId>,
+    /// Groups whose subscription may have to change.
+    unsettled: Vec<GroupId>,
+
+    logins: Logins,
+    unanswered: HashMap<SessionId, u64>,
+    waiting_logins: VecDeque<WaitingLogin>,
+    /// Accounts whose keys have to be compared, and requests for that without a reply.
+    to_compare: Vec<Arc<str>>,
+    comparing: usize,
+    /// Accounts whose older logins may not have been told: the connection was lost in between.
+    doubtful: HashSet<Arc<str>>,
+    next_compare_at: Instant,
+    compares: u64,
+    /// Whether this comparison writes the keys anew, for their lifetime.
+    renews: bool,
+}
+
+impl Link {
+    /// A link without a connection. The first [`tick`](Self::tick) begins one.
+    #[must_use]
+    pub fn new(config: LinkConfig, metrics: Arc<ClusterMetrics>, now: Instant) -> Self {
+        Self {
+            metrics,
+            state: State::Waiting { retry_at: now },
+            connection: 0,
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_millis(500)),
+            random: config.seed | 1,
+            commands: Vec::new(),
+            outputs: Vec::new(),
+            pending: VecDeque::new(),
+            window_bytes: 0,
+            outgoing: Outgoing::new(config.incarnation),
+            next_beat_at: now,
+            beats: 0,
+            probes: VecDeque::new(),
+            probe_due_at: now,
+            proven_until: None,
+            picture_at: now,
+            last_tick_at: now,
+            was_up: false,
+            picture: Picture::default(),
+            sessions: 0,
+            is_draining: false,
+            members: BTreeMap::new(),
+            have_counts_changed: false,
+            subscribed: HashSet::new(),
+            unsettled: Vec::new(),
+            logins: Logins::default(),
+            unanswered: HashMap::new(),
+            waiting_logins: VecDeque::new(),
+            to_compare: Vec::new(),
+            comparing: 0,
+            doubtful: HashSet::new(),
+            next_compare_at: now + COMPARE_INTERVAL,
+            compares: 0,
+            renews: false,
+            config,
+        }
+    }
+
+    /// Whether commands for the broker wait.
+    #[must_use]
+    pub fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    /// Takes the commands for the broker, in order.
+    pub fn take_commands(&mut self) -> Vec<Command> {
+        mem::take(&mut self.commands)
+    }
+
+    /// Takes the outputs for the node, in order.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        mem::take(&mut self.outputs)
+    }
+
+    /// Whether packets go out.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// The other nodes.
+    #[must_use]
+    pub fn picture(&self) -> &Picture {
+        &self.picture
+    }
+
+    /// The age of the picture: the time since the last probe came back.
+    #[must_use]
+    pub fn picture_age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.picture_at)
+    }
+
+    /// The sessions of a group on this node.
+    #[must_use]
+    pub fn local_members(&self, group: GroupId) -> u32 {
+        self.members.get(&group).copied().unwrap_or_default()
+    }
+
+    /// Bytes that wait for the broker.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.outgoing.bytes() + self.window_bytes
+    }
+
+    /// The login of an account on this node.
+    #[must_use]
+    pub fn local_login(&self, account: &str) -> Option<SessionId> {
+        self.logins.get(account).map(|login| login.session)
+    }
+
+    /// When [`tick`](Self::tick) has something to do, if no event comes before.
+    #[must_use]
+    pub fn next_tick_at(&self) -> Option<Instant> {
+        let state = match self.state {
+            State::Waiting { retry_at } => Some(retry_at),
+            State::Connecting { give_up_at } => Some(give_up_at),
+            State::Announcing | State::Up => {
+                let probe = (!self.probes.is_empty()).then_some(self.probe_due_at);
+                // An expiry of the past waits for the next probe that comes back.
+                let expiry = self
+                    .picture
+                    .next_expiry()
+                    .filter(|at| *at > self.last_tick_at);
+                [Some(self.next_beat_at), probe, expiry]
+                    .into_iter()
+                    .flatten()
+                    .min()
+            }
+            State::Ended => return None,
+        };
+        let login = self.waiting_logins.front().map(|waiting| waiting.until);
+        [state, self.outgoing.next_drop_at(), login]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.last_tick_at) > BEAT + STALL {
+            // This process was paused: the probe may be back already, behind other input.
+            self.probe_due_at = self.probe_due_at.max(now + BEAT);
+        }
+        self.last_tick_at = now;
+        match self.state {
+            State::Waiting { retry_at } if retry_at <= now => {
+                self.connection += 1;
+                let give_up_at = now + CONNECT_TIMEOUT;
+                self.state = State::Connecting { give_up_at };
+                self.commands.push(Command::Connect(self.connection));
+            }
+            State::Connecting { give_up_at } if give_up_at <= now => self.replace_connection(now),
+            State::Announcing | State::Up => {
+                if !self.probes.is_empty() && self.probe_due_at <= now {
+                    self.replace_connection(now);
+                } else if self.next_beat_at <= now {
+                    self.beat(now);
+                }
+            }
+            _ => {}
+        }
+        self.expire(now);
+        if self.state == State::Up && self.next_compare_at <= now {
+            self.compare_all(now);
+        }
+        while self
+            .waiting_logins
+            .front()
+            .is_some_and(|waiting| waiting.until <= now)
+        {
+            if let Some(waiting) = self.waiting_logins.pop_front() {
+                self.answer(waiting.session, waiting.stamp, LoginAnswer::Unsure);
+            }
+        }
+        self.pump(now);
+    }
+
+    /// Takes an event of the connection of this number.
+    pub fn handle(&mut self, connection: u64, event: Event<'_>, now: Instant) {
+        if connection != self.connection {
+            return;
+        }
+        match (event, self.state) {
+            (Event::Connected, State::Connecting { .. }) => self.announce(now),
+            (Event::Lost, State::Connecting { .. } | State::Announcing | State::Up) => {
+                self.lose(now);
+            }
+            (Event::Message(channel, payload), State::Announcing | State::Up) => {
+                self.receive(channel, payload, now);
+            }
+            (Event::Reply(reply), State::Announcing | State::Up) => {
+                match self.pending.pop_front() {
+                    Some(pending) => self.handle_reply(pending, reply),
+                    None => self.replace_connection(now),
+                }
+            }
+            _ => {}
+        }
+        self.pump(now);
+    }
+
+    /// Leaves the cluster, and begins no connection any more. The commands of this call are the last ones.
+    pub fn leave(&mut self, now: Instant) {
+        if matches!(self.state, State::Announcing | State::Up) {
+            self.publish_message(Channel::Nodes, Body::Leave);
+            self.request(Request::DropLease(self.config.incarnation), Pending::Other);
+        }
+        self.drop_pending();
+        while self.outgoing.pop().is_some() {
+            self.metrics.drop_one(Why::LinkDown);
+        }
+        for (session, _) in mem::take(&mut self.unanswered) {
+            self.outputs
+                .push(Output::Answer(session, LoginAnswer::Unsure));
+        }
+        self.waiting_logins.clear();
+        self.picture_at = self.picture_at.min(now);
+        self.state = State::Ended;
+    }
+
+    /// Queues a packet for the other nodes, or drops and counts it.
+    pub fn publish(&mut self, audience: Audience, packet: &[u8], now: Instant) {
+        if !self.outgoing.push(audience, packet, now) {
+            self.metrics.drop_one(Why::QueueFull);
+        } else if self.state == State::Ended {
+            self.outgoing.pop();
+            self.metrics.drop_one(Why::LinkDown);
+        }
+        self.pump(now);
+    }
+
+    /// Sets the state for the next heartbeat.
+    pub fn set_load(&mut self, sessions: u32, is_draining: bool) {
+        (self.sessions, self.is_draining) = (sessions, is_draining);
+    }
+
+    /// A session of this node has become a member of a world group, or is a member no more.
+    pub fn change_members(&mut self, group: GroupId, is_join: bool, now: Instant) {
+        let members = self.members.entry(group).or_default();
+        *members = if is_join {
+            *members + 1
+        } else {
+            members.saturating_sub(1)
+        };
+        let count = *members;
+        if count == 0 {
+            self.members.remove(&group);
+            self.picture.forget_series(Audience::Group(group));
+        }
+        self.have_counts_changed = true;
+        let is_connected = matches!(self.state, State::Announcing | State::Up);
+        if is_connected && count == u32::from(is_join) {
+            self.unsettled.push(group);
+            if self.unsettled.len() > 2 * WINDOW_REQUESTS + self.members.len() {
+                self.unsettled.sort_unstable();
+                self.unsettled.dedup();
+            }
+            self.pump(now);
+        }
+    }
+
+    /// Makes a session the only one of an account.
+    pub fn login(&mut self, session: SessionId, account: &str, wall_ms: u64, now: Instant) {
+        let account: Arc<str> = cut_name(account).into();
+        let stamp = self.logins.next_stamp(wall_ms);
+        let login = Login {
+            stamp,
+            node: self.config.incarnation,
+            session,
+        };
+        let replaced = self
+            .logins
+            .get(&account)
+            .filter(|old| old.session != session);
+        if let Some((left, old)) = self.logins.insert(&account, login) {
+            self.drop_login(left, old);
+        }
+        let is_replaced = replaced.is_some();
+        if let Some(old) = replaced {
+            self.close_replaced(old.session);
+        }
+        self.unanswered.remove(&session);
+        let can_ask = self.state == State::Up
+            && self.unanswered.len() < MAX_WAITING_LOGINS
+            && self.pending.len() < 2 * MAX_WAITING_LOGINS;
+        if !can_ask {
+            if self.state != State::Ended {
+                self.to_compare.push(account);
+            }
+            self.outputs
+                .push(Output::Answer(session, LoginAnswer::Unsure));
+            self.pump(now);
+            return;
+        }
+        self.unanswered.insert(session, stamp);
+        let until = now + LOGIN_TIMEOUT;
+        self.waiting_logins.push_back(WaitingLogin {
+            until,
+            session,
+            stamp,
+        });
+        let request = Request::SetLogin(Arc::clone(&account), login.encode());
+        self.request(
+            request,
+            Pending::Login {
+                account,
+                login,
+                is_replaced,
+            },
+        );
+    }
+
+    /// A session of this node has ended.
+    pub fn end_session(&mut self, session: SessionId) {
+        self.unanswered.remove(&session);
+        if let Some((account, login)) = self.logins.remove_session(session) {
+            self.drop_login(account, login);
+        }
+    }
+
+    /// Sends a packet to the session of an account, on any node, or drops and counts it.
+    pub fn tell(&mut self, account: &str, packet: &[u8]) {
+        let account = cut_name(account);
+        if let Some(login) = self.logins.get(account) {
+            self.outputs
+                .push(Output::Send(login.session, packet.to_vec()));
+        } else if self.state != State::Up {
+            self.metrics.drop_one(Why::LinkDown);
+        } else if !self.outgoing.reserve(packet.len()) {
+            self.metrics.drop_one(Why::QueueFull);
+        } else {
+            self.find(account.into(), Then::Tell(packet.to_vec()));
+        }
+    }
+
+    /// Ends the session of an account, on any node. Without the link, only a session of this node.
+    pub fn kick(&mut self, account: &str) {
+        let account = cut_name(account);
+        if let Some(login) = self.logins.get(account) {
+            self.close_by_request(account, login);
+        } else if self.state != State::Up {
+            self.metrics.drop_one(Why::LinkDown);
+        } else if !self.outgoing.reserve(0) {
+            self.metrics.drop_one(Why::QueueFull);
+        } else {
+            self.find(account.into(), Then::Kick);
+        }
+    }
+
+    fn find(&mut self, account: Arc<str>, then: Then) {
+        let request = Request::GetLogins(vec![Arc::clone(&account)]);
+        self.request(request, Pending::Find { account, then });
+    }
+
+    fn request(&mut self, request: Request, pending: Pending) {
+        self.commands.push(Command::Send(request));
+        self.pending.push_back(pending);
+    }
+
+    fn publish_message(&mut self, channel: Channel, body: Body<'_>) {
+        let from = self.config.incarnation;
+        let message = Envelope { from, seq: 0, body }.encode();
+        self.request(Request::Publish(channel, message), Pending::Other);
+    }
+
+    /// Tells the broker all there is to know about this node.
+    fn announce(&mut self, now: Instant) {
+        self.state = State::Announcing;
+        self.picture.forgive_silence(now);
+        self.proven_until = None;
+        let own = Channel::Node(self.config.incarnation);
+        for channel in [own, Channel::Nodes, Channel::Everybody] {
+            self.request(Request::Subscribe(channel), Pending::Other);
+        }
+        self.subscribed.clear();
+        self.unsettled = self.members.keys().copied().collect();
+        self.settle_subscriptions(usize::MAX);
+        self.beats = 0;
+        self.beat(now);
+        self.compare_all(now);
+    }
+
+    fn beat(&mut self, now: Instant) {
+        self.next_beat_at = now + BEAT;
+        let is_full = self.beats.is_multiple_of(FULL_BEAT);
+        self.beats += 1;
+        let groups = (mem::take(&mut self.have_counts_changed) || is_full).then(|| {
+            let members = self.members.iter().take(MAX_GROUPS);
+            members.map(|(group, count)| (*group, *count)).collect()
+        });
+        self.request(Request::RenewLease(self.config.incarnation), Pending::Other);
+        let name = mem::take(&mut self.config.name);
+        let heartbeat = Heartbeat {
+            sessions: self.sessions,
+            is_draining: self.is_draining,
+            name: &name,
+            groups,
+        };
+        self.publish_message(Channel::Nodes, Body::Heartbeat(heartbeat));
+        self.config.name = name;
+        if self.probes.is_empty() {
+            self.probe_due_at = now + PROBE_TIMEOUT;
+        }
+        let nonce = self.next_random();
+        self.probes.push_back((nonce, now));
+        let own = Channel::Node(self.config.incarnation);
+        self.publish_message(own, Body::Probe(nonce));
+    }
+
+    /// Ends the connection and begins another one.
+    fn replace_connection(&mut self, now: Instant) {
+        self.commands.push(Command::Close(self.connection));
+        self.lose(now);
+    }
+
+    fn lose(&mut self, now: Instant) {
+        // Events of the lost connection are not for the next one.
+        self.connection += 1;
+        // Requests that the broker has not been given are for the lost connection.
+        self.commands
+            .retain(|command| !matches!(command, Command::Send(_)));
+        let random = self.next_random() as u32;
+        self.state = State::Waiting {
+            retry_at: now + self.backoff.next_delay(random),
+        };
+        self.probes.clear();
+        self.drop_pending();
+    }
+
+    fn drop_pending(&mut self) {
+        self.comparing = 0;
+        self.window_bytes = 0;
+        for pending in mem::take(&mut self.pending) {
+            match pending {
+                Pending::Packet { .. } => self.metrics.drop_one(Why::Unconfirmed),
+                Pending::Login { account, login, .. } => {
+                    self.doubtful.insert(account);
+                    self.answer(login.session, login.stamp, LoginAnswer::Unsure);
+                }
+                Pending::Find { then, .. } => {
+                    self.outgoing.release(then.bytes());
+                    self.metrics.drop_one(Why::LinkDown);
+                }
+                Pending::Claim { account, .. } | Pending::Kick(account) => {
+                    self.doubtful.insert(account);
+                }
+                Pending::Other | Pending::Compare(_) | Pending::WriteBack { .. } => {}
+            }
+        }
+    }
+
+    /// Sends what may be sent now.
+    fn pump(&mut self, now: Instant) {
+        if matches!(self.state, State::Announcing | State::Up) {
+            self.settle_subscriptions(WINDOW_REQUESTS);
+            self.compare_next();
+            let is_announced =
+                self.proven_until.is_some() && self.comparing == 0 && self.to_compare.is_empty();
+            if self.state == State::Announcing && is_announced && self.unsettled.is_empty() {
+                self.state = State::Up;
+                self.backoff.reset();
+                self.metrics.connects.add(1);
+                if mem::replace(&mut self.was_up, true) {
+                    // Which packets were missed is not known before each sender's next one.
+                    self.tell_gap(WorldGap {
+                        node: None,
+                        group: None,
+                        lost: None,
+                    });
+                }
+            }
+        }
+        let why = if self.state == State::Up {
+            Why::TooOld
+        } else {
+            Why::LinkDown
+        };
+        while self.outgoing.drop_old(now) {
+            self.metrics.drop_one(why);
+        }
+        while self.state == State::Up
+            && self.window_bytes < WINDOW_BYTES
+            && self.pending.len() < WINDOW_REQUESTS
+            && let Some((audience, message)) = self.outgoing.pop()
+        {
+            let channel = match audience {
+                Audience::All => Channel::Everybody,
+                Audience::Group(group) => Channel::Group(group),
+            };
+            let bytes = message.len();
+            self.window_bytes += bytes;
+            self.request(
+                Request::Publish(channel, message),
+                Pending::Packet { bytes },
+            );
+        }
+    }
+
+    fn settle_subscriptions(&mut self, window: usize) {
+        while self.pending.len() < window
+            && let Some(group) = self.unsettled.pop()
+        {
+            let channel = Channel::Group(group);
+            match (
+                self.members.contains_key(&group),
+                self.subscribed.contains(&group),
+            ) {
+                (true, false) => {
+                    self.subscribed.insert(group);
+                    self.request(Request::Subscribe(channel), Pending::Other);
+                }
+                (false, true) => {
+                    self.subscribed.remove(&group);
+                    self.request(Request::Unsubscribe(channel), Pending::Other);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn handle_reply(&mut self, pending: Pending, reply: Reply) {
+        let is_error = reply == Reply::Error;
+        let first = match reply {
+            Reply::Value(value) => Some(value),
+            Reply::Values(values) => return self.handle_values(pending, &values),
+            Reply::Done | Reply::Error => None,
+        };
+        let old = first.as_deref().and_then(Login::decode);
+        match pending {
+            Pending::Packet { bytes } => {
+                self.window_bytes -= bytes;
+                if is_error {
+                    self.metrics.drop_one(Why::Refused);
+                } else {
+                    self.metrics.published.add(1);
+                }
+            }
+            Pending::Login {
+                account,
+                login,
+                is_replaced,
+            } => {
+                if is_error {
+                    self.metrics.drop_one(Why::Refused);
+                    self.answer(login.session, login.stamp, LoginAnswer::Unsure);
+                    self.compare_soon();
+                    return;
+                }
+                let other = old.filter(|old| old.node != self.config.incarnation);
+                let is_replaced =
+                    is_replaced || other.is_some_and(|old| self.picture.is_present(old.node));
+                let answer = if is_replaced {
+                    LoginAnswer::Replaced
+                } else {
+                    LoginAnswer::Granted
+                };
+                self.answer(login.session, login.stamp, answer);
+                let Some(other) = other else { return };
+                // The newer login is this one, whatever the clocks of the two nodes show.
+                let mut newer = Some(login);
+                if other.stamp >= login.stamp {
+                    newer = self.logins.restamp(&account, login, other.stamp);
+                    if let Some(newer) = newer {
+                        self.claim(Arc::clone(&account), newer);
+                    }
+                }
+                let stamp = newer.map_or(other.stamp.saturating_add(1), |newer| newer.stamp);
+                let channel = Channel::Node(other.node);
+                self.kick_older(&account, channel, other.session, stamp);
+            }
+            Pending::Claim { account, login } => {
+                self.comparing -= 1;
+                if is_error {
+                    self.compare_soon();
+                } else if self.doubtful.remove(&account) {
+                    self.kick_older(&account, Channel::Nodes, login.session, login.stamp);
+                }
+                if let Some(other) = old.filter(|old| old.node != self.config.incarnation) {
+                    self.compare(&account, login, other);
+                }
+            }
+            Pending::WriteBack { account, login } => match old {
+                // A third node has claimed the account in between.
+                Some(other) if other > login => self.write_back(account, other),
+                Some(other) if other < login && other.node != self.config.incarnation => {
+                    let channel = Channel::Node(other.node);
+                    self.kick_older(&account, channel, other.session, login.stamp);
+                }
+                _ => {}
+            },
+            Pending::Compare(_) => self.comparing -= 1,
+            Pending::Find { then, .. } => {
+                self.outgoing.release(then.bytes());
+                self.metrics.drop_one(Why::Refused);
+            }
+            Pending::Other | Pending::Kick(_) => {}
+        }
+    }
+
+    fn handle_values(&mut self, pending: Pending, values: &[Option<Vec<u8>>]) {
+        let login_at = |at: usize| Login::decode(values.get(at)?.as_deref()?);
+        match pending {
+            Pending::Compare(accounts) => {
+                self.comparing -= 1;
+                for (at, account) in accounts.iter().enumerate() {
+                    let Some(mine) = self.logins.get(account) else {
+                        continue;
+                    };
+                    match login_at(at) {
+                        Some(other) if other.node != mine.node && other > mine => {
+                            self.lose_login(account, mine);
+                        }
+                        Some(same)
+                            if same == mine && !self.renews && !self.doubtful.contains(account) => {
+                        }
+                        // Written again: that renews the lifetime of the key.
+                        _ => self.claim(Arc::clone(account), mine),
+                    }
+                }
+            }
+            Pending::Find { account, then } => {
+                self.outgoing.release(then.bytes());
+                let Some(found) = login_at(0) else { return };
+                self.forward(&account, found, then);
+            }
+            // A reply of another form than the request's: it says nothing.
+            other => self.handle_reply(other, Reply::Error),
+        }
+    }
+
+    /// Hands a packet or a kick over to the node of a login.
+    fn forward(&mut self, account: &str, found: Login, then: Then) {
+        let Login {
+            node,
+            session,
+            stamp,
+        } = found;
+        let body = match &then {
+            Then::Tell(packet) => Body::Tell {
+                session,
+                account,
+                packet,
+            },
+            Then::Kick => Body::Kick {
+                session,
+                stamp: stamp.saturating_add(1),
+                is_by_request: true,
+                account,
+            },
+        };
+        if node != self.config.incarnation {
+            self.publish_message(Channel::Node(node), body);
+        }
+    }
+
+    /// Compares a login of this node with another node's login of the same account, which this node has
+    /// overwritten.
+    fn compare(&mut self, account: &Arc<str>, mine: Login, other: Login) {
+        if other < mine {
+            let channel = Channel::Node(other.node);
+            self.kick_older(account, channel, other.session, mine.stamp);
+        } else {
+            self.write_back(Arc::clone(account), other);
+            self.lose_login(account, mine);
+        }
+    }
+
+    /// Ends an older login: the session on its node, or, on the channel of all nodes, any session.
+    fn kick_older(&mut self, account: &Arc<str>, channel: Channel, session: SessionId, stamp: u64) {
+        let body = Body::Kick {
+            session,
+            stamp,
+            is_by_request: false,
+            account,
+        };
+        let from = self.config.incarnation;
+        let message = Envelope { from, seq: 0, body }.encode();
+        let kick = Pending::Kick(Arc::clone(account));
+        self.request(Request::Publish(channel, message), kick);
+    }
+
+    fn lose_login(&mut self, account: &str, mine: Login) {
+        if self
+            .logins
+            .get(account)
+            .is_some_and(|login| login.session == mine.session)
+        {
+            self.logins.remove(account);
+            self.close_replaced(mine.session);
+        }
+    }
+
+    fn close_replaced(&mut self, session: SessionId) {
+        self.unanswered.remove(&session);
+        self.outputs
+            .push(Output::Close(session, DisconnectReason::LoggedInElsewhere));
+    }
+
+    fn close_by_request(&mut self, account: &str, login: Login) {
+        self.logins.remove(account);
+        self.unanswered.remove(&login.session);
+        self.drop_login(account.into(), login);
+        let reason = DisconnectReason::KickedByOperator;
+        self.outputs.push(Output::Close(login.session, reason));
+    }
+
+    fn claim(&mut self, account: Arc<str>, login: Login) {
+        self.comparing += 1;
+        let request = Request::SetLogin(Arc::clone(&account), login.encode());
+        self.request(request, Pending::Claim { account, login });
+    }
+
+    fn write_back(&mut self, account: Arc<str>, login: Login) {
+        let request = Request::SetLogin(Arc::clone(&account), login.encode());
+        self.request(request, Pending::WriteBack { account, login });
+    }
+
+    fn drop_login(&mut self, account: Arc<str>, login: Login) {
+        if matches!(self.state, State::Announcing | State::Up) {
+            self.request(Request::DropLogin(account, login.encode()), Pending::Other);
+        }
+    }
+
+    fn compare_all(&mut self, now: Instant) {
+        self.renews = self.compares.is_multiple_of(RENEW_EACH);
+        self.compares += 1;
+        self.to_compare = self.logins.accounts().map(Arc::clone).collect();
+        self.next_compare_at = now + COMPARE_INTERVAL;
+        let logins = &self.logins;
+        (self.doubtful).retain(|account| logins.get(account).is_some());
+    }
+
+    fn compare_soon(&mut self) {
+        let retry_at = self.last_tick_at + COMPARE_RETRY;
+        self.next_compare_at = self.next_compare_at.min(retry_at);
+    }
+
+    fn compare_next(&mut self) {
+        if self.comparing > 0 || self.to_compare.is_empty() {
+            return;
+        }
+        let rest = self.to_compare.len().saturating_sub(COMPARE_BATCH);
+        let accounts = self.to_compare.split_off(rest);
+        self.comparing = 1;
+        self.request(
+            Request::GetLogins(accounts.clone()),
+            Pending::Compare(accounts),
+        );
+    }
+
+    fn answer(&mut self, session: SessionId, stamp: u64, answer: LoginAnswer) {
+        if self.unanswered.get(&session) == Some(&stamp) {
+            self.unanswered.remove(&session);
+            self.outputs.push(Output::Answer(session, answer));
+        }
+    }
+
+    fn receive(&mut self, channel: &[u8], payload: &[u8], now: Instant) {
+        let Some(channel) = Channel::parse(channel) else {
+            return self.metrics.drop_one(Why::Malformed);
+        };
+        let envelope = match Envelope::decode(payload) {
+            Ok(envelope) => envelope,
+            Err(DecodeError::Version) => return self.metrics.drop_one(Why::Version),
+            Err(DecodeError::UnknownKind) => return self.metrics.drop_one(Why::UnknownKind),
+            Err(DecodeError::Malformed) => return self.metrics.drop_one(Why::Malformed),
+        };
+        if envelope.from == self.config.incarnation {
+            if let Body::Probe(nonce) = envelope.body {
+                self.take_probe(nonce, now);
+            }
+            return;
+        }
+        let Some(node) = self.picture.hear(envelope.from, now) else {
+            return self.metrics.drop_one(Why::TooManyNodes);
+        };
+        match (envelope.body, channel) {
+            (Body::Packet { is_first, packet }, Channel::Everybody | Channel::Group(_)) => {
+                let audience = match channel {
+                    Channel::Group(group) if self.members.contains_key(&group) => {
+                        Audience::Group(group)
+                    }
+                    // The last member has left, and the broker does not know it yet.
+                    Channel::Group(_) => return,
+                    _ => Audience::All,
+                };
+                match node.order(audience, envelope.seq, is_first) {
+                    Order::Duplicate => return self.metrics.drop_one(Why::Duplicate),
+                    Order::Next => {}
+                    Order::Gap(lost) => {
+                        let node = Some(NodeId::of(envelope.from));
+                        let group = match audience {
+                            Audience::Group(group) => Some(group),
+                            Audience::All => None,
+                        };
+                        self.tell_gap(WorldGap {
+                            node,
+                            group,
+                            lost: Some(lost),
+                        });
+                    }
+                }
+                self.outputs
+                    .push(Output::Deliver(audience, packet.to_vec()));
+            }
+            (Body::Heartbeat(heartbeat), Channel::Nodes) => node.update(heartbeat),
+            (Body::Leave, Channel::Nodes) => node.leave(),
+            (
+                Body::Kick {
+                    session,
+                    stamp,
+                    is_by_request,
+                    account,
+                },
+                Channel::Node(_) | Channel::Nodes,
+            ) => {
+                let is_meant = |login: &Login| {
+                    let is_named = channel == Channel::Nodes || login.session == session;
+                    is_named && login.stamp < stamp
+                };
+                if let Some(login) = self.logins.get(account).filter(is_meant) {
+                    if is_by_request {
+                        self.close_by_request(account, login);
+                    } else {
+                        self.lose_login(account, login);
+                    }
+                }
+            }
+            (
+                Body::Tell {
+                    session,
+                    account,
+                    packet,
+                },
+                Channel::Node(_),
+            ) => {
+                if self.local_login(account) == Some(session) {
+                    self.outputs.push(Output::Send(session, packet.to_vec()));
+                }
+            }
+            _ => self.metrics.drop_one(Why::Malformed),
+        }
+    }
+
+    fn take_probe(&mut self, nonce: u64, now: Instant) {
+        let Some(at) = self.probes.iter().position(|(sent, _)| *sent == nonce) else {
+            return;
+        };
+        self.proven_until = Some(self.probes[at].1);
+        self.picture_at = now;
+        if at > 0 {
+            // The broker has lost messages, kicks among them, without the loss of a connection.
+            self.compare_all(now);
+            self.tell_gap(WorldGap {
+                node: None,
+                group: None,
+                lost: None,
+            });
+        }
+        self.probes.drain(..=at);
+        self.expire(now);
+        if let Some((_, sent_at)) = self.probes.front() {
+            self.probe_due_at = *sent_at + PROBE_TIMEOUT;
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if let (State::Up, Some(proven_until)) = (self.state, self.proven_until) {
+            self.picture.expire(proven_until, now);
+        }
+    }
+
+    fn tell_gap(&mut self, gap: WorldGap) {
+        self.metrics.gaps.add(1);
+        self.outputs.push(Output::Gap(gap));
+    }
+
+    /// The next of a series of numbers (xorshift).
+    fn next_random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+impl Then {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Tell(packet) => packet.len(),
+            Self::Kick => 0,
+        }
+    }
+}

@@ -1,0 +1,620 @@
+//! Several nodes as one world, over a broker: Redis or Valkey. Needs the feature `cluster`.
+//!
+//! A node is a [`Server`](crate::Server) with a [`Cluster`]. A packet to a *world group* reaches the members on all
+//! nodes. An account has one session in all nodes. Presence and counts are known on each node, without a question
+//! to the others.
+//!
+//! ```no_run
+//! use server_core::cluster::Cluster;
+//! use server_core::{Context, GroupId, Kick, Packet, Server, Session};
+//! use std::sync::{Arc, OnceLock};
+//!
+//! server_core::packets! {
+//!     /// Logs in.
+//!     client 1 => pub CLogin + text(1..=32);
+//!     /// A line for all in the zone, on all nodes.
+//!     client 2 => pub CSay + text(1..=200);
+//!     server 3 => pub SSaid + text;
+//!     server 4 => pub SLogin { answer: u32 };
+//! }
+//!
+//! const ZONE: u32 = 1;
+//! const INN: GroupId = GroupId::new(ZONE, 7);
+//!
+//! struct Player {
+//!     cluster: Arc<OnceLock<Cluster>>,
+//! }
+//!
+//! impl Session for Player {
+//!     fn on_connected(&mut self, ctx: &mut Context<'_>) {
+//!         let _ = ctx.join(INN);
+//!     }
+//!
+//!     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+//!         if let Ok(account) = packet.decode::<CLogin>() {
+//!             if let Some(cluster) = self.cluster.get() {
+//!                 cluster.login(ctx.id(), account);
+//!             }
+//!         } else {
+//!             // The kind of the group spans the nodes.
+//!             ctx.broadcast_to(INN, &SSaid, packet.decode::<CSay>()?);
+//!         }
+//!         Ok(())
+//!     }
+//!
+//!     fn on_login(&mut self, ctx: &mut Context<'_>, answer: server_core::cluster::LoginAnswer) {
+//!         ctx.admit();
+//!         ctx.send(&SLogin { answer: (answer as u32).into() }, "");
+//!     }
+//! }
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let cluster = Arc::new(OnceLock::new());
+//! let of_sessions = Arc::clone(&cluster);
+//! let server = Server::builder()
+//!     .start("127.0.0.1:0", move |_peer| Player { cluster: Arc::clone(&of_sessions) })?;
+//! let started = Cluster::builder("unix:///run/redis/redis.sock")
+//!     .node("eu-1")
+//!     .world_groups(ZONE..=ZONE)
+//!     .on_world_gap(|gap| println!("{:?} packets are missing: send a snapshot", gap.lost))
+//!     .start(&server.handle())?;
+//! let _ = cluster.set(started.clone());
+//!
+//! let inn = started.count(INN);
+//! println!("{} in the inn, as of {:?} ago", inn.sessions, inn.age);
+//! started.broadcast_everybody(&server.handle().encode(&SSaid, "Welcome.").expect("it is short"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Promises
+//!
+//! * No method waits for the broker. A broker that is away, hung or slow costs the sessions of this node nothing.
+//! * A packet reaches the sessions of this node first. It reaches each session on another node at most once, in
+//!   the order of the sending node. Packets of two nodes have no order.
+//! * Packets wait for the broker for 1 s and in 4 MiB at most. A further or older one is dropped and counted
+//!   ([`ClusterMetrics::dropped`]). The other nodes learn of each gap: [`ClusterBuilder::on_world_gap`].
+//! * A node without a heartbeat for 5 s is not counted any more. A node without a link declares no other node
+//!   dead: its picture stays as it was, and has an age.
+//! * The newest session of an account stays. Two sessions are connected for one round trip at most, or, if the link
+//!   of a node is down, until it is back.
+//!
+//! Anyone with access to the broker can write messages to the nodes. No message makes a node fail, but a message
+//! can be a lie: let only the nodes reach the broker.
+
+#[cfg(not(feature = "testing"))]
+mod broker;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod broker;
+#[cfg(not(feature = "testing"))]
+mod envelope;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod envelope;
+#[cfg(not(feature = "testing"))]
+mod link;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod link;
+#[cfg(not(feature = "testing"))]
+mod logins;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod logins;
+mod metrics;
+mod outgoing;
+#[cfg(not(feature = "testing"))]
+mod picture;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod picture;
+mod redis;
+
+pub use self::metrics::{ClusterMetrics, Why};
+pub use crate::session::LoginAnswer;
+
+use self::redis::Redis;
+use crate::base::id::SessionId;
+use crate::base::start;
+use crate::buffer::SendBuffer;
+use crate::groups::id::GroupId;
+use crate::groups::members::MemberWatch;
+use crate::routing::link::Audience;
+use crate::server::ServerHandle;
+use broker::{Broker, Request};
+use envelope::Incarnation;
+use link::{Command, Event, Link, LinkConfig, Output};
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The number of a node, drawn at random by each start: a session of the cluster is a node number and a
+/// [`SessionId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(u32);
+
+impl NodeId {
+    /// The number, as it goes on the wire.
+    #[must_use]
+    pub const fn to_u32(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn of(incarnation: Incarnation) -> Self {
+        Self((incarnation.0 >> 32) as u32)
+    }
+}
+
+/// Packets of other nodes that did not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorldGap {
+    /// The sender. `None`: any node. The link was down, and packets of that time are lost.
+    pub node: Option<NodeId>,
+    /// The group. `None`: packets for all sessions, or unknown.
+    pub group: Option<GroupId>,
+    /// The number of lost packets, if it is known.
+    pub lost: Option<u64>,
+}
+
+/// The sessions of a group in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorldCount {
+    /// Sessions on all nodes.
+    pub sessions: u64,
+    /// Nodes with such sessions.
+    pub nodes: usize,
+    /// The age of the counts of other nodes, beside 1 s between two heartbeats.
+    pub age: Duration,
+}
+
+/// One node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeInfo {
+    /// The number.
+    pub id: NodeId,
+    /// The name.
+    pub name: Box<str>,
+    /// Connected sessions.
+    pub sessions: u32,
+    /// Whether the node shuts down.
+    pub is_draining: bool,
+    /// Whether this is the node of the call.
+    pub is_local: bool,
+    /// The time since the last message of the node. Zero for the node of the call.
+    pub age: Duration,
+}
+
+/// The nodes of a cluster as one of them knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Nodes {
+    /// The nodes, by name. The node of the call is one of them.
+    pub nodes: Vec<NodeInfo>,
+    /// The age of the picture: it stands still while the link is down.
+    pub age: Duration,
+    /// Whether the link of this node is up.
+    pub is_link_up: bool,
+}
+
+/// A node's part in a cluster. A clone is cheap. No method waits for the broker.
+///
+/// The node leaves the cluster when the last clone is dropped, or with [`leave`](Self::leave).
+#[derive(Clone)]
+pub struct Cluster {
+    shared: Arc<Shared>,
+    _owner: Arc<LeaveOnDrop>,
+}
+
+/// Sets up a node's part in a cluster.
+#[must_use = "nothing is started before `start`"]
+pub struct ClusterBuilder {
+    url: String,
+    name: Box<str>,
+    world_kinds: Option<RangeInclusive<u32>>,
+    on_world_gap: Box<dyn Fn(WorldGap) + Send + Sync>,
+}
+
+struct Shared {
+    link: Mutex<Link>,
+    /// Wakes the thread of the link.
+    wake: Condvar,
+    has_ended: AtomicBool,
+    server: ServerHandle,
+    metrics: Arc<ClusterMetrics>,
+    id: NodeId,
+    name: Box<str>,
+    world_kinds: Option<RangeInclusive<u32>>,
+    on_world_gap: Box<dyn Fn(WorldGap) + Send + Sync>,
+}
+
+struct LeaveOnDrop {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl ClusterBuilder {
+    /// Sets the name of this node, for logs and [`Cluster::nodes`]: 64 bytes at most, the rest is cut off.
+    pub fn node(mut self, name: impl Into<Box<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets the kinds of groups that span all nodes. Default: no kind.
+    pub fn world_groups(mut self, kinds: RangeInclusive<u32>) -> Self {
+        self.world_kinds = Some(kinds);
+        self
+    }
+
+    /// Sets the function that learns of lost packets of other nodes: a game can send its members a snapshot. The
+    /// function runs on a thread of the cluster, and must be short.
+    pub fn on_world_gap(mut self, on_world_gap: impl Fn(WorldGap) + Send + Sync + 'static) -> Self {
+        self.on_world_gap = Box::new(on_world_gap);
+        self
+    }
+
+    /// Attaches a node to its cluster, and starts two threads. The first connection follows, and the call does not
+    /// wait for it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a URL that is not valid, or that asks for TLS (`rediss://`);
+    /// [`io::ErrorKind::AlreadyExists`] if the server has a cluster; errors of the start of threads.
+    pub fn start(self, server: &ServerHandle) -> io::Result<Cluster> {
+        let random = RandomState::new();
+        let incarnation = Incarnation(random.hash_one(0));
+        let now = Instant::now();
+        let metrics = Arc::new(ClusterMetrics::default());
+        let config = LinkConfig {
+            name: envelope::cut_name(&self.name).into(),
+            incarnation,
+            seed: random.hash_one(1),
+        };
+        let shared = Arc::new(Shared {
+            link: Mutex::new(Link::new(config, Arc::clone(&metrics), now)),
+            wake: Condvar::new(),
+            has_ended: AtomicBool::new(false),
+            server: server.clone(),
+            metrics,
+            id: NodeId::of(incarnation),
+            name: envelope::cut_name(&self.name).into(),
+            world_kinds: self.world_kinds,
+            on_world_gap: self.on_world_gap,
+        });
+        let of_reader = Arc::clone(&shared);
+        let events = move |connection, event: Event<'_>| {
+            of_reader.with_link(|link, now| link.handle(connection, event, now));
+        };
+        let redis = Redis::new(&self.url, Arc::new(events))?;
+        if !server.attach_link(Box::new(NodeLink(Arc::clone(&shared)))) {
+            let text = "the server has a cluster already";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        let of_workers = Arc::clone(&shared);
+        server.watch_members(&MemberWatch(Arc::new(move |group, is_join| {
+            if of_workers.spans(group) {
+                of_workers.with_link(|link, now| link.change_members(group, is_join, now));
+            }
+        })));
+        let of_thread = Arc::clone(&shared);
+        let thread = start::spawn("cluster-link", move || of_thread.run(redis))?;
+        let owner = LeaveOnDrop {
+            shared: Arc::clone(&shared),
+            thread: Mutex::new(Some(thread)),
+        };
+        Ok(Cluster {
+            shared,
+            _owner: Arc::new(owner),
+        })
+    }
+}
+
+impl Cluster {
+    /// Sets up a node's part in a cluster whose broker is at `url`: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]` or
+    /// `unix:///PATH`.
+    pub fn builder(url: impl Into<String>) -> ClusterBuilder {
+        ClusterBuilder {
+            url: url.into(),
+            name: "node".into(),
+            world_kinds: None,
+            on_world_gap: Box::new(|_| {}),
+        }
+    }
+
+    /// The number of this node.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.shared.id
+    }
+
+    /// Sends an encoded packet to all members of a group, on all nodes, if the kind of the group is one of
+    /// [`world_groups`](ClusterBuilder::world_groups). The same as
+    /// [`ServerHandle::broadcast_buffer_to`](crate::ServerHandle::broadcast_buffer_to): it waits while the mailbox
+    /// of a worker of this node is full, and not for the broker.
+    pub fn broadcast_world(&self, group: GroupId, packet: &SendBuffer) {
+        self.shared.server.broadcast_buffer_to(group, None, packet);
+    }
+
+    /// Sends an encoded packet to all sessions, on all nodes. Waits as
+    /// [`broadcast_world`](Self::broadcast_world) does.
+    pub fn broadcast_everybody(&self, packet: &SendBuffer) {
+        self.shared.server.broadcast_buffer(packet);
+        self.broadcast_elsewhere(packet);
+    }
+
+    /// Sends an encoded packet to all sessions on the other nodes.
+    pub fn broadcast_elsewhere(&self, packet: &SendBuffer) {
+        self.shared.publish(Audience::All, packet);
+    }
+
+    /// The members of a world group in the cluster.
+    #[must_use]
+    pub fn count(&self, group: GroupId) -> WorldCount {
+        self.shared.read_link(|link, now| {
+            let local = link.local_members(group);
+            let (sessions, nodes) = link.picture().members(group);
+            WorldCount {
+                sessions: sessions + u64::from(local),
+                nodes: nodes + usize::from(local > 0),
+                age: link.picture_age(now),
+            }
+        })
+    }
+
+    /// The nodes of the cluster.
+    #[must_use]
+    pub fn nodes(&self) -> Nodes {
+        let shared = &self.shared;
+        let local = NodeInfo {
+            id: shared.id,
+            name: shared.name.clone(),
+            sessions: shared.sessions(),
+            is_draining: shared.server.is_shutting_down(),
+            is_local: true,
+            age: Duration::ZERO,
+        };
+        let mut nodes = shared.read_link(|link, now| {
+            let others = link
+                .picture()
+                .present()
+                .map(|(incarnation, node)| NodeInfo {
+                    id: NodeId::of(incarnation),
+                    name: node.name.clone(),
+                    sessions: node.sessions,
+                    is_draining: node.is_draining,
+                    is_local: false,
+                    age: now.saturating_duration_since(node.heard_at()),
+                });
+            Nodes {
+                nodes: others.chain([local]).collect(),
+                age: link.picture_age(now),
+                is_link_up: link.is_up(),
+            }
+        });
+        nodes
+            .nodes
+            .sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        nodes
+    }
+
+    /// Makes a session the only one of an account, of 64 bytes at most: another session of the account ends, on any
+    /// node, with [`DisconnectReason::LoggedInElsewhere`](crate::DisconnectReason::LoggedInElsewhere). The answer
+    /// is a call of [`Session::on_login`](crate::Session::on_login) within 1 s. The login ends with the session, or
+    /// with its login to another account.
+    pub fn login(&self, session: SessionId, account: &str) {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let wall_ms = wall.map_or(0, |since| since.as_millis() as u64);
+        (self.shared).with_link(|link, now| link.login(session, account, wall_ms, now));
+    }
+
+    /// Sends an encoded packet to the session of an account, on any node, at most once. Without a session of the
+    /// account the packet is dropped; without the link, too, unless the session is on this node.
+    pub fn tell(&self, account: &str, packet: &SendBuffer) {
+        self.shared.with_link(|link, _| link.tell(account, packet));
+    }
+
+    /// Ends the session of an account, on any node, with
+    /// [`DisconnectReason::KickedByOperator`](crate::DisconnectReason::KickedByOperator). Without the link, only a
+    /// session of this node.
+    pub fn kick(&self, account: &str) {
+        self.shared.with_link(|link, _| link.kick(account));
+    }
+
+    /// The counters of the link.
+    #[must_use]
+    pub fn metrics(&self) -> &ClusterMetrics {
+        &self.shared.metrics
+    }
+
+    /// Leaves the cluster: the other nodes stop counting this node at once. The sessions of this node stay
+    /// connected. Waits for up to 1 s until the broker has taken the message.
+    pub fn leave(&self) {
+        self._owner.leave();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Link> {
+        // A panic in the link is a bug of ours, and must not take the game's threads down.
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_link<R>(&self, read: impl FnOnce(&Link, Instant) -> R) -> R {
+        read(&self.lock(), Instant::now())
+    }
+
+    /// Gives the link something to do, carries out its outputs and wakes its thread for its commands.
+    fn with_link(&self, change: impl FnOnce(&mut Link, Instant)) {
+        let mut link = self.lock();
+        change(&mut link, Instant::now());
+        let outputs = link.take_outputs();
+        let has_commands = link.has_commands();
+        drop(link);
+        if has_commands {
+            self.wake.notify_one();
+        }
+        self.carry_out(outputs);
+    }
+
+    fn carry_out(&self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Deliver(audience, packet) => {
+                    if self.server.deliver(audience, &packet) {
+                        self.metrics.received.add(1);
+                    } else {
+                        self.metrics.drop_one(Why::MailboxFull);
+                    }
+                }
+                Output::Send(session, packet) => {
+                    if !self.server.deliver_to(session, &packet) {
+                        self.metrics.drop_one(Why::MailboxFull);
+                    }
+                }
+                Output::Close(session, reason) => self.server.post_close(session, reason),
+                Output::Answer(session, answer) => self.server.answer_login(session, answer),
+                Output::Gap(gap) => (self.on_world_gap)(gap),
+            }
+        }
+    }
+
+    fn publish(&self, audience: Audience, packet: &[u8]) {
+        self.with_link(|link, now| link.publish(audience, packet, now));
+    }
+
+    fn spans(&self, group: GroupId) -> bool {
+        (self.world_kinds.as_ref()).is_some_and(|kinds| kinds.contains(&group.kind()))
+    }
+
+    fn sessions(&self) -> u32 {
+        u32::try_from(self.server.metrics().totals().sessions).unwrap_or(u32::MAX)
+    }
+
+    /// The thread of the link: gives the broker its commands.
+    fn run(&self, mut broker: Redis) {
+        let mut was_up = false;
+        loop {
+            let mut link = self.lock();
+            let (commands, outputs, has_ended) = loop {
+                let has_ended = self.has_ended.load(Ordering::Acquire);
+                let now = Instant::now();
+                link.set_load(self.sessions(), self.server.is_shutting_down());
+                if has_ended {
+                    link.leave(now);
+                } else {
+                    link.tick(now);
+                }
+                let (commands, outputs) = (link.take_commands(), link.take_outputs());
+                if has_ended || !commands.is_empty() || !outputs.is_empty() {
+                    break (commands, outputs, has_ended);
+                }
+                let wait = (link.next_tick_at())
+                    .map_or(link::BEAT, |at| at.saturating_duration_since(now));
+                link = (self.wake.wait_timeout(link, wait))
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            };
+            let is_up = link.is_up();
+            drop(link);
+            if is_up != was_up && !has_ended {
+                was_up = is_up;
+                log::info!("cluster: link {}", if is_up { "up" } else { "down" });
+            }
+            self.carry_out(outputs);
+            self.give(&mut broker, commands);
+            if has_ended {
+                return;
+            }
+        }
+    }
+
+    fn give(&self, broker: &mut Redis, commands: Vec<Command>) {
+        let mut requests: Vec<Request> = Vec::new();
+        for command in commands {
+            match command {
+                Command::Send(request) => requests.push(request),
+                Command::Connect(connection) => broker.connect(connection),
+                Command::Close(connection) => broker.close(connection),
+            }
+        }
+        if !requests.is_empty() {
+            broker.send(requests);
+        }
+        if let Some(connection) = broker.take_failed() {
+            self.with_link(|link, now| link.handle(connection, Event::Lost, now));
+        }
+    }
+}
+
+impl LeaveOnDrop {
+    fn leave(&self) {
+        self.shared.has_ended.store(true, Ordering::Release);
+        // Between the check of the thread and its wait, the lock is held.
+        drop(self.shared.lock());
+        self.shared.wake.notify_one();
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread of the cluster's link has panicked");
+        }
+    }
+}
+
+impl Drop for LeaveOnDrop {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// The link as the router sees it.
+struct NodeLink(Arc<Shared>);
+
+impl crate::routing::link::Link for NodeLink {
+    fn spans(&self, audience: Audience) -> bool {
+        match audience {
+            Audience::All => false,
+            Audience::Group(group) => self.0.spans(group),
+        }
+    }
+
+    fn publish(&self, audience: Audience, packet: &SendBuffer) {
+        self.0.publish(audience, packet);
+    }
+
+    fn end_session(&self, id: SessionId) {
+        self.0.with_link(|link, _| link.end_session(id));
+    }
+}
+
+impl fmt::Debug for NodeLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("NodeLink").field(&self.0.name).finish()
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("id", &self.shared.id)
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The URL may have a password.
+impl fmt::Debug for ClusterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterBuilder")
+            .field("name", &self.name)
+            .field("world_kinds", &self.world_kinds)
+            .finish_non_exhaustive()
+    }
+}

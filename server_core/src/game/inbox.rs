@@ -1,0 +1,566 @@
+//! What the players have sent since the last tick, and whose packets the tick handles. No clock, no socket, no
+//! thread.
+
+use crate::base::id::SessionId;
+use crate::base::reason::DisconnectReason;
+use crate::protocol::packet::Packet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The inputs of one worker's players, in order. A worker fills a batch, and the game thread exchanges the
+/// batch for an empty one. The memory is used again.
+#[derive(Debug, Default)]
+pub struct Batch {
+    items: Vec<Item>,
+    payloads: Vec<u8>,
+    joins: usize,
+}
+
+#[derive(Debug)]
+enum Item {
+    Join(SessionId, Arc<Waiting>),
+    Packet(SessionId, PacketHead),
+    Leave(SessionId, DisconnectReason),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PacketHead {
+    id: u16,
+    payload_bytes: u32,
+}
+
+/// The bytes of one player's waiting packets. Its worker adds, the game thread subtracts.
+#[derive(Debug, Default)]
+pub struct Waiting(AtomicUsize);
+
+/// The charge for a packet that waits, besides its payload.
+pub const PACKET_BYTES: usize = 32;
+/// Players that one batch takes.
+const MAX_JOINS: usize = 1 << 14;
+/// Memory of an empty buffer that is kept whatever its use.
+const KEPT_BYTES: usize = 4 << 10;
+
+/// One event for the game.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A player's first event.
+    Join(SessionId),
+    /// A packet of a player.
+    Packet(SessionId, Packet<'a>),
+    /// A player's last event.
+    Leave(SessionId, DisconnectReason),
+}
+
+/// Hands the batches to the game, within an equal share of the tick for each player.
+#[derive(Debug)]
+pub struct Inbox {
+    packets_per_tick: u32,
+    tick: u64,
+    players: HashMap<SessionId, Player>,
+    /// Players with packets beyond their share of an earlier tick.
+    behind: Vec<SessionId>,
+}
+
+#[derive(Debug)]
+struct Player {
+    waiting: Arc<Waiting>,
+    /// The tick in which a packet was handled last, and the number of packets that it has handled.
+    tick: u64,
+    handled: u32,
+    /// Packets beyond the share, each with its head, from `rest_start` on.
+    rest: Vec<u8>,
+    rest_start: usize,
+    /// The player has left; its last packets wait.
+    leaves: Option<DisconnectReason>,
+    /// The game has kicked it: no packet is handled any more.
+    is_kicked: bool,
+}
+
+impl Waiting {
+    /// Adds a packet, if no more than `limit_bytes` wait then, or if it is the only one.
+    pub fn add(&self, payload_bytes: usize, limit_bytes: usize) -> bool {
+        let bytes = payload_bytes + PACKET_BYTES;
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before == 0 || before + bytes <= limit_bytes;
+        if !fits {
+            self.0.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn sub(&self, payload_bytes: usize) {
+        (self.0).fetch_sub(payload_bytes + PACKET_BYTES, Ordering::Relaxed);
+    }
+
+    /// The bytes that wait.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Batch {
+    /// Adds a new player. Returns whether there was room: the game may be so far behind that more and more
+    /// players come and go meanwhile.
+    pub fn join(&mut self, player: SessionId, waiting: Arc<Waiting>) -> bool {
+        let has_room = self.joins < MAX_JOINS;
+        if has_room {
+            self.joins += 1;
+            self.items.push(Item::Join(player, waiting));
+        }
+        has_room
+    }
+
+    /// Adds a packet, which its player's [`Waiting`] has counted.
+    pub fn packet(&mut self, player: SessionId, packet: &Packet<'_>) {
+        let head = PacketHead::of(packet);
+        self.items.push(Item::Packet(player, head));
+        self.payloads.extend_from_slice(packet.payload());
+    }
+
+    /// Adds the end of a player that has joined.
+    pub fn leave(&mut self, player: SessionId, reason: DisconnectReason) {
+        self.items.push(Item::Leave(player, reason));
+    }
+}
+
+impl PacketHead {
+    const BYTES: usize = 6;
+
+    fn of(packet: &Packet<'_>) -> Self {
+        Self {
+            id: packet.id(),
+            payload_bytes: packet.payload().len() as u32,
+        }
+    }
+
+    fn write(self, to: &mut Vec<u8>) {
+        to.extend_from_slice(&self.id.to_le_bytes());
+        to.extend_from_slice(&self.payload_bytes.to_le_bytes());
+    }
+
+    /// Reads the next packet of a buffer that [`write`](Self::write) has filled.
+    fn read(from: &[u8]) -> Option<Packet<'_>> {
+        let (id, rest) = from.split_first_chunk()?;
+        let (bytes, rest) = rest.split_first_chunk()?;
+        let payload = rest.get(..u32::from_le_bytes(*bytes) as usize)?;
+        Some(Packet::new(u16::from_le_bytes(*id), payload))
+    }
+}
+
+impl Inbox {
+    /// An inbox that hands on up to `packets_per_tick` packets of each player in a tick.
+    #[must_use]
+    pub fn new(packets_per_tick: u32) -> Self {
+        Self {
+            packets_per_tick,
+            tick: 0,
+            players: HashMap::new(),
+            behind: Vec::new(),
+        }
+    }
+
+    /// Begins a tick with the packets beyond the shares of earlier ticks. `handle` returns whether the player
+    /// of a packet stays: otherwise its further packets are dropped.
+    pub fn begin_tick(&mut self, handle: &mut impl FnMut(Input<'_>) -> bool) {
+        self.tick += 1;
+        let mut behind = std::mem::take(&mut self.behind);
+        behind.retain(|id| {
+            let Some(player) = self.players.get_mut(id) else {
+                return false;
+            };
+            player.handle_rest(*id, self.tick, self.packets_per_tick, handle);
+            let is_behind = player.is_behind();
+            if !is_behind && let Some(reason) = player.leaves {
+                self.players.remove(id);
+                handle(Input::Leave(*id, reason));
+            }
+            is_behind
+        });
+        self.behind = behind;
+    }
+
+    /// Takes all items of a batch.
+    pub fn take(&mut self, batch: &mut Batch, handle: &mut impl FnMut(Input<'_>) -> bool) {
+        let mut payloads = batch.payloads.as_slice();
+        for item in batch.items.drain(..) {
+            match item {
+                Item::Join(id, waiting) => {
+                    self.players.insert(id, Player::new(waiting));
+                    handle(Input::Join(id));
+                }
+                Item::Packet(id, head) => {
+                    let (payload, rest) = payloads.split_at(head.payload_bytes as usize);
+                    payloads = rest;
+                    if let Some(player) = self.players.get_mut(&id) {
+                        let was_behind = player.is_behind();
+                        let packet = Packet::new(head.id, payload);
+                        player.take(id, packet, self.tick, self.packets_per_tick, handle);
+                        if !was_behind && player.is_behind() {
+                            self.behind.push(id);
+                        }
+                    }
+                }
+                Item::Leave(id, reason) => {
+                    if let Entry::Occupied(mut entry) = self.players.entry(id) {
+                        let player = entry.get_mut();
+                        if player.is_behind() && reason == DisconnectReason::PeerClosed {
+                            player.leaves = Some(reason);
+                        } else {
+                            // Its entry in `behind` goes in the next tick.
+                            entry.remove();
+                            handle(Input::Leave(id, reason));
+                        }
+                    }
+                }
+            }
+        }
+        batch.joins = 0;
+        clear(&mut batch.payloads);
+    }
+
+    /// The players that have joined and not left.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn players(&self) -> usize {
+        self.players.len()
+    }
+}
+
+impl Player {
+    fn new(waiting: Arc<Waiting>) -> Self {
+        Self {
+            waiting,
+            tick: 0,
+            handled: 0,
+            rest: Vec::new(),
+            rest_start: 0,
+            leaves: None,
+            is_kicked: false,
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.rest_start < self.rest.len()
+    }
+
+    /// Whether the share of this tick has room for one more packet, which is counted then.
+    fn has_share(&mut self, tick: u64, packets_per_tick: u32) -> bool {
+        if self.tick != tick {
+            self.tick = tick;
+            self.handled = 0;
+        }
+        let has_share = self.handled < packets_per_tick;
+        self.handled += u32::from(has_share);
+        has_share
+    }
+
+    fn take(
+        &mut self,
+        id: SessionId,
+        packet: Packet<'_>,
+        tick: u64,
+        packets_per_tick: u32,
+        handle: &mut impl FnMut(Input<'_>) -> bool,
+    ) {
+        if self.is_kicked {
+            self.waiting.sub(packet.payload().len());
+        } else if self.is_behind() || !self.has_share(tick, packets_per_tick) {
+            PacketHead::of(&packet).write(&mut self.rest);
+            self.rest.extend_from_slice(packet.payload());
+        } else {
+            self.waiting.sub(packet.payload().len());
+            self.is_kicked = !handle(Input::Packet(id, packet));
+        }
+    }
+
+    fn handle_rest(
+        &mut self,
+        id: SessionId,
+        tick: u64,
+        packets_per_tick: u32,
+        handle: &mut impl FnMut(Input<'_>) -> bool,
+    ) {
+        while self.is_behind() && (self.is_kicked || self.has_share(tick, packets_per_tick)) {
+            let Some(packet) = (self.rest.get(self.rest_start..)).and_then(PacketHead::read) else {
+                debug_assert!(false, "the rest ends with a packet");
+                self.rest_start = self.rest.len();
+                break;
+            };
+            let payload_bytes = packet.payload().len();
+            self.waiting.sub(payload_bytes);
+            if !self.is_kicked {
+                self.is_kicked = !handle(Input::Packet(id, packet));
+            }
+            self.rest_start += PacketHead::BYTES + payload_bytes;
+        }
+        if !self.is_behind() {
+            self.rest_start = 0;
+            clear(&mut self.rest);
+        } else if self.rest_start > self.rest.len() / 2 {
+            self.rest.drain(..self.rest_start);
+            self.rest_start = 0;
+        }
+    }
+}
+
+/// Clears a buffer for its next use. Memory that only a flood has needed goes back.
+fn clear(buffer: &mut Vec<u8>) {
+    let used_bytes = buffer.len().max(KEPT_BYTES);
+    buffer.clear();
+    if buffer.capacity() / 8 > used_bytes {
+        buffer.shrink_to(2 * used_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::reason::Kick;
+    use proptest::prelude::*;
+
+    /// Packets of one player in one tick.
+    const SHARE: u32 = 3;
+    const LIMIT_BYTES: usize = 600;
+    const PLAYERS: usize = 5;
+    const WORKERS: usize = 2;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Join(usize),
+        /// With this many bytes behind its number. The game kicks for a packet of 13 bytes.
+        Packet(usize, usize),
+        Leave(usize, bool),
+        Tick,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => (0..PLAYERS).prop_map(Step::Join),
+            20 => (0..PLAYERS, 0_usize..40).prop_map(|(player, bytes)| Step::Packet(player, bytes)),
+            // A flood of the first player.
+            10 => (0_usize..12).prop_map(|bytes| Step::Packet(0, bytes)),
+            1 => (0..PLAYERS, any::<bool>()).prop_map(|(player, closes)| Step::Leave(player, closes)),
+            4 => Just(Step::Tick),
+        ]
+    }
+
+    /// What one session has sent, and what the game has seen of it.
+    #[derive(Debug, Default)]
+    struct Model {
+        waiting: Arc<Waiting>,
+        sent: u32,
+        kicks_at: Option<u32>,
+        left: Option<DisconnectReason>,
+        seen: u32,
+        seen_in_tick: u32,
+        has_joined: bool,
+        is_gone: bool,
+    }
+
+    impl Model {
+        fn is_kicked(&self) -> bool {
+            self.kicks_at.is_some_and(|at| self.seen > at)
+        }
+
+        /// Packets that the game has to see in a tick that begins now.
+        fn due(&self) -> u32 {
+            let is_dropped = self
+                .left
+                .is_some_and(|why| why != DisconnectReason::PeerClosed);
+            // The packet of the kick is the last.
+            let last = self.kicks_at.map_or(self.sent, |at| self.sent.min(at + 1));
+            if is_dropped || self.is_gone {
+                0
+            } else {
+                (last - self.seen.min(last)).min(SHARE)
+            }
+        }
+    }
+
+    #[derive(Default)]
+    struct Rig {
+        batches: [Batch; WORKERS],
+        models: HashMap<SessionId, Model>,
+        /// The session of each player that is connected.
+        connected: [Option<SessionId>; PLAYERS],
+        generation: u32,
+    }
+
+    impl Rig {
+        fn batch(&mut self, id: SessionId) -> &mut Batch {
+            &mut self.batches[id.worker()]
+        }
+
+        fn join(&mut self, player: usize) {
+            if self.connected[player].is_some() {
+                return;
+            }
+            self.generation += 1;
+            let worker = (player % WORKERS) as u8;
+            let id = SessionId::new(self.generation, worker, player as u32);
+            let model = Model::default();
+            assert!(self.batch(id).join(id, Arc::clone(&model.waiting)));
+            self.models.insert(id, model);
+            self.connected[player] = Some(id);
+        }
+
+        fn packet(&mut self, player: usize, bytes: usize) {
+            let Some(id) = self.connected[player] else {
+                return;
+            };
+            let model = self.models.get_mut(&id).unwrap();
+            let mut payload = model.sent.to_le_bytes().to_vec();
+            payload.resize(payload.len() + bytes, 7);
+            let before = model.waiting.bytes();
+            let is_accepted = model.waiting.add(payload.len(), LIMIT_BYTES);
+            let charge = payload.len() + PACKET_BYTES;
+            assert_eq!(is_accepted, before == 0 || before + charge <= LIMIT_BYTES);
+            if is_accepted {
+                if bytes == 13 && model.kicks_at.is_none() {
+                    model.kicks_at = Some(model.sent);
+                }
+                model.sent += 1;
+                self.batch(id).packet(id, &Packet::new(7, &payload));
+            }
+        }
+
+        fn leave(&mut self, player: usize, closes: bool) {
+            let Some(id) = self.connected[player].take() else {
+                return;
+            };
+            let reason = if closes {
+                DisconnectReason::PeerClosed
+            } else {
+                Kick::RateLimit.into()
+            };
+            self.models.get_mut(&id).unwrap().left = Some(reason);
+            self.batch(id).leave(id, reason);
+        }
+
+        fn tick(&mut self, inbox: &mut Inbox) {
+            for model in self.models.values_mut() {
+                model.seen_in_tick = 0;
+            }
+            let due: Vec<(SessionId, u32)> = (self.models.iter())
+                .map(|(id, model)| (*id, model.due()))
+                .collect();
+            let models = &mut self.models;
+            let mut handle = |input: Input<'_>| match input {
+                Input::Join(id) => {
+                    let model = models.get_mut(&id).unwrap();
+                    assert!(!std::mem::replace(&mut model.has_joined, true));
+                    true
+                }
+                Input::Packet(id, packet) => {
+                    let model = models.get_mut(&id).unwrap();
+                    assert!(model.has_joined && !model.is_gone && !model.is_kicked());
+                    let (number, rest) = packet.payload().split_first_chunk().unwrap();
+                    assert_eq!(u32::from_le_bytes(*number), model.seen, "in order, once");
+                    assert!(packet.id() == 7 && rest.iter().all(|byte| *byte == 7));
+                    model.seen += 1;
+                    model.seen_in_tick += 1;
+                    !model.is_kicked()
+                }
+                Input::Leave(id, reason) => {
+                    let model = models.get_mut(&id).unwrap();
+                    assert!(model.has_joined && !model.is_gone);
+                    assert_eq!(Some(reason), model.left);
+                    model.is_gone = true;
+                    true
+                }
+            };
+            inbox.begin_tick(&mut handle);
+            for batch in &mut self.batches {
+                inbox.take(batch, &mut handle);
+            }
+            for (id, due) in due {
+                let model = &self.models[&id];
+                let is_dropped = model
+                    .left
+                    .is_some_and(|why| why != DisconnectReason::PeerClosed);
+                // However much the others send. Of a player that was thrown out, packets in the batch
+                // before its end may still be seen.
+                assert!(model.seen_in_tick == due || is_dropped && model.seen_in_tick <= SHARE);
+                assert!(model.has_joined);
+                let is_done = model.seen == model.sent || model.is_kicked();
+                assert_eq!(
+                    model.is_gone,
+                    model.left.is_some() && (is_dropped || is_done)
+                );
+                if is_done && !is_dropped {
+                    assert_eq!(model.waiting.bytes(), 0);
+                }
+            }
+            let here = self.models.values().filter(|model| !model.is_gone).count();
+            assert_eq!(inbox.players(), here);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_player_has_its_share_in_order_whatever_the_others_send(
+            steps in prop::collection::vec(step(), 0..400),
+        ) {
+            let (mut rig, mut inbox) = (Rig::default(), Inbox::new(SHARE));
+            for step in steps {
+                match step {
+                    Step::Join(player) => rig.join(player),
+                    Step::Packet(player, bytes) => rig.packet(player, bytes),
+                    Step::Leave(player, closes) => rig.leave(player, closes),
+                    Step::Tick => rig.tick(&mut inbox),
+                }
+            }
+            (0..PLAYERS).for_each(|player| rig.leave(player, true));
+            for _ in 0..LIMIT_BYTES / PACKET_BYTES {
+                rig.tick(&mut inbox);
+            }
+            prop_assert_eq!((inbox.players(), inbox.behind.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn memory_of_a_flood_goes_back_and_that_of_steady_use_stays() {
+        let mut buffer = vec![0; 1 << 20];
+        clear(&mut buffer);
+        assert!(buffer.capacity() >= 1 << 20, "as much may come again");
+        for _ in 0..3 {
+            buffer.resize(10_000, 0);
+            clear(&mut buffer);
+        }
+        assert!(
+            (10_000..=20_000).contains(&buffer.capacity()),
+            "{}",
+            buffer.capacity()
+        );
+        let memory = buffer.as_ptr();
+        for _ in 0..100 {
+            buffer.resize(10_000, 0);
+            clear(&mut buffer);
+            assert_eq!(buffer.as_ptr(), memory);
+        }
+    }
+
+    #[test]
+    fn players_that_come_and_go_while_the_game_stands_still_are_bounded() {
+        let mut batch = Batch::default();
+        let ids = (1..).map(|generation| SessionId::new(generation, 0, 0));
+        let joined = ids.take_while(|id| {
+            let has_joined = batch.join(*id, Arc::default());
+            if has_joined {
+                batch.leave(*id, DisconnectReason::PeerClosed);
+            }
+            has_joined
+        });
+        assert_eq!(joined.count(), MAX_JOINS);
+        let (mut inbox, mut left) = (Inbox::new(1), 0);
+        inbox.take(&mut batch, &mut |input| {
+            left += usize::from(matches!(input, Input::Leave(..)));
+            true
+        });
+        assert_eq!((left, inbox.players()), (MAX_JOINS, 0));
+        assert!(batch.join(SessionId::new(1, 0, 1), Arc::default()));
+    }
+}

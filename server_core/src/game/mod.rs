@@ -1,0 +1,241 @@
+//! A game on one thread: sessions forward their packets, and the game handles them in each tick.
+//!
+//! ```text
+//!  worker threads                                           game thread
+//! +--------------------+  a batch of inputs per worker    +------------------------------+
+//! | GamePlayer:        | -------------------------------> | each tick:                   |
+//! |  connect, packets, |  exchanged once a tick           |   Inbox: a share per player  |
+//! |  disconnect        |                                  |   Game::on_join, on_packet,  |
+//! +--------------------+                                  |   on_leave, then on_tick     |
+//!           ^                                             +---------------+--------------+
+//!           +-------------- ServerHandle: packets, closes, messages ------+
+//! ```
+
+mod context;
+pub mod inbox;
+mod player;
+
+pub use context::GameContext;
+pub use player::GamePlayer;
+
+use crate::base::id::SessionId;
+use crate::base::reason::{DisconnectReason, Kick};
+use crate::protocol::packet::Packet;
+use crate::server::ServerHandle;
+use crate::server::schedule::Tick;
+use crate::server::ticker::{TickMetrics, TickStopper, Ticker};
+use crate::session::Peer;
+use inbox::{Batch, Inbox, Input};
+use player::Shared;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A game whose whole world belongs to one thread. [`GameLoop`] calls it; no method runs beside another.
+///
+/// A method delays all players: keep it short against the period of the ticks.
+pub trait Game {
+    /// A session has connected. Comes before the player's packets.
+    fn on_join(&mut self, ctx: &mut GameContext<'_>, player: SessionId) {
+        let _ = (ctx, player);
+    }
+
+    /// A packet of a player, before the tick that follows its arrival.
+    ///
+    /// # Errors
+    /// Return the [`Kick`] that names the player's offence to end its session. Its later packets are not
+    /// handled.
+    fn on_packet(
+        &mut self,
+        ctx: &mut GameContext<'_>,
+        player: SessionId,
+        packet: Packet<'_>,
+    ) -> Result<(), Kick>;
+
+    /// The session of a player has ended: called once for each [`on_join`](Self::on_join). No packet
+    /// reaches the player any more.
+    ///
+    /// The packets of a player that closed its connection are handled before. Waiting packets of a player that
+    /// left in another way are dropped.
+    fn on_leave(&mut self, ctx: &mut GameContext<'_>, player: SessionId, reason: DisconnectReason) {
+        let _ = (ctx, player, reason);
+    }
+
+    /// A tick, after the packets that have arrived.
+    fn on_tick(&mut self, ctx: &mut GameContext<'_>, tick: Tick);
+}
+
+/// Runs a [`Game`] on the thread that calls [`run`](Self::run), at a fixed period.
+///
+/// The sessions of the server forward their packets to the game. A player that sends more than its share
+/// delays itself: each tick handles up to [`packets_per_tick`](Self::packets_per_tick) packets of each
+/// player, and the rest waits, in order. A player with more than
+/// [`max_waiting_bytes`](Self::max_waiting_bytes) of waiting packets is kicked
+/// ([`Kick::RateLimit`]). So is a player above an equal share of
+/// [`max_total_waiting_bytes`](Self::max_total_waiting_bytes). A worker never waits for the game.
+///
+/// ```
+/// use server_core::{Game, GameContext, GameLoop, Kick, Packet, Server, SessionId, tick::Tick};
+/// use std::collections::HashMap;
+/// use std::time::Duration;
+/// # use std::io::{Read, Write};
+///
+/// server_core::packets! {
+///     client 1 => CStep { dx: i16 };
+///     /// The tick, and for each player its id and its position.
+///     server 2 => SWorld { tick: u64 } + bytes;
+/// }
+///
+/// /// Plain data: one thread owns it.
+/// #[derive(Default)]
+/// struct World {
+///     positions: HashMap<SessionId, i64>,
+/// }
+///
+/// impl Game for World {
+///     fn on_join(&mut self, _: &mut GameContext<'_>, player: SessionId) {
+///         self.positions.insert(player, 0);
+///     }
+///
+///     fn on_packet(
+///         &mut self,
+///         _: &mut GameContext<'_>,
+///         player: SessionId,
+///         packet: Packet<'_>,
+///     ) -> Result<(), Kick> {
+///         let step = packet.decode::<CStep>()?;
+///         *self.positions.entry(player).or_default() += i64::from(step.dx.get());
+///         Ok(())
+///     }
+///
+///     fn on_leave(&mut self, _: &mut GameContext<'_>, player: SessionId, _: server_core::DisconnectReason) {
+///         self.positions.remove(&player);
+///     }
+///
+///     fn on_tick(&mut self, ctx: &mut GameContext<'_>, tick: Tick) {
+///         ctx.broadcast_built(&SWorld { tick: tick.number.into() }, |snapshot| {
+///             for (player, x) in &self.positions {
+///                 snapshot.extend(player.to_u64().to_le_bytes());
+///                 snapshot.extend(x.to_le_bytes());
+///             }
+///         });
+///         # if self.positions.values().any(|x| *x == 7) { ctx.server().shutdown(Duration::from_secs(1)) }
+///     }
+/// }
+///
+/// let game = GameLoop::new(Duration::from_millis(50));
+/// let server = Server::builder().start("127.0.0.1:0", game.players())?;
+/// # let mut client = std::net::TcpStream::connect(server.local_addr())?;
+/// # client.write_all(&[6, 0, 1, 0, 7, 0])?;
+/// game.run(&server.handle(), World::default()); // until the server ends
+/// # let mut packets = Vec::new();
+/// # client.read_to_end(&mut packets)?;
+/// # assert!(packets.ends_with(&[7, 0, 0, 0, 0, 0, 0, 0]), "{packets:?}");
+/// server.join()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "no tick comes before `run`"]
+pub struct GameLoop {
+    ticker: Ticker,
+    packets_per_tick: u32,
+    shared: Shared,
+}
+
+impl GameLoop {
+    /// A loop with this period that has not started.
+    pub fn new(period: Duration) -> Self {
+        Self {
+            ticker: Ticker::new(period),
+            packets_per_tick: 32,
+            shared: Shared::default(),
+        }
+    }
+
+    /// Packets of one player that one tick handles, 1 or more. Default: 32.
+    pub fn packets_per_tick(mut self, packets: u32) -> Self {
+        self.packets_per_tick = packets.max(1);
+        self
+    }
+
+    /// Bytes of waiting packets of one player, 32 for each packet besides its payload. Default: 64 KiB. The
+    /// first waiting packet of a player is accepted whatever its size.
+    pub fn max_waiting_bytes(mut self, bytes: usize) -> Self {
+        self.shared.max_waiting_bytes = bytes;
+        self
+    }
+
+    /// Bytes of waiting packets of all players. Each player has an equal share. Default: 64 MiB.
+    pub fn max_total_waiting_bytes(mut self, bytes: usize) -> Self {
+        self.shared.max_total_waiting_bytes = bytes;
+        self
+    }
+
+    /// Whether players have to log in: a session is unadmitted until the game calls
+    /// [`GameContext::admit`]. See [`Session::requires_login`](crate::Session::requires_login). Default:
+    /// `false`.
+    pub fn requires_login(mut self, requires_login: bool) -> Self {
+        self.shared.requires_login = requires_login;
+        self
+    }
+
+    /// Makes the sessions of the server: for [`ServerBuilder::start`](crate::ServerBuilder::start). Call it
+    /// after the limits are set.
+    pub fn players(&self) -> impl Fn(Peer) -> GamePlayer + Send + Sync + 'static {
+        let shared = Arc::new(self.shared.clone());
+        move |_| GamePlayer::new(Arc::clone(&shared))
+    }
+
+    /// The counters of the ticks, for example for the admin port. The loop updates them while it runs.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<TickMetrics> {
+        self.ticker.metrics()
+    }
+
+    /// Ends the loop from any thread, or from the game. The server goes on.
+    #[must_use]
+    pub fn stopper(&self) -> TickStopper {
+        self.ticker.stopper()
+    }
+
+    /// Calls the game until the server ends or the loop is stopped. A panic of the game ends the server.
+    pub fn run(self, server: &ServerHandle, mut game: impl Game) {
+        let _end_after_panic = EndAfterPanic(server);
+        let mut inbox = Inbox::new(self.packets_per_tick);
+        let (mut batch, mut built) = (Batch::default(), Vec::new());
+        let inboxes = self.shared.inboxes;
+        self.ticker.for_server(server).run(|tick| {
+            let mut ctx = GameContext::new(server, &mut built);
+            let mut handle = |input: Input<'_>| {
+                match input {
+                    Input::Join(player) => game.on_join(&mut ctx, player),
+                    Input::Leave(player, reason) => game.on_leave(&mut ctx, player, reason),
+                    Input::Packet(player, packet) => {
+                        if let Err(kick) = game.on_packet(&mut ctx, player, packet) {
+                            server.close_for(player, kick);
+                            return false;
+                        }
+                    }
+                }
+                true
+            };
+            inbox.begin_tick(&mut handle);
+            for worker in inboxes.iter().take(server.workers()) {
+                // Exchanged: the lock is held for no callback of the game.
+                std::mem::swap(&mut *worker.lock(), &mut batch);
+                inbox.take(&mut batch, &mut handle);
+            }
+            game.on_tick(&mut ctx, tick);
+        });
+    }
+}
+
+struct EndAfterPanic<'a>(&'a ServerHandle);
+
+impl Drop for EndAfterPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            log::error!("the game has panicked: the server ends");
+            self.0.shutdown(Duration::ZERO);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The session of a player: forwards what comes to the game thread.
+
+use super::inbox::{Batch, Waiting};
+use crate::base::id::SessionId;
+use crate::base::reason::{DisconnectReason, Kick};
+use crate::protocol::packet::Packet;
+use crate::session::{Context, Session};
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The session of a player of a [`GameLoop`](super::GameLoop). It knows nothing of the world.
+pub struct GamePlayer {
+    shared: Arc<Shared>,
+    waiting: Arc<Waiting>,
+    has_joined: bool,
+}
+
+/// What all sessions and the game thread share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub max_waiting_bytes: usize,
+    pub max_total_waiting_bytes: usize,
+    pub requires_login: bool,
+    /// By worker. A worker's callbacks lock their own for one packet, the game thread once a tick.
+    pub inboxes: Arc<[WorkerInbox]>,
+    players: Arc<AtomicUsize>,
+}
+
+/// On a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct WorkerInbox(Mutex<Batch>);
+
+impl WorkerInbox {
+    pub fn lock(&self) -> MutexGuard<'_, Batch> {
+        // A panic elsewhere cannot leave a batch half changed: no code of a game runs under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let inboxes = (0..SessionId::MAX_WORKERS).map(|_| WorkerInbox::default());
+        Self {
+            max_waiting_bytes: 64 << 10,
+            max_total_waiting_bytes: 64 << 20,
+            requires_login: false,
+            inboxes: inboxes.collect(),
+            players: Arc::default(),
+        }
+    }
+}
+
+impl GamePlayer {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            waiting: Arc::default(),
+            has_joined: false,
+        }
+    }
+
+    fn batch(&self, id: SessionId) -> MutexGuard<'_, Batch> {
+        self.shared.inboxes[id.worker()].lock()
+    }
+
+    /// The bytes of packets of this player that may wait.
+    fn limit_bytes(&self) -> usize {
+        let players = self.shared.players.load(Ordering::Relaxed).max(1);
+        let share_bytes = self.shared.max_total_waiting_bytes / players;
+        self.shared.max_waiting_bytes.min(share_bytes)
+    }
+}
+
+impl Session for GamePlayer {
+    fn requires_login(&self) -> bool {
+        self.shared.requires_login
+    }
+
+    fn on_connected(&mut self, ctx: &mut Context<'_>) {
+        let waiting = Arc::clone(&self.waiting);
+        let has_joined = self.batch(ctx.id()).join(ctx.id(), waiting);
+        self.has_joined = has_joined;
+        if self.has_joined {
+            self.shared.players.fetch_add(1, Ordering::Relaxed);
+        } else {
+            ctx.close_with(DisconnectReason::ServerFull, "the game is behind");
+        }
+    }
+
+    fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+        if !(self.waiting).add(packet.payload().len(), self.limit_bytes()) {
+            return Err(Kick::RateLimit);
+        }
+        self.batch(ctx.id()).packet(ctx.id(), &packet);
+        Ok(())
+    }
+
+    fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
+        if self.has_joined {
+            self.shared.players.fetch_sub(1, Ordering::Relaxed);
+            self.batch(ctx.id()).leave(ctx.id(), reason);
+        }
+    }
+}
+
+impl fmt::Debug for GamePlayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GamePlayer")
+            .field("waiting_bytes", &self.waiting.bytes())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,246 @@
+//! One node: its link, its sessions, and what its peers saw.
+
+use crate::broker::{Broker, Incoming};
+use server_core::cluster::envelope::Incarnation;
+use server_core::cluster::link::{Command, Event, Link, LinkConfig, Output};
+use server_core::cluster::{ClusterMetrics, LoginAnswer, WorldGap};
+use server_core::routing::link::Audience;
+use server_core::{DisconnectReason, GroupId, SessionId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub struct Node {
+    pub index: usize,
+    pub incarnation: Incarnation,
+    pub link: Link,
+    pub metrics: Arc<ClusterMetrics>,
+    pub connection: u64,
+    pub paused_until: Option<Instant>,
+    pub next_session: u32,
+    /// Members of world groups.
+    pub groups: BTreeMap<GroupId, u32>,
+    /// Sessions with an account, and when they have logged in.
+    pub sessions: BTreeMap<SessionId, (Arc<str>, Instant)>,
+    /// Logins without an answer, and their times.
+    pub unanswered: HashMap<SessionId, Instant>,
+    pub answers: Vec<LoginAnswer>,
+    pub closed: Vec<(SessionId, DisconnectReason)>,
+    pub published: HashMap<Audience, u64>,
+    /// The last number by sender and audience.
+    seen: HashMap<(u64, Audience), u64>,
+    gaps: Vec<WorldGap>,
+    pub delivered: u64,
+    pub gaps_told: u64,
+    pub up_since: Option<Instant>,
+    pub offences: Vec<String>,
+}
+
+impl Node {
+    pub fn new(index: usize, incarnation: u64, now: Instant) -> Self {
+        let (incarnation, metrics) = (Incarnation(incarnation), Arc::<ClusterMetrics>::default());
+        let config = LinkConfig {
+            name: format!("node-{index}").into(),
+            incarnation,
+            seed: incarnation.0,
+        };
+        Self {
+            index,
+            incarnation,
+            link: Link::new(config, Arc::clone(&metrics), now),
+            metrics,
+            connection: 0,
+            paused_until: None,
+            next_session: 1,
+            groups: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            unanswered: HashMap::new(),
+            answers: Vec::new(),
+            closed: Vec::new(),
+            published: HashMap::new(),
+            seen: HashMap::new(),
+            gaps: Vec::new(),
+            delivered: 0,
+            gaps_told: 0,
+            up_since: None,
+            offences: Vec::new(),
+        }
+    }
+
+    pub fn is_paused(&self, now: Instant) -> bool {
+        self.paused_until.is_some_and(|until| now < until)
+    }
+
+    /// The nodes in the picture of this one.
+    pub fn present(&self) -> BTreeSet<Incarnation> {
+        self.link
+            .picture()
+            .present()
+            .map(|(incarnation, _)| incarnation)
+            .collect()
+    }
+
+    pub fn step(&mut self, broker: &mut Broker, now: Instant, mut delay: impl FnMut() -> Duration) {
+        if self.is_paused(now) {
+            return;
+        }
+        if self.paused_until.take().is_some() {
+            // The clock of the pause does not count as a late answer.
+            for at in self.unanswered.values_mut() {
+                *at = now;
+            }
+        }
+        let before = self.present();
+        let was_up = self.link.is_up();
+        for (number, incoming) in broker.take_events(self.index, now) {
+            let event = match &incoming {
+                Incoming::Connected => Event::Connected,
+                Incoming::Lost => Event::Lost,
+                Incoming::Message(channel, message) => Event::Message(channel.as_bytes(), message),
+                Incoming::Reply(reply) => Event::Reply(reply.clone()),
+            };
+            self.link.handle(number, event, now);
+            self.take_outputs();
+        }
+        if self.link.next_tick_at().is_some_and(|at| at <= now) {
+            self.link.set_load(self.sessions.len() as u32, false);
+            self.link.tick(now);
+        }
+        self.take_outputs();
+        self.give_commands(broker, now, &mut delay);
+        let is_up = self.link.is_up();
+        self.up_since = self
+            .up_since
+            .filter(|_| was_up && is_up)
+            .or(is_up.then_some(now));
+        if !was_up && !is_up && !before.is_subset(&self.present()) {
+            let text = format!("node {} is cut off and declares others dead", self.index);
+            self.offences.push(text);
+        }
+        if self.link.queued_bytes() > (4 << 20) + (256 << 10) + (64 << 10) {
+            let text = format!(
+                "node {} holds {} bytes",
+                self.index,
+                self.link.queued_bytes()
+            );
+            self.offences.push(text);
+        }
+        let late = Duration::from_millis(1100);
+        if let Some(session) = self.unanswered.iter().find(|(_, at)| **at + late < now) {
+            let text = format!(
+                "node {}: login of {session:?} has no answer at {now:?}",
+                self.index
+            );
+            self.offences.push(text);
+        }
+    }
+
+    pub fn give_commands(
+        &mut self,
+        broker: &mut Broker,
+        now: Instant,
+        mut delay: impl FnMut() -> Duration,
+    ) {
+        for command in self.link.take_commands() {
+            match command {
+                Command::Connect(number) => {
+                    self.connection = number;
+                    broker.connect(self.index, number, now + delay());
+                }
+                Command::Close(number) => broker.close(self.index, number),
+                Command::Send(request) => {
+                    broker.request(self.index, self.connection, now + delay(), request);
+                }
+            }
+        }
+    }
+
+    pub fn take_outputs(&mut self) {
+        for output in self.link.take_outputs() {
+            match output {
+                Output::Deliver(audience, packet) => self.deliver(audience, &packet),
+                Output::Gap(gap) => {
+                    self.gaps_told += 1;
+                    if gap.lost.is_some() {
+                        self.gaps.push(gap);
+                    }
+                }
+                Output::Answer(session, answer) => {
+                    if self.unanswered.remove(&session).is_none() {
+                        self.offences
+                            .push(format!("node {}: a second answer to {session}", self.index));
+                    }
+                    self.answers.push(answer);
+                }
+                Output::Close(session, reason) => self.closed.push((session, reason)),
+                Output::Send(..) => {}
+            }
+        }
+    }
+
+    fn deliver(&mut self, audience: Audience, packet: &[u8]) {
+        self.delivered += 1;
+        let number = |at: usize| u64::from_le_bytes(packet[at..at + 8].try_into().unwrap());
+        let (sender, count) = (number(4), number(12));
+        let told: u64 = self.gaps.drain(..).filter_map(|gap| gap.lost).sum();
+        let last = self.seen.insert((sender, audience), count);
+        match last {
+            Some(last) if count <= last => self.offences.push(format!(
+                "node {}: {count} of {sender:x} for {audience:?} comes behind {last}",
+                self.index
+            )),
+            Some(last) if count - last - 1 != told => self.offences.push(format!(
+                "node {}: {} packets of {sender:x} for {audience:?} are missing, and {told} were told",
+                self.index,
+                count - last - 1
+            )),
+            None if told != 0 => self.offences.push(format!("node {}: a gap before the first packet", self.index)),
+            _ => {}
+        }
+    }
+
+    /// Publishes the next packet for an audience.
+    pub fn publish(&mut self, audience: Audience, bytes: usize, now: Instant) {
+        let count = self.published.entry(audience).or_default();
+        *count += 1;
+        let size = (20 + bytes) as u16;
+        let mut packet = Vec::with_capacity(size.into());
+        packet.extend(size.to_le_bytes());
+        packet.extend([7, 0]);
+        packet.extend(self.incarnation.0.to_le_bytes());
+        packet.extend(count.to_le_bytes());
+        packet.resize(size.into(), 0);
+        self.link.publish(audience, &packet, now);
+    }
+
+    pub fn login(&mut self, account: &Arc<str>, wall_ms: u64, now: Instant) -> SessionId {
+        let session = SessionId::new(self.next_session, 0, 0);
+        self.next_session += 1;
+        self.sessions.insert(session, (Arc::clone(account), now));
+        self.unanswered.insert(session, now);
+        self.link.login(session, account, wall_ms, now);
+        self.take_outputs();
+        session
+    }
+
+    pub fn end_session(&mut self, session: SessionId) {
+        self.sessions.remove(&session);
+        self.unanswered.remove(&session);
+        self.link.end_session(session);
+        self.take_outputs();
+    }
+
+    pub fn change_members(&mut self, group: GroupId, is_join: bool, now: Instant) {
+        let members = self.groups.entry(group).or_default();
+        *members = if is_join { *members + 1 } else { *members - 1 };
+        if *members == 0 {
+            self.groups.remove(&group);
+            // The next packet that arrives begins a series.
+            self.seen
+                .retain(|(_, audience), _| *audience != Audience::Group(group));
+        }
+        self.link.change_members(group, is_join, now);
+        self.take_outputs();
+    }
+}

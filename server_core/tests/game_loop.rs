@@ -1,0 +1,255 @@
+//! A game on a thread of its own, over real sockets.
+
+use server_core::testing::{DEADLINE, RawClient, RawPacket, packet, wait_until};
+use server_core::tick::Tick;
+use server_core::{
+    DisconnectReason, Game, GameContext, GameLoop, Kick, Packet, Server, ServerHandle, SessionId,
+    TickMetrics,
+};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+const C_ECHO: u16 = 1;
+const C_BAD: u16 = 2;
+const C_PANIC: u16 = 3;
+const C_LOGIN: u16 = 4;
+
+server_core::packets! {
+    server 10 => SEcho + bytes;
+    server 11 => STick { number: u64 } + bytes;
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Event {
+    Joined(SessionId),
+    Packet(SessionId, Vec<u8>),
+    Left(SessionId, DisconnectReason),
+}
+
+struct Recorder {
+    events: Sender<Event>,
+    thread: thread::ThreadId,
+    sends_ticks: bool,
+}
+
+impl Recorder {
+    fn note(&self, event: Event) {
+        assert_eq!(thread::current().id(), self.thread);
+        let _ = self.events.send(event);
+    }
+}
+
+impl Game for Recorder {
+    fn on_join(&mut self, _: &mut GameContext<'_>, player: SessionId) {
+        self.note(Event::Joined(player));
+    }
+
+    fn on_packet(
+        &mut self,
+        ctx: &mut GameContext<'_>,
+        player: SessionId,
+        packet: Packet<'_>,
+    ) -> Result<(), Kick> {
+        match packet.id() {
+            C_ECHO => ctx.send(player, &SEcho, packet.payload()),
+            // Silent for the hook: the panic is not the news here.
+            C_PANIC => std::panic::resume_unwind(Box::new("a bug in the game")),
+            C_LOGIN => ctx.admit(player),
+            _ => return Err(Kick::BadPayload),
+        }
+        self.note(Event::Packet(player, packet.payload().to_vec()));
+        Ok(())
+    }
+
+    fn on_leave(&mut self, _: &mut GameContext<'_>, player: SessionId, reason: DisconnectReason) {
+        self.note(Event::Left(player, reason));
+    }
+
+    fn on_tick(&mut self, ctx: &mut GameContext<'_>, tick: Tick) {
+        if self.sends_ticks {
+            let number = tick.number.into();
+            ctx.broadcast_built(&STick { number }, |tail| {
+                assert!(tail.is_empty());
+                tail.extend(b"to all");
+            });
+        }
+    }
+}
+
+struct Running {
+    server: Server,
+    game: Option<JoinHandle<()>>,
+    events: Receiver<Event>,
+    metrics: Arc<TickMetrics>,
+}
+
+impl Running {
+    fn start(game: GameLoop) -> Self {
+        Self::start_with(game, false)
+    }
+
+    fn start_with(game: GameLoop, sends_ticks: bool) -> Self {
+        let (sender, events) = channel();
+        let builder = Server::builder()
+            .workers(2)
+            .login_timeout(Some(Duration::from_millis(300)));
+        let server = builder.start("127.0.0.1:0", game.players()).unwrap();
+        let (handle, metrics) = (server.handle(), game.metrics());
+        let game = thread::spawn(move || {
+            let recorder = Recorder {
+                events: sender,
+                thread: thread::current().id(),
+                sends_ticks,
+            };
+            game.run(&handle, recorder);
+        });
+        Self {
+            server,
+            game: Some(game),
+            events,
+            metrics,
+        }
+    }
+
+    fn next(&self) -> Event {
+        self.events.recv_timeout(DEADLINE).unwrap()
+    }
+
+    fn join(&self) -> (RawClient, SessionId) {
+        let client = RawClient::connect(self.server.local_addr());
+        match self.next() {
+            Event::Joined(id) => (client, id),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn handle(&self) -> ServerHandle {
+        self.server.handle()
+    }
+}
+
+fn fast() -> GameLoop {
+    GameLoop::new(Duration::from_millis(5))
+}
+
+#[test]
+fn players_join_play_and_leave_in_order_on_one_thread() {
+    const PACKETS: u32 = 200;
+    let running = Running::start(fast());
+    let (mut client, id) = running.join();
+    let packets = (0..PACKETS).map(|number| packet(C_ECHO, number.to_le_bytes()));
+    client.send(&packets.collect::<Vec<_>>().concat());
+    // The packets before the FIN are handled, and then the player leaves.
+    client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    for number in 0..PACKETS {
+        assert_eq!(
+            running.next(),
+            Event::Packet(id, number.to_le_bytes().to_vec())
+        );
+    }
+    assert_eq!(
+        running.next(),
+        Event::Left(id, DisconnectReason::PeerClosed)
+    );
+}
+
+#[test]
+fn player_that_floods_costs_itself() {
+    let running = Running::start(fast().packets_per_tick(1).max_waiting_bytes(4_000));
+    let (mut other, other_id) = running.join();
+    let (mut flooder, id) = running.join();
+    let flood = packet(C_ECHO, b"flood").repeat(10_000);
+    let flooding = thread::spawn({
+        let mut stream = flooder.sender();
+        move || std::io::Write::write_all(&mut stream, &flood)
+    });
+    for number in 0..20_u32 {
+        other.send_packet(C_ECHO, number.to_le_bytes());
+        assert_eq!(
+            other.next_packet(),
+            RawPacket::new(SEcho::ID, number.to_le_bytes())
+        );
+    }
+    let (mut left, mut handled) = (false, 0);
+    while !left {
+        match running.next() {
+            Event::Packet(of, payload) if of == id => {
+                assert_eq!(payload, b"flood");
+                handled += 1;
+            }
+            Event::Packet(of, _) => assert_eq!(of, other_id),
+            Event::Left(of, reason) => {
+                assert_eq!((of, reason), (id, Kick::RateLimit.into()));
+                left = true;
+            }
+            Event::Joined(of) => panic!("{of} has joined"),
+        }
+    }
+    // The kick may have reset a write of the flood.
+    let _ = flooding.join().unwrap();
+    assert!(handled < 5_000, "{handled}");
+    while flooder.try_next().is_ok_and(|packet| packet.is_some()) {}
+    let totals = running.handle().metrics().totals();
+    assert_eq!(totals.disconnects_for(Kick::RateLimit), 1);
+}
+
+#[test]
+fn kick_of_the_game_ends_its_player_with_the_reason() {
+    let running = Running::start(fast());
+    let (mut client, id) = running.join();
+    let packets = [packet(C_BAD, b""), packet(C_ECHO, b"behind")].concat();
+    client.send(&packets);
+    client.expect_eof();
+    assert_eq!(running.next(), Event::Left(id, Kick::BadPayload.into()));
+    let (mut other, _) = running.join();
+    other.send_packet(C_ECHO, b"here");
+    assert_eq!(other.next_packet(), RawPacket::new(SEcho::ID, b"here"));
+}
+
+#[test]
+fn player_that_the_game_does_not_admit_ends_by_its_login_timeout() {
+    let running = Running::start(fast().requires_login(true));
+    let (mut guest, guest_id) = running.join();
+    let (mut member, member_id) = running.join();
+    member.send_packet(C_LOGIN, b"");
+    assert_eq!(running.next(), Event::Packet(member_id, Vec::new()));
+    guest.expect_eof();
+    assert_eq!(
+        running.next(),
+        Event::Left(guest_id, DisconnectReason::LoginTimeout)
+    );
+    member.send_packet(C_ECHO, b"still here");
+    assert_eq!(
+        member.next_packet(),
+        RawPacket::new(SEcho::ID, b"still here")
+    );
+}
+
+#[test]
+fn ticks_are_built_once_sent_to_all_and_measured() {
+    let mut running = Running::start_with(fast(), true);
+    let (mut one, _) = running.join();
+    let first = one.next_packet();
+    assert_eq!((first.id, &first.payload[8..]), (STick::ID, &b"to all"[..]));
+    let second = one.next_packet();
+    let number = |packet: &RawPacket| u64::from_le_bytes(packet.payload[..8].try_into().unwrap());
+    assert_eq!(number(&second), number(&first) + 1);
+    running.handle().shutdown(Duration::from_secs(1));
+    running.game.take().unwrap().join().unwrap();
+    let ticks = running.metrics.ticks.get();
+    assert!(ticks > number(&first));
+    assert_eq!(running.metrics.duration.count(), ticks);
+}
+
+#[test]
+fn panic_of_the_game_ends_the_server() {
+    let mut running = Running::start(fast());
+    let (mut client, _) = running.join();
+    client.send_packet(C_PANIC, b"");
+    client.expect_eof();
+    assert!(running.game.take().unwrap().join().is_err());
+    let handle = running.handle();
+    wait_until("the end of the server", || handle.has_ended());
+}

@@ -221,7 +221,7 @@ impl World {
                         && long(other.up_since)
                         && other.paused_until.is_none()
                 });
-                if is_well && long(self.healthy_since) && long(node.watches_since) {
+                if is_well && long(self.healthy_since) && long(node.up_since) {
                     offences.push(format!(
                         "{} ms: node {} declares {gone:?} dead, which is alive",
                         self.ms(self.now),

@@ -5,7 +5,7 @@
 //! to the others.
 //!
 //! ```no_run
-//! use server_core::cluster::Cluster;
+//! use server_core::cluster::{Cluster, LoginAnswer};
 //! use server_core::{Context, GroupId, Kick, Packet, Server, Session};
 //! use std::sync::{Arc, OnceLock};
 //!
@@ -15,7 +15,7 @@
 //!     /// A line for all in the zone, on all nodes.
 //!     client 2 => pub CSay + text(1..=200);
 //!     server 3 => pub SSaid + text;
-//!     server 4 => pub SLogin { answer: u32 };
+//!     server 4 => pub SLogin { has_replaced: u32 };
 //! }
 //!
 //! const ZONE: u32 = 1;
@@ -42,9 +42,10 @@
 //!         Ok(())
 //!     }
 //!
-//!     fn on_login(&mut self, ctx: &mut Context<'_>, answer: server_core::cluster::LoginAnswer) {
+//!     fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
+//!         let has_replaced: u32 = (answer == LoginAnswer::Replaced).into();
 //!         ctx.admit();
-//!         ctx.send(&SLogin { answer: (answer as u32).into() }, "");
+//!         ctx.send(&SLogin { has_replaced: has_replaced.into() }, "");
 //!     }
 //! }
 //!

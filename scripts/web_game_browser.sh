@@ -211,10 +211,10 @@ printf 'of 15 steps at once, %s were taken\n' "$moved"
 say "what no server of ours sends ends the connection, and the page is back"
 for bytes in '3, 0, 5, 0' '6, 0, 6, 0, 1, 2' '14, 0, 6, 0, 1, 0, 0, 0, 0, 0, 0, 0, 255, 255' \
     '13, 0, 8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 255'; do
-    evaluate "connection.socket.onmessage({ data: new Uint8Array([$bytes]).buffer }); game.state"
-    [ "$value" = lost ] || fail "the page goes on after $bytes"
-    get text game.reason
-    printf '%s\n' "$text"
+    evaluate "connection.socket.onmessage({ data: new Uint8Array([$bytes]).buffer });
+        game.state + \": \" + game.reason"
+    [[ "$value" == "lost: The server sent "* ]] || fail "the page goes on after $bytes: $value"
+    printf '%s\n' "${value#*: }"
     wait_for 30 live 'game.state'
 done
 evaluate 'connection.socket.onmessage({ data: "text" }); game.state'
@@ -318,7 +318,7 @@ unexpected=$(complaints "$((alive + 1))" | grep -v ERR_CONNECTION_REFUSED || tru
 [ -z "$unexpected" ] || fail "on the console: ${unexpected:0:500}"
 elsewhere=$(requests | grep -Fxv -e "http://$web/" -e 'data:,' || true)
 [ -z "$elsewhere" ] || fail "requests: $elsewhere"
-sockets=$(sed -n 's/.*"method":"Network.webSocketCreated".*"url":"\([^"]*\)".*/\1/p' "$messages" | sort -u)
+sockets=$(sed -n 's/.*"method":"Network.webSocketCreated","params":{"requestId":"[^"]*","url":"\([^"]*\)".*/\1/p' "$messages" | sort -u)
 [ "$sockets" = "ws://$web/" ] || fail "sockets: $sockets"
 
 say "each check of this script finds its violation"

@@ -226,13 +226,9 @@ mod tests {
         }
     }
 
-    fn start(
-        clock: &FakeClock,
-    ) -> (
-        Shard<FakeStream, Alarms>,
-        Arc<Mutex<Vec<(u8, Duration)>>>,
-        FakePeer,
-    ) {
+    type Calls = Arc<Mutex<Vec<(u8, Duration)>>>;
+
+    fn start(clock: &FakeClock) -> (Shard<FakeStream, Alarms>, Calls, FakePeer) {
         let (began, calls) = (clock.now(), Arc::default());
         let of_session = Arc::clone(&calls);
         let shared = Shared::for_tests(&Config::default(), 1, move |_| Alarms {

@@ -251,7 +251,7 @@ fn a_tls_step() -> impl Strategy<Value = TlsStep> {
 #[test]
 fn tls_driver_keeps_bytes_and_order_and_holds_one_record() {
     let strategy = prop::collection::vec(a_tls_step(), 1..150);
-    check("TLS driver", 500, &strategy, |steps| {
+    check("TLS driver", 200, &strategy, |steps| {
         let mut machine = models::tls::Machine::default();
         for handshake in [TlsStep::Handshake, TlsStep::Handshake, TlsStep::Room(700)] {
             machine.step(handshake);

@@ -63,7 +63,7 @@ impl WebPlayer {
         Self { client, id, place }
     }
 
-    /// Sends these steps to the right, of so many cells each, in one write.
+    /// Sends these steps to the right, each of this number of cells, in one write.
     fn step(&mut self, numbers: RangeInclusive<u32>, cells: u8) {
         let step = |number: u32| packet(1, [&number.to_le_bytes()[..], &[cells, 0]].concat());
         let steps: Vec<_> = numbers.map(step).collect();

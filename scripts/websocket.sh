@@ -250,7 +250,7 @@ END
 pids+=("$!")
 until_true 10 "the page" test -s "$work/page.port"
 page_url=http://127.0.0.1:$(cat "$work/page.port")
-start_server server --tick-ms 50 --ws-addr 127.0.0.1:0 --wss-addr 127.0.0.1:0 --ws-origin "$page_url" \
+start_server server --tick-ms 50 --max-packet-bytes 61000 --ws-addr 127.0.0.1:0 --wss-addr 127.0.0.1:0 --ws-origin "$page_url" \
     --tls-cert "$work/cert.pem" --tls-key "$work/key.pem"
 until_true 10 "the listeners" grep -q 'secure websocket on ' "$server_log"
 ws=ws://$(sed -n 's/.*INFO.*\] websocket on //p' "$server_log")/

@@ -417,12 +417,11 @@ mod tests {
         assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());
     }
 
+    /// A socket of mio has 4 bytes, and 16 in a build with debug assertions.
     #[test]
-    fn connection_is_as_large_as_one_of_plain_tcp() {
-        assert_eq!(
-            size_of::<Connection<Stream, ()>>(),
-            size_of::<Connection<TcpStream, ()>>()
-        );
+    fn connection_has_208_bytes_at_most_whatever_its_transport() {
+        assert!(size_of::<Connection<Stream, ()>>() <= 208);
+        assert!(size_of::<Stream>() <= 8 + size_of::<TcpStream>().max(8));
     }
 
     #[test]

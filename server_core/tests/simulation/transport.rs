@@ -12,7 +12,7 @@ use server_core::transport::{
     Completion, Framed, ReadOutcome, Tls, TlsBroken, TlsEngine, Translated, Transport, Upgrade,
 };
 use server_core::{DisconnectReason, Framing, SessionId};
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Which layers a connection has.

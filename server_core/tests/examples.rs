@@ -3,6 +3,7 @@
 use server_core::testing::{RawClient, RawPacket, packet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -62,9 +63,11 @@ impl WebPlayer {
         Self { client, id, place }
     }
 
-    fn step(&mut self, number: u32, dx: i8, dy: i8) {
-        let payload = [&number.to_le_bytes()[..], &[dx as u8, dy as u8]].concat();
-        self.client.send(&packet(1, &payload));
+    /// Sends these steps to the right, each of this number of cells, in one write.
+    fn step(&mut self, numbers: RangeInclusive<u32>, cells: u8) {
+        let step = |number: u32| packet(1, [&number.to_le_bytes()[..], &[cells, 0]].concat());
+        let steps: Vec<_> = numbers.map(step).collect();
+        self.client.send(&steps.concat());
     }
 
     /// Where the player is after this step.
@@ -100,6 +103,7 @@ fn web_shows_a_standing_player_to_a_later_one_and_holds_both_to_the_rules() {
     );
 
     let mut page = TcpStream::connect(page.trim_end_matches('/')).unwrap();
+    page.set_read_timeout(Some(PATIENCE)).unwrap();
     page.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
     let mut html = String::new();
@@ -113,7 +117,7 @@ fn web_shows_a_standing_player_to_a_later_one_and_holds_both_to_the_rules() {
     assert_eq!(next_of(&mut first.client, 6), seen(&second));
 
     // The speed: of 40 steps at once, only those of a short burst are taken.
-    (1..=40).for_each(|number| first.step(number, 1, 0));
+    first.step(1..=40, 1);
     let last = (1..=40).map(|number| first.place_after(number)).last();
     let [x, y] = last.unwrap();
     let steps = x - first.place[0];
@@ -133,7 +137,7 @@ fn web_shows_a_standing_player_to_a_later_one_and_holds_both_to_the_rules() {
     assert_eq!(next_of(&mut second.client, 11)[..2], 1000_u16.to_le_bytes());
     assert_eq!(next_of(&mut first.client, 7), second.id, "it is gone");
 
-    first.step(41, 2, 0);
+    first.step(41..=41, 2);
     let bad_payload = 4_u16;
     assert_eq!(
         next_of(&mut first.client, 11)[..2],

@@ -18,7 +18,7 @@ pub struct Bot {
     rng: Rng,
     home: Zone,
     target: Place,
-    /// Who and where it is, once the server has said so.
+    /// Its session and its cell, from the welcome on.
     id: u64,
     place: Option<Place>,
     /// Steps that it has sent, and how many of them the server has answered.
@@ -160,7 +160,7 @@ impl Bot {
     fn on_seen(&mut self, seen: &SSeen) -> Result<(), Kick> {
         let is_other = seen.who.get() != self.id;
         self.verdict
-            .check(is_other, "nobody is its own neighbour")?;
+            .check(is_other, "a player is not its own neighbour")?;
         let (mine, zone) = (self.place.map(Zone::of), Zone::of(seen.place));
         let is_near = mine.is_some_and(|mine| mine.sees(zone));
         self.verdict.check(is_near, "only neighbours are seen")?;

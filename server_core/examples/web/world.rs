@@ -22,11 +22,11 @@ server_core::packets! {
         /// Any number.
         stamp: u32,
     };
-    /// The first packet of a session: who and where it is, and the rules of the world.
+    /// The first packet of a session: its id, its place, and the rules of the world.
     server 4 => pub SWelcome {
         /// The session of this player.
         you: u64,
-        /// Where it is.
+        /// The place of this player.
         place: Place,
         /// Zones in a row, and rows of them.
         zones: u8,
@@ -48,7 +48,7 @@ server_core::packets! {
     server 6 => pub SSeen {
         /// The session of the neighbour.
         who: u64,
-        /// Where it is.
+        /// The place of this player.
         place: Place,
     };
     /// A neighbour is out of sight, or has left the world.
@@ -95,7 +95,7 @@ pub const WORLD_SIZE: u8 = ZONES * ZONE_SIZE;
 pub const TICK: Duration = Duration::from_millis(50);
 /// The speed limit: one step in two ticks.
 const TICKS_PER_STEP: u64 = 2;
-/// A step may come so many ticks early: the network delays one packet and not the next.
+/// A step may come up to this number of ticks early: the network delays one packet and not the next.
 const EARLY_TICKS: u64 = 4;
 pub const STEP: Duration = TICK.saturating_mul(TICKS_PER_STEP as u32);
 pub const MAX_LINES_PER_SEC: u32 = 2;

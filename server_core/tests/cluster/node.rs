@@ -92,8 +92,13 @@ impl Node {
         if self.paused_until.take().is_some() {
             self.watches_since = None;
             // The thread of the link may run before the thread that reads.
+            let before = self.present();
             self.link.tick(now);
             self.take_outputs();
+            if before != self.present() {
+                let text = format!("node {} declares others dead, by its own pause", self.index);
+                self.offences.push(text);
+            }
             // The clock of the pause does not count as a late answer.
             for at in self.unanswered.values_mut() {
                 *at = now;

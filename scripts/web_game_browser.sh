@@ -36,17 +36,23 @@ type_line() {
     key up Enter
     is_true 'document.activeElement === input'
     call Input.insertText "{\"text\":\"$1\"}"
-    call Input.dispatchKeyEvent '{"type":"keyDown","code":"Enter","key":"Enter","windowsVirtualKeyCode":13,"text":"\\r"}'
+    call Input.dispatchKeyEvent '{"type":"keyDown","code":"Enter","key":"Enter","windowsVirtualKeyCode":13,"text":"\r"}'
     key up Enter
     is_true 'input.value === ""'
     key down Escape
     is_true 'document.activeElement !== input'
 }
 
-# get EXPRESSION: prints a value of the page.
+# get NAME EXPRESSION: sets a variable to a value of the page. Not for a subshell, which would lose the number of
+# the call.
 get() {
-    evaluate "String($1)"
-    printf '%s' "$value"
+    evaluate "String($2)"
+    printf -v "$1" '%s' "$value"
+}
+# get_place [STATE]: sets x and y to where the page's player is.
+get_place() {
+    get x "game.${1:-place}.x"
+    get y "game.${1:-place}.y"
 }
 
 open_game() {
@@ -63,7 +69,7 @@ checks='
     const onSeen = handlers[ID.seen];
     handlers[ID.seen] = reader => {
         onSeen(reader);
-        for (const player of game.players.values()) if (!isInSight(player)) window.strangers++;
+        if (!isInSight(game.players.get(new Reader(reader.bytes).session()))) window.strangers++;
     };
     window.others = () => game.players.size - 1;
     "ready"'
@@ -76,7 +82,7 @@ wait_until_seen() {
 # walk CODE STEPS: holds a key until the page has taken this number of steps, and the server has answered each.
 walk() {
     local before
-    before=$(get game.steps)
+    get before game.steps
     key down "$1"
     is_true "game.steps >= $before + $2"
     key up "$1"
@@ -97,27 +103,32 @@ start_browser
 one=$page
 open_game
 evaluate "$checks"
-me_one=$(get game.me)
+get me_one game.me
 new_page
 two=$page
 open_game
 evaluate "$checks"
-me_two=$(get game.me)
-wait_for 20 $((bots + 2)) 'game.inWorld'
-wait_until_seen "$me_one" "$(page=$one; get game.place.x)" "$(page=$one; get game.place.y)"
+get me_two game.me
+wait_for 20 $((bots + 2)) 'String(game.inWorld)'
+get_place
 page=$one
-wait_until_seen "$me_two" "$(page=$two; get game.place.x)" "$(page=$two; get game.place.y)"
+wait_until_seen "$me_two" "$x" "$y"
+get_place
+page=$two
+wait_until_seen "$me_one" "$x" "$y"
+page=$one
 is_true 'game.latency > 0 && /^[\d.]+ ms$/.test(document.querySelector("#ping span").textContent)'
-printf 'the pages are %s and %s; latency %.1f ms\n' "$(get 'nameOf(game.me)')" \
-    "$(get "nameOf(\"$me_two\")")" "$(get game.latency)"
+get text "\`\${nameOf(game.me)} and \${nameOf(\"$me_two\")}; latency \${game.latency.toFixed(1)} ms\`"
+printf 'the pages are %s\n' "$text"
 
 say "a page moves by its keys, the other one sees it"
-x=$(get game.place.x) y=$(get game.place.y)
+get_place
+before="$x $y"
 walk KeyD 3
 walk ArrowUp 2
-[ "$(get game.place.x)" -ge $((x + 3)) ] || fail "from $x,$y three steps right to $(get game.place.x)"
-[ "$(get game.place.y)" -le $((y - 2)) ] || fail "from $x,$y two steps up to $(get game.place.y)"
-x=$(get game.confirmed.x) y=$(get game.confirmed.y)
+get_place confirmed
+[ "$x" -ge $((${before% *} + 3)) ] && [ "$y" -le $((${before#* } - 2)) ] ||
+    fail "from $before three steps right and two up to $x $y"
 page=$two
 wait_until_seen "$me_one" "$x" "$y"
 printf 'at %s,%s\n' "$x" "$y"
@@ -126,11 +137,11 @@ say "a key that is held in the chat is text"
 page=$one
 key down Enter
 is_true 'document.activeElement === input'
-steps=$(get game.steps)
+get before game.steps
 key down KeyD
 key up KeyD
 key down Escape
-[ "$(get game.steps)" = "$steps" ] || fail "the player walks while its user types"
+shows "$before" 'String(game.steps)' || fail "the player walks while its user types"
 
 say "chat: to the other page and to a bot, and back"
 # The bots near the first cells answer a greeting that begins with "hello".
@@ -187,29 +198,29 @@ is_true "game.players.has(\"$me_one\")"
 
 say "the server holds a page to its speed"
 page=$one
-before=$(get game.confirmed.x)
+get before game.confirmed.x
 evaluate '(() => { for (let step = 0; step < 15; step++) takeStep(-1, 0); return "sent"; })()'
 is_true 'game.pending.length === 0'
 # Two ticks a step, four ticks early: a burst of three steps, and one more for each tick that ends meanwhile.
-moved=$((before - $(get game.confirmed.x)))
+get x game.confirmed.x
+moved=$((before - x))
 [ "$moved" -ge 1 ] && [ "$moved" -le 6 ] || fail "of 15 steps at once, $moved were taken"
 is_true 'game.place.x === game.confirmed.x && game.place.y === game.confirmed.y'
 printf 'of 15 steps at once, %s were taken\n' "$moved"
 
 say "what no server of ours sends ends the connection, and the page is back"
-before=$(wc -l <"$messages")
 for bytes in '3, 0, 5, 0' '6, 0, 6, 0, 1, 2' '14, 0, 6, 0, 1, 0, 0, 0, 0, 0, 0, 0, 255, 255' \
     '13, 0, 8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 255'; do
-    evaluate "connection.socket.onmessage({ data: new Uint8Array([$bytes]).buffer }); game.state"
-    [ "$value" = lost ] || fail "the page goes on after $bytes"
-    evaluate 'game.reason'
-    printf '%s\n' "$value"
+    evaluate "connection.socket.onmessage({ data: new Uint8Array([$bytes]).buffer });
+        game.state + \": \" + game.reason"
+    [[ "$value" == "lost: The server sent "* ]] || fail "the page goes on after $bytes: $value"
+    printf '%s\n' "${value#*: }"
     wait_for 30 live 'game.state'
 done
 evaluate 'connection.socket.onmessage({ data: "text" }); game.state'
 [ "$value" = lost ] || fail "the page takes a text message"
 wait_for 30 live 'game.state'
-me_one=$(get game.me)
+get me_one game.me
 # Packets in pieces of one byte, and one of an id that the page does not know.
 evaluate '(() => {
     for (const byte of [5, 0, 99, 0, 1, 8, 0, 10, 0, 77, 0, 0, 0])
@@ -217,6 +228,23 @@ evaluate '(() => {
     return game.state + " " + game.inWorld;
 })()'
 [ "$value" = "live 77" ] || fail "packets in pieces: $value"
+
+say "the page draws each player, and itself in the middle"
+# The colours that the picture must have: the ring of the own player, and a neighbour's.
+evaluate '(() => {
+    const canvas = document.querySelector("#map");
+    const draw = canvas.getContext("2d");
+    const { width, height } = canvas;
+    const near = draw.getImageData(width / 2 - 60, height / 2 - 60, 120, 120).data;
+    let ring = 0;
+    for (let at = 0; at < near.length; at += 4) ring += near[at] === 116 && near[at + 1] === 171 && near[at + 2] === 255;
+    const mini = document.querySelector("#minimap");
+    const dots = mini.getContext("2d").getImageData(0, 0, mini.width, mini.height).data;
+    let white = 0;
+    for (let at = 0; at < dots.length; at += 4) white += dots[at] === 255 && dots[at + 1] === 255 && dots[at + 2] === 255;
+    return `${ring > 20} ${white > 2}`;
+})()'
+[ "$value" = "true true" ] || fail "the drawing has no own player: $value"
 
 say "screenshots"
 type_line 'What a lovely day for a walk.'
@@ -231,10 +259,9 @@ is_true 'document.documentElement.scrollWidth <= 390'
 is_true 'matchMedia("(pointer: coarse)").matches && getComputedStyle(pad).display === "block"'
 
 say "the touch pad moves"
-before=$(get game.steps)
 evaluate '(() => { const box = pad.getBoundingClientRect(); return [box.left + box.width * 0.88, box.top + box.height / 2].map(Math.round).join(); })()'
 touch="{\"type\":\"touchStart\",\"touchPoints\":[{\"x\":${value%,*},\"y\":${value#*,}}]}"
-x=$(get game.place.x)
+get x game.place.x
 call Input.dispatchTouchEvent "$touch"
 is_true "game.place.x > $x"
 screenshot "$shots/web_game_phone.png"
@@ -274,15 +301,15 @@ say "a server on the same ports again"
 start_world world_again "$tcp" "$web"
 for page in "$one" "$two"; do
     wait_for 40 live 'game.state'
-    wait_for 20 $((bots + 2)) 'game.inWorld'
+    wait_for 20 $((bots + 2)) 'String(game.inWorld)'
     is_true 'document.querySelector("#over").hidden && others() > 0'
 done
-me_two=$(get game.me)
+get me_two game.me
 page=$one
-me_one=$(get game.me)
+get me_one game.me
 is_true "game.players.has(\"$me_two\")"
 walk KeyA 2
-x=$(get game.confirmed.x) y=$(get game.confirmed.y)
+get_place confirmed
 page=$two
 wait_until_seen "$me_one" "$x" "$y"
 printf 'both pages are back, and see each other\n'
@@ -291,7 +318,7 @@ unexpected=$(complaints "$((alive + 1))" | grep -v ERR_CONNECTION_REFUSED || tru
 [ -z "$unexpected" ] || fail "on the console: ${unexpected:0:500}"
 elsewhere=$(requests | grep -Fxv -e "http://$web/" -e 'data:,' || true)
 [ -z "$elsewhere" ] || fail "requests: $elsewhere"
-sockets=$(sed -n 's/.*"method":"Network.webSocketCreated".*"url":"\([^"]*\)".*/\1/p' "$messages" | sort -u)
+sockets=$(sed -n 's/.*"method":"Network.webSocketCreated","params":{"requestId":"[^"]*","url":"\([^"]*\)".*/\1/p' "$messages" | sort -u)
 [ "$sockets" = "ws://$web/" ] || fail "sockets: $sockets"
 
 say "each check of this script finds its violation"

@@ -198,7 +198,6 @@ impl Transport {
     }
 
     #[cfg(not(feature = "tls"))]
-    #[expect(clippy::unused_self, reason = "the same with TLS")]
     fn set_tls(&mut self, _: &Target, _: &Trust) -> Result<(), Error> {
         Err(Error::usage("TLS needs a build with --features tls"))
     }
@@ -214,7 +213,6 @@ impl Transport {
     }
 
     #[cfg(not(feature = "websocket"))]
-    #[expect(clippy::unused_self, reason = "the same with WebSocket")]
     fn set_websocket(&mut self, _: &Target) -> Result<(), Error> {
         let error = "WebSocket needs a build with --features websocket";
         Err(Error::usage(error))

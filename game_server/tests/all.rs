@@ -4,6 +4,8 @@
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
 
+// The flags are compared in the default build alone.
+#[cfg_attr(feature = "cluster", allow(dead_code))]
 mod pages;
 mod util;
 

@@ -1,8 +1,8 @@
 //! Each example plays its demo to the end, as a user would start it; and it serves.
 
-use server_core::testing::{RawClient, RawPacket};
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use server_core::testing::{RawClient, RawPacket, packet};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -40,6 +40,105 @@ fn chat_rooms_bots_finish() {
 fn zones_bots_finish() {
     // With 64 bots, some are neighbours of bots that they have never met.
     plays_to_the_end("zones", "64");
+}
+
+#[test]
+fn web_bots_finish() {
+    plays_to_the_end("web", "64");
+}
+
+/// A player of the example `web`: its answers, read until the one that is asked for.
+struct WebPlayer {
+    client: RawClient,
+    id: Vec<u8>,
+    place: [u8; 2],
+}
+
+impl WebPlayer {
+    fn connect(addr: &str) -> Self {
+        let mut client = RawClient::connect(addr.parse().unwrap()).with_deadline(PATIENCE);
+        let welcome = next_of(&mut client, 4);
+        let (id, place) = (welcome[..8].to_vec(), [welcome[8], welcome[9]]);
+        Self { client, id, place }
+    }
+
+    fn step(&mut self, number: u32, dx: i8, dy: i8) {
+        let payload = [&number.to_le_bytes()[..], &[dx as u8, dy as u8]].concat();
+        self.client.send(&packet(1, &payload));
+    }
+
+    /// Where the player is after this step.
+    fn place_after(&mut self, number: u32) -> [u8; 2] {
+        let here = next_of(&mut self.client, 5);
+        assert_eq!(here[..4], number.to_le_bytes(), "each step has an answer");
+        [here[4], here[5]]
+    }
+}
+
+/// The payload of the next packet of this id; others are of the world around.
+fn next_of(client: &mut RawClient, id: u16) -> Vec<u8> {
+    loop {
+        let packet = client.next_packet();
+        if packet.id == id {
+            return packet.payload;
+        }
+    }
+}
+
+#[test]
+fn web_shows_a_standing_player_to_a_later_one_and_holds_both_to_the_rules() {
+    let flags = ["--addr", "127.0.0.1:0", "--web-addr", "127.0.0.1:0"];
+    let mut example = Example::start("web", &flags);
+    let mut lines = BufReader::new(example.0.stdout.take().unwrap()).lines();
+    let mut addr_behind = |text: &str| {
+        let line = lines.next().unwrap().unwrap();
+        line.strip_prefix(text).unwrap().to_owned()
+    };
+    let (page, addr) = (
+        addr_behind("in the browser: http://"),
+        addr_behind("listening on "),
+    );
+
+    let mut page = TcpStream::connect(page.trim_end_matches('/')).unwrap();
+    page.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut html = String::new();
+    page.read_to_string(&mut html).unwrap();
+    assert!(html.starts_with("HTTP/1.1 200 OK\r\n") && html.ends_with("</html>\n"));
+
+    let mut first = WebPlayer::connect(&addr);
+    let mut second = WebPlayer::connect(&addr);
+    let seen = |player: &WebPlayer| [&player.id[..], &player.place].concat();
+    assert_eq!(next_of(&mut second.client, 6), seen(&first));
+    assert_eq!(next_of(&mut first.client, 6), seen(&second));
+
+    // The speed: of 40 steps at once, only those of a short burst are taken.
+    (1..=40).for_each(|number| first.step(number, 1, 0));
+    let last = (1..=40).map(|number| first.place_after(number)).last();
+    let [x, y] = last.unwrap();
+    let steps = x - first.place[0];
+    assert!(
+        (1..=10).contains(&steps) && y == first.place[1],
+        "{steps} steps"
+    );
+
+    // A line reaches the neighbour and its speaker; too many lines end the session.
+    second.client.send(&packet(2, b"hi"));
+    let said = [&second.id[..], b"hi"].concat();
+    assert_eq!(next_of(&mut first.client, 8), said);
+    assert_eq!(next_of(&mut second.client, 8), said);
+    for _ in 0..20 {
+        second.client.send(&packet(2, b"hi"));
+    }
+    assert_eq!(next_of(&mut second.client, 11)[..2], 1000_u16.to_le_bytes());
+    assert_eq!(next_of(&mut first.client, 7), second.id, "it is gone");
+
+    first.step(41, 2, 0);
+    let bad_payload = 4_u16;
+    assert_eq!(
+        next_of(&mut first.client, 11)[..2],
+        bad_payload.to_le_bytes()
+    );
 }
 
 #[test]
@@ -144,12 +243,15 @@ fn newest_source_of(name: &str) -> SystemTime {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     // The example `admin` plays with the bots of `echo`.
     let bots = if name == "admin" { "echo" } else { name };
-    let mut paths = vec![
-        package.join(format!("examples/{name}.rs")),
-        package.join(format!("examples/bots/{bots}.rs")),
-        package.join("examples/demo"),
-        package.join("src"),
-    ];
+    let mut paths = vec![package.join("examples/demo"), package.join("src")];
+    // An example is a file, or a folder with all that it is made of.
+    let folder = package.join("examples").join(name);
+    if folder.is_dir() {
+        paths.push(folder);
+    } else {
+        paths.push(package.join(format!("examples/{name}.rs")));
+        paths.push(package.join(format!("examples/bots/{bots}.rs")));
+    }
     let mut newest = SystemTime::UNIX_EPOCH;
     while let Some(path) = paths.pop() {
         if path.is_dir() {

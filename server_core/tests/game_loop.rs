@@ -244,6 +244,39 @@ fn ticks_are_built_once_sent_to_all_and_measured() {
 }
 
 #[test]
+fn each_player_leaves_before_the_loop_returns() {
+    const PACKETS: usize = 50;
+    let mut running = Running::start(fast().packets_per_tick(1));
+    let (_stays, stays_id) = running.join();
+    let (closes, closes_id) = running.join();
+    let mut closes = closes;
+    closes.send(&packet(C_ECHO, b"last words").repeat(PACKETS));
+    closes.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let first = Event::Packet(closes_id, b"last words".to_vec());
+    assert_eq!(running.next(), first);
+    running.handle().shutdown(DEADLINE);
+    running.game.take().unwrap().join().unwrap();
+    let events: Vec<Event> = running.events.try_iter().collect();
+    let place = |event: Event| events.iter().position(|one| *one == event);
+    assert!(place(Event::Left(stays_id, DisconnectReason::Shutdown)).is_some());
+    let left = place(Event::Left(closes_id, DisconnectReason::PeerClosed));
+    let packets = events.iter().filter(|one| **one == first).count();
+    // The FIN may lose the race against the shutdown.
+    match left {
+        Some(left) => assert_eq!(
+            (packets, events[left + 1..].contains(&first)),
+            (PACKETS - 1, false)
+        ),
+        None => assert!(place(Event::Left(closes_id, DisconnectReason::Shutdown)).is_some()),
+    }
+    let leaves = events
+        .iter()
+        .filter(|one| matches!(one, Event::Left(..)))
+        .count();
+    assert_eq!(leaves, 2);
+}
+
+#[test]
 fn panic_of_the_game_ends_the_server() {
     let mut running = Running::start(fast());
     let (mut client, _) = running.join();

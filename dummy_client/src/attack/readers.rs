@@ -229,6 +229,10 @@ impl Neighbour {
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => break,
                     ErrorKind::Interrupted => {}
+                    // TLS without its last message.
+                    ErrorKind::UnexpectedEof => {
+                        return self.ended("connection closed", protocol, now);
+                    }
                     _ => return self.ended(&error.to_string(), protocol, now),
                 },
             }

@@ -42,8 +42,11 @@ const MAX_PROBE_TIME: Duration = Duration::from_secs(1);
 /// The error of a handshake, for the user.
 fn explained(error: &io::Error) -> String {
     let text = error.to_string();
-    // The word of rustls for a certificate that no trusted certificate has signed.
-    let hint = match text.contains("UnknownIssuer") {
+    // The words of rustls for a certificate that no trusted certificate has signed. The second: one of the same name.
+    let is_unknown = ["UnknownIssuer", "BadSignature"]
+        .iter()
+        .any(|word| text.contains(word));
+    let hint = match is_unknown {
         true => ": no certificate of --ca has signed it",
         false => "",
     };

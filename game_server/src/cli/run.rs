@@ -101,7 +101,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         _ => builder,
     };
     #[cfg(feature = "websocket")]
-    let websocket = WebSocketServerConfig::from(args.origins()?);
+    let websocket = WebSocketServerConfig::from(Arc::from(args.origins()?));
     #[cfg(feature = "websocket")]
     let builder = match &args.ws_addr {
         Some(addrs) => builder.listen(ListenerKind::WebSocket(websocket.clone()), addrs.all()),

@@ -221,6 +221,12 @@ impl Inbox {
         clear(&mut batch.payloads);
     }
 
+    /// Whether packets of any player wait for a later tick.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.behind.is_empty()
+    }
+
     /// The players that have joined and not left.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]

@@ -28,6 +28,7 @@ use crate::session::Peer;
 use inbox::{Batch, Inbox, Input};
 use player::Shared;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 /// A game whose whole world belongs to one thread. [`GameLoop`] calls it; no method runs beside another.
@@ -191,19 +192,23 @@ impl GameLoop {
         self.ticker.metrics()
     }
 
-    /// Ends the loop from any thread, or from the game. The server goes on.
+    /// Ends the loop from any thread, or from the game. The server goes on, and players leave without a call of
+    /// the game.
     #[must_use]
     pub fn stopper(&self) -> TickStopper {
         self.ticker.stopper()
     }
 
     /// Calls the game until the server ends or the loop is stopped. A panic of the game ends the server.
+    ///
+    /// Where the server ends, the loop waits for its sessions, and calls [`Game::on_leave`] for each player
+    /// before it returns. No tick comes meanwhile.
     pub fn run(self, server: &ServerHandle, mut game: impl Game) {
         let _end_after_panic = EndAfterPanic(server);
+        let inboxes = self.shared.inboxes.iter().take(server.workers());
         let mut inbox = Inbox::new(self.packets_per_tick);
         let (mut batch, mut built) = (Batch::default(), Vec::new());
-        let inboxes = self.shared.inboxes;
-        self.ticker.for_server(server).run(|tick| {
+        let mut turn = |tick: Option<Tick>| {
             let mut ctx = GameContext::new(server, &mut built);
             let mut handle = |input: Input<'_>| {
                 match input {
@@ -219,21 +224,40 @@ impl GameLoop {
                 true
             };
             inbox.begin_tick(&mut handle);
-            for worker in inboxes.iter().take(server.workers()) {
+            for worker in inboxes.clone() {
                 // Exchanged: the lock is held for no callback of the game.
                 std::mem::swap(&mut *worker.lock(), &mut batch);
                 inbox.take(&mut batch, &mut handle);
             }
-            game.on_tick(&mut ctx, tick);
+            if let Some(tick) = tick {
+                game.on_tick(&mut ctx, tick);
+            }
+            !inbox.is_behind()
+        };
+        self.ticker.for_server(server).run(|tick| {
+            turn(Some(tick));
         });
+        let mut has_ended = !server.is_shutting_down();
+        while !has_ended {
+            // Read first: the ends of the last players are in the batches then. A worker that has failed tells
+            // of no end, so the loop does not wait for its players.
+            let is_over = server.has_ended();
+            has_ended = turn(None) && is_over;
+            if !is_over {
+                thread::sleep(END_POLL);
+            }
+        }
     }
 }
+
+/// Interval at which the loop takes the last inputs of a server that ends.
+const END_POLL: Duration = Duration::from_millis(5);
 
 struct EndAfterPanic<'a>(&'a ServerHandle);
 
 impl Drop for EndAfterPanic<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             log::error!("the game has panicked: the server ends");
             self.0.shutdown(Duration::ZERO);
         }

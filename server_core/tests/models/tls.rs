@@ -8,7 +8,7 @@ use std::io::{ErrorKind, IoSlice};
 /// One step of the peer, of the wire, or of the caller.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// The peer puts bytes into a record.
+    /// The peer puts bytes into a record, or into several if they are too many.
     Record(Vec<u8>),
     /// The peer puts its next record of the handshake, or an update that asks for an answer.
     Handshake,
@@ -180,7 +180,12 @@ impl Machine {
     /// Takes one step.
     pub fn step(&mut self, step: Step) {
         match step {
-            Step::Record(bytes) => self.put(record(DATA, &bytes), &bytes),
+            Step::Record(bytes) if bytes.is_empty() => self.put(record(DATA, b""), b""),
+            Step::Record(bytes) => {
+                for body in bytes.chunks(MAX_RECORD_BYTES) {
+                    self.put(record(DATA, body), body);
+                }
+            }
             Step::Handshake => {
                 self.handshakes += usize::from(!self.has_ended);
                 self.put(record(HANDSHAKE, b"key"), b"");

@@ -59,6 +59,10 @@ pub(super) fn write_queue(
         };
         match written {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) if count > queue.queued_bytes() => {
+                debug_assert!(false, "more was sent than was queued");
+                return Err(ErrorKind::InvalidData.into());
+            }
             Ok(count) => {
                 flushed.bytes += count;
                 flushed.packets += queue.advance(count);

@@ -107,7 +107,7 @@ impl<T: Transport, C: Codec> Framed<T, C> {
         let written = outcome?;
         let of_head = written.min(self.head.len());
         self.head.drain(..of_head);
-        let of_run = written - of_head;
+        let of_run = (written - of_head).min(self.run_left);
         (self.run_sent, self.run_left) = (self.run_sent + of_run, self.run_left - of_run);
         if written == 0 {
             return Err(ErrorKind::WriteZero.into());
@@ -222,7 +222,7 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
         while !self.head.is_empty() {
             match self.inner.write(&self.head) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => drop(self.head.drain(..count)),
+                Ok(count) => drop(self.head.drain(..count.min(self.head.len()))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.is_blocked = true;
                     return Ok(Completion::Pending);
@@ -238,6 +238,12 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
 
     fn note_end(&mut self, reason: DisconnectReason) {
         self.end_reason = reason;
+        if reason == DisconnectReason::Handshake {
+            // The rest of the run is gone, and no frame has a meaning any more: not even the last one.
+            (self.head, self.replies, self.run_left) = (Vec::new(), Vec::new(), 0);
+            (self.is_broken, self.is_closing) = (true, true);
+        }
+        self.inner.note_end(reason);
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {
@@ -279,6 +285,7 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
 mod tests {
     use super::*;
     use crate::protocol::codec::Decoded;
+    use crate::transport::{Tls, TlsBroken, TlsEngine};
     use std::collections::VecDeque;
 
     /// Takes as many bytes per write as its script says, then blocks; brings what is in `input`.
@@ -365,6 +372,97 @@ mod tests {
             ..Socket::default()
         };
         Framed::new(socket, Letters)
+    }
+
+    /// Records are `(`, the plaintext, `)`. An input with `#` breaks the protocol.
+    struct Parentheses;
+
+    impl TlsEngine for Parentheses {
+        fn read(
+            &mut self,
+            input: &mut [u8],
+            plaintext: &mut Vec<u8>,
+            output: &mut Vec<u8>,
+        ) -> Result<usize, TlsBroken> {
+            if input.contains(&b'#') {
+                output.extend(b"alert");
+                return Err(TlsBroken("#".into()));
+            }
+            plaintext.extend_from_slice(input);
+            Ok(input.len())
+        }
+
+        fn write(
+            &mut self,
+            _: &mut [u8],
+            plaintext: &[u8],
+            output: &mut Vec<u8>,
+        ) -> Result<(), TlsBroken> {
+            output.push(b'(');
+            output.extend(plaintext);
+            output.push(b')');
+            Ok(())
+        }
+
+        fn close(&mut self, _: &mut [u8], output: &mut Vec<u8>) {
+            output.extend(b"end");
+        }
+
+        fn is_handshaking(&self) -> bool {
+            false
+        }
+
+        fn is_peer_closed(&self) -> bool {
+            false
+        }
+
+        fn is_resumed(&self) -> bool {
+            false
+        }
+    }
+
+    /// The peer breaks a record while a run, its second part, an answer, or nothing waits in a record that its
+    /// socket has taken in part.
+    #[test]
+    fn a_stream_whose_record_was_broken_sends_what_is_sealed_and_nothing_behind() {
+        for (input, takes, output) in [
+            (&b""[..], &[2][..], &b"(<9>abcdefghi)alert"[..]),
+            (b"??", &[2], b"(<9>abcdefghi)alert"),
+            (b"", &[99, 3], b"(<9>abcdefghi)(<3>jkl)alert"),
+            (b"", &[99, 99], b"(<9>abcdefghi)(<3>jkl)alert"),
+        ] {
+            let socket = Socket {
+                input: input.iter().copied().collect(),
+                takes: takes.iter().copied().collect(),
+                ..Socket::default()
+            };
+            let mut stream = Framed::new(Tls::new(socket, Parentheses), Letters);
+            let mut queue = &b"abcdefghijkl"[..];
+            while let Ok(sent) = stream.write(queue) {
+                queue = &queue[sent..];
+                if queue.is_empty() {
+                    break;
+                }
+            }
+            assert!(stream.read(&mut [0; 8]).is_ok());
+            stream.inner.inner_mut().input.push_back(b'#');
+            assert_eq!(stream.read(&mut [0; 8]), Ok(ReadOutcome::Bytes(0)));
+            let broken = Err(DisconnectReason::Handshake);
+            assert_eq!(stream.read(&mut [0; 8]), broken);
+            // The queue is dropped here.
+            stream.note_end(DisconnectReason::Handshake);
+            while stream.buffered_bytes() > 0 {
+                stream.inner.inner_mut().takes.push_back(3);
+                assert!(stream.flush().is_ok());
+            }
+            assert_eq!(stream.shutdown_write().unwrap(), Completion::Done);
+            let socket = stream.inner.inner();
+            assert_eq!(
+                String::from_utf8_lossy(&socket.output),
+                String::from_utf8_lossy(output)
+            );
+            assert!(socket.is_shut);
+        }
     }
 
     fn is_blocked(written: io::Result<usize>) -> bool {

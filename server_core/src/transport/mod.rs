@@ -122,6 +122,9 @@ pub trait Transport {
     }
 
     /// The session ends for this reason. A message that ends the stream may tell the peer.
+    ///
+    /// With [`DisconnectReason::Handshake`] the caller drops its queue, sealed bytes as well: what the transport
+    /// itself holds is flushed, and nothing follows it.
     fn note_end(&mut self, _reason: DisconnectReason) {}
 
     /// Ends the write side: the peer reads all that was written, then the end of the stream. While this is

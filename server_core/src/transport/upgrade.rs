@@ -181,7 +181,7 @@ impl<T: Transport> Transport for Upgrade<T> {
         while self.sent < self.output.len() {
             match self.inner.write(&self.output[self.sent..]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.sent += count,
+                Ok(count) => self.sent = self.output.len().min(self.sent + count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Ok(Completion::Pending);
                 }

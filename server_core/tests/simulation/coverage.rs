@@ -33,6 +33,8 @@ pub struct Coverage {
     /// Handshakes that were completed; sessions that ended during their handshake.
     pub handshakes: u64,
     pub failed_handshakes: u64,
+    /// Sessions whose peer broke a record.
+    pub broken_records: u64,
     /// Pongs that a codec sent by itself; runs of packets behind one prefix; ends of the server's side that
     /// had to wait for the peer.
     pub pongs: u64,
@@ -44,7 +46,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    pub fn fields(&mut self) -> [&mut u64; 27] {
+    pub fn fields(&mut self) -> [&mut u64; 28] {
         [
             &mut self.turns,
             &mut self.sessions,
@@ -68,6 +70,7 @@ impl Coverage {
             &mut self.evictions,
             &mut self.handshakes,
             &mut self.failed_handshakes,
+            &mut self.broken_records,
             &mut self.pongs,
             &mut self.runs,
             &mut self.pending_closes,

@@ -1,7 +1,7 @@
 //! The peers: each does things right or wrong, at random.
 
 use crate::seen::Seen;
-use crate::transport::{HandshakeKind, PeerLayers};
+use crate::transport::{self, HandshakeKind, PeerLayers};
 use crate::wire::{ConnectState, PeerEnd};
 use crate::world::{C_BAD_PAYLOAD, C_ECHO};
 use server_core::testing::{header, packet};
@@ -20,6 +20,9 @@ pub enum Kind {
     BadPayload,
     /// Sends a frame that breaks a rule of the protocol, or without frames a bad payload.
     BadFrame,
+    /// Sends a record that breaks the protocol, or without records a bad payload. It reads nothing for a while
+    /// before, or reads on.
+    BadRecord,
     /// Begins a packet and never ends it.
     Stall,
     /// Sends nothing at all.
@@ -44,6 +47,8 @@ pub const TROUBLE: &[Kind] = &[
     Kind::UnknownId,
     Kind::BadPayload,
     Kind::BadFrame,
+    Kind::BadRecord,
+    Kind::BadRecord,
     Kind::Stall,
     Kind::Silent,
     Kind::NoRead,
@@ -123,8 +128,10 @@ impl PeerSide {
     pub fn offend(&mut self, rng: &mut fastrand::Rng) {
         self.has_offended = true;
         let is_framed = (self.layers.as_ref()).is_some_and(|layers| layers.layers.is_framed);
+        let is_sealed = (self.layers.as_ref()).is_some_and(|layers| layers.layers.is_sealed);
         match self.kind {
             Kind::BadFrame if !is_framed => self.put_packet(C_BAD_PAYLOAD, b"x"),
+            Kind::BadRecord if !is_sealed => self.put_packet(C_BAD_PAYLOAD, b"x"),
             Kind::BadSize => self.to_send.extend([rng.u8(..4), 0, 10, 0]),
             Kind::TooLarge => {
                 let size = rng.u16(MAX_PACKET_BYTES as u16 + 1..);
@@ -159,6 +166,9 @@ impl PeerSide {
             && is_framed
         {
             pipe.input.extend(layers.broken_frame(rng));
+        }
+        if self.kind == Kind::BadRecord && is_sealed {
+            pipe.input.extend(transport::broken_record());
         }
         match self.kind {
             Kind::HalfClose => pipe.peer_sent_fin = true,
@@ -222,6 +232,11 @@ impl PeerSide {
             return;
         }
         let late = Duration::from_millis(300);
+        if self.kind == Kind::BadRecord && !self.has_offended {
+            // What it takes of its first answers is little, so that its offence finds a record that is cut.
+            let mut pipe = self.end.pipe();
+            pipe.window = pipe.window.min(rng.usize(..1_000));
+        }
         if self.reads() && (rng.bool() || now >= self.read_at + late) {
             self.end.pipe().window = if rng.bool() {
                 1 << 20

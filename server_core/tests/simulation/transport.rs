@@ -164,9 +164,10 @@ impl Transport for SimStream {
 const DATA: u8 = 0;
 const HANDSHAKE: u8 = 1;
 const END: u8 = 2;
+const ALERT: u8 = 3;
 /// The header of a record: its kind, and the length of its body.
 const RECORD_HEADER_BYTES: usize = 3;
-const MAX_RECORD_BYTES: usize = 16 << 10;
+pub const MAX_RECORD_BYTES: usize = 16 << 10;
 const KEY: u8 = 0x5a;
 const HELLO: &[u8] = b"hello";
 /// The welcome is longer than the most that some sockets take in one write.
@@ -179,6 +180,11 @@ fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut record = vec![kind, length[0], length[1]];
     record.extend(body.iter().map(|byte| byte ^ KEY));
     record
+}
+
+/// A record that no step of a peer sends.
+pub fn broken_record() -> Vec<u8> {
+    record(HANDSHAKE, b"broken")
 }
 
 /// Takes the first record out of `bytes`, if it is complete.
@@ -235,7 +241,10 @@ impl TlsEngine for FakeEngine {
                 }
                 (Step::Done, DATA) => plaintext.extend(body),
                 (Step::Done, END) => self.is_peer_closed = true,
-                (step, kind) => return Err(TlsBroken(format!("record {kind} in {step:?}"))),
+                (step, kind) => {
+                    output.extend(record(ALERT, b""));
+                    return Err(TlsBroken(format!("record {kind} in {step:?}")));
+                }
             }
         }
         Ok(taken)
@@ -463,6 +472,8 @@ pub struct PeerLayers {
     pub plain: Vec<u8>,
     pub has_ticket: bool,
     end_record: bool,
+    /// The last record of a server whose peer has broken the protocol.
+    pub has_alert: bool,
     /// The code and the reason of the server's close.
     pub close: Option<(u16, String)>,
     pub pings: u64,
@@ -491,6 +502,7 @@ impl PeerLayers {
             plain: Vec::new(),
             has_ticket: false,
             end_record: false,
+            has_alert: false,
             close: None,
             pings: 0,
             pongs: 0,
@@ -615,6 +627,11 @@ impl PeerLayers {
         }
     }
 
+    /// Whether the server has answered a broken record, and has said no more.
+    pub fn has_alert_alone(&self) -> bool {
+        self.has_alert && self.close.is_none() && self.records.is_empty()
+    }
+
     fn seal(&self, bytes: &[u8], rng: &mut fastrand::Rng) -> Vec<u8> {
         if !self.layers.is_sealed {
             return bytes.to_vec();
@@ -637,7 +654,7 @@ impl PeerLayers {
         }
         self.records.extend(bytes);
         while let Some((kind, body)) = take_record(&mut self.records) {
-            if self.end_record {
+            if self.end_record || self.has_alert {
                 return Err("a record follows the end".into());
             }
             match kind {
@@ -645,6 +662,7 @@ impl PeerLayers {
                 HANDSHAKE if body == WELCOME && !self.is_welcome => self.is_welcome = true,
                 HANDSHAKE if body == TICKET && self.has_finished => self.has_ticket = true,
                 END => self.end_record = true,
+                ALERT => self.has_alert = true,
                 _ => return Err(format!("a record of kind {kind} out of place")),
             }
         }

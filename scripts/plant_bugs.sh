@@ -93,7 +93,9 @@ find_bug restarted_mask 'left for a reason that nothing in the run explains'
 # A node that is cut off, or was paused, declares others dead by its own silence.
 find_bug hasty_death 'declares .* dead'
 # A kick ends a session that is newer than the login that the kick is for.
-find_bug late_kick 'the newest session of .* (was kicked|has ended)'
+find_bug late_kick 'late_kick_ends_no_newer_login'
+# A connection is lost between the login and the kick of the older session.
+find_bug forgotten_doubt 'has [0-9]+ sessions'
 # A link that connects again does not subscribe to its groups again.
 find_bug forgotten_subscriptions 'listens to [0-9]+ groups of [0-9]+'
 printf 'every planted bug was found\n'

@@ -192,6 +192,7 @@ pub struct Link {
     /// When the picture was last known to be complete.
     picture_at: Instant,
     last_tick_at: Instant,
+    wants_tick: bool,
     was_up: bool,
 
     picture: Picture,
@@ -240,6 +241,7 @@ impl Link {
             proven_until: None,
             picture_at: now,
             last_tick_at: now,
+            wants_tick: false,
             was_up: false,
             picture: Picture::default(),
             sessions: 0,
@@ -261,10 +263,10 @@ impl Link {
         }
     }
 
-    /// Whether commands for the broker wait.
+    /// Whether commands for the broker wait, or the next tick is earlier than it was.
     #[must_use]
-    pub fn has_commands(&self) -> bool {
-        !self.commands.is_empty()
+    pub fn wants_thread(&self) -> bool {
+        self.wants_tick || !self.commands.is_empty()
     }
 
     /// Takes the commands for the broker, in order.
@@ -348,6 +350,7 @@ impl Link {
             self.probe_due_at = self.probe_due_at.max(now + BEAT);
         }
         self.last_tick_at = now;
+        self.wants_tick = false;
         match self.state {
             State::Waiting { retry_at } if retry_at <= now => {
                 self.connection += 1;
@@ -629,6 +632,7 @@ impl Link {
         self.state = State::Waiting {
             retry_at: now + self.backoff.next_delay(random),
         };
+        self.wants_tick = true;
         self.probes.clear();
         self.drop_pending();
     }

@@ -5,7 +5,7 @@
 //! to the others.
 //!
 //! ```no_run
-//! use server_core::cluster::Cluster;
+//! use server_core::cluster::{Cluster, LoginAnswer};
 //! use server_core::{Context, GroupId, Kick, Packet, Server, Session};
 //! use std::sync::{Arc, OnceLock};
 //!
@@ -15,7 +15,7 @@
 //!     /// A line for all in the zone, on all nodes.
 //!     client 2 => pub CSay + text(1..=200);
 //!     server 3 => pub SSaid + text;
-//!     server 4 => pub SLogin { answer: u32 };
+//!     server 4 => pub SLogin { has_replaced: u32 };
 //! }
 //!
 //! const ZONE: u32 = 1;
@@ -42,9 +42,10 @@
 //!         Ok(())
 //!     }
 //!
-//!     fn on_login(&mut self, ctx: &mut Context<'_>, answer: server_core::cluster::LoginAnswer) {
+//!     fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
+//!         let has_replaced: u32 = (answer == LoginAnswer::Replaced).into();
 //!         ctx.admit();
-//!         ctx.send(&SLogin { answer: (answer as u32).into() }, "");
+//!         ctx.send(&SLogin { has_replaced: has_replaced.into() }, "");
 //!     }
 //! }
 //!
@@ -130,7 +131,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -293,7 +294,7 @@ impl ClusterBuilder {
             of_reader.with_link(|link, now| link.handle(connection, event, now));
         };
         let redis = Redis::new(&self.url, Arc::new(events))?;
-        if !server.attach_link(Box::new(NodeLink(Arc::clone(&shared)))) {
+        if !server.attach_link(Box::new(NodeLink(Arc::downgrade(&shared)))) {
             let text = "the server has a cluster already";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
         }
@@ -455,9 +456,9 @@ impl Shared {
         let mut link = self.lock();
         change(&mut link, Instant::now());
         let outputs = link.take_outputs();
-        let has_commands = link.has_commands();
+        let wants_thread = link.wants_thread();
         drop(link);
-        if has_commands {
+        if wants_thread {
             self.wake.notify_one();
         }
         self.carry_out(outputs);
@@ -574,29 +575,34 @@ impl Drop for LeaveOnDrop {
     }
 }
 
-/// The link as the router sees it.
-struct NodeLink(Arc<Shared>);
+/// The link as the router sees it. The link has a handle of the server, so this is a weak reference: a server that has
+/// ended is freed.
+struct NodeLink(Weak<Shared>);
 
 impl crate::routing::link::Link for NodeLink {
     fn spans(&self, audience: Audience) -> bool {
         match audience {
             Audience::All => false,
-            Audience::Group(group) => self.0.spans(group),
+            Audience::Group(group) => (self.0.upgrade()).is_some_and(|shared| shared.spans(group)),
         }
     }
 
     fn publish(&self, audience: Audience, packet: &SendBuffer) {
-        self.0.publish(audience, packet);
+        if let Some(shared) = self.0.upgrade() {
+            shared.publish(audience, packet);
+        }
     }
 
     fn end_session(&self, id: SessionId) {
-        self.0.with_link(|link, _| link.end_session(id));
+        if let Some(shared) = self.0.upgrade() {
+            shared.with_link(|link, _| link.end_session(id));
+        }
     }
 }
 
 impl fmt::Debug for NodeLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("NodeLink").field(&self.0.name).finish()
+        f.write_str("NodeLink")
     }
 }
 

@@ -91,6 +91,9 @@ impl Node {
         }
         if self.paused_until.take().is_some() {
             self.watches_since = None;
+            // The thread of the link may run before the thread that reads.
+            self.link.tick(now);
+            self.take_outputs();
             // The clock of the pause does not count as a late answer.
             for at in self.unanswered.values_mut() {
                 *at = now;

@@ -11,7 +11,7 @@ crowd=${CROWD:-1000}
 secs=${SECS:-20}
 rate=200
 tls_client="$repo/scripts/tls_client.py"
-build --features game_server/tls
+build --all-features
 
 # certificate NAME: a self-signed certificate with an ECDSA key.
 certificate() {

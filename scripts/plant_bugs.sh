@@ -86,6 +86,8 @@ find_bug unflushed_transport 'sent [0-9]+ pings, got [0-9]+|has not got its tick
 find_bug cut_close 'was not told in band that the stream ends'
 # The prefix of a codec goes before each packet, and not before all bytes of one write.
 find_bug split_run 'a prefix for [0-9]+ bytes splits a run of [0-9]+'
+# A node that is cut off, or was paused, declares others dead by its own silence.
+find_bug hasty_death 'declares .* dead'
 # A kick ends a session that is newer than the login that the kick is for.
 find_bug late_kick 'late_kick_ends_no_newer_login'
 # A connection is lost between the login and the kick of the older session.

@@ -90,6 +90,8 @@ find_bug double_seal 'was overtaken by|broadcast [0-9]+ of [0-9]+ after|direct p
 find_bug split_run 'a prefix for [0-9]+ bytes splits a run of [0-9]+'
 # The mask of a WebSocket frame begins anew with each piece of the frame.
 find_bug restarted_mask 'left for a reason that nothing in the run explains'
+# A node that is cut off, or was paused, declares others dead by its own silence.
+find_bug hasty_death 'declares .* dead'
 # A kick ends a session that is newer than the login that the kick is for.
 find_bug late_kick 'late_kick_ends_no_newer_login'
 # A connection is lost between the login and the kick of the older session.

@@ -341,9 +341,11 @@ fn attack_that_is_stopped_is_not_a_failure() {
     let run = util::ended(child);
     let report = run.read();
     let not_checked = report.not_checked.join("; ");
-    assert!(
-        not_checked.contains("the run was stopped: the attack was too short"),
-        "{run:?}"
-    );
-    assert!(!report.failures.join("; ").contains("too short"), "{run:?}");
+    // No attacker was there for 1 s, or none for as long as the server may take.
+    let stopped = "the run was stopped: ";
+    assert!(not_checked.contains(stopped), "{run:?}");
+    let failures = report.failures.join("; ");
+    for what in ["was too short", "nothing was attacked"] {
+        assert!(!failures.contains(what), "{failures}");
+    }
 }

@@ -124,7 +124,7 @@ fn any_session_is_closed_with_a_reason_by_a_callback_and_by_a_handle() {
         let (mut client, id) = running.connect();
         voter.send_packet(
             CVote::ID,
-            &[&id.to_u64().to_le_bytes()[..], b"cheats"].concat(),
+            [&id.to_u64().to_le_bytes()[..], b"cheats"].concat(),
         );
         assert_eq!(client.next_packet(), bye(1_002, "cheats"));
         running.expect_end(id, VOTED_OUT);

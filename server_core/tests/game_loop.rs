@@ -166,7 +166,7 @@ fn player_that_floods_costs_itself() {
         move || std::io::Write::write_all(&mut stream, &flood)
     });
     for number in 0..20_u32 {
-        other.send_packet(C_ECHO, &number.to_le_bytes());
+        other.send_packet(C_ECHO, number.to_le_bytes());
         assert_eq!(
             other.next_packet(),
             RawPacket::new(SEcho::ID, number.to_le_bytes())

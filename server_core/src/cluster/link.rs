@@ -23,7 +23,7 @@ use crate::base::reason::DisconnectReason;
 use crate::groups::id::GroupId;
 use crate::routing::link::Audience;
 use crate::session::LoginAnswer;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,12 +36,14 @@ pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A login without an answer of the broker after this time is granted without the broker.
 pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Requests without a reply, at most, beside heartbeats and the like.
+/// Packets without a reply, at most; and requests of any kind, in front of which a subscription waits.
 const WINDOW_REQUESTS: usize = 1024;
 /// Bytes of packets without a reply, at most.
 const WINDOW_BYTES: usize = 256 << 10;
 /// Logins that wait for an answer, at most. A further one is granted without the broker.
 const MAX_WAITING_LOGINS: usize = 4096;
+/// Gaps that the game has not taken, at most. Then one gap stands for all of them.
+const MAX_GAPS: usize = 1024;
 /// Accounts in one request.
 const COMPARE_BATCH: usize = 512;
 /// All logins are compared once in this time: the broker may lose a key, or a kick.
@@ -101,8 +103,6 @@ pub enum Output {
     Close(SessionId, DisconnectReason),
     /// Answer a login.
     Answer(SessionId, LoginAnswer),
-    /// Tell the game that packets are missing.
-    Gap(WorldGap),
 }
 
 /// The state of a link.
@@ -177,9 +177,12 @@ pub struct Link {
     random: u64,
     commands: Vec<Command>,
     outputs: Vec<Output>,
+    /// For the thread of the link alone: what takes them is code of the game.
+    gaps: Vec<WorldGap>,
 
-    /// Requests without a reply, in order, and the bytes of packets among them.
+    /// Requests without a reply, in order, and the packets among them and their bytes.
     pending: VecDeque<Pending>,
+    window_packets: usize,
     window_bytes: usize,
     outgoing: Outgoing,
 
@@ -208,8 +211,16 @@ pub struct Link {
     logins: Logins,
     unanswered: HashMap<SessionId, u64>,
     waiting_logins: VecDeque<WaitingLogin>,
-    /// Accounts whose keys have to be compared, and requests for that without a reply.
-    to_compare: Vec<Arc<str>>,
+    /// The newest login of a session whose login has no answer: its account and wall clock. A session has one login
+    /// at the broker.
+    next_logins: HashMap<SessionId, (Arc<str>, u64)>,
+    /// Sessions of `next_logins` whose turn it is, each with whether the broker is asked.
+    ready_logins: Vec<(SessionId, bool)>,
+    /// Accounts whose keys have to be compared, and requests for that without a reply. Each is the account of a
+    /// login of this node.
+    to_compare: BTreeSet<Arc<str>>,
+    /// Accounts of logins that came in the middle of a comparison: they do not hold up the state Up.
+    compare_next: BTreeSet<Arc<str>>,
     comparing: usize,
     /// Accounts whose older logins may not have been told: the connection was lost in between.
     doubtful: HashSet<Arc<str>>,
@@ -231,7 +242,9 @@ impl Link {
             random: config.seed | 1,
             commands: Vec::new(),
             outputs: Vec::new(),
+            gaps: Vec::new(),
             pending: VecDeque::new(),
+            window_packets: 0,
             window_bytes: 0,
             outgoing: Outgoing::new(config.incarnation),
             next_beat_at: now,
@@ -253,7 +266,10 @@ impl Link {
             logins: Logins::default(),
             unanswered: HashMap::new(),
             waiting_logins: VecDeque::new(),
-            to_compare: Vec::new(),
+            next_logins: HashMap::new(),
+            ready_logins: Vec::new(),
+            to_compare: BTreeSet::new(),
+            compare_next: BTreeSet::new(),
             comparing: 0,
             doubtful: HashSet::new(),
             next_compare_at: now + COMPARE_INTERVAL,
@@ -263,10 +279,10 @@ impl Link {
         }
     }
 
-    /// Whether commands for the broker wait, or the next tick is earlier than it was.
+    /// Whether commands for the broker or gaps wait, or the next tick is earlier than it was.
     #[must_use]
     pub fn wants_thread(&self) -> bool {
-        self.wants_tick || !self.commands.is_empty()
+        self.wants_tick || !self.commands.is_empty() || !self.gaps.is_empty()
     }
 
     /// Takes the commands for the broker, in order.
@@ -277,6 +293,11 @@ impl Link {
     /// Takes the outputs for the node, in order.
     pub fn take_outputs(&mut self) -> Vec<Output> {
         mem::take(&mut self.outputs)
+    }
+
+    /// Takes the gaps to tell the game, in order.
+    pub fn take_gaps(&mut self) -> Vec<WorldGap> {
+        mem::take(&mut self.gaps)
     }
 
     /// Whether packets go out.
@@ -308,6 +329,13 @@ impl Link {
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.outgoing.bytes() + self.window_bytes
+    }
+
+    /// Accounts that wait for a comparison.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn accounts_to_compare(&self) -> usize {
+        self.to_compare.len() + self.compare_next.len()
     }
 
     /// The login of an account on this node.
@@ -423,6 +451,7 @@ impl Link {
                 .push(Output::Answer(session, LoginAnswer::Unsure));
         }
         self.waiting_logins.clear();
+        self.next_logins.clear();
         self.picture_at = self.picture_at.min(now);
         self.state = State::Ended;
     }
@@ -468,9 +497,26 @@ impl Link {
         }
     }
 
-    /// Makes a session the only one of an account.
+    /// Makes a session the only one of an account. While a login of this session has no answer, the newest further one
+    /// waits for its turn, and the ones between are dropped without an answer.
     pub fn login(&mut self, session: SessionId, account: &str, wall_ms: u64, now: Instant) {
-        let account: Arc<str> = cut_name(account).into();
+        let account = cut_name(account).into();
+        if self.unanswered.contains_key(&session) {
+            self.next_logins.insert(session, (account, wall_ms));
+        } else {
+            self.begin_login(session, account, wall_ms, true, now);
+            self.pump(now);
+        }
+    }
+
+    fn begin_login(
+        &mut self,
+        session: SessionId,
+        account: Arc<str>,
+        wall_ms: u64,
+        may_ask: bool,
+        now: Instant,
+    ) {
         let stamp = self.logins.next_stamp(wall_ms);
         let login = Login {
             stamp,
@@ -488,17 +534,17 @@ impl Link {
         if let Some(old) = replaced {
             self.close_replaced(old.session);
         }
-        self.unanswered.remove(&session);
-        let can_ask = self.state == State::Up
+        let can_ask = may_ask
+            && self.state == State::Up
             && self.unanswered.len() < MAX_WAITING_LOGINS
             && self.pending.len() < 2 * MAX_WAITING_LOGINS;
         if !can_ask {
-            if self.state != State::Ended {
-                self.to_compare.push(account);
+            // Without a connection, all logins are compared when there is one.
+            if matches!(self.state, State::Announcing | State::Up) {
+                self.compare_next.insert(account);
             }
             self.outputs
                 .push(Output::Answer(session, LoginAnswer::Unsure));
-            self.pump(now);
             return;
         }
         self.unanswered.insert(session, stamp);
@@ -521,7 +567,7 @@ impl Link {
 
     /// A session of this node has ended.
     pub fn end_session(&mut self, session: SessionId) {
-        self.unanswered.remove(&session);
+        self.forget_unanswered(session);
         if let Some((account, login)) = self.logins.remove_session(session) {
             self.drop_login(account, login);
         }
@@ -639,7 +685,7 @@ impl Link {
 
     fn drop_pending(&mut self) {
         self.comparing = 0;
-        self.window_bytes = 0;
+        (self.window_packets, self.window_bytes) = (0, 0);
         for pending in mem::take(&mut self.pending) {
             match pending {
                 Pending::Packet { .. } => self.metrics.drop_one(Why::Unconfirmed),
@@ -661,6 +707,11 @@ impl Link {
 
     /// Sends what may be sent now.
     fn pump(&mut self, now: Instant) {
+        while let Some((session, may_ask)) = self.ready_logins.pop() {
+            if let Some((account, wall_ms)) = self.next_logins.remove(&session) {
+                self.begin_login(session, account, wall_ms, may_ask, now);
+            }
+        }
         if matches!(self.state, State::Announcing | State::Up) {
             self.settle_subscriptions(WINDOW_REQUESTS);
             self.compare_next();
@@ -690,7 +741,7 @@ impl Link {
         }
         while self.state == State::Up
             && self.window_bytes < WINDOW_BYTES
-            && self.pending.len() < WINDOW_REQUESTS
+            && self.window_packets < WINDOW_REQUESTS
             && let Some((audience, message)) = self.outgoing.pop()
         {
             let channel = match audience {
@@ -698,6 +749,7 @@ impl Link {
                 Audience::Group(group) => Channel::Group(group),
             };
             let bytes = message.len();
+            self.window_packets += 1;
             self.window_bytes += bytes;
             self.request(
                 Request::Publish(channel, message),
@@ -738,6 +790,7 @@ impl Link {
         let old = first.as_deref().and_then(Login::decode);
         match pending {
             Pending::Packet { bytes } => {
+                self.window_packets -= 1;
                 self.window_bytes -= bytes;
                 if is_error {
                     self.metrics.drop_one(Why::Refused);
@@ -906,14 +959,14 @@ impl Link {
     }
 
     fn close_replaced(&mut self, session: SessionId) {
-        self.unanswered.remove(&session);
+        self.forget_unanswered(session);
         self.outputs
             .push(Output::Close(session, DisconnectReason::LoggedInElsewhere));
     }
 
     fn close_by_request(&mut self, account: &str, login: Login) {
         self.logins.remove(account);
-        self.unanswered.remove(&login.session);
+        self.forget_unanswered(login.session);
         self.drop_login(account.into(), login);
         let reason = DisconnectReason::KickedByOperator;
         self.outputs.push(Output::Close(login.session, reason));
@@ -931,7 +984,11 @@ impl Link {
     }
 
     fn drop_login(&mut self, account: Arc<str>, login: Login) {
-        if matches!(self.state, State::Announcing | State::Up) {
+        self.to_compare.remove(&account);
+        self.compare_next.remove(&account);
+        let is_connected = matches!(self.state, State::Announcing | State::Up);
+        // A key that stays names a session that has ended, and expires.
+        if is_connected && self.pending.len() < 2 * MAX_WAITING_LOGINS {
             self.request(Request::DropLogin(account, login.encode()), Pending::Other);
         }
     }
@@ -940,6 +997,7 @@ impl Link {
         self.renews = self.compares.is_multiple_of(RENEW_EACH);
         self.compares += 1;
         self.to_compare = self.logins.accounts().map(Arc::clone).collect();
+        self.compare_next.clear();
         self.next_compare_at = now + COMPARE_INTERVAL;
         let logins = &self.logins;
         (self.doubtful).retain(|account| logins.get(account).is_some());
@@ -951,11 +1009,18 @@ impl Link {
     }
 
     fn compare_next(&mut self) {
+        if self.to_compare.is_empty() && self.state == State::Up {
+            mem::swap(&mut self.to_compare, &mut self.compare_next);
+        }
         if self.comparing > 0 || self.to_compare.is_empty() {
             return;
         }
-        let rest = self.to_compare.len().saturating_sub(COMPARE_BATCH);
-        let accounts = self.to_compare.split_off(rest);
+        let mut accounts = Vec::new();
+        while accounts.len() < COMPARE_BATCH
+            && let Some(account) = self.to_compare.pop_first()
+        {
+            accounts.push(account);
+        }
         self.comparing = 1;
         self.request(
             Request::GetLogins(accounts.clone()),
@@ -967,7 +1032,17 @@ impl Link {
         if self.unanswered.get(&session) == Some(&stamp) {
             self.unanswered.remove(&session);
             self.outputs.push(Output::Answer(session, answer));
+            if self.next_logins.contains_key(&session) {
+                // The next login has waited too: it gets its answer at once from a broker that is late.
+                let may_ask = answer != LoginAnswer::Unsure;
+                self.ready_logins.push((session, may_ask));
+            }
         }
+    }
+
+    fn forget_unanswered(&mut self, session: SessionId) {
+        self.unanswered.remove(&session);
+        self.next_logins.remove(&session);
     }
 
     fn receive(&mut self, channel: &[u8], payload: &[u8], now: Instant) {
@@ -1094,7 +1169,16 @@ impl Link {
 
     fn tell_gap(&mut self, gap: WorldGap) {
         self.metrics.gaps.add(1);
-        self.outputs.push(Output::Gap(gap));
+        if self.gaps.len() < MAX_GAPS {
+            self.gaps.push(gap);
+        } else {
+            // The game is late: what it missed is not known in detail any more.
+            self.gaps = vec![WorldGap {
+                node: None,
+                group: None,
+                lost: None,
+            }];
+        }
     }
 
     /// The next of a series of numbers (xorshift).

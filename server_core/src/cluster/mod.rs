@@ -123,6 +123,7 @@ use crate::groups::id::GroupId;
 use crate::groups::members::MemberWatch;
 use crate::routing::link::Audience;
 use crate::server::ServerHandle;
+use crate::shard::guarded;
 use broker::{Broker, Request};
 use envelope::Incarnation;
 use link::{Command, Event, Link, LinkConfig, Output};
@@ -132,7 +133,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The number of a node, drawn at random by each start: a session of the cluster is a node number and a
@@ -239,6 +240,7 @@ struct Shared {
 
 struct LeaveOnDrop {
     shared: Arc<Shared>,
+    thread_id: ThreadId,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -256,7 +258,8 @@ impl ClusterBuilder {
     }
 
     /// Sets the function that learns of lost packets of other nodes: a game can send its members a snapshot. The
-    /// function runs on a thread of the cluster, and must be short.
+    /// function runs on the thread of the link, behind the packets that it is told of, and must be short: heartbeats
+    /// and logins wait for it. A panic in it is caught.
     pub fn on_world_gap(mut self, on_world_gap: impl Fn(WorldGap) + Send + Sync + 'static) -> Self {
         self.on_world_gap = Box::new(on_world_gap);
         self
@@ -308,6 +311,7 @@ impl ClusterBuilder {
         let thread = start::spawn("cluster-link", move || of_thread.run(redis))?;
         let owner = LeaveOnDrop {
             shared: Arc::clone(&shared),
+            thread_id: thread.thread().id(),
             thread: Mutex::new(Some(thread)),
         };
         Ok(Cluster {
@@ -408,11 +412,11 @@ impl Cluster {
     /// Makes a session the only one of an account, of 64 bytes at most: another session of the account ends, on any
     /// node, with [`DisconnectReason::LoggedInElsewhere`](crate::DisconnectReason::LoggedInElsewhere). The answer
     /// is a call of [`Session::on_login`](crate::Session::on_login) within 1 s. The login ends with the session, or
-    /// with its login to another account.
+    /// with its login to another account. A session that has ended is not logged in. Of several logins of a session
+    /// that wait for an answer, the newest gets one for sure. Waits as [`broadcast_world`](Self::broadcast_world) does.
     pub fn login(&self, session: SessionId, account: &str) {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
-        let wall_ms = wall.map_or(0, |since| since.as_millis() as u64);
-        (self.shared).with_link(|link, now| link.login(session, account, wall_ms, now));
+        let account = envelope::cut_name(account);
+        self.shared.server.begin_login(session, account.into());
     }
 
     /// Sends an encoded packet to the session of an account, on any node, at most once. Without a session of the
@@ -481,7 +485,6 @@ impl Shared {
                 }
                 Output::Close(session, reason) => self.server.post_close(session, reason),
                 Output::Answer(session, answer) => self.server.answer_login(session, answer),
-                Output::Gap(gap) => (self.on_world_gap)(gap),
             }
         }
     }
@@ -503,7 +506,7 @@ impl Shared {
         let mut was_up = false;
         loop {
             let mut link = self.lock();
-            let (commands, outputs, has_ended) = loop {
+            let (commands, outputs, gaps, has_ended) = loop {
                 let has_ended = self.has_ended.load(Ordering::Acquire);
                 let now = Instant::now();
                 link.set_load(self.sessions(), self.server.is_shutting_down());
@@ -513,8 +516,9 @@ impl Shared {
                     link.tick(now);
                 }
                 let (commands, outputs) = (link.take_commands(), link.take_outputs());
-                if has_ended || !commands.is_empty() || !outputs.is_empty() {
-                    break (commands, outputs, has_ended);
+                let gaps = link.take_gaps();
+                if has_ended || !(commands.is_empty() && outputs.is_empty() && gaps.is_empty()) {
+                    break (commands, outputs, gaps, has_ended);
                 }
                 let wait = (link.next_tick_at())
                     .map_or(link::BEAT, |at| at.saturating_duration_since(now));
@@ -530,6 +534,10 @@ impl Shared {
             }
             self.carry_out(outputs);
             self.give(&mut broker, commands);
+            for gap in gaps {
+                // The link goes on even if code of the game panics.
+                let _ = guarded(|| (self.on_world_gap)(gap));
+            }
             if has_ended {
                 return;
             }
@@ -560,6 +568,10 @@ impl LeaveOnDrop {
         // Between the check of the thread and its wait, the lock is held.
         drop(self.shared.lock());
         self.shared.wake.notify_one();
+        if thread::current().id() == self.thread_id {
+            // `on_world_gap` leaves: the thread ends behind it.
+            return;
+        }
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(thread) = thread.take()
             && thread.join().is_err()
@@ -590,6 +602,14 @@ impl crate::routing::link::Link for NodeLink {
     fn publish(&self, audience: Audience, packet: &SendBuffer) {
         if let Some(shared) = self.0.upgrade() {
             shared.publish(audience, packet);
+        }
+    }
+
+    fn login(&self, id: SessionId, account: &str) {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let wall_ms = wall.map_or(0, |since| since.as_millis() as u64);
+        if let Some(shared) = self.0.upgrade() {
+            shared.with_link(|link, now| link.login(id, account, wall_ms, now));
         }
     }
 

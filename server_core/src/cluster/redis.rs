@@ -3,7 +3,7 @@
 //! The crate `redis` reads the URL, and encodes and decodes the protocol (RESP3: replies and messages come on one
 //! connection). Its own blocking `Connection` is not used: a read of it cannot be interrupted by a request, and a
 //! read with a timeout may lose a part of a message. Here a thread blocks in the read, and another thread
-//! writes to a second descriptor of the same socket, or shuts the socket down.
+//! writes to the same socket, or shuts the socket down.
 
 use super::broker::{Broker, LOGIN_TTL, Reply, Request, lease_key, login_key};
 use super::link::{CONNECT_TIMEOUT, Event};
@@ -13,8 +13,9 @@ use redis::{
     Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Parser, PushKind, Value, cmd,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -33,10 +34,18 @@ pub type Events = dyn Fn(u64, Event<'_>) + Send + Sync;
 pub struct Redis {
     /// Connections to begin. `None` after the drop has begun.
     orders: Option<Sender<u64>>,
-    /// The current connection, for writes.
-    socket: Arc<Mutex<Option<(u64, Socket)>>>,
+    current: Arc<Mutex<Current>>,
     reader: Option<JoinHandle<()>>,
     failed: Option<u64>,
+}
+
+/// The connection that the link wants. A connection that completes after the link has given it up is closed.
+#[derive(Debug, Default)]
+struct Current {
+    /// `None` after a close.
+    wanted: Option<u64>,
+    /// The socket of this connection, for writes, when it is complete.
+    socket: Option<Arc<Socket>>,
 }
 
 impl Redis {
@@ -55,16 +64,17 @@ impl Redis {
             ));
         }
         let (orders, receiver) = mpsc::channel();
-        let socket = Arc::default();
-        let reader = Reader {
+        let current = Arc::default();
+        let mut reader = Reader {
             info,
             events,
-            socket: Arc::clone(&socket),
+            current: Arc::clone(&current),
+            addrs: VecDeque::new(),
         };
         let reader = start::spawn("cluster-read", move || reader.run(&receiver))?;
         Ok(Self {
             orders: Some(orders),
-            socket,
+            current,
             reader: Some(reader),
             failed: None,
         })
@@ -76,19 +86,21 @@ impl Redis {
     }
 
     fn shut_down(&self, connection: Option<u64>) {
-        let mut socket = lock(&self.socket);
-        if let Some((number, open)) = &*socket
-            && connection.is_none_or(|connection| connection == *number)
-        {
+        let mut current = lock(&self.current);
+        if connection.is_some() && connection != current.wanted {
+            return;
+        }
+        current.wanted = None;
+        if let Some(socket) = current.socket.take() {
             // The read of the other thread ends.
-            let _ = open.shutdown(Shutdown::Both);
-            *socket = None;
+            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 }
 
 impl Broker for Redis {
     fn connect(&mut self, connection: u64) {
+        lock(&self.current).wanted = Some(connection);
         if let Some(orders) = &self.orders {
             // Without a receiver, the thread has panicked. The link tries again and again.
             let _ = orders.send(connection);
@@ -104,16 +116,16 @@ impl Broker for Redis {
         for request in requests {
             command(request).write_packed_command(&mut bytes);
         }
-        // A clone, so that a close does not wait for a write.
-        let Some((connection, socket)) = (lock(&self.socket).as_ref())
-            .and_then(|(number, socket)| Some((*number, socket.try_clone().ok()?)))
-        else {
-            return;
+        let (connection, socket) = {
+            let current = lock(&self.current);
+            (current.wanted, current.socket.clone())
         };
+        // Without a socket the connection is lost, and the link learns that from the other thread.
+        let Some(socket) = socket else { return };
         if let Err(error) = write_all(&socket, &bytes) {
             log::warn!("cluster: the broker does not take requests: {error}");
-            self.shut_down(Some(connection));
-            self.failed = Some(connection);
+            self.shut_down(connection);
+            self.failed = connection;
         }
     }
 }
@@ -122,7 +134,7 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.orders = None;
         self.shut_down(None);
-        // The thread may be in the middle of a connect, which takes 2 s and the time of the name's resolution.
+        // The thread may be in the middle of a connect, which takes 1 s and the time of the name's resolution.
         drop(self.reader.take());
     }
 }
@@ -131,14 +143,12 @@ impl Drop for Redis {
 fn write_all(mut socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
     let deadline = Instant::now() + WRITE_TIMEOUT;
     while !bytes.is_empty() {
+        socket.set_write_timeout(Some(time_left(deadline)?))?;
         match socket.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
-        }
-        if !bytes.is_empty() && Instant::now() >= deadline {
-            return Err(io::ErrorKind::TimedOut.into());
         }
     }
     Ok(())
@@ -148,13 +158,19 @@ fn write_all(mut socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
 struct Reader {
     info: ConnectionInfo,
     events: Arc<Events>,
-    socket: Arc<Mutex<Option<(u64, Socket)>>>,
+    current: Arc<Mutex<Current>>,
+    /// Addresses of the broker that have not failed since the name was resolved. A resolution that takes longer
+    /// than the link waits is of use to the next connection.
+    addrs: VecDeque<SocketAddr>,
 }
 
 impl Reader {
-    fn run(&self, orders: &Receiver<u64>) {
+    fn run(&mut self, orders: &Receiver<u64>) {
         let mut logged: Option<String> = None;
         while let Ok(connection) = orders.recv() {
+            if !self.is_wanted(connection) {
+                continue;
+            }
             let error = self.serve(connection).unwrap_or_else(|error| error);
             // One line for each new cause: a broker that is away is tried twice a second.
             let text = error.to_string();
@@ -169,12 +185,41 @@ impl Reader {
         }
     }
 
+    fn is_wanted(&self, connection: u64) -> bool {
+        lock(&self.current).wanted == Some(connection)
+    }
+
     /// Serves one connection to its end. `Ok` has the reason for the end of a connection that was complete.
-    fn serve(&self, connection: u64) -> io::Result<io::Error> {
-        let mut socket = self.connect()?;
-        socket.set_read_timeout(Some(CONNECT_TIMEOUT))?;
-        socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    fn serve(&mut self, connection: u64) -> io::Result<io::Error> {
+        self.resolve()?;
+        // One deadline for all addresses and the greeting: the link does not wait longer.
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let socket = Arc::new(self.connect(deadline)?);
         let mut parser = Parser::new();
+        if let Err(error) = self.greet(&mut parser, &socket, deadline) {
+            self.addrs.pop_front();
+            return Err(error);
+        }
+        socket.set_read_timeout(None)?;
+        {
+            let mut current = lock(&self.current);
+            if current.wanted != Some(connection) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            current.socket = Some(Arc::clone(&socket));
+        }
+        (self.events)(connection, Event::Connected);
+        let error = self.read_all(connection, &mut parser, &socket);
+        let mut current = lock(&self.current);
+        if current.wanted == Some(connection) {
+            current.socket = None;
+        }
+        // The name may have another address by now.
+        self.addrs.clear();
+        Ok(error)
+    }
+
+    fn greet(&self, parser: &mut Parser, socket: &Socket, deadline: Instant) -> io::Result<()> {
         let mut greeting = Vec::new();
         let settings = self.info.redis_settings();
         let mut hello = cmd("HELLO");
@@ -187,30 +232,19 @@ impl Reader {
         cmd("SELECT")
             .arg(settings.db())
             .write_packed_command(&mut greeting);
-        socket.write_all(&greeting)?;
+        write_all(socket, &greeting)?;
         for _ in 0..2 {
-            if let Value::ServerError(error) = read(&mut parser, &mut socket)? {
+            if let Value::ServerError(error) = read(parser, socket, Some(deadline))? {
                 return Err(io::Error::other(error.to_string()));
             }
         }
-        socket.set_read_timeout(None)?;
-        *lock(&self.socket) = Some((connection, socket.try_clone()?));
-        (self.events)(connection, Event::Connected);
-        let error = self.read_all(connection, &mut parser, &mut socket);
-        let mut current = lock(&self.socket);
-        if current
-            .as_ref()
-            .is_some_and(|(number, _)| *number == connection)
-        {
-            *current = None;
-        }
-        Ok(error)
+        Ok(())
     }
 
-    fn read_all(&self, connection: u64, parser: &mut Parser, socket: &mut Socket) -> io::Error {
+    fn read_all(&self, connection: u64, parser: &mut Parser, socket: &Socket) -> io::Error {
         let mut has_logged = false;
         loop {
-            let value = match read(parser, socket) {
+            let value = match read(parser, socket, None) {
                 Ok(value) => value,
                 Err(error) => return error,
             };
@@ -240,7 +274,17 @@ impl Reader {
         }
     }
 
-    fn connect(&self) -> io::Result<Socket> {
+    /// Resolves the name of the broker, if no address is left.
+    fn resolve(&mut self) -> io::Result<()> {
+        if let ConnectionAddr::Tcp(host, port) = self.info.addr()
+            && self.addrs.is_empty()
+        {
+            self.addrs = (&**host, *port).to_socket_addrs()?.collect();
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, deadline: Instant) -> io::Result<Socket> {
         match self.info.addr() {
             ConnectionAddr::Unix(path) => {
                 let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -249,16 +293,23 @@ impl Reader {
                 socket.connect(&SockAddr::unix(path)?)?;
                 Ok(socket)
             }
-            ConnectionAddr::Tcp(host, port) => {
+            ConnectionAddr::Tcp(..) => {
                 let mut error = io::ErrorKind::AddrNotAvailable.into();
-                for addr in (&**host, *port).to_socket_addrs()? {
-                    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-                    match socket.connect_timeout(&addr.into(), CONNECT_TIMEOUT) {
-                        Ok(()) => {
-                            socket.set_tcp_nodelay(true)?;
-                            return Ok(socket);
-                        }
+                while let Some(addr) = self.addrs.front().copied() {
+                    let connected = time_left(deadline).and_then(|left| {
+                        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+                        socket.connect_timeout(&addr.into(), left)?;
+                        socket.set_tcp_nodelay(true)?;
+                        Ok(socket)
+                    });
+                    match connected {
+                        Ok(socket) => return Ok(socket),
                         Err(refused) => error = refused,
+                    }
+                    // The next connection begins with another address.
+                    self.addrs.pop_front();
+                    if Instant::now() >= deadline {
+                        break;
                     }
                 }
                 Err(error)
@@ -271,18 +322,32 @@ impl Reader {
     }
 }
 
+/// The time until a deadline.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] behind the deadline.
+fn time_left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // The system takes no shorter time.
+    (left >= Duration::from_millis(1))
+        .then_some(left)
+        .ok_or_else(|| io::ErrorKind::TimedOut.into())
+}
+
 /// Reads one reply or message.
-fn read(parser: &mut Parser, socket: &mut Socket) -> io::Result<Value> {
+fn read(parser: &mut Parser, socket: &Socket, deadline: Option<Instant>) -> io::Result<Value> {
     let reader = Bounded {
         socket,
+        deadline,
         left: MAX_VALUE_BYTES,
     };
     parser.parse_value(reader).map_err(io::Error::other)
 }
 
-/// Ends the stream behind a number of bytes.
+/// Ends the stream behind a number of bytes, or at a deadline.
 struct Bounded<'a> {
-    socket: &'a mut Socket,
+    socket: &'a Socket,
+    deadline: Option<Instant>,
     left: usize,
 }
 
@@ -291,6 +356,9 @@ impl Read for Bounded<'_> {
         if self.left == 0 {
             let text = format!("a value of more than {MAX_VALUE_BYTES} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        if let Some(deadline) = self.deadline {
+            self.socket.set_read_timeout(Some(time_left(deadline)?))?;
         }
         let read = self.socket.read(bytes)?;
         self.left = self.left.saturating_sub(read);
@@ -372,4 +440,66 @@ fn command(request: Request) -> Cmd {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // One value, set in one step: a panic elsewhere cannot leave it half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    const WAIT: Duration = Duration::from_secs(20);
+
+    fn setup() -> (TcpListener, Redis, Receiver<(u64, bool)>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let (sender, events) = mpsc::channel();
+        let events_of_reader = move |connection, event: Event<'_>| {
+            let _ = sender.send((connection, matches!(event, Event::Connected)));
+        };
+        let redis = Redis::new(&url, Arc::new(events_of_reader)).unwrap();
+        (listener, redis, events)
+    }
+
+    /// Accepts a connection, and reads the first bytes of its greeting.
+    fn accept(listener: &TcpListener) -> TcpStream {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 256]).unwrap() > 0);
+        stream
+    }
+
+    #[test]
+    fn connection_that_completes_late_leaves_room_for_the_next() {
+        let (listener, mut redis, events) = setup();
+        redis.connect(1);
+        let mut late = accept(&listener);
+        // The link has given up.
+        redis.close(1);
+        late.write_all(b"+OK\r\n+OK\r\n").unwrap();
+        redis.connect(2);
+        redis.close(2);
+        redis.connect(4);
+        let mut next = accept(&listener);
+        next.write_all(b"+OK\r\n+OK\r\n").unwrap();
+        loop {
+            match events.recv_timeout(WAIT).expect("connection 4 completes") {
+                (4, is_connected) => break assert!(is_connected),
+                (number, is_connected) => assert!(!is_connected, "{number} is not wanted"),
+            }
+        }
+    }
+
+    #[test]
+    fn peer_that_takes_no_bytes_fails_a_write_within_its_time() {
+        let (listener, mut redis, events) = setup();
+        redis.connect(1);
+        let mut peer = accept(&listener);
+        peer.write_all(b"+OK\r\n+OK\r\n").unwrap();
+        assert_eq!(events.recv_timeout(WAIT), Ok((1, true)));
+        let channel = super::super::broker::Channel::Everybody;
+        let began = Instant::now();
+        redis.send(vec![Request::Publish(channel, vec![0; 64 << 20])]);
+        assert!(began.elapsed() >= Duration::from_millis(900));
+        assert_eq!(redis.take_failed(), Some(1));
+        assert_eq!(events.recv_timeout(WAIT), Ok((1, false)));
+    }
 }

@@ -14,6 +14,13 @@ pub trait Link: fmt::Debug + Send + Sync {
     /// calling thread is a worker, or a thread of the game.
     fn publish(&self, audience: Audience, packet: &SendBuffer);
 
+    /// Makes a session of this node the only one of an account. The call comes from the worker of the session, in
+    /// front of [`end_session`](Self::end_session). The method returns at once.
+    #[cfg(feature = "cluster")]
+    fn login(&self, id: SessionId, account: &str) {
+        let _ = (id, account);
+    }
+
     /// Learns that a session of this node has ended. The method returns at once.
     fn end_session(&self, id: SessionId) {
         let _ = id;

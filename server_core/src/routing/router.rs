@@ -59,6 +59,9 @@ pub enum Command<T> {
     /// Call `on_login` of a session of the worker.
     #[cfg(feature = "cluster")]
     Login(SessionId, crate::session::LoginAnswer),
+    /// Tell the link the account of a session of the worker.
+    #[cfg(feature = "cluster")]
+    BeginLogin(SessionId, Box<str>),
     /// End a session of the worker.
     Close(SessionId, DisconnectReason),
     /// Admit a session of the worker.
@@ -253,6 +256,23 @@ impl<T: Send + 'static> Router<T> {
     #[cfg(feature = "cluster")]
     pub fn try_deliver(&self, audience: Audience, buffer: &SendBuffer) -> Result<(), MailboxFull> {
         self.try_fan_out(audience, None, Origin::Link, buffer)
+    }
+
+    /// Begins the login of a session, on its worker, if the session is there. Waits as
+    /// [`broadcast`](Self::broadcast) does.
+    #[cfg(feature = "cluster")]
+    pub fn begin_login(self: &Arc<Self>, id: SessionId, account: Box<str>) {
+        if id.worker() < self.workers() {
+            self.post(id.worker(), Command::BeginLogin(id, account));
+        }
+    }
+
+    /// Tells the link the account of a session.
+    #[cfg(feature = "cluster")]
+    pub fn login(&self, id: SessionId, account: &str) {
+        if let Some(link) = self.link.get() {
+            link.login(id, account);
+        }
     }
 
     /// Tells the link that a session has ended.
@@ -577,6 +597,8 @@ impl<T> Command<T> {
             | Self::Shutdown(_) => COMMAND_BYTES,
             #[cfg(feature = "cluster")]
             Self::WatchMembers(_) | Self::Login(..) => COMMAND_BYTES,
+            #[cfg(feature = "cluster")]
+            Self::BeginLogin(_, account) => COMMAND_BYTES + account.len(),
         }
     }
 }

@@ -555,6 +555,12 @@ impl ServerHandle {
         self.inner.router.post_for(session, close);
     }
 
+    /// Begins the login of a session that has not ended.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn begin_login(&self, session: SessionId, account: Box<str>) {
+        self.inner.router.begin_login(session, account);
+    }
+
     /// Answers the login of a session, without waiting.
     #[cfg(feature = "cluster")]
     pub(crate) fn answer_login(&self, session: SessionId, answer: crate::session::LoginAnswer) {

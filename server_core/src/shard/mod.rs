@@ -288,9 +288,16 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             #[cfg(feature = "cluster")]
             Command::WatchMembers(watch) => self.groups.watch(watch),
             #[cfg(feature = "cluster")]
-            Command::Login(id, answer) => {
+            Command::Login(id, answer) if self.is_staying(id) => {
                 self.call(id, now, |session, ctx| session.on_login(ctx, answer));
             }
+            // A login that begins here ends with the session: its end comes later.
+            #[cfg(feature = "cluster")]
+            Command::BeginLogin(id, account) if self.is_staying(id) => {
+                self.shared.router.login(id, &account);
+            }
+            #[cfg(feature = "cluster")]
+            Command::Login(..) | Command::BeginLogin(..) => {}
             Command::Close(id, reason) => self.close(id, reason),
             Command::Admit(id) => self.admit(id),
             Command::Message(to, message, room) => self.messages.push(to, message, room),
@@ -301,6 +308,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             // Behind what callbacks have asked for before.
             Command::Shutdown(flush_by) => self.shutdown_next = Some(flush_by),
         }
+    }
+
+    /// Whether this session is here, and its end is not decided.
+    #[cfg(feature = "cluster")]
+    fn is_staying(&mut self, id: SessionId) -> bool {
+        let is_staying =
+            |connection: &mut Connection<T, S>| connection.is_open() && !connection.is_leaving;
+        self.table.visit(id, is_staying) == Some(true)
     }
 
     /// Whether this turn has queued as much as a turn may: then more commands wait for the next.

@@ -53,7 +53,10 @@ pub struct Broker {
     pub faults: Faults,
     keys: BTreeMap<String, (Vec<u8>, Instant)>,
     connections: Vec<Connection>,
+    /// When, the node, the number.
     connects: Vec<(Instant, usize, u64)>,
+    /// Connections that their nodes have given up before they were complete.
+    given_up: BTreeSet<(usize, u64)>,
     outbox: Outbox,
     /// Nodes that the network cuts off.
     pub cut_off: BTreeSet<usize>,
@@ -90,6 +93,7 @@ impl Broker {
         self.connections
             .retain(|connection| connection.node != node);
         self.connects.retain(|(_, of, _)| *of != node);
+        self.given_up.retain(|(of, _)| *of != node);
         self.outbox.retain(|(of, _), _| *of != node);
     }
 
@@ -100,8 +104,10 @@ impl Broker {
     pub fn close(&mut self, node: usize, number: u64) {
         self.connections
             .retain(|c| (c.node, c.number) != (node, number));
-        self.connects
-            .retain(|(_, of, n)| (*of, *n) != (node, number));
+        // It completes late.
+        if (self.connects.iter()).any(|(_, of, n)| (*of, *n) == (node, number)) {
+            self.given_up.insert((node, number));
+        }
         self.outbox.remove(&(node, number));
     }
 
@@ -145,6 +151,10 @@ impl Broker {
         for (_, node, number) in due {
             if faults.is_killed || faults.refuses_password {
                 self.emit(node, number, now + delay(), Incoming::Lost);
+                continue;
+            }
+            if self.given_up.remove(&(node, number)) {
+                self.emit(node, number, now + delay(), Incoming::Connected);
                 continue;
             }
             self.connections.push(Connection {

@@ -7,6 +7,7 @@
 
 mod broker;
 mod kicks;
+mod logins;
 mod many_nodes;
 mod node;
 mod world;

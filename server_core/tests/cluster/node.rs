@@ -25,6 +25,8 @@ pub struct Node {
     pub sessions: BTreeMap<SessionId, (Arc<str>, Instant)>,
     /// Logins without an answer, and their times.
     pub unanswered: HashMap<SessionId, Instant>,
+    /// Sessions of `unanswered` with a second login: either both have an answer, or the second alone.
+    twice: BTreeSet<SessionId>,
     pub answers: Vec<LoginAnswer>,
     pub closed: Vec<(SessionId, DisconnectReason)>,
     pub published: HashMap<Audience, u64>,
@@ -58,6 +60,7 @@ impl Node {
             groups: BTreeMap::new(),
             sessions: BTreeMap::new(),
             unanswered: HashMap::new(),
+            twice: BTreeSet::new(),
             answers: Vec::new(),
             closed: Vec::new(),
             published: HashMap::new(),
@@ -172,17 +175,19 @@ impl Node {
     }
 
     pub fn take_outputs(&mut self) {
+        for gap in self.link.take_gaps() {
+            self.gaps_told += 1;
+            if gap.lost.is_some() {
+                self.gaps.push(gap);
+            }
+        }
         for output in self.link.take_outputs() {
             match output {
                 Output::Deliver(audience, packet) => self.deliver(audience, &packet),
-                Output::Gap(gap) => {
-                    self.gaps_told += 1;
-                    if gap.lost.is_some() {
-                        self.gaps.push(gap);
-                    }
-                }
                 Output::Answer(session, answer) => {
-                    if self.unanswered.remove(&session).is_none() {
+                    if self.twice.remove(&session) {
+                        // The next answer, if it comes, is the other login's.
+                    } else if self.unanswered.remove(&session).is_none() {
                         self.offences
                             .push(format!("node {}: a second answer to {session}", self.index));
                     }
@@ -239,7 +244,24 @@ impl Node {
         session
     }
 
+    /// Logs a session in to another account.
+    pub fn login_again(
+        &mut self,
+        session: SessionId,
+        account: &Arc<str>,
+        wall_ms: u64,
+        now: Instant,
+    ) {
+        self.sessions.insert(session, (Arc::clone(account), now));
+        if self.unanswered.insert(session, now).is_some() {
+            self.twice.insert(session);
+        }
+        self.link.login(session, account, wall_ms, now);
+        self.take_outputs();
+    }
+
     pub fn end_session(&mut self, session: SessionId) {
+        self.twice.remove(&session);
         self.sessions.remove(&session);
         self.unanswered.remove(&session);
         self.link.end_session(session);

@@ -425,6 +425,25 @@ impl World {
                     };
                     self.logins.entry(account).or_default().push(event);
                 }
+                30 if self.random.u32(..self.login_rarity) == 0 => {
+                    let sessions: Vec<_> = self.nodes[at].sessions.keys().copied().collect();
+                    if let Some(session) = self.random.choice(sessions) {
+                        let account =
+                            Arc::clone(&self.accounts[self.random.usize(..self.accounts.len())]);
+                        let node = self.nodes[at].incarnation;
+                        for login in self.logins.values_mut().flatten() {
+                            login.is_over |= (login.node, login.session) == (node, session);
+                        }
+                        self.nodes[at].login_again(session, &account, wall_ms, now);
+                        let event = LoginEvent {
+                            at: now,
+                            node,
+                            session,
+                            is_over: false,
+                        };
+                        self.logins.entry(account).or_default().push(event);
+                    }
+                }
                 29 => {
                     let sessions: Vec<_> = self.nodes[at].sessions.keys().copied().collect();
                     if let Some(session) = self.random.choice(sessions) {

@@ -24,6 +24,10 @@ pub struct Target {
     addrs: Addresses,
     kind: TransportKind,
     /// With its port.
+    #[cfg_attr(
+        not(any(feature = "tls", feature = "websocket")),
+        expect(dead_code, reason = "the name is for TLS and for the upgrade")
+    )]
     host: String,
     path: String,
 }

@@ -76,6 +76,47 @@ fn address_in_use_fails_with_status_2() {
 }
 
 #[test]
+fn each_listener_and_the_files_of_tls_are_checked() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let free = ["--check", "--addr", "127.0.0.1:0"];
+    if cfg!(feature = "websocket") {
+        let flags = [&free[..], &["--ws-addr", &addr]].concat();
+        let (table, status) = check(&mut command(&flags));
+        assert_eq!(status, Some(2), "{table}");
+        assert!(line(&table, &addr).starts_with("FAIL"), "{table}");
+    }
+    if cfg!(feature = "tls") {
+        let keys = std::env::temp_dir().join(format!("no-keys-{}", std::process::id()));
+        let keys = keys.display().to_string();
+        let tls = [
+            "--tls-addr",
+            &addr,
+            "--tls-cert=/missing.pem",
+            "--tls-key=/missing.key",
+            "--tls-ticket-keys",
+            &keys,
+        ];
+        let (table, status) = check(&mut command(&[&free[..], &tls].concat()));
+        assert_eq!(status, Some(2), "{table}");
+        assert!(line(&table, &addr).starts_with("FAIL"), "{table}");
+        let certificate = line(&table, "certificate");
+        assert!(certificate.starts_with("FAIL"), "{table}");
+        assert!(certificate.contains("/missing.pem"), "{table}");
+        assert!(!std::path::Path::new(&keys).exists());
+    }
+}
+
+#[test]
+fn origin_without_a_listener_for_websocket_is_bad_usage() {
+    let output = command(&["--check", "--ws-origin", "https://game.example"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("--ws-addr"), "{error}");
+}
+
+#[test]
 fn invalid_flag_with_check_exits_with_status_2() {
     let output = command(&["--check", "--payload-bytes=65532"]).output();
     let output = output.unwrap();

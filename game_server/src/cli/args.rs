@@ -21,6 +21,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP)]
 #[command(group(ArgGroup::new("tls_listener").args(["tls_addr", "wss_addr"]).multiple(true)))]
+#[command(group(ArgGroup::new("ws_listener").args(["ws_addr", "wss_addr"]).multiple(true)))]
 pub struct Args {
     /// Address to listen on; port 0 takes a free port. A name with several addresses: the first address
     /// that can be bound
@@ -55,7 +56,8 @@ pub struct Args {
     #[arg(
         long = "ws-origin",
         env = "GAME_SERVER_WS_ORIGIN",
-        value_delimiter = ','
+        value_delimiter = ',',
+        requires = "ws_listener"
     )]
     #[arg(help_heading = "Network", value_name = "ORIGIN")]
     pub ws_origins: Vec<String>,
@@ -173,12 +175,13 @@ pub struct Args {
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_unadmitted: usize,
 
-    /// Time for a handshake of TLS and for the header of a proxy, in milliseconds; 0: off
+    /// Time for the handshake of TLS, for the upgrade to WebSocket, and for the header of a proxy, in milliseconds;
+    /// 0: off
     #[arg(long, env = "GAME_SERVER_HANDSHAKE_TIMEOUT_MS", default_value_t = 5000, value_parser = value_parser!(u64).range(0..=DAY_MS))]
     #[arg(help_heading = "Limits", value_name = "MS")]
     pub handshake_timeout_ms: u64,
 
-    /// Handshakes at a time, and half of the sessions at most; a further handshake ends the oldest
+    /// Handshakes and upgrades to WebSocket at a time, and half of the sessions at most; a further handshake ends the oldest
     #[arg(long, env = "GAME_SERVER_MAX_HANDSHAKES", default_value_t = 1024, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 30))]
     #[arg(help_heading = "Limits", value_name = "N")]
     pub max_handshakes: usize,
@@ -353,6 +356,22 @@ impl Args {
         }))
     }
 
+    /// The files of TLS, as `--check` reads them: a missing file of ticket keys is not created.
+    #[cfg(feature = "tls")]
+    pub fn tls_files(&self) -> Option<Check> {
+        let (cert, key) = (self.tls_cert.as_ref()?, self.tls_key.as_ref()?);
+        let ticket_keys = self.tls_ticket_keys.as_ref().filter(|file| file.exists());
+        let read =
+            server_core::TlsServerConfig::from_files(cert, key).and_then(|tls| match ticket_keys {
+                Some(file) => tls.with_ticket_keys(file),
+                None => Ok(tls),
+            });
+        Some(Check::Certificate {
+            file: cert.display().to_string(),
+            read: read.map(drop),
+        })
+    }
+
     /// The bytes after the tick number of each hello: text, then zeros.
     pub fn hello_tail(&self) -> Vec<u8> {
         let mut tail = self.message.clone().into_bytes();
@@ -383,10 +402,12 @@ impl Args {
         }
     }
 
-    /// Descriptors of the standard streams, the listener, the workers, refused connections, connections of
+    /// Descriptors of the standard streams, the listeners, the workers, refused connections, connections of
     /// proxies and the metrics port.
     fn descriptors_aside(&self) -> u64 {
         let workers = self.workers.unwrap_or(Config::default().workers);
+        let listeners = [&self.tls_addr, &self.ws_addr, &self.wss_addr];
+        let listeners = listeners.iter().filter(|addr| addr.is_some()).count();
         let metrics = self
             .metrics_addr
             .as_ref()
@@ -397,7 +418,7 @@ impl Args {
         } else {
             64
         };
-        (160 + 4 * workers + metrics + proxied) as u64
+        (160 + listeners + 4 * workers + metrics + proxied) as u64
     }
 
     /// The period of the tick, if there is one.

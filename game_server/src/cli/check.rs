@@ -22,10 +22,15 @@ pub fn check(args: &Args) -> ExitCode {
         Check::Firewall(most),
         Check::Clock,
     ]);
-    for addrs in [Some(&args.addr), args.metrics_addr.as_ref()]
-        .into_iter()
-        .flatten()
-    {
+    #[cfg(feature = "tls")]
+    needs.extend(args.tls_files());
+    let others = [
+        &args.tls_addr,
+        &args.ws_addr,
+        &args.wss_addr,
+        &args.metrics_addr,
+    ];
+    for addrs in [&args.addr].into_iter().chain(others.into_iter().flatten()) {
         // A start takes the first address that can be bound.
         let mut tries = addrs.all().iter().map(|addr| Server::try_bind(*addr));
         let index = tries.position(|tried| tried.is_ok()).unwrap_or(0);

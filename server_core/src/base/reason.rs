@@ -276,6 +276,8 @@ impl DisconnectReason {
             // The kernel has given up a peer that took nothing, or acknowledged nothing, of what
             // it was sent: see `Config::unacknowledged_timeout`.
             io::ErrorKind::TimedOut => Kick::SlowConsumer.into(),
+            // Of a transport above a socket: its protocol is broken, or its keys are used up.
+            io::ErrorKind::InvalidData => Self::Handshake,
             kind => Self::IoError(kind),
         }
     }

@@ -98,17 +98,17 @@ impl<T: Transport> Draining<T> {
         self.is_writable = true;
     }
 
-    /// Unsent bytes.
+    /// Unsent bytes, those in the transport included.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        self.queue.queued_bytes()
+        self.queue.queued_bytes() + self.stream.buffered_bytes()
     }
 
     /// Drops the queue: no byte would reach this peer.
     pub fn abandon(&mut self) -> Flushed {
         self.queue = SendQueue::default();
         Flushed {
-            queue_growth: regauge(&mut self.gauged_bytes, &self.queue),
+            queue_growth: regauge(&mut self.gauged_bytes, 0),
             ..Flushed::default()
         }
     }
@@ -151,11 +151,17 @@ impl<T: Transport> Draining<T> {
         if let Some(progress) = self.try_advance(buffer, input_bytes, config, now, &mut drained) {
             drained.progress = progress;
         }
-        match drained.progress {
-            Progress::Done => self.queue = SendQueue::default(),
-            _ => self.queue.settle(now),
-        }
-        drained.flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
+        let waiting = match drained.progress {
+            Progress::Done => {
+                self.queue = SendQueue::default();
+                0
+            }
+            _ => {
+                self.queue.settle(now);
+                self.queued_bytes()
+            }
+        };
+        drained.flushed.queue_growth = regauge(&mut self.gauged_bytes, waiting);
         drained
     }
 

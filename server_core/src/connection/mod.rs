@@ -412,7 +412,7 @@ impl<T: Transport, S> Connection<T, S> {
     /// Bytes that wait in both directions.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
-        self.queue.queued_bytes() + self.partial_bytes()
+        self.queue.queued_bytes() + self.stream.buffered_bytes() + self.partial_bytes()
     }
 
     /// Whether this peer begins to pace, with more than `bytes` in its queue, by what is known so far.
@@ -464,7 +464,9 @@ impl<T: Transport, S> Connection<T, S> {
             Err(_) => self.queue = SendQueue::default(),
         }
         self.packets_sent += flushed.packets as u64;
-        flushed.queue_growth = regauge(&mut self.gauged_bytes, &self.queue);
+        // What the transport has sealed waits as well, beside the packets in the queue.
+        let waiting = self.queue.queued_bytes() + self.stream.buffered_bytes();
+        flushed.queue_growth = regauge(&mut self.gauged_bytes, waiting);
         (flushed, verdict)
     }
 

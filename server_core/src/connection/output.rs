@@ -96,7 +96,8 @@ fn write_gathered(
     }
 }
 
-pub(super) fn regauge(gauged_bytes: &mut usize, queue: &SendQueue) -> isize {
-    let before = std::mem::replace(gauged_bytes, queue.queued_bytes());
+/// The bytes that wait for a peer are `now`. Returns their change.
+pub(super) fn regauge(gauged_bytes: &mut usize, now: usize) -> isize {
+    let before = std::mem::replace(gauged_bytes, now);
     *gauged_bytes as isize - before as isize
 }

@@ -49,6 +49,13 @@ pub enum Check {
         /// The result of an attempt to bind the address.
         bound: io::Result<()>,
     },
+    /// A certificate, and the files that belong to it.
+    Certificate {
+        /// The file of the certificate.
+        file: String,
+        /// The result of an attempt to read the files.
+        read: io::Result<()>,
+    },
 }
 
 /// The result of one check.
@@ -287,6 +294,13 @@ impl Check {
                     Fail,
                     fix,
                 )
+            }
+            Self::Certificate { ref file, ref read } => {
+                let text = read
+                    .as_ref()
+                    .map_or_else(io::Error::to_string, |()| "valid".into());
+                let found = Some((read.is_ok(), text));
+                finding("certificate", file.clone(), found, Fail, None)
             }
         })
     }

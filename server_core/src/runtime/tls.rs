@@ -1,12 +1,12 @@
 //! TLS by rustls: the engine, certificates, tickets, and the configuration of both sides.
 
-use crate::transport::{TlsBroken, TlsEngine};
+use crate::transport::{Records, TlsBroken, TlsEngine};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{aead, hmac};
 use rustls::client::UnbufferedClientConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, WriteTraffic};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore,
-    ServerConfig, SignatureScheme, StreamOwned,
+    ServerConfig, SignatureAlgorithm, SignatureScheme, StreamOwned,
 };
 use std::fmt::{self, Display};
 use std::fs::{self, OpenOptions};
@@ -280,6 +280,7 @@ pub struct RustlsEngine {
     is_peer_closed: bool,
     /// rustls has returned an error. Another call could meet bytes that it has seen already.
     is_broken: bool,
+    records: Records,
 }
 
 enum Side {
@@ -315,6 +316,7 @@ impl RustlsEngine {
             side,
             is_peer_closed: false,
             is_broken: false,
+            records: Records::default(),
         }
     }
 
@@ -339,7 +341,7 @@ impl RustlsEngine {
             let step = either!(&mut self.side, connection => {
                 match connection.process_tls_records(incomplete).state.map_err(broken)? {
                     ConnectionState::WriteTraffic(mut writer) => return then(&mut writer, output),
-                    state => advance(state, &mut plaintext, output)?,
+                    state => advance(state, &mut plaintext, output, &mut 0)?,
                 }
             });
             match step {
@@ -359,19 +361,24 @@ impl TlsEngine for RustlsEngine {
         output: &mut Vec<u8>,
     ) -> Result<usize, TlsBroken> {
         self.check()?;
-        let mut taken = 0;
+        let (mut taken, mut filled) = (0, 0);
+        let records = complete_records(input);
         loop {
             let input = &mut input[taken..];
             let (discard, outcome) = either!(&mut self.side, connection => {
                 let status = connection.process_tls_records(input);
                 let outcome = status.state.map_err(broken);
-                (status.discard, outcome.and_then(|state| advance(state, plaintext, output)))
+                (status.discard, outcome.and_then(|state| advance(state, plaintext, output, &mut filled)))
             });
             taken += discard;
             match outcome {
                 Ok(Step::Again) => {}
                 Ok(Step::PeerClosed) => self.is_peer_closed = true,
-                Ok(Step::Idle) => return Ok(taken),
+                Ok(Step::Idle) => {
+                    self.records.filled += filled;
+                    self.records.empty += records.saturating_sub(filled);
+                    return Ok(taken);
+                }
                 Err(error) => {
                     self.is_broken = true;
                     self.take_alerts(output);
@@ -404,6 +411,10 @@ impl TlsEngine for RustlsEngine {
         }
     }
 
+    fn take_records(&mut self) -> Records {
+        std::mem::take(&mut self.records)
+    }
+
     fn is_handshaking(&self) -> bool {
         either!(&self.side, connection => connection.is_handshaking())
     }
@@ -426,7 +437,7 @@ impl RustlsEngine {
         while either!(&self.side, connection => connection.wants_write()) {
             let outcome = either!(&mut self.side, connection => {
                 let state = connection.process_tls_records(&mut []).state.map_err(broken);
-                state.and_then(|state| advance(state, &mut plaintext, output))
+                state.and_then(|state| advance(state, &mut plaintext, output, &mut 0))
             });
             if outcome.is_err() {
                 return;
@@ -441,6 +452,17 @@ impl fmt::Debug for RustlsEngine {
     }
 }
 
+/// The number of complete records at the front of `input`, by their headers.
+fn complete_records(mut input: &[u8]) -> usize {
+    let mut records = 0;
+    while let Some(([.., high, low], rest)) = input.split_first_chunk::<5>()
+        && let Some(rest) = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..)
+    {
+        (input, records) = (rest, records + 1);
+    }
+    records
+}
+
 fn broken(error: rustls::Error) -> TlsBroken {
     TlsBroken(error.to_string())
 }
@@ -449,11 +471,14 @@ fn advance<Data>(
     state: ConnectionState<'_, '_, Data>,
     plaintext: &mut Vec<u8>,
     output: &mut Vec<u8>,
+    filled_records: &mut usize,
 ) -> Result<Step, TlsBroken> {
     match state {
         ConnectionState::ReadTraffic(mut traffic) => {
             while let Some(record) = traffic.next_record() {
-                plaintext.extend_from_slice(record.map_err(broken)?.payload);
+                let payload = record.map_err(broken)?.payload;
+                *filled_records += usize::from(!payload.is_empty());
+                plaintext.extend_from_slice(payload);
             }
             Ok(Step::Again)
         }
@@ -537,12 +562,25 @@ fn provider() -> Arc<CryptoProvider> {
 fn read_certified(cert: &Path, key: &Path) -> io::Result<Arc<CertifiedKey>> {
     let chain = read_certs(cert)?;
     let private = PrivateKeyDer::from_pem_file(key);
-    let private = private.map_err(|error| of_file("private key", key, &error))?;
+    let private = private.map_err(|error| match error {
+        pem::Error::NoItemsFound => of_file(
+            "private key",
+            key,
+            &"no unencrypted private key in the file",
+        ),
+        error => of_file("private key", key, &error),
+    })?;
     let certified = CertifiedKey::from_der(chain, private, &provider());
     let certified = certified.map_err(|error| {
         let files = format!("certificate {} and key {}", cert.display(), key.display());
         io::Error::new(ErrorKind::InvalidData, format!("{files}: {error}"))
     })?;
+    if certified.key.algorithm() == SignatureAlgorithm::RSA {
+        log::warn!(
+            "private key {}: RSA, whose handshakes cost several times the processor time of ECDSA (P-256)",
+            key.display()
+        );
+    }
     Ok(Arc::new(certified))
 }
 

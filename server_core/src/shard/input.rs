@@ -171,9 +171,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             Err(reason) => self.close_in_order(id, reason),
         }
-        if overhead_bytes > 0 {
-            self.list_flush(id);
-        }
+        self.list_flush(id);
         overhead_bytes + bytes.max(packets.saturating_mul(MIN_PACKET_COST))
     }
 }

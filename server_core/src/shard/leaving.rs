@@ -36,7 +36,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let transport = connection.transport();
         if connection.is_handshaking() {
             self.handshakes.count -= 1;
-            (self.metrics()).count_handshake(transport, HandshakeOutcome::Failed);
+            // A page that was asked for and sent is no failure.
+            if reason != DisconnectReason::Closed {
+                (self.metrics()).count_handshake(transport, HandshakeOutcome::Failed);
+            }
         }
         if was_open {
             self.metrics().discount_session(transport);

@@ -169,6 +169,7 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
             }
             let outcome = self.inner.read(memory)?;
             self.overhead_bytes += self.inner.overhead_bytes();
+            self.empty_frames += self.inner.empty_frames();
             let ReadOutcome::Bytes(count) = outcome else {
                 return Ok(outcome);
             };
@@ -398,6 +399,9 @@ mod tests {
             plaintext: &[u8],
             output: &mut Vec<u8>,
         ) -> Result<(), TlsBroken> {
+            if plaintext.contains(&b'#') {
+                return Err(TlsBroken("no more records".into()));
+            }
             output.push(b'(');
             output.extend(plaintext);
             output.push(b')');
@@ -446,7 +450,6 @@ mod tests {
             }
             assert!(stream.read(&mut [0; 8]).is_ok());
             stream.inner.inner_mut().input.push_back(b'#');
-            assert_eq!(stream.read(&mut [0; 8]), Ok(ReadOutcome::Bytes(0)));
             let broken = Err(DisconnectReason::Handshake);
             assert_eq!(stream.read(&mut [0; 8]), broken);
             // The queue is dropped here.
@@ -463,6 +466,19 @@ mod tests {
             );
             assert!(socket.is_shut);
         }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_sealed_is_no_doing_of_the_peer() {
+        let socket = Socket {
+            takes: [99].into(),
+            ..Socket::default()
+        };
+        let error = Tls::new(socket, Parentheses).write(b"#").unwrap_err();
+        assert_eq!(
+            DisconnectReason::from_io(&error),
+            DisconnectReason::Handshake
+        );
     }
 
     fn is_blocked(written: io::Result<usize>) -> bool {

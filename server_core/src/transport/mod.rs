@@ -20,7 +20,7 @@ mod upgrade;
 #[cfg(any(test, feature = "testing", feature = "websocket"))]
 pub use framed::Framed;
 #[cfg(any(test, feature = "testing", feature = "tls"))]
-pub use tls::{Tls, TlsBroken, TlsEngine};
+pub use tls::{Records, Tls, TlsBroken, TlsEngine};
 #[cfg(feature = "framing")]
 pub use translated::Translated;
 #[cfg(all(feature = "testing", feature = "websocket"))]

@@ -49,6 +49,11 @@ pub trait TlsEngine {
     /// Appends the message that ends this side to `output`. No write follows.
     fn close(&mut self, incomplete: &mut [u8], output: &mut Vec<u8>);
 
+    /// The records that reads have taken since the last call.
+    fn take_records(&mut self) -> Records {
+        Records::default()
+    }
+
     /// Whether the handshake is not complete.
     fn is_handshaking(&self) -> bool;
 
@@ -57,6 +62,15 @@ pub trait TlsEngine {
 
     /// Whether the handshake has continued an earlier session.
     fn is_resumed(&self) -> bool;
+}
+
+/// Numbers of records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Records with plaintext.
+    pub filled: usize,
+    /// Records without plaintext: updates of keys, alerts, empty records.
+    pub empty: usize,
 }
 
 /// The connection cannot go on.
@@ -86,6 +100,8 @@ pub struct Tls<T, E> {
     has_begun: bool,
     is_closing: bool,
     overhead_bytes: usize,
+    /// Records of the last read that had no plaintext.
+    empty_records: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +115,8 @@ const MAX_RECORD_BYTES: usize = 16 << 10;
 /// The most bytes that a connection keeps of what is not complete: two records. A client needs more for the
 /// certificates of its server.
 const MAX_INCOMPLETE_BYTES: usize = 2 * (MAX_RECORD_BYTES + 2_048 + 5);
+/// What a record costs of the input of a turn beyond its bytes: as much as a packet costs at least.
+const MIN_RECORD_COST: usize = 64;
 /// Bytes of one read during the handshake.
 const HANDSHAKE_READ_BYTES: usize = 8 << 10;
 
@@ -112,6 +130,13 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Gives back memory that the bytes do not need: it would stay as long as a few bytes do.
+fn fit(bytes: &mut Vec<u8>) {
+    if bytes.capacity() > 2 * bytes.len() {
+        *bytes = bytes.as_slice().to_vec();
+    }
 }
 
 impl<T: Transport, E: TlsEngine> Tls<T, E> {
@@ -129,6 +154,7 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
             has_begun: false,
             is_closing: false,
             overhead_bytes: 0,
+            empty_records: 0,
         }
     }
 
@@ -177,9 +203,10 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
         } else if self.engine.is_peer_closed() {
             self.end = Some(End::Closed);
         }
-        if self.end.is_some() || self.incomplete.is_empty() {
+        if self.end.is_some() {
             self.incomplete = Vec::new();
         }
+        fit(&mut self.incomplete);
     }
 
     /// Writes the records that are kept. `Done`: no byte is left.
@@ -201,6 +228,7 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
             }
         };
         self.held.drain(..sent);
+        fit(&mut self.held);
         outcome
     }
 
@@ -210,7 +238,7 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
             plaintext, output, ..
         } = scratch;
         if self.is_broken() {
-            return Err(ErrorKind::BrokenPipe.into());
+            return Err(ErrorKind::InvalidData.into());
         }
         let bytes = match slices {
             [one] => &one[..one.len().min(MAX_RECORD_BYTES)],
@@ -225,7 +253,7 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
         };
         output.clear();
         (self.engine.write(&mut self.incomplete, bytes, output))
-            .map_err(|error| io::Error::new(ErrorKind::BrokenPipe, error.0))?;
+            .map_err(|error| io::Error::new(ErrorKind::InvalidData, error.0))?;
         let mut sent = 0;
         while sent < output.len() {
             match self.inner.write(&output[sent..]) {
@@ -246,14 +274,12 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
 
 impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
     fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
-        self.overhead_bytes = 0;
+        (self.overhead_bytes, self.empty_records) = (0, 0);
         if !self.opened.is_empty() {
             let count = memory.len().min(self.opened.len());
             memory[..count].copy_from_slice(&self.opened[..count]);
             self.opened.drain(..count);
-            if self.opened.is_empty() {
-                self.opened = Vec::new();
-            }
+            fit(&mut self.opened);
             return Ok(ReadOutcome::Bytes(count));
         }
         match self.end {
@@ -281,7 +307,10 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
                 count
             })
         };
-        self.overhead_bytes = taken.saturating_sub(count);
+        let records = self.engine.take_records();
+        self.empty_records = records.empty;
+        self.overhead_bytes =
+            taken.saturating_sub(count) + MIN_RECORD_COST * (records.filled + records.empty);
         Ok(ReadOutcome::Bytes(count))
     }
 
@@ -289,8 +318,12 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
         self.overhead_bytes
     }
 
+    fn empty_frames(&self) -> usize {
+        self.empty_records
+    }
+
     fn kept_bytes(&self) -> usize {
-        self.incomplete.len() + self.opened.len()
+        self.incomplete.capacity() + self.opened.capacity()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -394,5 +427,121 @@ impl<T: fmt::Debug, E> fmt::Debug for Tls<T, E> {
         f.debug_struct("Tls")
             .field("inner", &self.inner)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Brings these bytes, and takes none.
+    struct Input(Vec<u8>);
+
+    impl Transport for Input {
+        fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
+            let count = memory.len().min(self.0.len());
+            memory[..count].copy_from_slice(&self.0[..count]);
+            self.0.drain(..count);
+            Ok(ReadOutcome::Bytes(count))
+        }
+
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(ErrorKind::WouldBlock.into())
+        }
+
+        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.write(&slices[0])
+        }
+
+        fn shutdown_write(&mut self) -> io::Result<Completion> {
+            Ok(Completion::Pending)
+        }
+
+        fn poll_connected(&mut self) -> io::Result<bool> {
+            Ok(true)
+        }
+    }
+
+    /// Each 100 bytes are a record: with 100 bytes of plaintext, or without if they begin with zero.
+    #[derive(Default)]
+    struct Hundreds(Records);
+
+    impl TlsEngine for Hundreds {
+        fn read(
+            &mut self,
+            input: &mut [u8],
+            plaintext: &mut Vec<u8>,
+            _: &mut Vec<u8>,
+        ) -> Result<usize, TlsBroken> {
+            let records = input.chunks_exact(100);
+            let left = records.remainder().len();
+            for record in records {
+                if record[0] == 0 {
+                    self.0.empty += 1;
+                } else {
+                    self.0.filled += 1;
+                    plaintext.extend_from_slice(record);
+                }
+            }
+            Ok(input.len() - left)
+        }
+
+        fn write(
+            &mut self,
+            _: &mut [u8],
+            plaintext: &[u8],
+            output: &mut Vec<u8>,
+        ) -> Result<(), TlsBroken> {
+            output.extend_from_slice(plaintext);
+            Ok(())
+        }
+
+        fn close(&mut self, _: &mut [u8], _: &mut Vec<u8>) {}
+
+        fn take_records(&mut self) -> Records {
+            std::mem::take(&mut self.0)
+        }
+
+        fn is_handshaking(&self) -> bool {
+            false
+        }
+
+        fn is_peer_closed(&self) -> bool {
+            false
+        }
+
+        fn is_resumed(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_byte_of_the_next_record_keeps_no_memory_of_the_records_before() {
+        let mut tls = Tls::new(Input(vec![1]), Hundreds::default());
+        let memory = &mut vec![0; 64 << 10];
+        for _ in 0..3 {
+            assert!(tls.read(memory).is_ok());
+            tls.inner.0 = vec![1; 64_000];
+            assert_eq!(tls.read(memory), Ok(ReadOutcome::Bytes(64_000)));
+            assert!((1..100).contains(&tls.kept_bytes()), "{}", tls.kept_bytes());
+        }
+        // More plaintext than there is room for, read in two parts.
+        tls.inner.0 = vec![1; 99];
+        assert_eq!(tls.read(&mut [0; 99]), Ok(ReadOutcome::Bytes(99)));
+        assert!((1..100).contains(&tls.kept_bytes()), "{}", tls.kept_bytes());
+        assert_eq!(tls.read(&mut [0; 99]), Ok(ReadOutcome::Bytes(1)));
+        assert_eq!(tls.kept_bytes(), 0);
+    }
+
+    #[test]
+    fn a_record_costs_more_than_its_bytes_and_one_without_plaintext_is_told() {
+        let mut input = vec![1; 500];
+        (input[100], input[300]) = (0, 0);
+        let mut tls = Tls::new(Input(input), Hundreds::default());
+        assert_eq!(tls.read(&mut [0; 500]), Ok(ReadOutcome::Bytes(300)));
+        assert_eq!(tls.overhead_bytes(), 200 + 5 * MIN_RECORD_COST);
+        assert_eq!(tls.empty_frames(), 2);
+        assert_eq!(tls.read(&mut [0; 500]), Ok(ReadOutcome::Bytes(0)));
+        assert_eq!((tls.overhead_bytes(), tls.empty_frames()), (0, 0));
     }
 }

@@ -22,6 +22,7 @@ pub struct Upgrade<T> {
     output: Arc<[u8]>,
     sent: usize,
     overhead_bytes: usize,
+    empty_frames: usize,
 }
 
 /// WebSocket over `T`: the upgrade, then frames.
@@ -44,6 +45,8 @@ const READ_BYTES: usize = 2 << 10;
 /// The most reads of one step of a handshake. An innocent head of 8 KiB needs five, and `inner` may return
 /// reads without plaintext.
 const MAX_READS: usize = 64;
+/// The most bytes of a step, plaintext and overhead: a step has a fixed price. A head has 8 KiB.
+const MAX_STEP_COST: usize = 16 << 10;
 
 impl<T: Transport> Upgraded<T> {
     /// The end of a server.
@@ -81,6 +84,7 @@ impl<T: Transport> Upgrade<T> {
             output: output.into(),
             sent: 0,
             overhead_bytes: 0,
+            empty_frames: 0,
         }
     }
 
@@ -95,13 +99,13 @@ impl<T: Transport> Upgrade<T> {
         &mut self.inner
     }
 
-    /// Reads more of the peer's head. `None`: no byte has come.
-    fn read_head(&mut self) -> Result<Option<()>, DisconnectReason> {
+    /// Reads more of the peer's head, and returns what that costs. `None`: no byte has come.
+    fn read_head(&mut self) -> Result<Option<usize>, DisconnectReason> {
         let mut memory = [0; READ_BYTES];
         match self.inner.read(&mut memory)? {
             ReadOutcome::Bytes(count) => {
                 self.input.extend_from_slice(&memory[..count]);
-                Ok(Some(()))
+                Ok(Some(count + self.inner.overhead_bytes()))
             }
             ReadOutcome::Blocked => Ok(None),
             ReadOutcome::Closed => Err(DisconnectReason::PeerClosed),
@@ -149,16 +153,21 @@ impl<T: Transport> Transport for Upgrade<T> {
             let count = self.input.len().min(memory.len());
             memory[..count].copy_from_slice(&self.input[..count]);
             self.input = self.input.split_off(count);
-            self.overhead_bytes = 0;
+            (self.overhead_bytes, self.empty_frames) = (0, 0);
             return Ok(ReadOutcome::Bytes(count));
         }
         let outcome = self.inner.read(memory);
         self.overhead_bytes = self.inner.overhead_bytes();
+        self.empty_frames = self.inner.empty_frames();
         outcome
     }
 
     fn kept_bytes(&self) -> usize {
-        self.input.len() + self.inner.kept_bytes()
+        self.input.capacity() + self.inner.kept_bytes()
+    }
+
+    fn empty_frames(&self) -> usize {
+        self.empty_frames
     }
 
     fn overhead_bytes(&self) -> usize {
@@ -227,6 +236,7 @@ impl<T: Transport> Transport for Upgrade<T> {
         if self.inner.needs_handshake() && self.inner.handshake()? == Completion::Pending {
             return Ok(Completion::Pending);
         }
+        let mut cost = 0;
         for _ in 0..MAX_READS {
             match self.flush() {
                 Ok(Completion::Done) => {}
@@ -242,10 +252,14 @@ impl<T: Transport> Transport for Upgrade<T> {
                 Step::Refused => return Err(DisconnectReason::Handshake),
                 Step::Request(_) | Step::Answer(_) => {}
             }
-            if self.read_head()?.is_none() {
-                return Ok(Completion::Pending);
+            match self.read_head()? {
+                Some(bytes) => cost += bytes,
+                None => return Ok(Completion::Pending),
             }
             self.evaluate_head()?;
+            if cost > MAX_STEP_COST && matches!(self.step, Step::Request(_) | Step::Answer(_)) {
+                break;
+            }
         }
         Err(DisconnectReason::Handshake)
     }

@@ -22,7 +22,7 @@ fn broken_assertion_is_status_1_and_a_line_with_the_value() {
     let good = Run::of(&mut client(stub.addr, &args));
     assert_eq!(good.status, Some(0), "{good:?}");
     assert!(
-        good.stdout.contains("assert         holds  lost==0: 0"),
+        good.stdout.contains("assert           holds  lost==0: 0"),
         "{}",
         good.stdout
     );

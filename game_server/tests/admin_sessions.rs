@@ -78,10 +78,8 @@ fn sessions_are_listed_with_every_field() {
             break packet;
         }
     };
-    assert_eq!(
-        split_number(&chat.payload).0,
-        of_reader["id"].as_u64().unwrap()
-    );
+    let id: SessionId = of_reader["id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(split_number(&chat.payload).0, id.to_u64());
     drop(reader);
     wait_until("it to be gone from the list", DEADLINE, || {
         row(&sessions(addr), &reader_addr).is_none()

@@ -80,6 +80,7 @@ fn each_refused_descriptor_fails_the_start_with_one_line() {
         [
             "install the signal handlers",
             "serve metrics on 127.0.0.1",
+            "set up the listener",
             &format!("listen on {}", free_addr().ip()),
             "accept a connection",
             "set up worker 0",

@@ -123,8 +123,8 @@ fn start_without_enough_descriptors_leaves_no_thread_and_no_descriptor() {
     }
     let addr = free_addr();
     let worker = 2;
-    // A socket, its poll and its waker.
-    let listener = 3;
+    // Its poll and its waker, then a socket.
+    let (poll, listener) = (2, 3);
     let room_for_one = 1;
     for (addr, needed) in [
         (None, WORKERS * worker),
@@ -138,6 +138,7 @@ fn start_without_enough_descriptors_leaves_no_thread_and_no_descriptor() {
             before.wait_until_left();
             assert!(error.contains("RLIMIT_NOFILE"), "{free} free: {error}");
             let step = match addr {
+                Some(_) if free < poll => "cannot set up the listener: ".into(),
                 Some(addr) if free < listener => format!("cannot listen on {addr}: "),
                 Some(_) if free == listener => "cannot accept a connection: ".into(),
                 _ => "cannot set up worker ".into(),

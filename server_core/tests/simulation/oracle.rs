@@ -480,7 +480,9 @@ impl Sim {
                 Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
             ),
             Why::IoError(kind) => pipe.broken == Some(kind),
-            Why::Handshake if record.connected > 0 => has_broken_record(peer),
+            // The record may come before the upgrade to WebSocket, behind the handshake of TLS.
+            Why::Handshake if has_broken_record(peer) => true,
+            Why::Handshake if record.connected > 0 => false,
             Why::Handshake => {
                 let had_time = record.disconnected_at >= Some(peer.arrived_at + HANDSHAKE_TIMEOUT);
                 let is_late = had_time && self.coverage.clock_jumps > 0;
@@ -519,6 +521,9 @@ impl Sim {
         }
         let is_broken = reason == Why::Handshake && record.connected > 0;
         let arrives = reason.flushes() && pipe.broken.is_none() && peer.reads() && !peer.may_be_cut;
+        // Nothing can be sent behind a broken record. It may come while a session drains that has ended for another
+        // reason.
+        let arrives = arrives && (is_broken || !has_broken_record(peer));
         // At a shutdown, the deadline may come before the peer has read.
         let arrives = arrives && self.flush_by.is_none();
         // A session that is evicted for the next peer gets one write, and no time to drain.

@@ -480,9 +480,7 @@ impl Sim {
                 Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
             ),
             Why::IoError(kind) => pipe.broken == Some(kind),
-            // The record may come before the upgrade to WebSocket, behind the handshake of TLS.
             Why::Handshake if has_broken_record(peer) => true,
-            Why::Handshake if record.connected > 0 => false,
             Why::Handshake => {
                 let had_time = record.disconnected_at >= Some(peer.arrived_at + HANDSHAKE_TIMEOUT);
                 let is_late = had_time && self.coverage.clock_jumps > 0;
@@ -490,7 +488,7 @@ impl Sim {
                 let is_at_fault = had_time && peer.stalls_handshake()
                     || (peer.layers.as_ref())
                         .is_some_and(|layers| layers.handshake == HandshakeKind::Garbage);
-                has_handshake && (is_late || is_evicted || is_at_fault)
+                has_handshake && record.connected == 0 && (is_late || is_evicted || is_at_fault)
             }
             Why::Idle => self.config.idle_timeout.is_some() && !peer.is_well_behaved(),
             Why::ConnectFailed(ErrorKind::TimedOut) => peer.is_outgoing && record.connected == 0,
@@ -521,9 +519,6 @@ impl Sim {
         }
         let is_broken = reason == Why::Handshake && record.connected > 0;
         let arrives = reason.flushes() && pipe.broken.is_none() && peer.reads() && !peer.may_be_cut;
-        // Nothing can be sent behind a broken record. It may come while a session drains that has ended for another
-        // reason.
-        let arrives = arrives && (is_broken || !has_broken_record(peer));
         // At a shutdown, the deadline may come before the peer has read.
         let arrives = arrives && self.flush_by.is_none();
         // A session that is evicted for the next peer gets one write, and no time to drain.
@@ -535,7 +530,8 @@ impl Sim {
         {
             offence("broke a record, and was told something else than that");
         }
-        let arrives = arrives && !is_broken;
+        // A record may be broken after the session has ended, for whatever reason: nothing follows the alert.
+        let arrives = arrives && !has_broken_record(peer);
         if arrives
             && record.connected > 0
             && let Some(layers) = &peer.layers

@@ -95,8 +95,8 @@ pub enum Command {
 /// An output for the sessions and the game of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Deliver a packet of another node.
-    Deliver(Audience, Vec<u8>),
+    /// Deliver a packet of this other node. A packet without room is [`miss`](Link::miss)ed.
+    Deliver(NodeId, Audience, Vec<u8>),
     /// Deliver a packet to one session.
     Send(SessionId, Vec<u8>),
     /// End a session.
@@ -211,9 +211,9 @@ pub struct Link {
     logins: Logins,
     unanswered: HashMap<SessionId, u64>,
     waiting_logins: VecDeque<WaitingLogin>,
-    /// The newest login of a session whose login has no answer: its account and wall clock. A session has one login
-    /// at the broker.
-    next_logins: HashMap<SessionId, (Arc<str>, u64)>,
+    /// The newest login of a session whose login has no answer: its account, its wall clock and its time. A session
+    /// has one login at the broker.
+    next_logins: HashMap<SessionId, (Arc<str>, u64, Instant)>,
     /// Sessions of `next_logins` whose turn it is, each with whether the broker is asked.
     ready_logins: Vec<(SessionId, bool)>,
     /// Accounts whose keys have to be compared, and requests for that without a reply. Each is the account of a
@@ -467,6 +467,12 @@ impl Link {
         self.pump(now);
     }
 
+    /// The sessions of this node had no room for a packet of another node.
+    pub fn miss(&mut self, node: NodeId, audience: Audience) {
+        self.metrics.drop_one(Why::MailboxFull);
+        self.tell_gap_of(node, audience, 1);
+    }
+
     /// Sets the state for the next heartbeat.
     pub fn set_load(&mut self, sessions: u32, is_draining: bool) {
         (self.sessions, self.is_draining) = (sessions, is_draining);
@@ -502,9 +508,9 @@ impl Link {
     pub fn login(&mut self, session: SessionId, account: &str, wall_ms: u64, now: Instant) {
         let account = cut_name(account).into();
         if self.unanswered.contains_key(&session) {
-            self.next_logins.insert(session, (account, wall_ms));
+            self.next_logins.insert(session, (account, wall_ms, now));
         } else {
-            self.begin_login(session, account, wall_ms, true, now);
+            self.begin_login(session, account, wall_ms, true, now + LOGIN_TIMEOUT);
             self.pump(now);
         }
     }
@@ -515,7 +521,7 @@ impl Link {
         account: Arc<str>,
         wall_ms: u64,
         may_ask: bool,
-        now: Instant,
+        until: Instant,
     ) {
         let stamp = self.logins.next_stamp(wall_ms);
         let login = Login {
@@ -548,12 +554,13 @@ impl Link {
             return;
         }
         self.unanswered.insert(session, stamp);
-        let until = now + LOGIN_TIMEOUT;
-        self.waiting_logins.push_back(WaitingLogin {
+        let at = (self.waiting_logins).partition_point(|waiting| waiting.until <= until);
+        let waiting = WaitingLogin {
             until,
             session,
             stamp,
-        });
+        };
+        self.waiting_logins.insert(at, waiting);
         let request = Request::SetLogin(Arc::clone(&account), login.encode());
         self.request(
             request,
@@ -708,8 +715,9 @@ impl Link {
     /// Sends what may be sent now.
     fn pump(&mut self, now: Instant) {
         while let Some((session, may_ask)) = self.ready_logins.pop() {
-            if let Some((account, wall_ms)) = self.next_logins.remove(&session) {
-                self.begin_login(session, account, wall_ms, may_ask, now);
+            if let Some((account, wall_ms, since)) = self.next_logins.remove(&session) {
+                // The time in which it waited for its turn counts.
+                self.begin_login(session, account, wall_ms, may_ask, since + LOGIN_TIMEOUT);
             }
         }
         if matches!(self.state, State::Announcing | State::Up) {
@@ -1078,20 +1086,14 @@ impl Link {
                     Order::Duplicate => return self.metrics.drop_one(Why::Duplicate),
                     Order::Next => {}
                     Order::Gap(lost) => {
-                        let node = Some(NodeId::of(envelope.from));
-                        let group = match audience {
-                            Audience::Group(group) => Some(group),
-                            Audience::All => None,
-                        };
-                        self.tell_gap(WorldGap {
-                            node,
-                            group,
-                            lost: Some(lost),
-                        });
+                        self.tell_gap_of(NodeId::of(envelope.from), audience, lost);
                     }
                 }
-                self.outputs
-                    .push(Output::Deliver(audience, packet.to_vec()));
+                self.outputs.push(Output::Deliver(
+                    NodeId::of(envelope.from),
+                    audience,
+                    packet.to_vec(),
+                ));
             }
             (Body::Heartbeat(heartbeat), Channel::Nodes) => node.update(heartbeat),
             (Body::Leave, Channel::Nodes) => {
@@ -1165,6 +1167,17 @@ impl Link {
             // A node that ended may have set keys, and not told the older sessions.
             self.compare_all(now);
         }
+    }
+
+    fn tell_gap_of(&mut self, node: NodeId, audience: Audience, lost: u64) {
+        self.tell_gap(WorldGap {
+            node: Some(node),
+            group: match audience {
+                Audience::Group(group) => Some(group),
+                Audience::All => None,
+            },
+            lost: Some(lost),
+        });
     }
 
     fn tell_gap(&mut self, gap: WorldGap) {

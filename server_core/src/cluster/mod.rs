@@ -471,11 +471,11 @@ impl Shared {
     fn carry_out(&self, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Deliver(audience, packet) => {
+                Output::Deliver(node, audience, packet) => {
                     if self.server.deliver(audience, &packet) {
                         self.metrics.received.add(1);
                     } else {
-                        self.metrics.drop_one(Why::MailboxFull);
+                        self.with_link(|link, _| link.miss(node, audience));
                     }
                 }
                 Output::Send(session, packet) => {

@@ -345,6 +345,28 @@ impl<T: Send + 'static> Router<T> {
         to: SessionId,
         buffer: SendBuffer,
     ) -> Result<(), MailboxFull<SendBuffer>> {
+        self.try_send_from(Origin::Node, to, buffer)
+    }
+
+    /// As [`try_send`](Self::try_send), for a packet that came from the link.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send).
+    #[cfg(feature = "cluster")]
+    pub fn try_deliver_to(
+        &self,
+        to: SessionId,
+        buffer: SendBuffer,
+    ) -> Result<(), MailboxFull<SendBuffer>> {
+        self.try_send_from(Origin::Link, to, buffer)
+    }
+
+    fn try_send_from(
+        &self,
+        origin: Origin,
+        to: SessionId,
+        buffer: SendBuffer,
+    ) -> Result<(), MailboxFull<SendBuffer>> {
         let Some(mailbox) = self.mailboxes.get(to.worker()) else {
             return Ok(());
         };
@@ -352,7 +374,7 @@ impl<T: Send + 'static> Router<T> {
         let bytes = command.bytes();
         // Past the outbox it would overtake what this thread has posted before.
         let is_posted = outbox::is_empty()
-            && (mailbox.try_post(command, bytes, self.try_limit_bytes(mailbox))).is_ok();
+            && (mailbox.try_post(command, bytes, self.try_limit_bytes(mailbox, origin))).is_ok();
         is_posted.then_some(()).ok_or(MailboxFull(buffer))
     }
 
@@ -493,7 +515,7 @@ impl<T: Send + 'static> Router<T> {
         for (reserved, target) in targets.clone().enumerate() {
             if let Target::Worker(worker) = target {
                 let mailbox = &self.mailboxes[worker];
-                if !mailbox.try_reserve(bytes, self.try_limit_bytes(mailbox)) {
+                if !mailbox.try_reserve(bytes, self.try_limit_bytes(mailbox, origin)) {
                     for target in targets.take(reserved) {
                         if let Target::Worker(worker) = target {
                             self.mailboxes[worker].release(bytes);
@@ -515,10 +537,10 @@ impl<T: Send + 'static> Router<T> {
         Ok(())
     }
 
-    /// The part of a mailbox that a thread that does not wait may fill: for a worker, the part for
-    /// [`forward`](Self::forward).
-    fn try_limit_bytes(&self, mailbox: &Mailbox<Command<T>>) -> usize {
-        if outbox::is_open() {
+    /// The part of a mailbox that a thread that does not wait may fill: for a worker and for the link, the part for
+    /// [`forward`](Self::forward). Packets of other nodes leave room for the tick, too.
+    fn try_limit_bytes(&self, mailbox: &Mailbox<Command<T>>, origin: Origin) -> usize {
+        if outbox::is_open() || origin == Origin::Link {
             mailbox.limit_bytes() / FORWARD_SHARE
         } else {
             mailbox.limit_bytes()

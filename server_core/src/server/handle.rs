@@ -537,7 +537,8 @@ impl ServerHandle {
     /// Delivers a packet of another node to one session. As [`deliver`](Self::deliver).
     #[cfg(feature = "cluster")]
     pub(crate) fn deliver_to(&self, session: SessionId, packet: &[u8]) -> bool {
-        self.try_send_buffer(session, self.copy(packet)).is_ok()
+        let buffer = self.copy(packet);
+        self.inner.router.try_deliver_to(session, buffer).is_ok()
     }
 
     #[cfg(feature = "cluster")]

@@ -183,7 +183,7 @@ impl Node {
         }
         for output in self.link.take_outputs() {
             match output {
-                Output::Deliver(audience, packet) => self.deliver(audience, &packet),
+                Output::Deliver(_, audience, packet) => self.deliver(audience, &packet),
                 Output::Answer(session, answer) => {
                     if self.twice.remove(&session) {
                         // The next answer, if it comes, is the other login's.

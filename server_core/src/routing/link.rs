@@ -42,10 +42,6 @@ pub enum Origin {
     /// A session, or a handle, of this node.
     Node,
     /// The link: the packet has been on another node.
-    #[cfg_attr(
-        not(any(test, feature = "cluster", feature = "testing")),
-        expect(dead_code, reason = "this build has no link")
-    )]
     Link,
 }
 

@@ -109,7 +109,10 @@ impl Target {
         let (has_tls, has_websocket) = layers(self.kind);
         let mut transport = Transport {
             kind: self.kind,
-            ..Transport::default()
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "websocket")]
+            websocket: None,
         };
         match trust {
             None if has_tls => {

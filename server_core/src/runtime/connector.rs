@@ -91,7 +91,7 @@ impl Connector {
         };
         #[cfg(feature = "websocket")]
         let stream = match &self.websocket {
-            Some(target) => stream.to_websocket(target),
+            Some(target) => stream.into_websocket(target),
             None => stream,
         };
         #[cfg(feature = "framing")]

@@ -157,7 +157,7 @@ impl Stream {
     /// The same connection with WebSocket, as a client of `target`.
     #[cfg(feature = "websocket")]
     #[must_use]
-    pub fn to_websocket(self, target: &WebSocketTarget) -> Self {
+    pub fn into_websocket(self, target: &WebSocketTarget) -> Self {
         match self {
             Self::Tcp(stream) => Self::WebSocket(Box::new(Upgraded::client(stream, target))),
             #[cfg(feature = "tls")]

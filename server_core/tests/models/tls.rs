@@ -330,7 +330,7 @@ impl Machine {
                 self.written.extend(self.queue.drain(..count));
                 self.offered = 0;
             }
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => assert!(self.has_ended),
+            Err(error) if error.kind() == ErrorKind::InvalidData => assert!(self.has_ended),
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
         }
     }

@@ -31,9 +31,13 @@ struct PacketHead {
     payload_bytes: u32,
 }
 
-/// The bytes of one player's waiting packets. Its worker adds, the game thread subtracts.
-#[derive(Debug, Default)]
-pub struct Waiting(AtomicUsize);
+/// The bytes of one player's waiting packets. Its worker adds, the game thread subtracts. The player counts from
+/// [`new`](Self::new) until the game thread has handled its end and its worker has dropped it.
+#[derive(Debug)]
+pub struct Waiting {
+    bytes: AtomicUsize,
+    players: Arc<AtomicUsize>,
+}
 
 /// The charge for a packet that waits, besides its payload.
 pub const PACKET_BYTES: usize = 32;
@@ -79,25 +83,48 @@ struct Player {
 }
 
 impl Waiting {
+    /// Nothing waits. `players` goes up by one.
+    #[must_use]
+    pub fn new(players: &Arc<AtomicUsize>) -> Self {
+        players.fetch_add(1, Ordering::Relaxed);
+        Self {
+            bytes: AtomicUsize::new(0),
+            players: Arc::clone(players),
+        }
+    }
+
     /// Adds a packet, if no more than `limit_bytes` wait then, or if it is the only one.
     pub fn add(&self, payload_bytes: usize, limit_bytes: usize) -> bool {
         let bytes = payload_bytes + PACKET_BYTES;
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = before == 0 || before + bytes <= limit_bytes;
         if !fits {
-            self.0.fetch_sub(bytes, Ordering::Relaxed);
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         fits
     }
 
     fn sub(&self, payload_bytes: usize) {
-        (self.0).fetch_sub(payload_bytes + PACKET_BYTES, Ordering::Relaxed);
+        (self.bytes).fetch_sub(payload_bytes + PACKET_BYTES, Ordering::Relaxed);
     }
 
     /// The bytes that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Waiting {
+    /// A player without others.
+    fn default() -> Self {
+        Self::new(&Arc::default())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.players.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -185,7 +212,9 @@ impl Inbox {
     /// Takes all items of a batch.
     pub fn take(&mut self, batch: &mut Batch, handle: &mut impl FnMut(Input<'_>) -> bool) {
         let mut payloads = batch.payloads.as_slice();
-        for item in batch.items.drain(..) {
+        let mut items = std::mem::take(&mut batch.items);
+        let used_items = items.len();
+        for item in items.drain(..) {
             match item {
                 Item::Join(id, waiting) => {
                     self.players.insert(id, Player::new(waiting));
@@ -218,7 +247,10 @@ impl Inbox {
             }
         }
         batch.joins = 0;
-        clear(&mut batch.payloads);
+        batch.items = items;
+        clear(&mut batch.items, used_items);
+        let used_bytes = batch.payloads.len();
+        clear(&mut batch.payloads, used_bytes);
     }
 
     /// Whether packets of any player wait for a later tick.
@@ -304,7 +336,8 @@ impl Player {
         }
         if !self.is_behind() {
             self.rest_start = 0;
-            clear(&mut self.rest);
+            let used = self.rest.len();
+            clear(&mut self.rest, used);
         } else if self.rest_start > self.rest.len() / 2 {
             self.rest.drain(..self.rest_start);
             self.rest_start = 0;
@@ -313,11 +346,11 @@ impl Player {
 }
 
 /// Clears a buffer for its next use. Memory that only a flood has needed goes back.
-fn clear(buffer: &mut Vec<u8>) {
-    let used_bytes = buffer.len().max(KEPT_BYTES);
+fn clear<T>(buffer: &mut Vec<T>, used: usize) {
+    let used = used.max(KEPT_BYTES / size_of::<T>());
     buffer.clear();
-    if buffer.capacity() / 8 > used_bytes {
-        buffer.shrink_to(2 * used_bytes);
+    if buffer.capacity() / 8 > used {
+        buffer.shrink_to(2 * used);
     }
 }
 
@@ -529,6 +562,7 @@ mod tests {
 
     #[test]
     fn memory_of_a_flood_goes_back_and_that_of_steady_use_stays() {
+        let clear = |buffer: &mut Vec<u8>| clear(buffer, buffer.len());
         let mut buffer = vec![0; 1 << 20];
         clear(&mut buffer);
         assert!(buffer.capacity() >= 1 << 20, "as much may come again");
@@ -568,5 +602,26 @@ mod tests {
         });
         assert_eq!((left, inbox.players()), (MAX_JOINS, 0));
         assert!(batch.join(SessionId::new(1, 0, 1), Arc::default()));
+    }
+
+    #[test]
+    fn player_that_has_left_counts_until_its_last_packet_is_handled() {
+        let (mut batch, mut inbox) = (Batch::default(), Inbox::new(1));
+        let (id, players) = (SessionId::new(1, 0, 0), Arc::default());
+        let waiting = Arc::new(Waiting::new(&players));
+        assert!(batch.join(id, Arc::clone(&waiting)));
+        for _ in 0..3 {
+            assert!(waiting.add(0, 1_000));
+            batch.packet(id, &Packet::new(7, &[]));
+        }
+        batch.leave(id, DisconnectReason::PeerClosed);
+        drop(waiting);
+        inbox.take(&mut batch, &mut |_| true);
+        let mut counts = vec![players.load(Ordering::Relaxed)];
+        for _ in 0..2 {
+            inbox.begin_tick(&mut |_| true);
+            counts.push(players.load(Ordering::Relaxed));
+        }
+        assert_eq!(counts, [1, 1, 0]);
     }
 }

@@ -165,7 +165,9 @@ impl GameLoop {
         self
     }
 
-    /// Bytes of waiting packets of all players. Each player has an equal share. Default: 64 MiB.
+    /// Bytes of waiting packets of all players. Each player has an equal share. A player that has left counts until
+    /// its last packet is handled. Bytes that wait already stay when the shares get smaller: 16 times as many players
+    /// as have a full share may hold four times this number. Default: 64 MiB.
     pub fn max_total_waiting_bytes(mut self, bytes: usize) -> Self {
         self.shared.max_total_waiting_bytes = bytes;
         self

@@ -55,8 +55,8 @@ impl Default for Shared {
 impl GamePlayer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
+            waiting: Arc::new(Waiting::new(&shared.players)),
             shared,
-            waiting: Arc::default(),
             has_joined: false,
         }
     }
@@ -82,9 +82,7 @@ impl Session for GamePlayer {
         let waiting = Arc::clone(&self.waiting);
         let has_joined = self.batch(ctx.id()).join(ctx.id(), waiting);
         self.has_joined = has_joined;
-        if self.has_joined {
-            self.shared.players.fetch_add(1, Ordering::Relaxed);
-        } else {
+        if !has_joined {
             ctx.close_with(DisconnectReason::ServerFull, "the game is behind");
         }
     }
@@ -99,7 +97,6 @@ impl Session for GamePlayer {
 
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {
         if self.has_joined {
-            self.shared.players.fetch_sub(1, Ordering::Relaxed);
             self.batch(ctx.id()).leave(ctx.id(), reason);
         }
     }

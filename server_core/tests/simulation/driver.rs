@@ -589,6 +589,7 @@ impl Sim {
         let here: HashSet<SessionId> = (self.peers.iter())
             .filter_map(|peer| peer.end.pipe().id)
             .collect();
+        let broadcast_at = self.now;
         let (head, tail) = self.world.lock().broadcast(OUTSIDE);
         self.router
             .broadcast(&self.buffers.encode(&head, &tail).unwrap());
@@ -604,7 +605,7 @@ impl Sim {
             peer.end.raise_edges();
         }
         self.turn_until_rest();
-        self.check_quiesced(&here);
+        self.check_quiesced(&here, broadcast_at);
     }
 
     /// All shards have to end in time, while the peers go on as before.

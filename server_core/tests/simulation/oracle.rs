@@ -12,7 +12,7 @@ use server_core::runtime::acceptor::RETRY;
 use server_core::{DisconnectReason, Kick, SessionId};
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The time that a worker has for a timer that is overdue when all rest. A full mailbox or a used-up budget
 /// delays the check of a timer, and the worker repeats the check a little later.
@@ -204,8 +204,9 @@ impl Sim {
     }
 
     /// Checks that everything that was sent has arrived, and that every session that has ended, offended or
-    /// stalled is gone. `here` are the sessions that were connected when the quiet began.
-    pub fn check_quiesced(&mut self, here: &HashSet<SessionId>) {
+    /// stalled is gone. `here` are the sessions that were accepted when the quiet began,
+    /// some with a handshake under way. All connected sessions had a broadcast at `broadcast_at`.
+    pub fn check_quiesced(&mut self, here: &HashSet<SessionId>, broadcast_at: Instant) {
         let world = self.world.lock();
         (self.offences).extend(self.link.check_complete(&world.broadcasts));
         for peer in &self.peers {
@@ -274,7 +275,8 @@ impl Sim {
                 };
                 let last = seen.broadcasts.get(source).copied();
                 // A peer that saw no broadcast of another source may have connected after all of them.
-                let from_outside = *source == OUTSIDE && is_overdue;
+                let was_connected = record.connected_at.is_some_and(|at| at <= broadcast_at);
+                let from_outside = *source == OUTSIDE && was_connected;
                 let must_have_seen = last.is_some() || from_outside || began > 0;
                 if must_have_seen && last.unwrap_or(began) != *sent {
                     let text = format!("saw {last:?} of the {sent} broadcasts of {source}");

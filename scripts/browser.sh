@@ -70,10 +70,11 @@ evaluate() {
     value=$(sed -n 's/.*"result":{"type":"string","value":"\(.*\)"}},"sessionId.*/\1/p' <<<"$answer")
 }
 
-# open_page URL: loads the page, and fails if the browser cannot load it.
+# open_page URL: loads the page with all its elements, and fails if the browser cannot load it.
 open_page() {
     call Page.navigate "{\"url\":\"$1\"}"
     [ -z "$(field errorText)" ] || fail "$1: $(field errorText)"
+    is_true 'document.readyState === "complete"'
 }
 
 # set_screen WIDTH HEIGHT [light|dark] [SCALE]: sets the size in CSS pixels, the colour scheme and the scale.

@@ -165,7 +165,7 @@ is_true 'value("Queued") > 0 && tile("Queued").querySelector(".detail").textCont
 known_row() {
     evaluate 'slowest().slice(0, 1).map(row => [0, 1].map(cell => row.cells[cell].textContent).join(" ")).join()'
     local id=${value% *} peer=${value#* }
-    [ -n "$value" ] && [[ "$(answer_of /sessions)" == *"\"id\":$id,\"peer\":\"$peer\","* ]]
+    [ -n "$value" ] && [[ "$(answer_of /sessions)" == *"\"id\":\"$id\",\"peer\":\"$peer\","* ]]
 }
 until_true 30 "the slowest session of the page to be one of the server" known_row
 is_true 'total("slow_consumer") > 0' 60

@@ -294,7 +294,7 @@ fn an_offence_gets_its_bye_and_then_its_close_code() {
         let mut browser = WebSocketClient::connect(addr);
         browser.send(&message(packet(C_ECHO, "before")));
         browser.expect_echo(b"before");
-        // More follows, which the server discards: the end is no reset.
+        // The server discards the bytes that follow, and ends the connection without a reset.
         browser.send(&[bytes, message(packet(C_ECHO, "behind"))].concat());
         let end = browser.read_to_end();
         assert_eq!(end, (Some(code), (close, label.into())), "{name}");

@@ -12,7 +12,7 @@ const MAX_WAIT_MS: f64 = 1_000.0;
 
 impl OtherFailures {
     /// What an attack must not do. `report` has everything but the failures.
-    /// `is_stopped`: before its time. What it could not show then is no failure.
+    /// `is_stopped`: before its time. A result that the run did not reach is not a failure.
     pub fn of_attack(attack: Option<&AttackReport>, report: &Report, is_stopped: bool) -> Self {
         let Some(attack) = attack else {
             return Self::default();

@@ -101,7 +101,7 @@ impl RunState {
         !self.users.is_connecting() && (is_alone || is_complete())
     }
 
-    /// The run is over. The sessions end from now on: what they leave behind is no gap and no outage.
+    /// The run is over. The end of a session after this call counts as neither a gap nor an outage.
     pub fn end_drain(&mut self, now: Instant) {
         let lagging: Vec<u64> = self.count_lagging().collect();
         for (sum, lagging) in self.lagging.iter_mut().zip(lagging) {

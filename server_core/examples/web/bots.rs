@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Wanders about its home zone. At the end it stands still, and compares what it sees with where the bots are.
+/// Moves in its home zone. At the end it stops, and compares the players that it sees with the places of the bots.
 pub struct Bot {
     phase: Phase,
     rng: Rng,
@@ -46,7 +46,7 @@ enum Phase {
     Checking,
 }
 
-/// Where each bot stands at the end. The bots are in one process, so they tell each other without a packet.
+/// The place of each bot at the end. The bots are in one process, so they share it without a packet.
 #[derive(Default)]
 pub struct Truth(Mutex<HashMap<u64, Place>>);
 
@@ -187,7 +187,7 @@ impl Bot {
             place.x.abs_diff(mine.x).max(place.y.abs_diff(mine.y)) <= EARSHOT
         };
         let is_close = speaker.zip(self.place).is_some_and(hears);
-        // A greeting of a bot is no lower-case "hello": bots do not answer bots.
+        // A bot greets with a capital letter, and answers a lower-case "hello" alone: bots do not answer bots.
         if is_close && text.starts_with("hello") {
             self.greeting = Some(GREETINGS[self.rng.usize(..GREETINGS.len())]);
         }

@@ -17,7 +17,7 @@
 //! same framing and the same [`Session`](server_core::Session).
 //!
 //! The world is as in `zones`: a zone is a group, and a player is in the groups of the 3 x 3 zones around it. One
-//! thread owns it, as in `game_thread`, so that a player that stands still is seen by a player that comes.
+//! thread owns it, as in `game_thread`, so that a new player sees the players that do not move.
 
 mod bots;
 #[path = "../demo/mod.rs"]

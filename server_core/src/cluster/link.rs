@@ -42,7 +42,7 @@ const WINDOW_REQUESTS: usize = 1024;
 const WINDOW_BYTES: usize = 256 << 10;
 /// Logins that wait for an answer, at most. A further one is granted without the broker.
 const MAX_WAITING_LOGINS: usize = 4096;
-/// Gaps that the game has not taken, at most. Then one gap stands for all of them.
+/// The most gaps that wait for the game. Beyond it, one gap replaces all of them.
 const MAX_GAPS: usize = 1024;
 /// Accounts in one request.
 const COMPARE_BATCH: usize = 512;

@@ -201,7 +201,7 @@ pub struct NodeInfo {
 pub struct Nodes {
     /// The nodes, by name. The node of the call is one of them.
     pub nodes: Vec<NodeInfo>,
-    /// The age of the picture: it stands still while the link is down.
+    /// The age of the picture: the picture does not change while the link is down.
     pub age: Duration,
     /// Whether the link of this node is up.
     pub is_link_up: bool,

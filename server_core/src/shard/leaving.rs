@@ -36,7 +36,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let transport = connection.transport();
         if connection.is_handshaking() {
             self.handshakes.count -= 1;
-            // A page that was asked for and sent is no failure.
+            // A connection that got its page counts as no failed handshake.
             if reason != DisconnectReason::Closed {
                 (self.metrics()).count_handshake(transport, HandshakeOutcome::Failed);
             }

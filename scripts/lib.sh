@@ -70,6 +70,7 @@ start_server() {
     local name=$1
     shift
     server_log="$work/$name.log"
+    : >"$server_log" # The waits must not read the log of an earlier server of this name.
     "$bin/game_server" --addr 127.0.0.1:0 "$@" 2>"$server_log" &
     server_pid=$!
     pids+=("$server_pid")
@@ -82,6 +83,8 @@ start_client() {
     local name=$1
     shift
     client_log="$work/$name.log"
+    : >"$work/$name.out"
+    : >"$client_log"
     "$bin/dummy_client" --addr "$addr" "$@" >"$work/$name.out" 2>"$client_log" &
     client_pid=$!
     pids+=("$client_pid")

@@ -77,7 +77,7 @@ plain_pid=$!
 pids+=("$plain_pid")
 until_true 10 "the client without TLS" metric_is 'server_sessions{transport="tcp"}' 1
 python_client echo "$tls_addr" "$work/first.pem" TLSv1_3 >/dev/null
-wait "$plain_pid" || fail "the chat did not arrive"
+end_of 60 "$plain_pid" || fail "the chat did not arrive"
 grep -q read "$work/plain.out"
 
 say "a client that asks for renegotiation (TLS 1.2) ends, and no other does"
@@ -104,7 +104,7 @@ kill -HUP "$server_pid"
 until_true 10 "the reload" grep -q 'SIGHUP: certificate and key read again' "$server_log"
 [ "$(python_client fingerprint "$tls_addr" "$work/second.pem")" != "$before" ] || fail "the old certificate"
 echo >&7
-wait "$watch_pid" || fail "the session of the old certificate did not go on"
+end_of 60 "$watch_pid" || fail "the session of the old certificate did not go on"
 grep alive "$work/watch.out"
 kill_hard "$server_pid"
 
@@ -112,6 +112,7 @@ say "tickets after a restart, with the key file and without"
 # resumed ARGS...: the number of 50 clients that continue their sessions with a server that was started again.
 resumed() {
     rm -f "$work/to_client"
+    : >"$work/resume.out" # As in start_server: this runs twice.
     mkfifo "$work/to_client"
     start_tls tickets --tick-ms 50 "$@"
     python3 "$tls_client" resume "$tls_addr" "$work/second.pem" 50 "$work/reused" <"$work/to_client" \

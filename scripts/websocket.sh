@@ -226,7 +226,7 @@ run_client() {
     pids+=("$client")
     until_true 60 "$name to have done its steps" has_ended_or_waits "$client" "$work/$name.out"
     grep -q waits "$work/$name.out" || fail "$name"
-    wait "$tcp_pid" || fail "the TCP client of $name"
+    end_of 60 "$tcp_pid" || fail "the TCP client of $name"
     clients+=("$client $name")
     printf '%s: chat both ways, fragments, pings, close codes\n' "$name"
 }
@@ -309,7 +309,7 @@ if [ -z "${SKIP_BROWSER:-}" ]; then
         tcp_client "$name"
         evaluate "talk('$url', '$name')"
         [ "$value" = "chat echo 3456 clean" ] || fail "$name: $value"
-        wait "$tcp_pid" || fail "the TCP client of $name"
+        end_of 60 "$tcp_pid" || fail "the TCP client of $name"
         printf '%s: %s\n' "$name" "$value"
     done
     # A kick, with its code.
@@ -339,7 +339,7 @@ say "the shutdown has close code 1001"
 kill -TERM "$server_pid"
 for one in "${clients[@]}"; do
     read -r client name <<<"$one"
-    wait "$client" || fail "$name"
+    end_of 60 "$client" || fail "$name"
     grep -q done "$work/$name.out" || fail "$name"
 done
 if [ -z "${SKIP_BROWSER:-}" ]; then
@@ -349,5 +349,5 @@ if [ -z "${SKIP_BROWSER:-}" ]; then
     }
     until_true 20 "the close code in Chromium" is_told
 fi
-wait "$server_pid" || fail "the server ended with status $?"
+end_of 60 "$server_pid" || fail "the server ended with status $?"
 printf '\nPASS\n'

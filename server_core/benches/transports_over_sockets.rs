@@ -6,7 +6,7 @@
 //! is of two measurements in direct succession. Linux only.
 //!
 //! ```sh
-//! cargo bench -p server_core --bench websocket_over_sockets -- [SESSIONS..]
+//! cargo bench -p server_core --bench transports_over_sockets -- [SESSIONS..]
 //! ```
 
 use mio::net::TcpStream as Socket;

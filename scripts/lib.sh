@@ -22,7 +22,11 @@ cleanup() {
         kill -KILL "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
-    rm -rf "$work"
+    # The children of a killed browser write for a moment after it has ended.
+    local tries=50
+    until rm -rf "$work" 2>/dev/null || [ "$((tries -= 1))" = 0 ]; do
+        sleep 0.1
+    done
     exit "$status"
 }
 trap cleanup EXIT

@@ -1,9 +1,15 @@
-//! The cost of a broadcast over WebSocket beside that over plain TCP, over real sockets: processor time for a
-//! delivered packet of 64 bytes, one and ten packets a turn, at 100, 1,000 and 10,000 sessions.
+//! The cost of a broadcast over WebSocket and over TLS beside that over plain TCP, over real sockets: processor time
+//! for a delivered packet of 64 bytes, one and ten packets a turn, at 100, 1,000 and 10,000 sessions. Then the
+//! cost of a full handshake, and the memory of an idle session.
 //!
 //! One worker broadcasts in a callback, when the sockets have accepted all packets before. The clients are another
-//! process, which reads and discards. The processor time is that of the server, user and system. The ratio
-//! is of two measurements in direct succession. Linux only.
+//! process, which reads and discards. The processor time is user and system, of the server and, with HAProxy in
+//! front, of HAProxy too. A ratio is of two measurements in direct succession. TLS is 1.3 with AES-128-GCM, and
+//! the key of the certificate is ECDSA P-256. Linux only.
+//!
+//! - **shared frame** is the lower bound of a server that publishes to WebSocket subscribers: a loop that sends
+//!   frames, made once, to each socket with one call.
+//! - **HAProxy** ends TLS in front of the plain listener, up to 1,000 sessions; only if it is installed.
 //!
 //! ```sh
 //! cargo bench -p server_core --bench transports_over_sockets -- [SESSIONS..]
@@ -11,13 +17,20 @@
 
 use mio::net::TcpStream as Socket;
 use mio::{Events, Interest, Poll, Token};
-use server_core::metrics::Metrics;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use server_core::metrics::{HandshakeOutcome, Metrics};
 use server_core::{
-    Context, Kick, ListenerKind, Packet, Server, ServerHandle, Session, WebSocketServerConfig,
+    Context, Kick, ListenerKind, Packet, Server, ServerBuilder, ServerHandle, Session,
+    TlsServerConfig, TransportKind, WebSocketServerConfig,
 };
+use std::fs;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -29,13 +42,51 @@ server_core::packets! {
 
 const ROUNDS: usize = 5;
 /// The packets that one measurement delivers at least.
-const PACKETS: u64 = 400_000;
+const PACKETS: u64 = 200_000;
 const TAIL: [u8; 52] = [7; 52];
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The first argument of the process of clients. The address, the transport and the number of clients follow.
+/// The time between two turns, at least.
+const PAUSE: Duration = Duration::from_micros(100);
+/// HAProxy needs two descriptors a session.
+const HAPROXY_SESSIONS: u64 = 1_000;
+const HANDSHAKES: u64 = 1_000;
+/// The first argument of the process of clients. Address, kind, number and certificate follow.
 const CLIENTS: &str = "clients-of";
+/// The first argument of a process that measures the memory of idle sessions. The way and their number follow.
+const MEMORY: &str = "memory-of";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// How the packets reach the clients.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Tcp,
+    WebSocket,
+    SharedFrame,
+    Tls,
+    Haproxy,
+}
+
+impl Way {
+    /// After plain TCP, in the order of the columns.
+    const OTHERS: [Self; 4] = [Self::WebSocket, Self::SharedFrame, Self::Tls, Self::Haproxy];
+
+    fn client(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::WebSocket | Self::SharedFrame => "ws",
+            Self::Tls | Self::Haproxy => "tls",
+        }
+    }
+
+    fn transport(self) -> TransportKind {
+        match self {
+            Self::WebSocket => TransportKind::WebSocket,
+            Self::Tls => TransportKind::Tls,
+            Self::Tcp | Self::SharedFrame | Self::Haproxy => TransportKind::Tcp,
+        }
+    }
+}
 
 /// The state of one measurement.
 #[derive(Default)]
@@ -81,22 +132,36 @@ impl Session for Player {
             }
             sent.fetch_add(run.packets_a_turn, Ordering::Release);
         }
-        ctx.set_timer(ctx.now() + Duration::from_micros(100));
+        ctx.set_timer(ctx.now() + PAUSE);
     }
 }
 
 fn main() -> io::Result<()> {
-    let mut arguments = std::env::args().skip_while(|argument| argument != CLIENTS);
-    if let (Some(_), Some(addr), Some(kind), Some(count)) = (
-        arguments.next(),
-        arguments.next(),
-        arguments.next(),
-        arguments.next(),
-    ) {
+    let mut arguments = std::env::args().skip(1);
+    let role = arguments.next();
+    if role.as_deref() == Some(MEMORY) {
+        let transport = arguments.next();
+        let sessions = arguments.next().and_then(|text| text.parse().ok());
+        let way = if transport.as_deref() == Some(Way::Tls.client()) {
+            Way::Tls
+        } else {
+            Way::Tcp
+        };
+        println!("{}", bytes_of_idle_sessions(way, sessions.unwrap_or(1))?);
+        return Ok(());
+    }
+    if role.as_deref() == Some(CLIENTS) {
+        let mut argument = || {
+            arguments
+                .next()
+                .ok_or_else(|| io::Error::other("too few arguments"))
+        };
+        let (addr, kind, count, cert) = (argument()?, argument()?, argument()?, argument()?);
         return be_clients(
             &addr,
-            kind == "ws",
+            &kind,
             count.parse().map_err(io::Error::other)?,
+            &cert,
         );
     }
     let mut counts: Vec<u64> = std::env::args()
@@ -105,89 +170,100 @@ fn main() -> io::Result<()> {
     if counts.is_empty() {
         counts = vec![100, 1_000, 10_000];
     }
+    let files = Files::new()?;
     println!(
-        "processor time of the server for a delivered packet of 64 bytes, median of {ROUNDS} rounds"
+        "processor time for a delivered packet of 64 bytes, and ratios to TCP: median of {ROUNDS} rounds"
     );
     println!(
-        "{:>9} {:>8} {:>9} {:>9} {:>6}",
-        "sessions", "packets", "TCP", "WebSocket", "ratio"
+        "{:>9} {:>9} {:>9} {:>10} {:>13} {:>6} {:>8}",
+        "sessions", "packets", "TCP", "WebSocket", "shared frame", "TLS", "HAProxy"
     );
-    for sessions in counts {
+    for &sessions in &counts {
         for packets_a_turn in [1, 10] {
-            let (mut tcp, mut websocket, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+            let mut tcp = Vec::new();
+            let mut ratios = Way::OTHERS.map(|_| Vec::new());
             for _ in 0..ROUNDS {
-                let plain = measure(false, sessions, packets_a_turn)?;
-                let framed = measure(true, sessions, packets_a_turn)?;
-                tcp.push(plain);
-                websocket.push(framed);
-                ratios.push(framed / plain);
+                for (way, ratios) in Way::OTHERS.into_iter().zip(&mut ratios) {
+                    let plain = measure(&files, Way::Tcp, sessions, packets_a_turn)?;
+                    if let (Some(plain), Some(other)) =
+                        (plain, measure(&files, way, sessions, packets_a_turn)?)
+                    {
+                        tcp.push(plain);
+                        ratios.push(other / plain);
+                    }
+                }
             }
-            let [tcp, websocket, ratio] = [tcp, websocket, ratios].map(median);
+            let [websocket, shared, tls, haproxy] = ratios
+                .map(|ratios| median(ratios).map_or("-".into(), |ratio| format!("{ratio:.3}")));
             println!(
-                "{sessions:>9} {:>8} {tcp:>6.0} ns {websocket:>6.0} ns {ratio:>6.3}",
-                format!("64 B x {packets_a_turn}")
+                "{sessions:>9} {:>9} {:>6.0} ns {websocket:>10} {shared:>13} {tls:>6} {haproxy:>8}",
+                format!("64 B x {packets_a_turn}"),
+                median(tcp).unwrap_or(f64::NAN),
             );
         }
+    }
+    print_handshakes(&files)?;
+    for &sessions in &counts {
+        print_memory(sessions)?;
     }
     Ok(())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied()
 }
 
-/// Nanoseconds of processor time for a delivered packet.
-fn measure(is_websocket: bool, sessions: u64, packets_a_turn: u64) -> io::Result<f64> {
-    let run = Arc::new(Run {
-        sessions,
-        packets_a_turn,
-        ..Run::default()
-    });
-    let players = Arc::clone(&run);
-    let server = Server::builder()
-        .workers(1)
-        .listen(
-            ListenerKind::WebSocket(WebSocketServerConfig::default()),
-            "127.0.0.1:0",
-        )
-        .start("127.0.0.1:0", move |_| Player {
-            run: Arc::clone(&players),
-            is_first: false,
-        })?;
-    let _ = run.handle.set(server.handle());
-    let (kind, which) = if is_websocket { ("ws", 1) } else { ("tcp", 0) };
-    let addr = server.local_addrs()[which].1.to_string();
-    let mut clients = Command::new(std::env::current_exe()?)
-        .args([CLIENTS, &addr, kind, &sessions.to_string()])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let handle = server.handle();
-    let outcome = wait("the clients", || {
-        handle.metrics().totals().sessions == sessions
-    })
-    .and_then(|()| deliver(&run, &handle, PACKETS / 10))
-    .and_then(|_| deliver(&run, &handle, PACKETS));
-    handle.shutdown(Duration::ZERO);
-    server.join()?;
-    let _ = clients.kill();
-    clients.wait()?;
-    outcome
-}
+// ---- servers and their clients ------------------------------------------------------------------
 
-/// Broadcasts until this number of packets is delivered.
-fn deliver(run: &Run, handle: &ServerHandle, packets: u64) -> io::Result<f64> {
-    let turns = packets.div_ceil(run.sessions * run.packets_a_turn).max(10);
-    let metrics: &Metrics = handle.metrics();
-    let before = (cpu_nanos()?, metrics.totals().packets_sent);
-    let asked = run.asked.load(Ordering::Relaxed) + turns * run.packets_a_turn;
-    run.asked.store(asked, Ordering::Release);
-    wait("packets", || {
-        metrics.totals().packets_sent == asked * run.sessions
+/// A server with a listener of each kind.
+fn start(files: &Files, run: &Arc<Run>) -> io::Result<Server> {
+    let players = Arc::clone(run);
+    let server = builder(files)?.start("127.0.0.1:0", move |_| Player {
+        run: Arc::clone(&players),
+        is_first: false,
     })?;
-    let packets = metrics.totals().packets_sent - before.1;
-    Ok((cpu_nanos()? - before.0) / packets as f64)
+    let _ = run.handle.set(server.handle());
+    Ok(server)
+}
+
+fn builder(files: &Files) -> io::Result<ServerBuilder> {
+    let tls = TlsServerConfig::from_files(files.cert(), files.key())?;
+    let websocket = ListenerKind::WebSocket(WebSocketServerConfig::default());
+    Ok(Server::builder()
+        .workers(1)
+        .listen(ListenerKind::Tls(tls), "127.0.0.1:0")
+        .listen(websocket, "127.0.0.1:0"))
+}
+
+fn addr_of(server: &Server, transport: TransportKind) -> io::Result<String> {
+    let mut addrs = server.local_addrs().iter();
+    let found = addrs.find(|(kind, _)| *kind == transport);
+    let (_, addr) = found.ok_or_else(|| io::Error::other("no listener of this kind"))?;
+    Ok(addr.to_string())
+}
+
+/// A process of this benchmark, which ends with this value.
+struct Process(Child);
+
+impl Process {
+    fn clients(files: &Files, addr: &str, way: Way, count: u64) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([CLIENTS, addr, way.client(), &count.to_string()]);
+        command.arg(files.cert());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map(Self)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn wait(what: &str, holds: impl Fn() -> bool) -> io::Result<()> {
@@ -201,11 +277,11 @@ fn wait(what: &str, holds: impl Fn() -> bool) -> io::Result<()> {
     Ok(())
 }
 
-/// The processor time of all threads of this process so far.
-fn cpu_nanos() -> io::Result<f64> {
+/// The processor time of all threads of a process so far.
+fn cpu_nanos(process: u32) -> io::Result<f64> {
     let mut sum = 0.0;
-    for task in std::fs::read_dir("/proc/self/task")? {
-        let stat = std::fs::read_to_string(task?.path().join("schedstat"))?;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let stat = fs::read_to_string(task?.path().join("schedstat"))?;
         let nanos = stat
             .split(' ')
             .next()
@@ -215,18 +291,351 @@ fn cpu_nanos() -> io::Result<f64> {
     Ok(sum)
 }
 
-/// Connects, and reads and discards until the server ends.
-fn be_clients(addr: &str, is_websocket: bool, count: usize) -> io::Result<()> {
+// ---- broadcast ----------------------------------------------------------------------------------
+
+/// Nanoseconds of processor time for a delivered packet, if this way can be measured here.
+fn measure(files: &Files, way: Way, sessions: u64, packets_a_turn: u64) -> io::Result<Option<f64>> {
+    if way == Way::SharedFrame {
+        return share_frames(files, sessions, packets_a_turn).map(Some);
+    }
+    let run = Arc::new(Run {
+        sessions,
+        packets_a_turn,
+        ..Run::default()
+    });
+    let server = start(files, &run)?;
+    let handle = server.handle();
+    let mut addr = addr_of(&server, way.transport())?;
+    let mut processes = vec![std::process::id()];
+    let mut haproxy = None;
+    if way == Way::Haproxy {
+        if sessions > HAPROXY_SESSIONS || !is_haproxy_installed() {
+            return Ok(None);
+        }
+        let (process, its_addr) = files.start_haproxy(&addr)?;
+        processes.push(process.0.id());
+        (haproxy, addr) = (Some(process), its_addr);
+    }
+    let clients = Process::clients(files, &addr, way, sessions)?;
+    wait("the clients", || {
+        handle.metrics().totals().sessions == sessions
+    })?;
+    deliver(&run, &handle, &processes, PACKETS / 10)?;
+    let nanos = deliver(&run, &handle, &processes, PACKETS)?;
+    handle.shutdown(Duration::ZERO);
+    server.join()?;
+    drop((clients, haproxy));
+    Ok(Some(nanos))
+}
+
+/// Broadcasts until this number of packets is delivered.
+fn deliver(run: &Run, handle: &ServerHandle, processes: &[u32], packets: u64) -> io::Result<f64> {
+    let turns = turns(packets, run.sessions, run.packets_a_turn);
+    let metrics: &Metrics = handle.metrics();
+    let cpu = || {
+        processes
+            .iter()
+            .map(|&process| cpu_nanos(process))
+            .sum::<io::Result<f64>>()
+    };
+    let before = (cpu()?, metrics.totals().packets_sent);
+    let asked = run.asked.load(Ordering::Relaxed) + turns * run.packets_a_turn;
+    run.asked.store(asked, Ordering::Release);
+    wait("packets", || {
+        metrics.totals().packets_sent == asked * run.sessions
+    })?;
+    let packets = metrics.totals().packets_sent - before.1;
+    Ok((cpu()? - before.0) / packets as f64)
+}
+
+fn turns(packets: u64, sessions: u64, packets_a_turn: u64) -> u64 {
+    packets.div_ceil(sessions * packets_a_turn).max(10)
+}
+
+/// The way of a server that shares the frames of a turn among its subscribers, without anything else around it.
+fn share_frames(files: &Files, sessions: u64, packets_a_turn: u64) -> io::Result<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let clients = Process::clients(
+        files,
+        &listener.local_addr()?.to_string(),
+        Way::SharedFrame,
+        sessions,
+    )?;
+    let mut streams = Vec::new();
+    for _ in 0..sessions {
+        let (mut stream, _) = listener.accept()?;
+        let mut request = [0; REQUEST.len()];
+        stream.read_exact(&mut request)?;
+        // The client looks for the end of the head alone.
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")?;
+        stream.set_nodelay(true)?;
+        streams.push(stream);
+    }
+    let payload = [7; 64];
+    let frame = [&[0x82, payload.len() as u8], &payload[..]].concat();
+    let mut publish = |packets| -> io::Result<f64> {
+        let turns = turns(packets, sessions, packets_a_turn);
+        let before = cpu_nanos(std::process::id())?;
+        for _ in 0..turns {
+            let frames = frame.repeat(packets_a_turn as usize);
+            for stream in &mut streams {
+                stream.write_all(&frames)?;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let packets = turns * packets_a_turn * sessions;
+        Ok((cpu_nanos(std::process::id())? - before) / packets as f64)
+    };
+    publish(PACKETS / 10)?;
+    let nanos = publish(PACKETS)?;
+    drop(clients);
+    Ok(nanos)
+}
+
+// ---- handshakes and memory ----------------------------------------------------------------------
+
+/// A full handshake: all of the server, beside the server's side of rustls alone, in memory.
+fn print_handshakes(files: &Files) -> io::Result<()> {
+    let mut rows = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        rows.0.push(handshake_in_memory(files)?);
+        rows.1.push(connect_many(files, Way::Tls)?);
+        rows.2.push(connect_many(files, Way::Tcp)?);
+    }
+    let [rustls, tls, tcp] =
+        [rows.0, rows.1, rows.2].map(|row| median(row).unwrap_or(f64::NAN) / 1_000.0);
+    println!(
+        "\na full handshake: rustls alone {rustls:.0} µs; a TLS session from accept to its end {tls:.0} µs, a plain \
+         one {tcp:.0} µs; the difference to rustls {:.3}",
+        (tls - tcp) / rustls
+    );
+    Ok(())
+}
+
+/// Nanoseconds of the server's processor time for a connection that is made and ended.
+fn connect_many(files: &Files, way: Way) -> io::Result<f64> {
+    let run = Arc::new(Run::default());
+    let server = start(files, &run)?;
+    let handle = server.handle();
+    let before = cpu_nanos(std::process::id())?;
+    let addr = addr_of(&server, way.transport())?;
+    let clients = Process::clients(files, &addr, way, HANDSHAKES)?;
+    wait("the clients", || {
+        handle.metrics().totals().sessions == HANDSHAKES
+    })?;
+    drop(clients);
+    wait("their ends", || handle.metrics().totals().sessions == 0)?;
+    let nanos = cpu_nanos(std::process::id())? - before;
+    let full = handle
+        .metrics()
+        .handshakes(TransportKind::Tls, HandshakeOutcome::Full);
+    if way == Way::Tls && full != HANDSHAKES {
+        return Err(io::Error::other(format!("{full} full handshakes")));
+    }
+    handle.shutdown(Duration::ZERO);
+    server.join()?;
+    Ok(nanos / HANDSHAKES as f64)
+}
+
+/// The median of the nanoseconds that the server's side of rustls takes for a full handshake with one ticket.
+fn handshake_in_memory(files: &Files) -> io::Result<f64> {
+    let key = PrivateKeyDer::from_pem_file(files.key()).map_err(io::Error::other)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|config| {
+            config
+                .with_no_client_auth()
+                .with_single_cert(vec![files.der()?], key)
+        })
+        .map_err(io::Error::other)?;
+    config.send_tls13_tickets = 1;
+    config.ticketer = ring::Ticketer::new().map_err(io::Error::other)?;
+    let (server_config, client_config) = (Arc::new(config), files.client()?);
+    let mut nanos = Vec::new();
+    for _ in 0..HANDSHAKES {
+        let mut client = new_client(&client_config)?;
+        let mut server =
+            ServerConnection::new(Arc::clone(&server_config)).map_err(io::Error::other)?;
+        let (mut to_server, mut to_client, mut took) = (Vec::new(), Vec::new(), Duration::ZERO);
+        while client.is_handshaking() || server.is_handshaking() {
+            while client.wants_write() {
+                client.write_tls(&mut to_server)?;
+            }
+            let began = Instant::now();
+            let mut input = &to_server[..];
+            while !input.is_empty() {
+                server.read_tls(&mut input)?;
+                server.process_new_packets().map_err(io::Error::other)?;
+            }
+            while server.wants_write() {
+                server.write_tls(&mut to_client)?;
+            }
+            took += began.elapsed();
+            to_server.clear();
+            let mut input = &to_client[..];
+            while !input.is_empty() {
+                client.read_tls(&mut input)?;
+                client.process_new_packets().map_err(io::Error::other)?;
+            }
+            to_client.clear();
+        }
+        nanos.push(took.as_nanos() as f64);
+    }
+    median(nanos).ok_or_else(|| io::Error::other("no handshake"))
+}
+
+/// The resident memory of the server for each idle session, measured in processes of their own: an allocator keeps
+/// what another measurement has used.
+fn print_memory(sessions: u64) -> io::Result<()> {
+    let bytes = |way: Way| -> io::Result<String> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([MEMORY, way.client(), &sessions.to_string()]);
+        let output = command.stderr(Stdio::inherit()).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let (tcp, tls) = (bytes(Way::Tcp)?, bytes(Way::Tls)?);
+    println!("{sessions} idle sessions: {tcp} bytes each, over TLS {tls}");
+    Ok(())
+}
+
+fn bytes_of_idle_sessions(way: Way, sessions: u64) -> io::Result<u64> {
+    let files = Files::new()?;
+    let run = Arc::new(Run::default());
+    let server = start(&files, &run)?;
+    let handle = server.handle();
+    let addr = addr_of(&server, way.transport())?;
+    let before = resident_bytes()?;
+    let clients = Process::clients(&files, &addr, way, sessions)?;
+    wait("the clients", || {
+        handle.metrics().totals().sessions == sessions
+    })?;
+    let bytes = resident_bytes()?.saturating_sub(before) / sessions;
+    handle.shutdown(Duration::ZERO);
+    server.join()?;
+    drop(clients);
+    Ok(bytes)
+}
+
+fn resident_bytes() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::other("no VmRSS"))
+}
+
+// ---- certificate, HAProxy -----------------------------------------------------------------------
+
+/// A folder with a certificate, its key, and the configuration of HAProxy. Removed at the end.
+struct Files(PathBuf);
+
+impl Files {
+    fn new() -> io::Result<Self> {
+        let name = format!("server-core-transports-{}", std::process::id());
+        let files = Self(std::env::temp_dir().join(name));
+        fs::create_dir(&files.0)?;
+        let pair =
+            rcgen::generate_simple_self_signed(["localhost".into()]).map_err(io::Error::other)?;
+        fs::write(files.cert(), pair.cert.pem())?;
+        fs::write(files.key(), pair.signing_key.serialize_pem())?;
+        let both = pair.cert.pem() + &pair.signing_key.serialize_pem();
+        fs::write(files.0.join("both.pem"), both)?;
+        Ok(files)
+    }
+
+    fn cert(&self) -> PathBuf {
+        self.0.join("cert.pem")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.0.join("key.pem")
+    }
+
+    fn der(&self) -> Result<CertificateDer<'static>, rustls::Error> {
+        (CertificateDer::from_pem_file(self.cert()))
+            .map_err(|error| rustls::Error::General(error.to_string()))
+    }
+
+    fn client(&self) -> io::Result<Arc<ClientConfig>> {
+        client_config(self.der().map_err(io::Error::other)?)
+    }
+
+    /// HAProxy in front of an address, with one thread. Returns when it listens.
+    fn start_haproxy(&self, server: &str) -> io::Result<(Process, String)> {
+        let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let config = self.0.join("haproxy.cfg");
+        let both = self.0.join("both.pem");
+        let text = format!(
+            "global\n nbthread 1\n maxconn {}\n\
+             defaults\n mode tcp\n timeout connect 10s\n timeout client 1h\n timeout server 1h\n\
+             listen game\n bind {addr} ssl crt {}\n server game {server}\n",
+            HAPROXY_SESSIONS + 10,
+            both.display()
+        );
+        fs::write(&config, text)?;
+        let mut command = Command::new("haproxy");
+        command.args(["-db", "-q", "-f"]).arg(&config);
+        let process = Process(command.stdin(Stdio::null()).spawn()?);
+        wait("HAProxy", || TcpStream::connect(&addr).is_ok())?;
+        Ok((process, addr))
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn is_haproxy_installed() -> bool {
+    let mut command = Command::new("haproxy");
+    command
+        .arg("-v")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+// ---- clients ------------------------------------------------------------------------------------
+
+fn client_config(root: CertificateDer<'static>) -> io::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root).map_err(io::Error::other)?;
+    let provider = CryptoProvider {
+        cipher_suites: vec![ring::cipher_suite::TLS13_AES_128_GCM_SHA256],
+        ..ring::default_provider()
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?;
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn new_client(config: &Arc<ClientConfig>) -> io::Result<ClientConnection> {
+    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+    ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)
+}
+
+/// Connects, and reads and discards until the server ends. `cert`: the file with the server's certificate.
+fn be_clients(addr: &str, kind: &str, count: usize, cert: &str) -> io::Result<()> {
+    let tls = client_config(CertificateDer::from_pem_file(cert).map_err(io::Error::other)?)?;
     let mut poll = Poll::new()?;
     let mut all = Vec::new();
     for number in 0..count {
         let mut stream = TcpStream::connect(addr)?;
-        if is_websocket {
+        if kind == Way::WebSocket.client() {
             stream.write_all(REQUEST)?;
             let (mut head, mut byte) = (Vec::new(), [0]);
             while !head.ends_with(b"\r\n\r\n") {
                 stream.read_exact(&mut byte)?;
                 head.push(byte[0]);
+            }
+        } else if kind == Way::Tls.client() {
+            let mut connection = new_client(&tls)?;
+            while connection.is_handshaking() {
+                connection.complete_io(&mut stream)?;
             }
         }
         stream.set_nonblocking(true)?;

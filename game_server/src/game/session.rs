@@ -17,6 +17,16 @@ static HANDLERS: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
         .on::<CChat>(GameSession::on_chat)
 });
 
+/// The packets that a player may send with `--login`.
+#[cfg(feature = "cluster")]
+static HANDLERS_WITH_LOGIN: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
+    Handlers::new()
+        .on::<CEcho>(GameSession::on_echo)
+        .on::<CChat>(GameSession::on_chat)
+        .on_login::<CLogin>(GameSession::on_login_packet)
+});
+
+
 /// One player. The session returns an echo to its player and sends a chat to all sessions.
 #[derive(Debug)]
 pub struct GameSession {
@@ -101,6 +111,16 @@ impl GameSession {
         Ok(())
     }
 
+    #[cfg(feature = "cluster")]
+    fn on_login_packet(&mut self, ctx: &mut Context<'_>, name: &str) -> Result<(), Kick> {
+        let world = self.world.as_ref();
+        if world.is_some_and(|world| world.log_in(ctx.id(), name)) {
+            Ok(())
+        } else {
+            Err(Kick::UnknownId)
+        }
+    }
+
     fn broadcast_chat(&self, ctx: &mut Context<'_>, text: &str) {
         ctx.broadcast(&SChat::from(ctx.id()), text);
         #[cfg(feature = "cluster")]
@@ -140,13 +160,8 @@ impl Session for GameSession {
             packet.size()
         );
         #[cfg(feature = "cluster")]
-        if let Some(world) = &self.world {
-            if packet.id() == CLogin::ID {
-                return world.login(ctx, packet);
-            }
-            if world.has_login() {
-                return HANDLERS.dispatch(self, ctx, packet);
-            }
+        if self.world.as_ref().is_some_and(|world| world.has_login()) {
+            return HANDLERS_WITH_LOGIN.dispatch(self, ctx, packet);
         }
         HANDLERS.dispatch(self, ctx, packet)?;
         ctx.admit();

@@ -1,0 +1,62 @@
+//! `--login`: which packets come before a login. The broker of
+//! these tests is away: each login is granted without it.
+
+use crate::util::*;
+use std::net::SocketAddr;
+
+const C_LOGIN: u16 = 8;
+const S_LOGIN: u16 = 9;
+const UNKNOWN_ID: u16 = 3;
+const NO_BROKER: &str = "unix:///nonexistent/redis.sock";
+
+fn connect(addr: SocketAddr) -> RawClient {
+    RawClient::connect(addr).with_known_ids(&[S_HELLO, S_ECHO, S_CHAT, S_BYE, S_LOGIN])
+}
+
+fn start(flags: &[&str]) -> Server {
+    Server::start_quiet(&[&["--cluster", NO_BROKER, "--login"], flags].concat())
+}
+
+/// Fails unless the next packet is the answer of a node whose broker is away.
+#[track_caller]
+fn expect_login(client: &mut RawClient) {
+    let answer = client.next_packet();
+    assert_eq!(
+        (answer.id, answer.payload[0]),
+        (S_LOGIN, 2),
+        "granted without the broker"
+    );
+}
+
+#[track_caller]
+fn expect_bye(client: &mut RawClient, code: u16) {
+    loop {
+        let packet = client.next_packet();
+        if packet.id == S_BYE {
+            assert_eq!(packet.payload[..2], code.to_le_bytes());
+            return client.expect_eof();
+        }
+    }
+}
+
+#[test]
+fn session_that_has_not_logged_in_may_send_nothing_else() {
+    let server = start(&[]);
+    for id in [C_ECHO, C_CHAT] {
+        let mut client = connect(server.addr);
+        client.send_packet(id, "hi");
+        expect_bye(&mut client, UNKNOWN_ID);
+    }
+    let mut client = connect(server.addr);
+    client.send_packet(C_LOGIN, "ada");
+    expect_login(&mut client);
+    client.send_packet(C_ECHO, "hi");
+    assert_eq!(client.next_packet().id, S_ECHO);
+}
+
+#[test]
+fn silent_session_gets_login_timeout() {
+    let server = start(&["--login-timeout-ms", "300"]);
+    let mut silent = connect(server.addr);
+    expect_bye(&mut silent, 12);
+}

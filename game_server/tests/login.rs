@@ -1,4 +1,4 @@
-//! `--login`: which packets come before a login. The broker of
+//! `--login`: which packets come before a login, and how many logins a session has. The broker of
 //! these tests is away: each login is granted without it.
 
 use crate::util::*;
@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 const C_LOGIN: u16 = 8;
 const S_LOGIN: u16 = 9;
 const UNKNOWN_ID: u16 = 3;
+const RATE_LIMIT: u16 = 7;
 const NO_BROKER: &str = "unix:///nonexistent/redis.sock";
 
 fn connect(addr: SocketAddr) -> RawClient {
@@ -52,6 +53,22 @@ fn session_that_has_not_logged_in_may_send_nothing_else() {
     expect_login(&mut client);
     client.send_packet(C_ECHO, "hi");
     assert_eq!(client.next_packet().id, S_ECHO);
+}
+
+#[test]
+fn flood_of_logins_ends_its_session_and_no_other() {
+    let server = start(&["--workers", "1"]);
+    let mut other = connect(server.addr);
+    other.send_packet(C_LOGIN, "bob");
+    expect_login(&mut other);
+    let mut client = connect(server.addr);
+    let flood: Vec<u8> = (0..1000)
+        .flat_map(|number| packet(C_LOGIN, format!("ada-{number}").as_bytes()))
+        .collect();
+    client.send(&flood);
+    expect_bye(&mut client, RATE_LIMIT);
+    other.send_packet(C_LOGIN, "eve");
+    expect_login(&mut other);
 }
 
 #[test]

@@ -157,7 +157,8 @@ pub struct Args {
 
     /// Admit a session by a C_LOGIN packet, as the only one of its name in the cluster
     ///
-    /// A session may send no other packet before its login, and has 10 s for it: see --login-timeout-ms.
+    /// A session may send no other packet before its login, and has 10 s for it: see --login-timeout-ms. More than two
+    /// logins a second from one session, with a burst of four, end it.
     #[cfg(feature = "cluster")]
     #[arg(long, env = "GAME_SERVER_LOGIN", requires = "cluster")]
     #[arg(help_heading = "Cluster")]

@@ -26,6 +26,9 @@ static HANDLERS_WITH_LOGIN: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
         .on_login::<CLogin>(GameSession::on_login_packet)
 });
 
+/// Logins of one session a second, with a burst of twice that: each login costs the broker two requests.
+#[cfg(feature = "cluster")]
+pub const MAX_LOGINS_PER_SEC: u32 = 2;
 
 /// One player. The session returns an echo to its player and sends a chat to all sessions.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub struct GameSession {
     requires_login: bool,
     #[cfg(feature = "cluster")]
     world: Option<Arc<World>>,
+    #[cfg(feature = "cluster")]
+    logins: RateLimiter,
 }
 
 impl GameSession {
@@ -54,6 +59,8 @@ impl GameSession {
             requires_login: false,
             #[cfg(feature = "cluster")]
             world: None,
+            #[cfg(feature = "cluster")]
+            logins: RateLimiter::default(),
         }
     }
 
@@ -113,6 +120,9 @@ impl GameSession {
 
     #[cfg(feature = "cluster")]
     fn on_login_packet(&mut self, ctx: &mut Context<'_>, name: &str) -> Result<(), Kick> {
+        if !self.logins.take(MAX_LOGINS_PER_SEC, ctx.now()) {
+            return Err(Kick::RateLimit);
+        }
         let world = self.world.as_ref();
         if world.is_some_and(|world| world.log_in(ctx.id(), name)) {
             Ok(())

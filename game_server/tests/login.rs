@@ -1,8 +1,14 @@
-//! `--login`: which packets come before a login, and how many logins a session has. The broker of
-//! these tests is away: each login is granted without it.
+//! `--login`: which packets come before a login, how many logins a session has, and when they are answered. The
+//! broker of these tests is away: each login is granted without it.
 
 use crate::util::*;
+use game_server::GameSession;
+use game_server::game::world::World;
+use game_server::packets::SBye;
+use server_core::cluster::Cluster;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 const C_LOGIN: u16 = 8;
 const S_LOGIN: u16 = 9;
@@ -76,4 +82,33 @@ fn silent_session_gets_login_timeout() {
     let server = start(&["--login-timeout-ms", "300"]);
     let mut silent = connect(server.addr);
     expect_bye(&mut silent, 12);
+}
+
+/// The server accepts connections before it enters the cluster.
+#[test]
+fn login_before_the_server_is_in_the_cluster_waits_for_it() {
+    let world = World::new(true);
+    let of_sessions = Arc::clone(&world);
+    let server = server_core::Server::builder()
+        .close_message_with_text(SBye::close_message)
+        .start("127.0.0.1:0", move |_peer| {
+            GameSession::new(None)
+                .with_login(true)
+                .in_world(Some(Arc::clone(&of_sessions)))
+        })
+        .unwrap();
+    let mut client = connect(server.local_addr());
+    client.send_packet(C_LOGIN, "ada");
+    let metrics = server.handle();
+    wait_until("the login to be handled", DEADLINE, || {
+        metrics.metrics().totals().packets_received == 1
+    });
+    let cluster = Cluster::builder(NO_BROKER).start(&server.handle()).unwrap();
+    world.enter(cluster);
+    expect_login(&mut client);
+    client.send_packet(C_ECHO, "hi");
+    assert_eq!(client.next_packet().id, S_ECHO);
+    world.leave();
+    server.handle().shutdown(Duration::ZERO);
+    server.join().unwrap();
 }

@@ -29,6 +29,9 @@ static HANDLERS_WITH_LOGIN: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
 /// Logins of one session a second, with a burst of twice that: each login costs the broker two requests.
 #[cfg(feature = "cluster")]
 pub const MAX_LOGINS_PER_SEC: u32 = 2;
+/// A login that comes before the server is in the cluster is tried again after this time.
+#[cfg(feature = "cluster")]
+const LOGIN_RETRY: Duration = Duration::from_millis(20);
 
 /// One player. The session returns an echo to its player and sends a chat to all sessions.
 #[derive(Debug)]
@@ -44,6 +47,9 @@ pub struct GameSession {
     world: Option<Arc<World>>,
     #[cfg(feature = "cluster")]
     logins: RateLimiter,
+    /// The name of a login that waits until the server is in the cluster.
+    #[cfg(feature = "cluster")]
+    held_login: Option<Box<str>>,
 }
 
 impl GameSession {
@@ -61,6 +67,8 @@ impl GameSession {
             world: None,
             #[cfg(feature = "cluster")]
             logins: RateLimiter::default(),
+            #[cfg(feature = "cluster")]
+            held_login: None,
         }
     }
 
@@ -123,11 +131,16 @@ impl GameSession {
         if !self.logins.take(MAX_LOGINS_PER_SEC, ctx.now()) {
             return Err(Kick::RateLimit);
         }
+        self.log_in(ctx, name);
+        Ok(())
+    }
+
+    #[cfg(feature = "cluster")]
+    fn log_in(&mut self, ctx: &mut Context<'_>, name: &str) {
         let world = self.world.as_ref();
-        if world.is_some_and(|world| world.log_in(ctx.id(), name)) {
-            Ok(())
-        } else {
-            Err(Kick::UnknownId)
+        if !world.is_some_and(|world| world.log_in(ctx.id(), name)) {
+            self.held_login = Some(name.into());
+            ctx.set_timer(ctx.now() + LOGIN_RETRY);
         }
     }
 
@@ -142,6 +155,11 @@ impl GameSession {
 
 impl Session for GameSession {
     fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        // A session with a login that waits has no chats: it is not admitted.
+        #[cfg(feature = "cluster")]
+        if let Some(name) = self.held_login.take() {
+            return self.log_in(ctx, &name);
+        }
         while let Some((at, text)) = self.delayed_chats.front() {
             if *at > ctx.now() {
                 ctx.set_timer(*at);

@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// Begins the login of a session. Returns `false` before [`enter`](Self::enter).
+    /// Begins the login of a session. Returns `false` before [`enter`](Self::enter): the session tries again.
     #[must_use]
     pub fn log_in(&self, session: SessionId, name: &str) -> bool {
         let cluster = self.cluster.get();

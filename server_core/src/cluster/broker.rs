@@ -45,6 +45,8 @@ pub enum Request {
     Publish(Channel, Vec<u8>),
     /// Set the key of this node for [`LEASE`](super::picture::LEASE).
     RenewLease(Incarnation),
+    /// The value of the key of a node, which is not this one.
+    GetLease(Incarnation),
     /// Delete the key of this node.
     DropLease(Incarnation),
     /// Set the key of an account, and answer with its value before.

@@ -52,6 +52,11 @@ const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
 const RENEW_EACH: u64 = 60;
 /// After the broker has refused a login, all logins are compared again after this time.
 const COMPARE_RETRY: Duration = Duration::from_secs(5);
+/// A later login of another node is looked at again after this time, if that node may not have deleted its key yet:
+/// a link waits up to 500 ms before it connects again.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
+/// Accounts whose keys have to be deleted when there is a connection, at most. Further keys expire.
+const MAX_ENDED: usize = 16_384;
 /// The counts of groups are in a heartbeat when they have changed, and in each heartbeat of this number.
 const FULL_BEAT: u64 = 5;
 /// A tick that comes later than its time by this much: the process was paused.
@@ -142,6 +147,12 @@ enum Pending {
         login: Login,
     },
     Compare(Vec<Arc<str>>),
+    /// The lease of the node of a later login of this account.
+    Lease {
+        account: Arc<str>,
+        other: Login,
+    },
+    Drop(Arc<str>),
     /// A kick of an older login of this account.
     Kick(Arc<str>),
     Find {
@@ -222,6 +233,9 @@ pub struct Link {
     /// Accounts of logins that came in the middle of a comparison: they do not hold up the state Up.
     compare_next: BTreeSet<Arc<str>>,
     comparing: usize,
+    /// Accounts without a login of this node, whose keys may name one: a key is not deleted without a connection.
+    /// They are compared before all others.
+    ended: BTreeSet<Arc<str>>,
     /// Accounts whose older logins may not have been told: the connection was lost in between.
     doubtful: HashSet<Arc<str>>,
     next_compare_at: Instant,
@@ -271,6 +285,7 @@ impl Link {
             to_compare: BTreeSet::new(),
             compare_next: BTreeSet::new(),
             comparing: 0,
+            ended: BTreeSet::new(),
             doubtful: HashSet::new(),
             next_compare_at: now + COMPARE_INTERVAL,
             compares: 0,
@@ -357,7 +372,9 @@ impl Link {
                     .picture
                     .next_expiry()
                     .filter(|at| *at > self.last_tick_at);
-                [Some(self.next_beat_at), probe, expiry]
+                let can_compare = self.state == State::Up && self.is_compared();
+                let compare = can_compare.then_some(self.next_compare_at);
+                [Some(self.next_beat_at), probe, expiry, compare]
                     .into_iter()
                     .flatten()
                     .min()
@@ -397,9 +414,6 @@ impl Link {
             _ => {}
         }
         self.expire(now);
-        if self.state == State::Up && self.next_compare_at <= now {
-            self.compare_all(now);
-        }
         while self
             .waiting_logins
             .front()
@@ -427,7 +441,7 @@ impl Link {
             }
             (Event::Reply(reply), State::Announcing | State::Up) => {
                 match self.pending.pop_front() {
-                    Some(pending) => self.handle_reply(pending, reply),
+                    Some(pending) => self.handle_reply(pending, reply, now),
                     None => self.replace_connection(now),
                 }
             }
@@ -707,7 +721,18 @@ impl Link {
                 Pending::Claim { account, .. } | Pending::Kick(account) => {
                     self.doubtful.insert(account);
                 }
-                Pending::Other | Pending::Compare(_) | Pending::WriteBack { .. } => {}
+                // The key may be the login that this node has lost.
+                Pending::Drop(account) | Pending::WriteBack { account, .. } => {
+                    self.remember_ended(account);
+                }
+                Pending::Compare(accounts) => {
+                    for account in accounts {
+                        if self.logins.get(&account).is_none() {
+                            self.remember_ended(account);
+                        }
+                    }
+                }
+                Pending::Other | Pending::Lease { .. } => {}
             }
         }
     }
@@ -722,9 +747,11 @@ impl Link {
         }
         if matches!(self.state, State::Announcing | State::Up) {
             self.settle_subscriptions(WINDOW_REQUESTS);
+            if self.state == State::Up && self.next_compare_at <= now && self.is_compared() {
+                self.compare_all(now);
+            }
             self.compare_next();
-            let is_announced =
-                self.proven_until.is_some() && self.comparing == 0 && self.to_compare.is_empty();
+            let is_announced = self.proven_until.is_some() && self.is_compared();
             if self.state == State::Announcing && is_announced && self.unsettled.is_empty() {
                 self.state = State::Up;
                 self.backoff.reset();
@@ -788,11 +815,11 @@ impl Link {
         }
     }
 
-    fn handle_reply(&mut self, pending: Pending, reply: Reply) {
+    fn handle_reply(&mut self, pending: Pending, reply: Reply, now: Instant) {
         let is_error = reply == Reply::Error;
         let first = match reply {
             Reply::Value(value) => Some(value),
-            Reply::Values(values) => return self.handle_values(pending, &values),
+            Reply::Values(values) => return self.handle_values(pending, &values, now),
             Reply::Done | Reply::Error => None,
         };
         let old = first.as_deref().and_then(Login::decode);
@@ -814,7 +841,7 @@ impl Link {
                 if is_error {
                     self.metrics.drop_one(Why::Refused);
                     self.answer(login.session, login.stamp, LoginAnswer::Unsure);
-                    self.compare_soon();
+                    self.compare_by(now + COMPARE_RETRY);
                     return;
                 }
                 let other = old.filter(|old| old.node != self.config.incarnation);
@@ -842,7 +869,7 @@ impl Link {
             Pending::Claim { account, login } => {
                 self.comparing -= 1;
                 if is_error {
-                    self.compare_soon();
+                    self.compare_by(now + COMPARE_RETRY);
                 } else if self.doubtful.remove(&account) {
                     self.kick_older(&account, Channel::Nodes, login.session, login.stamp);
                 }
@@ -860,31 +887,69 @@ impl Link {
                 _ => {}
             },
             Pending::Compare(_) => self.comparing -= 1,
+            Pending::Lease { account, other } => {
+                self.comparing -= 1;
+                let has_lease = is_error || first.is_some();
+                if let Some(mine) = self.logins.get(&account).filter(|mine| *mine < other) {
+                    self.settle_later(&account, mine, other, has_lease, now);
+                }
+            }
             Pending::Find { then, .. } => {
                 self.outgoing.release(then.bytes());
                 self.metrics.drop_one(Why::Refused);
             }
-            Pending::Other | Pending::Kick(_) => {}
+            Pending::Other | Pending::Kick(_) | Pending::Drop(_) => {}
         }
     }
 
-    fn handle_values(&mut self, pending: Pending, values: &[Option<Vec<u8>>]) {
+    /// The key of the account of `mine` has a later login of another node. That login is void if its node has
+    /// neither a lease nor a place in the picture.
+    fn settle_later(
+        &mut self,
+        account: &Arc<str>,
+        mine: Login,
+        other: Login,
+        has_lease: bool,
+        now: Instant,
+    ) {
+        if !has_lease && !self.picture.is_present(other.node) {
+            if let Some(mine) = self.logins.restamp(account, mine, other.stamp) {
+                self.claim(Arc::clone(account), mine);
+            }
+        } else if !has_lease || self.state == State::Announcing {
+            // The other node may have lost its connection, too: then it deletes the keys of its ended sessions and
+            // renews its lease in this time, or expires from the picture.
+            self.compare_by(now + SECOND_LOOK);
+        } else {
+            if self.doubtful.remove(account) {
+                // The login that this node has overwritten is not known to the newer one.
+                let (session, stamp) = (other.session, other.stamp);
+                self.kick_older(account, Channel::Nodes, session, stamp);
+            }
+            self.lose_login(account, mine);
+        }
+    }
+
+    fn handle_values(&mut self, pending: Pending, values: &[Option<Vec<u8>>], now: Instant) {
         let login_at = |at: usize| Login::decode(values.get(at)?.as_deref()?);
         match pending {
             Pending::Compare(accounts) => {
                 self.comparing -= 1;
                 for (at, account) in accounts.iter().enumerate() {
+                    let found = login_at(at);
                     let Some(mine) = self.logins.get(account) else {
+                        let of_this_node = |found: &Login| found.node == self.config.incarnation;
+                        if let Some(ended) = found.filter(of_this_node) {
+                            self.drop_login(Arc::clone(account), ended);
+                        }
                         continue;
                     };
-                    match login_at(at) {
+                    match found {
                         Some(other) if other.node != mine.node && other > mine => {
-                            if self.doubtful.remove(account) {
-                                // The login that this node has overwritten is not known to the newer one.
-                                let (session, stamp) = (other.session, other.stamp);
-                                self.kick_older(account, Channel::Nodes, session, stamp);
-                            }
-                            self.lose_login(account, mine);
+                            self.comparing += 1;
+                            let account = Arc::clone(account);
+                            let lease = Pending::Lease { account, other };
+                            self.request(Request::GetLease(other.node), lease);
                         }
                         Some(same)
                             if same == mine && !self.renews && !self.doubtful.contains(account) => {
@@ -900,7 +965,7 @@ impl Link {
                 self.forward(&account, found, then);
             }
             // A reply of another form than the request's: it says nothing.
-            other => self.handle_reply(other, Reply::Error),
+            other => self.handle_reply(other, Reply::Error, now),
         }
     }
 
@@ -995,9 +1060,17 @@ impl Link {
         self.to_compare.remove(&account);
         self.compare_next.remove(&account);
         let is_connected = matches!(self.state, State::Announcing | State::Up);
-        // A key that stays names a session that has ended, and expires.
         if is_connected && self.pending.len() < 2 * MAX_WAITING_LOGINS {
-            self.request(Request::DropLogin(account, login.encode()), Pending::Other);
+            let request = Request::DropLogin(Arc::clone(&account), login.encode());
+            self.request(request, Pending::Drop(account));
+        } else {
+            self.remember_ended(account);
+        }
+    }
+
+    fn remember_ended(&mut self, account: Arc<str>) {
+        if self.ended.len() < MAX_ENDED {
+            self.ended.insert(account);
         }
     }
 
@@ -1011,22 +1084,31 @@ impl Link {
         (self.doubtful).retain(|account| logins.get(account).is_some());
     }
 
-    fn compare_soon(&mut self) {
-        let retry_at = self.last_tick_at + COMPARE_RETRY;
-        self.next_compare_at = self.next_compare_at.min(retry_at);
+    /// Compares all logins at this instant, or when the comparison that is under way is complete.
+    fn compare_by(&mut self, at: Instant) {
+        if at < self.next_compare_at {
+            self.next_compare_at = at;
+            self.wants_tick = true;
+        }
+    }
+
+    /// Whether no comparison is under way.
+    fn is_compared(&self) -> bool {
+        self.comparing == 0 && self.to_compare.is_empty()
     }
 
     fn compare_next(&mut self) {
         if self.to_compare.is_empty() && self.state == State::Up {
             mem::swap(&mut self.to_compare, &mut self.compare_next);
         }
-        if self.comparing > 0 || self.to_compare.is_empty() {
+        if self.comparing > 0 || self.to_compare.is_empty() && self.ended.is_empty() {
             return;
         }
         let mut accounts = Vec::new();
         while accounts.len() < COMPARE_BATCH
-            && let Some(account) = self.to_compare.pop_first()
+            && let Some(account) = (self.ended.pop_first()).or_else(|| self.to_compare.pop_first())
         {
+            self.to_compare.remove(&account);
             accounts.push(account);
         }
         self.comparing = 1;
@@ -1099,7 +1181,7 @@ impl Link {
             (Body::Leave, Channel::Nodes) => {
                 node.leave();
                 // As for a node that expires.
-                self.compare_all(now);
+                self.compare_by(now);
             }
             (
                 Body::Kick {
@@ -1146,7 +1228,7 @@ impl Link {
         self.picture_at = now;
         if at > 0 {
             // The broker has lost messages, kicks among them, without the loss of a connection.
-            self.compare_all(now);
+            self.compare_by(now);
             self.tell_gap(WorldGap {
                 node: None,
                 group: None,
@@ -1165,7 +1247,7 @@ impl Link {
             && self.picture.expire(proven_until, now)
         {
             // A node that ended may have set keys, and not told the older sessions.
-            self.compare_all(now);
+            self.compare_by(now);
         }
     }
 

@@ -391,6 +391,7 @@ fn command(request: Request) -> Cmd {
         Request::Publish(..) => "PUBLISH",
         Request::RenewLease(_) | Request::SetLogin(..) => "SET",
         Request::DropLease(_) => "DEL",
+        Request::GetLease(_) => "GET",
         Request::GetLogins(_) => "MGET",
         Request::DropLogin(..) => "EVAL",
     };
@@ -409,7 +410,7 @@ fn command(request: Request) -> Cmd {
                 .arg("PX")
                 .arg(LEASE.as_millis() as u64);
         }
-        Request::DropLease(node) => {
+        Request::GetLease(node) | Request::DropLease(node) => {
             command.arg(lease_key(node));
         }
         Request::SetLogin(account, value) => {

@@ -244,6 +244,10 @@ impl Broker {
                 self.set(lease_key(node), vec![1], now + LEASE)
                     .map_or(Reply::Error, |_| Reply::Done)
             }
+            Request::GetLease(node) => {
+                let lease = self.keys.get(&lease_key(node));
+                value(lease.map(|(value, _)| value.clone()))
+            }
             Request::DropLease(node) => {
                 self.keys.remove(&lease_key(node));
                 Reply::Done

@@ -10,6 +10,7 @@ mod kicks;
 mod logins;
 mod many_nodes;
 mod node;
+mod outage;
 mod world;
 
 use world::{Coverage, World};

@@ -1179,9 +1179,10 @@ impl Link {
             }
             (Body::Heartbeat(heartbeat), Channel::Nodes) => node.update(heartbeat),
             (Body::Leave, Channel::Nodes) => {
-                node.leave();
                 // As for a node that expires.
-                self.compare_by(now);
+                if node.leave() {
+                    self.compare_by(now);
+                }
             }
             (
                 Body::Kick {

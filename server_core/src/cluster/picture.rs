@@ -6,6 +6,7 @@ use super::envelope::{Heartbeat, Incarnation};
 use crate::groups::id::GroupId;
 use crate::routing::link::Audience;
 use std::collections::HashMap;
+use std::mem;
 use std::time::{Duration, Instant};
 
 /// A node without a message for this time has ended.
@@ -171,9 +172,9 @@ impl Node {
         }
     }
 
-    /// The node has left.
-    pub fn leave(&mut self) {
-        self.state = State::Left;
+    /// The node has left. Returns whether it was present.
+    pub fn leave(&mut self) -> bool {
+        mem::replace(&mut self.state, State::Left) == State::Present
     }
 
     /// Takes the number of a packet.
@@ -229,12 +230,13 @@ mod tests {
             .hear(NODE, now)
             .unwrap()
             .update(Heartbeat::default());
-        picture.hear(NODE, now).unwrap().leave();
+        assert!(picture.hear(NODE, now).unwrap().leave());
         picture
             .hear(NODE, now)
             .unwrap()
             .update(Heartbeat::default());
         assert_eq!(picture.present().count(), 0);
+        assert!(!picture.hear(NODE, now).unwrap().leave(), "it has left");
     }
 
     #[test]

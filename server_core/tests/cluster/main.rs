@@ -7,6 +7,7 @@
 
 mod broker;
 mod kicks;
+mod leaves;
 mod logins;
 mod many_nodes;
 mod node;

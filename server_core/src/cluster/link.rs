@@ -216,8 +216,8 @@ pub struct Link {
     members: BTreeMap<GroupId, u32>,
     have_counts_changed: bool,
     subscribed: HashSet<GroupId>,
-    /// Groups whose subscription may have to change.
-    unsettled: Vec<GroupId>,
+    /// Groups with members and no subscription, or the other way round.
+    unsettled: BTreeSet<GroupId>,
 
     logins: Logins,
     unanswered: HashMap<SessionId, u64>,
@@ -276,7 +276,7 @@ impl Link {
             members: BTreeMap::new(),
             have_counts_changed: false,
             subscribed: HashSet::new(),
-            unsettled: Vec::new(),
+            unsettled: BTreeSet::new(),
             logins: Logins::default(),
             unanswered: HashMap::new(),
             waiting_logins: VecDeque::new(),
@@ -351,6 +351,13 @@ impl Link {
     #[must_use]
     pub fn accounts_to_compare(&self) -> usize {
         self.to_compare.len() + self.compare_next.len()
+    }
+
+    /// Groups whose subscriptions wait.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn groups_to_settle(&self) -> usize {
+        self.unsettled.len()
     }
 
     /// The login of an account on this node.
@@ -508,10 +515,10 @@ impl Link {
         self.have_counts_changed = true;
         let is_connected = matches!(self.state, State::Announcing | State::Up);
         if is_connected && count == u32::from(is_join) {
-            self.unsettled.push(group);
-            if self.unsettled.len() > 2 * WINDOW_REQUESTS + self.members.len() {
-                self.unsettled.sort_unstable();
-                self.unsettled.dedup();
+            if is_join == self.subscribed.contains(&group) {
+                self.unsettled.remove(&group);
+            } else {
+                self.unsettled.insert(group);
             }
             self.pump(now);
         }
@@ -795,7 +802,7 @@ impl Link {
 
     fn settle_subscriptions(&mut self, window: usize) {
         while self.pending.len() < window
-            && let Some(group) = self.unsettled.pop()
+            && let Some(group) = self.unsettled.pop_first()
         {
             let channel = Channel::Group(group);
             match (

@@ -12,6 +12,7 @@ mod logins;
 mod many_nodes;
 mod node;
 mod outage;
+mod subscriptions;
 mod world;
 
 use world::{Coverage, World};

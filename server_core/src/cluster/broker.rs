@@ -22,7 +22,7 @@ pub trait Broker {
 }
 
 /// A channel of the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Channel {
     /// Heartbeats of all nodes.
     Nodes,

@@ -129,6 +129,7 @@ enum State {
 #[derive(Debug)]
 enum Pending {
     Other,
+    Subscribe(Channel),
     Packet {
         bytes: usize,
     },
@@ -218,6 +219,8 @@ pub struct Link {
     subscribed: HashSet<GroupId>,
     /// Groups with members and no subscription, or the other way round.
     unsettled: BTreeSet<GroupId>,
+    /// Channels whose subscription the broker has refused. They are tried again with a full heartbeat.
+    refused: BTreeSet<Channel>,
 
     logins: Logins,
     unanswered: HashMap<SessionId, u64>,
@@ -277,6 +280,7 @@ impl Link {
             have_counts_changed: false,
             subscribed: HashSet::new(),
             unsettled: BTreeSet::new(),
+            refused: BTreeSet::new(),
             logins: Logins::default(),
             unanswered: HashMap::new(),
             waiting_logins: VecDeque::new(),
@@ -653,9 +657,10 @@ impl Link {
         self.proven_until = None;
         let own = Channel::Node(self.config.incarnation);
         for channel in [own, Channel::Nodes, Channel::Everybody] {
-            self.request(Request::Subscribe(channel), Pending::Other);
+            self.request(Request::Subscribe(channel), Pending::Subscribe(channel));
         }
         self.subscribed.clear();
+        self.refused.clear();
         self.unsettled = self.members.keys().copied().collect();
         self.settle_subscriptions(usize::MAX);
         self.beats = 0;
@@ -671,6 +676,16 @@ impl Link {
             let members = self.members.iter().take(MAX_GROUPS);
             members.map(|(group, count)| (*group, *count)).collect()
         });
+        if is_full {
+            for channel in mem::take(&mut self.refused) {
+                match channel {
+                    Channel::Group(group) => {
+                        self.unsettled.insert(group);
+                    }
+                    _ => self.request(Request::Subscribe(channel), Pending::Subscribe(channel)),
+                }
+            }
+        }
         self.request(Request::RenewLease(self.config.incarnation), Pending::Other);
         let name = mem::take(&mut self.config.name);
         let heartbeat = Heartbeat {
@@ -739,7 +754,7 @@ impl Link {
                         }
                     }
                 }
-                Pending::Other | Pending::Lease { .. } => {}
+                Pending::Other | Pending::Subscribe(_) | Pending::Lease { .. } => {}
             }
         }
     }
@@ -811,7 +826,7 @@ impl Link {
             ) {
                 (true, false) => {
                     self.subscribed.insert(group);
-                    self.request(Request::Subscribe(channel), Pending::Other);
+                    self.request(Request::Subscribe(channel), Pending::Subscribe(channel));
                 }
                 (false, true) => {
                     self.subscribed.remove(&group);
@@ -905,7 +920,14 @@ impl Link {
                 self.outgoing.release(then.bytes());
                 self.metrics.drop_one(Why::Refused);
             }
-            Pending::Other | Pending::Kick(_) | Pending::Drop(_) => {}
+            Pending::Subscribe(channel) if is_error => {
+                self.metrics.drop_one(Why::Refused);
+                if let Channel::Group(group) = channel {
+                    self.subscribed.remove(&group);
+                }
+                self.refused.insert(channel);
+            }
+            Pending::Other | Pending::Subscribe(_) | Pending::Kick(_) | Pending::Drop(_) => {}
         }
     }
 

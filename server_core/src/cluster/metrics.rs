@@ -30,7 +30,7 @@ pub enum Why {
     LinkDown,
     /// The connection was lost before the broker has confirmed the packet. The packet may have arrived.
     Unconfirmed,
-    /// The broker answered with an error, for example because it has no memory left.
+    /// The broker answered with an error, for example because it has no memory left, or does not allow a channel.
     Refused,
     /// A worker's mailbox of this node has no room for a packet of another node.
     MailboxFull,

@@ -13,6 +13,7 @@ const PACKET: [u8; 4] = [4, 0, 7, 0];
 
 pub struct Setup {
     pub link: Link,
+    pub metrics: Arc<ClusterMetrics>,
     connection: u64,
     pub now: Instant,
 }
@@ -25,13 +26,15 @@ impl Setup {
             seed: 1,
         };
         let now = Instant::now();
-        let mut link = Link::new(config, Arc::<ClusterMetrics>::default(), now);
+        let metrics = Arc::<ClusterMetrics>::default();
+        let mut link = Link::new(config, Arc::clone(&metrics), now);
         link.tick(now);
         let [Command::Connect(connection)] = link.take_commands()[..] else {
             panic!("no connect");
         };
         Self {
             link,
+            metrics,
             connection,
             now,
         }

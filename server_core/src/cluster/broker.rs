@@ -51,6 +51,9 @@ pub enum Request {
     DropLease(Incarnation),
     /// Set the key of an account, and answer with its value before.
     SetLogin(Arc<str>, Vec<u8>),
+    /// Set the key of an account to the second value if it has the first value or none, and answer with its value
+    /// before.
+    ReplaceLogin(Arc<str>, Vec<u8>, Vec<u8>),
     /// The values of the keys of these accounts.
     GetLogins(Vec<Arc<str>>),
     /// Delete the key of an account if it has this value.

@@ -142,10 +142,11 @@ enum Pending {
         account: Arc<str>,
         login: Login,
     },
-    /// A newer login of another node, which this node has overwritten.
+    /// A newer login of another node, which this node has overwritten by `mine`.
     WriteBack {
         account: Arc<str>,
-        login: Login,
+        mine: Login,
+        other: Login,
     },
     Compare(Vec<Arc<str>>),
     /// The lease of the node of a later login of this account.
@@ -899,15 +900,22 @@ impl Link {
                     self.compare(&account, login, other);
                 }
             }
-            Pending::WriteBack { account, login } => match old {
-                // A third node has claimed the account in between.
-                Some(other) if other > login => self.write_back(account, other),
-                Some(other) if other < login && other.node != self.config.incarnation => {
-                    let channel = Channel::Node(other.node);
-                    self.kick_older(&account, channel, other.session, login.stamp);
+            Pending::WriteBack { account, .. } if is_error => self.remember_ended(account),
+            Pending::WriteBack {
+                account,
+                mine,
+                other,
+            } => {
+                let is_third = |old: &Login| {
+                    *old != mine && (old.node, old.session) != (other.node, other.session)
+                };
+                // The third login has overwritten `mine` and is the newest one, whatever its stamp: its node knows
+                // nothing of the login that `mine` has overwritten.
+                if let Some(third) = old.filter(is_third) {
+                    let stamp = third.stamp.max(other.stamp.saturating_add(1));
+                    self.kick_older(&account, Channel::Node(other.node), other.session, stamp);
                 }
-                _ => {}
-            },
+            }
             Pending::Compare(_) => self.comparing -= 1,
             Pending::Lease { account, other } => {
                 self.comparing -= 1;
@@ -1030,7 +1038,7 @@ impl Link {
             let channel = Channel::Node(other.node);
             self.kick_older(account, channel, other.session, mine.stamp);
         } else {
-            self.write_back(Arc::clone(account), other);
+            self.write_back(Arc::clone(account), mine, other);
             self.lose_login(account, mine);
         }
     }
@@ -1080,9 +1088,15 @@ impl Link {
         self.request(request, Pending::Claim { account, login });
     }
 
-    fn write_back(&mut self, account: Arc<str>, login: Login) {
-        let request = Request::SetLogin(Arc::clone(&account), login.encode());
-        self.request(request, Pending::WriteBack { account, login });
+    fn write_back(&mut self, account: Arc<str>, mine: Login, other: Login) {
+        let (from, to) = (mine.encode(), other.encode());
+        let request = Request::ReplaceLogin(Arc::clone(&account), from, to);
+        let pending = Pending::WriteBack {
+            account,
+            mine,
+            other,
+        };
+        self.request(request, pending);
     }
 
     fn drop_login(&mut self, account: Arc<str>, login: Login) {

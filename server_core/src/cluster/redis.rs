@@ -389,6 +389,9 @@ fn command(request: Request) -> Cmd {
     /// Deletes a key that has a value, in one step.
     const DELETE_IF: &str =
         "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0";
+    /// Sets a key that has a value, or none, in one step.
+    const REPLACE_IF: &str = "local old=redis.call('GET',KEYS[1]) if not old or old==ARGV[1] then \
+         redis.call('SET',KEYS[1],ARGV[2],'PX',ARGV[3]) end return old";
     let name = match &request {
         Request::Subscribe(_) => "SUBSCRIBE",
         Request::Unsubscribe(_) => "UNSUBSCRIBE",
@@ -397,7 +400,7 @@ fn command(request: Request) -> Cmd {
         Request::DropLease(_) => "DEL",
         Request::GetLease(_) => "GET",
         Request::GetLogins(_) => "MGET",
-        Request::DropLogin(..) => "EVAL",
+        Request::ReplaceLogin(..) | Request::DropLogin(..) => "EVAL",
     };
     let mut command = cmd(name);
     match request {
@@ -425,6 +428,15 @@ fn command(request: Request) -> Cmd {
                 .arg("PX")
                 .arg(ttl)
                 .arg("GET");
+        }
+        Request::ReplaceLogin(account, from, to) => {
+            command
+                .arg(REPLACE_IF)
+                .arg(1)
+                .arg(login_key(&account))
+                .arg(from)
+                .arg(to)
+                .arg(LOGIN_TTL.as_millis() as u64);
         }
         Request::GetLogins(accounts) => {
             for account in accounts {

@@ -257,6 +257,16 @@ impl Broker {
                 self.set(login_key(&account), login, until)
                     .map_or(Reply::Error, value)
             }
+            Request::ReplaceLogin(account, from, to) => {
+                let key = login_key(&account);
+                let old = self.keys.get(&key).map(|(value, _)| value.clone());
+                let is_set = old.as_ref().is_none_or(|old| *old == from);
+                let until = now + Duration::from_secs(24 * 60 * 60);
+                if is_set && self.set(key, to, until).is_none() {
+                    return Reply::Error;
+                }
+                value(old)
+            }
             Request::GetLogins(accounts) => {
                 let value = |account| {
                     self.keys

@@ -14,6 +14,7 @@ mod node;
 mod outage;
 mod subscriptions;
 mod world;
+mod write_back;
 
 use world::{Coverage, World};
 

@@ -67,6 +67,8 @@ pub enum Reply {
     Done,
     /// The value of a key.
     Value(Vec<u8>),
+    /// A number, of a [`Request::Publish`] the number of subscribers.
+    Count(u64),
     /// The values of several keys.
     Values(Vec<Option<Vec<u8>>>),
     /// The broker refuses the request.

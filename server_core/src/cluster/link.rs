@@ -157,6 +157,8 @@ enum Pending {
     Drop(Arc<str>),
     /// A kick of an older login of this account.
     Kick(Arc<str>),
+    /// A packet or a kick for the session of an account on another node.
+    Direct,
     Find {
         account: Arc<str>,
         then: Then,
@@ -755,6 +757,7 @@ impl Link {
                         }
                     }
                 }
+                Pending::Direct => self.metrics.drop_one(Why::Unconfirmed),
                 Pending::Other | Pending::Subscribe(_) | Pending::Lease { .. } => {}
             }
         }
@@ -840,10 +843,11 @@ impl Link {
 
     fn handle_reply(&mut self, pending: Pending, reply: Reply, now: Instant) {
         let is_error = reply == Reply::Error;
+        let is_unheard = reply == Reply::Count(0);
         let first = match reply {
             Reply::Value(value) => Some(value),
             Reply::Values(values) => return self.handle_values(pending, &values, now),
-            Reply::Done | Reply::Error => None,
+            Reply::Done | Reply::Count(_) | Reply::Error => None,
         };
         let old = first.as_deref().and_then(Login::decode);
         match pending {
@@ -928,6 +932,9 @@ impl Link {
                 self.outgoing.release(then.bytes());
                 self.metrics.drop_one(Why::Refused);
             }
+            Pending::Direct if is_error => self.metrics.drop_one(Why::Refused),
+            // The node of the session has ended.
+            Pending::Direct if is_unheard => self.metrics.drop_one(Why::NoSession),
             Pending::Subscribe(channel) if is_error => {
                 self.metrics.drop_one(Why::Refused);
                 if let Channel::Group(group) = channel {
@@ -935,7 +942,11 @@ impl Link {
                 }
                 self.refused.insert(channel);
             }
-            Pending::Other | Pending::Subscribe(_) | Pending::Kick(_) | Pending::Drop(_) => {}
+            Pending::Other
+            | Pending::Direct
+            | Pending::Subscribe(_)
+            | Pending::Kick(_)
+            | Pending::Drop(_) => {}
         }
     }
 
@@ -998,7 +1009,9 @@ impl Link {
             }
             Pending::Find { account, then } => {
                 self.outgoing.release(then.bytes());
-                let Some(found) = login_at(0) else { return };
+                let Some(found) = login_at(0) else {
+                    return self.metrics.drop_one(Why::NoSession);
+                };
                 self.forward(&account, found, then);
             }
             // A reply of another form than the request's: it says nothing.
@@ -1026,9 +1039,13 @@ impl Link {
                 account,
             },
         };
-        if node != self.config.incarnation {
-            self.publish_message(Channel::Node(node), body);
+        if node == self.config.incarnation {
+            // A session of this node that has ended.
+            return self.metrics.drop_one(Why::NoSession);
         }
+        let from = self.config.incarnation;
+        let message = Envelope { from, seq: 0, body }.encode();
+        self.request(Request::Publish(Channel::Node(node), message), Pending::Direct);
     }
 
     /// Compares a login of this node with another node's login of the same account, which this node has
@@ -1246,6 +1263,8 @@ impl Link {
                     } else {
                         self.lose_login(account, login);
                     }
+                } else if is_by_request {
+                    self.metrics.drop_one(Why::NoSession);
                 }
             }
             (
@@ -1258,6 +1277,8 @@ impl Link {
             ) => {
                 if self.local_login(account) == Some(session) {
                     self.outputs.push(Output::Send(session, packet.to_vec()));
+                } else {
+                    self.metrics.drop_one(Why::NoSession);
                 }
             }
             _ => self.metrics.drop_one(Why::Malformed),

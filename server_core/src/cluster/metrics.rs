@@ -44,11 +44,13 @@ pub enum Why {
     Duplicate,
     /// A message of a node beyond the first 256.
     TooManyNodes,
+    /// A packet or a kick for an account without a session, or whose session has ended meanwhile.
+    NoSession,
 }
 
 impl Why {
     /// All reasons.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::QueueFull,
         Self::TooOld,
         Self::LinkDown,
@@ -60,6 +62,7 @@ impl Why {
         Self::UnknownKind,
         Self::Duplicate,
         Self::TooManyNodes,
+        Self::NoSession,
     ];
 
     /// The metric label.
@@ -77,6 +80,7 @@ impl Why {
             Self::UnknownKind => "unknown_kind",
             Self::Duplicate => "duplicate",
             Self::TooManyNodes => "too_many_nodes",
+            Self::NoSession => "no_session",
         }
     }
 }

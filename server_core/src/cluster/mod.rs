@@ -359,7 +359,8 @@ impl Cluster {
         self.shared.publish(Audience::All, packet);
     }
 
-    /// The members of a world group in the cluster.
+    /// The members of a world group in the cluster. A node announces the counts of its first 4,096 world groups, by
+    /// [`GroupId`]: the members of its further groups are not in this count on the other nodes, and get all packets.
     #[must_use]
     pub fn count(&self, group: GroupId) -> WorldCount {
         self.shared.read_link(|link, now| {
@@ -373,7 +374,8 @@ impl Cluster {
         })
     }
 
-    /// The nodes of the cluster.
+    /// The nodes of the cluster: this one and up to 256 others. Messages of further nodes are dropped and counted
+    /// ([`Why::TooManyNodes`]).
     #[must_use]
     pub fn nodes(&self) -> Nodes {
         let shared = &self.shared;
@@ -420,14 +422,15 @@ impl Cluster {
     }
 
     /// Sends an encoded packet to the session of an account, on any node, at most once. Without a session of the
-    /// account the packet is dropped; without the link, too, unless the session is on this node.
+    /// account the packet is dropped and counted ([`Why::NoSession`]); without the link, too, unless the session is on
+    /// this node.
     pub fn tell(&self, account: &str, packet: &SendBuffer) {
         self.shared.with_link(|link, _| link.tell(account, packet));
     }
 
     /// Ends the session of an account, on any node, with
     /// [`DisconnectReason::KickedByOperator`](crate::DisconnectReason::KickedByOperator). Without the link, only a
-    /// session of this node.
+    /// session of this node. A kick that finds no session is counted ([`Why::NoSession`]).
     pub fn kick(&self, account: &str) {
         self.shared.with_link(|link, _| link.kick(account));
     }

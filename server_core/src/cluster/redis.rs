@@ -380,6 +380,7 @@ fn reply(value: Value) -> Reply {
             };
             Reply::Values(values.into_iter().map(value).collect())
         }
+        Value::Int(number) => Reply::Count(number.try_into().unwrap_or_default()),
         Value::ServerError(_) => Reply::Error,
         _ => Reply::Done,
     }

@@ -219,12 +219,13 @@ impl Broker {
             Request::Publish(channel, message) => {
                 self.check_announced(at, channel);
                 if self.faults.is_green_but_dead {
-                    return Reply::Done;
+                    return Reply::Count(1);
                 }
                 let subscribers: Vec<(usize, u64)> = (self.connections.iter())
                     .filter(|c| !c.is_half_open && c.channels.contains(&channel))
                     .map(|c| (c.node, c.number))
                     .collect();
+                let count = subscribers.len() as u64;
                 for (to, to_number) in subscribers {
                     self.messages += 1;
                     self.message_bytes += message.len() as u64;
@@ -236,7 +237,7 @@ impl Broker {
                         incoming,
                     );
                 }
-                Reply::Done
+                Reply::Count(count)
             }
             Request::RenewLease(node) => {
                 // A lease that the broker refuses is announced as well as it can be.

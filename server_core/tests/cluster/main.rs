@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 mod broker;
+mod direct;
 mod kicks;
 mod leaves;
 mod logins;

@@ -191,7 +191,7 @@ pub struct NodeInfo {
     pub is_draining: bool,
     /// Whether this is the node of the call.
     pub is_local: bool,
-    /// The time since the last message of the node. Zero for the node of the call.
+    /// The time since the last message of the node, the time without a link included. Zero for the node of the call.
     pub age: Duration,
 }
 

@@ -26,6 +26,8 @@ pub struct Picture {
 #[derive(Debug)]
 pub struct Node {
     heard_at: Instant,
+    /// No silence before this instant counts: this node had no link.
+    forgiven_until: Instant,
     /// A node that has ended stays here, for its sequence numbers, as long as there is room.
     state: State,
     /// Empty before the first heartbeat.
@@ -71,6 +73,7 @@ impl Picture {
         }
         let node = self.nodes.entry(from).or_insert_with(|| Node {
             heard_at: now,
+            forgiven_until: now,
             state: State::Absent,
             name: Box::default(),
             sessions: 0,
@@ -87,8 +90,9 @@ impl Picture {
     pub fn expire(&mut self, proven_until: Instant, now: Instant) -> bool {
         let mut any = false;
         for node in self.nodes.values_mut().filter(|node| node.is_present()) {
-            let is_silent = now.saturating_duration_since(node.heard_at) >= LEASE;
-            if is_silent && proven_until >= node.heard_at + PROVEN {
+            let silent_since = node.silent_since();
+            let is_silent = now.saturating_duration_since(silent_since) >= LEASE;
+            if is_silent && proven_until >= silent_since + PROVEN {
                 node.state = State::Absent;
                 any = true;
             }
@@ -99,13 +103,14 @@ impl Picture {
     /// When [`expire`](Self::expire) may end the next node.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.present().map(|(_, node)| node.heard_at + LEASE).min()
+        let expiries = self.present().map(|(_, node)| node.silent_since() + LEASE);
+        expiries.min()
     }
 
     /// Nothing was heard before `now` because this node had no link: no silence counts.
     pub fn forgive_silence(&mut self, now: Instant) {
         for node in self.nodes.values_mut() {
-            node.heard_at = node.heard_at.max(now);
+            node.forgiven_until = node.forgiven_until.max(now);
         }
     }
 
@@ -148,6 +153,10 @@ impl Node {
     #[must_use]
     pub fn is_present(&self) -> bool {
         self.state == State::Present
+    }
+
+    fn silent_since(&self) -> Instant {
+        self.heard_at.max(self.forgiven_until)
     }
 
     /// When the last message arrived.
@@ -221,6 +230,19 @@ mod tests {
             .unwrap()
             .update(Heartbeat::default());
         assert!(picture.is_present(NODE), "a paused node comes back");
+    }
+
+    #[test]
+    fn silence_without_a_link_is_forgiven_and_stays_in_the_age() {
+        let (mut picture, now) = (Picture::default(), Instant::now());
+        let node = picture.hear(NODE, now).unwrap();
+        node.update(Heartbeat::default());
+        picture.forgive_silence(now + seconds(60));
+        picture.expire(now + seconds(64), now + seconds(64));
+        let (_, node) = picture.present().next().expect("it has 5 s more");
+        assert_eq!(node.heard_at(), now);
+        picture.expire(now + seconds(65), now + seconds(65));
+        assert!(!picture.is_present(NODE));
     }
 
     #[test]

@@ -56,7 +56,7 @@ const COMPARE_RETRY: Duration = Duration::from_secs(5);
 /// a link waits up to 500 ms before it connects again.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// Accounts whose keys have to be deleted when there is a connection, at most. Further keys expire.
-const MAX_ENDED: usize = 16_384;
+const MAX_ENDED: usize = 32_768;
 /// The counts of groups are in a heartbeat when they have changed, and in each heartbeat of this number.
 const FULL_BEAT: u64 = 5;
 /// A tick that comes later than its time by this much: the process was paused.
@@ -226,6 +226,8 @@ pub struct Link {
     refused: BTreeSet<Channel>,
 
     logins: Logins,
+    /// Accounts of `logins` that the broker was asked to set: they may have a key of this node.
+    asked: HashSet<Arc<str>>,
     unanswered: HashMap<SessionId, u64>,
     waiting_logins: VecDeque<WaitingLogin>,
     /// The newest login of a session whose login has no answer: its account, its wall clock and its time. A session
@@ -285,6 +287,7 @@ impl Link {
             unsettled: BTreeSet::new(),
             refused: BTreeSet::new(),
             logins: Logins::default(),
+            asked: HashSet::new(),
             unanswered: HashMap::new(),
             waiting_logins: VecDeque::new(),
             next_logins: HashMap::new(),
@@ -358,6 +361,19 @@ impl Link {
     #[must_use]
     pub fn accounts_to_compare(&self) -> usize {
         self.to_compare.len() + self.compare_next.len()
+    }
+
+    /// Logins of this node, accounts whose older logins may not have been told, accounts whose keys have to be deleted,
+    /// and requests without a reply.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn held(&self) -> [usize; 4] {
+        [
+            self.logins.accounts().count(),
+            self.doubtful.len(),
+            self.ended.len(),
+            self.pending.len(),
+        ]
     }
 
     /// Groups whose subscriptions wait.
@@ -589,6 +605,7 @@ impl Link {
             stamp,
         };
         self.waiting_logins.insert(at, waiting);
+        self.asked.insert(Arc::clone(&account));
         let request = Request::SetLogin(Arc::clone(&account), login.encode());
         self.request(
             request,
@@ -988,7 +1005,7 @@ impl Link {
                     let Some(mine) = self.logins.get(account) else {
                         let of_this_node = |found: &Login| found.node == self.config.incarnation;
                         if let Some(ended) = found.filter(of_this_node) {
-                            self.drop_login(Arc::clone(account), ended);
+                            self.drop_key(Arc::clone(account), ended);
                         }
                         continue;
                     };
@@ -1081,6 +1098,7 @@ impl Link {
             .is_some_and(|login| login.session == mine.session)
         {
             self.logins.remove(account);
+            self.asked.remove(account);
             self.close_replaced(mine.session);
         }
     }
@@ -1101,6 +1119,7 @@ impl Link {
 
     fn claim(&mut self, account: Arc<str>, login: Login) {
         self.comparing += 1;
+        self.asked.insert(Arc::clone(&account));
         let request = Request::SetLogin(Arc::clone(&account), login.encode());
         self.request(request, Pending::Claim { account, login });
     }
@@ -1119,6 +1138,12 @@ impl Link {
     fn drop_login(&mut self, account: Arc<str>, login: Login) {
         self.to_compare.remove(&account);
         self.compare_next.remove(&account);
+        if self.asked.remove(&account) {
+            self.drop_key(account, login);
+        }
+    }
+
+    fn drop_key(&mut self, account: Arc<str>, login: Login) {
         let is_connected = matches!(self.state, State::Announcing | State::Up);
         if is_connected && self.pending.len() < 2 * MAX_WAITING_LOGINS {
             let request = Request::DropLogin(Arc::clone(&account), login.encode());

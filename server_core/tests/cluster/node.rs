@@ -18,6 +18,9 @@ pub struct Node {
     pub metrics: Arc<ClusterMetrics>,
     pub connection: u64,
     pub paused_until: Option<Instant>,
+    /// When the last pause began, and when it ended.
+    pub paused_at: Option<Instant>,
+    pub resumed_at: Option<Instant>,
     pub next_session: u32,
     /// Members of world groups.
     pub groups: BTreeMap<GroupId, u32>,
@@ -56,6 +59,8 @@ impl Node {
             metrics,
             connection: 0,
             paused_until: None,
+            paused_at: None,
+            resumed_at: None,
             next_session: 1,
             groups: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -93,6 +98,7 @@ impl Node {
             return;
         }
         if self.paused_until.take().is_some() {
+            self.resumed_at = Some(now);
             self.watches_since = None;
             // The thread of the link may run before the thread that reads.
             let before = self.present();

@@ -312,6 +312,7 @@ impl World {
                 "cut_off"
             }
             10 => {
+                self.nodes[node].paused_at = Some(self.now);
                 self.nodes[node].paused_until = Some(self.now + length);
                 is_of_broker = false;
                 "paused"
@@ -464,20 +465,24 @@ impl World {
     fn check_end(&mut self) {
         let mut offences = Vec::new();
         let calm_at = self.start + UNREST;
-        let was_silent =
-            (self.last_silence_at).is_some_and(|at| at + Duration::from_secs(12) > calm_at);
-        let limit = if was_silent { BACK_FROM_SILENCE } else { BACK };
         for node in &self.nodes {
             let name = node.index;
+            // A process that is paused does nothing: it has lost the time in which its link could come back.
+            let pause = node.paused_at.zip(node.resumed_at);
+            let pause = pause.filter(|(_, resumed_at)| *resumed_at > calm_at);
+            let (paused_at, working_at) = pause.unwrap_or((calm_at, calm_at));
+            let was_silent =
+                (self.last_silence_at).is_some_and(|at| at + Duration::from_secs(12) > paused_at);
+            let limit = if was_silent { BACK_FROM_SILENCE } else { BACK };
             if node.paused_until.is_some() {
                 offences.push(format!("node {name} is still paused"));
             }
             match node.up_since {
                 None => offences.push(format!("the link of node {name} is down")),
-                Some(at) if at > calm_at + limit => {
+                Some(at) if at > working_at + limit => {
                     offences.push(format!(
                         "node {name} is back after {} ms",
-                        at.duration_since(calm_at).as_millis()
+                        at.duration_since(working_at).as_millis()
                     ));
                 }
                 _ => {}

@@ -977,11 +977,12 @@ impl Link {
         has_lease: bool,
         now: Instant,
     ) {
-        if !has_lease && !self.picture.is_present(other.node) {
+        let is_alive = has_lease || self.picture.is_heard(other.node);
+        if !is_alive && !self.picture.is_present(other.node) {
             if let Some(mine) = self.logins.restamp(account, mine, other.stamp) {
                 self.claim(Arc::clone(account), mine);
             }
-        } else if !has_lease || self.state == State::Announcing {
+        } else if !is_alive || self.state == State::Announcing {
             // The other node may have lost its connection, too: then it deletes the keys of its ended sessions and
             // renews its lease in this time, or expires from the picture.
             self.compare_by(now + SECOND_LOOK);
@@ -1099,6 +1100,8 @@ impl Link {
         {
             self.logins.remove(account);
             self.asked.remove(account);
+            self.to_compare.remove(account);
+            self.compare_next.remove(account);
             self.close_replaced(mine.session);
         }
     }

@@ -126,6 +126,13 @@ impl Picture {
         (self.nodes.get(&incarnation)).is_some_and(Node::is_present)
     }
 
+    /// Whether a node is present, and was heard since the link of this node is back.
+    #[must_use]
+    pub fn is_heard(&self, incarnation: Incarnation) -> bool {
+        let is_heard = |node: &Node| node.is_present() && node.heard_at >= node.forgiven_until;
+        self.nodes.get(&incarnation).is_some_and(is_heard)
+    }
+
     /// The sessions of this group on other nodes, and the number of those nodes.
     #[must_use]
     pub fn members(&self, group: GroupId) -> (u64, usize) {

@@ -1063,7 +1063,10 @@ impl Link {
         }
         let from = self.config.incarnation;
         let message = Envelope { from, seq: 0, body }.encode();
-        self.request(Request::Publish(Channel::Node(node), message), Pending::Direct);
+        self.request(
+            Request::Publish(Channel::Node(node), message),
+            Pending::Direct,
+        );
     }
 
     /// Compares a login of this node with another node's login of the same account, which this node has

@@ -738,7 +738,11 @@ mod tests {
         let group = GroupId::new(1, 1);
         for _ in 0..2 {
             miss(Audience::Group(group));
-            assert_eq!(gaps.recv_timeout(DEADLINE), Ok(Some(group)), "the thread goes on");
+            assert_eq!(
+                gaps.recv_timeout(DEADLINE),
+                Ok(Some(group)),
+                "the thread goes on"
+            );
         }
         miss(Audience::All);
         assert_eq!(gaps.recv_timeout(DEADLINE), Ok(None));
@@ -765,7 +769,11 @@ mod tests {
             });
             sessions.unwrap()
         };
-        let local = |account: &str| cluster.shared.read_link(|link, _| link.local_login(account));
+        let local = |account: &str| {
+            cluster
+                .shared
+                .read_link(|link, _| link.local_login(account))
+        };
         wait_until("three sessions", || sessions().len() == 3);
         let ids: Vec<SessionId> = sessions().iter().map(|session| session.id).collect();
         for id in &ids {
@@ -777,7 +785,11 @@ mod tests {
         drop(peers);
         wait_until("no session", || sessions().is_empty());
         for id in &ids {
-            assert_eq!(local(&id.to_string()), None, "the login ends with its session");
+            assert_eq!(
+                local(&id.to_string()),
+                None,
+                "the login ends with its session"
+            );
             cluster.login(*id, "late");
         }
         // Behind the logins in the mailboxes.

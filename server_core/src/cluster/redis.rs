@@ -623,12 +623,12 @@ mod tests {
         let (everybody, node) = (Channel::Everybody, Incarnation(u64::MAX - 1));
         let publish = |channel| Request::Publish(channel, b"hi".to_vec());
         let set = |account: &str, number| Request::SetLogin(account.into(), value(number));
-        let replace = |account: &str, from, to| {
-            Request::ReplaceLogin(account.into(), value(from), value(to))
-        };
+        let replace =
+            |account: &str, from, to| Request::ReplaceLogin(account.into(), value(from), value(to));
         let drop_key = |account: &str, number| Request::DropLogin(account.into(), value(number));
         let get = || Request::GetLogins(vec!["ada".into(), "bob".into()]);
-        let values = |ada, bob| Reply::Values([ada, bob].map(|one: Option<u8>| one.map(value)).into());
+        let values =
+            |ada, bob| Reply::Values([ada, bob].map(|one: Option<u8>| one.map(value)).into());
 
         check(publish(everybody), Reply::Count(0));
         check(Request::Subscribe(everybody), Reply::Done);
@@ -693,15 +693,15 @@ mod tests {
         assert_eq!(server.command(acl).unwrap(), "+OK");
         let (mut redis, events) = server.connect("?user=game&pass=x");
         let group = Channel::Group(GroupId::new(1, 7));
-        for (channel, reply) in [
-            (group, Reply::Error),
-            (Channel::Everybody, Reply::Done),
-        ] {
+        for (channel, reply) in [(group, Reply::Error), (Channel::Everybody, Reply::Done)] {
             redis.send(vec![Request::Subscribe(channel)]);
             assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Reply(reply)));
         }
         // Another database needs SELECT.
-        let url = format!("unix://{}/redis.sock?db=1&user=game&pass=x", server.folder.display());
+        let url = format!(
+            "unix://{}/redis.sock?db=1&user=game&pass=x",
+            server.folder.display()
+        );
         let (sender, refused) = mpsc::channel();
         let is_connected = move |_, event: Event<'_>| {
             let _ = sender.send(matches!(event, Event::Connected));

@@ -744,7 +744,9 @@ mod tests {
             std::mem::take(&mut *calls.0.lock().unwrap())
         };
         assert_eq!(logs_in(&mut shard), ["login", "answer"]);
-        shard.table.visit(ids[0], |connection| connection.is_leaving = true);
+        shard
+            .table
+            .visit(ids[0], |connection| connection.is_leaving = true);
         assert_eq!(logs_in(&mut shard), [""; 0]);
         let close = Command::Close(ids[0], DisconnectReason::Closed);
         shard.handle_command(close, now, |_, _| Ok(()));

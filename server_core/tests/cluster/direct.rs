@@ -34,7 +34,12 @@ fn packet_or_kick_to_an_account_without_a_session_is_counted() {
     let mut counted = 0;
     for is_kick in [false, true] {
         // No key; a session of this node that has ended; a node that has ended.
-        for (key, subscribers) in [(None, None), (Some(1), None), (Some(2), Some(0)), (Some(2), Some(1))] {
+        for (key, subscribers) in [
+            (None, None),
+            (Some(1), None),
+            (Some(2), Some(0)),
+            (Some(2), Some(1)),
+        ] {
             if is_kick {
                 setup.link.kick("ada");
             } else {

@@ -76,7 +76,10 @@ fn nodes_that_leave_during_a_comparison_are_one_more_and_do_not_hold_the_link_up
         }
         setup.reply(requests);
         if node == 120 {
-            assert!(setup.link.is_up(), "the comparison was begun anew each time");
+            assert!(
+                setup.link.is_up(),
+                "the comparison was begun anew each time"
+            );
         }
     }
     total += compared(&mut setup);

@@ -156,12 +156,20 @@ impl Node {
         let [logins, doubtful, ended, pending] = self.link.held();
         let sessions = self.sessions.len();
         // Sessions that have ended may have had a request or two under way.
-        let most = [sessions, 100 + sessions, 100 + sessions, 1_100 + 4 * sessions];
+        let most = [
+            sessions,
+            100 + sessions,
+            100 + sessions,
+            1_100 + 4 * sessions,
+        ];
         let held = [logins, doubtful, ended, pending];
         if held.iter().zip(most).any(|(held, most)| *held > most)
             || self.link.accounts_to_compare() > 2 * logins
         {
-            let text = format!("node {} with {sessions} sessions holds {held:?}", self.index);
+            let text = format!(
+                "node {} with {sessions} sessions holds {held:?}",
+                self.index
+            );
             self.offences.push(text);
         }
         let late = Duration::from_millis(1100);
@@ -232,9 +240,8 @@ impl Node {
             Audience::All => None,
         };
         let gaps = self.link.take_gaps();
-        let is_told = |gap: &WorldGap| {
-            (gap.node, gap.group, gap.lost) == (Some(node), group, Some(1))
-        };
+        let is_told =
+            |gap: &WorldGap| (gap.node, gap.group, gap.lost) == (Some(node), group, Some(1));
         if gaps.len() != 1 || !gaps.iter().all(is_told) {
             let text = format!("node {}: {gaps:?} for a packet without room", self.index);
             self.offences.push(text);

@@ -62,8 +62,8 @@ impl Pair {
 
 /// Runs with the seeds of a printed series.
 fn each_seed(check: impl Fn(u64)) {
-    let first =
-        std::env::var("TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 40), |s| s.parse().unwrap());
+    let first = std::env::var("TEST_SEED")
+        .map_or_else(|_| fastrand::u64(..1 << 40), |s| s.parse().unwrap());
     for seed in first..first + 50 {
         println!("TEST_SEED={seed}");
         check(seed);

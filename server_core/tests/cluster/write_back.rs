@@ -22,10 +22,15 @@ fn login(node: u64, stamp: u64) -> Login {
 /// its key meanwhile. Returns the request that writes it back.
 fn overwritten() -> (Setup, Request) {
     let mut setup = Setup::new();
-    setup.link.login(login(1, 0).session, ACCOUNT, 10, setup.now);
+    setup
+        .link
+        .login(login(1, 0).session, ACCOUNT, 10, setup.now);
     setup.handle(Event::Connected);
     let mut requests = setup.requests();
-    assert_eq!(requests.pop(), Some(Request::GetLogins(vec![ACCOUNT.into()])));
+    assert_eq!(
+        requests.pop(),
+        Some(Request::GetLogins(vec![ACCOUNT.into()]))
+    );
     setup.reply(requests);
     setup.handle(Event::Reply(Reply::Values(vec![None])));
     let claim = Request::SetLogin(ACCOUNT.into(), login(1, 10).encode());
@@ -44,7 +49,10 @@ fn overwritten() -> (Setup, Request) {
 fn newer_login_is_written_back_where_the_key_is_still_of_this_node() {
     let (mut setup, request) = overwritten();
     let (from, to) = (login(1, 10).encode(), login(2, 100).encode());
-    assert_eq!(request, Request::ReplaceLogin(ACCOUNT.into(), from.clone(), to));
+    assert_eq!(
+        request,
+        Request::ReplaceLogin(ACCOUNT.into(), from.clone(), to)
+    );
     setup.handle(Event::Reply(Reply::Value(from)));
     assert_eq!(setup.requests(), []);
 }

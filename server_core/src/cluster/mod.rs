@@ -78,7 +78,7 @@
 //! * A node without a heartbeat for 5 s is not counted any more. A node without a link declares no other node
 //!   dead: its picture stays as it was, and has an age.
 //! * The newest session of an account stays. Two sessions are connected for one round trip at most, or, if the link
-//!   of a node is down, until it is back.
+//!   of a node is down, until 1 s after it is back. A session of a node that was killed ends no other session.
 //!
 //! Anyone with access to the broker can write messages to the nodes. No message makes a node fail, but a message
 //! can be a lie: let only the nodes reach the broker.

@@ -101,7 +101,7 @@ for node in "${nodes[@]}"; do start_node "$node"; done
 within 3000 "all links up" links_are 1
 for node in "${nodes[@]}"; do
     addr=${node_addr[$node]}
-    start_client "client-$node" --count "$clients" --chat-hz "$chat_hz" --log-sessions 0 --duration-secs 600 \
+    start_client "client-$node" --login --count "$clients" --chat-hz "$chat_hz" --log-sessions 0 --duration-secs 600 \
         --json "$work/client-$node.json"
     declare "client_of_$node=$client_pid"
 done

@@ -28,6 +28,8 @@ mod hostile_input;
 mod lecture_table;
 mod load;
 mod logging;
+#[cfg(feature = "cluster")]
+mod login;
 mod packet_ids;
 mod preflight;
 mod proxy;

@@ -156,18 +156,21 @@ pub struct Args {
     pub node: String,
 
     /// Admit a session by a C_LOGIN packet, as the only one of its name in the cluster
+    ///
+    /// A session may send no other packet before its login, and has 10 s for it: see --login-timeout-ms. More than two
+    /// logins a second from one session, with a burst of four, end it.
     #[cfg(feature = "cluster")]
     #[arg(long, env = "GAME_SERVER_LOGIN", requires = "cluster")]
     #[arg(help_heading = "Cluster")]
     pub login: bool,
 
-    /// Time from a connect to the first valid packet, in milliseconds; 0: off
+    /// Time from a connect to the first valid packet, in milliseconds; 0: off [default: 0; 10000 with --login]
     ///
     /// With 0, clients that connect and send nothing can take all sessions. Clients that only receive the hello
     /// need 0.
-    #[arg(long, env = "GAME_SERVER_LOGIN_TIMEOUT_MS", default_value_t = 0, value_parser = value_parser!(u64).range(0..=DAY_MS))]
+    #[arg(long, env = "GAME_SERVER_LOGIN_TIMEOUT_MS", value_parser = value_parser!(u64).range(0..=DAY_MS))]
     #[arg(help_heading = "Limits", value_name = "MS")]
-    pub login_timeout_ms: u64,
+    pub login_timeout_ms: Option<u64>,
 
     /// Sessions at a time without a valid packet, with --login-timeout-ms; a further session ends the oldest
     /// of them; 0: half of the sessions
@@ -444,7 +447,7 @@ impl Args {
         config.max_connects_per_ip_per_sec =
             (self.max_connects_per_ip_per_sec > 0).then_some(self.max_connects_per_ip_per_sec);
         config.trusted_proxies.clone_from(&self.trusted_proxies);
-        config.login_timeout = millis_or_off(self.login_timeout_ms);
+        config.login_timeout = self.login_timeout();
         config.max_unadmitted = (self.max_unadmitted > 0).then_some(self.max_unadmitted);
         config.handshake_timeout = millis_or_off(self.handshake_timeout_ms);
         config.max_handshakes = self.max_handshakes;
@@ -475,13 +478,23 @@ impl Args {
         (rate > 0).then_some(rate)
     }
 
-    /// Whether a session has to send a valid packet within `--login-timeout-ms`.
-    pub fn requires_login(&self) -> bool {
+    /// Whether a session is admitted by its login alone.
+    fn has_login(&self) -> bool {
         #[cfg(feature = "cluster")]
-        if self.login {
-            return true;
-        }
-        self.login_timeout_ms > 0
+        return self.login;
+        #[cfg(not(feature = "cluster"))]
+        return false;
+    }
+
+    /// The time for a first valid packet, or for the login, if there is a limit.
+    fn login_timeout(&self) -> Option<Duration> {
+        let default = if self.has_login() { 10_000 } else { 0 };
+        millis_or_off(self.login_timeout_ms.unwrap_or(default))
+    }
+
+    /// Whether a session is unadmitted at first: it needs a login, or a valid packet within `--login-timeout-ms`.
+    pub fn requires_login(&self) -> bool {
+        self.has_login() || self.login_timeout().is_some()
     }
 
     /// The warning of a start that accepts silent peers from other machines.
@@ -494,7 +507,7 @@ impl Args {
             self.wss_addr.as_ref(),
         ];
         let mut addrs = addrs.iter().flatten().flat_map(|addrs| addrs.all());
-        (!self.requires_login() && !addrs.all(is_loopback)).then_some(
+        (self.login_timeout().is_none() && !addrs.all(is_loopback)).then_some(
             "silent peers can take all sessions and keep them: --login-timeout-ms ends silent peers",
         )
     }
@@ -607,6 +620,27 @@ mod tests {
         assert!(!warns(&["--addr=[::ffff:127.0.0.1]:7777"]));
         assert!(!warns(&["--addr=0.0.0.0:7777", "--login-timeout-ms=5000"]));
         assert!(warns(&["--ws-addr=0.0.0.0:7780"]) && !warns(&["--ws-addr=[::1]:7780"]));
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn login_has_ten_seconds_and_a_warning_without_them() {
+        let with = |flag: &str| {
+            let flags = [
+                "--cluster=unix:///x",
+                "--login",
+                "--addr=0.0.0.0:7777",
+                flag,
+            ];
+            let args = parse(&flags).unwrap();
+            assert!(args.requires_login());
+            let warns = args.silence_warning().is_some();
+            (args.config(1000).login_timeout, warns)
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(with("--workers=1"), (seconds(10), false));
+        assert_eq!(with("--login-timeout-ms=5000"), (seconds(5), false));
+        assert_eq!(with("--login-timeout-ms=0"), (None, true));
     }
 
     #[test]

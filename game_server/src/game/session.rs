@@ -17,6 +17,22 @@ static HANDLERS: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
         .on::<CChat>(GameSession::on_chat)
 });
 
+/// The packets that a player may send with `--login`.
+#[cfg(feature = "cluster")]
+static HANDLERS_WITH_LOGIN: LazyLock<Handlers<GameSession>> = LazyLock::new(|| {
+    Handlers::new()
+        .on::<CEcho>(GameSession::on_echo)
+        .on::<CChat>(GameSession::on_chat)
+        .on_login::<CLogin>(GameSession::on_login_packet)
+});
+
+/// Logins of one session a second, with a burst of twice that: each login costs the broker two requests.
+#[cfg(feature = "cluster")]
+pub const MAX_LOGINS_PER_SEC: u32 = 2;
+/// A login that comes before the server is in the cluster is tried again after this time.
+#[cfg(feature = "cluster")]
+const LOGIN_RETRY: Duration = Duration::from_millis(20);
+
 /// One player. The session returns an echo to its player and sends a chat to all sessions.
 #[derive(Debug)]
 pub struct GameSession {
@@ -29,6 +45,11 @@ pub struct GameSession {
     requires_login: bool,
     #[cfg(feature = "cluster")]
     world: Option<Arc<World>>,
+    #[cfg(feature = "cluster")]
+    logins: RateLimiter,
+    /// The name of a login that waits until the server is in the cluster.
+    #[cfg(feature = "cluster")]
+    held_login: Option<Box<str>>,
 }
 
 impl GameSession {
@@ -44,6 +65,10 @@ impl GameSession {
             requires_login: false,
             #[cfg(feature = "cluster")]
             world: None,
+            #[cfg(feature = "cluster")]
+            logins: RateLimiter::default(),
+            #[cfg(feature = "cluster")]
+            held_login: None,
         }
     }
 
@@ -101,6 +126,24 @@ impl GameSession {
         Ok(())
     }
 
+    #[cfg(feature = "cluster")]
+    fn on_login_packet(&mut self, ctx: &mut Context<'_>, name: &str) -> Result<(), Kick> {
+        if !self.logins.take(MAX_LOGINS_PER_SEC, ctx.now()) {
+            return Err(Kick::RateLimit);
+        }
+        self.log_in(ctx, name);
+        Ok(())
+    }
+
+    #[cfg(feature = "cluster")]
+    fn log_in(&mut self, ctx: &mut Context<'_>, name: &str) {
+        let world = self.world.as_ref();
+        if !world.is_some_and(|world| world.log_in(ctx.id(), name)) {
+            self.held_login = Some(name.into());
+            ctx.set_timer(ctx.now() + LOGIN_RETRY);
+        }
+    }
+
     fn broadcast_chat(&self, ctx: &mut Context<'_>, text: &str) {
         ctx.broadcast(&SChat::from(ctx.id()), text);
         #[cfg(feature = "cluster")]
@@ -112,6 +155,11 @@ impl GameSession {
 
 impl Session for GameSession {
     fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        // A session with a login that waits has no chats: it is not admitted.
+        #[cfg(feature = "cluster")]
+        if let Some(name) = self.held_login.take() {
+            return self.log_in(ctx, &name);
+        }
         while let Some((at, text)) = self.delayed_chats.front() {
             if *at > ctx.now() {
                 ctx.set_timer(*at);
@@ -140,13 +188,8 @@ impl Session for GameSession {
             packet.size()
         );
         #[cfg(feature = "cluster")]
-        if let Some(world) = &self.world {
-            if packet.id() == CLogin::ID {
-                return world.login(ctx, packet);
-            }
-            if world.has_login() {
-                return HANDLERS.dispatch(self, ctx, packet);
-            }
+        if self.world.as_ref().is_some_and(|world| world.has_login()) {
+            return HANDLERS_WITH_LOGIN.dispatch(self, ctx, packet);
         }
         HANDLERS.dispatch(self, ctx, packet)?;
         ctx.admit();

@@ -1,12 +1,12 @@
 //! The other nodes of the cluster: world chat, login and metrics. Needs the feature `cluster`.
 
-use super::packets::{CLogin, SLogin, SWorldChat};
+use super::packets::{SLogin, SWorldChat};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use server_core::cluster::{Cluster, LoginAnswer, Nodes, Why};
-use server_core::{Context, Kick, Packet};
+use server_core::{Context, SessionId};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -18,7 +18,8 @@ pub struct World {
 }
 
 impl World {
-    /// A server that is in no cluster yet. With `has_login`, a [`CLogin`] admits a session.
+    /// A server that is in no cluster yet. With `has_login`, a [`CLogin`](super::packets::CLogin) admits a
+    /// session, and a session sends nothing else before it.
     #[must_use]
     pub fn new(has_login: bool) -> Arc<Self> {
         Arc::new(Self {
@@ -59,20 +60,14 @@ impl World {
         }
     }
 
-    /// Begins the login of a [`CLogin`].
-    ///
-    /// # Errors
-    /// [`Kick::BadPayload`] for another payload than a name; [`Kick::UnknownId`] without `--login`.
-    pub fn login(&self, ctx: &Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
-        if !self.has_login {
-            return Err(Kick::UnknownId);
+    /// Begins the login of a session. Returns `false` before [`enter`](Self::enter): the session tries again.
+    #[must_use]
+    pub fn log_in(&self, session: SessionId, name: &str) -> bool {
+        let cluster = self.cluster.get();
+        if let Some(cluster) = cluster {
+            cluster.login(session, name);
         }
-        let name = packet.decode::<CLogin>()?;
-        match self.cluster.get() {
-            Some(cluster) => cluster.login(ctx.id(), name),
-            None => return Err(Kick::UnknownId),
-        }
-        Ok(())
+        cluster.is_some()
     }
 
     /// Admits a session whose login is answered.

@@ -48,7 +48,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             1 => link.handle(connection, Event::Connected, now),
             2 => link.handle(connection, Event::Lost, now),
             3 => {
-                let reply = match input.arbitrary::<u8>()? % 5 {
+                let reply = match input.arbitrary::<u8>()? % 6 {
                     0 => Reply::Done,
                     1 => Reply::Value(bytes(input)?),
                     2 => Reply::Values(vec![Some(bytes(input)?), None, Some(bytes(input)?)]),
@@ -63,6 +63,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
                         .encode();
                         Reply::Values(vec![Some(login.clone()), Some(login)])
                     }
+                    4 => Reply::Count(u64::from(input.arbitrary::<u8>()? % 2)),
                     _ => Reply::Error,
                 };
                 link.handle(connection, Event::Reply(reply), now);
@@ -140,6 +141,9 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
                 _ => {}
             }
         }
+        let [logins, doubtful, ended, _] = link.held();
+        assert!(logins <= 2 && doubtful <= 2 && ended <= 2, "two accounts");
+        assert!(link.accounts_to_compare() <= 2 * logins);
         assert!(link.queued_bytes() <= (4 << 20) + (256 << 10) + (64 << 10));
         Ok(())
     })

@@ -22,7 +22,7 @@ pub trait Broker {
 }
 
 /// A channel of the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Channel {
     /// Heartbeats of all nodes.
     Nodes,
@@ -45,10 +45,15 @@ pub enum Request {
     Publish(Channel, Vec<u8>),
     /// Set the key of this node for [`LEASE`](super::picture::LEASE).
     RenewLease(Incarnation),
+    /// The value of the key of a node, which is not this one.
+    GetLease(Incarnation),
     /// Delete the key of this node.
     DropLease(Incarnation),
     /// Set the key of an account, and answer with its value before.
     SetLogin(Arc<str>, Vec<u8>),
+    /// Set the key of an account to the second value if it has the first value or none, and answer with its value
+    /// before.
+    ReplaceLogin(Arc<str>, Vec<u8>, Vec<u8>),
     /// The values of the keys of these accounts.
     GetLogins(Vec<Arc<str>>),
     /// Delete the key of an account if it has this value.
@@ -62,6 +67,8 @@ pub enum Reply {
     Done,
     /// The value of a key.
     Value(Vec<u8>),
+    /// A number, of a [`Request::Publish`] the number of subscribers.
+    Count(u64),
     /// The values of several keys.
     Values(Vec<Option<Vec<u8>>>),
     /// The broker refuses the request.

@@ -52,6 +52,11 @@ const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
 const RENEW_EACH: u64 = 60;
 /// After the broker has refused a login, all logins are compared again after this time.
 const COMPARE_RETRY: Duration = Duration::from_secs(5);
+/// A later login of another node is looked at again after this time, if that node may not have deleted its key yet:
+/// a link waits up to 500 ms before it connects again.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
+/// Accounts whose keys have to be deleted when there is a connection, at most. Further keys expire.
+const MAX_ENDED: usize = 32_768;
 /// The counts of groups are in a heartbeat when they have changed, and in each heartbeat of this number.
 const FULL_BEAT: u64 = 5;
 /// A tick that comes later than its time by this much: the process was paused.
@@ -124,6 +129,7 @@ enum State {
 #[derive(Debug)]
 enum Pending {
     Other,
+    Subscribe(Channel),
     Packet {
         bytes: usize,
     },
@@ -136,14 +142,23 @@ enum Pending {
         account: Arc<str>,
         login: Login,
     },
-    /// A newer login of another node, which this node has overwritten.
+    /// A newer login of another node, which this node has overwritten by `mine`.
     WriteBack {
         account: Arc<str>,
-        login: Login,
+        mine: Login,
+        other: Login,
     },
     Compare(Vec<Arc<str>>),
+    /// The lease of the node of a later login of this account.
+    Lease {
+        account: Arc<str>,
+        other: Login,
+    },
+    Drop(Arc<str>),
     /// A kick of an older login of this account.
     Kick(Arc<str>),
+    /// A packet or a kick for the session of an account on another node.
+    Direct,
     Find {
         account: Arc<str>,
         then: Then,
@@ -205,10 +220,14 @@ pub struct Link {
     members: BTreeMap<GroupId, u32>,
     have_counts_changed: bool,
     subscribed: HashSet<GroupId>,
-    /// Groups whose subscription may have to change.
-    unsettled: Vec<GroupId>,
+    /// Groups with members and no subscription, or the other way round.
+    unsettled: BTreeSet<GroupId>,
+    /// Channels whose subscription the broker has refused. They are tried again with a full heartbeat.
+    refused: BTreeSet<Channel>,
 
     logins: Logins,
+    /// Accounts of `logins` that the broker was asked to set: they may have a key of this node.
+    asked: HashSet<Arc<str>>,
     unanswered: HashMap<SessionId, u64>,
     waiting_logins: VecDeque<WaitingLogin>,
     /// The newest login of a session whose login has no answer: its account, its wall clock and its time. A session
@@ -222,6 +241,9 @@ pub struct Link {
     /// Accounts of logins that came in the middle of a comparison: they do not hold up the state Up.
     compare_next: BTreeSet<Arc<str>>,
     comparing: usize,
+    /// Accounts without a login of this node, whose keys may name one: a key is not deleted without a connection.
+    /// They are compared before all others.
+    ended: BTreeSet<Arc<str>>,
     /// Accounts whose older logins may not have been told: the connection was lost in between.
     doubtful: HashSet<Arc<str>>,
     next_compare_at: Instant,
@@ -262,8 +284,10 @@ impl Link {
             members: BTreeMap::new(),
             have_counts_changed: false,
             subscribed: HashSet::new(),
-            unsettled: Vec::new(),
+            unsettled: BTreeSet::new(),
+            refused: BTreeSet::new(),
             logins: Logins::default(),
+            asked: HashSet::new(),
             unanswered: HashMap::new(),
             waiting_logins: VecDeque::new(),
             next_logins: HashMap::new(),
@@ -271,6 +295,7 @@ impl Link {
             to_compare: BTreeSet::new(),
             compare_next: BTreeSet::new(),
             comparing: 0,
+            ended: BTreeSet::new(),
             doubtful: HashSet::new(),
             next_compare_at: now + COMPARE_INTERVAL,
             compares: 0,
@@ -338,6 +363,26 @@ impl Link {
         self.to_compare.len() + self.compare_next.len()
     }
 
+    /// Logins of this node, accounts whose older logins may not have been told, accounts whose keys have to be deleted,
+    /// and requests without a reply.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn held(&self) -> [usize; 4] {
+        [
+            self.logins.accounts().count(),
+            self.doubtful.len(),
+            self.ended.len(),
+            self.pending.len(),
+        ]
+    }
+
+    /// Groups whose subscriptions wait.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn groups_to_settle(&self) -> usize {
+        self.unsettled.len()
+    }
+
     /// The login of an account on this node.
     #[must_use]
     pub fn local_login(&self, account: &str) -> Option<SessionId> {
@@ -357,7 +402,9 @@ impl Link {
                     .picture
                     .next_expiry()
                     .filter(|at| *at > self.last_tick_at);
-                [Some(self.next_beat_at), probe, expiry]
+                let can_compare = self.state == State::Up && self.is_compared();
+                let compare = can_compare.then_some(self.next_compare_at);
+                [Some(self.next_beat_at), probe, expiry, compare]
                     .into_iter()
                     .flatten()
                     .min()
@@ -397,9 +444,6 @@ impl Link {
             _ => {}
         }
         self.expire(now);
-        if self.state == State::Up && self.next_compare_at <= now {
-            self.compare_all(now);
-        }
         while self
             .waiting_logins
             .front()
@@ -427,7 +471,7 @@ impl Link {
             }
             (Event::Reply(reply), State::Announcing | State::Up) => {
                 match self.pending.pop_front() {
-                    Some(pending) => self.handle_reply(pending, reply),
+                    Some(pending) => self.handle_reply(pending, reply, now),
                     None => self.replace_connection(now),
                 }
             }
@@ -494,10 +538,10 @@ impl Link {
         self.have_counts_changed = true;
         let is_connected = matches!(self.state, State::Announcing | State::Up);
         if is_connected && count == u32::from(is_join) {
-            self.unsettled.push(group);
-            if self.unsettled.len() > 2 * WINDOW_REQUESTS + self.members.len() {
-                self.unsettled.sort_unstable();
-                self.unsettled.dedup();
+            if is_join == self.subscribed.contains(&group) {
+                self.unsettled.remove(&group);
+            } else {
+                self.unsettled.insert(group);
             }
             self.pump(now);
         }
@@ -561,6 +605,7 @@ impl Link {
             stamp,
         };
         self.waiting_logins.insert(at, waiting);
+        self.asked.insert(Arc::clone(&account));
         let request = Request::SetLogin(Arc::clone(&account), login.encode());
         self.request(
             request,
@@ -632,9 +677,10 @@ impl Link {
         self.proven_until = None;
         let own = Channel::Node(self.config.incarnation);
         for channel in [own, Channel::Nodes, Channel::Everybody] {
-            self.request(Request::Subscribe(channel), Pending::Other);
+            self.request(Request::Subscribe(channel), Pending::Subscribe(channel));
         }
         self.subscribed.clear();
+        self.refused.clear();
         self.unsettled = self.members.keys().copied().collect();
         self.settle_subscriptions(usize::MAX);
         self.beats = 0;
@@ -650,6 +696,16 @@ impl Link {
             let members = self.members.iter().take(MAX_GROUPS);
             members.map(|(group, count)| (*group, *count)).collect()
         });
+        if is_full {
+            for channel in mem::take(&mut self.refused) {
+                match channel {
+                    Channel::Group(group) => {
+                        self.unsettled.insert(group);
+                    }
+                    _ => self.request(Request::Subscribe(channel), Pending::Subscribe(channel)),
+                }
+            }
+        }
         self.request(Request::RenewLease(self.config.incarnation), Pending::Other);
         let name = mem::take(&mut self.config.name);
         let heartbeat = Heartbeat {
@@ -707,7 +763,19 @@ impl Link {
                 Pending::Claim { account, .. } | Pending::Kick(account) => {
                     self.doubtful.insert(account);
                 }
-                Pending::Other | Pending::Compare(_) | Pending::WriteBack { .. } => {}
+                // The key may be the login that this node has lost.
+                Pending::Drop(account) | Pending::WriteBack { account, .. } => {
+                    self.remember_ended(account);
+                }
+                Pending::Compare(accounts) => {
+                    for account in accounts {
+                        if self.logins.get(&account).is_none() {
+                            self.remember_ended(account);
+                        }
+                    }
+                }
+                Pending::Direct => self.metrics.drop_one(Why::Unconfirmed),
+                Pending::Other | Pending::Subscribe(_) | Pending::Lease { .. } => {}
             }
         }
     }
@@ -722,9 +790,11 @@ impl Link {
         }
         if matches!(self.state, State::Announcing | State::Up) {
             self.settle_subscriptions(WINDOW_REQUESTS);
+            if self.state == State::Up && self.next_compare_at <= now && self.is_compared() {
+                self.compare_all(now);
+            }
             self.compare_next();
-            let is_announced =
-                self.proven_until.is_some() && self.comparing == 0 && self.to_compare.is_empty();
+            let is_announced = self.proven_until.is_some() && self.is_compared();
             if self.state == State::Announcing && is_announced && self.unsettled.is_empty() {
                 self.state = State::Up;
                 self.backoff.reset();
@@ -768,7 +838,7 @@ impl Link {
 
     fn settle_subscriptions(&mut self, window: usize) {
         while self.pending.len() < window
-            && let Some(group) = self.unsettled.pop()
+            && let Some(group) = self.unsettled.pop_first()
         {
             let channel = Channel::Group(group);
             match (
@@ -777,7 +847,7 @@ impl Link {
             ) {
                 (true, false) => {
                     self.subscribed.insert(group);
-                    self.request(Request::Subscribe(channel), Pending::Other);
+                    self.request(Request::Subscribe(channel), Pending::Subscribe(channel));
                 }
                 (false, true) => {
                     self.subscribed.remove(&group);
@@ -788,12 +858,13 @@ impl Link {
         }
     }
 
-    fn handle_reply(&mut self, pending: Pending, reply: Reply) {
+    fn handle_reply(&mut self, pending: Pending, reply: Reply, now: Instant) {
         let is_error = reply == Reply::Error;
+        let is_unheard = reply == Reply::Count(0);
         let first = match reply {
             Reply::Value(value) => Some(value),
-            Reply::Values(values) => return self.handle_values(pending, &values),
-            Reply::Done | Reply::Error => None,
+            Reply::Values(values) => return self.handle_values(pending, &values, now),
+            Reply::Done | Reply::Count(_) | Reply::Error => None,
         };
         let old = first.as_deref().and_then(Login::decode);
         match pending {
@@ -814,7 +885,7 @@ impl Link {
                 if is_error {
                     self.metrics.drop_one(Why::Refused);
                     self.answer(login.session, login.stamp, LoginAnswer::Unsure);
-                    self.compare_soon();
+                    self.compare_by(now + COMPARE_RETRY);
                     return;
                 }
                 let other = old.filter(|old| old.node != self.config.incarnation);
@@ -842,7 +913,7 @@ impl Link {
             Pending::Claim { account, login } => {
                 self.comparing -= 1;
                 if is_error {
-                    self.compare_soon();
+                    self.compare_by(now + COMPARE_RETRY);
                 } else if self.doubtful.remove(&account) {
                     self.kick_older(&account, Channel::Nodes, login.session, login.stamp);
                 }
@@ -850,41 +921,101 @@ impl Link {
                     self.compare(&account, login, other);
                 }
             }
-            Pending::WriteBack { account, login } => match old {
-                // A third node has claimed the account in between.
-                Some(other) if other > login => self.write_back(account, other),
-                Some(other) if other < login && other.node != self.config.incarnation => {
-                    let channel = Channel::Node(other.node);
-                    self.kick_older(&account, channel, other.session, login.stamp);
+            Pending::WriteBack { account, .. } if is_error => self.remember_ended(account),
+            Pending::WriteBack {
+                account,
+                mine,
+                other,
+            } => {
+                let is_third = |old: &Login| {
+                    *old != mine && (old.node, old.session) != (other.node, other.session)
+                };
+                // The third login has overwritten `mine` and is the newest one, whatever its stamp: its node knows
+                // nothing of the login that `mine` has overwritten.
+                if let Some(third) = old.filter(is_third) {
+                    let stamp = third.stamp.max(other.stamp.saturating_add(1));
+                    self.kick_older(&account, Channel::Node(other.node), other.session, stamp);
                 }
-                _ => {}
-            },
+            }
             Pending::Compare(_) => self.comparing -= 1,
+            Pending::Lease { account, other } => {
+                self.comparing -= 1;
+                let has_lease = is_error || first.is_some();
+                if let Some(mine) = self.logins.get(&account).filter(|mine| *mine < other) {
+                    self.settle_later(&account, mine, other, has_lease, now);
+                }
+            }
             Pending::Find { then, .. } => {
                 self.outgoing.release(then.bytes());
                 self.metrics.drop_one(Why::Refused);
             }
-            Pending::Other | Pending::Kick(_) => {}
+            Pending::Direct if is_error => self.metrics.drop_one(Why::Refused),
+            // The node of the session has ended.
+            Pending::Direct if is_unheard => self.metrics.drop_one(Why::NoSession),
+            Pending::Subscribe(channel) if is_error => {
+                self.metrics.drop_one(Why::Refused);
+                if let Channel::Group(group) = channel {
+                    self.subscribed.remove(&group);
+                }
+                self.refused.insert(channel);
+            }
+            Pending::Other
+            | Pending::Direct
+            | Pending::Subscribe(_)
+            | Pending::Kick(_)
+            | Pending::Drop(_) => {}
         }
     }
 
-    fn handle_values(&mut self, pending: Pending, values: &[Option<Vec<u8>>]) {
+    /// The key of the account of `mine` has a later login of another node. That login is void if its node has
+    /// neither a lease nor a place in the picture.
+    fn settle_later(
+        &mut self,
+        account: &Arc<str>,
+        mine: Login,
+        other: Login,
+        has_lease: bool,
+        now: Instant,
+    ) {
+        let is_alive = has_lease || self.picture.is_heard(other.node);
+        if !is_alive && !self.picture.is_present(other.node) {
+            if let Some(mine) = self.logins.restamp(account, mine, other.stamp) {
+                self.claim(Arc::clone(account), mine);
+            }
+        } else if !is_alive || self.state == State::Announcing {
+            // The other node may have lost its connection, too: then it deletes the keys of its ended sessions and
+            // renews its lease in this time, or expires from the picture.
+            self.compare_by(now + SECOND_LOOK);
+        } else {
+            if self.doubtful.remove(account) {
+                // The login that this node has overwritten is not known to the newer one.
+                let (session, stamp) = (other.session, other.stamp);
+                self.kick_older(account, Channel::Nodes, session, stamp);
+            }
+            self.lose_login(account, mine);
+        }
+    }
+
+    fn handle_values(&mut self, pending: Pending, values: &[Option<Vec<u8>>], now: Instant) {
         let login_at = |at: usize| Login::decode(values.get(at)?.as_deref()?);
         match pending {
             Pending::Compare(accounts) => {
                 self.comparing -= 1;
                 for (at, account) in accounts.iter().enumerate() {
+                    let found = login_at(at);
                     let Some(mine) = self.logins.get(account) else {
+                        let of_this_node = |found: &Login| found.node == self.config.incarnation;
+                        if let Some(ended) = found.filter(of_this_node) {
+                            self.drop_key(Arc::clone(account), ended);
+                        }
                         continue;
                     };
-                    match login_at(at) {
+                    match found {
                         Some(other) if other.node != mine.node && other > mine => {
-                            if self.doubtful.remove(account) {
-                                // The login that this node has overwritten is not known to the newer one.
-                                let (session, stamp) = (other.session, other.stamp);
-                                self.kick_older(account, Channel::Nodes, session, stamp);
-                            }
-                            self.lose_login(account, mine);
+                            self.comparing += 1;
+                            let account = Arc::clone(account);
+                            let lease = Pending::Lease { account, other };
+                            self.request(Request::GetLease(other.node), lease);
                         }
                         Some(same)
                             if same == mine && !self.renews && !self.doubtful.contains(account) => {
@@ -896,11 +1027,13 @@ impl Link {
             }
             Pending::Find { account, then } => {
                 self.outgoing.release(then.bytes());
-                let Some(found) = login_at(0) else { return };
+                let Some(found) = login_at(0) else {
+                    return self.metrics.drop_one(Why::NoSession);
+                };
                 self.forward(&account, found, then);
             }
             // A reply of another form than the request's: it says nothing.
-            other => self.handle_reply(other, Reply::Error),
+            other => self.handle_reply(other, Reply::Error, now),
         }
     }
 
@@ -924,9 +1057,16 @@ impl Link {
                 account,
             },
         };
-        if node != self.config.incarnation {
-            self.publish_message(Channel::Node(node), body);
+        if node == self.config.incarnation {
+            // A session of this node that has ended.
+            return self.metrics.drop_one(Why::NoSession);
         }
+        let from = self.config.incarnation;
+        let message = Envelope { from, seq: 0, body }.encode();
+        self.request(
+            Request::Publish(Channel::Node(node), message),
+            Pending::Direct,
+        );
     }
 
     /// Compares a login of this node with another node's login of the same account, which this node has
@@ -936,7 +1076,7 @@ impl Link {
             let channel = Channel::Node(other.node);
             self.kick_older(account, channel, other.session, mine.stamp);
         } else {
-            self.write_back(Arc::clone(account), other);
+            self.write_back(Arc::clone(account), mine, other);
             self.lose_login(account, mine);
         }
     }
@@ -962,6 +1102,9 @@ impl Link {
             .is_some_and(|login| login.session == mine.session)
         {
             self.logins.remove(account);
+            self.asked.remove(account);
+            self.to_compare.remove(account);
+            self.compare_next.remove(account);
             self.close_replaced(mine.session);
         }
     }
@@ -982,22 +1125,43 @@ impl Link {
 
     fn claim(&mut self, account: Arc<str>, login: Login) {
         self.comparing += 1;
+        self.asked.insert(Arc::clone(&account));
         let request = Request::SetLogin(Arc::clone(&account), login.encode());
         self.request(request, Pending::Claim { account, login });
     }
 
-    fn write_back(&mut self, account: Arc<str>, login: Login) {
-        let request = Request::SetLogin(Arc::clone(&account), login.encode());
-        self.request(request, Pending::WriteBack { account, login });
+    fn write_back(&mut self, account: Arc<str>, mine: Login, other: Login) {
+        let (from, to) = (mine.encode(), other.encode());
+        let request = Request::ReplaceLogin(Arc::clone(&account), from, to);
+        let pending = Pending::WriteBack {
+            account,
+            mine,
+            other,
+        };
+        self.request(request, pending);
     }
 
     fn drop_login(&mut self, account: Arc<str>, login: Login) {
         self.to_compare.remove(&account);
         self.compare_next.remove(&account);
+        if self.asked.remove(&account) {
+            self.drop_key(account, login);
+        }
+    }
+
+    fn drop_key(&mut self, account: Arc<str>, login: Login) {
         let is_connected = matches!(self.state, State::Announcing | State::Up);
-        // A key that stays names a session that has ended, and expires.
         if is_connected && self.pending.len() < 2 * MAX_WAITING_LOGINS {
-            self.request(Request::DropLogin(account, login.encode()), Pending::Other);
+            let request = Request::DropLogin(Arc::clone(&account), login.encode());
+            self.request(request, Pending::Drop(account));
+        } else {
+            self.remember_ended(account);
+        }
+    }
+
+    fn remember_ended(&mut self, account: Arc<str>) {
+        if self.ended.len() < MAX_ENDED {
+            self.ended.insert(account);
         }
     }
 
@@ -1011,22 +1175,31 @@ impl Link {
         (self.doubtful).retain(|account| logins.get(account).is_some());
     }
 
-    fn compare_soon(&mut self) {
-        let retry_at = self.last_tick_at + COMPARE_RETRY;
-        self.next_compare_at = self.next_compare_at.min(retry_at);
+    /// Compares all logins at this instant, or when the comparison that is under way is complete.
+    fn compare_by(&mut self, at: Instant) {
+        if at < self.next_compare_at {
+            self.next_compare_at = at;
+            self.wants_tick = true;
+        }
+    }
+
+    /// Whether no comparison is under way.
+    fn is_compared(&self) -> bool {
+        self.comparing == 0 && self.to_compare.is_empty()
     }
 
     fn compare_next(&mut self) {
         if self.to_compare.is_empty() && self.state == State::Up {
             mem::swap(&mut self.to_compare, &mut self.compare_next);
         }
-        if self.comparing > 0 || self.to_compare.is_empty() {
+        if self.comparing > 0 || self.to_compare.is_empty() && self.ended.is_empty() {
             return;
         }
         let mut accounts = Vec::new();
         while accounts.len() < COMPARE_BATCH
-            && let Some(account) = self.to_compare.pop_first()
+            && let Some(account) = (self.ended.pop_first()).or_else(|| self.to_compare.pop_first())
         {
+            self.to_compare.remove(&account);
             accounts.push(account);
         }
         self.comparing = 1;
@@ -1097,9 +1270,10 @@ impl Link {
             }
             (Body::Heartbeat(heartbeat), Channel::Nodes) => node.update(heartbeat),
             (Body::Leave, Channel::Nodes) => {
-                node.leave();
                 // As for a node that expires.
-                self.compare_all(now);
+                if node.leave() {
+                    self.compare_by(now);
+                }
             }
             (
                 Body::Kick {
@@ -1120,6 +1294,8 @@ impl Link {
                     } else {
                         self.lose_login(account, login);
                     }
+                } else if is_by_request {
+                    self.metrics.drop_one(Why::NoSession);
                 }
             }
             (
@@ -1132,6 +1308,8 @@ impl Link {
             ) => {
                 if self.local_login(account) == Some(session) {
                     self.outputs.push(Output::Send(session, packet.to_vec()));
+                } else {
+                    self.metrics.drop_one(Why::NoSession);
                 }
             }
             _ => self.metrics.drop_one(Why::Malformed),
@@ -1146,7 +1324,7 @@ impl Link {
         self.picture_at = now;
         if at > 0 {
             // The broker has lost messages, kicks among them, without the loss of a connection.
-            self.compare_all(now);
+            self.compare_by(now);
             self.tell_gap(WorldGap {
                 node: None,
                 group: None,
@@ -1165,7 +1343,7 @@ impl Link {
             && self.picture.expire(proven_until, now)
         {
             // A node that ended may have set keys, and not told the older sessions.
-            self.compare_all(now);
+            self.compare_by(now);
         }
     }
 

@@ -30,7 +30,7 @@ pub enum Why {
     LinkDown,
     /// The connection was lost before the broker has confirmed the packet. The packet may have arrived.
     Unconfirmed,
-    /// The broker answered with an error, for example because it has no memory left.
+    /// The broker answered with an error, for example because it has no memory left, or does not allow a channel.
     Refused,
     /// A worker's mailbox of this node has no room for a packet of another node.
     MailboxFull,
@@ -44,11 +44,13 @@ pub enum Why {
     Duplicate,
     /// A message of a node beyond the first 256.
     TooManyNodes,
+    /// A packet or a kick for an account without a session, or whose session has ended meanwhile.
+    NoSession,
 }
 
 impl Why {
     /// All reasons.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::QueueFull,
         Self::TooOld,
         Self::LinkDown,
@@ -60,6 +62,7 @@ impl Why {
         Self::UnknownKind,
         Self::Duplicate,
         Self::TooManyNodes,
+        Self::NoSession,
     ];
 
     /// The metric label.
@@ -77,6 +80,7 @@ impl Why {
             Self::UnknownKind => "unknown_kind",
             Self::Duplicate => "duplicate",
             Self::TooManyNodes => "too_many_nodes",
+            Self::NoSession => "no_session",
         }
     }
 }

@@ -78,7 +78,7 @@
 //! * A node without a heartbeat for 5 s is not counted any more. A node without a link declares no other node
 //!   dead: its picture stays as it was, and has an age.
 //! * The newest session of an account stays. Two sessions are connected for one round trip at most, or, if the link
-//!   of a node is down, until it is back.
+//!   of a node is down, until 1 s after it is back. A session of a node that was killed ends no other session.
 //!
 //! Anyone with access to the broker can write messages to the nodes. No message makes a node fail, but a message
 //! can be a lie: let only the nodes reach the broker.
@@ -191,7 +191,7 @@ pub struct NodeInfo {
     pub is_draining: bool,
     /// Whether this is the node of the call.
     pub is_local: bool,
-    /// The time since the last message of the node. Zero for the node of the call.
+    /// The time since the last message of the node, the time without a link included. Zero for the node of the call.
     pub age: Duration,
 }
 
@@ -297,16 +297,8 @@ impl ClusterBuilder {
             of_reader.with_link(|link, now| link.handle(connection, event, now));
         };
         let redis = Redis::new(&self.url, Arc::new(events))?;
-        if !server.attach_link(Box::new(NodeLink(Arc::downgrade(&shared)))) {
-            let text = "the server has a cluster already";
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-        }
-        let of_workers = Arc::clone(&shared);
-        server.watch_members(&MemberWatch(Arc::new(move |group, is_join| {
-            if of_workers.spans(group) {
-                of_workers.with_link(|link, now| link.change_members(group, is_join, now));
-            }
-        })));
+        // The thread waits for this lock: a second cluster of the server connects to no broker.
+        let link = shared.lock();
         let of_thread = Arc::clone(&shared);
         let thread = start::spawn("cluster-link", move || of_thread.run(redis))?;
         let owner = LeaveOnDrop {
@@ -314,6 +306,19 @@ impl ClusterBuilder {
             thread_id: thread.thread().id(),
             thread: Mutex::new(Some(thread)),
         };
+        if !server.attach_link(Box::new(NodeLink(Arc::downgrade(&shared)))) {
+            shared.has_ended.store(true, Ordering::Release);
+            drop(link);
+            let text = "the server has a cluster already";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        let of_workers = Arc::downgrade(&shared);
+        server.watch_members(&MemberWatch(Arc::new(move |group, is_join| {
+            if let Some(shared) = of_workers.upgrade().filter(|shared| shared.spans(group)) {
+                shared.with_link(|link, now| link.change_members(group, is_join, now));
+            }
+        })));
+        drop(link);
         Ok(Cluster {
             shared,
             _owner: Arc::new(owner),
@@ -359,7 +364,8 @@ impl Cluster {
         self.shared.publish(Audience::All, packet);
     }
 
-    /// The members of a world group in the cluster.
+    /// The members of a world group in the cluster. A node announces the counts of its first 4,096 world groups, by
+    /// [`GroupId`]: the members of its further groups are not in this count on the other nodes, and get all packets.
     #[must_use]
     pub fn count(&self, group: GroupId) -> WorldCount {
         self.shared.read_link(|link, now| {
@@ -373,7 +379,8 @@ impl Cluster {
         })
     }
 
-    /// The nodes of the cluster.
+    /// The nodes of the cluster: this one and up to 256 others. Messages of further nodes are dropped and counted
+    /// ([`Why::TooManyNodes`]).
     #[must_use]
     pub fn nodes(&self) -> Nodes {
         let shared = &self.shared;
@@ -420,14 +427,15 @@ impl Cluster {
     }
 
     /// Sends an encoded packet to the session of an account, on any node, at most once. Without a session of the
-    /// account the packet is dropped; without the link, too, unless the session is on this node.
+    /// account the packet is dropped and counted ([`Why::NoSession`]); without the link, too, unless the session is on
+    /// this node.
     pub fn tell(&self, account: &str, packet: &SendBuffer) {
         self.shared.with_link(|link, _| link.tell(account, packet));
     }
 
     /// Ends the session of an account, on any node, with
     /// [`DisconnectReason::KickedByOperator`](crate::DisconnectReason::KickedByOperator). Without the link, only a
-    /// session of this node.
+    /// session of this node. A kick that finds no session is counted ([`Why::NoSession`]).
     pub fn kick(&self, account: &str) {
         self.shared.with_link(|link, _| link.kick(account));
     }
@@ -642,5 +650,151 @@ impl fmt::Debug for ClusterBuilder {
             .field("name", &self.name)
             .field("world_kinds", &self.world_kinds)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{DEADLINE, wait_until};
+    use crate::{Kick, Packet, Server, Session};
+    use std::net::TcpStream;
+    use std::sync::{OnceLock, mpsc};
+
+    const NO_BROKER: &str = "unix:///nonexistent/redis.sock";
+
+    struct Silent;
+
+    impl Session for Silent {
+        fn on_packet(&mut self, _: &mut crate::Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+    }
+
+    fn server() -> Server {
+        let server = Server::builder().start("127.0.0.1:0", |_| Silent);
+        server.unwrap()
+    }
+
+    fn end(server: Server) {
+        server.handle().shutdown(Duration::ZERO);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn second_cluster_of_a_server_is_refused_and_its_threads_end() {
+        let server = server();
+        let first = Cluster::builder(NO_BROKER).start(&server.handle()).unwrap();
+        let gaps = Arc::new(());
+        let of_second = Arc::clone(&gaps);
+        let second = Cluster::builder(NO_BROKER)
+            .on_world_gap(move |_| assert_eq!(*of_second, ()))
+            .start(&server.handle());
+        assert_eq!(second.err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        wait_until("its memory to be freed", || Arc::strong_count(&gaps) == 1);
+        first.leave();
+        end(server);
+    }
+
+    #[test]
+    fn cluster_that_cannot_start_leaves_room_for_another() {
+        let server = server();
+        let refused = Cluster::builder("http://x").start(&server.handle());
+        assert_eq!(refused.err().unwrap().kind(), io::ErrorKind::InvalidInput);
+        assert!(Cluster::builder(NO_BROKER).start(&server.handle()).is_ok());
+        end(server);
+    }
+
+    #[test]
+    fn memory_of_a_cluster_is_freed_with_it_though_the_server_lives() {
+        let server = server();
+        let cluster = Cluster::builder(NO_BROKER).start(&server.handle()).unwrap();
+        let shared = Arc::downgrade(&cluster.shared);
+        drop(cluster);
+        wait_until("the server to hold no link", || shared.upgrade().is_none());
+        end(server);
+    }
+
+    /// `on_world_gap` is code of the game, on the thread of the link.
+    #[test]
+    fn function_for_gaps_may_panic_and_may_leave() {
+        let server = server();
+        let (sender, gaps) = mpsc::channel();
+        let own: Arc<OnceLock<Cluster>> = Arc::default();
+        let of_gaps = Arc::clone(&own);
+        let cluster = Cluster::builder(NO_BROKER)
+            .on_world_gap(move |gap| {
+                sender.send(gap.group).unwrap();
+                match gap.group {
+                    None => of_gaps.get().unwrap().leave(),
+                    Some(_) => panic!("a bug of the game"),
+                }
+            })
+            .start(&server.handle())
+            .unwrap();
+        own.set(cluster.clone()).unwrap();
+        let shared = Arc::clone(&cluster.shared);
+        let miss = |audience| shared.with_link(|link, _| link.miss(NodeId(7), audience));
+        let group = GroupId::new(1, 1);
+        for _ in 0..2 {
+            miss(Audience::Group(group));
+            assert_eq!(
+                gaps.recv_timeout(DEADLINE),
+                Ok(Some(group)),
+                "the thread goes on"
+            );
+        }
+        miss(Audience::All);
+        assert_eq!(gaps.recv_timeout(DEADLINE), Ok(None));
+        wait_until("the node to leave", || {
+            shared.read_link(|link, _| link.next_tick_at()).is_none()
+        });
+        end(server);
+    }
+
+    #[test]
+    fn login_ends_with_its_session_and_none_begins_behind_it() {
+        let server = server();
+        let handle = server.handle();
+        let cluster = Cluster::builder(NO_BROKER).start(&handle).unwrap();
+        let peers: Vec<_> = (0..3)
+            .map(|_| TcpStream::connect(server.local_addr()).unwrap())
+            .collect();
+        let sessions = || {
+            let mut snapshot = handle.snapshot().unwrap();
+            let mut sessions = None;
+            wait_until("the snapshot", || {
+                sessions = snapshot.poll().unwrap();
+                sessions.is_some()
+            });
+            sessions.unwrap()
+        };
+        let local = |account: &str| {
+            cluster
+                .shared
+                .read_link(|link, _| link.local_login(account))
+        };
+        wait_until("three sessions", || sessions().len() == 3);
+        let ids: Vec<SessionId> = sessions().iter().map(|session| session.id).collect();
+        for id in &ids {
+            cluster.login(*id, &id.to_string());
+        }
+        for id in &ids {
+            wait_until("the login", || local(&id.to_string()) == Some(*id));
+        }
+        drop(peers);
+        wait_until("no session", || sessions().is_empty());
+        for id in &ids {
+            assert_eq!(
+                local(&id.to_string()),
+                None,
+                "the login ends with its session"
+            );
+            cluster.login(*id, "late");
+        }
+        // Behind the logins in the mailboxes.
+        assert!(sessions().is_empty());
+        assert_eq!(local("late"), None);
+        end(server);
     }
 }

@@ -54,6 +54,10 @@ impl Outgoing {
     pub fn push(&mut self, audience: Audience, packet: &[u8], now: Instant) -> bool {
         let (seq, is_first) = self.next_seq(audience);
         if !self.reserve(HEAD_BYTES + packet.len()) {
+            if is_first {
+                // The next packet begins the series, above this number.
+                self.series.remove(&audience);
+            }
             return false;
         }
         let body = Body::Packet { is_first, packet };
@@ -163,6 +167,19 @@ mod tests {
         assert_eq!(outgoing.bytes(), 0);
         assert!(outgoing.push(Audience::All, &packet, now));
         assert_eq!(seq(&outgoing.pop().unwrap().1), (taken + 2, false));
+    }
+
+    #[test]
+    fn series_whose_first_packet_was_refused_begins_with_the_next() {
+        let (mut outgoing, now) = (Outgoing::new(Incarnation(1)), Instant::now());
+        assert!(outgoing.reserve(MAX_QUEUE_BYTES - 2 * OVERHEAD_BYTES));
+        let packet = [4, 0, 7, 0];
+        assert!(!outgoing.push(Audience::All, &packet, now));
+        outgoing.release(MAX_QUEUE_BYTES - 2 * OVERHEAD_BYTES);
+        for number in [2, 3] {
+            assert!(outgoing.push(Audience::All, &packet, now));
+            assert_eq!(seq(&outgoing.pop().unwrap().1), (number, number == 2));
+        }
     }
 
     #[test]

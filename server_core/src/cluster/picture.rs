@@ -6,6 +6,7 @@ use super::envelope::{Heartbeat, Incarnation};
 use crate::groups::id::GroupId;
 use crate::routing::link::Audience;
 use std::collections::HashMap;
+use std::mem;
 use std::time::{Duration, Instant};
 
 /// A node without a message for this time has ended.
@@ -25,6 +26,8 @@ pub struct Picture {
 #[derive(Debug)]
 pub struct Node {
     heard_at: Instant,
+    /// No silence before this instant counts: this node had no link.
+    forgiven_until: Instant,
     /// A node that has ended stays here, for its sequence numbers, as long as there is room.
     state: State,
     /// Empty before the first heartbeat.
@@ -70,6 +73,7 @@ impl Picture {
         }
         let node = self.nodes.entry(from).or_insert_with(|| Node {
             heard_at: now,
+            forgiven_until: now,
             state: State::Absent,
             name: Box::default(),
             sessions: 0,
@@ -86,8 +90,9 @@ impl Picture {
     pub fn expire(&mut self, proven_until: Instant, now: Instant) -> bool {
         let mut any = false;
         for node in self.nodes.values_mut().filter(|node| node.is_present()) {
-            let is_silent = now.saturating_duration_since(node.heard_at) >= LEASE;
-            if is_silent && proven_until >= node.heard_at + PROVEN {
+            let silent_since = node.silent_since();
+            let is_silent = now.saturating_duration_since(silent_since) >= LEASE;
+            if is_silent && proven_until >= silent_since + PROVEN {
                 node.state = State::Absent;
                 any = true;
             }
@@ -98,13 +103,14 @@ impl Picture {
     /// When [`expire`](Self::expire) may end the next node.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.present().map(|(_, node)| node.heard_at + LEASE).min()
+        let expiries = self.present().map(|(_, node)| node.silent_since() + LEASE);
+        expiries.min()
     }
 
     /// Nothing was heard before `now` because this node had no link: no silence counts.
     pub fn forgive_silence(&mut self, now: Instant) {
         for node in self.nodes.values_mut() {
-            node.heard_at = node.heard_at.max(now);
+            node.forgiven_until = node.forgiven_until.max(now);
         }
     }
 
@@ -118,6 +124,13 @@ impl Picture {
     #[must_use]
     pub fn is_present(&self, incarnation: Incarnation) -> bool {
         (self.nodes.get(&incarnation)).is_some_and(Node::is_present)
+    }
+
+    /// Whether a node is present, and was heard since the link of this node is back.
+    #[must_use]
+    pub fn is_heard(&self, incarnation: Incarnation) -> bool {
+        let is_heard = |node: &Node| node.is_present() && node.heard_at >= node.forgiven_until;
+        self.nodes.get(&incarnation).is_some_and(is_heard)
     }
 
     /// The sessions of this group on other nodes, and the number of those nodes.
@@ -149,6 +162,10 @@ impl Node {
         self.state == State::Present
     }
 
+    fn silent_since(&self) -> Instant {
+        self.heard_at.max(self.forgiven_until)
+    }
+
     /// When the last message arrived.
     #[must_use]
     pub fn heard_at(&self) -> Instant {
@@ -171,9 +188,9 @@ impl Node {
         }
     }
 
-    /// The node has left.
-    pub fn leave(&mut self) {
-        self.state = State::Left;
+    /// The node has left. Returns whether it was present.
+    pub fn leave(&mut self) -> bool {
+        mem::replace(&mut self.state, State::Left) == State::Present
     }
 
     /// Takes the number of a packet.
@@ -223,18 +240,32 @@ mod tests {
     }
 
     #[test]
+    fn silence_without_a_link_is_forgiven_and_stays_in_the_age() {
+        let (mut picture, now) = (Picture::default(), Instant::now());
+        let node = picture.hear(NODE, now).unwrap();
+        node.update(Heartbeat::default());
+        picture.forgive_silence(now + seconds(60));
+        picture.expire(now + seconds(64), now + seconds(64));
+        let (_, node) = picture.present().next().expect("it has 5 s more");
+        assert_eq!(node.heard_at(), now);
+        picture.expire(now + seconds(65), now + seconds(65));
+        assert!(!picture.is_present(NODE));
+    }
+
+    #[test]
     fn node_that_has_left_stays_away_and_late_messages_change_nothing() {
         let (mut picture, now) = (Picture::default(), Instant::now());
         picture
             .hear(NODE, now)
             .unwrap()
             .update(Heartbeat::default());
-        picture.hear(NODE, now).unwrap().leave();
+        assert!(picture.hear(NODE, now).unwrap().leave());
         picture
             .hear(NODE, now)
             .unwrap()
             .update(Heartbeat::default());
         assert_eq!(picture.present().count(), 0);
+        assert!(!picture.hear(NODE, now).unwrap().leave(), "it has left");
     }
 
     #[test]

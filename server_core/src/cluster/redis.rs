@@ -229,11 +229,15 @@ impl Reader {
             hello.arg("AUTH").arg(user).arg(password);
         }
         hello.write_packed_command(&mut greeting);
-        cmd("SELECT")
-            .arg(settings.db())
-            .write_packed_command(&mut greeting);
+        let mut replies = 1;
+        if settings.db() > 0 {
+            replies += 1;
+            cmd("SELECT")
+                .arg(settings.db())
+                .write_packed_command(&mut greeting);
+        }
         write_all(socket, &greeting)?;
-        for _ in 0..2 {
+        for _ in 0..replies {
             if let Value::ServerError(error) = read(parser, socket, Some(deadline))? {
                 return Err(io::Error::other(error.to_string()));
             }
@@ -376,6 +380,7 @@ fn reply(value: Value) -> Reply {
             };
             Reply::Values(values.into_iter().map(value).collect())
         }
+        Value::Int(number) => Reply::Count(number.try_into().unwrap_or_default()),
         Value::ServerError(_) => Reply::Error,
         _ => Reply::Done,
     }
@@ -385,14 +390,18 @@ fn command(request: Request) -> Cmd {
     /// Deletes a key that has a value, in one step.
     const DELETE_IF: &str =
         "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0";
+    /// Sets a key that has a value, or none, in one step.
+    const REPLACE_IF: &str = "local old=redis.call('GET',KEYS[1]) if not old or old==ARGV[1] then \
+         redis.call('SET',KEYS[1],ARGV[2],'PX',ARGV[3]) end return old";
     let name = match &request {
         Request::Subscribe(_) => "SUBSCRIBE",
         Request::Unsubscribe(_) => "UNSUBSCRIBE",
         Request::Publish(..) => "PUBLISH",
         Request::RenewLease(_) | Request::SetLogin(..) => "SET",
         Request::DropLease(_) => "DEL",
+        Request::GetLease(_) => "GET",
         Request::GetLogins(_) => "MGET",
-        Request::DropLogin(..) => "EVAL",
+        Request::ReplaceLogin(..) | Request::DropLogin(..) => "EVAL",
     };
     let mut command = cmd(name);
     match request {
@@ -409,7 +418,7 @@ fn command(request: Request) -> Cmd {
                 .arg("PX")
                 .arg(LEASE.as_millis() as u64);
         }
-        Request::DropLease(node) => {
+        Request::GetLease(node) | Request::DropLease(node) => {
             command.arg(lease_key(node));
         }
         Request::SetLogin(account, value) => {
@@ -420,6 +429,15 @@ fn command(request: Request) -> Cmd {
                 .arg("PX")
                 .arg(ttl)
                 .arg("GET");
+        }
+        Request::ReplaceLogin(account, from, to) => {
+            command
+                .arg(REPLACE_IF)
+                .arg(1)
+                .arg(login_key(&account))
+                .arg(from)
+                .arg(to)
+                .arg(LOGIN_TTL.as_millis() as u64);
         }
         Request::GetLogins(accounts) => {
             for account in accounts {
@@ -444,8 +462,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::broker::Channel;
+    use super::super::envelope::Incarnation;
     use super::*;
+    use crate::groups::id::GroupId;
+    use crate::testing::wait_until;
     use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
 
     const WAIT: Duration = Duration::from_secs(20);
 
@@ -474,12 +499,12 @@ mod tests {
         let mut late = accept(&listener);
         // The link has given up.
         redis.close(1);
-        late.write_all(b"+OK\r\n+OK\r\n").unwrap();
+        late.write_all(b"+OK\r\n").unwrap();
         redis.connect(2);
         redis.close(2);
         redis.connect(4);
         let mut next = accept(&listener);
-        next.write_all(b"+OK\r\n+OK\r\n").unwrap();
+        next.write_all(b"+OK\r\n").unwrap();
         loop {
             match events.recv_timeout(WAIT).expect("connection 4 completes") {
                 (4, is_connected) => break assert!(is_connected),
@@ -493,7 +518,7 @@ mod tests {
         let (listener, mut redis, events) = setup();
         redis.connect(1);
         let mut peer = accept(&listener);
-        peer.write_all(b"+OK\r\n+OK\r\n").unwrap();
+        peer.write_all(b"+OK\r\n").unwrap();
         assert_eq!(events.recv_timeout(WAIT), Ok((1, true)));
         let channel = super::super::broker::Channel::Everybody;
         let began = Instant::now();
@@ -501,5 +526,188 @@ mod tests {
         assert!(began.elapsed() >= Duration::from_millis(900));
         assert_eq!(redis.take_failed(), Some(1));
         assert_eq!(events.recv_timeout(WAIT), Ok((1, false)));
+    }
+
+    /// A `redis-server` on a Unix socket in a folder of its own. The drop ends the process.
+    struct Server {
+        folder: PathBuf,
+        process: Child,
+    }
+
+    impl Server {
+        /// `None`, with a line on standard error, if the program is not installed. `.ci/run` installs it.
+        fn start(name: &str) -> Option<Self> {
+            let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).unwrap();
+            let process = Command::new("redis-server")
+                .args(["--port", "0", "--save", "", "--unixsocket", "redis.sock"])
+                .current_dir(&folder)
+                .stdout(Stdio::null())
+                .spawn();
+            let process = match process {
+                Ok(process) => process,
+                Err(error) => {
+                    std::fs::remove_dir_all(&folder).unwrap();
+                    eprintln!("NOT RUN: redis-server: {error}; apt-get install redis-server");
+                    return None;
+                }
+            };
+            let server = Self { folder, process };
+            wait_until("Redis to answer", || {
+                server.command("PING").is_ok_and(|answer| answer == "+PONG")
+            });
+            Some(server)
+        }
+
+        /// The first line of the answer to a command.
+        fn command(&self, line: &str) -> io::Result<String> {
+            let mut stream = UnixStream::connect(self.folder.join("redis.sock"))?;
+            stream.set_read_timeout(Some(WAIT))?;
+            stream.write_all(format!("{line}\r\n").as_bytes())?;
+            let mut answer = [0; 256];
+            let read = stream.read(&mut answer)?;
+            let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+            Ok(answer.lines().next().unwrap_or_default().to_owned())
+        }
+
+        fn connect(&self, query: &str) -> (Redis, Receiver<Seen>) {
+            let url = format!("unix://{}/redis.sock{query}", self.folder.display());
+            let (sender, events) = mpsc::channel();
+            let seen = move |_, event: Event<'_>| {
+                let seen = match event {
+                    Event::Connected => Seen::Connected,
+                    Event::Lost => Seen::Lost,
+                    Event::Message(channel, payload) => {
+                        Seen::Message(Channel::parse(channel), payload.to_vec())
+                    }
+                    Event::Reply(reply) => Seen::Reply(reply),
+                };
+                let _ = sender.send(seen);
+            };
+            let mut redis = Redis::new(&url, Arc::new(seen)).unwrap();
+            redis.connect(1);
+            assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Connected));
+            (redis, events)
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Seen {
+        Connected,
+        Lost,
+        Message(Option<Channel>, Vec<u8>),
+        Reply(Reply),
+    }
+
+    #[test]
+    fn real_broker_answers_each_request_as_the_fake_one_of_the_simulation() {
+        let Some(server) = Server::start("redis-requests") else {
+            return;
+        };
+        let (mut redis, events) = server.connect("");
+        let mut check = |request: Request, reply: Reply| {
+            let text = format!("{request:?}");
+            redis.send(vec![request]);
+            let seen = events.recv_timeout(WAIT);
+            assert_eq!(seen, Ok(Seen::Reply(reply)), "{text}");
+        };
+        let value = |number: u8| vec![number; 24];
+        let (everybody, node) = (Channel::Everybody, Incarnation(u64::MAX - 1));
+        let publish = |channel| Request::Publish(channel, b"hi".to_vec());
+        let set = |account: &str, number| Request::SetLogin(account.into(), value(number));
+        let replace =
+            |account: &str, from, to| Request::ReplaceLogin(account.into(), value(from), value(to));
+        let drop_key = |account: &str, number| Request::DropLogin(account.into(), value(number));
+        let get = || Request::GetLogins(vec!["ada".into(), "bob".into()]);
+        let values =
+            |ada, bob| Reply::Values([ada, bob].map(|one: Option<u8>| one.map(value)).into());
+
+        check(publish(everybody), Reply::Count(0));
+        check(Request::Subscribe(everybody), Reply::Done);
+        check(Request::Unsubscribe(everybody), Reply::Done);
+        check(publish(everybody), Reply::Count(0));
+
+        check(Request::GetLease(node), Reply::Done);
+        check(Request::RenewLease(node), Reply::Done);
+        check(Request::GetLease(node), Reply::Value(b"1".to_vec()));
+        check(Request::DropLease(node), Reply::Count(1));
+        check(Request::GetLease(node), Reply::Done);
+
+        check(get(), values(None, None));
+        check(set("ada", 1), Reply::Done);
+        check(set("ada", 2), Reply::Value(value(1)));
+        check(get(), values(Some(2), None));
+        check(replace("ada", 1, 3), Reply::Value(value(2)));
+        check(get(), values(Some(2), None));
+        check(replace("ada", 2, 3), Reply::Value(value(2)));
+        check(replace("bob", 1, 4), Reply::Done);
+        check(get(), values(Some(3), Some(4)));
+        check(drop_key("ada", 2), Reply::Count(0));
+        check(drop_key("ada", 3), Reply::Count(1));
+        check(get(), values(None, Some(4)));
+        let ttl = server.command("PTTL gs1:login:bob").unwrap();
+        let ttl: u64 = ttl.trim_start_matches(':').parse().unwrap();
+        assert!(ttl > LOGIN_TTL.as_millis() as u64 / 2, "{ttl}");
+    }
+
+    #[test]
+    fn replies_and_messages_of_one_connection_come_in_order_to_its_end() {
+        let Some(server) = Server::start("redis-order") else {
+            return;
+        };
+        let (mut redis, events) = server.connect("");
+        let channel = Channel::Group(GroupId::new(1, 7));
+        redis.send(vec![Request::Subscribe(channel)]);
+        assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Reply(Reply::Done)));
+        for number in 0..1_000_u32 {
+            let message = number.to_le_bytes().to_vec();
+            redis.send(vec![Request::Publish(channel, message.clone())]);
+            if number % 100 == 99 {
+                let mut seen: Vec<Seen> = (0..200)
+                    .map(|_| events.recv_timeout(WAIT).unwrap())
+                    .collect();
+                let count = Seen::Reply(Reply::Count(1));
+                assert_eq!(seen.iter().filter(|one| **one == count).count(), 100);
+                seen.retain(|one| *one != count);
+                assert_eq!(seen[99], Seen::Message(Some(channel), message));
+            }
+        }
+        drop(server);
+        assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Lost));
+    }
+
+    #[test]
+    fn broker_that_allows_neither_a_channel_nor_select_is_used_and_refuses_one_request() {
+        let Some(server) = Server::start("redis-acl") else {
+            return;
+        };
+        let acl = "ACL SETUSER game on nopass ~gs1:* resetchannels &gs1:everybody +@all -select";
+        assert_eq!(server.command(acl).unwrap(), "+OK");
+        let (mut redis, events) = server.connect("?user=game&pass=x");
+        let group = Channel::Group(GroupId::new(1, 7));
+        for (channel, reply) in [(group, Reply::Error), (Channel::Everybody, Reply::Done)] {
+            redis.send(vec![Request::Subscribe(channel)]);
+            assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Reply(reply)));
+        }
+        // Another database needs SELECT.
+        let url = format!(
+            "unix://{}/redis.sock?db=1&user=game&pass=x",
+            server.folder.display()
+        );
+        let (sender, refused) = mpsc::channel();
+        let is_connected = move |_, event: Event<'_>| {
+            let _ = sender.send(matches!(event, Event::Connected));
+        };
+        let mut other = Redis::new(&url, Arc::new(is_connected)).unwrap();
+        other.connect(1);
+        assert_eq!(refused.recv_timeout(WAIT), Ok(false));
     }
 }

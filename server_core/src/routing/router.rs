@@ -721,6 +721,21 @@ mod tests {
         assert!(queued <= share && queued + COMMAND_BYTES + 4 > share);
     }
 
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn packets_of_other_nodes_leave_room_for_a_tick() {
+        let (router, _) = router();
+        let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+        let packet = buffers.write(4, |_| 4);
+        let share = (1 << 20) / FORWARD_SHARE;
+        let to = SessionId::new(1, 0, 0);
+        while router.try_deliver(Audience::All, &packet).is_ok() {}
+        assert!(router.try_deliver_to(to, packet.clone()).is_err());
+        let queued = router.mailbox(0).queued_bytes();
+        assert!(queued <= share && queued + COMMAND_BYTES + 4 > share);
+        assert_eq!(router.try_broadcast(&packet), Ok(()), "the tick");
+    }
+
     #[test]
     fn a_join_on_its_way_already_draws_what_is_sent_behind_it() {
         let (router, _) = router();

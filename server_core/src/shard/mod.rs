@@ -671,6 +671,89 @@ mod tests {
         assert!(!shard.has_work(), "nothing is left on a list");
     }
 
+    /// Notes the calls of the link, and of `on_login`.
+    #[cfg(feature = "cluster")]
+    #[derive(Clone, Debug, Default)]
+    struct Calls(Arc<std::sync::Mutex<Vec<&'static str>>>);
+
+    #[cfg(feature = "cluster")]
+    impl Calls {
+        fn note(&self, call: &'static str) {
+            self.0.lock().unwrap().push(call);
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    impl crate::routing::link::Link for Calls {
+        fn spans(&self, _: crate::routing::link::Audience) -> bool {
+            false
+        }
+
+        fn publish(&self, _: crate::routing::link::Audience, _: &crate::buffer::SendBuffer) {}
+
+        fn login(&self, _: SessionId, _: &str) {
+            self.note("login");
+        }
+
+        fn end_session(&self, _: SessionId) {
+            self.note("end");
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    impl Session for Calls {
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+
+        fn on_login(&mut self, _: &mut Context<'_>, _: crate::session::LoginAnswer) {
+            self.note("answer");
+        }
+    }
+
+    /// A login of a session that has ended would stay for the life of the process.
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn session_whose_end_is_decided_begins_no_login_and_gets_no_answer() {
+        let (config, now, calls) = (Config::default(), Instant::now(), Calls::default());
+        let of_sessions = calls.clone();
+        let shared = Shared::for_tests(&config, 1, move |_| of_sessions.clone());
+        assert!(shared.router.attach_link(Box::new(calls.clone())));
+        let mut shard = Shard::new(0, Arc::new(shared));
+        let (stream, _peer) = FakeStream::pair();
+        let arrival = NewConnection {
+            stream,
+            permit: Arc::new(Admission::new(1, None, None))
+                .admit(([127, 0, 0, 1], 1).into())
+                .unwrap(),
+            tag: None,
+            is_connecting: false,
+        };
+        let mut ids = Vec::new();
+        shard.handle_command(Command::Adopt(arrival), now, |_, id| {
+            ids.push(id);
+            Ok(())
+        });
+        let logs_in = |shard: &mut Shard<FakeStream, Calls>| {
+            for command in [
+                Command::BeginLogin(ids[0], "ada".into()),
+                Command::Login(ids[0], crate::session::LoginAnswer::Granted),
+            ] {
+                shard.handle_command(command, now, |_, _| Ok(()));
+            }
+            std::mem::take(&mut *calls.0.lock().unwrap())
+        };
+        assert_eq!(logs_in(&mut shard), ["login", "answer"]);
+        shard
+            .table
+            .visit(ids[0], |connection| connection.is_leaving = true);
+        assert_eq!(logs_in(&mut shard), [""; 0]);
+        let close = Command::Close(ids[0], DisconnectReason::Closed);
+        shard.handle_command(close, now, |_, _| Ok(()));
+        shard.run(now);
+        assert_eq!(logs_in(&mut shard), ["end"]);
+    }
+
     /// The oldest go, and their places are back in the same turn: they do not linger.
     #[test]
     fn the_oldest_unadmitted_go_and_give_their_places_back_at_once() {

@@ -219,12 +219,13 @@ impl Broker {
             Request::Publish(channel, message) => {
                 self.check_announced(at, channel);
                 if self.faults.is_green_but_dead {
-                    return Reply::Done;
+                    return Reply::Count(1);
                 }
                 let subscribers: Vec<(usize, u64)> = (self.connections.iter())
                     .filter(|c| !c.is_half_open && c.channels.contains(&channel))
                     .map(|c| (c.node, c.number))
                     .collect();
+                let count = subscribers.len() as u64;
                 for (to, to_number) in subscribers {
                     self.messages += 1;
                     self.message_bytes += message.len() as u64;
@@ -236,13 +237,17 @@ impl Broker {
                         incoming,
                     );
                 }
-                Reply::Done
+                Reply::Count(count)
             }
             Request::RenewLease(node) => {
                 // A lease that the broker refuses is announced as well as it can be.
                 self.connections[at].has_lease = true;
                 self.set(lease_key(node), vec![1], now + LEASE)
                     .map_or(Reply::Error, |_| Reply::Done)
+            }
+            Request::GetLease(node) => {
+                let lease = self.keys.get(&lease_key(node));
+                value(lease.map(|(value, _)| value.clone()))
             }
             Request::DropLease(node) => {
                 self.keys.remove(&lease_key(node));
@@ -252,6 +257,16 @@ impl Broker {
                 let until = now + Duration::from_secs(24 * 60 * 60);
                 self.set(login_key(&account), login, until)
                     .map_or(Reply::Error, value)
+            }
+            Request::ReplaceLogin(account, from, to) => {
+                let key = login_key(&account);
+                let old = self.keys.get(&key).map(|(value, _)| value.clone());
+                let is_set = old.as_ref().is_none_or(|old| *old == from);
+                let until = now + Duration::from_secs(24 * 60 * 60);
+                if is_set && self.set(key, to, until).is_none() {
+                    return Reply::Error;
+                }
+                value(old)
             }
             Request::GetLogins(accounts) => {
                 let value = |account| {

@@ -11,37 +11,40 @@ use std::time::Instant;
 
 const PACKET: [u8; 4] = [4, 0, 7, 0];
 
-struct Setup {
-    link: Link,
+pub struct Setup {
+    pub link: Link,
+    pub metrics: Arc<ClusterMetrics>,
     connection: u64,
-    now: Instant,
+    pub now: Instant,
 }
 
 impl Setup {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let config = LinkConfig {
             name: "a".into(),
             incarnation: Incarnation(1),
             seed: 1,
         };
         let now = Instant::now();
-        let mut link = Link::new(config, Arc::<ClusterMetrics>::default(), now);
+        let metrics = Arc::<ClusterMetrics>::default();
+        let mut link = Link::new(config, Arc::clone(&metrics), now);
         link.tick(now);
         let [Command::Connect(connection)] = link.take_commands()[..] else {
             panic!("no connect");
         };
         Self {
             link,
+            metrics,
             connection,
             now,
         }
     }
 
-    fn handle(&mut self, event: Event<'_>) {
+    pub fn handle(&mut self, event: Event<'_>) {
         self.link.handle(self.connection, event, self.now);
     }
 
-    fn requests(&mut self) -> Vec<Request> {
+    pub fn requests(&mut self) -> Vec<Request> {
         let commands = self.link.take_commands().into_iter();
         let requests = commands.filter_map(|command| match command {
             Command::Send(request) => Some(request),
@@ -51,7 +54,7 @@ impl Setup {
     }
 
     /// Replies to requests, and returns the probes' messages to their sender.
-    fn reply(&mut self, requests: Vec<Request>) {
+    pub fn reply(&mut self, requests: Vec<Request>) {
         for request in requests {
             let reply = match &request {
                 Request::GetLogins(accounts) => Reply::Values(vec![None; accounts.len()]),
@@ -65,7 +68,7 @@ impl Setup {
         }
     }
 
-    fn is_up_after(&mut self, rounds: usize) -> bool {
+    pub fn is_up_after(&mut self, rounds: usize) -> bool {
         for _ in 0..rounds {
             let requests = self.requests();
             self.reply(requests);

@@ -3,12 +3,15 @@
 use crate::broker::{Broker, Incoming};
 use server_core::cluster::envelope::Incarnation;
 use server_core::cluster::link::{Command, Event, Link, LinkConfig, Output};
-use server_core::cluster::{ClusterMetrics, LoginAnswer, WorldGap};
+use server_core::cluster::{ClusterMetrics, LoginAnswer, NodeId, WorldGap};
 use server_core::routing::link::Audience;
 use server_core::{DisconnectReason, GroupId, SessionId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// One packet in so many finds the mailboxes full.
+const NO_ROOM: u64 = 61;
 
 #[derive(Debug)]
 pub struct Node {
@@ -18,6 +21,9 @@ pub struct Node {
     pub metrics: Arc<ClusterMetrics>,
     pub connection: u64,
     pub paused_until: Option<Instant>,
+    /// When the last pause began, and when it ended.
+    pub paused_at: Option<Instant>,
+    pub resumed_at: Option<Instant>,
     pub next_session: u32,
     /// Members of world groups.
     pub groups: BTreeMap<GroupId, u32>,
@@ -56,6 +62,8 @@ impl Node {
             metrics,
             connection: 0,
             paused_until: None,
+            paused_at: None,
+            resumed_at: None,
             next_session: 1,
             groups: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -93,6 +101,7 @@ impl Node {
             return;
         }
         if self.paused_until.take().is_some() {
+            self.resumed_at = Some(now);
             self.watches_since = None;
             // The thread of the link may run before the thread that reads.
             let before = self.present();
@@ -144,6 +153,25 @@ impl Node {
             );
             self.offences.push(text);
         }
+        let [logins, doubtful, ended, pending] = self.link.held();
+        let sessions = self.sessions.len();
+        // Sessions that have ended may have had a request or two under way.
+        let most = [
+            sessions,
+            100 + sessions,
+            100 + sessions,
+            1_100 + 4 * sessions,
+        ];
+        let held = [logins, doubtful, ended, pending];
+        if held.iter().zip(most).any(|(held, most)| *held > most)
+            || self.link.accounts_to_compare() > 2 * logins
+        {
+            let text = format!(
+                "node {} with {sessions} sessions holds {held:?}",
+                self.index
+            );
+            self.offences.push(text);
+        }
         let late = Duration::from_millis(1100);
         if let Some(session) = self.unanswered.iter().find(|(_, at)| **at + late < now) {
             let text = format!(
@@ -183,7 +211,12 @@ impl Node {
         }
         for output in self.link.take_outputs() {
             match output {
-                Output::Deliver(_, audience, packet) => self.deliver(audience, &packet),
+                Output::Deliver(node, audience, packet) => {
+                    self.deliver(audience, &packet);
+                    if self.delivered.is_multiple_of(NO_ROOM) {
+                        self.refuse(node, audience);
+                    }
+                }
                 Output::Answer(session, answer) => {
                     if self.twice.remove(&session) {
                         // The next answer, if it comes, is the other login's.
@@ -196,6 +229,22 @@ impl Node {
                 Output::Close(session, reason) => self.closed.push((session, reason)),
                 Output::Send(..) => {}
             }
+        }
+    }
+
+    /// The mailboxes have no room for this packet: that is a gap.
+    fn refuse(&mut self, node: NodeId, audience: Audience) {
+        self.link.miss(node, audience);
+        let group = match audience {
+            Audience::Group(group) => Some(group),
+            Audience::All => None,
+        };
+        let gaps = self.link.take_gaps();
+        let is_told =
+            |gap: &WorldGap| (gap.node, gap.group, gap.lost) == (Some(node), group, Some(1));
+        if gaps.len() != 1 || !gaps.iter().all(is_told) {
+            let text = format!("node {}: {gaps:?} for a packet without room", self.index);
+            self.offences.push(text);
         }
     }
 

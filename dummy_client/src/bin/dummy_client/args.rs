@@ -98,6 +98,11 @@ pub struct Args {
     #[arg(help_heading = "Load", value_name = "HZ")]
     pub chat_hz: f64,
 
+    /// Log each session in by a name of its own, before its first request: game_server --login needs it
+    #[arg(long, env = "DUMMY_CLIENT_LOGIN", conflicts_with_all = ["attack", "profile"])]
+    #[arg(help_heading = "Load")]
+    pub login: bool,
+
     /// Payload of each echo request, and of each chat (18 to 512 bytes: a chat begins with a mark)
     #[arg(long, env = "DUMMY_CLIENT_PAYLOAD_BYTES", default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_PAYLOAD_BYTES as u64))]
     #[arg(help_heading = "Load", value_name = "BYTES")]
@@ -462,6 +467,7 @@ impl Args {
         Workload {
             echo_period: period(self.echo_hz),
             chat_period: period(self.chat_hz),
+            logs_in: self.login,
             payload_bytes: self.payload_bytes,
         }
     }

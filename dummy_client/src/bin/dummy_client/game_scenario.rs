@@ -2,7 +2,9 @@
 
 use dummy_client::metrics::{Check, Counter, RequestSeries, TickSeries, Unit};
 use dummy_client::{Bot, BotContext, BotResult, Registry, Scenario, UserId, Violation};
-use game_server::packets::{CChat, CEcho, MAX_CHAT_BYTES, SBye, SChat, SEcho, SHello, SWorldChat};
+use game_server::packets::{
+    CChat, CEcho, CLogin, MAX_CHAT_BYTES, SBye, SChat, SEcho, SHello, SLogin, SWorldChat,
+};
 use server_core::{DisconnectReason, Packet};
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
@@ -15,6 +17,8 @@ pub struct Workload {
     pub echo_period: Option<Duration>,
     /// From one chat to the next.
     pub chat_period: Option<Duration>,
+    /// Each session logs in first, by a name that no other session has.
+    pub logs_in: bool,
     /// Of echo requests, and of chats as far as a chat can be as long.
     pub payload_bytes: usize,
 }
@@ -75,6 +79,7 @@ impl Scenario for GameScenario {
             (SChat::ID, "S_CHAT"),
             (SBye::ID, "S_BYE"),
             (SWorldChat::ID, "S_WORLD_CHAT"),
+            (SLogin::ID, "S_LOGIN"),
         ] {
             metrics.packet(id, name);
         }
@@ -98,6 +103,10 @@ impl Scenario for GameScenario {
         });
     }
 
+    fn has_login(&self) -> bool {
+        self.workload.logs_in
+    }
+
     fn bot(&self, _: UserId, seed: u64) -> GameBot {
         GameBot {
             metrics: self.metrics.expect("a run registers the metrics first"),
@@ -119,14 +128,24 @@ impl Scenario for GameScenario {
     }
 }
 
-impl Bot for GameBot {
-    fn on_connected(&mut self, ctx: &mut BotContext<'_, '_>) {
+impl GameBot {
+    fn start(&self, ctx: &mut BotContext<'_, '_>) {
         let bytes = self.workload.payload_bytes;
         if let Some(period) = self.workload.echo_period {
             ctx.start_requests(self.metrics.echoes, period, bytes);
         }
         if let Some(period) = self.workload.chat_period {
             ctx.start_requests(self.metrics.chats, period, bytes.min(MAX_CHAT_BYTES));
+        }
+    }
+}
+
+impl Bot for GameBot {
+    fn on_connected(&mut self, ctx: &mut BotContext<'_, '_>) {
+        if self.workload.logs_in {
+            ctx.send(&CLogin {}, format!("user-{:016x}", self.seed));
+        } else {
+            self.start(ctx);
         }
     }
 
@@ -156,6 +175,11 @@ impl Bot for GameBot {
             SWorldChat::ID => {
                 packet.parse::<SWorldChat>()?;
                 ctx.add(self.metrics.world_chats_received, 1);
+            }
+            SLogin::ID if self.workload.logs_in => {
+                packet.parse::<SLogin>()?;
+                ctx.logged_in();
+                self.start(ctx);
             }
             SBye::ID => {
                 let (bye, text) = packet.parse::<SBye>()?;

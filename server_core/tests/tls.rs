@@ -351,6 +351,45 @@ fn records_of_one_byte_are_packets() {
     }
 }
 
+/// The keys of both sides change: those of the client with each update, those of the server with its answers.
+#[test]
+fn updates_of_the_keys_are_answered_and_packets_go_on_between_them() {
+    let files = Files::new();
+    let (running, addr) = start_tls(files.config());
+    let mut client = Client::connect(addr, &files.client(&[&version::TLS13])).unwrap();
+    for number in 0..20_u8 {
+        for _ in 0..number % 4 {
+            client.0.conn.refresh_traffic_keys().unwrap();
+        }
+        client.echo(&[number; 1000]);
+        running
+            .server
+            .broadcast(&numbered(1, number.into()), [number; 20_000]);
+        assert_eq!(client.next_packet().payload[16..], [number; 20_000]);
+    }
+    // TLS 1.2 has no updates.
+    let mut client = Client::connect(addr, &files.client(&[&version::TLS12])).unwrap();
+    assert!(client.0.conn.refresh_traffic_keys().is_err());
+}
+
+#[test]
+fn updates_of_the_keys_without_end_are_over_the_budget_of_empty_records() {
+    let files = Files::new();
+    let (running, addr) = start_tls(files.config());
+    let mut client = Client::connect(addr, &files.client(&[&version::TLS13])).unwrap();
+    let bytes = packet(C_ECHO, [0; 100]);
+    // rustls counts the updates in a row: a byte of a packet begins the next row.
+    for byte in &bytes {
+        for _ in 0..32 {
+            client.0.conn.refresh_traffic_keys().unwrap();
+        }
+        client.0.conn.writer().write_all(&[*byte]).unwrap();
+        // The server may have ended the session.
+        let _ = client.0.flush();
+    }
+    assert_eq!(running.next_departure().1, Kick::RateLimit.into());
+}
+
 #[test]
 fn broken_record_after_the_handshake_ends_the_session_behind_its_whole_packets() {
     let files = Files::new();

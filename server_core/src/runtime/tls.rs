@@ -216,7 +216,11 @@ impl TlsClientConfig {
 ///
 /// Reads and writes block as those of the stream do. A read writes what an earlier write has left.
 #[derive(Debug)]
-pub struct TlsClientStream<S: Read + Write>(StreamOwned<ClientConnection, S>);
+pub struct TlsClientStream<S: Read + Write> {
+    stream: StreamOwned<ClientConnection, S>,
+    record_bytes: usize,
+    key_updates: usize,
+}
 
 impl TlsClientConfig {
     /// A connection over this stream, before its handshake. `server`: its address, which its certificate has if no
@@ -232,7 +236,11 @@ impl TlsClientConfig {
         let name = (self.name.clone()).unwrap_or_else(|| ServerName::IpAddress(server.into()));
         let connection = ClientConnection::new(Arc::clone(&self.config), name);
         let connection = connection.map_err(io::Error::other)?;
-        Ok(TlsClientStream(StreamOwned::new(connection, stream)))
+        Ok(TlsClientStream {
+            stream: StreamOwned::new(connection, stream),
+            record_bytes: usize::MAX,
+            key_updates: 0,
+        })
     }
 }
 
@@ -243,38 +251,80 @@ impl<S: Read + Write> TlsClientStream<S> {
     /// [`ErrorKind::WouldBlock`] of the stream: the server has to answer. Otherwise, the text says why the handshake
     /// failed.
     pub fn handshake(&mut self) -> io::Result<()> {
-        while self.0.conn.is_handshaking() {
-            self.0.conn.complete_io(&mut self.0.sock)?;
+        while self.stream.conn.is_handshaking() {
+            self.stream.conn.complete_io(&mut self.stream.sock)?;
         }
         Ok(())
     }
 
+    /// Writes records of at most this number of bytes of plaintext, and before each of them `key_updates` updates of the
+    /// keys, each of which asks for an answer. A server pays for them. Keys are updated in TLS 1.3 alone.
+    #[must_use]
+    pub fn with_costly_records(mut self, record_bytes: usize, key_updates: usize) -> Self {
+        (self.record_bytes, self.key_updates) = (record_bytes.max(1), key_updates);
+        self
+    }
+
     /// The stream.
     pub fn get_ref(&self) -> &S {
-        &self.0.sock
+        &self.stream.sock
     }
 
     /// The stream.
     pub fn get_mut(&mut self) -> &mut S {
-        &mut self.0.sock
+        &mut self.stream.sock
     }
 }
 
 impl<S: Read + Write> Read for TlsClientStream<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+        let StreamOwned { conn, sock } = &mut self.stream;
+        loop {
+            match conn.reader().read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+            // A stream that takes nothing may still have something to read.
+            while conn.wants_write() && conn.write_tls(sock).is_ok_and(|count| count > 0) {}
+            conn.read_tls(sock)?;
+            (conn.process_new_packets())
+                .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        }
     }
 }
 
 impl<S: Read + Write> Write for TlsClientStream<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        if self.record_bytes == usize::MAX && self.key_updates == 0 {
+            return self.stream.write(bytes);
+        }
+        // What the stream has refused goes out first.
+        self.stream.flush()?;
+        let mut written = 0;
+        for record in bytes.chunks(self.record_bytes).take(MAX_COSTLY_RECORDS) {
+            for _ in 0..self.key_updates {
+                let updated = self.stream.conn.refresh_traffic_keys();
+                updated.map_err(io::Error::other)?;
+            }
+            let count = self.stream.conn.writer().write(record)?;
+            written += count;
+            if count < record.len() {
+                break;
+            }
+        }
+        match self.stream.flush() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(written),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.stream.flush()
     }
 }
+
+/// Records of one write, before the stream is offered them.
+const MAX_COSTLY_RECORDS: usize = 100;
 
 // ---- the engine ---------------------------------------------------------------------------------
 

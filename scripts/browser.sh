@@ -106,6 +106,27 @@ wait_for() {
 # is_true SCRIPT [SECONDS]: waits until the script returns true.
 is_true() { wait_for "${2:-20}" true "String($1)"; }
 
+# fits WHAT WIDTHS HEIGHT SELECTOR SCRIPT [light|dark]: fails if the page or an element is wider than the screen, or if
+# the script is true for the `element` and its `box`, at each of these widths.
+fits() {
+    local width
+    for width in $2; do
+        set_screen "$width" "$3" "${6:-light}"
+        evaluate "(() => {
+            const root = document.documentElement;
+            const found = [];
+            if (root.scrollWidth > root.clientWidth) found.push(\`the page is \${root.scrollWidth} px wide\`);
+            for (const element of document.querySelectorAll('$4')) {
+                const box = element.getBoundingClientRect();
+                if (box.left < -0.5 || box.right > root.clientWidth + 0.5 || ($5))
+                    found.push(\`\${element.tagName}.\${element.className}#\${element.id} \${Math.round(box.left)} \${Math.round(box.right)}\`);
+            }
+            return found.length ? found.slice(0, 5).join('; ') : 'fits';
+        })()"
+        [ "$value" = fits ] || fail "$1 at $width px: $value"
+    done
+}
+
 # ---- messages of the browser --------------------------------------------------------------------
 
 # complaints N: prints the console entries and the uncaught exceptions, from the N-th message on.

@@ -90,6 +90,10 @@ find_bug double_seal 'was overtaken by|broadcast [0-9]+ of [0-9]+ after|direct p
 find_bug split_run 'a prefix for [0-9]+ bytes splits a run of [0-9]+'
 # The mask of a WebSocket frame begins anew with each piece of the frame.
 find_bug restarted_mask 'left for a reason that nothing in the run explains'
+# The read of a PROXY header takes bytes of the client, too.
+find_bug greedy_header 'left for a reason that nothing in the run explains|sent [0-9]+ echoes, got'
+# A session has the address of its proxy, and not the address of its client.
+find_bug address_of_the_proxy 'has another address than'
 # A node that is cut off, or was paused, declares others dead by its own silence.
 find_bug hasty_death 'declares .* dead'
 # A kick ends a session that is newer than the login that the kick is for.

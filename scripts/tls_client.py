@@ -3,7 +3,6 @@
     tls_client.py echo ADDR CA VERSION         echoes, chats, and ends; prints version and cipher
     tls_client.py resume ADDR CA COUNT FILE    COUNT clients connect twice: before and after the line that FILE gets
     tls_client.py crowd ADDR CA COUNT          keeps COUNT sessions; prints `connected COUNT`
-    tls_client.py flood ADDR CA RATE SECS      RATE full handshakes a second; prints the number that succeeded
     tls_client.py fingerprint ADDR CA          prints the fingerprint of the server's certificate
     tls_client.py watch ADDR CA                reads hellos until a line comes on standard input; prints `alive N`
 """
@@ -14,7 +13,6 @@ import ssl
 import struct
 import sys
 import threading
-import time
 
 TIMEOUT = 60
 S_HELLO, C_ECHO, S_ECHO, C_CHAT, S_CHAT = 1, 2, 3, 4, 5
@@ -108,41 +106,6 @@ def crowd(addr, ca, count):
     threading.Event().wait()
 
 
-def flood(addr, ca, rate, secs):
-    """Each handshake is a full one: each has a context, and so no session, of its own."""
-    tls = context(ca)
-    done = [0]
-    lock = threading.Lock()
-    started = time.monotonic()
-
-    def one(number):
-        time.sleep(max(0.0, started + number / rate - time.monotonic()))
-        try:
-            connect(addr, tls).close()
-        except OSError:
-            return
-        with lock:
-            done[0] += 1
-
-    total = rate * secs
-    numbers = iter(range(total))
-
-    def run():
-        while True:
-            with lock:
-                number = next(numbers, None)
-            if number is None:
-                return
-            one(number)
-
-    threads = [threading.Thread(target=run) for _ in range(32)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    print(f"{done[0]} {time.monotonic() - started:.2f}", flush=True)
-
-
 def fingerprint(addr, ca):
     stream = connect(addr, context(ca))
     print(hashlib.sha256(stream.getpeercert(True)).hexdigest())
@@ -171,8 +134,6 @@ elif command == "resume":
     resume(addr, ca, int(rest[0]), rest[1])
 elif command == "crowd":
     crowd(addr, ca, int(rest[0]))
-elif command == "flood":
-    flood(addr, ca, int(rest[0]), int(rest[1]))
 elif command == "fingerprint":
     fingerprint(addr, ca)
 else:

@@ -63,6 +63,29 @@ pub enum Layer {
     Http,
     /// Nothing: the bytes are those of TCP.
     Tcp,
+    /// The whole transport. No handshake of TLS continues an earlier session: each costs the server a signature.
+    FullHandshakes,
+    /// The whole transport, with one byte in each record of TLS.
+    TinyRecords,
+    /// The same, with 32 updates of the keys before each record: more than that in a row ends a connection.
+    KeyUpdates,
+}
+
+/// Updates of the keys that a server of TLS takes in a row.
+#[cfg(feature = "tls")]
+const KEY_UPDATES: usize = 32;
+
+impl Layer {
+    /// Whether the bytes are packets.
+    fn has_packets(self) -> bool {
+        !matches!(self, Self::Http | Self::Tcp)
+    }
+
+    /// Whether an attack on this layer is one on TLS.
+    #[must_use]
+    pub fn is_of_tls(self) -> bool {
+        !matches!(self, Self::Packets | Self::Http)
+    }
 }
 
 impl Target {
@@ -248,13 +271,21 @@ impl Transport {
         #[cfg(feature = "tls")]
         let channel = match (&self.tls, channel) {
             (Some(tls), Channel::Tcp(stream)) if layer != Layer::Tcp => {
-                Channel::Tls(Box::new(tls.over(stream, server)?))
+                let stream = match layer {
+                    Layer::FullHandshakes => tls.clone().without_tickets().over(stream, server)?,
+                    _ => tls.over(stream, server)?,
+                };
+                Channel::Tls(Box::new(match layer {
+                    Layer::TinyRecords => stream.with_costly_records(1, 0),
+                    Layer::KeyUpdates => stream.with_costly_records(1, KEY_UPDATES),
+                    _ => stream,
+                }))
             }
             (_, channel) => channel,
         };
         #[cfg(feature = "websocket")]
         let channel = match &self.websocket {
-            Some((_, request)) if layer == Layer::Packets => Channel::websocket(channel, request),
+            Some((_, request)) if layer.has_packets() => Channel::websocket(channel, request),
             _ => channel,
         };
         let _ = (server, layer);

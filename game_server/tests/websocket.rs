@@ -3,6 +3,7 @@
 
 use crate::util::*;
 use server_core::testing::{RawPacket, header};
+use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
@@ -362,17 +363,37 @@ fn a_refused_upgrade_gets_its_status_and_counts_as_handshake() {
     WebSocketClient::connect(addr);
 }
 
+/// One pong answers all pings that have come while the socket takes nothing: it is all that the server keeps of them.
 #[test]
-fn a_client_that_does_not_read_its_pongs_costs_no_memory() {
-    let (server, addr) = start(&[]);
-    let mut browser = WebSocketClient::connect(addr);
-    // One pong answers all pings that wait.
-    for number in 0..100 {
+fn pings_of_a_client_that_does_not_read_do_not_each_get_a_pong() {
+    const PINGS: u8 = 150;
+    let (server, addr) = start(&["--metrics-addr", "127.0.0.1:0"]);
+    let metrics = admin::metrics_addr(&server);
+    let stream = admin::connect(addr);
+    SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
+    let mut browser = WebSocketClient::upgrade(stream, REQUEST.as_bytes());
+    let large = vec![b'x'; 60_000];
+    browser.send(&message(packet(C_ECHO, &large)).repeat(3));
+    wait_until("the socket to be full", DEADLINE, || {
+        admin::scrape(metrics).value("server_send_queue_bytes") > 0.0
+    });
+    for number in 0..PINGS {
         browser.send(&frame(FIN | PING, &[number; 125]));
     }
     browser.send(&message(packet(C_ECHO, "x")));
+    for _ in 0..3 {
+        browser.expect_echo(&large);
+    }
     browser.expect_echo(b"x");
-    while browser.wait_for_pong() != [99; 125] {}
+    while browser
+        .pongs
+        .last()
+        .is_none_or(|last| *last != [PINGS - 1; 125])
+    {
+        assert!(browser.read_frame());
+    }
+    let pongs = browser.pongs.len();
+    assert!(pongs < usize::from(PINGS) / 2, "{pongs} pongs");
     server.join();
 }
 

@@ -11,14 +11,15 @@ use rustls::{SupportedProtocolVersion, version};
 use server_core::metrics::HandshakeOutcome;
 use server_core::testing::{DEADLINE, RawClient, RawPacket, packet};
 use server_core::{
-    DisconnectReason, ListenerKind, Server, TlsClientConfig, TlsServerConfig, TransportKind,
+    DisconnectReason, Kick, ListenerKind, Server, TlsClientConfig, TlsServerConfig, TransportKind,
 };
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
 
 /// A folder with certificate, key and tickets, removed at the end.
 struct Files(PathBuf);
@@ -166,7 +167,7 @@ fn client_of_this_library_and_its_server_exchange_packets_over_tls() {
         client.handle().send_to(id, &numbered(1, 2), [5; 60_000]);
         // The server knows no packet 1 of clients.
         let (_, reason) = running.next_departure();
-        assert_eq!(reason, server_core::Kick::UnknownId.into());
+        assert_eq!(reason, Kick::UnknownId.into());
         assert!(
             matches!(events.recv_timeout(DEADLINE).unwrap(), Event::Packet(..)),
             "S_BYE"
@@ -243,6 +244,28 @@ fn reconnects_after_a_restart_are_resumed_if_the_ticket_keys_are_kept() {
     fs::write(&keys, [1; 31]).unwrap();
     let error = files.config().with_ticket_keys(&keys).unwrap_err();
     assert!(error.to_string().contains("31 bytes"), "{error}");
+}
+
+/// Servers that start at one moment have one secret, and leave nothing beside the file.
+#[test]
+fn file_of_ticket_keys_that_many_create_at_once_has_one_secret() {
+    let files = Files::new();
+    for _ in 0..50 {
+        let keys = files.0.join("tickets");
+        let barrier = Barrier::new(8);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    files.config().with_ticket_keys(&keys).unwrap();
+                });
+            }
+        });
+        assert_eq!(fs::read(&keys).unwrap().len(), 32);
+        let names = fs::read_dir(&files.0).unwrap();
+        assert_eq!(names.count(), 3, "certificate, key and tickets");
+        fs::remove_file(keys).unwrap();
+    }
 }
 
 #[test]
@@ -328,6 +351,45 @@ fn records_of_one_byte_are_packets() {
     }
 }
 
+/// The keys of both sides change: those of the client with each update, those of the server with its answers.
+#[test]
+fn updates_of_the_keys_are_answered_and_packets_go_on_between_them() {
+    let files = Files::new();
+    let (running, addr) = start_tls(files.config());
+    let mut client = Client::connect(addr, &files.client(&[&version::TLS13])).unwrap();
+    for number in 0..20_u8 {
+        for _ in 0..number % 4 {
+            client.0.conn.refresh_traffic_keys().unwrap();
+        }
+        client.echo(&[number; 1000]);
+        running
+            .server
+            .broadcast(&numbered(1, number.into()), [number; 20_000]);
+        assert_eq!(client.next_packet().payload[16..], [number; 20_000]);
+    }
+    // TLS 1.2 has no updates.
+    let mut client = Client::connect(addr, &files.client(&[&version::TLS12])).unwrap();
+    assert!(client.0.conn.refresh_traffic_keys().is_err());
+}
+
+#[test]
+fn updates_of_the_keys_without_end_are_over_the_budget_of_empty_records() {
+    let files = Files::new();
+    let (running, addr) = start_tls(files.config());
+    let mut client = Client::connect(addr, &files.client(&[&version::TLS13])).unwrap();
+    let bytes = packet(C_ECHO, [0; 100]);
+    // rustls counts the updates in a row: a byte of a packet begins the next row.
+    for byte in &bytes {
+        for _ in 0..32 {
+            client.0.conn.refresh_traffic_keys().unwrap();
+        }
+        client.0.conn.writer().write_all(&[*byte]).unwrap();
+        // The server may have ended the session.
+        let _ = client.0.flush();
+    }
+    assert_eq!(running.next_departure().1, Kick::RateLimit.into());
+}
+
 #[test]
 fn broken_record_after_the_handshake_ends_the_session_behind_its_whole_packets() {
     let files = Files::new();
@@ -369,17 +431,22 @@ fn end_without_close_notify_is_an_end_behind_the_whole_packets() {
 fn session_that_the_server_ends_gets_its_last_packet_and_close_notify() {
     let files = Files::new();
     let (_running, addr) = start_tls(files.config());
-    for versions in EACH {
+    // A close has no S_BYE; a kick has one with its code, 3 for an unknown id.
+    let ends = [
+        (C_CLOSE, RawPacket::new(3, b"closing")),
+        (999, RawPacket::new(6, [3, 0])),
+    ];
+    for (versions, (id, last)) in EACH
+        .iter()
+        .flat_map(|one| ends.iter().map(move |end| (one, end)))
+    {
         let mut client = Client::connect(addr, &files.client(versions)).unwrap();
-        client.0.write_all(&packet(C_CLOSE, b"")).unwrap();
-        assert_eq!(client.next_packet(), RawPacket::new(3, b"closing"));
+        client.0.write_all(&packet(*id, b"")).unwrap();
+        assert_eq!(client.next_packet(), *last);
         // Without close_notify the read is an error.
         let mut rest = Vec::new();
         client.0.read_to_end(&mut rest).unwrap();
-        assert!(
-            rest.is_empty() || rest[2] == 6,
-            "S_BYE or nothing: {rest:?}"
-        );
+        assert_eq!(rest, b"", "{last:?} is the last packet");
     }
 }
 

@@ -208,6 +208,12 @@ impl AttackLoop {
     }
 
     fn connect(&mut self, index: usize, now: Instant) -> bool {
+        let rate = self.attack.connects_per_sec();
+        let due_at = rate.and_then(|rate| due_at(self.started_at, self.begun, rate));
+        if let Some(at) = due_at.filter(|at| *at > now) {
+            self.attackers[index].next_at = Some(at);
+            return false;
+        }
         let script = self.attack.script(self.begun, &mut self.rng);
         self.begun += 1;
         let both = Interest::READABLE | Interest::WRITABLE;
@@ -334,6 +340,12 @@ impl Attacker {
     }
 }
 
+/// When connection `number` of an attack begins that begins `rate` connections a second.
+fn due_at(started_at: Instant, number: u64, rate: u32) -> Option<Instant> {
+    let after = Duration::try_from_secs_f64(number as f64 / f64::from(rate));
+    started_at.checked_add(after.ok()?)
+}
+
 /// The next moment at which all attackers send. A connection that begins now is idle until then, 200 ms at
 /// least. `None`: at once.
 fn next_step(started_at: Instant, step: Duration, now: Instant) -> Option<Instant> {
@@ -365,6 +377,21 @@ mod tests {
             let next = next_step(started_at, step, at(now));
             assert_eq!(next, Some(at(expected)), "{now}");
         }
+    }
+
+    #[test]
+    fn connections_begin_evenly_at_their_rate() {
+        let start = Instant::now();
+        let at = |ms| Some(start + Duration::from_millis(ms));
+        for (number, expected) in [
+            (0, at(0)),
+            (1, at(5)),
+            (200, at(1000)),
+            (12_345, at(61_725)),
+        ] {
+            assert_eq!(due_at(start, number, 200), expected, "{number}");
+        }
+        assert_eq!(due_at(start, 1, 0), None);
     }
 
     #[test]

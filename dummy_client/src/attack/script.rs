@@ -31,6 +31,11 @@ pub trait Attack: Send + Sync + 'static {
         false
     }
 
+    /// Connections a second that all attackers begin together, evenly. Default: as many as the scripts allow
+    fn connects_per_sec(&self) -> Option<u32> {
+        None
+    }
+
     /// What the bytes of its scripts go through. Default: the transport of the run, which carries packets
     fn layer(&self) -> Layer {
         Layer::Packets

@@ -20,6 +20,8 @@ pub(super) struct AttackSocket {
 
 /// The bytes of one call in one direction. The other connections follow then.
 const MAX_BYTES_PER_CALL: usize = 256 << 10;
+/// A write counts as this number of bytes at least: behind few bytes may be many records of TLS.
+const MIN_WRITE_BYTES: usize = 16 << 10;
 /// The beginning of what the server has sent to a connection that left: a refusal is the first packet.
 const FIRST_BYTES: usize = 4 << 10;
 
@@ -140,7 +142,7 @@ impl AttackSocket {
                 Ok(count) => {
                     self.connection.on_sent(count);
                     stats.bytes_sent += count as u64;
-                    left = left.saturating_sub(count.max(1));
+                    left = left.saturating_sub(count.max(MIN_WRITE_BYTES));
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => self.is_writable = false,

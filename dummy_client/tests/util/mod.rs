@@ -162,6 +162,15 @@ impl RealServer {
     pub fn addr(&self) -> SocketAddr {
         self.0.local_addr()
     }
+
+    /// Handshakes of TLS that are complete: full ones, and those that have continued an earlier session.
+    #[cfg(feature = "tls")]
+    pub fn handshakes(&self) -> [u64; 2] {
+        use server_core::{TransportKind, metrics::HandshakeOutcome};
+        let handle = self.0.handle();
+        [HandshakeOutcome::Full, HandshakeOutcome::Resumed]
+            .map(|outcome| handle.metrics().handshakes(TransportKind::Tls, outcome))
+    }
 }
 
 /// The behaviour of a stub.

@@ -345,6 +345,8 @@ fn seconds_of(time: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+    use std::cmp::Ordering;
     use std::io;
 
     fn read(text: &str) -> BanList {
@@ -408,6 +410,52 @@ mod tests {
         let lines = io::BufReader::new(Lines(b"10.0.0.1\n"));
         let error = BanList::read(lines).unwrap_err();
         assert_eq!(error.line(), BanList::MAX_NETWORKS + 1);
+    }
+
+    /// A number that counts its comparisons.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Counted(u32);
+
+    thread_local! {
+        static COMPARISONS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    impl Ord for Counted {
+        fn cmp(&self, other: &Self) -> Ordering {
+            COMPARISONS.set(COMPARISONS.get() + 1);
+            self.0.cmp(&other.0)
+        }
+    }
+
+    impl PartialOrd for Counted {
+        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    /// Each second /24 of a part of the network 0.0.0.0/6, so that no two of them are one range.
+    #[test]
+    fn question_among_100_000_networks_takes_at_most_20_comparisons() {
+        let text: String = (0..100_000_u32)
+            .map(|number| format!("{}/24\n", std::net::Ipv4Addr::from(number << 9)))
+            .collect();
+        let bans = read(&text);
+        let ranges = bans.ipv4.iter().map(|range| Range {
+            first: Counted(range.first),
+            last: Counted(range.last),
+            until: range.until,
+        });
+        let ranges: Vec<_> = ranges.collect();
+        assert_eq!(ranges.len(), 100_000);
+        let mut most = 0;
+        for address in (0..200_000_u32).map(|number| number << 8 | 7) {
+            COMPARISONS.set(0);
+            let is_banned = until_of(&ranges, Counted(address)).is_some();
+            assert_eq!(is_banned, address & 0x100 == 0, "{address}");
+            most = most.max(COMPARISONS.get());
+        }
+        // Each comparison of the search halves the list, and one is with the end of the range.
+        assert!((17..=20).contains(&most), "{most}");
     }
 
     /// The same line without end.

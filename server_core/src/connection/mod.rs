@@ -159,19 +159,20 @@ impl<T: Transport, S> Connection<T, S> {
         false
     }
 
-    /// Takes the handshake a step further. Returns whether packets flow from now on, and the change of
-    /// [`partial_bytes`](Self::partial_bytes).
+    /// Takes the handshake a step further. Returns whether packets flow from now on, the change of
+    /// [`partial_bytes`](Self::partial_bytes), and what the step costs of a turn's input beyond its fixed price.
     ///
     /// # Errors
     /// Why the session has to end.
-    pub fn handshake(&mut self, now: Instant) -> (Result<bool, DisconnectReason>, isize) {
+    pub fn handshake(&mut self, now: Instant) -> (Result<bool, DisconnectReason>, isize, usize) {
         let partial_bytes = self.partial_bytes() as isize;
         let done = self.stream.handshake();
         let is_done = done.map(|completion| completion == Completion::Done);
         if is_done == Ok(true) {
             self.open(now);
         }
-        (is_done, self.partial_bytes() as isize - partial_bytes)
+        let growth = self.partial_bytes() as isize - partial_bytes;
+        (is_done, growth, self.stream.overhead_bytes())
     }
 
     /// Packets flow from now on.

@@ -8,6 +8,7 @@ use crate::base::config::Config;
 use crate::base::disconnect_log::DisconnectLog;
 use crate::base::metrics::Metrics;
 use crate::base::reason::DisconnectReason;
+use crate::base::start::failed;
 use crate::base::transport_kind::TransportKind;
 use crate::buffer::SendBufferManager;
 use crate::buffer::recv::RecvBuffer;
@@ -22,7 +23,7 @@ use crate::shard::{CloseMessage, guarded};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -149,27 +150,38 @@ impl Listener {
         })
     }
 
-    /// Binds and listens. The connections of this socket have the transport `kind`.
+    /// Binds a socket, which does not listen yet. Its connections have the transport `kind`.
     ///
     /// # Errors
     /// Those of the system, for example [`ErrorKind::AddrInUse`].
-    pub fn listen(
-        &mut self,
-        kind: &ListenerKind,
-        addr: SocketAddr,
-        config: &Config,
-    ) -> io::Result<()> {
-        let socket = bound_socket(addr)?;
-        socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
-        let mut socket = TcpListener::from_std(socket.into());
-        let token = Token(FIRST_SOCKET + self.sockets.len());
-        (self.poll.registry()).register(&mut socket, token, Interest::READABLE)?;
+    pub fn bind(&mut self, kind: &ListenerKind, addr: SocketAddr) -> io::Result<()> {
+        let socket = TcpListener::from_std(bound_socket(addr)?.into());
         self.sockets.push(ListeningSocket {
             local_addr: socket.local_addr()?,
             socket,
             kind: kind.clone(),
             acceptor: Acceptor::default(),
         });
+        Ok(())
+    }
+
+    /// Listens on each bound socket. Before this the system refuses connections.
+    ///
+    /// # Errors
+    /// Those of the system, [`ErrorKind::AddrInUse`] if two sockets are bound to one address. The error names the
+    /// address.
+    pub fn listen(&mut self, config: &Config) -> io::Result<()> {
+        let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
+        for (index, one) in self.sockets.iter_mut().enumerate() {
+            let token = Token(FIRST_SOCKET + index);
+            (SockRef::from(&one.socket).listen(backlog))
+                .and_then(|()| {
+                    (self.poll.registry()).register(&mut one.socket, token, Interest::READABLE)
+                })
+                .map_err(|error| {
+                    failed(format_args!("cannot listen on {}", one.local_addr), error)
+                })?;
+        }
         Ok(())
     }
 
@@ -527,7 +539,7 @@ impl Listener {
     }
 }
 
-/// Binds a socket to the address and drops it, without listening: whether [`Listener::listen`] would find
+/// Binds a socket to the address and drops it, without listening: whether [`Listener::bind`] would find
 /// the address free.
 ///
 /// # Errors
@@ -584,5 +596,42 @@ impl fmt::Debug for ListenerContext {
         f.debug_struct("ListenerContext")
             .field("config", &self.config)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    /// A start that fails at its last address must have let no peer in at its first.
+    #[test]
+    fn a_socket_that_is_bound_accepts_no_peer_until_all_listen() {
+        let mut listener = Listener::new().unwrap();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        for _ in 0..2 {
+            listener.bind(&ListenerKind::Tcp, any_port).unwrap();
+        }
+        let addrs: Vec<_> = listener.local_addrs().map(|(_, addr)| addr).collect();
+        for addr in &addrs {
+            let refused = TcpStream::connect(addr).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        }
+        listener.listen(&Config::default()).unwrap();
+        for addr in &addrs {
+            TcpStream::connect(addr).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_address_of_two_sockets_is_named() {
+        let mut listener = Listener::new().unwrap();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        listener.bind(&ListenerKind::Tcp, any_port).unwrap();
+        let (_, addr) = listener.local_addrs().next().unwrap();
+        let bound_again = listener.bind(&ListenerKind::Tcp, addr);
+        let error = bound_again.and_then(|()| listener.listen(&Config::default()));
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
     }
 }

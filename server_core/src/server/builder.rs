@@ -247,7 +247,6 @@ impl ServerBuilder {
         addr: impl ToSocketAddrs,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> io::Result<Server> {
-        let config = self.config.clone().clamped();
         let mut listener =
             Listener::new().map_err(|error| failed("cannot set up the listener", error))?;
         let of_start = (
@@ -256,7 +255,7 @@ impl ServerBuilder {
         );
         for (kind, addrs) in std::iter::once(of_start).chain(self.listeners.drain(..)) {
             first_of("cannot listen on", addrs?, |addr| {
-                listener.listen(&kind, addr, &config)
+                listener.bind(&kind, addr)
             })?;
         }
         self.launch(Some(listener), factory)
@@ -340,8 +339,9 @@ impl ServerBuilder {
                 Worker::new(index, poll, router, shared).run()
             })?;
         }
-        // The listener's thread is the last: a server that cannot start accepts no peer.
-        if let Some((listener, end_workers)) = listener {
+        // Listening is the last step: a server that cannot start accepts no peer.
+        if let Some((mut listener, end_workers)) = listener {
+            listener.listen(&config)?;
             let connects = config.max_connects_per_ip_per_sec;
             let context = ListenerContext {
                 connects: connects.map(AddressBudgets::new),

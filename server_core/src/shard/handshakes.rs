@@ -18,8 +18,8 @@ pub(super) struct Handshakes {
     pub(super) count: usize,
 }
 
-/// What one step of a handshake costs of the input of a turn: a signature takes about as long as reading
-/// this many bytes.
+/// What one step of a handshake costs of the input of a turn at least: a signature of ECDSA with P-256 takes about as
+/// long as reading this many bytes. Of a step that costs more, the transport tells the rest.
 const STEP_COST: usize = 16 << 10;
 /// Entries that the queue may have beyond twice the number of handshakes.
 const SLACK: usize = 64;
@@ -41,11 +41,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Takes one step of a handshake, and returns what that costs of the turn's input.
     pub(super) fn handshake(&mut self, id: SessionId, now: Instant) -> usize {
-        let mut partial_growth = 0;
+        let (mut partial_growth, mut cost) = (0, STEP_COST);
         let done = self.table.try_visit(id, |connection| {
             connection.has_input = false;
-            let (is_done, growth) = connection.handshake(now);
-            partial_growth = growth;
+            let (is_done, growth, extra_cost) = connection.handshake(now);
+            (partial_growth, cost) = (growth, STEP_COST + extra_cost);
             Ok(is_done?.then(|| (connection.transport(), connection.is_resumed())))
         });
         self.metrics().partial_packet_bytes.change(partial_growth);
@@ -62,7 +62,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.list_readable(id);
             self.list_flush(id);
         }
-        STEP_COST
+        cost
     }
 
     /// Handshakes over the cap, beside `leaving` sessions that end already.
@@ -122,6 +122,8 @@ mod tests {
         requires_login: AtomicBool,
         /// Bytes of a transport's own that the last step of its handshake leaves.
         ticket_bytes: AtomicUsize,
+        /// What a step costs beyond its fixed price.
+        extra_cost: AtomicUsize,
     }
 
     struct Shaking {
@@ -134,6 +136,10 @@ mod tests {
     impl Transport for Shaking {
         fn read(&mut self, _: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
             Ok(ReadOutcome::Blocked)
+        }
+
+        fn overhead_bytes(&self) -> usize {
+            read(&self.counts.extra_cost)
         }
 
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -397,6 +403,23 @@ mod tests {
             assert_eq!(read(&counts.steps), (turn * per_turn).min(1000));
         }
         assert_eq!(read(&counts.connected), 1000);
+    }
+
+    /// A signature with RSA takes longer than the fixed price of a step says.
+    #[test]
+    fn steps_that_cost_more_are_fewer_in_a_turn() {
+        let config = config();
+        let a_turn = config.turn_input_bytes;
+        for (extra_cost, per_turn) in [(STEP_COST, a_turn / STEP_COST / 2), (a_turn, 1)] {
+            let (counts, now) = (Arc::new(Counts::default()), Instant::now());
+            counts.extra_cost.store(extra_cost, Ordering::Relaxed);
+            let mut shard = shard(&config, &counts);
+            arrive(&mut shard, &counts, 1000, now);
+            for turn in 1..=3 {
+                shard.run(now);
+                assert_eq!(read(&counts.steps), turn * per_turn, "{extra_cost}");
+            }
+        }
     }
 
     #[test]

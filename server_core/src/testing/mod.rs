@@ -37,11 +37,13 @@
 
 mod clock;
 mod fake_stream;
+mod fake_tls;
 mod packet;
 mod raw_client;
 
 pub use clock::FakeClock;
 pub use fake_stream::{Call, Connect, Edges, FakePeer, FakeState, FakeStream, Outcome};
+pub use fake_tls::FakeTls;
 pub use packet::{RawPacket, header, packet};
 pub use raw_client::RawClient;
 

@@ -1,6 +1,6 @@
 //! A codec over a transport, as a transport.
 
-use super::{Completion, ReadOutcome, Transport};
+use super::{Completion, ReadOutcome, Transport, write_out};
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::base::transport_kind::TransportKind;
 use crate::buffer::queue::MAX_SLICES;
@@ -220,19 +220,13 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
     fn flush(&mut self) -> io::Result<Completion> {
         debug_assert_eq!(self.run_left, 0, "the caller has nothing to write before");
         self.head.append(&mut self.replies);
-        while !self.head.is_empty() {
-            match self.inner.write(&self.head) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => drop(self.head.drain(..count.min(self.head.len()))),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.is_blocked = true;
-                    return Ok(Completion::Pending);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let completion = self.inner.flush()?;
+        let mut sent = 0;
+        let written = write_out(&mut self.inner, &self.head, &mut sent);
+        self.head.drain(..sent);
+        let completion = match written? {
+            Completion::Done => self.inner.flush()?,
+            Completion::Pending => Completion::Pending,
+        };
         self.is_blocked = completion == Completion::Pending;
         Ok(completion)
     }
@@ -278,7 +272,9 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
-        self.inner.handshake()
+        let outcome = self.inner.handshake();
+        self.overhead_bytes = self.inner.overhead_bytes();
+        outcome
     }
 }
 
@@ -286,51 +282,8 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
 mod tests {
     use super::*;
     use crate::protocol::codec::Decoded;
-    use crate::transport::{Tls, TlsBroken, TlsEngine};
-    use std::collections::VecDeque;
-
-    /// Takes as many bytes per write as its script says, then blocks; brings what is in `input`.
-    #[derive(Default)]
-    struct Socket {
-        input: VecDeque<u8>,
-        takes: VecDeque<usize>,
-        output: Vec<u8>,
-        is_shut: bool,
-    }
-
-    impl Transport for Socket {
-        fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
-            let count = memory.len().min(self.input.len());
-            for (to, from) in memory.iter_mut().zip(self.input.drain(..count)) {
-                *to = from;
-            }
-            Ok(match count {
-                0 => ReadOutcome::Blocked,
-                count => ReadOutcome::Bytes(count),
-            })
-        }
-
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.write_vectored(&[IoSlice::new(bytes)])
-        }
-
-        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-            let count = self.takes.pop_front().ok_or(ErrorKind::WouldBlock)?;
-            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
-            let count = count.min(bytes.len());
-            self.output.extend(&bytes[..count]);
-            Ok(count)
-        }
-
-        fn shutdown_write(&mut self) -> io::Result<Completion> {
-            self.is_shut = true;
-            Ok(Completion::Done)
-        }
-
-        fn poll_connected(&mut self) -> io::Result<bool> {
-            Ok(true)
-        }
-    }
+    use crate::testing::{Call, FakePeer, FakeStream, FakeTls, Outcome};
+    use crate::transport::Tls;
 
     /// Lower-case letters are packets. `?` is answered with `!`, `.` ends, `#` breaks a rule.
     struct Letters;
@@ -366,81 +319,43 @@ mod tests {
         }
     }
 
-    fn framed(input: &[u8], takes: &[usize]) -> Framed<Socket, Letters> {
-        let socket = Socket {
-            input: input.iter().copied().collect(),
-            takes: takes.iter().copied().collect(),
-            ..Socket::default()
-        };
-        Framed::new(socket, Letters)
+    /// A stream that has this input, and whose socket takes this number of bytes.
+    fn framed(input: &[u8], room: usize) -> (Framed<FakeStream, Letters>, FakePeer) {
+        let (stream, peer) = FakeStream::pair();
+        peer.send(input);
+        peer.state().room = room;
+        (Framed::new(stream, Letters), peer)
     }
 
-    /// Records are `(`, the plaintext, `)`. An input with `#` breaks the protocol.
-    struct Parentheses;
-
-    impl TlsEngine for Parentheses {
-        fn read(
-            &mut self,
-            input: &mut [u8],
-            plaintext: &mut Vec<u8>,
-            output: &mut Vec<u8>,
-        ) -> Result<usize, TlsBroken> {
-            if input.contains(&b'#') {
-                output.extend(b"alert");
-                return Err(TlsBroken("#".into()));
+    /// The records in these bytes: plaintext in parentheses, and the kinds of the others.
+    fn opened(mut bytes: &[u8]) -> String {
+        let mut text = String::new();
+        while let Some((kind, body, rest)) = FakeTls::next_record(bytes) {
+            match kind {
+                FakeTls::DATA => text += &format!("({})", String::from_utf8_lossy(&body)),
+                kind => text.push(char::from(kind)),
             }
-            plaintext.extend_from_slice(input);
-            Ok(input.len())
+            bytes = rest;
         }
-
-        fn write(
-            &mut self,
-            _: &mut [u8],
-            plaintext: &[u8],
-            output: &mut Vec<u8>,
-        ) -> Result<(), TlsBroken> {
-            if plaintext.contains(&b'#') {
-                return Err(TlsBroken("no more records".into()));
-            }
-            output.push(b'(');
-            output.extend(plaintext);
-            output.push(b')');
-            Ok(())
-        }
-
-        fn close(&mut self, _: &mut [u8], output: &mut Vec<u8>) {
-            output.extend(b"end");
-        }
-
-        fn is_handshaking(&self) -> bool {
-            false
-        }
-
-        fn is_peer_closed(&self) -> bool {
-            false
-        }
-
-        fn is_resumed(&self) -> bool {
-            false
-        }
+        assert!(bytes.is_empty(), "a part of a record");
+        text
     }
 
     /// The peer breaks a record while a run, its second part, an answer, or nothing waits in a record that its
     /// socket has taken in part.
     #[test]
     fn a_stream_whose_record_was_broken_sends_what_is_sealed_and_nothing_behind() {
-        for (input, takes, output) in [
-            (&b""[..], &[2][..], &b"(<9>abcdefghi)alert"[..]),
-            (b"??", &[2], b"(<9>abcdefghi)alert"),
-            (b"", &[99, 3], b"(<9>abcdefghi)(<3>jkl)alert"),
-            (b"", &[99, 99], b"(<9>abcdefghi)(<3>jkl)alert"),
+        let first = FakeTls::record(FakeTls::DATA, b"<9>abcdefghi").len();
+        for (input, room, output) in [
+            (&b""[..], 2, "(<9>abcdefghi)a"),
+            (b"??", 2, "(<9>abcdefghi)a"),
+            (b"", first + 3, "(<9>abcdefghi)(<3>jkl)a"),
+            (b"", usize::MAX, "(<9>abcdefghi)(<3>jkl)a"),
         ] {
-            let socket = Socket {
-                input: input.iter().copied().collect(),
-                takes: takes.iter().copied().collect(),
-                ..Socket::default()
-            };
-            let mut stream = Framed::new(Tls::new(socket, Parentheses), Letters);
+            let (stream, peer) = FakeStream::pair();
+            peer.state().room = room;
+            let tls = Tls::new(stream, FakeTls::established(usize::MAX));
+            let mut stream = Framed::new(tls, Letters);
             let mut queue = &b"abcdefghijkl"[..];
             while let Ok(sent) = stream.write(queue) {
                 queue = &queue[sent..];
@@ -448,37 +363,24 @@ mod tests {
                     break;
                 }
             }
-            assert!(stream.read(&mut [0; 8]).is_ok());
-            stream.inner.inner_mut().input.push_back(b'#');
+            let memory = &mut [0; 64];
+            if !input.is_empty() {
+                peer.send(&FakeTls::record(FakeTls::DATA, input));
+            }
+            assert!(stream.read(memory).is_ok());
+            peer.send(&FakeTls::record(b'#', b""));
             let broken = Err(DisconnectReason::Handshake);
-            assert_eq!(stream.read(&mut [0; 8]), broken);
+            assert_eq!(stream.read(memory), broken);
             // The queue is dropped here.
             stream.note_end(DisconnectReason::Handshake);
             while stream.buffered_bytes() > 0 {
-                stream.inner.inner_mut().takes.push_back(3);
+                peer.add_room(3);
                 assert!(stream.flush().is_ok());
             }
             assert_eq!(stream.shutdown_write().unwrap(), Completion::Done);
-            let socket = stream.inner.inner();
-            assert_eq!(
-                String::from_utf8_lossy(&socket.output),
-                String::from_utf8_lossy(output)
-            );
-            assert!(socket.is_shut);
+            assert_eq!(opened(&peer.take_output(usize::MAX)), output);
+            assert!(peer.state().has_received_fin);
         }
-    }
-
-    #[test]
-    fn a_record_that_cannot_be_sealed_is_no_doing_of_the_peer() {
-        let socket = Socket {
-            takes: [99].into(),
-            ..Socket::default()
-        };
-        let error = Tls::new(socket, Parentheses).write(b"#").unwrap_err();
-        assert_eq!(
-            DisconnectReason::from_io(&error),
-            DisconnectReason::Handshake
-        );
     }
 
     fn is_blocked(written: io::Result<usize>) -> bool {
@@ -487,58 +389,59 @@ mod tests {
 
     #[test]
     fn one_prefix_goes_before_all_packets_of_a_write() {
-        let mut stream = framed(b"", &[99]);
+        let (mut stream, peer) = framed(b"", 99);
         let slices = [IoSlice::new(b"ab"), IoSlice::new(b"cde")];
         assert_eq!(stream.write_vectored(&slices).unwrap(), 5);
-        assert_eq!(stream.inner.output, b"<5>abcde");
+        assert_eq!(peer.take_output(99), b"<5>abcde");
         assert_eq!(stream.buffered_bytes(), 0);
     }
 
     #[test]
     fn a_run_that_was_cut_goes_on_without_another_prefix_and_without_an_answer_inside() {
-        let mut stream = framed(b"??", &[2, 3]);
+        let (mut stream, peer) = framed(b"??", 5);
+        peer.script(Call::Write, Outcome::AtMost(2));
         assert_eq!(stream.write(b"abcde").unwrap(), 2);
-        assert_eq!(stream.inner.output, b"<5>ab");
+        assert_eq!(peer.state().output, b"<5>ab");
         assert_eq!(stream.read(&mut [0; 8]), Ok(ReadOutcome::Blocked));
         assert_eq!((stream.buffered_bytes(), stream.overhead_bytes()), (2, 2));
-        stream.inner.takes.extend([99, 99]);
+        peer.add_room(99);
         // More has been queued meanwhile.
         assert_eq!(stream.write(b"cdefg").unwrap(), 3);
         assert_eq!(stream.write(b"fg").unwrap(), 2);
-        assert_eq!(stream.inner.output, b"<5>abcde!!<2>fg");
+        assert_eq!(peer.take_output(99), b"<5>abcde!!<2>fg");
     }
 
     #[test]
     fn a_blocked_write_has_sent_nothing_and_keeps_its_run() {
-        let mut stream = framed(b"", &[2]);
+        let (mut stream, peer) = framed(b"", 2);
         assert!(is_blocked(stream.write(b"abc")));
         assert_eq!(stream.buffered_bytes(), 1);
-        stream.inner.takes.push_back(99);
+        peer.add_room(99);
         assert_eq!(stream.write(b"abcdef").unwrap(), 3);
-        assert_eq!(stream.inner.output, b"<3>abc");
+        assert_eq!(peer.take_output(99), b"<3>abc");
     }
 
     #[test]
     fn a_run_is_no_longer_than_the_codec_allows() {
-        let mut stream = framed(b"", &[99, 99]);
+        let (mut stream, peer) = framed(b"", 99);
         assert_eq!(stream.write(b"abcdefghijkl").unwrap(), 9);
         assert_eq!(stream.write(b"jkl").unwrap(), 3);
-        assert_eq!(stream.inner.output, b"<9>abcdefghi<3>jkl");
+        assert_eq!(peer.take_output(99), b"<9>abcdefghi<3>jkl");
     }
 
     #[test]
     fn a_flush_and_a_close_are_pending_until_the_socket_has_taken_all() {
-        let mut stream = framed(b"?", &[]);
+        let (mut stream, peer) = framed(b"?", 0);
         assert_eq!(stream.read(&mut [0; 8]), Ok(ReadOutcome::Blocked));
         assert_eq!(stream.flush().unwrap(), Completion::Pending);
         assert_eq!(stream.shutdown_write().unwrap(), Completion::Pending);
-        stream.inner.takes.push_back(1);
+        peer.add_room(1);
         assert_eq!(stream.shutdown_write().unwrap(), Completion::Pending);
-        assert!(!stream.inner.is_shut);
-        stream.inner.takes.push_back(1);
+        assert!(!peer.state().has_received_fin);
+        peer.add_room(1);
         assert_eq!(stream.shutdown_write().unwrap(), Completion::Done);
-        assert_eq!(stream.inner.output, b"!$");
-        assert!(stream.inner.is_shut);
+        assert_eq!(peer.take_output(99), b"!$");
+        assert!(peer.state().has_received_fin);
     }
 
     #[test]
@@ -554,12 +457,12 @@ mod tests {
             ),
         ];
         for (end, outcome, after) in ends {
-            let mut stream = framed(&[b'a', b'?', b'b', end, b'c'], &[]);
+            let (mut stream, peer) = framed(&[b'a', b'?', b'b', end, b'c'], 0);
             let memory = &mut [0; 8];
             assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(2)));
             assert_eq!(&memory[..2], b"ab");
             assert_eq!(stream.read(memory), outcome);
-            stream.inner.input.extend([b'?'; 8]);
+            peer.send(&[b'?'; 8]);
             assert_eq!(stream.read(memory), after);
             assert_eq!(stream.buffered_bytes(), 1, "the answer from before");
         }
@@ -567,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_read_takes_no_more_framing_than_it_has_room_and_unread_answers_are_bounded() {
-        let mut stream = framed(&vec![b'?'; 16 << 10], &[]);
+        let (mut stream, _peer) = framed(&vec![b'?'; 16 << 10], 0);
         assert_eq!(stream.read(&mut [0; 8]), Ok(ReadOutcome::Bytes(0)));
         assert_eq!(stream.overhead_bytes(), 8);
         let memory = &mut vec![0; 6 << 10];

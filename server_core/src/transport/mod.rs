@@ -68,7 +68,8 @@ pub trait Transport {
     /// Why the session has to end. A draining stream is read on after a broken rule: what comes is discarded.
     fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason>;
 
-    /// Bytes that the last read took from the socket beyond its plaintext: a turn pays for them too.
+    /// Bytes that the last read, or the last step of a handshake, took from the socket beyond its plaintext: a turn
+    /// pays for them too. Work that takes longer than reading its bytes counts as more bytes.
     fn overhead_bytes(&self) -> usize {
         0
     }
@@ -219,6 +220,25 @@ impl<T: PlainStream> Transport for T {
     fn poll_connected(&mut self) -> io::Result<bool> {
         PlainStream::poll_connected(self)
     }
+}
+
+/// Writes `bytes` from `sent` on, which counts those that the transport takes. `Done`: it has taken all.
+#[cfg(any(test, feature = "testing", feature = "tls", feature = "websocket"))]
+fn write_out(
+    transport: &mut impl Transport,
+    bytes: &[u8],
+    sent: &mut usize,
+) -> io::Result<Completion> {
+    while *sent < bytes.len() {
+        match transport.write(&bytes[*sent..]) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => *sent = bytes.len().min(*sent + count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Completion::Pending),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Completion::Done)
 }
 
 #[cfg(test)]

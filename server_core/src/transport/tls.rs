@@ -10,7 +10,7 @@
 //! the socket has not taken as a whole is kept, and nothing is encrypted before it has gone. So a session keeps
 //! one record at most, and its packets wait as plaintext in its queue, where the limits are.
 
-use super::{Completion, ReadOutcome, Transport};
+use super::{Completion, ReadOutcome, Transport, write_out};
 use crate::base::reason::DisconnectReason;
 use crate::base::transport_kind::TransportKind;
 use std::cell::RefCell;
@@ -71,6 +71,16 @@ pub struct Records {
     pub filled: usize,
     /// Records without plaintext: updates of keys, alerts, empty records.
     pub empty: usize,
+    /// What the signature of a handshake among them has cost beyond one of ECDSA with P-256, which the price of a
+    /// step contains, in bytes of a turn's input.
+    pub signing_cost: usize,
+}
+
+impl Records {
+    /// What these records cost of the input of a turn beyond their bytes.
+    fn cost(self) -> usize {
+        MIN_RECORD_COST * (self.filled + self.empty) + self.signing_cost
+    }
 }
 
 /// The connection cannot go on.
@@ -212,21 +222,7 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
     /// Writes the records that are kept. `Done`: no byte is left.
     fn push_out(&mut self) -> io::Result<Completion> {
         let mut sent = 0;
-        let outcome = loop {
-            if sent == self.held.len() {
-                self.held = Vec::new();
-                return Ok(Completion::Done);
-            }
-            match self.inner.write(&self.held[sent..]) {
-                Ok(0) => break Err(ErrorKind::WriteZero.into()),
-                Ok(count) => sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    break Ok(Completion::Pending);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
-            }
-        };
+        let outcome = write_out(&mut self.inner, &self.held, &mut sent);
         self.held.drain(..sent);
         fit(&mut self.held);
         outcome
@@ -255,18 +251,10 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
         (self.engine.write(&mut self.incomplete, bytes, output))
             .map_err(|error| io::Error::new(ErrorKind::InvalidData, error.0))?;
         let mut sent = 0;
-        while sent < output.len() {
-            match self.inner.write(&output[sent..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.held.extend_from_slice(&output[sent..]);
-                    self.sealed = bytes.len();
-                    return Err(error);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        if write_out(&mut self.inner, output, &mut sent)? == Completion::Pending {
+            self.held.extend_from_slice(&output[sent..]);
+            self.sealed = bytes.len();
+            return Err(ErrorKind::WouldBlock.into());
         }
         Ok(bytes.len())
     }
@@ -309,8 +297,7 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
         };
         let records = self.engine.take_records();
         self.empty_records = records.empty;
-        self.overhead_bytes =
-            taken.saturating_sub(count) + MIN_RECORD_COST * (records.filled + records.empty);
+        self.overhead_bytes = taken.saturating_sub(count) + records.cost();
         Ok(ReadOutcome::Bytes(count))
     }
 
@@ -380,6 +367,7 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+        (self.overhead_bytes, self.empty_records) = (0, 0);
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch {
                 input, plaintext, ..
@@ -394,6 +382,7 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
             loop {
                 if let Some(count) = taken {
                     self.open(&mut input[..count], plaintext);
+                    self.overhead_bytes += self.engine.take_records().cost();
                 }
                 let pushed = self.push_out();
                 if !self.engine.is_handshaking() {
@@ -433,115 +422,85 @@ impl<T: fmt::Debug, E> fmt::Debug for Tls<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{FakePeer, FakeStream, FakeTls};
+    use std::sync::Arc;
 
-    /// Brings these bytes, and takes none.
-    struct Input(Vec<u8>);
-
-    impl Transport for Input {
-        fn read(&mut self, memory: &mut [u8]) -> Result<ReadOutcome, DisconnectReason> {
-            let count = memory.len().min(self.0.len());
-            memory[..count].copy_from_slice(&self.0[..count]);
-            self.0.drain(..count);
-            Ok(ReadOutcome::Bytes(count))
-        }
-
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(ErrorKind::WouldBlock.into())
-        }
-
-        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-            self.write(&slices[0])
-        }
-
-        fn shutdown_write(&mut self) -> io::Result<Completion> {
-            Ok(Completion::Pending)
-        }
-
-        fn poll_connected(&mut self) -> io::Result<bool> {
-            Ok(true)
-        }
+    fn established() -> (Tls<FakeStream, FakeTls>, FakePeer) {
+        let (stream, peer) = FakeStream::pair();
+        (Tls::new(stream, FakeTls::established(usize::MAX)), peer)
     }
 
-    /// Each 100 bytes are a record: with 100 bytes of plaintext, or without if they begin with zero.
-    #[derive(Default)]
-    struct Hundreds(Records);
-
-    impl TlsEngine for Hundreds {
-        fn read(
-            &mut self,
-            input: &mut [u8],
-            plaintext: &mut Vec<u8>,
-            _: &mut Vec<u8>,
-        ) -> Result<usize, TlsBroken> {
-            let records = input.chunks_exact(100);
-            let left = records.remainder().len();
-            for record in records {
-                if record[0] == 0 {
-                    self.0.empty += 1;
-                } else {
-                    self.0.filled += 1;
-                    plaintext.extend_from_slice(record);
-                }
-            }
-            Ok(input.len() - left)
-        }
-
-        fn write(
-            &mut self,
-            _: &mut [u8],
-            plaintext: &[u8],
-            output: &mut Vec<u8>,
-        ) -> Result<(), TlsBroken> {
-            output.extend_from_slice(plaintext);
-            Ok(())
-        }
-
-        fn close(&mut self, _: &mut [u8], _: &mut Vec<u8>) {}
-
-        fn take_records(&mut self) -> Records {
-            std::mem::take(&mut self.0)
-        }
-
-        fn is_handshaking(&self) -> bool {
-            false
-        }
-
-        fn is_peer_closed(&self) -> bool {
-            false
-        }
-
-        fn is_resumed(&self) -> bool {
-            false
-        }
+    fn data(bytes: usize) -> Vec<u8> {
+        FakeTls::record(FakeTls::DATA, &vec![1; bytes])
     }
 
     #[test]
     fn a_byte_of_the_next_record_keeps_no_memory_of_the_records_before() {
-        let mut tls = Tls::new(Input(vec![1]), Hundreds::default());
+        let (mut tls, peer) = established();
         let memory = &mut vec![0; 64 << 10];
         for _ in 0..3 {
-            assert!(tls.read(memory).is_ok());
-            tls.inner.0 = vec![1; 64_000];
-            assert_eq!(tls.read(memory), Ok(ReadOutcome::Bytes(64_000)));
+            peer.send(&data(100).repeat(600));
+            peer.send(&data(100)[..1]);
+            assert_eq!(tls.read(memory), Ok(ReadOutcome::Bytes(60_000)));
             assert!((1..100).contains(&tls.kept_bytes()), "{}", tls.kept_bytes());
+            peer.send(&data(100)[1..]);
+            assert_eq!(tls.read(memory), Ok(ReadOutcome::Bytes(100)));
+            assert_eq!(tls.kept_bytes(), 0);
         }
         // More plaintext than there is room for, read in two parts.
-        tls.inner.0 = vec![1; 99];
-        assert_eq!(tls.read(&mut [0; 99]), Ok(ReadOutcome::Bytes(99)));
+        let record = data(99);
+        peer.send(&record[..90]);
+        assert_eq!(tls.read(&mut [0; 90]), Ok(ReadOutcome::Bytes(0)));
+        peer.send(&record[90..]);
+        assert_eq!(tls.read(&mut [0; 90]), Ok(ReadOutcome::Bytes(90)));
         assert!((1..100).contains(&tls.kept_bytes()), "{}", tls.kept_bytes());
-        assert_eq!(tls.read(&mut [0; 99]), Ok(ReadOutcome::Bytes(1)));
+        assert_eq!(tls.read(&mut [0; 90]), Ok(ReadOutcome::Bytes(9)));
         assert_eq!(tls.kept_bytes(), 0);
     }
 
     #[test]
     fn a_record_costs_more_than_its_bytes_and_one_without_plaintext_is_told() {
-        let mut input = vec![1; 500];
-        (input[100], input[300]) = (0, 0);
-        let mut tls = Tls::new(Input(input), Hundreds::default());
-        assert_eq!(tls.read(&mut [0; 500]), Ok(ReadOutcome::Bytes(300)));
-        assert_eq!(tls.overhead_bytes(), 200 + 5 * MIN_RECORD_COST);
+        let (mut tls, peer) = established();
+        let records = [data(97), data(0), data(97), data(0), data(97)].concat();
+        peer.send(&records);
+        let memory = &mut [0; 500];
+        assert_eq!(tls.read(memory), Ok(ReadOutcome::Bytes(3 * 97)));
+        let overhead_bytes = records.len() - 3 * 97;
+        assert_eq!(tls.overhead_bytes(), overhead_bytes + 5 * MIN_RECORD_COST);
         assert_eq!(tls.empty_frames(), 2);
-        assert_eq!(tls.read(&mut [0; 500]), Ok(ReadOutcome::Bytes(0)));
+        assert_eq!(tls.read(memory), Ok(ReadOutcome::Blocked));
         assert_eq!((tls.overhead_bytes(), tls.empty_frames()), (0, 0));
+    }
+
+    #[test]
+    fn a_step_of_a_handshake_costs_its_signature_once_whether_it_succeeds_or_not() {
+        let step = FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP);
+        for (input, outcome) in [
+            (step.clone(), Ok(Completion::Pending)),
+            ([step, data(1)].concat(), Err(DisconnectReason::Handshake)),
+        ] {
+            let (stream, peer) = FakeStream::pair();
+            let engine = FakeTls::new(Arc::default()).with_signing_cost(5_000);
+            let mut tls = Tls::new(stream, engine);
+            assert_eq!(tls.handshake(), Ok(Completion::Pending));
+            assert_eq!(tls.overhead_bytes(), 0);
+            peer.send(&input);
+            assert_eq!(tls.handshake(), outcome);
+            assert_eq!(tls.overhead_bytes(), 5_000 + MIN_RECORD_COST);
+            assert_eq!(tls.handshake(), outcome);
+            assert_eq!(tls.overhead_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_sealed_is_no_doing_of_the_peer() {
+        let (stream, _peer) = FakeStream::pair();
+        let mut tls = Tls::new(stream, FakeTls::established(1));
+        assert_eq!(tls.write(b"with the last key").unwrap(), 17);
+        let error = tls.write(b"without a key").unwrap_err();
+        assert_eq!(
+            DisconnectReason::from_io(&error),
+            DisconnectReason::Handshake
+        );
     }
 }

@@ -208,7 +208,9 @@ impl<T: Transport> Transport for Translated<T> {
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
-        self.inner.handshake()
+        let outcome = self.inner.handshake();
+        self.overhead_bytes = self.inner.overhead_bytes();
+        outcome
     }
 }
 

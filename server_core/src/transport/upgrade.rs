@@ -1,13 +1,13 @@
 //! The upgrade to WebSocket, as the handshake of a transport.
 
-use super::{Completion, Framed, ReadOutcome, Transport};
+use super::{Completion, Framed, ReadOutcome, Transport, write_out};
 use crate::base::reason::DisconnectReason;
 use crate::base::transport_kind::TransportKind;
 use crate::protocol::upgrade::{
     Answer, ClientUpgrade, WebSocketServerConfig, WebSocketTarget, answer,
 };
 use crate::protocol::websocket::WebSocket;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Exchanges the heads of an upgrade over `inner`, behind the handshake of `inner`. Then its bytes are those
@@ -187,16 +187,8 @@ impl<T: Transport> Transport for Upgrade<T> {
     }
 
     fn flush(&mut self) -> io::Result<Completion> {
-        while self.sent < self.output.len() {
-            match self.inner.write(&self.output[self.sent..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.sent = self.output.len().min(self.sent + count),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Ok(Completion::Pending);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        if write_out(&mut self.inner, &self.output, &mut self.sent)? == Completion::Pending {
+            return Ok(Completion::Pending);
         }
         (self.output, self.sent) = (Arc::default(), 0);
         self.inner.flush()
@@ -233,8 +225,13 @@ impl<T: Transport> Transport for Upgrade<T> {
     }
 
     fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
-        if self.inner.needs_handshake() && self.inner.handshake()? == Completion::Pending {
-            return Ok(Completion::Pending);
+        self.overhead_bytes = 0;
+        if self.inner.needs_handshake() {
+            let outcome = self.inner.handshake();
+            self.overhead_bytes = self.inner.overhead_bytes();
+            if outcome? == Completion::Pending {
+                return Ok(Completion::Pending);
+            }
         }
         let mut cost = 0;
         for _ in 0..MAX_READS {

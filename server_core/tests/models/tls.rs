@@ -1,9 +1,10 @@
 //! The TLS driver over an engine whose records hide nothing, compared with two streams of bytes.
 
 use server_core::DisconnectReason;
-use server_core::testing::{FakePeer, FakeStream};
-use server_core::transport::{Completion, ReadOutcome, Tls, TlsBroken, TlsEngine, Transport};
+use server_core::testing::{FakePeer, FakeStream, FakeTls};
+use server_core::transport::{Completion, ReadOutcome, Tls, Transport};
 use std::io::{ErrorKind, IoSlice};
+use std::sync::Arc;
 
 /// One step of the peer, of the wire, or of the caller.
 #[derive(Clone, Debug)]
@@ -30,105 +31,9 @@ pub enum Step {
     Close,
 }
 
-const HEADER_BYTES: usize = 3;
-const MAX_RECORD_BYTES: usize = 16 << 10;
-const HANDSHAKE: u8 = b'h';
-const DATA: u8 = b'd';
-const END: u8 = b'e';
-const ALERT: u8 = b'a';
-
-fn record(kind: u8, body: &[u8]) -> Vec<u8> {
-    let [low, high] = (body.len() as u16).to_le_bytes();
-    [&[kind, low, high], body].concat()
-}
-
-/// The kind and the body of the first record.
-fn first_record(bytes: &[u8]) -> Option<(u8, &[u8])> {
-    let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
-    let length = usize::from(u16::from_le_bytes([header[1], header[2]]));
-    Some((header[0], rest.get(..length)?))
-}
-
-/// Two records of the peer complete the handshake; each is answered.
-#[derive(Default)]
-struct Engine {
-    handshakes: usize,
-    is_peer_closed: bool,
-    is_broken: bool,
-    is_closed: bool,
-}
-
-impl TlsEngine for Engine {
-    fn read(
-        &mut self,
-        input: &mut [u8],
-        plaintext: &mut Vec<u8>,
-        output: &mut Vec<u8>,
-    ) -> Result<usize, TlsBroken> {
-        assert!(
-            !self.is_broken && !self.is_peer_closed,
-            "a read behind the end"
-        );
-        let mut taken = 0;
-        while let Some((kind, body)) = first_record(&input[taken..]) {
-            taken += HEADER_BYTES + body.len();
-            match kind {
-                HANDSHAKE => {
-                    self.handshakes += 1;
-                    output.extend(record(HANDSHAKE, &[7; 300]));
-                }
-                DATA if !self.is_handshaking() => plaintext.extend_from_slice(body),
-                END if !self.is_handshaking() => {
-                    self.is_peer_closed = true;
-                    return Ok(taken);
-                }
-                _ => {
-                    self.is_broken = true;
-                    output.extend(record(ALERT, b""));
-                    return Err(TlsBroken("no record".into()));
-                }
-            }
-        }
-        Ok(taken)
-    }
-
-    fn write(
-        &mut self,
-        incomplete: &mut [u8],
-        plaintext: &[u8],
-        output: &mut Vec<u8>,
-    ) -> Result<(), TlsBroken> {
-        assert!(!self.is_handshaking() && !self.is_closed && !self.is_broken && output.is_empty());
-        assert!((1..=MAX_RECORD_BYTES).contains(&plaintext.len()));
-        assert!(self.is_peer_closed || first_record(incomplete).is_none());
-        output.extend(record(DATA, plaintext));
-        Ok(())
-    }
-
-    fn close(&mut self, _: &mut [u8], output: &mut Vec<u8>) {
-        assert!(
-            !std::mem::replace(&mut self.is_closed, true),
-            "closed twice"
-        );
-        output.extend(record(END, b""));
-    }
-
-    fn is_handshaking(&self) -> bool {
-        self.handshakes < 2
-    }
-
-    fn is_peer_closed(&self) -> bool {
-        self.is_peer_closed
-    }
-
-    fn is_resumed(&self) -> bool {
-        false
-    }
-}
-
 /// The driver, its caller and its peer.
 pub struct Machine {
-    tls: Tls<FakeStream, Engine>,
+    tls: Tls<FakeStream, FakeTls>,
     peer: FakePeer,
     /// Bytes of the peer that have not arrived.
     wire: Vec<u8>,
@@ -156,7 +61,7 @@ impl Default for Machine {
         let (stream, peer) = FakeStream::pair();
         peer.state().room = 0;
         Self {
-            tls: Tls::new(stream, Engine::default()),
+            tls: Tls::new(stream, FakeTls::new(Arc::default())),
             peer,
             wire: Vec::new(),
             handshakes: 0,
@@ -180,15 +85,17 @@ impl Machine {
     /// Takes one step.
     pub fn step(&mut self, step: Step) {
         match step {
-            Step::Record(bytes) if bytes.is_empty() => self.put(record(DATA, b""), b""),
+            Step::Record(bytes) if bytes.is_empty() => {
+                self.put(FakeTls::record(FakeTls::DATA, b""), b"")
+            }
             Step::Record(bytes) => {
-                for body in bytes.chunks(MAX_RECORD_BYTES) {
-                    self.put(record(DATA, body), body);
+                for body in bytes.chunks(FakeTls::MAX_RECORD_BYTES) {
+                    self.put(FakeTls::record(FakeTls::DATA, body), body);
                 }
             }
             Step::Handshake => {
                 self.handshakes += usize::from(!self.has_ended);
-                self.put(record(HANDSHAKE, b"key"), b"");
+                self.put(FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP), b"");
             }
             Step::Garbage => {
                 self.put(vec![b'?', 0, 0], b"");
@@ -197,7 +104,7 @@ impl Machine {
             }
             Step::End { in_band } => {
                 let end = if in_band {
-                    record(END, b"")
+                    FakeTls::record(FakeTls::END, b"")
                 } else {
                     Vec::new()
                 };
@@ -257,7 +164,7 @@ impl Machine {
             // Packets before the handshake are an offence.
             self.has_offended = true;
             self.has_ended = true;
-        } else if self.handshakes < 2 && bytes.first() == Some(&DATA) {
+        } else if self.handshakes < 2 && bytes.first() == Some(&FakeTls::DATA) {
             self.has_offended = true;
             self.has_ended = true;
         } else {
@@ -346,11 +253,11 @@ impl Machine {
     /// The packets in the records that the socket has taken.
     fn opened(&self) -> Vec<u8> {
         let (mut opened, mut rest) = (Vec::new(), &self.output[..]);
-        while let Some((kind, body)) = first_record(rest) {
-            if kind == DATA {
-                opened.extend_from_slice(body);
+        while let Some((kind, body, behind)) = FakeTls::next_record(rest) {
+            if kind == FakeTls::DATA {
+                opened.extend(body);
             }
-            rest = &rest[HEADER_BYTES + body.len()..];
+            rest = behind;
         }
         opened
     }
@@ -369,7 +276,8 @@ impl Machine {
         let all = [&self.written[..], &self.queue].concat();
         assert!(all.starts_with(&opened), "other bytes than the caller's");
         // A record, and answers to what came: one for each record of a handshake.
-        let answers = (self.handshakes + 2) * (HEADER_BYTES + 300);
-        assert!(self.tls.buffered_bytes() <= HEADER_BYTES + MAX_RECORD_BYTES + answers);
+        let answers = (self.handshakes + 2) * FakeTls::ANSWER_BYTES;
+        let record = FakeTls::record(FakeTls::DATA, &[0; FakeTls::MAX_RECORD_BYTES]).len();
+        assert!(self.tls.buffered_bytes() <= record + answers);
     }
 }

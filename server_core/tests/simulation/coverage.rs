@@ -43,10 +43,14 @@ pub struct Coverage {
     /// Packets that the link delivered; packets that the link was given.
     pub from_link: u64,
     pub to_link: u64,
+    /// Headers of proxies that named a client; headers that were invalid; headers that did not come in time.
+    pub headers: u64,
+    pub invalid_headers: u64,
+    pub late_headers: u64,
 }
 
 impl Coverage {
-    pub fn fields(&mut self) -> [&mut u64; 28] {
+    pub fn fields(&mut self) -> [&mut u64; 31] {
         [
             &mut self.turns,
             &mut self.sessions,
@@ -76,6 +80,9 @@ impl Coverage {
             &mut self.pending_closes,
             &mut self.from_link,
             &mut self.to_link,
+            &mut self.headers,
+            &mut self.invalid_headers,
+            &mut self.late_headers,
         ]
     }
 

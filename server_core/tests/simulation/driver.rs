@@ -4,13 +4,15 @@ use crate::coverage::Coverage;
 use crate::link::FakeLink;
 use crate::listener::FakeListener;
 use crate::peers::{Kind, MAX_PACKET_BYTES, PeerSide, TROUBLE};
+use crate::proxy::{self, PROXY, WaitingForHeader};
 use crate::seen::Seen;
-use crate::transport::{HandshakeKind, Layers, PeerLayers, SimStream};
+use crate::transport::{Accepted, HandshakeKind, Layers, PeerLayers, SimStream};
 use crate::wire::{self, ConnectState};
 use crate::world::{OUTSIDE, SBye, SEcho, SharedWorld, SimSession, World};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::connection::admission::Admission;
+use server_core::connection::proxied::is_trusted;
 use server_core::metrics::Metrics;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::outbox;
@@ -40,6 +42,8 @@ pub struct Sim {
     pub shards: Vec<Option<SimShard>>,
     pub has_mail: Vec<bool>,
     pub listener: FakeListener,
+    /// Accepted connections of the proxy whose header has not come.
+    pub proxied: Vec<WaitingForHeader>,
     /// The most connections that the process may have at a time.
     pub descriptors: usize,
     /// Since when the listener can accept: all rest, a connection waits and a descriptor is free. `None`:
@@ -103,6 +107,9 @@ impl Sim {
             .choice(&[None, None, Some(0), Some(3), Some(6)])
             .unwrap();
         config.max_sessions = rng.bool().then_some(MOST_PEERS);
+        if rng.u32(..3) == 0 {
+            config.trusted_proxies = vec![PROXY.into()];
+        }
         config.max_groups_per_session = *rng.choice(&[1, 2, 64]).unwrap();
 
         let mut world = World::new(rng.fork());
@@ -147,6 +154,7 @@ impl Sim {
             shards: shards.collect(),
             has_mail: vec![false; workers],
             listener: FakeListener::default(),
+            proxied: Vec::new(),
             descriptors: *rng.choice(&[2, 3, 6, 1_000, 1_000]).unwrap(),
             may_accept_since: None,
             coverage: Coverage::default(),
@@ -338,10 +346,24 @@ impl Sim {
             1 if self.has_layers => HandshakeKind::Garbage,
             _ => HandshakeKind::Healthy,
         };
-        let stream = SimStream::new(stream, end.clone(), layers);
-        let addr = SocketAddr::from(([127, 0, 0, 1], self.peers.len() as u16));
+        let accepted = Accepted {
+            peer: self.peers.len(),
+            stream,
+            end: end.clone(),
+            layers,
+        };
+        let own = SocketAddr::from(([127, 0, 0, 1], self.peers.len() as u16));
+        let has_proxy =
+            !is_outgoing && !self.config.trusted_proxies.is_empty() && self.rng.u32(..3) > 0;
+        let (addr, header) = if has_proxy {
+            let addr = SocketAddr::from((PROXY, own.port()));
+            (addr, proxy::header(addr, &mut self.rng))
+        } else {
+            (own, proxy::Header::none(own))
+        };
         self.peers.push(PeerSide {
             end,
+            header,
             kind,
             is_outgoing,
             fate,
@@ -358,13 +380,13 @@ impl Sim {
         });
         if is_outgoing {
             self.router.adopt(NewConnection {
-                stream,
+                stream: accepted.into(),
                 permit: self.admission.admit_outgoing(addr),
                 tag: Some(u64::from(addr.port())),
                 is_connecting: true,
             });
         } else {
-            self.listener.arrive(stream, addr);
+            self.listener.arrive(accepted, addr);
         }
     }
 
@@ -377,19 +399,30 @@ impl Sim {
         if !accepted.is_empty() || self.listener.failures > failures {
             self.may_accept_since = None;
         }
-        for (stream, addr) in accepted {
-            self.router.adopt(NewConnection {
-                stream,
-                permit: self.admission.admit(addr).unwrap(),
-                tag: None,
-                is_connecting: false,
-            });
+        for (accepted, addr) in accepted {
+            if is_trusted(&self.config.trusted_proxies, addr) {
+                self.await_header(accepted, addr);
+            } else {
+                self.receive(accepted.into(), addr);
+            }
         }
+        self.advance_proxied();
     }
 
-    /// Each permit in use is a connection that has a descriptor.
+    /// A connection whose peer is known.
+    pub fn receive(&mut self, stream: SimStream, peer: SocketAddr) {
+        self.router.adopt(NewConnection {
+            stream,
+            permit: self.admission.admit(peer).unwrap(),
+            tag: None,
+            is_connecting: false,
+        });
+    }
+
+    /// Each permit in use is a connection that has a descriptor. A connection has one before its header has come.
     pub fn free_descriptors(&self) -> usize {
-        self.descriptors.saturating_sub(self.admission.total())
+        let used = self.admission.total() + self.proxied.len();
+        self.descriptors.saturating_sub(used)
     }
 
     /// The process or its machine is stopped for 1 to 20 seconds, while the peers go on.
@@ -430,6 +463,7 @@ impl Sim {
         let drain = Duration::from_millis(self.rng.u64(..1_000));
         self.flush_by = Some(self.now + drain);
         self.listener.close();
+        self.proxied.clear();
         self.router.shutdown(self.now + drain);
     }
 
@@ -530,7 +564,8 @@ impl Sim {
                 .filter(|worker| self.needs_turn(*worker))
                 .map(Some)
                 .collect();
-            busy.extend(self.listener.needs_turn(self.now).then_some(None));
+            let has_listener = self.listener.needs_turn(self.now) || self.has_proxied_due();
+            busy.extend(has_listener.then_some(None));
             if busy.is_empty() && !outbox::is_empty() && !self.router.is_congested() {
                 // A worker retries within milliseconds what a full mailbox had no room for.
                 busy.extend(

@@ -1,7 +1,6 @@
 //! A fake listening socket: a backlog, edges, and descriptors that can run out.
 
-use crate::transport::SimStream;
-
+use crate::transport::Accepted;
 use server_core::runtime::acceptor::{AcceptOutcome, Acceptor, LOG_INTERVAL, RETRY};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -12,7 +11,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct FakeListener {
     acceptor: Acceptor,
-    backlog: VecDeque<(SimStream, SocketAddr)>,
+    backlog: VecDeque<(Accepted, SocketAddr)>,
     edge: bool,
     /// Whether the last accept met "would block". Only then is the next connection an edge.
     is_blocked: bool,
@@ -42,7 +41,7 @@ impl Default for FakeListener {
 
 impl FakeListener {
     /// Adds a connection that the kernel has made to the backlog.
-    pub fn arrive(&mut self, stream: SimStream, addr: SocketAddr) {
+    pub fn arrive(&mut self, stream: Accepted, addr: SocketAddr) {
         if !self.is_closed {
             self.backlog.push_back((stream, addr));
             self.edge |= std::mem::take(&mut self.is_blocked);
@@ -71,7 +70,7 @@ impl FakeListener {
         mut descriptors: usize,
         rng: &mut fastrand::Rng,
         now: Instant,
-    ) -> Vec<(SimStream, SocketAddr)> {
+    ) -> Vec<(Accepted, SocketAddr)> {
         let mut accepted = Vec::new();
         if self.is_closed {
             return accepted;
@@ -106,7 +105,7 @@ impl FakeListener {
         descriptors: usize,
         rng: &mut fastrand::Rng,
         now: Instant,
-    ) -> io::Result<(SimStream, SocketAddr)> {
+    ) -> io::Result<(Accepted, SocketAddr)> {
         if rng.u32(..40) == 0 {
             return Err(ErrorKind::Interrupted.into());
         }

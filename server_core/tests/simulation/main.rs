@@ -11,6 +11,7 @@ mod link;
 mod listener;
 mod oracle;
 mod peers;
+mod proxy;
 mod runner;
 mod seen;
 mod transport;

@@ -4,11 +4,12 @@ use crate::coverage::Coverage;
 use crate::driver::{HANDSHAKE_TIMEOUT, MOST_PEERS, Sim, SimShard};
 use crate::groups::{self, Verdict};
 use crate::peers::{Kind, PeerSide};
-use crate::transport::{HandshakeKind, MAX_RECORD_BYTES, PeerLayers};
+use crate::transport::{HandshakeKind, PeerLayers};
 use crate::wire::ConnectState;
 use crate::world::{OUTSIDE, Record, World};
 use server_core::routing::outbox;
 use server_core::runtime::acceptor::RETRY;
+use server_core::testing::FakeTls;
 use server_core::{DisconnectReason, Kick, SessionId};
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
@@ -370,7 +371,7 @@ impl Sim {
             packets += peer.seen.packets;
             if record.connected > 0 && record.reason == Some(DisconnectReason::Handshake) {
                 broken_records += 1;
-                uncounted += MAX_RECORD_BYTES as u64;
+                uncounted += FakeTls::MAX_RECORD_BYTES as u64;
             }
             casts += peer.seen.casts.len() as u64;
             let verdict = self.check_session(peer, id, &world);
@@ -452,6 +453,9 @@ impl Sim {
                 peer.kind
             ));
         };
+        if record.addr != peer.header.names {
+            offence(&format!("has another address than {:?}", peer.header.names));
+        }
         if record.disconnected != 1 || record.connected > 1 {
             offence("not connected and disconnected once each");
         }

@@ -1,5 +1,6 @@
 //! The peers: each does things right or wrong, at random.
 
+use crate::proxy::Header;
 use crate::seen::Seen;
 use crate::transport::{self, HandshakeKind, PeerLayers};
 use crate::wire::{ConnectState, PeerEnd};
@@ -65,6 +66,8 @@ pub const TROUBLE: &[Kind] = &[
 
 pub struct PeerSide {
     pub end: PeerEnd,
+    /// What its proxy sends first.
+    pub header: Header,
     pub kind: Kind,
     pub is_outgoing: bool,
     /// The result of a connect by the server: connected or refused. `None`: the connect never ends.
@@ -232,6 +235,11 @@ impl PeerSide {
             return;
         }
         let late = Duration::from_millis(300);
+        let due = now >= self.sent_at + late;
+        if !self.header.send(&mut self.end.pipe(), due, rng) {
+            self.end.raise_edges();
+            return;
+        }
         if self.kind == Kind::BadRecord && !self.has_offended {
             // What it takes of its first answers is little, so that its offence finds a record that is cut.
             let mut pipe = self.end.pipe();
@@ -246,7 +254,6 @@ impl PeerSide {
             self.read_at = now;
         }
         if self.shake_hands() && !self.has_offended && self.kind != Kind::Silent {
-            let due = now >= self.sent_at + late;
             if due || rng.u32(..3) == 0 {
                 self.put_echo(rng);
             }
@@ -279,8 +286,9 @@ impl PeerSide {
                 self.read_at = now;
             }
         }
-        let may_send =
-            self.end.pipe().connect_state == ConnectState::Connected && self.shake_hands();
+        let may_send = self.end.pipe().connect_state == ConnectState::Connected
+            && self.header.send(&mut self.end.pipe(), true, rng)
+            && self.shake_hands();
         if may_send && !self.has_offended && self.kind != Kind::Silent {
             self.put_echo(rng);
             self.transmit(self.to_send.len(), rng);

@@ -8,8 +8,9 @@
 use crate::wire::{FakeStream, PeerEnd, Pipe};
 use server_core::protocol::codec::{Codec, Decoded};
 use server_core::protocol::websocket::WebSocket;
+use server_core::testing::FakeTls;
 use server_core::transport::{
-    Completion, Framed, ReadOutcome, Tls, TlsBroken, TlsEngine, Translated, Transport, Upgrade,
+    Completion, Framed, ReadOutcome, Tls, Translated, Transport, Upgrade,
 };
 use server_core::{DisconnectReason, Framing, SessionId, WebSocketServerConfig};
 use std::io::{self, IoSlice};
@@ -31,6 +32,16 @@ impl Layers {
     }
 }
 
+/// A connection as it is accepted: the layers come behind the header of a proxy.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The place of its peer.
+    pub peer: usize,
+    pub stream: FakeStream,
+    pub end: PeerEnd,
+    pub layers: Layers,
+}
+
 /// The server's end of a connection: any of the transports.
 pub struct SimStream {
     transport: Box<dyn Transport + Send>,
@@ -47,8 +58,14 @@ impl std::fmt::Debug for SimStream {
     }
 }
 
+impl From<Accepted> for SimStream {
+    fn from(accepted: Accepted) -> Self {
+        Self::new(accepted.stream, accepted.end, accepted.layers)
+    }
+}
+
 impl SimStream {
-    pub fn new(stream: FakeStream, end: PeerEnd, layers: Layers) -> Self {
+    fn new(stream: FakeStream, end: PeerEnd, layers: Layers) -> Self {
         let runs = Runs::default();
         let codec = RecordedFrames {
             codec: WebSocket::server(),
@@ -106,6 +123,10 @@ impl Transport for SimStream {
         self.transport.empty_frames()
     }
 
+    fn kept_bytes(&self) -> usize {
+        self.transport.kept_bytes()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.transport.write(bytes);
         self.check_runs(bytes.len());
@@ -161,140 +182,15 @@ impl Transport for SimStream {
 
 // ---- records ------------------------------------------------------------------------------------
 
-const DATA: u8 = 0;
-const HANDSHAKE: u8 = 1;
-const END: u8 = 2;
-const ALERT: u8 = 3;
-/// The header of a record: its kind, and the length of its body.
-const RECORD_HEADER_BYTES: usize = 3;
-pub const MAX_RECORD_BYTES: usize = 16 << 10;
-const KEY: u8 = 0x5a;
-const HELLO: &[u8] = b"hello";
-/// The welcome is longer than the most that some sockets take in one write.
-const WELCOME: &[u8] = &[b'w'; 700];
-const FINISHED: &[u8] = b"finished";
-const TICKET: &[u8] = b"ticket";
-
-fn record(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = (body.len() as u16).to_le_bytes();
-    let mut record = vec![kind, length[0], length[1]];
-    record.extend(body.iter().map(|byte| byte ^ KEY));
-    record
-}
-
 /// A record that no step of a peer sends.
 pub fn broken_record() -> Vec<u8> {
-    record(HANDSHAKE, b"broken")
-}
-
-/// Takes the first record out of `bytes`, if it is complete.
-fn take_record(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
-    let [kind, low, high, rest @ ..] = &bytes[..] else {
-        return None;
-    };
-    let length = usize::from(u16::from_le_bytes([*low, *high]));
-    let body = rest.get(..length)?.iter().map(|byte| byte ^ KEY).collect();
-    let kind = *kind;
-    bytes.drain(..RECORD_HEADER_BYTES + length);
-    Some((kind, body))
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    ReadHello,
-    ReadFinished,
-    Done,
-}
-
-/// The engine of the real TLS driver: its records are as those of TLS, and hide nothing.
-struct FakeEngine {
-    end: PeerEnd,
-    step: Step,
-    is_peer_closed: bool,
-    is_closed: bool,
-    /// The packets of the last record.
-    sealed: Arc<Mutex<Vec<u8>>>,
-}
-
-impl TlsEngine for FakeEngine {
-    fn read(
-        &mut self,
-        input: &mut [u8],
-        plaintext: &mut Vec<u8>,
-        output: &mut Vec<u8>,
-    ) -> Result<usize, TlsBroken> {
-        let mut taken = 0;
-        while !self.is_peer_closed {
-            let mut rest = input[taken..].to_vec();
-            let Some((kind, body)) = take_record(&mut rest) else {
-                break;
-            };
-            taken = input.len() - rest.len();
-            match (self.step, kind) {
-                (Step::ReadHello, HANDSHAKE) if body == HELLO => {
-                    output.extend(record(HANDSHAKE, WELCOME));
-                    self.step = Step::ReadFinished;
-                }
-                (Step::ReadFinished, HANDSHAKE) if body == FINISHED => {
-                    output.extend(record(HANDSHAKE, TICKET));
-                    self.step = Step::Done;
-                }
-                (Step::Done, DATA) => plaintext.extend(body),
-                (Step::Done, END) => self.is_peer_closed = true,
-                (step, kind) => {
-                    output.extend(record(ALERT, b""));
-                    return Err(TlsBroken(format!("record {kind} in {step:?}")));
-                }
-            }
-        }
-        Ok(taken)
-    }
-
-    fn write(
-        &mut self,
-        incomplete: &mut [u8],
-        plaintext: &[u8],
-        output: &mut Vec<u8>,
-    ) -> Result<(), TlsBroken> {
-        if self.is_closed || self.step != Step::Done || plaintext.len() > MAX_RECORD_BYTES {
-            let text = format!(
-                "packets out of place: {:?}, closed {}, {} bytes",
-                self.step,
-                self.is_closed,
-                plaintext.len()
-            );
-            self.end.pipe().offences.push(text);
-        }
-        if take_record(&mut incomplete.to_vec()).is_some() {
-            (self.end.pipe().offences).push("a complete record waits for the next read".into());
-        }
-        *self.sealed.lock().unwrap() = plaintext.to_vec();
-        output.extend(record(DATA, plaintext));
-        Ok(())
-    }
-
-    fn close(&mut self, _: &mut [u8], output: &mut Vec<u8>) {
-        self.is_closed = true;
-        output.extend(record(END, b""));
-    }
-
-    fn is_handshaking(&self) -> bool {
-        self.step != Step::Done
-    }
-
-    fn is_peer_closed(&self) -> bool {
-        self.is_peer_closed
-    }
-
-    fn is_resumed(&self) -> bool {
-        false
-    }
+    FakeTls::record(FakeTls::HANDSHAKE, b"broken")
 }
 
 /// The real TLS driver over the fake engine. It checks that each write begins with the packets that are sealed
 /// already, and that these are the bytes that are then said to be sent.
 struct Sealed {
-    tls: Tls<FakeStream, FakeEngine>,
+    tls: Tls<FakeStream, FakeTls>,
     end: PeerEnd,
     sealed: Arc<Mutex<Vec<u8>>>,
 }
@@ -302,13 +198,7 @@ struct Sealed {
 impl Sealed {
     fn new(inner: FakeStream, end: PeerEnd) -> Self {
         let sealed = Arc::new(Mutex::new(Vec::new()));
-        let engine = FakeEngine {
-            end: end.clone(),
-            step: Step::ReadHello,
-            is_peer_closed: false,
-            is_closed: false,
-            sealed: Arc::clone(&sealed),
-        };
+        let engine = FakeTls::new(Arc::clone(&sealed));
         Self {
             tls: Tls::new(inner, engine),
             end,
@@ -340,6 +230,14 @@ impl Transport for Sealed {
 
     fn overhead_bytes(&self) -> usize {
         self.tls.overhead_bytes()
+    }
+
+    fn empty_frames(&self) -> usize {
+        self.tls.empty_frames()
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.tls.kept_bytes()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -545,7 +443,7 @@ impl PeerLayers {
             self.has_asked = true;
             self.has_requested = self.handshake == HandshakeKind::Healthy;
             pipe.input.extend(if self.layers.is_sealed {
-                record(DATA, request)
+                FakeTls::record(FakeTls::DATA, request)
             } else {
                 request.to_vec()
             });
@@ -554,16 +452,18 @@ impl PeerLayers {
 
     fn step_sealed(&mut self, pipe: &mut Pipe) {
         if !std::mem::replace(&mut self.has_greeted, true) {
-            pipe.input.extend(record(HANDSHAKE, HELLO));
+            pipe.input
+                .extend(FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP));
         }
         if self.is_welcome && !self.has_finished {
             match self.handshake {
                 HandshakeKind::Healthy => {
-                    pipe.input.extend(record(HANDSHAKE, FINISHED));
+                    pipe.input
+                        .extend(FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP));
                     self.has_finished = true;
                 }
                 HandshakeKind::Garbage => {
-                    pipe.input.extend(record(HANDSHAKE, b"?"));
+                    pipe.input.extend(FakeTls::record(FakeTls::HANDSHAKE, b"?"));
                     self.is_welcome = false;
                 }
                 HandshakeKind::Stalls => {}
@@ -623,7 +523,7 @@ impl PeerLayers {
         if self.layers.is_framed {
             self.seal(&masked_frame(FIN | CLOSE, b"", rng), rng)
         } else {
-            record(END, b"")
+            FakeTls::record(FakeTls::END, b"")
         }
     }
 
@@ -639,7 +539,7 @@ impl PeerLayers {
         let (mut sealed, mut rest) = (Vec::new(), bytes);
         while !rest.is_empty() {
             let (body, after) = rest.split_at(rng.usize(1..=rest.len().min(1_500)));
-            sealed.extend(record(DATA, body));
+            sealed.extend(FakeTls::record(FakeTls::DATA, body));
             rest = after;
         }
         sealed
@@ -653,16 +553,18 @@ impl PeerLayers {
             return self.open_frames(bytes);
         }
         self.records.extend(bytes);
-        while let Some((kind, body)) = take_record(&mut self.records) {
+        while let Some((kind, body, rest)) = FakeTls::next_record(&self.records) {
+            let rest = rest.len();
+            self.records.drain(..self.records.len() - rest);
             if self.end_record || self.has_alert {
                 return Err("a record follows the end".into());
             }
             match kind {
-                DATA => self.open_frames(&body)?,
-                HANDSHAKE if body == WELCOME && !self.is_welcome => self.is_welcome = true,
-                HANDSHAKE if body == TICKET && self.has_finished => self.has_ticket = true,
-                END => self.end_record = true,
-                ALERT => self.has_alert = true,
+                FakeTls::DATA => self.open_frames(&body)?,
+                FakeTls::HANDSHAKE if !self.is_welcome => self.is_welcome = true,
+                FakeTls::HANDSHAKE if self.has_finished => self.has_ticket = true,
+                FakeTls::END => self.end_record = true,
+                FakeTls::ALERT => self.has_alert = true,
                 _ => return Err(format!("a record of kind {kind} out of place")),
             }
         }

@@ -93,6 +93,15 @@ impl PeerEnd {
     /// Registers the connection as `epoll_ctl(ADD)` does: a direction that is ready now gets an edge.
     pub fn register(&self, id: SessionId) {
         self.pipe().id = Some(id);
+        self.watch();
+    }
+
+    /// Registers the connection with the poll of the listener.
+    pub fn watch(&self) {
+        let mut pipe = self.pipe();
+        (pipe.readable_edge, pipe.writable_edge) = (false, false);
+        (pipe.read_is_blocked, pipe.write_is_blocked) = (true, true);
+        drop(pipe);
         self.raise_edges();
     }
 

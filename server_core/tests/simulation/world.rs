@@ -7,6 +7,7 @@ use server_core::{
     Context, DisconnectReason, GroupId, Kick, Packet, PacketHead, Peer, Session, SessionId,
 };
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,8 @@ pub const OUTSIDE: usize = 999;
 /// The events of one session.
 #[derive(Debug, Default)]
 pub struct Record {
+    /// The address of the peer: that of its client, behind a proxy.
+    pub addr: Option<SocketAddr>,
     pub connected: u32,
     pub disconnected: u32,
     pub reason: Option<DisconnectReason>,
@@ -281,6 +284,7 @@ impl SimSession {
         let requires_login = book.rng.u32(..100) < book.logins;
         let record = Record {
             requires_login: requires_login && peer.tag.is_none(),
+            addr: Some(peer.addr),
             ..Record::default()
         };
         book.sessions.insert(peer.id, record);

@@ -226,12 +226,15 @@ NO_COLOR is respected).
 Attacks: zero-size, short-size, huge-size, unknown-id, server-id, id-sweep, bad-utf8, slowloris,
 no-read, echo-flood, chat-flood, rst-storm, half-close, connect-flood, garbage, chat-churn,
 chat-burst, ask-and-not-read, silent-flood, drip-login, proxy-lies, tls-garbage,
-tls-handshake-flood, tls-renegotiate, ws-bad-upgrade, ws-unmasked, ws-fragments, ws-ping-flood.
+tls-handshake-flood, tls-renegotiate, tls-key-updates, tls-tiny-records, ws-bad-upgrade,
+ws-unmasked, ws-fragments, ws-ping-flood.
   chat-churn        connects, sends the permitted burst of 20 chats, leaves, over and over
   chat-burst        idle sessions send the permitted burst of 20 chats at one moment, and leave
   ask-and-not-read  sends echo requests of 60,000 bytes and does not read the answers
   silent-flood      connections that send nothing; once a second a newcomer connects and sends an echo, and
                     the report has the time to its answer (attack.newcomers)
+  tls-handshake-flood
+                    200 full handshakes of TLS a second: each has keys of its own and no ticket
   drip-login        connections that send one byte a second and never complete their first packet
   proxy-lies        sends a PROXY header that names another address; the server must not trust this address
 Attackers have the transport of the run: the attacks of packets come over TLS and WebSocket too. The attacks
@@ -490,7 +493,7 @@ impl Args {
         };
         let transport = target.transport(trust.as_ref())?;
         let needed = match self.attack.map(|attack| attack.layer()) {
-            Some(Layer::Tcp) if !transport.has_tls() => "TLS: tls:// or wss://",
+            Some(layer) if layer.is_of_tls() && !transport.has_tls() => "TLS: tls:// or wss://",
             Some(Layer::Http) if !transport.has_websocket() => "WebSocket: ws:// or wss://",
             _ => return Ok(transport),
         };

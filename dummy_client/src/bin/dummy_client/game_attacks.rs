@@ -57,10 +57,14 @@ pub enum GameAttack {
     ProxyLies,
     /// Random bytes where TLS begins
     TlsGarbage,
-    /// Handshakes of TLS as fast as they go: each costs the server a signature, and none is completed
+    /// 200 full handshakes of TLS a second, each with keys of its own: each costs the server a signature
     TlsHandshakeFlood,
-    /// A second ClientHello in the same handshake of TLS, over and over
+    /// A second ClientHello in the same handshake of TLS, over and over: the server takes it for no new handshake
     TlsRenegotiate,
+    /// Updates of the keys of TLS as fast as they go, a byte of a packet between each 32 of them
+    TlsKeyUpdates,
+    /// Echo requests as fast as they go, each byte in a record of TLS of its own
+    TlsTinyRecords,
     /// Requests that are not an upgrade to WebSocket
     WsBadUpgrade,
     /// Frames of WebSocket without the mask of a client
@@ -135,6 +139,8 @@ const BAD_UPGRADES: [&[u8]; 5] = [
 const EMPTY_FRAGMENT: [u8; 6] = [0x00, 0x80, 0, 0, 0, 0];
 /// A masked ping of four bytes.
 const PING: [u8; 10] = [0x89, 0x84, 0, 0, 0, 0, b'p', b'i', b'n', b'g'];
+/// The handshakes of a flood, for each second.
+const HANDSHAKES_PER_SEC: u32 = 200;
 const NEWCOMER_TEXT: &[u8] = b"may I come in";
 
 impl Attack for GameAttack {
@@ -171,9 +177,16 @@ impl Attack for GameAttack {
         )
     }
 
+    fn connects_per_sec(&self) -> Option<u32> {
+        (*self == Self::TlsHandshakeFlood).then_some(HANDSHAKES_PER_SEC)
+    }
+
     fn layer(&self) -> Layer {
         match self {
-            Self::TlsGarbage | Self::TlsHandshakeFlood | Self::TlsRenegotiate => Layer::Tcp,
+            Self::TlsGarbage | Self::TlsRenegotiate => Layer::Tcp,
+            Self::TlsHandshakeFlood => Layer::FullHandshakes,
+            Self::TlsKeyUpdates => Layer::KeyUpdates,
+            Self::TlsTinyRecords => Layer::TinyRecords,
             Self::WsBadUpgrade | Self::WsUnmasked | Self::WsFragments | Self::WsPingFlood => {
                 Layer::Http
             }
@@ -296,15 +309,25 @@ impl Attack for GameAttack {
                     ..new(bytes, Expect::Close)
                 }
             }
+            // The packet goes out when the handshake is complete.
             Self::TlsHandshakeFlood => AttackScript {
-                ending: Ending::Reset(Duration::from_millis(rng.u64(20..100))),
+                reads: false,
+                ending: Ending::Leave,
                 pause: Duration::ZERO,
-                ..new(client_hello(rng), Expect::Any)
+                ..new(packet(C_ECHO, b"shaken"), Expect::Any)
             },
             Self::TlsRenegotiate => AttackScript {
                 repeat: repeat(client_hello(rng), Duration::from_millis(10)),
                 timeout: HANDSHAKE_TIMEOUT_PASSED,
                 ..new(client_hello(rng), Expect::Close)
+            },
+            Self::TlsKeyUpdates => AttackScript {
+                repeat: repeat(packet(C_ECHO, b"new keys"), Duration::ZERO),
+                ..new(Vec::new(), reason(&[RATE_LIMIT]))
+            },
+            Self::TlsTinyRecords => AttackScript {
+                repeat: repeat(packet(C_ECHO, b"echo flood").repeat(20), Duration::ZERO),
+                ..new(Vec::new(), Expect::Any)
             },
             Self::WsBadUpgrade => {
                 let request = BAD_UPGRADES[(number % BAD_UPGRADES.len() as u64) as usize];
@@ -463,7 +486,8 @@ mod tests {
                         slowloris no-read echo-flood chat-flood rst-storm half-close \
                         connect-flood garbage chat-churn chat-burst ask-and-not-read \
                         silent-flood drip-login proxy-lies tls-garbage tls-handshake-flood \
-                        tls-renegotiate ws-bad-upgrade ws-unmasked ws-fragments ws-ping-flood";
+                        tls-renegotiate tls-key-updates tls-tiny-records ws-bad-upgrade \
+                        ws-unmasked ws-fragments ws-ping-flood";
         assert_eq!(names.join(" "), expected);
     }
 

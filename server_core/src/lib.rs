@@ -577,7 +577,7 @@ pub use session::handlers::Handlers;
 #[doc(inline)]
 pub use session::message::Message;
 #[doc(inline)]
-pub use session::{Context, Peer, Session};
+pub use session::{Context, LoginAnswer, Peer, Session};
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

@@ -3,9 +3,10 @@
 use server_core::testing::{DEADLINE, RawClient, RawPacket, packet, wait_until};
 use server_core::tick::Tick;
 use server_core::{
-    DisconnectReason, Game, GameContext, GameLoop, Kick, Packet, Server, ServerHandle, SessionId,
-    TickMetrics,
+    DisconnectReason, Game, GameContext, GameLoop, Kick, Message, Packet, Server, ServerHandle,
+    SessionId, TickMetrics,
 };
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -25,7 +26,20 @@ server_core::packets! {
 enum Event {
     Joined(SessionId),
     Packet(SessionId, Vec<u8>),
+    Message(SessionId, u32),
     Left(SessionId, DisconnectReason),
+}
+
+/// A message that says it has 1,000 bytes.
+struct Rank {
+    number: u32,
+    hold: Option<Receiver<()>>,
+}
+
+impl Message for Rank {
+    fn bytes(&self) -> usize {
+        1_000
+    }
 }
 
 struct Recorder {
@@ -61,6 +75,20 @@ impl Game for Recorder {
         }
         self.note(Event::Packet(player, packet.payload().to_vec()));
         Ok(())
+    }
+
+    fn on_message(
+        &mut self,
+        _: &mut GameContext<'_>,
+        player: SessionId,
+        message: Box<dyn Any + Send>,
+    ) {
+        let rank = message.downcast::<Rank>().unwrap();
+        if let Some(hold) = rank.hold {
+            // The game stands still until the test drops the other end.
+            let _ = hold.recv();
+        }
+        self.note(Event::Message(player, rank.number));
     }
 
     fn on_leave(&mut self, _: &mut GameContext<'_>, player: SessionId, reason: DisconnectReason) {
@@ -206,6 +234,29 @@ fn kick_of_the_game_ends_its_player_with_the_reason() {
     let (mut other, _) = running.join();
     other.send_packet(C_ECHO, b"here");
     assert_eq!(other.next_packet(), RawPacket::new(SEcho::ID, b"here"));
+}
+
+#[test]
+fn messages_reach_the_game_in_order_and_while_it_is_behind_a_post_is_refused() {
+    let running = Running::start(fast());
+    let (_client, id) = running.join();
+    let handle = running.handle();
+    let rank = |number, hold| Rank { number, hold };
+    let (release, hold) = channel();
+    assert!(handle.post(id, rank(0, Some(hold))).is_ok());
+    let mut posted = 1;
+    while handle.post(id, rank(posted, None)).is_ok() {
+        posted += 1;
+        assert!(posted < 100_000, "no post is refused");
+    }
+    drop(release);
+    for number in 0..posted {
+        assert_eq!(running.next(), Event::Message(id, number));
+    }
+    wait_until("room for a message", || {
+        handle.post(id, rank(posted, None)).is_ok()
+    });
+    assert_eq!(running.next(), Event::Message(id, posted));
 }
 
 #[test]

@@ -4,6 +4,9 @@
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
 use crate::protocol::packet::Packet;
+use crate::session::LoginAnswer;
+use crate::session::message::MessageRoom;
+use std::any::Any;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -22,7 +25,16 @@ pub struct Batch {
 enum Item {
     Join(SessionId, Arc<Waiting>),
     Packet(SessionId, PacketHead),
+    Login(SessionId, LoginAnswer),
+    Message(SessionId, Box<Posted>),
     Leave(SessionId, DisconnectReason),
+}
+
+/// A message of another thread. Its room is given back when the game has handled it.
+#[derive(Debug)]
+struct Posted {
+    message: Box<dyn Any + Send>,
+    _room: Option<MessageRoom>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +65,10 @@ pub enum Input<'a> {
     Join(SessionId),
     /// A packet of a player.
     Packet(SessionId, Packet<'a>),
+    /// The answer to a login of a player.
+    Login(SessionId, LoginAnswer),
+    /// A message of another thread to a player.
+    Message(SessionId, Box<dyn Any + Send>),
     /// A player's last event.
     Leave(SessionId, DisconnectReason),
 }
@@ -104,6 +120,11 @@ impl Waiting {
         fits
     }
 
+    /// Adds the answer to a login. The game asks for it, so no limit refuses it.
+    pub fn add_login(&self) {
+        self.bytes.fetch_add(PACKET_BYTES, Ordering::Relaxed);
+    }
+
     fn sub(&self, payload_bytes: usize) {
         (self.bytes).fetch_sub(payload_bytes + PACKET_BYTES, Ordering::Relaxed);
     }
@@ -145,6 +166,25 @@ impl Batch {
         let head = PacketHead::of(packet);
         self.items.push(Item::Packet(player, head));
         self.payloads.extend_from_slice(packet.payload());
+    }
+
+    /// Adds the answer to a login, which its player's [`Waiting`] has counted.
+    pub fn login(&mut self, player: SessionId, answer: LoginAnswer) {
+        self.items.push(Item::Login(player, answer));
+    }
+
+    /// Adds a message. As long as it waits, `room` bounds the messages of its worker.
+    pub fn message(
+        &mut self,
+        player: SessionId,
+        message: Box<dyn Any + Send>,
+        room: Option<MessageRoom>,
+    ) {
+        let posted = Posted {
+            message,
+            _room: room,
+        };
+        self.items.push(Item::Message(player, Box::new(posted)));
     }
 
     /// Adds the end of a player that has joined.
@@ -230,6 +270,20 @@ impl Inbox {
                         if !was_behind && player.is_behind() {
                             self.behind.push(id);
                         }
+                    }
+                }
+                Item::Login(id, answer) => {
+                    if let Some(player) = self.players.get_mut(&id) {
+                        player.waiting.sub(0);
+                        if !player.is_kicked {
+                            handle(Input::Login(id, answer));
+                        }
+                    }
+                }
+                Item::Message(id, posted) => {
+                    let is_here = (self.players.get(&id)).is_some_and(|player| !player.is_kicked);
+                    if is_here {
+                        handle(Input::Message(id, posted.message));
                     }
                 }
                 Item::Leave(id, reason) => {
@@ -358,7 +412,9 @@ fn clear<T>(buffer: &mut Vec<T>, used: usize) {
 mod tests {
     use super::*;
     use crate::base::reason::Kick;
+    use crate::session::message::MessageBytes;
     use proptest::prelude::*;
+    use std::collections::VecDeque;
 
     /// Packets of one player in one tick.
     const SHARE: u32 = 3;
@@ -371,6 +427,8 @@ mod tests {
         Join(usize),
         /// With this many bytes behind its number. The game kicks for a packet of 13 bytes.
         Packet(usize, usize),
+        Post(usize),
+        Login(usize, bool),
         Leave(usize, bool),
         Tick,
     }
@@ -381,6 +439,8 @@ mod tests {
             20 => (0..PLAYERS, 0_usize..40).prop_map(|(player, bytes)| Step::Packet(player, bytes)),
             // A flood of the first player.
             10 => (0_usize..12).prop_map(|bytes| Step::Packet(0, bytes)),
+            3 => (0..PLAYERS).prop_map(Step::Post),
+            2 => (0..PLAYERS, any::<bool>()).prop_map(|(player, is_new)| Step::Login(player, is_new)),
             1 => (0..PLAYERS, any::<bool>()).prop_map(|(player, closes)| Step::Leave(player, closes)),
             4 => Just(Step::Tick),
         ]
@@ -397,6 +457,9 @@ mod tests {
         seen_in_tick: u32,
         has_joined: bool,
         is_gone: bool,
+        posted: u32,
+        messages: u32,
+        logins: VecDeque<LoginAnswer>,
     }
 
     impl Model {
@@ -426,6 +489,7 @@ mod tests {
         /// The session of each player that is connected.
         connected: [Option<SessionId>; PLAYERS],
         generation: u32,
+        message_bytes: MessageBytes,
     }
 
     impl Rig {
@@ -466,6 +530,30 @@ mod tests {
             }
         }
 
+        fn post(&mut self, player: usize) {
+            let room = self.message_bytes.reserve(100, usize::MAX);
+            if let Some(id) = self.connected[player] {
+                let model = self.models.get_mut(&id).unwrap();
+                let number = model.posted;
+                model.posted += 1;
+                self.batch(id).message(id, Box::new(number), room);
+            }
+        }
+
+        fn login(&mut self, player: usize, is_new: bool) {
+            if let Some(id) = self.connected[player] {
+                let answer = if is_new {
+                    LoginAnswer::Granted
+                } else {
+                    LoginAnswer::Replaced
+                };
+                let model = self.models.get_mut(&id).unwrap();
+                model.waiting.add_login();
+                model.logins.push_back(answer);
+                self.batch(id).login(id, answer);
+            }
+        }
+
         fn leave(&mut self, player: usize, closes: bool) {
             let Some(id) = self.connected[player].take() else {
                 return;
@@ -503,6 +591,19 @@ mod tests {
                     model.seen_in_tick += 1;
                     !model.is_kicked()
                 }
+                Input::Message(id, message) => {
+                    let model = models.get_mut(&id).unwrap();
+                    assert!(model.has_joined && !model.is_gone && !model.is_kicked());
+                    assert_eq!(*message.downcast::<u32>().unwrap(), model.messages);
+                    model.messages += 1;
+                    true
+                }
+                Input::Login(id, answer) => {
+                    let model = models.get_mut(&id).unwrap();
+                    assert!(model.has_joined && !model.is_gone && !model.is_kicked());
+                    assert_eq!(Some(answer), model.logins.pop_front());
+                    true
+                }
                 Input::Leave(id, reason) => {
                     let model = models.get_mut(&id).unwrap();
                     assert!(model.has_joined && !model.is_gone);
@@ -532,7 +633,12 @@ mod tests {
                 if is_done && !is_dropped {
                     assert_eq!(model.waiting.bytes(), 0);
                 }
+                if !model.is_kicked() {
+                    // Behind no packet that waits.
+                    assert_eq!((model.messages, model.logins.len()), (model.posted, 0));
+                }
             }
+            assert_eq!(self.message_bytes.get(), 0, "the rooms are given back");
             let here = self.models.values().filter(|model| !model.is_gone).count();
             assert_eq!(inbox.players(), here);
         }
@@ -548,6 +654,8 @@ mod tests {
                 match step {
                     Step::Join(player) => rig.join(player),
                     Step::Packet(player, bytes) => rig.packet(player, bytes),
+                    Step::Post(player) => rig.post(player),
+                    Step::Login(player, is_new) => rig.login(player, is_new),
                     Step::Leave(player, closes) => rig.leave(player, closes),
                     Step::Tick => rig.tick(&mut inbox),
                 }

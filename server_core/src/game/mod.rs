@@ -24,9 +24,10 @@ use crate::protocol::packet::Packet;
 use crate::server::ServerHandle;
 use crate::server::schedule::Tick;
 use crate::server::ticker::{TickMetrics, TickStopper, Ticker};
-use crate::session::Peer;
+use crate::session::{LoginAnswer, Peer};
 use inbox::{Batch, Inbox, Input};
 use player::Shared;
+use std::any::Any;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -51,6 +52,26 @@ pub trait Game {
         player: SessionId,
         packet: Packet<'_>,
     ) -> Result<(), Kick>;
+
+    /// The login of a player is answered. The answers of a player come in order, before the next tick.
+    fn on_login(&mut self, ctx: &mut GameContext<'_>, player: SessionId, answer: LoginAnswer) {
+        let _ = (ctx, player, answer);
+    }
+
+    /// A message that a thread has [posted](crate::ServerHandle::post) to the session of a player, before the next
+    /// tick: for example the player's data from a database. `downcast` returns the value by its type.
+    ///
+    /// Messages of one thread to one player arrive in their order. A message may overtake packets of the player
+    /// that wait for a later tick. Until this call returns, the bytes of the message count in the limit of
+    /// [`post`](crate::ServerHandle::post): while the game is behind, a post returns an error.
+    fn on_message(
+        &mut self,
+        ctx: &mut GameContext<'_>,
+        player: SessionId,
+        message: Box<dyn Any + Send>,
+    ) {
+        let _ = (ctx, player, message);
+    }
 
     /// The session of a player has ended: called once for each [`on_join`](Self::on_join). No packet
     /// reaches the player any more.
@@ -216,6 +237,10 @@ impl GameLoop {
                 match input {
                     Input::Join(player) => game.on_join(&mut ctx, player),
                     Input::Leave(player, reason) => game.on_leave(&mut ctx, player, reason),
+                    Input::Login(player, answer) => game.on_login(&mut ctx, player, answer),
+                    Input::Message(player, message) => {
+                        game.on_message(&mut ctx, player, message);
+                    }
                     Input::Packet(player, packet) => {
                         if let Err(kick) = game.on_packet(&mut ctx, player, packet) {
                             server.close_for(player, kick);

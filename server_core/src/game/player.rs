@@ -4,7 +4,8 @@ use super::inbox::{Batch, Waiting};
 use crate::base::id::SessionId;
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::protocol::packet::Packet;
-use crate::session::{Context, Session};
+use crate::session::{Context, LoginAnswer, Session};
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -93,6 +94,20 @@ impl Session for GamePlayer {
         }
         self.batch(ctx.id()).packet(ctx.id(), &packet);
         Ok(())
+    }
+
+    fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
+        if self.has_joined {
+            self.waiting.add_login();
+            self.batch(ctx.id()).login(ctx.id(), answer);
+        }
+    }
+
+    fn on_message(&mut self, ctx: &mut Context<'_>, message: Box<dyn Any + Send>) {
+        if self.has_joined {
+            let room = ctx.message_room.take();
+            self.batch(ctx.id()).message(ctx.id(), message, room);
+        }
     }
 
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {

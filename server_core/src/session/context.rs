@@ -7,6 +7,7 @@ use crate::groups::id::GroupId;
 use crate::groups::members::{Groups, TooManyGroups};
 use crate::protocol::packet::{PacketHead, PacketTooLarge};
 use crate::protocol::writer::OutgoingPacket;
+use crate::session::message::MessageRoom;
 use crate::session::{Effect, Peer};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -24,6 +25,8 @@ pub struct Context<'a> {
     groups: &'a mut Groups,
     queued_bytes: usize,
     pub(crate) is_admitted: bool,
+    /// Of the message of this callback, given back behind the callback. A session that hands the message on takes it.
+    pub(crate) message_room: Option<MessageRoom>,
 }
 
 impl<'a> Context<'a> {
@@ -46,6 +49,7 @@ impl<'a> Context<'a> {
             groups,
             queued_bytes,
             is_admitted: true,
+            message_room: None,
         }
     }
 

@@ -92,8 +92,7 @@ pub trait Session: 'static {
         let _ = ctx;
     }
 
-    /// The cluster has answered a [login](crate::cluster::Cluster::login) of this session.
-    #[cfg(feature = "cluster")]
+    /// The login of this session is answered: see `Cluster::login` of the feature `cluster`.
     fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
         let _ = (ctx, answer);
     }
@@ -106,7 +105,6 @@ pub trait Session: 'static {
 }
 
 /// The answer to a login. A login is always granted: the newest session of an account stays.
-#[cfg(feature = "cluster")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoginAnswer {

@@ -66,7 +66,7 @@ impl GamePlayer {
         self.shared.inboxes[id.worker()].lock()
     }
 
-    /// The bytes of packets of this player that may wait.
+    /// The bytes of packets of this player that may wait before it pauses.
     fn limit_bytes(&self) -> usize {
         let players = self.shared.players.load(Ordering::Relaxed).max(1);
         let share_bytes = self.shared.max_total_waiting_bytes / players;
@@ -88,10 +88,12 @@ impl Session for GamePlayer {
         }
     }
 
+    fn max_read_bytes(&mut self) -> usize {
+        self.waiting.room(self.limit_bytes())
+    }
+
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
-        if !(self.waiting).add(packet.payload().len(), self.limit_bytes()) {
-            return Err(Kick::RateLimit);
-        }
+        self.waiting.add(packet.payload().len());
         self.batch(ctx.id()).packet(ctx.id(), &packet);
         Ok(())
     }

@@ -84,7 +84,8 @@ impl Session for GamePlayer {
         let has_joined = self.batch(ctx.id()).join(ctx.id(), waiting);
         self.has_joined = has_joined;
         if !has_joined {
-            ctx.close_with(DisconnectReason::ServerFull, "the game is behind");
+            let reason = DisconnectReason::ServerFull;
+            ctx.close_for(ctx.id(), reason, "the game is behind");
         }
     }
 

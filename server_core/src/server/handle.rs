@@ -422,9 +422,9 @@ impl ServerHandle {
 
     /// Ends one session as [`close`](Self::close) does, for a reason of the game and with a text of at most
     /// 1,024 bytes. See [`Context::close_with`](crate::Context::close_with).
-    pub fn close_with(&self, id: SessionId, reason: impl Into<DisconnectReason>, text: &str) {
+    pub fn close_with(&self, id: SessionId, kick: Kick, text: &str) {
         let router = &self.inner.router;
-        router.close_with(id, reason.into(), close_text(text));
+        router.close_with(id, kick.into(), close_text(text));
     }
 
     pub(crate) fn close_for(&self, id: SessionId, kick: Kick) {

@@ -210,6 +210,12 @@ impl GameLoop {
         move |_| GamePlayer::new(Arc::clone(&shared))
     }
 
+    /// The period of the ticks.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.ticker.period()
+    }
+
     /// The counters of the ticks, for example for the admin port. The loop updates them while it runs.
     #[must_use]
     pub fn metrics(&self) -> Arc<TickMetrics> {

@@ -15,6 +15,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// 0 switches a timeout, rate or interval off. Every flag has an environment variable.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP)]
+#[command(mut_arg("login_timeout_ms", |flag| flag.help(LOGIN_TIMEOUT).long_help(LOGIN_TIMEOUT_LONG)))]
 pub struct Args {
     #[command(flatten)]
     pub app: AppArgs,
@@ -75,6 +76,13 @@ pub struct Args {
     #[arg(help_heading = "Output", value_name = "SECS")]
     pub stats_interval_secs: Duration,
 }
+
+const LOGIN_TIMEOUT: &str =
+    "Time from a connect to the first valid packet, in milliseconds; 0: off";
+const LOGIN_TIMEOUT_LONG: &str = "\
+Time from a connect to the first valid packet, in milliseconds; 0: off
+
+With 0, clients that connect and send nothing can take all sessions. Clients that only receive the hello need 0.";
 
 const AFTER_HELP: &str = "\
 Exit status: 0 after SIGINT or SIGTERM, 1 if the server could not run, 2 for bad usage. With --check:

@@ -11,7 +11,7 @@ use game_server::packets::{CHAT_FLOOD, SBye};
 use server_core::app::App;
 #[cfg(feature = "cluster")]
 use server_core::cluster::Cluster;
-use server_core::{Server, TickMetrics};
+use server_core::{Peer, Server, TickMetrics};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> ExitCode {
     let session = {
         #[cfg(feature = "cluster")]
         let world = world.clone();
-        move |_peer| {
+        move |_: Peer| {
             let session = GameSession::new(max_chats_per_sec)
                 .with_chats_of_address(chats_of_address.clone())
                 .with_login(requires_login);

@@ -46,7 +46,7 @@
 //!
 //! `examples/` in the crate's folder has complete programs, each with one idea: `echo`, `chat_rooms`,
 //! `timers`, `admin` (an admin port with metrics of the game), `game_thread` (one thread owns the world,
-//! without a lock), `zones` (players see their neighbourhood), `web` (a world for browsers and bots) and `world_download`
+//! without a lock), `app` (a whole server program), `zones` (players see their neighbourhood), `web` (a world for browsers and bots) and `world_download`
 //! (20 MB for a slow reader that plays at the same time).
 //! `cargo run -p server_core --example NAME -- --bots 5` runs one with bots.
 //!
@@ -565,6 +565,8 @@ pub use protocol::upgrade::{
 #[doc(inline)]
 pub use protocol::writer::{OutgoingPacket, PacketWriter, WritePart};
 #[doc(inline)]
+pub use routing::accounts::LoginPolicy;
+#[doc(inline)]
 pub use routing::mailbox::MailboxFull;
 #[doc(inline)]
 pub use runtime::listener_kind::ListenerKind;
@@ -579,6 +581,8 @@ pub use server::{Server, ServerBuilder, ServerHandle};
 pub use session::content::{Content, ContentError, ContentReceiver, ContentSender};
 #[doc(inline)]
 pub use session::handlers::Handlers;
+#[doc(inline)]
+pub use session::login::LoginRules;
 #[doc(inline)]
 pub use session::message::Message;
 #[doc(inline)]

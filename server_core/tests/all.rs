@@ -21,6 +21,7 @@ mod handler_panic;
 mod layers;
 mod limits;
 mod listen;
+mod logins;
 mod messages;
 mod packets;
 mod sending;

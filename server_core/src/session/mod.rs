@@ -6,6 +6,7 @@ pub mod content;
 mod context;
 mod effect;
 pub mod handlers;
+pub mod login;
 pub mod message;
 
 pub use context::Context;
@@ -102,7 +103,7 @@ pub trait Session: 'static {
         let _ = ctx;
     }
 
-    /// The login of this session is answered: see `Cluster::login` of the feature `cluster`.
+    /// A [login](crate::ServerHandle::login) of this session is answered.
     fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
         let _ = (ctx, answer);
     }
@@ -114,7 +115,7 @@ pub trait Session: 'static {
     }
 }
 
-/// The answer to a login. A login is always granted: the newest session of an account stays.
+/// The answer to a login: see [`ServerHandle::login`](crate::ServerHandle::login).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoginAnswer {
@@ -122,6 +123,8 @@ pub enum LoginAnswer {
     Granted,
     /// As `Granted`, and another session of the account ends.
     Replaced,
+    /// Another session of the account is connected, and stays: [`LoginPolicy::OldestStays`](crate::LoginPolicy).
+    Refused,
     /// The broker has not answered within 1 s, or cannot be reached: another session of the account may be on
     /// another node. The older of the two ends when the link is back.
     Unsure,

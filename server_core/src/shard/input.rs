@@ -141,6 +141,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 &shared.config,
                 now,
                 |session, packet| {
+                    if !is_admitted && let Some(rules) = &shared.login_rules {
+                        guarded(|| rules.check(packet))??;
+                    }
                     let asked_before = effects.len();
                     let buffers = &shared.buffers;
                     let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);

@@ -46,7 +46,7 @@
 //!
 //! `examples/` in the crate's folder has complete programs, each with one idea: `echo`, `chat_rooms`,
 //! `timers`, `admin` (an admin port with metrics of the game), `game_thread` (one thread owns the world,
-//! without a lock), `app` (a whole server program), `zones` (players see their neighbourhood), `web` (a world for browsers and bots) and `world_download`
+//! without a lock), `rooms` (a thread for each room of the world), `app` (a whole server program), `zones` (players see their neighbourhood), `web` (a world for browsers and bots) and `world_download`
 //! (20 MB for a slow reader that plays at the same time).
 //! `cargo run -p server_core --example NAME -- --bots 5` runs one with bots.
 //!

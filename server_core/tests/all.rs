@@ -15,6 +15,7 @@ mod close_reasons;
 mod examples;
 mod framing;
 mod game_loop;
+mod game_rooms;
 mod groups;
 mod handle_after_end;
 mod handler_panic;

@@ -23,8 +23,8 @@ pub(super) struct Shared {
     pub max_waiting_bytes: usize,
     pub max_total_waiting_bytes: usize,
     pub requires_login: bool,
-    /// By worker. A worker's callbacks lock their own for one packet, the game thread once a tick.
-    pub inboxes: Arc<[WorkerInbox]>,
+    /// By room and worker. A worker's callbacks lock their own for one packet, the thread of the room once a tick.
+    inboxes: Arc<[WorkerInbox]>,
     players: Arc<AtomicUsize>,
 }
 
@@ -42,14 +42,32 @@ impl WorkerInbox {
 
 impl Default for Shared {
     fn default() -> Self {
-        let inboxes = (0..SessionId::MAX_WORKERS).map(|_| WorkerInbox::default());
         Self {
             max_waiting_bytes: 64 << 10,
             max_total_waiting_bytes: 64 << 20,
             requires_login: false,
-            inboxes: inboxes.collect(),
+            inboxes: inboxes(1),
             players: Arc::default(),
         }
+    }
+}
+
+fn inboxes(rooms: usize) -> Arc<[WorkerInbox]> {
+    let inboxes = (0..rooms * SessionId::MAX_WORKERS).map(|_| WorkerInbox::default());
+    inboxes.collect()
+}
+
+impl Shared {
+    pub fn set_rooms(&mut self, rooms: usize) {
+        self.inboxes = inboxes(rooms);
+    }
+
+    pub fn rooms(&self) -> usize {
+        self.inboxes.len() / SessionId::MAX_WORKERS
+    }
+
+    pub fn inbox(&self, room: usize, worker: usize) -> &WorkerInbox {
+        &self.inboxes[room * SessionId::MAX_WORKERS + worker]
     }
 }
 
@@ -63,7 +81,14 @@ impl GamePlayer {
     }
 
     fn batch(&self, id: SessionId) -> MutexGuard<'_, Batch> {
-        self.shared.inboxes[id.worker()].lock()
+        loop {
+            let room = self.waiting.place();
+            let batch = self.shared.inbox(room, id.worker()).lock();
+            // A move changes the room under this lock.
+            if self.waiting.place() == room {
+                return batch;
+            }
+        }
     }
 
     /// The bytes of packets of this player that may wait before it pauses.

@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 /// assert_eq!(metrics.ticks.get(), 3);
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "no tick comes before `run`"]
 pub struct Ticker {
     period: Duration,

@@ -46,7 +46,7 @@
 //!
 //! `examples/` in the crate's folder has complete programs, each with one idea: `echo`, `chat_rooms`,
 //! `timers`, `admin` (an admin port with metrics of the game), `game_thread` (one thread owns the world,
-//! without a lock), `zones` (players see their neighbourhood), `web` (a world for browsers and bots) and `world_download`
+//! without a lock), `rooms` (a thread for each room of the world), `app` (a whole server program), `zones` (players see their neighbourhood), `web` (a world for browsers and bots) and `world_download`
 //! (20 MB for a slow reader that plays at the same time).
 //! `cargo run -p server_core --example NAME -- --bots 5` runs one with bots.
 //!
@@ -260,6 +260,8 @@
 //!
 //! * `admin` (off by default): an admin port with `/metrics` as Prometheus text, `/healthz`, `/sessions` and a
 //!   live page, over HTTP. `server_core::admin::Admin::start(addr, &handle)` starts it.
+//! * `app` (off by default): the module `app`, a whole server program around a game: flags, `--check`, logs, signals,
+//!   admin port. `App::from_command_line("my_game").play(game_loop, game)` is its `main`.
 //! * `cluster` (off by default): several nodes as one world over Redis: groups that span nodes, presence, one
 //!   session an account. `server_core::cluster::Cluster::builder(url).start(&handle)` attaches a node.
 //! * `framing` (off by default): clients of servers that are not built on this library.
@@ -422,6 +424,7 @@
 //! | layer | contents |
 //! |---|---|
 //! | `testing` (feature) | a client of raw bytes, a stream without a socket, a clock that a test moves |
+//! | `app` | (feature `app`) a whole program: flags, `--check`, logs, signals, admin port |
 //! | `game` | game loop: one thread owns the world, and gets a fair share of each player's packets |
 //! | `admin` (feature) | the admin port: Prometheus text, health, sessions, live page |
 //! | `cluster` (feature) | several nodes as one world: the link to a broker |
@@ -508,6 +511,8 @@ pub mod transport;
 
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "app")]
+pub mod app;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 
@@ -560,6 +565,8 @@ pub use protocol::upgrade::{
 #[doc(inline)]
 pub use protocol::writer::{OutgoingPacket, PacketWriter, WritePart};
 #[doc(inline)]
+pub use routing::accounts::LoginPolicy;
+#[doc(inline)]
 pub use routing::mailbox::MailboxFull;
 #[doc(inline)]
 pub use runtime::listener_kind::ListenerKind;
@@ -575,9 +582,11 @@ pub use session::content::{Content, ContentError, ContentReceiver, ContentSender
 #[doc(inline)]
 pub use session::handlers::Handlers;
 #[doc(inline)]
+pub use session::login::LoginRules;
+#[doc(inline)]
 pub use session::message::Message;
 #[doc(inline)]
-pub use session::{Context, Peer, Session};
+pub use session::{Context, LoginAnswer, Peer, Session};
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

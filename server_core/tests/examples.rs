@@ -33,6 +33,11 @@ fn game_thread_bots_finish() {
 }
 
 #[test]
+fn rooms_bots_finish() {
+    plays_to_the_end("rooms", "5");
+}
+
+#[test]
 fn chat_rooms_bots_finish() {
     plays_to_the_end("chat_rooms", "5");
 }

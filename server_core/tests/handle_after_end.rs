@@ -66,7 +66,7 @@ const SHORT: SShort = SShort {
 const TAIL: [u8; 1_000] = [7; 1_000];
 
 /// Each method of a handle, and what it has to do after the end.
-const METHODS: [(&str, Call); 32] = [
+const METHODS: [(&str, Call); 35] = [
     ("broadcast", |it| it.handle.broadcast(&NOTE, TAIL)),
     ("broadcast_packet", |it| it.handle.broadcast_packet(&SHORT)),
     ("broadcast_buffer", |it| {
@@ -110,6 +110,15 @@ const METHODS: [(&str, Call); 32] = [
         assert!(answer.is_ok());
     }),
     ("admit", |it| it.handle.admit(it.id)),
+    ("login", |it| it.handle.login(it.id, "bob")),
+    ("post_to_account", |it| {
+        assert!(
+            it.handle
+                .post_to_account("bob", Note)
+                .is_ok_and(|is_here| !is_here)
+        );
+    }),
+    ("resume_reading", |it| it.handle.resume_reading(it.id)),
     ("post", |it| assert!(it.handle.post(it.id, Note).is_ok())),
     ("is_congested", |it| assert!(!it.handle.is_congested())),
     ("join", |it| {

@@ -318,11 +318,16 @@ const MAX_CLOSE_TEXT_BYTES: usize = 1024;
 
 /// The text of a `close_with`, cut at a character: it has to fit into one packet.
 pub(crate) fn close_text(text: &str) -> Box<str> {
-    let mut end = text.len().min(MAX_CLOSE_TEXT_BYTES);
+    cut(text, MAX_CLOSE_TEXT_BYTES).into()
+}
+
+/// The first `most_bytes` bytes of a text, cut at a character.
+pub(crate) fn cut(text: &str, most_bytes: usize) -> &str {
+    let mut end = text.len().min(most_bytes);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end].into()
+    &text[..end]
 }
 
 impl From<Kick> for DisconnectReason {

@@ -192,11 +192,7 @@ impl Heartbeat<'_> {
 /// A name up to its last complete character within [`MAX_NAME_BYTES`].
 #[must_use]
 pub fn cut_name(name: &str) -> &str {
-    let mut end = name.len().min(MAX_NAME_BYTES);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    &name[..end]
+    crate::base::reason::cut(name, MAX_NAME_BYTES)
 }
 
 fn put_name(bytes: &mut Vec<u8>, name: &str) {

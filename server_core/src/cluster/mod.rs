@@ -422,8 +422,7 @@ impl Cluster {
     /// with its login to another account. A session that has ended is not logged in. Of several logins of a session
     /// that wait for an answer, the newest gets one for sure. Waits as [`broadcast_world`](Self::broadcast_world) does.
     pub fn login(&self, session: SessionId, account: &str) {
-        let account = envelope::cut_name(account);
-        self.shared.server.begin_login(session, account.into());
+        self.shared.server.login(session, account);
     }
 
     /// Sends an encoded packet to the session of an account, on any node, at most once. Without a session of the

@@ -1,19 +1,59 @@
 //! What a game may do in a callback.
 
 use crate::base::id::SessionId;
+use crate::game::inbox::Move;
 use crate::protocol::packet::PacketHead;
 use crate::server::ServerHandle;
+use std::any::Any;
 
 /// The server of a [`Game`](super::Game), and a buffer for packets that the game builds.
 #[derive(Debug)]
 pub struct GameContext<'a> {
     server: &'a ServerHandle,
     tail: &'a mut Vec<u8>,
+    room: usize,
+    rooms: usize,
+    pub(super) moves: Vec<Move>,
 }
 
 impl<'a> GameContext<'a> {
-    pub(super) fn new(server: &'a ServerHandle, tail: &'a mut Vec<u8>) -> Self {
-        Self { server, tail }
+    pub(super) fn new(
+        server: &'a ServerHandle,
+        tail: &'a mut Vec<u8>,
+        (room, rooms): (usize, usize),
+    ) -> Self {
+        Self {
+            server,
+            tail,
+            room,
+            rooms,
+            moves: Vec::new(),
+        }
+    }
+
+    /// The number of the room of this game, 0 without [rooms](crate::GameLoop::rooms).
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Moves a player to another room: the game there gets a call of [`Game::on_arrive`](crate::Game::on_arrive) with
+    /// `state`, after the next tick of this room at the latest. The game here gets no further call for the player, and
+    /// drops what it has of it. No packet of the player is lost or overtakes another.
+    ///
+    /// A move of a player that has left, or that is on its way, is dropped. So is a move to a room that does not exist,
+    /// which is logged.
+    pub fn move_player(&mut self, player: SessionId, room: usize, state: impl Any + Send) {
+        if room < self.rooms {
+            let state = Box::new(state);
+            self.moves.push(Move {
+                player,
+                to: room,
+                state,
+            });
+        } else {
+            log::error!("player {player} stays: room {room} does not exist");
+        }
     }
 
     /// The handle of the server: sends, groups, closes. A send waits while a worker's mailbox is full.

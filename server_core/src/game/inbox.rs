@@ -4,10 +4,12 @@
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
 use crate::protocol::packet::Packet;
+use crate::session::LoginAnswer;
+use crate::session::message::MessageRoom;
+use std::any::Any;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The inputs of one worker's players, in order. A worker fills a batch, and the game thread exchanges the
 /// batch for an empty one. The memory is used again.
@@ -22,7 +24,18 @@ pub struct Batch {
 enum Item {
     Join(SessionId, Arc<Waiting>),
     Packet(SessionId, PacketHead),
+    Login(SessionId, LoginAnswer),
+    Message(SessionId, Box<Posted>),
     Leave(SessionId, DisconnectReason),
+    /// The player has moved to another room: its further items are there.
+    Moved(SessionId),
+}
+
+/// A message of another thread. Its room is given back when the game has handled it.
+#[derive(Debug)]
+struct Posted {
+    message: Box<dyn Any + Send>,
+    _room: Option<MessageRoom>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +49,19 @@ struct PacketHead {
 #[derive(Debug)]
 pub struct Waiting {
     bytes: AtomicUsize,
+    /// The worker does not read the player until none of these bytes waits.
+    is_paused: AtomicBool,
+    /// The room whose batch gets the next item.
+    place: AtomicUsize,
     players: Arc<AtomicUsize>,
 }
 
 /// The charge for a packet that waits, besides its payload.
 pub const PACKET_BYTES: usize = 32;
+/// The charge for each byte of the smallest packet.
+const MAX_CHARGE_PER_BYTE: usize = PACKET_BYTES / crate::base::wire::HEADER_BYTES;
+/// The shortest read.
+const MIN_READ_BYTES: usize = 256;
 /// Players that one batch takes.
 const MAX_JOINS: usize = 1 << 14;
 /// Memory of an empty buffer that is kept whatever its use.
@@ -53,8 +74,87 @@ pub enum Input<'a> {
     Join(SessionId),
     /// A packet of a player.
     Packet(SessionId, Packet<'a>),
+    /// The answer to a login of a player.
+    Login(SessionId, LoginAnswer),
+    /// A message of another thread to a player.
+    Message(SessionId, Box<dyn Any + Send>),
+    /// Nothing of a player that has paused waits any more: it is read again.
+    Resume(SessionId),
+    /// A player has come from another room.
+    Arrive(SessionId, Box<dyn Any + Send>),
     /// A player's last event.
     Leave(SessionId, DisconnectReason),
+}
+
+/// The game, as an inbox sees it.
+pub trait Receiver {
+    /// Hands an event to the game. Returns whether the player of a packet stays: otherwise its further packets are
+    /// dropped.
+    fn handle(&mut self, input: Input<'_>) -> bool;
+
+    /// Whether the game has asked to move a player since the last [`take_moves`](Self::take_moves).
+    fn moves(&self, player: SessionId) -> bool {
+        let _ = player;
+        false
+    }
+
+    /// Takes the moves that the game has asked for.
+    fn take_moves(&mut self) -> Vec<Move> {
+        Vec::new()
+    }
+
+    /// The batch of this room that has the items of a player, locked while `change` runs.
+    fn with_batch(&mut self, player: SessionId, change: impl FnOnce(&mut Batch)) {
+        let _ = (player, change);
+    }
+
+    /// Takes a player that leaves for another room.
+    fn depart(&mut self, traveller: Traveller) {
+        let _ = traveller;
+    }
+}
+
+impl<F: FnMut(Input<'_>) -> bool> Receiver for F {
+    fn handle(&mut self, input: Input<'_>) -> bool {
+        self(input)
+    }
+}
+
+/// The wish of a game to move a player to another room.
+#[derive(Debug)]
+pub struct Move {
+    /// The player.
+    pub player: SessionId,
+    /// The number of the room.
+    pub to: usize,
+    /// What the game there gets.
+    pub state: Box<dyn Any + Send>,
+}
+
+/// A player on its way to another room, with all that waits of it.
+#[derive(Debug)]
+pub struct Traveller {
+    wish: Move,
+    player: Player,
+    held: Vec<Held>,
+}
+
+impl Traveller {
+    /// The number of the room.
+    #[must_use]
+    pub fn to(&self) -> usize {
+        self.wish.to
+    }
+}
+
+/// What came for a player while it was on its way.
+#[derive(Debug)]
+enum Held {
+    /// The id, and the payload.
+    Packet(u16, Box<[u8]>),
+    Login(LoginAnswer),
+    Message(Box<Posted>),
+    Leave(DisconnectReason),
 }
 
 /// Hands the batches to the game, within an equal share of the tick for each player.
@@ -65,6 +165,8 @@ pub struct Inbox {
     players: HashMap<SessionId, Player>,
     /// Players with packets beyond their share of an earlier tick.
     behind: Vec<SessionId>,
+    /// What came for players that have not arrived yet.
+    early: HashMap<SessionId, Vec<Held>>,
 }
 
 #[derive(Debug)]
@@ -80,6 +182,8 @@ struct Player {
     leaves: Option<DisconnectReason>,
     /// The game has kicked it: no packet is handled any more.
     is_kicked: bool,
+    /// The player leaves for another room, with the items that are held: it has no events here any more.
+    travel: Option<(Move, Vec<Held>)>,
 }
 
 impl Waiting {
@@ -89,29 +193,54 @@ impl Waiting {
         players.fetch_add(1, Ordering::Relaxed);
         Self {
             bytes: AtomicUsize::new(0),
+            is_paused: AtomicBool::new(false),
+            place: AtomicUsize::new(0),
             players: Arc::clone(players),
         }
     }
 
-    /// Adds a packet, if no more than `limit_bytes` wait then, or if it is the only one.
-    pub fn add(&self, payload_bytes: usize, limit_bytes: usize) -> bool {
-        let bytes = payload_bytes + PACKET_BYTES;
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before == 0 || before + bytes <= limit_bytes;
-        if !fits {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// The bytes to read from the player, so that no more than `limit_bytes` wait, or one packet and 2 KiB beyond.
+    /// 0: the player pauses until the game has handled what waits. Then [`Input::Resume`] comes.
+    pub fn room(&self, limit_bytes: usize) -> usize {
+        let bytes = self.bytes();
+        if bytes == 0 || bytes < limit_bytes {
+            let room = limit_bytes.saturating_sub(bytes) / MAX_CHARGE_PER_BYTE;
+            return room.max(MIN_READ_BYTES);
         }
-        fits
+        self.is_paused.store(true, Ordering::SeqCst);
+        // The game may have handled the last packet before it could see the pause.
+        let resumes = self.bytes() == 0 && self.is_paused.swap(false, Ordering::SeqCst);
+        if resumes { MIN_READ_BYTES } else { 0 }
     }
 
-    fn sub(&self, payload_bytes: usize) {
-        (self.bytes).fetch_sub(payload_bytes + PACKET_BYTES, Ordering::Relaxed);
+    /// The number of the player's room.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        self.place.load(Ordering::Acquire)
+    }
+
+    /// Adds a packet.
+    pub fn add(&self, payload_bytes: usize) {
+        (self.bytes).fetch_add(payload_bytes + PACKET_BYTES, Ordering::Relaxed);
+    }
+
+    /// Adds the answer to a login.
+    pub fn add_login(&self) {
+        self.add(0);
+    }
+
+    /// Subtracts a packet. Returns whether the player has paused, and nothing of it waits any more.
+    #[must_use]
+    fn sub(&self, payload_bytes: usize) -> bool {
+        let bytes = payload_bytes + PACKET_BYTES;
+        let before = self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        before == bytes && self.is_paused.swap(false, Ordering::SeqCst)
     }
 
     /// The bytes that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::SeqCst)
     }
 }
 
@@ -129,6 +258,12 @@ impl Drop for Waiting {
 }
 
 impl Batch {
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// Adds a new player. Returns whether there was room: the game may be so far behind that more and more
     /// players come and go meanwhile.
     pub fn join(&mut self, player: SessionId, waiting: Arc<Waiting>) -> bool {
@@ -145,6 +280,31 @@ impl Batch {
         let head = PacketHead::of(packet);
         self.items.push(Item::Packet(player, head));
         self.payloads.extend_from_slice(packet.payload());
+    }
+
+    /// Adds the answer to a login, which its player's [`Waiting`] has counted.
+    pub fn login(&mut self, player: SessionId, answer: LoginAnswer) {
+        self.items.push(Item::Login(player, answer));
+    }
+
+    /// Adds a message. As long as it waits, `room` bounds the messages of its worker.
+    pub fn message(
+        &mut self,
+        player: SessionId,
+        message: Box<dyn Any + Send>,
+        room: Option<MessageRoom>,
+    ) {
+        let posted = Posted {
+            message,
+            _room: room,
+        };
+        self.items.push(Item::Message(player, Box::new(posted)));
+    }
+
+    /// The player's further items are in a batch of this room. The caller holds the lock of this batch.
+    fn moved(&mut self, player: SessionId, waiting: &Waiting, to: usize) {
+        self.items.push(Item::Moved(player));
+        waiting.place.store(to, Ordering::Release);
     }
 
     /// Adds the end of a player that has joined.
@@ -186,23 +346,31 @@ impl Inbox {
             tick: 0,
             players: HashMap::new(),
             behind: Vec::new(),
+            early: HashMap::new(),
         }
     }
 
-    /// Begins a tick with the packets beyond the shares of earlier ticks. `handle` returns whether the player
-    /// of a packet stays: otherwise its further packets are dropped.
-    pub fn begin_tick(&mut self, handle: &mut impl FnMut(Input<'_>) -> bool) {
+    /// Begins a tick with the packets beyond the shares of earlier ticks.
+    pub fn begin_tick(&mut self, game: &mut impl Receiver) {
         self.tick += 1;
         let mut behind = std::mem::take(&mut self.behind);
         behind.retain(|id| {
             let Some(player) = self.players.get_mut(id) else {
                 return false;
             };
-            player.handle_rest(*id, self.tick, self.packets_per_tick, handle);
+            player.handle_rest(*id, self.tick, self.packets_per_tick, game);
+            self.begin_moves(game);
+            let Some(player) = self.players.get(id) else {
+                return false;
+            };
             let is_behind = player.is_behind();
-            if !is_behind && let Some(reason) = player.leaves {
+            if !is_behind
+                && player.travel.is_none()
+                && let Some(reason) = player.leaves
+            {
                 self.players.remove(id);
-                handle(Input::Leave(*id, reason));
+                game.handle(Input::Leave(*id, reason));
+                self.begin_moves(game);
             }
             is_behind
         });
@@ -210,7 +378,7 @@ impl Inbox {
     }
 
     /// Takes all items of a batch.
-    pub fn take(&mut self, batch: &mut Batch, handle: &mut impl FnMut(Input<'_>) -> bool) {
+    pub fn take(&mut self, batch: &mut Batch, game: &mut impl Receiver) {
         let mut payloads = batch.payloads.as_slice();
         let mut items = std::mem::take(&mut batch.items);
         let used_items = items.len();
@@ -218,39 +386,129 @@ impl Inbox {
             match item {
                 Item::Join(id, waiting) => {
                     self.players.insert(id, Player::new(waiting));
-                    handle(Input::Join(id));
+                    game.handle(Input::Join(id));
                 }
                 Item::Packet(id, head) => {
                     let (payload, rest) = payloads.split_at(head.payload_bytes as usize);
                     payloads = rest;
-                    if let Some(player) = self.players.get_mut(&id) {
-                        let was_behind = player.is_behind();
-                        let packet = Packet::new(head.id, payload);
-                        player.take(id, packet, self.tick, self.packets_per_tick, handle);
-                        if !was_behind && player.is_behind() {
-                            self.behind.push(id);
-                        }
-                    }
+                    self.take_packet(id, Packet::new(head.id, payload), game);
                 }
-                Item::Leave(id, reason) => {
-                    if let Entry::Occupied(mut entry) = self.players.entry(id) {
-                        let player = entry.get_mut();
-                        if player.is_behind() && reason == DisconnectReason::PeerClosed {
-                            player.leaves = Some(reason);
-                        } else {
-                            // Its entry in `behind` goes in the next tick.
-                            entry.remove();
-                            handle(Input::Leave(id, reason));
-                        }
+                Item::Login(id, answer) => self.take_held(id, Held::Login(answer), game),
+                Item::Message(id, posted) => self.take_held(id, Held::Message(posted), game),
+                Item::Leave(id, reason) => self.take_held(id, Held::Leave(reason), game),
+                Item::Moved(id) => {
+                    if let Some(mut player) = self.players.remove(&id)
+                        && let Some((wish, held)) = player.travel.take()
+                    {
+                        game.depart(Traveller { wish, player, held });
                     }
                 }
             }
+            self.begin_moves(game);
         }
         batch.joins = 0;
         batch.items = items;
         clear(&mut batch.items, used_items);
         let used_bytes = batch.payloads.len();
         clear(&mut batch.payloads, used_bytes);
+    }
+
+    /// Takes in a player from another room, with all that has waited of it.
+    pub fn arrive(&mut self, traveller: Traveller, game: &mut impl Receiver) {
+        let Traveller {
+            wish,
+            mut player,
+            held,
+        } = traveller;
+        let id = wish.player;
+        let is_behind = player.is_behind();
+        let leaves = player.leaves.take();
+        self.players.insert(
+            id,
+            Player {
+                tick: 0,
+                handled: 0,
+                ..player
+            },
+        );
+        if is_behind {
+            self.behind.push(id);
+        }
+        game.handle(Input::Arrive(id, wish.state));
+        self.begin_moves(game);
+        if let Some(player) = self.players.get_mut(&id) {
+            player.handle_rest(id, self.tick, self.packets_per_tick, game);
+            self.begin_moves(game);
+        }
+        let early = self.early.remove(&id).unwrap_or_default();
+        let leaves = leaves.map(Held::Leave);
+        for held in held.into_iter().chain(early).chain(leaves) {
+            self.take_held(id, held, game);
+            self.begin_moves(game);
+        }
+    }
+
+    /// Begins the moves that the game has asked for. A second move of a player that is on its way is dropped, and so is
+    /// the move of a player that has left.
+    pub fn begin_moves(&mut self, game: &mut impl Receiver) {
+        for wish in game.take_moves() {
+            let (id, to) = (wish.player, wish.to);
+            if let Some(player) = self.players.get_mut(&id)
+                && player.travel.is_none()
+            {
+                player.travel = Some((wish, Vec::new()));
+                game.with_batch(id, |batch| batch.moved(id, &player.waiting, to));
+            }
+        }
+    }
+
+    fn take_packet(&mut self, id: SessionId, packet: Packet<'_>, game: &mut impl Receiver) {
+        let Some(player) = self.players.get_mut(&id) else {
+            let early = Held::Packet(packet.id(), packet.payload().into());
+            self.early.entry(id).or_default().push(early);
+            return;
+        };
+        let was_behind = player.is_behind();
+        player.take(id, packet, self.tick, self.packets_per_tick, game);
+        if !was_behind && player.is_behind() {
+            self.behind.push(id);
+        }
+    }
+
+    fn take_held(&mut self, id: SessionId, held: Held, game: &mut impl Receiver) {
+        if let Held::Packet(packet_id, payload) = held {
+            self.take_packet(id, Packet::new(packet_id, &payload), game);
+            return;
+        }
+        let Some(player) = self.players.get_mut(&id) else {
+            self.early.entry(id).or_default().push(held);
+            return;
+        };
+        if let Some((_, of_travel)) = &mut player.travel {
+            of_travel.push(held);
+            return;
+        }
+        match held {
+            Held::Login(answer) => {
+                player.count_out(id, 0, game);
+                if !player.is_kicked {
+                    game.handle(Input::Login(id, answer));
+                }
+            }
+            Held::Message(posted) if !player.is_kicked => {
+                game.handle(Input::Message(id, posted.message));
+            }
+            Held::Leave(reason) => {
+                if player.is_behind() && reason == DisconnectReason::PeerClosed {
+                    player.leaves = Some(reason);
+                } else {
+                    // Its entry in `behind` goes in the next tick.
+                    self.players.remove(&id);
+                    game.handle(Input::Leave(id, reason));
+                }
+            }
+            Held::Message(_) | Held::Packet(..) => {}
+        }
     }
 
     /// Whether packets of any player wait for a later tick.
@@ -277,6 +535,7 @@ impl Player {
             rest_start: 0,
             leaves: None,
             is_kicked: false,
+            travel: None,
         }
     }
 
@@ -295,22 +554,32 @@ impl Player {
         has_share
     }
 
+    /// A packet of this player waits no more.
+    fn count_out(&self, id: SessionId, payload_bytes: usize, game: &mut impl Receiver) {
+        if self.waiting.sub(payload_bytes) {
+            game.handle(Input::Resume(id));
+        }
+    }
+
     fn take(
         &mut self,
         id: SessionId,
         packet: Packet<'_>,
         tick: u64,
         packets_per_tick: u32,
-        handle: &mut impl FnMut(Input<'_>) -> bool,
+        game: &mut impl Receiver,
     ) {
         if self.is_kicked {
-            self.waiting.sub(packet.payload().len());
-        } else if self.is_behind() || !self.has_share(tick, packets_per_tick) {
+            self.count_out(id, packet.payload().len(), game);
+        } else if self.travel.is_some()
+            || self.is_behind()
+            || !self.has_share(tick, packets_per_tick)
+        {
             PacketHead::of(&packet).write(&mut self.rest);
             self.rest.extend_from_slice(packet.payload());
         } else {
-            self.waiting.sub(packet.payload().len());
-            self.is_kicked = !handle(Input::Packet(id, packet));
+            self.count_out(id, packet.payload().len(), game);
+            self.is_kicked = !game.handle(Input::Packet(id, packet));
         }
     }
 
@@ -319,18 +588,24 @@ impl Player {
         id: SessionId,
         tick: u64,
         packets_per_tick: u32,
-        handle: &mut impl FnMut(Input<'_>) -> bool,
+        game: &mut impl Receiver,
     ) {
-        while self.is_behind() && (self.is_kicked || self.has_share(tick, packets_per_tick)) {
+        while self.is_behind()
+            && self.travel.is_none()
+            && !game.moves(id)
+            && (self.is_kicked || self.has_share(tick, packets_per_tick))
+        {
             let Some(packet) = (self.rest.get(self.rest_start..)).and_then(PacketHead::read) else {
                 debug_assert!(false, "the rest ends with a packet");
                 self.rest_start = self.rest.len();
                 break;
             };
             let payload_bytes = packet.payload().len();
-            self.waiting.sub(payload_bytes);
+            if self.waiting.sub(payload_bytes) {
+                game.handle(Input::Resume(id));
+            }
             if !self.is_kicked {
-                self.is_kicked = !handle(Input::Packet(id, packet));
+                self.is_kicked = !game.handle(Input::Packet(id, packet));
             }
             self.rest_start += PacketHead::BYTES + payload_bytes;
         }
@@ -358,7 +633,9 @@ fn clear<T>(buffer: &mut Vec<T>, used: usize) {
 mod tests {
     use super::*;
     use crate::base::reason::Kick;
+    use crate::session::message::MessageBytes;
     use proptest::prelude::*;
+    use std::collections::VecDeque;
 
     /// Packets of one player in one tick.
     const SHARE: u32 = 3;
@@ -371,6 +648,8 @@ mod tests {
         Join(usize),
         /// With this many bytes behind its number. The game kicks for a packet of 13 bytes.
         Packet(usize, usize),
+        Post(usize),
+        Login(usize, bool),
         Leave(usize, bool),
         Tick,
     }
@@ -381,6 +660,8 @@ mod tests {
             20 => (0..PLAYERS, 0_usize..40).prop_map(|(player, bytes)| Step::Packet(player, bytes)),
             // A flood of the first player.
             10 => (0_usize..12).prop_map(|bytes| Step::Packet(0, bytes)),
+            3 => (0..PLAYERS).prop_map(Step::Post),
+            2 => (0..PLAYERS, any::<bool>()).prop_map(|(player, is_new)| Step::Login(player, is_new)),
             1 => (0..PLAYERS, any::<bool>()).prop_map(|(player, closes)| Step::Leave(player, closes)),
             4 => Just(Step::Tick),
         ]
@@ -391,12 +672,21 @@ mod tests {
     struct Model {
         waiting: Arc<Waiting>,
         sent: u32,
+        /// The payloads that its worker has not read, and whether a FIN is behind them.
+        socket: VecDeque<Vec<u8>>,
+        has_sent_fin: bool,
+        is_paused: bool,
+        /// Packets that its worker has read.
+        read: u32,
         kicks_at: Option<u32>,
         left: Option<DisconnectReason>,
         seen: u32,
         seen_in_tick: u32,
         has_joined: bool,
         is_gone: bool,
+        posted: u32,
+        messages: u32,
+        logins: VecDeque<LoginAnswer>,
     }
 
     impl Model {
@@ -410,7 +700,7 @@ mod tests {
                 .left
                 .is_some_and(|why| why != DisconnectReason::PeerClosed);
             // The packet of the kick is the last.
-            let last = self.kicks_at.map_or(self.sent, |at| self.sent.min(at + 1));
+            let last = self.kicks_at.map_or(self.read, |at| self.read.min(at + 1));
             if is_dropped || self.is_gone {
                 0
             } else {
@@ -426,6 +716,7 @@ mod tests {
         /// The session of each player that is connected.
         connected: [Option<SessionId>; PLAYERS],
         generation: u32,
+        message_bytes: MessageBytes,
     }
 
     impl Rig {
@@ -453,16 +744,59 @@ mod tests {
             let model = self.models.get_mut(&id).unwrap();
             let mut payload = model.sent.to_le_bytes().to_vec();
             payload.resize(payload.len() + bytes, 7);
-            let before = model.waiting.bytes();
-            let is_accepted = model.waiting.add(payload.len(), LIMIT_BYTES);
-            let charge = payload.len() + PACKET_BYTES;
-            assert_eq!(is_accepted, before == 0 || before + charge <= LIMIT_BYTES);
-            if is_accepted {
-                if bytes == 13 && model.kicks_at.is_none() {
-                    model.kicks_at = Some(model.sent);
+            if bytes == 13 && model.kicks_at.is_none() {
+                model.kicks_at = Some(model.sent);
+            }
+            model.sent += 1;
+            model.socket.push_back(payload);
+            self.read(id);
+        }
+
+        /// Its worker reads a player until nothing is left, or until it pauses.
+        fn read(&mut self, id: SessionId) {
+            let model = self.models.get_mut(&id).unwrap();
+            while !model.is_paused && !model.socket.is_empty() {
+                let mut room = model.waiting.room(LIMIT_BYTES);
+                model.is_paused = room == 0;
+                // A read may end within a packet, and the next one brings the rest.
+                while room > 0
+                    && let Some(payload) = model.socket.pop_front()
+                {
+                    room = room.saturating_sub(payload.len() + 4);
+                    model.waiting.add(payload.len());
+                    model.read += 1;
+                    self.batches[id.worker()].packet(id, &Packet::new(7, &payload));
                 }
-                model.sent += 1;
-                self.batch(id).packet(id, &Packet::new(7, &payload));
+                let most = MIN_READ_BYTES * MAX_CHARGE_PER_BYTE + PACKET_BYTES + 44;
+                assert!(model.waiting.bytes() <= LIMIT_BYTES + most);
+            }
+            if model.has_sent_fin && model.socket.is_empty() && model.left.is_none() {
+                model.left = Some(DisconnectReason::PeerClosed);
+                self.batch(id).leave(id, DisconnectReason::PeerClosed);
+            }
+        }
+
+        fn post(&mut self, player: usize) {
+            let room = self.message_bytes.reserve(100, usize::MAX);
+            if let Some(id) = self.connected[player] {
+                let model = self.models.get_mut(&id).unwrap();
+                let number = model.posted;
+                model.posted += 1;
+                self.batch(id).message(id, Box::new(number), room);
+            }
+        }
+
+        fn login(&mut self, player: usize, is_new: bool) {
+            if let Some(id) = self.connected[player] {
+                let answer = if is_new {
+                    LoginAnswer::Granted
+                } else {
+                    LoginAnswer::Replaced
+                };
+                let model = self.models.get_mut(&id).unwrap();
+                model.waiting.add_login();
+                model.logins.push_back(answer);
+                self.batch(id).login(id, answer);
             }
         }
 
@@ -470,13 +804,16 @@ mod tests {
             let Some(id) = self.connected[player].take() else {
                 return;
             };
-            let reason = if closes {
-                DisconnectReason::PeerClosed
+            let model = self.models.get_mut(&id).unwrap();
+            if closes {
+                model.has_sent_fin = true;
+                self.read(id);
             } else {
-                Kick::RateLimit.into()
-            };
-            self.models.get_mut(&id).unwrap().left = Some(reason);
-            self.batch(id).leave(id, reason);
+                let reason = Kick::BadPayload.into();
+                model.left = Some(reason);
+                model.socket.clear();
+                self.batch(id).leave(id, reason);
+            }
         }
 
         fn tick(&mut self, inbox: &mut Inbox) {
@@ -486,7 +823,7 @@ mod tests {
             let due: Vec<(SessionId, u32)> = (self.models.iter())
                 .map(|(id, model)| (*id, model.due()))
                 .collect();
-            let models = &mut self.models;
+            let (models, mut resumed) = (&mut self.models, Vec::new());
             let mut handle = |input: Input<'_>| match input {
                 Input::Join(id) => {
                     let model = models.get_mut(&id).unwrap();
@@ -502,6 +839,26 @@ mod tests {
                     model.seen += 1;
                     model.seen_in_tick += 1;
                     !model.is_kicked()
+                }
+                Input::Message(id, message) => {
+                    let model = models.get_mut(&id).unwrap();
+                    assert!(model.has_joined && !model.is_gone && !model.is_kicked());
+                    assert_eq!(*message.downcast::<u32>().unwrap(), model.messages);
+                    model.messages += 1;
+                    true
+                }
+                Input::Login(id, answer) => {
+                    let model = models.get_mut(&id).unwrap();
+                    assert!(model.has_joined && !model.is_gone && !model.is_kicked());
+                    assert_eq!(Some(answer), model.logins.pop_front());
+                    true
+                }
+                Input::Arrive(id, _) => panic!("{id} moves"),
+                Input::Resume(id) => {
+                    let model = &models[&id];
+                    assert!(model.is_paused && model.waiting.bytes() == 0);
+                    resumed.push(id);
+                    true
                 }
                 Input::Leave(id, reason) => {
                     let model = models.get_mut(&id).unwrap();
@@ -524,7 +881,7 @@ mod tests {
                 // before its end may still be seen.
                 assert!(model.seen_in_tick == due || is_dropped && model.seen_in_tick <= SHARE);
                 assert!(model.has_joined);
-                let is_done = model.seen == model.sent || model.is_kicked();
+                let is_done = model.seen == model.read || model.is_kicked();
                 assert_eq!(
                     model.is_gone,
                     model.left.is_some() && (is_dropped || is_done)
@@ -532,9 +889,19 @@ mod tests {
                 if is_done && !is_dropped {
                     assert_eq!(model.waiting.bytes(), 0);
                 }
+                if !model.is_kicked() {
+                    // Behind no packet that waits.
+                    assert_eq!((model.messages, model.logins.len()), (model.posted, 0));
+                }
             }
+            assert_eq!(self.message_bytes.get(), 0, "the rooms are given back");
             let here = self.models.values().filter(|model| !model.is_gone).count();
             assert_eq!(inbox.players(), here);
+            for id in resumed {
+                let model = self.models.get_mut(&id).unwrap();
+                assert!(std::mem::take(&mut model.is_paused), "once for each pause");
+                self.read(id);
+            }
         }
     }
 
@@ -548,15 +915,22 @@ mod tests {
                 match step {
                     Step::Join(player) => rig.join(player),
                     Step::Packet(player, bytes) => rig.packet(player, bytes),
+                    Step::Post(player) => rig.post(player),
+                    Step::Login(player, is_new) => rig.login(player, is_new),
                     Step::Leave(player, closes) => rig.leave(player, closes),
                     Step::Tick => rig.tick(&mut inbox),
                 }
             }
             (0..PLAYERS).for_each(|player| rig.leave(player, true));
-            for _ in 0..LIMIT_BYTES / PACKET_BYTES {
+            // As many as one player has sent.
+            for _ in 0..400 {
                 rig.tick(&mut inbox);
             }
             prop_assert_eq!((inbox.players(), inbox.behind.len()), (0, 0));
+            for model in rig.models.values() {
+                let is_whole = model.left == Some(DisconnectReason::PeerClosed) && model.kicks_at.is_none();
+                prop_assert!(!is_whole || model.seen == model.sent, "no packet is lost");
+            }
         }
     }
 
@@ -596,7 +970,7 @@ mod tests {
         });
         assert_eq!(joined.count(), MAX_JOINS);
         let (mut inbox, mut left) = (Inbox::new(1), 0);
-        inbox.take(&mut batch, &mut |input| {
+        inbox.take(&mut batch, &mut |input: Input<'_>| {
             left += usize::from(matches!(input, Input::Leave(..)));
             true
         });
@@ -611,17 +985,253 @@ mod tests {
         let waiting = Arc::new(Waiting::new(&players));
         assert!(batch.join(id, Arc::clone(&waiting)));
         for _ in 0..3 {
-            assert!(waiting.add(0, 1_000));
+            waiting.add(0);
             batch.packet(id, &Packet::new(7, &[]));
         }
         batch.leave(id, DisconnectReason::PeerClosed);
         drop(waiting);
-        inbox.take(&mut batch, &mut |_| true);
+        inbox.take(&mut batch, &mut |_: Input<'_>| true);
         let mut counts = vec![players.load(Ordering::Relaxed)];
         for _ in 0..2 {
-            inbox.begin_tick(&mut |_| true);
+            inbox.begin_tick(&mut |_: Input<'_>| true);
             counts.push(players.load(Ordering::Relaxed));
         }
         assert_eq!(counts, [1, 1, 0]);
+    }
+
+    /// Rooms of one game, over one worker each: what the batches and the players between the rooms have.
+    mod rooms {
+        use super::*;
+
+        const ROOMS: usize = 3;
+        const PLAYERS: usize = 4;
+
+        /// What one session has sent, and what the rooms have seen of it.
+        #[derive(Debug, Default)]
+        struct Walker {
+            waiting: Arc<Waiting>,
+            sent: u32,
+            posted: u32,
+            seen: u32,
+            messages: u32,
+            /// The room whose game has it. `None`: before it has joined, on its way, or after its end.
+            room: Option<usize>,
+            joins: u32,
+            leaves: u32,
+            has_closed: bool,
+        }
+
+        #[derive(Default)]
+        struct World {
+            batches: [Batch; ROOMS],
+            arrivals: [Vec<Traveller>; ROOMS],
+            walkers: HashMap<SessionId, Walker>,
+            travelling: usize,
+        }
+
+        /// The game of a room: a packet whose payload ends with a number of a room moves its player there.
+        struct Game<'a> {
+            room: usize,
+            world: &'a mut World,
+            moves: Vec<Move>,
+        }
+
+        impl Game<'_> {
+            fn walker(&mut self, id: SessionId) -> &mut Walker {
+                let walker = self.world.walkers.get_mut(&id).unwrap();
+                assert_eq!(walker.room, Some(self.room), "an event in another room");
+                walker
+            }
+
+            fn move_player(&mut self, player: SessionId, to: usize) {
+                let state = Box::new((player, to));
+                self.moves.push(Move { player, to, state });
+                self.walker(player).room = None;
+            }
+        }
+
+        impl Receiver for Game<'_> {
+            fn handle(&mut self, input: Input<'_>) -> bool {
+                match input {
+                    Input::Join(id) => {
+                        let walker = self.world.walkers.get_mut(&id).unwrap();
+                        assert_eq!((walker.joins, walker.room, self.room), (0, None, 0));
+                        (walker.joins, walker.room) = (1, Some(self.room));
+                    }
+                    Input::Arrive(id, state) => {
+                        assert_eq!(
+                            *state.downcast::<(SessionId, usize)>().unwrap(),
+                            (id, self.room)
+                        );
+                        let walker = self.world.walkers.get_mut(&id).unwrap();
+                        assert_eq!((walker.joins, walker.room), (1, None));
+                        walker.room = Some(self.room);
+                    }
+                    Input::Packet(id, packet) => {
+                        let walker = self.walker(id);
+                        let (number, rest) = packet.payload().split_first_chunk().unwrap();
+                        assert_eq!(u32::from_le_bytes(*number), walker.seen, "in order, once");
+                        walker.seen += 1;
+                        if let [to] = rest {
+                            self.move_player(id, (*to).into());
+                        }
+                    }
+                    Input::Message(id, message) => {
+                        let walker = self.walker(id);
+                        assert_eq!(*message.downcast::<u32>().unwrap(), walker.messages);
+                        walker.messages += 1;
+                    }
+                    Input::Leave(id, _) => {
+                        let walker = self.walker(id);
+                        walker.leaves += 1;
+                        walker.room = None;
+                    }
+                    Input::Login(..) | Input::Resume(_) => {}
+                }
+                true
+            }
+
+            fn moves(&self, player: SessionId) -> bool {
+                self.moves.iter().any(|wish| wish.player == player)
+            }
+
+            fn take_moves(&mut self) -> Vec<Move> {
+                std::mem::take(&mut self.moves)
+            }
+
+            fn with_batch(&mut self, _: SessionId, change: impl FnOnce(&mut Batch)) {
+                self.world.travelling += 1;
+                change(&mut self.world.batches[self.room]);
+            }
+
+            fn depart(&mut self, traveller: Traveller) {
+                self.world.arrivals[traveller.to()].push(traveller);
+            }
+        }
+
+        fn turn(
+            world: &mut World,
+            inboxes: &mut [Inbox],
+            room: usize,
+            moves: Option<(SessionId, usize)>,
+        ) {
+            let (inbox, arrivals) = (
+                &mut inboxes[room],
+                std::mem::take(&mut world.arrivals[room]),
+            );
+            let mut batch = std::mem::take(&mut world.batches[room]);
+            world.travelling -= arrivals.len();
+            let mut game = Game {
+                room,
+                world,
+                moves: Vec::new(),
+            };
+            inbox.begin_tick(&mut game);
+            for traveller in arrivals {
+                inbox.arrive(traveller, &mut game);
+            }
+            inbox.take(&mut batch, &mut game);
+            // As from `on_tick`.
+            if let Some((player, to)) = moves
+                && game.world.walkers[&player].room == Some(room)
+            {
+                game.move_player(player, to);
+            }
+            inbox.begin_moves(&mut game);
+        }
+
+        #[derive(Clone, Debug)]
+        enum Step {
+            Join(usize),
+            /// With the room to move to, if there is one.
+            Packet(usize, Option<u8>),
+            Post(usize),
+            Leave(usize, bool),
+            Turn(usize),
+            /// A turn whose tick moves a player.
+            TurnAndMove(usize, usize, usize),
+        }
+
+        fn step() -> impl Strategy<Value = Step> {
+            let room = 0..ROOMS;
+            prop_oneof![
+                2 => (0..PLAYERS).prop_map(Step::Join),
+                12 => (0..PLAYERS).prop_map(|player| Step::Packet(player, None)),
+                3 => (0..PLAYERS, 0..ROOMS as u8).prop_map(|(player, to)| Step::Packet(player, Some(to))),
+                3 => (0..PLAYERS).prop_map(Step::Post),
+                1 => (0..PLAYERS, any::<bool>()).prop_map(|(player, closes)| Step::Leave(player, closes)),
+                6 => room.clone().prop_map(Step::Turn),
+                2 => (room.clone(), 0..PLAYERS, room).prop_map(|(at, player, to)| Step::TurnAndMove(at, player, to)),
+            ]
+        }
+
+        proptest! {
+            #[test]
+            fn player_that_moves_loses_no_packet_and_has_each_event_in_one_room(
+                steps in prop::collection::vec(step(), 0..400),
+            ) {
+                let mut world = World::default();
+                let mut inboxes: Vec<_> = (0..ROOMS).map(|_| Inbox::new(SHARE)).collect();
+                let mut connected: [Option<SessionId>; PLAYERS] = [None; PLAYERS];
+                let mut generation = 0;
+                for step in steps {
+                    // The worker of a session puts each item into the batch of the player's place.
+                    match step {
+                        Step::Join(player) if connected[player].is_none() => {
+                            generation += 1;
+                            let id = SessionId::new(generation, 0, player as u32);
+                            let walker = Walker::default();
+                            world.batches[0].join(id, Arc::clone(&walker.waiting));
+                            world.walkers.insert(id, walker);
+                            connected[player] = Some(id);
+                        }
+                        Step::Packet(player, to) => if let Some(id) = connected[player] {
+                            let walker = world.walkers.get_mut(&id).unwrap();
+                            let mut payload = walker.sent.to_le_bytes().to_vec();
+                            payload.extend(to);
+                            walker.sent += 1;
+                            walker.waiting.add(payload.len());
+                            world.batches[walker.waiting.place()].packet(id, &Packet::new(7, &payload));
+                        },
+                        Step::Post(player) => if let Some(id) = connected[player] {
+                            let walker = world.walkers.get_mut(&id).unwrap();
+                            world.batches[walker.waiting.place()].message(id, Box::new(walker.posted), None);
+                            walker.posted += 1;
+                        },
+                        Step::Leave(player, closes) => if let Some(id) = connected[player].take() {
+                            let walker = world.walkers.get_mut(&id).unwrap();
+                            walker.has_closed = closes;
+                            let reason = if closes { DisconnectReason::PeerClosed } else { Kick::BadPayload.into() };
+                            world.batches[walker.waiting.place()].leave(id, reason);
+                        },
+                        Step::Turn(room) => turn(&mut world, &mut inboxes, room, None),
+                        Step::TurnAndMove(room, player, to) => {
+                            let wish = connected[player].map(|id| (id, to));
+                            turn(&mut world, &mut inboxes, room, wish);
+                        }
+                        Step::Join(_) => {}
+                    }
+                }
+                for id in connected.into_iter().flatten() {
+                    let walker = world.walkers.get_mut(&id).unwrap();
+                    walker.has_closed = true;
+                    world.batches[walker.waiting.place()].leave(id, DisconnectReason::PeerClosed);
+                }
+                for _ in 0..400 {
+                    (0..ROOMS).for_each(|room| turn(&mut world, &mut inboxes, room, None));
+                }
+                for walker in world.walkers.values() {
+                    prop_assert_eq!((walker.joins, walker.leaves, walker.room), (1, 1, None));
+                    prop_assert_eq!(walker.messages, walker.posted);
+                    if walker.has_closed {
+                        prop_assert_eq!((walker.seen, walker.waiting.bytes()), (walker.sent, 0));
+                    }
+                }
+                prop_assert_eq!(world.travelling, 0);
+                for inbox in &inboxes {
+                    prop_assert_eq!((inbox.players(), inbox.behind.len(), inbox.early.len()), (0, 0, 0));
+                }
+            }
+        }
     }
 }

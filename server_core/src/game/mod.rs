@@ -24,10 +24,13 @@ use crate::protocol::packet::Packet;
 use crate::server::ServerHandle;
 use crate::server::schedule::Tick;
 use crate::server::ticker::{TickMetrics, TickStopper, Ticker};
-use crate::session::Peer;
-use inbox::{Batch, Inbox, Input};
+use crate::session::{LoginAnswer, Peer};
+use inbox::{Batch, Inbox, Input, Move, Receiver, Traveller};
 use player::Shared;
-use std::sync::Arc;
+use std::any::Any;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -52,7 +55,39 @@ pub trait Game {
         packet: Packet<'_>,
     ) -> Result<(), Kick>;
 
-    /// The session of a player has ended: called once for each [`on_join`](Self::on_join). No packet
+    /// The login of a player is answered. The answers of a player come in order, before the next tick.
+    fn on_login(&mut self, ctx: &mut GameContext<'_>, player: SessionId, answer: LoginAnswer) {
+        let _ = (ctx, player, answer);
+    }
+
+    /// A message that a thread has [posted](crate::ServerHandle::post) to the session of a player, before the next
+    /// tick: for example the player's data from a database. `downcast` returns the value by its type.
+    ///
+    /// Messages of one thread to one player arrive in their order. A message may overtake packets of the player
+    /// that wait for a later tick. Until this call returns, the bytes of the message count in the limit of
+    /// [`post`](crate::ServerHandle::post): while the game is behind, a post returns an error.
+    fn on_message(
+        &mut self,
+        ctx: &mut GameContext<'_>,
+        player: SessionId,
+        message: Box<dyn Any + Send>,
+    ) {
+        let _ = (ctx, player, message);
+    }
+
+    /// A player has come from another room, with the state of
+    /// [`GameContext::move_player`]. The default calls [`on_join`](Self::on_join).
+    fn on_arrive(
+        &mut self,
+        ctx: &mut GameContext<'_>,
+        player: SessionId,
+        state: Box<dyn Any + Send>,
+    ) {
+        let _ = state;
+        self.on_join(ctx, player);
+    }
+
+    /// The session of a player has ended: called once for each [`on_join`](Self::on_join), in the room of the player. No packet
     /// reaches the player any more.
     ///
     /// The packets of a player that closed its connection are handled before. Waiting packets of a player that
@@ -70,9 +105,10 @@ pub trait Game {
 /// The sessions of the server forward their packets to the game. A player that sends more than its share
 /// delays itself: each tick handles up to [`packets_per_tick`](Self::packets_per_tick) packets of each
 /// player, and the rest waits, in order. A player with more than
-/// [`max_waiting_bytes`](Self::max_waiting_bytes) of waiting packets is kicked
-/// ([`Kick::RateLimit`]). So is a player above an equal share of
-/// [`max_total_waiting_bytes`](Self::max_total_waiting_bytes). A worker never waits for the game.
+/// [`max_waiting_bytes`](Self::max_waiting_bytes) of waiting packets, or more than an equal share of
+/// [`max_total_waiting_bytes`](Self::max_total_waiting_bytes), is not read until the game has handled these packets:
+/// what it sends meanwhile waits in its socket. No player is kicked while the game is behind. A worker never waits
+/// for the game.
 ///
 /// ```
 /// use server_core::{Game, GameContext, GameLoop, Kick, Packet, Server, SessionId, tick::Tick};
@@ -158,8 +194,8 @@ impl GameLoop {
         self
     }
 
-    /// Bytes of waiting packets of one player, 32 for each packet besides its payload. Default: 64 KiB. The
-    /// first waiting packet of a player is accepted whatever its size.
+    /// Bytes of waiting packets of one player, 32 for each packet besides its payload, above which the player is not
+    /// read. The read before that may bring one packet and 2 KiB more. Default: 64 KiB.
     pub fn max_waiting_bytes(mut self, bytes: usize) -> Self {
         self.shared.max_waiting_bytes = bytes;
         self
@@ -181,11 +217,24 @@ impl GameLoop {
         self
     }
 
+    /// The number of rooms, for [`run_rooms`](Self::run_rooms): 1 to 256. Call it before [`players`](Self::players).
+    /// Default: 1.
+    pub fn rooms(mut self, rooms: usize) -> Self {
+        self.shared.set_rooms(rooms.clamp(1, MAX_ROOMS));
+        self
+    }
+
     /// Makes the sessions of the server: for [`ServerBuilder::start`](crate::ServerBuilder::start). Call it
     /// after the limits are set.
     pub fn players(&self) -> impl Fn(Peer) -> GamePlayer + Send + Sync + 'static {
         let shared = Arc::new(self.shared.clone());
         move |_| GamePlayer::new(Arc::clone(&shared))
+    }
+
+    /// The period of the ticks.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.ticker.period()
     }
 
     /// The counters of the ticks, for example for the admin port. The loop updates them while it runs.
@@ -201,66 +250,242 @@ impl GameLoop {
         self.ticker.stopper()
     }
 
+    /// The loop without its ticker: the caller decides when a tick comes.
+    pub(crate) fn begin<G: Game>(self, server: &ServerHandle, game: G) -> (Ticker, GameTurns<G>) {
+        let rooms = Arc::new(Rooms::new(self.shared.rooms()));
+        let turns = self.turns(server, game, 0, &rooms);
+        (self.ticker, turns)
+    }
+
+    fn turns<G: Game>(
+        &self,
+        server: &ServerHandle,
+        game: G,
+        room: usize,
+        rooms: &Arc<Rooms>,
+    ) -> GameTurns<G> {
+        GameTurns {
+            server: server.clone(),
+            game,
+            room,
+            rooms: Arc::clone(rooms),
+            shared: self.shared.clone(),
+            inbox: Inbox::new(self.packets_per_tick),
+            batch: Batch::default(),
+            built: Vec::new(),
+        }
+    }
+
+    /// Runs one game for each of the [`rooms`](Self::rooms), each on a thread of its own: room 0 on this thread. A
+    /// player joins in room 0, and [`GameContext::move_player`] moves it. `make_game` makes the game of a room.
+    ///
+    /// A room is what one core has to do in a tick: put several small places of the world into one. Each room counts
+    /// its ticks in the [`metrics`](Self::metrics). Otherwise as [`run`](Self::run): a panic of one game ends the
+    /// server, and with it all rooms.
+    ///
+    /// # Errors
+    /// The system starts no further thread. The server ends then.
+    pub fn run_rooms<G: Game + Send>(
+        self,
+        server: &ServerHandle,
+        make_game: impl Fn(usize) -> G,
+    ) -> io::Result<()> {
+        let rooms = Arc::new(Rooms::new(self.shared.rooms()));
+        thread::scope(|scope| {
+            for room in 1..self.shared.rooms() {
+                let turns = self.turns(server, make_game(room), room, &rooms);
+                let ticker = self.ticker.clone();
+                let run = move || turns.run(ticker);
+                let name = format!("room-{room}");
+                if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, run) {
+                    rooms.has_failed.store(true, Ordering::Release);
+                    server.shutdown(Duration::ZERO);
+                    return Err(error);
+                }
+            }
+            self.turns(server, make_game(0), 0, &rooms)
+                .run(self.ticker.clone());
+            Ok(())
+        })
+    }
+
     /// Calls the game until the server ends or the loop is stopped. A panic of the game ends the server.
     ///
     /// Where the server ends, the loop waits for its sessions, and calls [`Game::on_leave`] for each player
     /// before it returns. No tick comes meanwhile.
-    pub fn run(self, server: &ServerHandle, mut game: impl Game) {
-        let _end_after_panic = EndAfterPanic(server);
-        let inboxes = self.shared.inboxes.iter().take(server.workers());
-        let mut inbox = Inbox::new(self.packets_per_tick);
-        let (mut batch, mut built) = (Batch::default(), Vec::new());
-        let mut turn = |tick: Option<Tick>| {
-            let mut ctx = GameContext::new(server, &mut built);
-            let mut handle = |input: Input<'_>| {
-                match input {
-                    Input::Join(player) => game.on_join(&mut ctx, player),
-                    Input::Leave(player, reason) => game.on_leave(&mut ctx, player, reason),
-                    Input::Packet(player, packet) => {
-                        if let Err(kick) = game.on_packet(&mut ctx, player, packet) {
-                            server.close_for(player, kick);
-                            return false;
-                        }
-                    }
-                }
-                true
-            };
-            inbox.begin_tick(&mut handle);
-            for worker in inboxes.clone() {
-                // Exchanged: the lock is held for no callback of the game.
-                std::mem::swap(&mut *worker.lock(), &mut batch);
-                inbox.take(&mut batch, &mut handle);
-            }
-            if let Some(tick) = tick {
-                game.on_tick(&mut ctx, tick);
-            }
-            !inbox.is_behind()
-        };
-        self.ticker.for_server(server).run(|tick| {
-            turn(Some(tick));
+    pub fn run(self, server: &ServerHandle, game: impl Game) {
+        let (ticker, turns) = self.begin(server, game);
+        turns.run(ticker);
+    }
+}
+
+/// Rooms of one game.
+const MAX_ROOMS: usize = 256;
+
+/// What the rooms share.
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    /// Players on their way to each room.
+    arrivals: Box<[Mutex<Vec<Traveller>>]>,
+    /// Players whose move has begun, and who have not arrived.
+    travelling: AtomicUsize,
+    /// Rooms that have nothing to do in a server that has ended.
+    done: AtomicUsize,
+    /// A room is missing: no other one waits for it.
+    has_failed: AtomicBool,
+}
+
+impl Rooms {
+    fn new(rooms: usize) -> Self {
+        Self {
+            arrivals: (0..rooms).map(|_| Mutex::default()).collect(),
+            travelling: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+            has_failed: AtomicBool::new(false),
+        }
+    }
+
+    fn arrivals(&self, room: usize) -> MutexGuard<'_, Vec<Traveller>> {
+        // No code of a game runs under this lock.
+        (self.arrivals[room].lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no room gets an input any more.
+    fn are_done(&self) -> bool {
+        self.has_failed.load(Ordering::SeqCst)
+            || self.done.load(Ordering::SeqCst) == self.arrivals.len()
+                && self.travelling.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// A game and its inputs, without a clock.
+#[derive(Debug)]
+pub(crate) struct GameTurns<G> {
+    server: ServerHandle,
+    game: G,
+    room: usize,
+    rooms: Arc<Rooms>,
+    shared: Shared,
+    inbox: Inbox,
+    batch: Batch,
+    built: Vec<u8>,
+}
+
+impl<G: Game> GameTurns<G> {
+    /// Turns at each tick, until the server ends or the loop is stopped.
+    fn run(mut self, ticker: Ticker) {
+        let server = self.server.clone();
+        let _end_after_panic = EndAfterPanic(&server, Arc::clone(&self.rooms));
+        ticker.for_server(&server).run(|tick| {
+            self.turn(Some(tick));
         });
-        let mut has_ended = !server.is_shutting_down();
-        while !has_ended {
+        let mut is_done = false;
+        while server.is_shutting_down() {
             // Read first: the ends of the last players are in the batches then. A worker that has failed tells
             // of no end, so the loop does not wait for its players.
             let is_over = server.has_ended();
-            has_ended = turn(None) && is_over;
-            if !is_over {
+            let was_done = std::mem::replace(&mut is_done, self.turn(None) && is_over);
+            match (was_done, is_done) {
+                (false, true) => drop(self.rooms.done.fetch_add(1, Ordering::SeqCst)),
+                (true, false) => drop(self.rooms.done.fetch_sub(1, Ordering::SeqCst)),
+                _ => {}
+            }
+            if is_done && self.rooms.are_done() {
+                break;
+            }
+            if !is_over || is_done {
                 thread::sleep(END_POLL);
             }
         }
+    }
+
+    /// Hands the inputs to the game, and then the tick, if there is one. Returns whether no input waits.
+    pub(crate) fn turn(&mut self, tick: Option<Tick>) -> bool {
+        let place = (self.room, self.shared.rooms());
+        let mut room = Room {
+            game: &mut self.game,
+            ctx: GameContext::new(&self.server, &mut self.built, place),
+            shared: &self.shared,
+            rooms: &self.rooms,
+        };
+        self.inbox.begin_tick(&mut room);
+        let arrivals = std::mem::take(&mut *self.rooms.arrivals(self.room));
+        let mut is_idle = arrivals.is_empty();
+        for traveller in arrivals {
+            self.inbox.arrive(traveller, &mut room);
+            self.rooms.travelling.fetch_sub(1, Ordering::SeqCst);
+        }
+        for worker in 0..self.server.workers() {
+            // Exchanged: the lock is held for no callback of the game.
+            let inbox = self.shared.inbox(self.room, worker);
+            std::mem::swap(&mut *inbox.lock(), &mut self.batch);
+            is_idle &= self.batch.is_empty();
+            self.inbox.take(&mut self.batch, &mut room);
+        }
+        if let Some(tick) = tick {
+            room.game.on_tick(&mut room.ctx, tick);
+            self.inbox.begin_moves(&mut room);
+        }
+        is_idle && !self.inbox.is_behind()
+    }
+}
+
+/// The game of one room during a turn.
+struct Room<'a, G> {
+    game: &'a mut G,
+    ctx: GameContext<'a>,
+    shared: &'a Shared,
+    rooms: &'a Rooms,
+}
+
+impl<G: Game> Receiver for Room<'_, G> {
+    fn handle(&mut self, input: Input<'_>) -> bool {
+        let (game, ctx) = (&mut *self.game, &mut self.ctx);
+        match input {
+            Input::Join(player) => game.on_join(ctx, player),
+            Input::Leave(player, reason) => game.on_leave(ctx, player, reason),
+            Input::Resume(player) => ctx.server().resume_reading(player),
+            Input::Login(player, answer) => game.on_login(ctx, player, answer),
+            Input::Message(player, message) => game.on_message(ctx, player, message),
+            Input::Arrive(player, state) => game.on_arrive(ctx, player, state),
+            Input::Packet(player, packet) => {
+                if let Err(kick) = game.on_packet(ctx, player, packet) {
+                    ctx.server().close_for(player, kick);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn moves(&self, player: SessionId) -> bool {
+        self.ctx.moves.iter().any(|wish| wish.player == player)
+    }
+
+    fn take_moves(&mut self) -> Vec<Move> {
+        std::mem::take(&mut self.ctx.moves)
+    }
+
+    fn with_batch(&mut self, player: SessionId, change: impl FnOnce(&mut Batch)) {
+        self.rooms.travelling.fetch_add(1, Ordering::SeqCst);
+        change(&mut self.shared.inbox(self.ctx.room(), player.worker()).lock());
+    }
+
+    fn depart(&mut self, traveller: Traveller) {
+        self.rooms.arrivals(traveller.to()).push(traveller);
     }
 }
 
 /// Interval at which the loop takes the last inputs of a server that ends.
 const END_POLL: Duration = Duration::from_millis(5);
 
-struct EndAfterPanic<'a>(&'a ServerHandle);
+struct EndAfterPanic<'a>(&'a ServerHandle, Arc<Rooms>);
 
 impl Drop for EndAfterPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             log::error!("the game has panicked: the server ends");
+            self.1.has_failed.store(true, Ordering::SeqCst);
             self.0.shutdown(Duration::ZERO);
         }
     }

@@ -2,6 +2,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
+pub mod accounts;
 pub mod completion_timer;
 pub mod link;
 pub mod mailbox;

@@ -7,10 +7,12 @@ use crate::buffer::SendBuffer;
 use crate::connection::admission::Permit;
 use crate::groups::id::GroupId;
 use crate::groups::index::{GroupIndex, Subscription, WorkerSet};
+use crate::routing::accounts::{Accounts, LoginPolicy};
 use crate::routing::completion_timer::Share;
 use crate::routing::link::{Audience, Link, Origin, Scope, Target};
 use crate::routing::mailbox::{Mailbox, MailboxFull};
 use crate::routing::outbox;
+use crate::session::LoginAnswer;
 use crate::session::message::{Message, MessageBytes, MessageRoom};
 use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,6 +27,8 @@ pub struct Router<T> {
     mailboxes: Box<[Mailbox<Command<T>>]>,
     groups: Arc<GroupIndex>,
     link: OnceLock<Box<dyn Link>>,
+    accounts: Accounts,
+    login_policy: LoginPolicy,
     /// Messages to the sessions of each worker.
     messages: Box<[MessageBytes]>,
     /// Workers with a session that paces.
@@ -59,15 +63,21 @@ pub enum Command<T> {
     /// Call `on_login` of a session of the worker.
     #[cfg(feature = "cluster")]
     Login(SessionId, crate::session::LoginAnswer),
-    /// Tell the link the account of a session of the worker.
-    #[cfg(feature = "cluster")]
+    /// Log a session of the worker in to this account.
     BeginLogin(SessionId, Box<str>),
     /// End a session of the worker.
     Close(SessionId, DisconnectReason),
     /// Admit a session of the worker.
     Admit(SessionId),
-    /// Give a message to a session of the worker.
-    Message(SessionId, Box<dyn Any + Send>, MessageRoom),
+    /// Read a session of the worker again that has paused itself.
+    ResumeReading(SessionId),
+    /// Give a message to a session of the worker, or else to the session of this account, if it is one for an account.
+    Message(
+        SessionId,
+        Box<dyn Any + Send>,
+        MessageRoom,
+        Option<Box<str>>,
+    ),
     /// End a session of the worker, and tell its peer this text.
     CloseWith(SessionId, DisconnectReason, Box<str>),
     /// End all sessions of the worker, flushed by this instant if they can be, then the worker.
@@ -106,9 +116,18 @@ impl<T: Send + 'static> Router<T> {
             mailboxes,
             groups: Arc::default(),
             link: OnceLock::new(),
+            accounts: Accounts::default(),
+            login_policy: LoginPolicy::default(),
             congested_workers: AtomicUsize::new(0),
             shutdown_by: OnceLock::new(),
         }
+    }
+
+    /// Sets which session of an account stays.
+    #[must_use]
+    pub fn with_login_policy(mut self, policy: LoginPolicy) -> Self {
+        self.login_policy = policy;
+        self
     }
 
     /// The instant by which a shutdown that has begun has to be flushed.
@@ -260,26 +279,36 @@ impl<T: Send + 'static> Router<T> {
 
     /// Begins the login of a session, on its worker, if the session is there. Waits as
     /// [`broadcast`](Self::broadcast) does.
-    #[cfg(feature = "cluster")]
     pub fn begin_login(self: &Arc<Self>, id: SessionId, account: Box<str>) {
         if id.worker() < self.workers() {
             self.post(id.worker(), Command::BeginLogin(id, account));
         }
     }
 
-    /// Tells the link the account of a session.
-    #[cfg(feature = "cluster")]
-    pub fn login(&self, id: SessionId, account: &str) {
+    /// Logs a session in, on its worker: on all nodes by the link, which answers later, and ends the old session; or on
+    /// this node. Then the answer and the session that has to end are returned.
+    pub fn login(&self, id: SessionId, account: &str) -> Option<(LoginAnswer, Option<SessionId>)> {
+        #[cfg(feature = "cluster")]
         if let Some(link) = self.link.get() {
+            self.accounts.login(id, account, LoginPolicy::NewestStays);
             link.login(id, account);
+            return None;
         }
+        Some(self.accounts.login(id, account, self.login_policy))
     }
 
-    /// Tells the link that a session has ended.
+    /// A session has ended: its account is free.
     pub fn end_session(&self, id: SessionId) {
+        self.accounts.end(id);
         if let Some(link) = self.link.get() {
             link.end_session(id);
         }
+    }
+
+    /// The accounts with a session on this node.
+    #[must_use]
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
     /// Posts a command of the link to the worker of a session. Never waits: the link bounds its commands.
@@ -420,6 +449,45 @@ impl<T: Send + 'static> Router<T> {
         to: SessionId,
         message: M,
     ) -> Result<(), MailboxFull<M>> {
+        self.post_message_for(to, message, None)
+    }
+
+    /// As [`post_message`](Self::post_message), to the session of an account. Returns whether the account has one. If
+    /// that session ends first, the message goes to the next one.
+    ///
+    /// # Errors
+    /// As [`post_message`](Self::post_message).
+    pub fn post_to_account<M: Message>(
+        &self,
+        account: &str,
+        message: M,
+    ) -> Result<bool, MailboxFull<M>> {
+        let Some(to) = self.accounts.session_of(account) else {
+            return Ok(false);
+        };
+        self.post_message_for(to, message, Some(account.into()))?;
+        Ok(true)
+    }
+
+    /// Posts a message that has its room to another session. Never waits.
+    pub fn post_on(
+        &self,
+        to: SessionId,
+        message: Box<dyn Any + Send>,
+        room: MessageRoom,
+        account: Option<Box<str>>,
+    ) {
+        if let Some(mailbox) = self.mailboxes.get(to.worker()) {
+            mailbox.post(Command::Message(to, message, room, account), COMMAND_BYTES);
+        }
+    }
+
+    fn post_message_for<M: Message>(
+        &self,
+        to: SessionId,
+        message: M,
+        account: Option<Box<str>>,
+    ) -> Result<(), MailboxFull<M>> {
         let worker = to.worker();
         let Some((mailbox, waiting)) = self.mailboxes.get(worker).zip(self.messages.get(worker))
         else {
@@ -429,8 +497,7 @@ impl<T: Send + 'static> Router<T> {
         match waiting.reserve(bytes, mailbox.limit_bytes() / MESSAGE_SHARE) {
             // The room bounds the number of these commands. A closed mailbox drops the message.
             Some(room) => {
-                let command = Command::Message(to, Box::new(message), room);
-                mailbox.post(command, COMMAND_BYTES);
+                self.post_on(to, Box::new(message), room, account);
                 Ok(())
             }
             None => Err(MailboxFull(message)),
@@ -441,6 +508,13 @@ impl<T: Send + 'static> Router<T> {
     pub fn admit(self: &Arc<Self>, id: SessionId) {
         if id.worker() < self.workers() {
             self.post(id.worker(), Command::Admit(id));
+        }
+    }
+
+    /// Reads one session again, from any thread. Waits as [`broadcast`](Self::broadcast) does.
+    pub fn resume_reading(self: &Arc<Self>, id: SessionId) {
+        if id.worker() < self.workers() {
+            self.post(id.worker(), Command::ResumeReading(id));
         }
     }
 
@@ -615,11 +689,11 @@ impl<T> Command<T> {
             | Self::Snapshot(_)
             | Self::Close(..)
             | Self::Admit(_)
+            | Self::ResumeReading(_)
             | Self::Message(..)
             | Self::Shutdown(_) => COMMAND_BYTES,
             #[cfg(feature = "cluster")]
             Self::WatchMembers(_) | Self::Login(..) => COMMAND_BYTES,
-            #[cfg(feature = "cluster")]
             Self::BeginLogin(_, account) => COMMAND_BYTES + account.len(),
         }
     }

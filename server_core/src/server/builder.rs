@@ -17,6 +17,7 @@ use crate::protocol::framing::Framing;
 use crate::protocol::packet::PacketHead;
 #[cfg(feature = "websocket")]
 use crate::protocol::upgrade::WebSocketTarget;
+use crate::routing::accounts::LoginPolicy;
 use crate::routing::router::Router;
 use crate::runtime::connector::Connector;
 use crate::runtime::listener::{Listener, ListenerContext};
@@ -24,6 +25,7 @@ use crate::runtime::listener_kind::ListenerKind;
 #[cfg(feature = "tls")]
 use crate::runtime::tls::TlsClientConfig;
 use crate::runtime::worker::{Worker, poll_with_mailbox};
+use crate::session::login::LoginRules;
 use crate::session::{Peer, Session};
 use crate::shard::{CloseMessage, Shared};
 use socket2::{Domain, Socket, Type};
@@ -40,6 +42,8 @@ pub struct ServerBuilder {
     custom_labels: Vec<&'static str>,
     close_message: Arc<CloseMessage>,
     bans: Bans,
+    login_policy: LoginPolicy,
+    login_rules: Option<LoginRules>,
     listeners: Vec<(ListenerKind, io::Result<Vec<SocketAddr>>)>,
     #[cfg(feature = "framing")]
     client_framing: Framing,
@@ -66,6 +70,8 @@ impl ServerBuilder {
             custom_labels: Vec::new(),
             close_message: Arc::new(|_, _, _| None),
             bans: Bans::default(),
+            login_policy: LoginPolicy::default(),
+            login_rules: None,
             listeners: Vec::new(),
             #[cfg(feature = "framing")]
             client_framing: Framing::NATIVE,
@@ -200,6 +206,19 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets which session of an account stays: see [`ServerHandle::login`]. Default: the newest. In a cluster, the
+    /// newest stays in any case.
+    pub fn login_policy(mut self, policy: LoginPolicy) -> Self {
+        self.login_policy = policy;
+        self
+    }
+
+    /// Sets what a session may send before it is admitted. Default: any packet.
+    pub fn login_rules(mut self, rules: LoginRules) -> Self {
+        self.login_rules = Some(rules);
+        self
+    }
+
     /// Sets the framing of the servers that [`ServerHandle::connect`] connects to. Sessions see packets:
     /// each frame is translated in both directions. Default: [`Framing::NATIVE`]. The listener of
     /// [`start`](Self::start) is not affected.
@@ -229,6 +248,13 @@ impl ServerBuilder {
     #[cfg(feature = "websocket")]
     pub fn client_websocket(mut self, target: impl Into<Option<WebSocketTarget>>) -> Self {
         self.client_websocket = target.into();
+        self
+    }
+
+    /// Changes the limits that are set so far.
+    #[cfg(feature = "app")]
+    pub(crate) fn change_config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
         self
     }
 
@@ -307,7 +333,7 @@ impl ServerBuilder {
             .collect::<io::Result<Vec<_>>>()?
             .into_iter()
             .unzip();
-        let router = Arc::new(Router::new(mailboxes));
+        let router = Arc::new(Router::new(mailboxes).with_login_policy(self.login_policy));
         let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
         #[cfg(feature = "framing")]
         let connector = connector.with_framing(self.client_framing);
@@ -323,6 +349,7 @@ impl ServerBuilder {
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
             disconnect_log: disconnect_log.clone(),
+            login_rules: self.login_rules,
             factory: Box::new(factory),
             close_message: Arc::clone(&self.close_message),
         });

@@ -3,7 +3,7 @@
 use crate::base::config::LONGEST_TIME;
 use crate::base::id::SessionId;
 use crate::base::metrics::Metrics;
-use crate::base::reason::{DisconnectReason, Kick, close_text};
+use crate::base::reason::{DisconnectReason, Kick, close_text, cut};
 use crate::base::snapshot::{Snapshot, SnapshotGate};
 use crate::base::transport_kind::TransportKind;
 use crate::buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
@@ -46,8 +46,9 @@ use std::time::{Duration, Instant};
 /// | [`send_buffer`](Self::send_buffer) | does nothing |
 /// | [`try_send_buffer`](Self::try_send_buffer), [`try_broadcast_buffer`](Self::try_broadcast_buffer), [`try_broadcast_buffer_to`](Self::try_broadcast_buffer_to) | `Ok`; the packet is dropped |
 /// | [`post`](Self::post) | `Ok`; the message is dropped |
+/// | [`post_to_account`](Self::post_to_account) | `Ok(false)`; the message is dropped |
 /// | [`is_congested`](Self::is_congested) | `false` |
-/// | [`join`](Self::join), [`leave`](Self::leave), [`admit`](Self::admit), [`close`](Self::close), [`close_with`](Self::close_with) | does nothing |
+/// | [`join`](Self::join), [`leave`](Self::leave), [`admit`](Self::admit), [`login`](Self::login), [`resume_reading`](Self::resume_reading), [`close`](Self::close), [`close_with`](Self::close_with) | does nothing |
 /// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
 /// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |
 /// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::base::snapshot::WorkerGone) |
@@ -341,6 +342,69 @@ impl ServerHandle {
         self.inner.router.post_message(id, message)
     }
 
+    /// Gives a message to the session of an account: see [`login`](Self::login). Returns whether the account has a
+    /// session on this node; otherwise the message is dropped. If the session ends before it gets the message, and
+    /// another session has taken the account over, that session gets the message. Apart from that as
+    /// [`post`](Self::post), without an order between messages that were handed over and others.
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
+    pub fn post_to_account<M: Message>(
+        &self,
+        account: &str,
+        message: M,
+    ) -> Result<bool, MailboxFull<M>> {
+        self.inner
+            .router
+            .post_to_account(cut_account(account), message)
+    }
+
+    /// Makes a session the only one of an account, of 64 bytes at most. The answer is a call of
+    /// [`Session::on_login`](crate::Session::on_login), or of [`Game::on_login`](crate::Game::on_login). Another
+    /// session of the account ends with [`DisconnectReason::LoggedInElsewhere`], or stays, by the
+    /// [`login_policy`](crate::ServerBuilder::login_policy).
+    ///
+    /// The login ends with the session, or with its login to another account. A session that has ended is not logged
+    /// in. With a cluster, the account has one session on all nodes, as with its own `login`. Waits as
+    /// [`broadcast`](Self::broadcast) does.
+    ///
+    /// ```
+    /// use server_core::{Game, GameContext, Kick, LoginAnswer, Packet, SessionId, tick::Tick};
+    ///
+    /// server_core::packets! {
+    ///     client 1 => CLogin + text(1..=32);
+    /// }
+    ///
+    /// const NAME_TAKEN: Kick = Kick::custom(1001, "name_taken");
+    ///
+    /// struct World;
+    ///
+    /// impl Game for World {
+    ///     fn on_packet(
+    ///         &mut self,
+    ///         ctx: &mut GameContext<'_>,
+    ///         player: SessionId,
+    ///         packet: Packet<'_>,
+    ///     ) -> Result<(), Kick> {
+    ///         ctx.server().login(player, packet.decode::<CLogin>()?);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn on_login(&mut self, ctx: &mut GameContext<'_>, player: SessionId, answer: LoginAnswer) {
+    ///         match answer {
+    ///             LoginAnswer::Refused => ctx.server().close_with(player, NAME_TAKEN, "plays already"),
+    ///             _ => ctx.admit(player),
+    ///         }
+    ///     }
+    ///
+    ///     fn on_tick(&mut self, _: &mut GameContext<'_>, _: Tick) {}
+    /// }
+    /// ```
+    pub fn login(&self, session: SessionId, account: &str) {
+        let account = cut_account(account).into();
+        self.inner.router.begin_login(session, account);
+    }
+
     /// Makes a session a member of a group. Packets that this thread sends to the group afterwards reach
     /// the session, and so do packets that a thread sends through a handle after it has learned of the
     /// join. A callback on the session's own worker may send before the worker takes the join from its
@@ -422,9 +486,9 @@ impl ServerHandle {
 
     /// Ends one session as [`close`](Self::close) does, for a reason of the game and with a text of at most
     /// 1,024 bytes. See [`Context::close_with`](crate::Context::close_with).
-    pub fn close_with(&self, id: SessionId, reason: impl Into<DisconnectReason>, text: &str) {
+    pub fn close_with(&self, id: SessionId, kick: Kick, text: &str) {
         let router = &self.inner.router;
-        router.close_with(id, reason.into(), close_text(text));
+        router.close_with(id, kick.into(), close_text(text));
     }
 
     pub(crate) fn close_for(&self, id: SessionId, kick: Kick) {
@@ -439,6 +503,12 @@ impl ServerHandle {
     /// [`broadcast`](Self::broadcast) does.
     pub fn admit(&self, id: SessionId) {
         self.inner.router.admit(id);
+    }
+
+    /// Reads a session again that has paused itself: see
+    /// [`Session::max_read_bytes`](crate::Session::max_read_bytes). Waits as [`broadcast`](Self::broadcast) does.
+    pub fn resume_reading(&self, id: SessionId) {
+        self.inner.router.resume_reading(id);
     }
 
     /// Begins an outgoing connection, whose session belongs to one of the workers. `tag` is returned in
@@ -556,12 +626,6 @@ impl ServerHandle {
         self.inner.router.post_for(session, close);
     }
 
-    /// Begins the login of a session that has not ended.
-    #[cfg(feature = "cluster")]
-    pub(crate) fn begin_login(&self, session: SessionId, account: Box<str>) {
-        self.inner.router.begin_login(session, account);
-    }
-
     /// Answers the login of a session, without waiting.
     #[cfg(feature = "cluster")]
     pub(crate) fn answer_login(&self, session: SessionId, answer: crate::session::LoginAnswer) {
@@ -584,6 +648,11 @@ impl ServerHandle {
             None => self.inner.router.shutdown(flush_by),
         }
     }
+}
+
+/// The bytes of an account that count.
+fn cut_account(account: &str) -> &str {
+    cut(account, 64)
 }
 
 impl Inner {

@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 /// assert_eq!(metrics.ticks.get(), 3);
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "no tick comes before `run`"]
 pub struct Ticker {
     period: Duration,
@@ -95,6 +95,12 @@ impl Ticker {
     pub fn for_server(mut self, server: &ServerHandle) -> Self {
         self.server = Some(server.clone());
         self
+    }
+
+    /// The period of the ticks.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.period
     }
 
     /// A stopper of the loop, for any thread.

@@ -141,7 +141,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         });
     }
 
-    fn apply(&mut self, effect: Effect) {
+    pub(super) fn apply(&mut self, effect: Effect) {
         let workers = self.shared.router.workers();
         match effect {
             Effect::Send(to, buffer) if to.worker() == self.worker => self.queue_for(to, buffer),

@@ -21,15 +21,23 @@ pub(super) struct Messages {
 pub(super) struct Posted {
     to: SessionId,
     message: Box<dyn Any + Send>,
-    _room: MessageRoom,
+    room: MessageRoom,
+    account: Option<Box<str>>,
 }
 
 impl Messages {
-    pub(super) fn push(&mut self, to: SessionId, message: Box<dyn Any + Send>, room: MessageRoom) {
+    pub(super) fn push(
+        &mut self,
+        to: SessionId,
+        message: Box<dyn Any + Send>,
+        room: MessageRoom,
+        account: Option<Box<str>>,
+    ) {
         self.waiting.push_back(Posted {
             to,
             message,
-            _room: room,
+            room,
+            account,
         });
     }
 }
@@ -57,10 +65,20 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 Some(true) => held.push(posted),
                 Some(false) => {
                     left -= 1;
-                    let Posted { to, message, .. } = posted;
-                    self.call(to, now, |session, ctx| session.on_message(ctx, message));
+                    let Posted {
+                        to, message, room, ..
+                    } = posted;
+                    self.call(to, now, |session, ctx| {
+                        ctx.message_room = Some(room);
+                        session.on_message(ctx, message);
+                    });
                 }
                 None => {
+                    if let Some(heir) = self.heir_of(&posted) {
+                        let router = &self.shared.router;
+                        router.post_on(heir, posted.message, posted.room, posted.account);
+                        continue;
+                    }
                     self.metrics().undeliverable.add(1);
                     // The destructor is code of the game.
                     let _ = guarded(|| drop(posted));
@@ -71,6 +89,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         while let Some(posted) = held.pop() {
             self.messages.waiting.push_front(posted);
         }
+    }
+
+    /// The session that has taken over the account of a message whose session has ended.
+    fn heir_of(&self, posted: &Posted) -> Option<SessionId> {
+        let account = posted.account.as_deref()?;
+        let heir = self.shared.router.accounts().session_of(account)?;
+        (heir != posted.to).then_some(heir)
     }
 }
 

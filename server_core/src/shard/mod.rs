@@ -41,6 +41,7 @@ use crate::connection::{Connection, Draining, ReadLimits};
 use crate::groups::members::Groups;
 use crate::routing::completion_timer::Share;
 use crate::routing::router::{Command, Router};
+use crate::session::login::LoginRules;
 use crate::session::{Effect, Peer, Session};
 use crate::shard::table::SessionTable;
 use crate::transport::Transport;
@@ -72,6 +73,8 @@ pub struct Shared<T, S> {
     pub metrics: Arc<Metrics>,
     /// The log of disconnects.
     pub disconnect_log: DisconnectLog,
+    /// What unadmitted sessions may send. `None`: any packet.
+    pub login_rules: Option<LoginRules>,
     /// Makes sessions.
     pub factory: Box<SessionFactory<S>>,
     /// Makes the close message.
@@ -94,6 +97,7 @@ impl<T: Send + 'static, S> Shared<T, S> {
             buffers: SendBufferManager::new(pool),
             metrics: Arc::new(Metrics::new(workers)),
             disconnect_log: DisconnectLog::default(),
+            login_rules: None,
             factory: Box::new(factory),
             close_message: Arc::new(|_, _, _| None),
         }
@@ -291,16 +295,18 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::Login(id, answer) if self.is_staying(id) => {
                 self.call(id, now, |session, ctx| session.on_login(ctx, answer));
             }
-            // A login that begins here ends with the session: its end comes later.
             #[cfg(feature = "cluster")]
+            Command::Login(..) => {}
             Command::BeginLogin(id, account) if self.is_staying(id) => {
-                self.shared.router.login(id, &account);
+                self.log_in(id, &account, now);
             }
-            #[cfg(feature = "cluster")]
-            Command::Login(..) | Command::BeginLogin(..) => {}
+            Command::BeginLogin(..) => {}
             Command::Close(id, reason) => self.close(id, reason),
             Command::Admit(id) => self.admit(id),
-            Command::Message(to, message, room) => self.messages.push(to, message, room),
+            Command::ResumeReading(id) => self.resume_reading(id, now),
+            Command::Message(to, message, room, account) => {
+                self.messages.push(to, message, room, account);
+            }
             Command::CloseWith(id, reason, text) => self.close_with(id, reason, text),
             Command::Shutdown(flush_by) if self.deferred.is_empty() => {
                 self.begin_shutdown(flush_by);
@@ -311,11 +317,21 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     }
 
     /// Whether this session is here, and its end is not decided.
-    #[cfg(feature = "cluster")]
     fn is_staying(&mut self, id: SessionId) -> bool {
         let is_staying =
             |connection: &mut Connection<T, S>| connection.is_open() && !connection.is_leaving;
         self.table.visit(id, is_staying) == Some(true)
+    }
+
+    /// Logs a session in that is here. The login ends with the session, whose end comes later.
+    fn log_in(&mut self, id: SessionId, account: &str, now: Instant) {
+        let Some((answer, old)) = self.shared.router.login(id, account) else {
+            return;
+        };
+        if let Some(old) = old {
+            self.apply(Effect::Close(old, DisconnectReason::LoggedInElsewhere));
+        }
+        self.call(id, now, |session, ctx| session.on_login(ctx, answer));
     }
 
     /// Whether this turn has queued as much as a turn may: then more commands wait for the next.

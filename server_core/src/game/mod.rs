@@ -26,7 +26,7 @@ use crate::server::schedule::Tick;
 use crate::server::ticker::{TickMetrics, TickStopper, Ticker};
 use crate::session::Peer;
 use inbox::{Batch, Inbox, Input};
-use player::Shared;
+use player::{Shared, WorkerInbox};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -201,50 +201,35 @@ impl GameLoop {
         self.ticker.stopper()
     }
 
+    /// The loop without its ticker: the caller decides when a tick comes.
+    pub(crate) fn begin<G: Game>(self, server: &ServerHandle, game: G) -> (Ticker, GameTurns<G>) {
+        let turns = GameTurns {
+            server: server.clone(),
+            game,
+            inboxes: self.shared.inboxes,
+            inbox: Inbox::new(self.packets_per_tick),
+            batch: Batch::default(),
+            built: Vec::new(),
+        };
+        (self.ticker, turns)
+    }
+
     /// Calls the game until the server ends or the loop is stopped. A panic of the game ends the server.
     ///
     /// Where the server ends, the loop waits for its sessions, and calls [`Game::on_leave`] for each player
     /// before it returns. No tick comes meanwhile.
-    pub fn run(self, server: &ServerHandle, mut game: impl Game) {
+    pub fn run(self, server: &ServerHandle, game: impl Game) {
         let _end_after_panic = EndAfterPanic(server);
-        let inboxes = self.shared.inboxes.iter().take(server.workers());
-        let mut inbox = Inbox::new(self.packets_per_tick);
-        let (mut batch, mut built) = (Batch::default(), Vec::new());
-        let mut turn = |tick: Option<Tick>| {
-            let mut ctx = GameContext::new(server, &mut built);
-            let mut handle = |input: Input<'_>| {
-                match input {
-                    Input::Join(player) => game.on_join(&mut ctx, player),
-                    Input::Leave(player, reason) => game.on_leave(&mut ctx, player, reason),
-                    Input::Packet(player, packet) => {
-                        if let Err(kick) = game.on_packet(&mut ctx, player, packet) {
-                            server.close_for(player, kick);
-                            return false;
-                        }
-                    }
-                }
-                true
-            };
-            inbox.begin_tick(&mut handle);
-            for worker in inboxes.clone() {
-                // Exchanged: the lock is held for no callback of the game.
-                std::mem::swap(&mut *worker.lock(), &mut batch);
-                inbox.take(&mut batch, &mut handle);
-            }
-            if let Some(tick) = tick {
-                game.on_tick(&mut ctx, tick);
-            }
-            !inbox.is_behind()
-        };
-        self.ticker.for_server(server).run(|tick| {
-            turn(Some(tick));
+        let (ticker, mut turns) = self.begin(server, game);
+        ticker.for_server(server).run(|tick| {
+            turns.turn(Some(tick));
         });
         let mut has_ended = !server.is_shutting_down();
         while !has_ended {
             // Read first: the ends of the last players are in the batches then. A worker that has failed tells
             // of no end, so the loop does not wait for its players.
             let is_over = server.has_ended();
-            has_ended = turn(None) && is_over;
+            has_ended = turns.turn(None) && is_over;
             if !is_over {
                 thread::sleep(END_POLL);
             }
@@ -252,8 +237,50 @@ impl GameLoop {
     }
 }
 
+/// A game and its inputs, without a clock.
+#[derive(Debug)]
+pub(crate) struct GameTurns<G> {
+    server: ServerHandle,
+    game: G,
+    inboxes: Arc<[WorkerInbox]>,
+    inbox: Inbox,
+    batch: Batch,
+    built: Vec<u8>,
+}
+
+impl<G: Game> GameTurns<G> {
+    /// Hands the inputs to the game, and then the tick, if there is one. Returns whether no input waits.
+    pub(crate) fn turn(&mut self, tick: Option<Tick>) -> bool {
+        let (server, game) = (&self.server, &mut self.game);
+        let mut ctx = GameContext::new(server, &mut self.built);
+        let mut handle = |input: Input<'_>| {
+            match input {
+                Input::Join(player) => game.on_join(&mut ctx, player),
+                Input::Leave(player, reason) => game.on_leave(&mut ctx, player, reason),
+                Input::Packet(player, packet) => {
+                    if let Err(kick) = game.on_packet(&mut ctx, player, packet) {
+                        server.close_for(player, kick);
+                        return false;
+                    }
+                }
+            }
+            true
+        };
+        self.inbox.begin_tick(&mut handle);
+        for worker in self.inboxes.iter().take(server.workers()) {
+            // Exchanged: the lock is held for no callback of the game.
+            std::mem::swap(&mut *worker.lock(), &mut self.batch);
+            self.inbox.take(&mut self.batch, &mut handle);
+        }
+        if let Some(tick) = tick {
+            game.on_tick(&mut ctx, tick);
+        }
+        !self.inbox.is_behind()
+    }
+}
+
 /// Interval at which the loop takes the last inputs of a server that ends.
-const END_POLL: Duration = Duration::from_millis(5);
+pub(crate) const END_POLL: Duration = Duration::from_millis(5);
 
 struct EndAfterPanic<'a>(&'a ServerHandle);
 

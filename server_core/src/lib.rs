@@ -264,6 +264,8 @@
 //!
 //! * `admin` (off by default): an admin port with `/metrics` as Prometheus text, `/healthz`, `/sessions` and a
 //!   live page, over HTTP. `server_core::admin::Admin::start(addr, &handle)` starts it.
+//! * `app` (off by default): the module `app`, a whole server program around a game: flags, `--check`, logs, signals,
+//!   admin port. `App::from_command_line("my_game").play(game_loop, game)` is its `main`.
 //! * `cluster` (off by default): several nodes as one world over Redis: groups that span nodes, presence, one
 //!   session an account. `server_core::cluster::Cluster::builder(url).start(&handle)` attaches a node.
 //! * `framing` (off by default): clients of servers that are not built on this library.
@@ -426,6 +428,7 @@
 //! | layer | contents |
 //! |---|---|
 //! | `testing` (feature) | a whole server in virtual time, a client of raw bytes, a stream without a socket, a clock that a test moves |
+//! | `app` | (feature `app`) a whole program: flags, `--check`, logs, signals, admin port |
 //! | `game` | game loop: one thread owns the world, and gets a fair share of each player's packets |
 //! | `admin` (feature) | the admin port: Prometheus text, health, sessions, live page |
 //! | `cluster` (feature) | several nodes as one world: the link to a broker |
@@ -512,6 +515,8 @@ pub mod transport;
 
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "app")]
+pub mod app;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 
@@ -581,7 +586,7 @@ pub use session::handlers::Handlers;
 #[doc(inline)]
 pub use session::message::Message;
 #[doc(inline)]
-pub use session::{Context, Peer, Session};
+pub use session::{Context, LoginAnswer, Peer, Session};
 
 /// A game in five steps, from an echo to an arena.
 #[cfg(any(all(doc, feature = "testing"), doctest))]

@@ -7,6 +7,7 @@ mod util;
 mod admin;
 mod admission;
 mod api;
+mod app;
 mod backpressure;
 mod broadcast;
 mod client;

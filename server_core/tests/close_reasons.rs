@@ -167,3 +167,28 @@ fn close_message_by_the_reason_alone_has_the_code() {
     assert_eq!(client.next_packet(), RawPacket::new(SWelcome::ID, b""));
     assert_eq!(client.next_packet(), bye(1_001, "name_taken"));
 }
+
+#[test]
+fn each_kick_of_close_with_reaches_the_peer_unless_the_peer_does_not_read() {
+    let running = Running::with_text();
+    let handle = running.server.handle();
+    for kick in [
+        Kick::BadSize,
+        Kick::TooLarge,
+        Kick::UnknownId,
+        Kick::BadPayload,
+        Kick::PacketTimeout,
+        Kick::RateLimit,
+        NAME_TAKEN,
+    ] {
+        let (mut client, id) = running.connect();
+        handle.close_with(id, kick, "a text");
+        assert_eq!(client.next_packet(), bye(kick.code(), "a text"));
+        client.expect_eof();
+        running.expect_end(id, kick);
+    }
+    let (mut client, id) = running.connect();
+    handle.close_with(id, Kick::SlowConsumer, "a text");
+    client.expect_eof();
+    running.expect_end(id, Kick::SlowConsumer);
+}

@@ -66,7 +66,7 @@ const SHORT: SShort = SShort {
 const TAIL: [u8; 1_000] = [7; 1_000];
 
 /// Each method of a handle, and what it has to do after the end.
-const METHODS: [(&str, Call); 32] = [
+const METHODS: [(&str, Call); 33] = [
     ("broadcast", |it| it.handle.broadcast(&NOTE, TAIL)),
     ("broadcast_packet", |it| it.handle.broadcast_packet(&SHORT)),
     ("broadcast_buffer", |it| {
@@ -110,6 +110,7 @@ const METHODS: [(&str, Call); 32] = [
         assert!(answer.is_ok());
     }),
     ("admit", |it| it.handle.admit(it.id)),
+    ("resume_reading", |it| it.handle.resume_reading(it.id)),
     ("post", |it| assert!(it.handle.post(it.id, Note).is_ok())),
     ("is_congested", |it| assert!(!it.handle.is_congested())),
     ("join", |it| {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// The lowest first.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "base",
     "host",
     "protocol",
@@ -21,6 +21,7 @@ const LAYERS: [&str; 16] = [
     "cluster",
     "admin",
     "game",
+    "app",
     "testing",
 ];
 

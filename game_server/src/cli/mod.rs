@@ -1,6 +1,4 @@
-//! The program: command line, `--check`, start and end.
+//! The program: command line and run.
 
 pub mod args;
-mod ban_file;
-pub mod check;
 pub mod run;

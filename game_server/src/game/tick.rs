@@ -2,7 +2,6 @@
 
 use super::packets::SHello;
 use super::stats::Stats;
-use crossbeam_channel::Receiver;
 use server_core::tick::TickSchedule;
 use server_core::{ServerHandle, TickMetrics};
 use std::sync::Arc;
@@ -39,9 +38,8 @@ impl TickLoop {
         }
     }
 
-    /// Runs until a signal arrives, and returns the signal. Returns `None` if the server has ended by itself.
-    /// The thread that sends the signal has to unpark this thread.
-    pub fn run(&mut self, server: &ServerHandle, signals: &Receiver<i32>) -> Option<i32> {
+    /// Runs until the server shuts down. A signal unparks this thread.
+    pub fn run(&mut self, server: &ServerHandle) {
         while !server.is_shutting_down() {
             let schedule = self.schedule.as_ref();
             let due = [
@@ -50,16 +48,11 @@ impl TickLoop {
                 // The server may end by itself.
                 Some(Instant::now() + MAX_SLEEP),
             ];
-            // A wait for the channel would spin before it sleeps, at each tick; a parked thread does not spin.
-            // The thread of the signals unparks this thread. A wait for room in a mailbox may have consumed the
-            // unpark: so the channel is checked first.
-            if let Some(wake_at) = due.into_iter().flatten().min()
-                && signals.is_empty()
-            {
+            if let Some(wake_at) = due.into_iter().flatten().min() {
                 std::thread::park_timeout(wake_at.saturating_duration_since(Instant::now()));
             }
-            if let Ok(signal) = signals.try_recv() {
-                return Some(signal);
+            if server.is_shutting_down() {
+                return;
             }
             let now = Instant::now();
             if let Some(tick) = (self.schedule.as_mut()).and_then(|schedule| schedule.poll(now)) {
@@ -70,6 +63,5 @@ impl TickLoop {
             }
             self.stats.log_if_due(server, Instant::now());
         }
-        None
     }
 }

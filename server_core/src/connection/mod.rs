@@ -89,6 +89,8 @@ struct Extras {
     rate: RateLimiter,
     empty_frames: RateLimiter,
     read_state: ReadState,
+    /// The session has paused itself.
+    is_reading_paused: bool,
     /// Since when the transport keeps bytes of a message that is not complete.
     incomplete_since: Option<Instant>,
     /// The session is called when its queue holds this many bytes or fewer.
@@ -356,10 +358,12 @@ impl<T: Transport, S> Connection<T, S> {
     }
 
     /// There is input. Returns whether this connection now has to be put on the list of connections to read.
-    /// A held connection is put there when it is released.
+    /// A held connection is put there when it is released, and a paused one when it is resumed.
     pub fn list_readable(&mut self) -> bool {
         self.has_input = true;
-        !self.is_held() && !std::mem::replace(&mut self.is_listed_readable, true)
+        !self.is_held()
+            && !self.is_reading_paused()
+            && !std::mem::replace(&mut self.is_listed_readable, true)
     }
 
     /// Unsent bytes.

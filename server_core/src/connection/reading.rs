@@ -139,9 +139,31 @@ impl<T: Transport, S> Connection<T, S> {
         self.last_received_at = now;
     }
 
+    /// The session pauses itself, until [`resume_reading`](Self::resume_reading).
+    pub fn pause_reading(&mut self) {
+        self.extras.get_or_insert_default().is_reading_paused = true;
+    }
+
+    /// Ends that pause. Returns whether the session had paused itself.
+    pub fn resume_reading(&mut self, now: Instant) -> bool {
+        let was_paused = (self.extras.as_mut())
+            .is_some_and(|extras| std::mem::take(&mut extras.is_reading_paused));
+        if was_paused {
+            self.restart_input_clock(now);
+        }
+        was_paused
+    }
+
+    /// Whether the session has paused itself.
+    pub(super) fn is_reading_paused(&self) -> bool {
+        (self.extras.as_ref()).is_some_and(|extras| extras.is_reading_paused)
+    }
+
     /// Whether the peer is not read now, whatever it has sent.
     pub(super) fn is_input_paused(&self) -> bool {
-        self.is_held() || matches!(self.read_state(), ReadState::Paused { .. })
+        self.is_held()
+            || self.is_reading_paused()
+            || matches!(self.read_state(), ReadState::Paused { .. })
     }
 
     pub(super) fn read_state(&self) -> ReadState {

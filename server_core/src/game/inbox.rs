@@ -4,10 +4,13 @@
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
 use crate::protocol::packet::Packet;
+use crate::session::LoginAnswer;
+use crate::session::message::MessageRoom;
+use std::any::Any;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The inputs of one worker's players, in order. A worker fills a batch, and the game thread exchanges the
 /// batch for an empty one. The memory is used again.
@@ -22,7 +25,16 @@ pub struct Batch {
 enum Item {
     Join(SessionId, Arc<Waiting>),
     Packet(SessionId, PacketHead),
+    Login(SessionId, LoginAnswer),
+    Message(SessionId, Box<Posted>),
     Leave(SessionId, DisconnectReason),
+}
+
+/// A message of another thread. Its room is given back when the game has handled it.
+#[derive(Debug)]
+struct Posted {
+    message: Box<dyn Any + Send>,
+    _room: Option<MessageRoom>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +48,17 @@ struct PacketHead {
 #[derive(Debug)]
 pub struct Waiting {
     bytes: AtomicUsize,
+    /// The worker does not read the player until none of these bytes waits.
+    is_paused: AtomicBool,
     players: Arc<AtomicUsize>,
 }
 
 /// The charge for a packet that waits, besides its payload.
 pub const PACKET_BYTES: usize = 32;
+/// The charge for each byte of the smallest packet.
+const MAX_CHARGE_PER_BYTE: usize = PACKET_BYTES / crate::base::wire::HEADER_BYTES;
+/// The shortest read.
+const MIN_READ_BYTES: usize = 256;
 /// Players that one batch takes.
 const MAX_JOINS: usize = 1 << 14;
 /// Memory of an empty buffer that is kept whatever its use.
@@ -53,6 +71,12 @@ pub enum Input<'a> {
     Join(SessionId),
     /// A packet of a player.
     Packet(SessionId, Packet<'a>),
+    /// The answer to a login of a player.
+    Login(SessionId, LoginAnswer),
+    /// A message of another thread to a player.
+    Message(SessionId, Box<dyn Any + Send>),
+    /// Nothing of a player that has paused waits any more: it is read again.
+    Resume(SessionId),
     /// A player's last event.
     Leave(SessionId, DisconnectReason),
 }
@@ -89,29 +113,47 @@ impl Waiting {
         players.fetch_add(1, Ordering::Relaxed);
         Self {
             bytes: AtomicUsize::new(0),
+            is_paused: AtomicBool::new(false),
             players: Arc::clone(players),
         }
     }
 
-    /// Adds a packet, if no more than `limit_bytes` wait then, or if it is the only one.
-    pub fn add(&self, payload_bytes: usize, limit_bytes: usize) -> bool {
-        let bytes = payload_bytes + PACKET_BYTES;
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before == 0 || before + bytes <= limit_bytes;
-        if !fits {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// The bytes to read from the player, so that no more than `limit_bytes` wait, or one packet and 2 KiB beyond.
+    /// 0: the player pauses until the game has handled what waits. Then [`Input::Resume`] comes.
+    pub fn room(&self, limit_bytes: usize) -> usize {
+        let bytes = self.bytes();
+        if bytes == 0 || bytes < limit_bytes {
+            let room = limit_bytes.saturating_sub(bytes) / MAX_CHARGE_PER_BYTE;
+            return room.max(MIN_READ_BYTES);
         }
-        fits
+        self.is_paused.store(true, Ordering::SeqCst);
+        // The game may have handled the last packet before it could see the pause.
+        let resumes = self.bytes() == 0 && self.is_paused.swap(false, Ordering::SeqCst);
+        if resumes { MIN_READ_BYTES } else { 0 }
     }
 
-    fn sub(&self, payload_bytes: usize) {
-        (self.bytes).fetch_sub(payload_bytes + PACKET_BYTES, Ordering::Relaxed);
+    /// Adds a packet.
+    pub fn add(&self, payload_bytes: usize) {
+        (self.bytes).fetch_add(payload_bytes + PACKET_BYTES, Ordering::Relaxed);
+    }
+
+    /// Adds the answer to a login.
+    pub fn add_login(&self) {
+        self.add(0);
+    }
+
+    /// Subtracts a packet. Returns whether the player has paused, and nothing of it waits any more.
+    #[must_use]
+    fn sub(&self, payload_bytes: usize) -> bool {
+        let bytes = payload_bytes + PACKET_BYTES;
+        let before = self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        before == bytes && self.is_paused.swap(false, Ordering::SeqCst)
     }
 
     /// The bytes that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::SeqCst)
     }
 }
 
@@ -145,6 +187,25 @@ impl Batch {
         let head = PacketHead::of(packet);
         self.items.push(Item::Packet(player, head));
         self.payloads.extend_from_slice(packet.payload());
+    }
+
+    /// Adds the answer to a login, which its player's [`Waiting`] has counted.
+    pub fn login(&mut self, player: SessionId, answer: LoginAnswer) {
+        self.items.push(Item::Login(player, answer));
+    }
+
+    /// Adds a message. As long as it waits, `room` bounds the messages of its worker.
+    pub fn message(
+        &mut self,
+        player: SessionId,
+        message: Box<dyn Any + Send>,
+        room: Option<MessageRoom>,
+    ) {
+        let posted = Posted {
+            message,
+            _room: room,
+        };
+        self.items.push(Item::Message(player, Box::new(posted)));
     }
 
     /// Adds the end of a player that has joined.
@@ -232,6 +293,20 @@ impl Inbox {
                         }
                     }
                 }
+                Item::Login(id, answer) => {
+                    if let Some(player) = self.players.get_mut(&id) {
+                        player.count_out(id, 0, handle);
+                        if !player.is_kicked {
+                            handle(Input::Login(id, answer));
+                        }
+                    }
+                }
+                Item::Message(id, posted) => {
+                    let is_here = (self.players.get(&id)).is_some_and(|player| !player.is_kicked);
+                    if is_here {
+                        handle(Input::Message(id, posted.message));
+                    }
+                }
                 Item::Leave(id, reason) => {
                     if let Entry::Occupied(mut entry) = self.players.entry(id) {
                         let player = entry.get_mut();
@@ -295,6 +370,18 @@ impl Player {
         has_share
     }
 
+    /// A packet of this player waits no more.
+    fn count_out(
+        &self,
+        id: SessionId,
+        payload_bytes: usize,
+        handle: &mut impl FnMut(Input<'_>) -> bool,
+    ) {
+        if self.waiting.sub(payload_bytes) {
+            handle(Input::Resume(id));
+        }
+    }
+
     fn take(
         &mut self,
         id: SessionId,
@@ -304,12 +391,12 @@ impl Player {
         handle: &mut impl FnMut(Input<'_>) -> bool,
     ) {
         if self.is_kicked {
-            self.waiting.sub(packet.payload().len());
+            self.count_out(id, packet.payload().len(), handle);
         } else if self.is_behind() || !self.has_share(tick, packets_per_tick) {
             PacketHead::of(&packet).write(&mut self.rest);
             self.rest.extend_from_slice(packet.payload());
         } else {
-            self.waiting.sub(packet.payload().len());
+            self.count_out(id, packet.payload().len(), handle);
             self.is_kicked = !handle(Input::Packet(id, packet));
         }
     }
@@ -328,7 +415,9 @@ impl Player {
                 break;
             };
             let payload_bytes = packet.payload().len();
-            self.waiting.sub(payload_bytes);
+            if self.waiting.sub(payload_bytes) {
+                handle(Input::Resume(id));
+            }
             if !self.is_kicked {
                 self.is_kicked = !handle(Input::Packet(id, packet));
             }
@@ -358,7 +447,9 @@ fn clear<T>(buffer: &mut Vec<T>, used: usize) {
 mod tests {
     use super::*;
     use crate::base::reason::Kick;
+    use crate::session::message::MessageBytes;
     use proptest::prelude::*;
+    use std::collections::VecDeque;
 
     /// Packets of one player in one tick.
     const SHARE: u32 = 3;
@@ -371,6 +462,8 @@ mod tests {
         Join(usize),
         /// With this many bytes behind its number. The game kicks for a packet of 13 bytes.
         Packet(usize, usize),
+        Post(usize),
+        Login(usize, bool),
         Leave(usize, bool),
         Tick,
     }
@@ -381,6 +474,8 @@ mod tests {
             20 => (0..PLAYERS, 0_usize..40).prop_map(|(player, bytes)| Step::Packet(player, bytes)),
             // A flood of the first player.
             10 => (0_usize..12).prop_map(|bytes| Step::Packet(0, bytes)),
+            3 => (0..PLAYERS).prop_map(Step::Post),
+            2 => (0..PLAYERS, any::<bool>()).prop_map(|(player, is_new)| Step::Login(player, is_new)),
             1 => (0..PLAYERS, any::<bool>()).prop_map(|(player, closes)| Step::Leave(player, closes)),
             4 => Just(Step::Tick),
         ]
@@ -391,12 +486,21 @@ mod tests {
     struct Model {
         waiting: Arc<Waiting>,
         sent: u32,
+        /// The payloads that its worker has not read, and whether a FIN is behind them.
+        socket: VecDeque<Vec<u8>>,
+        has_sent_fin: bool,
+        is_paused: bool,
+        /// Packets that its worker has read.
+        read: u32,
         kicks_at: Option<u32>,
         left: Option<DisconnectReason>,
         seen: u32,
         seen_in_tick: u32,
         has_joined: bool,
         is_gone: bool,
+        posted: u32,
+        messages: u32,
+        logins: VecDeque<LoginAnswer>,
     }
 
     impl Model {
@@ -410,7 +514,7 @@ mod tests {
                 .left
                 .is_some_and(|why| why != DisconnectReason::PeerClosed);
             // The packet of the kick is the last.
-            let last = self.kicks_at.map_or(self.sent, |at| self.sent.min(at + 1));
+            let last = self.kicks_at.map_or(self.read, |at| self.read.min(at + 1));
             if is_dropped || self.is_gone {
                 0
             } else {
@@ -426,6 +530,7 @@ mod tests {
         /// The session of each player that is connected.
         connected: [Option<SessionId>; PLAYERS],
         generation: u32,
+        message_bytes: MessageBytes,
     }
 
     impl Rig {
@@ -453,16 +558,59 @@ mod tests {
             let model = self.models.get_mut(&id).unwrap();
             let mut payload = model.sent.to_le_bytes().to_vec();
             payload.resize(payload.len() + bytes, 7);
-            let before = model.waiting.bytes();
-            let is_accepted = model.waiting.add(payload.len(), LIMIT_BYTES);
-            let charge = payload.len() + PACKET_BYTES;
-            assert_eq!(is_accepted, before == 0 || before + charge <= LIMIT_BYTES);
-            if is_accepted {
-                if bytes == 13 && model.kicks_at.is_none() {
-                    model.kicks_at = Some(model.sent);
+            if bytes == 13 && model.kicks_at.is_none() {
+                model.kicks_at = Some(model.sent);
+            }
+            model.sent += 1;
+            model.socket.push_back(payload);
+            self.read(id);
+        }
+
+        /// Its worker reads a player until nothing is left, or until it pauses.
+        fn read(&mut self, id: SessionId) {
+            let model = self.models.get_mut(&id).unwrap();
+            while !model.is_paused && !model.socket.is_empty() {
+                let mut room = model.waiting.room(LIMIT_BYTES);
+                model.is_paused = room == 0;
+                // A read may end within a packet, and the next one brings the rest.
+                while room > 0
+                    && let Some(payload) = model.socket.pop_front()
+                {
+                    room = room.saturating_sub(payload.len() + 4);
+                    model.waiting.add(payload.len());
+                    model.read += 1;
+                    self.batches[id.worker()].packet(id, &Packet::new(7, &payload));
                 }
-                model.sent += 1;
-                self.batch(id).packet(id, &Packet::new(7, &payload));
+                let most = MIN_READ_BYTES * MAX_CHARGE_PER_BYTE + PACKET_BYTES + 44;
+                assert!(model.waiting.bytes() <= LIMIT_BYTES + most);
+            }
+            if model.has_sent_fin && model.socket.is_empty() && model.left.is_none() {
+                model.left = Some(DisconnectReason::PeerClosed);
+                self.batch(id).leave(id, DisconnectReason::PeerClosed);
+            }
+        }
+
+        fn post(&mut self, player: usize) {
+            let room = self.message_bytes.reserve(100, usize::MAX);
+            if let Some(id) = self.connected[player] {
+                let model = self.models.get_mut(&id).unwrap();
+                let number = model.posted;
+                model.posted += 1;
+                self.batch(id).message(id, Box::new(number), room);
+            }
+        }
+
+        fn login(&mut self, player: usize, is_new: bool) {
+            if let Some(id) = self.connected[player] {
+                let answer = if is_new {
+                    LoginAnswer::Granted
+                } else {
+                    LoginAnswer::Replaced
+                };
+                let model = self.models.get_mut(&id).unwrap();
+                model.waiting.add_login();
+                model.logins.push_back(answer);
+                self.batch(id).login(id, answer);
             }
         }
 
@@ -470,13 +618,16 @@ mod tests {
             let Some(id) = self.connected[player].take() else {
                 return;
             };
-            let reason = if closes {
-                DisconnectReason::PeerClosed
+            let model = self.models.get_mut(&id).unwrap();
+            if closes {
+                model.has_sent_fin = true;
+                self.read(id);
             } else {
-                Kick::RateLimit.into()
-            };
-            self.models.get_mut(&id).unwrap().left = Some(reason);
-            self.batch(id).leave(id, reason);
+                let reason = Kick::BadPayload.into();
+                model.left = Some(reason);
+                model.socket.clear();
+                self.batch(id).leave(id, reason);
+            }
         }
 
         fn tick(&mut self, inbox: &mut Inbox) {
@@ -486,7 +637,7 @@ mod tests {
             let due: Vec<(SessionId, u32)> = (self.models.iter())
                 .map(|(id, model)| (*id, model.due()))
                 .collect();
-            let models = &mut self.models;
+            let (models, mut resumed) = (&mut self.models, Vec::new());
             let mut handle = |input: Input<'_>| match input {
                 Input::Join(id) => {
                     let model = models.get_mut(&id).unwrap();
@@ -502,6 +653,25 @@ mod tests {
                     model.seen += 1;
                     model.seen_in_tick += 1;
                     !model.is_kicked()
+                }
+                Input::Message(id, message) => {
+                    let model = models.get_mut(&id).unwrap();
+                    assert!(model.has_joined && !model.is_gone && !model.is_kicked());
+                    assert_eq!(*message.downcast::<u32>().unwrap(), model.messages);
+                    model.messages += 1;
+                    true
+                }
+                Input::Login(id, answer) => {
+                    let model = models.get_mut(&id).unwrap();
+                    assert!(model.has_joined && !model.is_gone && !model.is_kicked());
+                    assert_eq!(Some(answer), model.logins.pop_front());
+                    true
+                }
+                Input::Resume(id) => {
+                    let model = &models[&id];
+                    assert!(model.is_paused && model.waiting.bytes() == 0);
+                    resumed.push(id);
+                    true
                 }
                 Input::Leave(id, reason) => {
                     let model = models.get_mut(&id).unwrap();
@@ -524,7 +694,7 @@ mod tests {
                 // before its end may still be seen.
                 assert!(model.seen_in_tick == due || is_dropped && model.seen_in_tick <= SHARE);
                 assert!(model.has_joined);
-                let is_done = model.seen == model.sent || model.is_kicked();
+                let is_done = model.seen == model.read || model.is_kicked();
                 assert_eq!(
                     model.is_gone,
                     model.left.is_some() && (is_dropped || is_done)
@@ -532,9 +702,19 @@ mod tests {
                 if is_done && !is_dropped {
                     assert_eq!(model.waiting.bytes(), 0);
                 }
+                if !model.is_kicked() {
+                    // Behind no packet that waits.
+                    assert_eq!((model.messages, model.logins.len()), (model.posted, 0));
+                }
             }
+            assert_eq!(self.message_bytes.get(), 0, "the rooms are given back");
             let here = self.models.values().filter(|model| !model.is_gone).count();
             assert_eq!(inbox.players(), here);
+            for id in resumed {
+                let model = self.models.get_mut(&id).unwrap();
+                assert!(std::mem::take(&mut model.is_paused), "once for each pause");
+                self.read(id);
+            }
         }
     }
 
@@ -548,15 +728,22 @@ mod tests {
                 match step {
                     Step::Join(player) => rig.join(player),
                     Step::Packet(player, bytes) => rig.packet(player, bytes),
+                    Step::Post(player) => rig.post(player),
+                    Step::Login(player, is_new) => rig.login(player, is_new),
                     Step::Leave(player, closes) => rig.leave(player, closes),
                     Step::Tick => rig.tick(&mut inbox),
                 }
             }
             (0..PLAYERS).for_each(|player| rig.leave(player, true));
-            for _ in 0..LIMIT_BYTES / PACKET_BYTES {
+            // As many as one player has sent.
+            for _ in 0..400 {
                 rig.tick(&mut inbox);
             }
             prop_assert_eq!((inbox.players(), inbox.behind.len()), (0, 0));
+            for model in rig.models.values() {
+                let is_whole = model.left == Some(DisconnectReason::PeerClosed) && model.kicks_at.is_none();
+                prop_assert!(!is_whole || model.seen == model.sent, "no packet is lost");
+            }
         }
     }
 
@@ -611,7 +798,7 @@ mod tests {
         let waiting = Arc::new(Waiting::new(&players));
         assert!(batch.join(id, Arc::clone(&waiting)));
         for _ in 0..3 {
-            assert!(waiting.add(0, 1_000));
+            waiting.add(0);
             batch.packet(id, &Packet::new(7, &[]));
         }
         batch.leave(id, DisconnectReason::PeerClosed);

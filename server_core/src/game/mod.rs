@@ -24,9 +24,10 @@ use crate::protocol::packet::Packet;
 use crate::server::ServerHandle;
 use crate::server::schedule::Tick;
 use crate::server::ticker::{TickMetrics, TickStopper, Ticker};
-use crate::session::Peer;
+use crate::session::{LoginAnswer, Peer};
 use inbox::{Batch, Inbox, Input};
 use player::{Shared, WorkerInbox};
+use std::any::Any;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -52,6 +53,26 @@ pub trait Game {
         packet: Packet<'_>,
     ) -> Result<(), Kick>;
 
+    /// The login of a player is answered. The answers of a player come in order, before the next tick.
+    fn on_login(&mut self, ctx: &mut GameContext<'_>, player: SessionId, answer: LoginAnswer) {
+        let _ = (ctx, player, answer);
+    }
+
+    /// A message that a thread has [posted](crate::ServerHandle::post) to the session of a player, before the next
+    /// tick: for example the player's data from a database. `downcast` returns the value by its type.
+    ///
+    /// Messages of one thread to one player arrive in their order. A message may overtake packets of the player
+    /// that wait for a later tick. Until this call returns, the bytes of the message count in the limit of
+    /// [`post`](crate::ServerHandle::post): while the game is behind, a post returns an error.
+    fn on_message(
+        &mut self,
+        ctx: &mut GameContext<'_>,
+        player: SessionId,
+        message: Box<dyn Any + Send>,
+    ) {
+        let _ = (ctx, player, message);
+    }
+
     /// The session of a player has ended: called once for each [`on_join`](Self::on_join). No packet
     /// reaches the player any more.
     ///
@@ -70,9 +91,10 @@ pub trait Game {
 /// The sessions of the server forward their packets to the game. A player that sends more than its share
 /// delays itself: each tick handles up to [`packets_per_tick`](Self::packets_per_tick) packets of each
 /// player, and the rest waits, in order. A player with more than
-/// [`max_waiting_bytes`](Self::max_waiting_bytes) of waiting packets is kicked
-/// ([`Kick::RateLimit`]). So is a player above an equal share of
-/// [`max_total_waiting_bytes`](Self::max_total_waiting_bytes). A worker never waits for the game.
+/// [`max_waiting_bytes`](Self::max_waiting_bytes) of waiting packets, or more than an equal share of
+/// [`max_total_waiting_bytes`](Self::max_total_waiting_bytes), is not read until the game has handled these packets:
+/// what it sends meanwhile waits in its socket. No player is kicked while the game is behind. A worker never waits
+/// for the game.
 ///
 /// ```
 /// use server_core::{Game, GameContext, GameLoop, Kick, Packet, Server, SessionId, tick::Tick};
@@ -158,8 +180,8 @@ impl GameLoop {
         self
     }
 
-    /// Bytes of waiting packets of one player, 32 for each packet besides its payload. Default: 64 KiB. The
-    /// first waiting packet of a player is accepted whatever its size.
+    /// Bytes of waiting packets of one player, 32 for each packet besides its payload, above which the player is not
+    /// read. The read before that may bring one packet and 2 KiB more. Default: 64 KiB.
     pub fn max_waiting_bytes(mut self, bytes: usize) -> Self {
         self.shared.max_waiting_bytes = bytes;
         self
@@ -186,6 +208,12 @@ impl GameLoop {
     pub fn players(&self) -> impl Fn(Peer) -> GamePlayer + Send + Sync + 'static {
         let shared = Arc::new(self.shared.clone());
         move |_| GamePlayer::new(Arc::clone(&shared))
+    }
+
+    /// The period of the ticks.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.ticker.period()
     }
 
     /// The counters of the ticks, for example for the admin port. The loop updates them while it runs.
@@ -257,6 +285,9 @@ impl<G: Game> GameTurns<G> {
             match input {
                 Input::Join(player) => game.on_join(&mut ctx, player),
                 Input::Leave(player, reason) => game.on_leave(&mut ctx, player, reason),
+                Input::Resume(player) => server.resume_reading(player),
+                Input::Login(player, answer) => game.on_login(&mut ctx, player, answer),
+                Input::Message(player, message) => game.on_message(&mut ctx, player, message),
                 Input::Packet(player, packet) => {
                     if let Err(kick) = game.on_packet(&mut ctx, player, packet) {
                         server.close_for(player, kick);

@@ -4,7 +4,8 @@ use super::inbox::{Batch, Waiting};
 use crate::base::id::SessionId;
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::protocol::packet::Packet;
-use crate::session::{Context, Session};
+use crate::session::{Context, LoginAnswer, Session};
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,7 +66,7 @@ impl GamePlayer {
         self.shared.inboxes[id.worker()].lock()
     }
 
-    /// The bytes of packets of this player that may wait.
+    /// The bytes of packets of this player that may wait before it pauses.
     fn limit_bytes(&self) -> usize {
         let players = self.shared.players.load(Ordering::Relaxed).max(1);
         let share_bytes = self.shared.max_total_waiting_bytes / players;
@@ -83,16 +84,33 @@ impl Session for GamePlayer {
         let has_joined = self.batch(ctx.id()).join(ctx.id(), waiting);
         self.has_joined = has_joined;
         if !has_joined {
-            ctx.close_with(DisconnectReason::ServerFull, "the game is behind");
+            let reason = DisconnectReason::ServerFull;
+            ctx.close_for(ctx.id(), reason, "the game is behind");
         }
     }
 
+    fn max_read_bytes(&mut self) -> usize {
+        self.waiting.room(self.limit_bytes())
+    }
+
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
-        if !(self.waiting).add(packet.payload().len(), self.limit_bytes()) {
-            return Err(Kick::RateLimit);
-        }
+        self.waiting.add(packet.payload().len());
         self.batch(ctx.id()).packet(ctx.id(), &packet);
         Ok(())
+    }
+
+    fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
+        if self.has_joined {
+            self.waiting.add_login();
+            self.batch(ctx.id()).login(ctx.id(), answer);
+        }
+    }
+
+    fn on_message(&mut self, ctx: &mut Context<'_>, message: Box<dyn Any + Send>) {
+        if self.has_joined {
+            let room = ctx.message_room.take();
+            self.batch(ctx.id()).message(ctx.id(), message, room);
+        }
     }
 
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {

@@ -66,6 +66,8 @@ pub enum Command<T> {
     Close(SessionId, DisconnectReason),
     /// Admit a session of the worker.
     Admit(SessionId),
+    /// Read a session of the worker again that has paused itself.
+    ResumeReading(SessionId),
     /// Give a message to a session of the worker.
     Message(SessionId, Box<dyn Any + Send>, MessageRoom),
     /// End a session of the worker, and tell its peer this text.
@@ -444,6 +446,13 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
+    /// Reads one session again, from any thread. Waits as [`broadcast`](Self::broadcast) does.
+    pub fn resume_reading(self: &Arc<Self>, id: SessionId) {
+        if id.worker() < self.workers() {
+            self.post(id.worker(), Command::ResumeReading(id));
+        }
+    }
+
     /// Ends one session, from any thread. Waits as [`broadcast`](Self::broadcast) does.
     pub fn close(self: &Arc<Self>, id: SessionId, reason: DisconnectReason) {
         if id.worker() < self.workers() {
@@ -615,6 +624,7 @@ impl<T> Command<T> {
             | Self::Snapshot(_)
             | Self::Close(..)
             | Self::Admit(_)
+            | Self::ResumeReading(_)
             | Self::Message(..)
             | Self::Shutdown(_) => COMMAND_BYTES,
             #[cfg(feature = "cluster")]

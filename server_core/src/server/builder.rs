@@ -234,6 +234,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Changes the limits that are set so far.
+    #[cfg(feature = "app")]
+    pub(crate) fn change_config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
     /// Binds, starts the workers and then accepts. `factory` makes the session of each new peer, on the
     /// worker that owns it.
     ///

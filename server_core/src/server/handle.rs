@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 /// | [`try_send_buffer`](Self::try_send_buffer), [`try_broadcast_buffer`](Self::try_broadcast_buffer), [`try_broadcast_buffer_to`](Self::try_broadcast_buffer_to) | `Ok`; the packet is dropped |
 /// | [`post`](Self::post) | `Ok`; the message is dropped |
 /// | [`is_congested`](Self::is_congested) | `false` |
-/// | [`join`](Self::join), [`leave`](Self::leave), [`admit`](Self::admit), [`close`](Self::close), [`close_with`](Self::close_with) | does nothing |
+/// | [`join`](Self::join), [`leave`](Self::leave), [`admit`](Self::admit), [`resume_reading`](Self::resume_reading), [`close`](Self::close), [`close_with`](Self::close_with) | does nothing |
 /// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
 /// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |
 /// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::base::snapshot::WorkerGone) |
@@ -433,9 +433,9 @@ impl ServerHandle {
 
     /// Ends one session as [`close`](Self::close) does, for a reason of the game and with a text of at most
     /// 1,024 bytes. See [`Context::close_with`](crate::Context::close_with).
-    pub fn close_with(&self, id: SessionId, reason: impl Into<DisconnectReason>, text: &str) {
+    pub fn close_with(&self, id: SessionId, kick: Kick, text: &str) {
         let router = &self.inner.router;
-        router.close_with(id, reason.into(), close_text(text));
+        router.close_with(id, kick.into(), close_text(text));
     }
 
     pub(crate) fn close_for(&self, id: SessionId, kick: Kick) {
@@ -450,6 +450,12 @@ impl ServerHandle {
     /// [`broadcast`](Self::broadcast) does.
     pub fn admit(&self, id: SessionId) {
         self.inner.router.admit(id);
+    }
+
+    /// Reads a session again that has paused itself: see
+    /// [`Session::max_read_bytes`](crate::Session::max_read_bytes). Waits as [`broadcast`](Self::broadcast) does.
+    pub fn resume_reading(&self, id: SessionId) {
+        self.inner.router.resume_reading(id);
     }
 
     /// Begins an outgoing connection, whose session belongs to one of the workers. `tag` is returned in

@@ -97,6 +97,12 @@ impl Ticker {
         self
     }
 
+    /// The period of the ticks.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.period
+    }
+
     /// A stopper of the loop, for any thread.
     #[must_use]
     pub fn stopper(&self) -> TickStopper {

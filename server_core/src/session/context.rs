@@ -1,12 +1,13 @@
 //! The requests of a callback to its worker.
 
 use crate::base::id::SessionId;
-use crate::base::reason::{DisconnectReason, close_text};
+use crate::base::reason::{DisconnectReason, Kick, close_text};
 use crate::buffer::{SendBuffer, SendBufferManager};
 use crate::groups::id::GroupId;
 use crate::groups::members::{Groups, TooManyGroups};
 use crate::protocol::packet::{PacketHead, PacketTooLarge};
 use crate::protocol::writer::OutgoingPacket;
+use crate::session::message::MessageRoom;
 use crate::session::{Effect, Peer};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -24,6 +25,8 @@ pub struct Context<'a> {
     groups: &'a mut Groups,
     queued_bytes: usize,
     pub(crate) is_admitted: bool,
+    /// Of the message of this callback, given back behind the callback. A session that hands the message on takes it.
+    pub(crate) message_room: Option<MessageRoom>,
 }
 
 impl<'a> Context<'a> {
@@ -46,6 +49,7 @@ impl<'a> Context<'a> {
             groups,
             queued_bytes,
             is_admitted: true,
+            message_room: None,
         }
     }
 
@@ -269,8 +273,9 @@ impl<'a> Context<'a> {
 
     /// Ends this session as [`close`](Self::close) does, for a reason of the game: the metrics count its
     /// label, the log has label and text, and
-    /// [`close_message_with_text`](crate::ServerBuilder::close_message_with_text) gets both. A text is cut to
-    /// 1,024 bytes.
+    /// [`close_message_with_text`](crate::ServerBuilder::close_message_with_text) gets both, so that the peer
+    /// learns the code. A text is cut to 1,024 bytes. With [`Kick::SlowConsumer`] no packet goes out, as with
+    /// each end of a peer that does not read.
     ///
     /// ```
     /// use server_core::{Context, Kick};
@@ -281,18 +286,18 @@ impl<'a> Context<'a> {
     ///     ctx.close_with(NAME_TAKEN, &format!("{name} plays already"));
     /// }
     /// ```
-    pub fn close_with(&mut self, reason: impl Into<DisconnectReason>, text: &str) {
-        self.close_session_with(self.peer.id, reason, text);
+    pub fn close_with(&mut self, kick: Kick, text: &str) {
+        self.close_session_with(self.peer.id, kick, text);
     }
 
     /// Ends any session for a reason of the game. See [`close_with`](Self::close_with).
-    pub fn close_session_with(
-        &mut self,
-        id: SessionId,
-        reason: impl Into<DisconnectReason>,
-        text: &str,
-    ) {
-        let close = Effect::CloseWith(id, reason.into(), close_text(text));
+    pub fn close_session_with(&mut self, id: SessionId, kick: Kick, text: &str) {
+        self.close_for(id, kick.into(), text);
+    }
+
+    /// Ends any session for a reason of the library.
+    pub(crate) fn close_for(&mut self, id: SessionId, reason: DisconnectReason, text: &str) {
+        let close = Effect::CloseWith(id, reason, close_text(text));
         self.effects.push(close);
     }
 

@@ -71,6 +71,16 @@ pub trait Session: 'static {
     /// the packets that are queued already. Its later packets are not handled.
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick>;
 
+    /// The number of bytes to read from the peer before the next call, at most. Called before each read. 0 pauses
+    /// the session: what the peer sends waits in its socket, and the timeouts for its input stop, until a call of
+    /// [`ServerHandle::resume_reading`](crate::ServerHandle::resume_reading).
+    ///
+    /// For a session that hands its packets to another thread: it pauses while that thread is behind. The thread
+    /// changes what this method looks at first, and resumes then. [`GameLoop`](crate::GameLoop) does both.
+    fn max_read_bytes(&mut self) -> usize {
+        usize::MAX
+    }
+
     /// The instant of [`Context::set_timer`] has come.
     fn on_timer(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;
@@ -92,8 +102,7 @@ pub trait Session: 'static {
         let _ = ctx;
     }
 
-    /// The cluster has answered a [login](crate::cluster::Cluster::login) of this session.
-    #[cfg(feature = "cluster")]
+    /// The login of this session is answered: see `Cluster::login` of the feature `cluster`.
     fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
         let _ = (ctx, answer);
     }
@@ -106,7 +115,6 @@ pub trait Session: 'static {
 }
 
 /// The answer to a login. A login is always granted: the newest session of an account stays.
-#[cfg(feature = "cluster")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoginAnswer {

@@ -110,19 +110,32 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         next.unwrap_or(NextInput::None)
     }
 
+    /// Reads a session again that has paused itself. No edge announces what has come meanwhile.
+    pub(super) fn resume_reading(&mut self, id: SessionId, now: Instant) {
+        if (self.table).visit(id, |connection| connection.resume_reading(now)) == Some(true) {
+            self.list_readable(id);
+            self.rearm(id);
+        }
+    }
+
     /// Reads from one session, and returns what that costs of the turn's input.
     pub(super) fn read(&mut self, id: SessionId, now: Instant) -> usize {
         let (budget_bytes, pacing_bytes) = (self.read_budget(), self.shared.config.pacing_bytes());
         let (shared, buffer) = (&*self.shared, &mut self.recv_buffer);
         let (effects, groups) = (&mut self.effects, &mut self.groups);
         let received = self.table.visit(id, |connection| {
+            let max_bytes = guarded(|| connection.session.max_read_bytes())?;
+            if max_bytes == 0 {
+                connection.pause_reading();
+                return Ok(None);
+            }
             connection.has_input = false;
             let (peer, mut queued_bytes) = (connection.peer(id), connection.queued_bytes());
             let mut is_admitted = connection.is_admitted;
             // Its answers must not make its own queue pace the others.
             let room = pacing_bytes.saturating_sub(queued_bytes);
-            let budget_bytes = budget_bytes.min(room.max(MIN_READ_BYTES));
-            connection.receive(
+            let budget_bytes = budget_bytes.min(room.max(MIN_READ_BYTES)).min(max_bytes);
+            let received = connection.receive(
                 buffer,
                 budget_bytes,
                 &shared.config,
@@ -144,17 +157,26 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                         None => Ok(()),
                     }
                 },
-            )
+            );
+            Ok(Some(received))
         });
-        let Some(Received {
+        let Received {
             partial_growth,
             bytes,
             overhead_bytes,
             packets,
             outcome,
-        }) = received
-        else {
-            return 0;
+        } = match received {
+            Some(Ok(Some(received))) => received,
+            Some(Ok(None)) => {
+                self.rearm(id);
+                return 0;
+            }
+            Some(Err(reason)) => {
+                self.close_in_order(id, reason);
+                return 0;
+            }
+            None => return 0,
         };
         self.metrics().bytes_received.add(bytes as u64);
         self.metrics().partial_packet_bytes.change(partial_growth);
@@ -173,5 +195,125 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         self.list_flush(id);
         overhead_bytes + bytes.max(packets.saturating_mul(MIN_PACKET_COST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::config::Config;
+    use crate::base::reason::Kick;
+    use crate::connection::admission::Admission;
+    use crate::protocol::packet::Packet;
+    use crate::routing::router::{Command, NewConnection};
+    use crate::shard::Shared;
+    use crate::testing::{FakeClock, FakeStream};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    /// Counts packets, and is read as far as the room goes.
+    struct Gate {
+        room: Arc<AtomicUsize>,
+        packets: Arc<AtomicUsize>,
+    }
+
+    impl Session for Gate {
+        fn max_read_bytes(&mut self) -> usize {
+            match self.room.load(Ordering::Relaxed) {
+                usize::MAX => panic!("a bug in the game"),
+                bytes => bytes,
+            }
+        }
+
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            self.packets.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn session_that_pauses_itself_is_read_when_it_is_resumed_and_its_timeouts_wait() {
+        let mut config = Config::default();
+        config.idle_timeout = Some(Duration::from_secs(30));
+        let (room, packets) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let of_session = (Arc::clone(&room), Arc::clone(&packets));
+        let shared = Shared::for_tests(&config, 1, move |_| Gate {
+            room: Arc::clone(&of_session.0),
+            packets: Arc::clone(&of_session.1),
+        });
+        let mut shard = Shard::new(0, Arc::new(shared));
+        let mut clock = FakeClock::new();
+        let admission = Arc::new(Admission::new(1, None, None));
+        let (stream, peer) = FakeStream::pair();
+        let arrival = NewConnection {
+            stream,
+            permit: admission.admit(([127, 0, 0, 1], 1).into()).unwrap(),
+            tag: None,
+            is_connecting: false,
+        };
+        let mut id = None;
+        shard.handle_command(Command::Adopt(arrival), clock.now(), |_, new| {
+            id = Some(new);
+            Ok(())
+        });
+        let id = id.unwrap();
+        // Three packets, and the first byte of another.
+        peer.send(&[4, 0, 1, 0, 4, 0, 1, 0, 4, 0, 1, 0, 4]);
+        let turns = |shard: &mut Shard<_, _>, clock: &FakeClock, resumes: bool| {
+            if resumes {
+                shard.handle_command(Command::ResumeReading(id), clock.now(), |_, _| Ok(()));
+            }
+            shard.handle_readiness(id, true, false, clock.now());
+            for _ in 0..5 {
+                shard.run(clock.now());
+            }
+            let read = peer.state().read_bytes;
+            (packets.load(Ordering::Relaxed), read, shard.sessions())
+        };
+        assert_eq!(turns(&mut shard, &clock, false), (0, 0, 1));
+        assert!(!shard.has_work(), "a paused session is on no list");
+        room.store(5, Ordering::Relaxed);
+        assert_eq!(turns(&mut shard, &clock, false), (0, 0, 1), "not resumed");
+        clock.advance(config.idle_timeout.unwrap() * 3);
+        assert_eq!(turns(&mut shard, &clock, false), (0, 0, 1), "nor ended");
+        // Five bytes at a time, and no edge comes again.
+        assert_eq!(turns(&mut shard, &clock, true), (3, 13, 1));
+        room.store(0, Ordering::Relaxed);
+        assert_eq!(turns(&mut shard, &clock, false), (3, 13, 1));
+        clock.advance(config.packet_timeout.unwrap() * 3);
+        assert_eq!(turns(&mut shard, &clock, false), (3, 13, 1));
+        room.store(5, Ordering::Relaxed);
+        assert_eq!(turns(&mut shard, &clock, true), (3, 13, 1));
+        // The time for the packet began anew.
+        clock.advance(config.packet_timeout.unwrap());
+        assert_eq!(turns(&mut shard, &clock, false), (3, 13, 0));
+        let totals = shard.shared.metrics.totals();
+        assert_eq!(totals.disconnects_for(Kick::PacketTimeout), 1);
+    }
+
+    #[test]
+    fn panic_of_max_read_bytes_ends_its_session() {
+        let room = Arc::new(AtomicUsize::new(usize::MAX));
+        let shared = Shared::for_tests(&Config::default(), 1, move |_| Gate {
+            room: Arc::clone(&room),
+            packets: Arc::default(),
+        });
+        let mut shard = Shard::new(0, Arc::new(shared));
+        let (now, admission) = (Instant::now(), Arc::new(Admission::new(1, None, None)));
+        let arrival = NewConnection {
+            stream: FakeStream::pair().0,
+            permit: admission.admit(([127, 0, 0, 1], 1).into()).unwrap(),
+            tag: None,
+            is_connecting: false,
+        };
+        shard.handle_command(Command::Adopt(arrival), now, |_, _| Ok(()));
+        shard.run(now);
+        assert_eq!(shard.sessions(), 0);
+        let totals = shard.shared.metrics.totals();
+        assert_eq!(
+            totals.disconnects_for(crate::DisconnectReason::HandlerPanicked),
+            1
+        );
     }
 }

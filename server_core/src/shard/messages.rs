@@ -21,16 +21,12 @@ pub(super) struct Messages {
 pub(super) struct Posted {
     to: SessionId,
     message: Box<dyn Any + Send>,
-    _room: MessageRoom,
+    room: MessageRoom,
 }
 
 impl Messages {
     pub(super) fn push(&mut self, to: SessionId, message: Box<dyn Any + Send>, room: MessageRoom) {
-        self.waiting.push_back(Posted {
-            to,
-            message,
-            _room: room,
-        });
+        self.waiting.push_back(Posted { to, message, room });
     }
 }
 
@@ -57,8 +53,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 Some(true) => held.push(posted),
                 Some(false) => {
                     left -= 1;
-                    let Posted { to, message, .. } = posted;
-                    self.call(to, now, |session, ctx| session.on_message(ctx, message));
+                    let Posted { to, message, room } = posted;
+                    self.call(to, now, |session, ctx| {
+                        ctx.message_room = Some(room);
+                        session.on_message(ctx, message);
+                    });
                 }
                 None => {
                     self.metrics().undeliverable.add(1);

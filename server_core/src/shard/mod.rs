@@ -319,6 +319,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::Login(..) | Command::BeginLogin(..) => {}
             Command::Close(id, reason) => self.close(id, reason),
             Command::Admit(id) => self.admit(id),
+            Command::ResumeReading(id) => self.resume_reading(id, now),
             Command::Message(to, message, room) => self.messages.push(to, message, room),
             Command::CloseWith(id, reason, text) => self.close_with(id, reason, text),
             Command::Shutdown(flush_by) if self.deferred.is_empty() => {

@@ -1,20 +1,22 @@
 //! `--check`: whether the server can run as asked on this machine. A start evaluates a part of the same
 //! checks and logs bad findings.
 
-use super::args::Args;
-use server_core::host::checks::{self, Check, Finding};
-use server_core::host::{self, HostLimits};
-use server_core::{Config, Server};
+use super::args::AppArgs;
+use crate::base::config::Config;
+use crate::host::checks::{self, Check, Finding};
+use crate::host::{self, HostLimits};
+use crate::server::Server;
 use std::process::ExitCode;
 
 /// Evaluates the checks, prints a table and starts nothing.
-pub fn check(args: &Args) -> ExitCode {
+pub(super) fn check(program: &str, args: &AppArgs) -> ExitCode {
     let _ = host::raise_fd_limit();
     let limits = HostLimits::read();
     let sessions = args.sessions_asked();
     let most = sessions.unwrap_or_else(|| args.sessions_allowed(limits.fd_soft_limit));
     let mut needs = needs_of_a_start(args);
-    let config = args.config(0);
+    let mut config = Config::default();
+    args.apply(&mut config, 0, None);
     needs.extend([
         Check::Cpu(config.workers as u64),
         Check::Memory { sessions },
@@ -38,15 +40,15 @@ pub fn check(args: &Args) -> ExitCode {
         let bound = Server::try_bind(addr);
         needs.push(Check::Address { addr, bound });
     }
-    host::print("game_server", &checks::evaluate(&limits, &needs))
+    host::print(program, &checks::evaluate(&limits, &needs))
 }
 
 /// The findings of a start.
-pub fn at_start(args: &Args) -> Vec<Finding> {
+pub(super) fn at_start(args: &AppArgs) -> Vec<Finding> {
     checks::evaluate(&HostLimits::read(), &needs_of_a_start(args))
 }
 
-fn needs_of_a_start(args: &Args) -> Vec<Check> {
+fn needs_of_a_start(args: &AppArgs) -> Vec<Check> {
     let backlog = u64::from(Config::default().backlog);
     vec![
         args.open_files(),

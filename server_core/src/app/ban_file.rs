@@ -1,6 +1,6 @@
 //! `--ban-file`: the banned networks, read at the start and on each SIGHUP.
 
-use server_core::{BanList, Bans};
+use crate::base::bans::{BanList, Bans};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::BufReader;

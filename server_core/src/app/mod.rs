@@ -1,0 +1,203 @@
+//! A server program around a game: flags, `--check`, logs, signals, admin port and the shutdown. Feature `app`.
+//!
+//! ```no_run
+//! use server_core::app::App;
+//! use server_core::{Game, GameContext, GameLoop, Kick, Packet, SessionId, tick::Tick};
+//! # use std::process::ExitCode;
+//! use std::time::Duration;
+//!
+//! struct World;
+//!
+//! impl Game for World {
+//!     fn on_packet(&mut self, _: &mut GameContext<'_>, _: SessionId, _: Packet<'_>) -> Result<(), Kick> {
+//!         Ok(())
+//!     }
+//!
+//!     fn on_tick(&mut self, _: &mut GameContext<'_>, _: Tick) {}
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     App::from_command_line("my_game").play(GameLoop::new(Duration::from_millis(50)), World)
+//! }
+//! ```
+//!
+//! That program has the flags of [`AppArgs`]: `my_game --help` lists them, and each has an environment variable,
+//! for example `MY_GAME_MAX_SESSIONS`.
+//!
+//! | | what the program does |
+//! |---|---|
+//! | `--check` | compares the needs of the flags with the machine, prints a table and exits: status 0, or 2 if a check failed |
+//! | `--metrics-addr` | serves the [admin port](crate::admin) |
+//! | SIGINT, SIGTERM | shuts down within `--drain-secs`, with status 0; a second one ends the process at once |
+//! | SIGHUP | reads `--ban-file`, `--tls-cert` and `--tls-key` again |
+//! | a start that fails | prints one line on standard error, with status 1 |
+//! | bad usage | prints the error, with status 2 |
+//! | logs | go to standard error, at level info; `RUST_LOG` changes the level |
+
+mod args;
+mod ban_file;
+mod check;
+mod run;
+
+pub use args::{AppArgs, parse, parse_from, try_parse_from};
+pub use ban_file::BanFile;
+/// The crate of the command line, in the version of [`AppArgs`].
+pub use clap;
+
+use crate::game::{Game, GameLoop};
+use crate::server::ticker::TickMetrics;
+use crate::server::{Server, ServerBuilder, ServerHandle};
+use crate::session::{Peer, Session};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A server program that is set up: see the [module](self). [`play`](Self::play), [`serve`](Self::serve) and
+/// [`run`](Self::run) run it until its end, and return its exit status.
+#[must_use = "nothing is started before `play`, `serve` or `run`"]
+pub struct App {
+    name: &'static str,
+    args: AppArgs,
+    builder: ServerBuilder,
+    tick_period: Option<Duration>,
+    ticks: Option<Arc<TickMetrics>>,
+    registry: Registry,
+    on_start: Vec<OnStart>,
+    on_hangup: Vec<Box<dyn Fn() + Send>>,
+}
+
+type OnStart = Box<dyn FnOnce(&ServerHandle) -> Result<(), String>>;
+
+/// A server
+///
+/// 0 switches a timeout, rate or interval off. Every flag has an environment variable. SIGHUP reads --ban-file,
+/// --tls-cert and --tls-key again.
+#[derive(Parser)]
+struct Program {
+    #[command(flatten)]
+    app: AppArgs,
+}
+
+impl App {
+    /// A program with the flags of [`AppArgs`], which are read from the command line. Bad usage ends the process with
+    /// status 2. The environment variables of `my_game` begin with `MY_GAME_`.
+    pub fn from_command_line(name: &'static str) -> Self {
+        let command = Program::command().name(name);
+        let prefix = name.replace('-', "_").to_uppercase();
+        let mut command = args::with_env(command, &prefix);
+        let matches = command.get_matches_mut();
+        let program = Program::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        if let Err(why) = program.app.validate() {
+            command.error(ErrorKind::ValueValidation, why).exit();
+        }
+        Self::new(name, program.app)
+    }
+
+    /// A program with flags of its own: see [`AppArgs`].
+    pub fn new(name: &'static str, args: AppArgs) -> Self {
+        Self {
+            name,
+            args,
+            builder: Server::builder(),
+            tick_period: None,
+            ticks: None,
+            registry: Registry::default(),
+            on_start: Vec::new(),
+            on_hangup: Vec::new(),
+        }
+    }
+
+    /// Sets up the server: close message, labels, limits without a flag. The flags replace the other limits, the bans
+    /// and the listeners.
+    pub fn server(mut self, builder: ServerBuilder) -> Self {
+        self.builder = builder;
+        self
+    }
+
+    /// Sets the period of the ticks: a session whose oldest unsent byte is older than ten of them is a slow consumer.
+    /// [`play`](Self::play) sets it by itself.
+    pub fn tick_period(mut self, period: impl Into<Option<Duration>>) -> Self {
+        self.tick_period = period.into();
+        self
+    }
+
+    /// Adds the metrics of the ticks to the admin port. [`play`](Self::play) adds them by itself.
+    pub fn tick_metrics(mut self, ticks: Arc<TickMetrics>) -> Self {
+        self.ticks = Some(ticks);
+        self
+    }
+
+    /// Sets the registry of the game's metrics: see [`AdminBuilder::registry`](crate::admin::AdminBuilder::registry).
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Calls a function when the server listens, before the admin port serves: for threads of the game. An error ends
+    /// the program.
+    pub fn on_start(
+        mut self,
+        on_start: impl FnOnce(&ServerHandle) -> Result<(), String> + 'static,
+    ) -> Self {
+        self.on_start.push(Box::new(on_start));
+        self
+    }
+
+    /// Calls a function at each SIGHUP, on the thread of the signals: for files of the game.
+    pub fn on_hangup(mut self, on_hangup: impl Fn() + Send + 'static) -> Self {
+        self.on_hangup.push(Box::new(on_hangup));
+        self
+    }
+
+    /// Runs a game on this thread until a signal arrives, or until the server ends. Returns the exit status.
+    pub fn play(self, game_loop: GameLoop, game: impl Game) -> ExitCode {
+        let app = self
+            .tick_period(game_loop.period())
+            .tick_metrics(game_loop.metrics());
+        let players = game_loop.players();
+        app.run(players, |server| game_loop.run(server, game))
+    }
+
+    /// Runs a server of these sessions until a signal arrives, or until the server ends. Returns the exit status.
+    pub fn serve<S: Session>(
+        self,
+        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
+    ) -> ExitCode {
+        self.run(factory, |_| ())
+    }
+
+    /// Runs a server of these sessions, and `work` on this thread beside it. `work` has to return when the server
+    /// [shuts down](ServerHandle::is_shutting_down); a signal unparks its thread. Returns the exit status when both
+    /// have ended.
+    pub fn run<S: Session>(
+        self,
+        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
+        work: impl FnOnce(&ServerHandle),
+    ) -> ExitCode {
+        crate::host::init_logs("info");
+        if self.args.check {
+            return check::check(self.name, &self.args);
+        }
+        let name = self.name;
+        match self.try_run(factory, work) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                crate::host::print_error(name, error);
+                crate::host::exit::FAILURE.into()
+            }
+        }
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("name", &self.name)
+            .field("args", &self.args)
+            .finish_non_exhaustive()
+    }
+}

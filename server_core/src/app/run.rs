@@ -1,0 +1,212 @@
+//! A run of the program: start, signals, end.
+
+use super::App;
+use super::args::AppArgs;
+use super::ban_file::BanFile;
+use super::check;
+use crate::admin::Admin;
+use crate::base::config::Config;
+use crate::host::{self, signals};
+#[cfg(feature = "websocket")]
+use crate::protocol::upgrade::WebSocketServerConfig;
+#[cfg(any(feature = "tls", feature = "websocket"))]
+use crate::runtime::listener_kind::ListenerKind;
+use crate::server::{Server, ServerBuilder, ServerHandle};
+use crate::session::{Peer, Session};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// The first signal, and the server that it ends. Either may come first.
+#[derive(Debug, Default)]
+struct Stop {
+    signal: Option<i32>,
+    server: Option<ServerHandle>,
+}
+
+impl Stop {
+    fn end(&self, drain: Duration) {
+        if let (Some(signal), Some(server)) = (self.signal, &self.server) {
+            log::info!("signal {signal}: shutting down");
+            server.shutdown(drain);
+        }
+    }
+}
+
+impl App {
+    /// # Errors
+    /// The start fails, or the server ends by itself. The message is one line for the user.
+    pub(super) fn try_run<S: Session>(
+        self,
+        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
+        work: impl FnOnce(&ServerHandle),
+    ) -> Result<(), String> {
+        let Self {
+            name,
+            args,
+            builder,
+            tick_period,
+            ticks,
+            registry,
+            on_start,
+            on_hangup: mut reloads,
+        } = self;
+        let in_words = |error: io::Error| error.to_string();
+        let fd_limit = host::raise_fd_limit();
+        let (stop, drain) = (Arc::new(Mutex::new(Stop::default())), args.drain_secs);
+        let (of_signals, work_thread) = (Arc::clone(&stop), thread::current());
+        let on_stop = move |signal| {
+            let mut stop = of_signals.lock().unwrap_or_else(PoisonError::into_inner);
+            stop.signal = Some(signal);
+            stop.end(drain);
+            work_thread.unpark();
+        };
+        if let Some(file) = args.ban_file.clone() {
+            reloads.push(Box::new(move || file.reload()));
+        }
+        #[cfg(feature = "tls")]
+        let tls = args.tls().map_err(in_words)?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = tls.clone() {
+            reloads.push(Box::new(move || match tls.reload() {
+                Ok(()) => log::info!("SIGHUP: certificate and key read again"),
+                Err(error) => log::error!("SIGHUP: certificate and key stay as they are: {error}"),
+            }));
+        }
+        let hangup = move || {
+            if reloads.is_empty() {
+                log::info!("SIGHUP ignored: there is nothing to reload");
+            }
+            reloads.iter().for_each(|reload| reload());
+        };
+        signals::on_stop_and_hangup(on_stop, hangup).map_err(in_words)?;
+        // Binds before the server: a failed start must not have accepted a peer. Ends with this function, after
+        // the sessions.
+        let admin = (args.metrics_addr.as_ref())
+            .map(|addrs| {
+                let admin = Admin::builder().name(name).registry(registry);
+                let admin = match ticks {
+                    Some(ticks) => admin.tick_metrics(ticks),
+                    None => admin,
+                };
+                admin
+                    .allow_hosts(args.admin_hosts.iter().cloned())
+                    .host_hint(format!("{name} --admin-host NAME allows it"))
+                    .bind(addrs.all())
+            })
+            .transpose()
+            .map_err(in_words)?;
+        let mut config = Config::default();
+        let builder = builder.change_config(|limits| {
+            args.apply(limits, fd_limit, tick_period);
+            config = limits.clone();
+        });
+        let bans = args.ban_file.as_ref().map(BanFile::bans);
+        let builder = builder.bans(bans.unwrap_or_default());
+        #[cfg(feature = "tls")]
+        let builder = args.listen_tls(builder, tls)?;
+        #[cfg(feature = "websocket")]
+        let builder = args.listen_websocket(builder)?;
+        let server = builder.start(args.addr.all(), factory).map_err(in_words)?;
+        let handle = server.handle();
+        for on_start in on_start {
+            on_start(&handle)?;
+        }
+        let _admin = admin.map(|admin| {
+            log::info!("metrics on {}", admin.local_addr());
+            admin.serve(&handle)
+        });
+        log_start(&args, &server, &config, fd_limit, tick_period);
+        {
+            let mut stop = stop.lock().unwrap_or_else(PoisonError::into_inner);
+            stop.server = Some(handle.clone());
+            stop.end(drain);
+        }
+        work(&handle);
+        let ended = server.join();
+        ended.map_err(|error| format!("the server failed: {error}"))
+    }
+}
+
+impl AppArgs {
+    #[cfg(feature = "websocket")]
+    fn websocket(&self) -> Result<WebSocketServerConfig, String> {
+        Ok(WebSocketServerConfig::from(Arc::from(self.origins()?)))
+    }
+
+    #[cfg(feature = "websocket")]
+    fn listen_websocket(&self, builder: ServerBuilder) -> Result<ServerBuilder, String> {
+        Ok(match &self.ws_addr {
+            Some(addrs) => builder.listen(ListenerKind::WebSocket(self.websocket()?), addrs.all()),
+            None => builder,
+        })
+    }
+
+    #[cfg(feature = "tls")]
+    fn listen_tls(
+        &self,
+        builder: ServerBuilder,
+        tls: Option<crate::runtime::tls::TlsServerConfig>,
+    ) -> Result<ServerBuilder, String> {
+        let Some(tls) = tls else {
+            return Ok(builder);
+        };
+        #[cfg(feature = "websocket")]
+        let builder = match &self.wss_addr {
+            Some(addrs) => {
+                let kind = ListenerKind::SecureWebSocket(tls.for_websocket(), self.websocket()?);
+                builder.listen(kind, addrs.all())
+            }
+            None => builder,
+        };
+        Ok(match &self.tls_addr {
+            Some(addrs) => builder.listen(ListenerKind::Tls(tls), addrs.all()),
+            None => builder,
+        })
+    }
+}
+
+fn log_start(
+    args: &AppArgs,
+    server: &Server,
+    config: &Config,
+    fd_limit: u64,
+    tick_period: Option<Duration>,
+) {
+    log::info!("listening on {}", server.local_addr());
+    for (transport, addr) in server.local_addrs().iter().skip(1) {
+        log::info!("{transport} on {addr}");
+    }
+    if args.addr.are_several() {
+        log::info!("took {} of {}", server.local_addr(), args.addr);
+    }
+    log::info!(
+        "tick {} ms, {} workers, at most {} sessions ({fd_limit} open files)",
+        tick_period.unwrap_or_default().as_millis(),
+        config.workers,
+        config.max_sessions.unwrap_or(usize::MAX),
+    );
+    for proxies in &config.trusted_proxies {
+        log::info!("trusted proxies: {proxies}");
+    }
+    if let Some(file) = &args.ban_file {
+        log::info!("bans read from {file}: {}", file.networks());
+    }
+    if let (Some(asked), Some(most)) = (args.sessions_asked(), config.max_sessions)
+        && asked > most as u64
+    {
+        log::warn!(
+            "--max-sessions lowered from {asked} to {most}: of {fd_limit} descriptors, {} are kept for \
+             the admin port, refused connections and the program itself",
+            fd_limit - most as u64,
+        );
+    }
+    let findings = check::at_start(args);
+    for finding in findings.iter().filter(|finding| finding.severity.is_bad()) {
+        log::warn!("{finding}");
+    }
+    if let Some(warning) = args.silence_warning() {
+        log::warn!("{warning}");
+    }
+}

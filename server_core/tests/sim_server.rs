@@ -3,11 +3,12 @@
 use server_core::testing::{RawPacket, SimClient, SimServer, for_each_seed};
 use server_core::tick::Tick;
 use server_core::{
-    Context, DisconnectReason, Game, GameContext, GameLoop, Kick, Packet, Server, ServerBuilder,
-    Session, SessionId,
+    Context, DisconnectReason, Game, GameContext, GameLoop, Kick, Packet, SendBuffer, Server,
+    ServerBuilder, Session, SessionId,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 const PERIOD: Duration = Duration::from_millis(50);
@@ -17,6 +18,7 @@ server_core::packets! {
     server 2 => SSaid { who: u64 } + bytes;
     server 3 => STick { number: u64, said: u32 };
     server 4 => SBye { code: u16 };
+    server 5 => SPiece + bytes;
 }
 
 /// Tells all what each says.
@@ -37,11 +39,20 @@ struct Talk {
     said: u32,
     events: Rc<RefCell<Vec<String>>>,
     tick_bytes: usize,
+    /// Pieces of 10,000 bytes that each player gets at its join.
+    pieces: u8,
 }
 
 impl Game for Talk {
-    fn on_join(&mut self, _: &mut GameContext<'_>, _: SessionId) {
+    fn on_join(&mut self, ctx: &mut GameContext<'_>, player: SessionId) {
         self.events.borrow_mut().push("join".into());
+        let pieces = (0..self.pieces).map(|piece| ctx.server().encode(&SPiece, [piece; 10_000]));
+        let pieces: Arc<[SendBuffer]> = pieces.map(Result::unwrap).collect();
+        for half in [0, 1] {
+            let middle = pieces.len() / 2;
+            let half = [&pieces[..middle], &pieces[middle..]][half];
+            ctx.send_paced(player, &half.into()).unwrap();
+        }
     }
 
     fn on_packet(
@@ -180,6 +191,34 @@ fn reader_that_stops_is_a_slow_consumer_after_its_time_and_costs_no_other() {
             .filter(|packet| packet.id == STick::ID)
             .count();
         assert_eq!(ticks, 200);
+    });
+}
+
+#[test]
+fn paced_packets_come_whole_and_in_order_with_ticks_between_them() {
+    for_each_seed(20, |seed| {
+        let game = Talk {
+            pieces: 100,
+            ..Talk::default()
+        };
+        let mut server = SimServer::start_game(seed, builder(), GameLoop::new(PERIOD), game);
+        server = server.cut_bytes();
+        let mut client = server.connect();
+        client.stop_reading();
+        server.advance(PERIOD * 10);
+        client.read_on();
+        server.advance(PERIOD);
+        let ids: Vec<_> = (client.packets().into_iter())
+            .map(|packet| (packet.id, packet.payload[0]))
+            .collect();
+        let pieces = ids.iter().filter(|(id, _)| *id == SPiece::ID);
+        assert!(pieces.map(|(_, piece)| *piece).eq(0..100), "{ids:?}");
+        let ticks = ids.iter().filter(|(id, _)| *id == STick::ID).count();
+        assert_eq!(ticks, 11, "{ids:?}");
+        // The socket has taken 64 KiB, and 64 KiB wait: each tick that follows goes before the rest.
+        let tenth = ids.iter().position(|at| *at == (STick::ID, 10));
+        let fifteenth_piece = ids.iter().position(|at| *at == (SPiece::ID, 15));
+        assert!(tenth < fifteenth_piece, "{ids:?}");
     });
 }
 

@@ -5,7 +5,8 @@ use server_core::{
     DisconnectReason, Game, GameContext, GameLoop, GroupId, Kick, Packet, SendBuffer, Server,
     ServerBuilder, ServerHandle, SessionId,
 };
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 server_core::packets! {
@@ -30,6 +31,7 @@ server_core::packets! {
 pub const NAME_TAKEN: Kick = Kick::custom(1001, "name_taken");
 pub const NOT_LOGGED_IN: Kick = Kick::custom(1002, "not_logged_in");
 pub const RESUMED: Kick = Kick::custom(1003, "resumed_elsewhere");
+pub const BUSY: Kick = Kick::custom(1004, "busy");
 
 pub const PERIOD: Duration = Duration::from_millis(50);
 pub const WORLD_BYTES: usize = 300_000;
@@ -38,15 +40,12 @@ pub const RESUME_TICKS: u64 = 600;
 const SIZE: i16 = 1000;
 const MAX_STEP: i8 = 4;
 const ROOM: u32 = 1;
-const PIECE_BYTES: usize = 30_000;
-/// Of all worlds together in one tick. The mailbox of a worker has room for that and for the snapshots, so that no
-/// tick waits.
-const WORLDS_BYTES_PER_TICK: usize = 2 << 20;
+const PIECE_BYTES: usize = 16_000;
 
 /// The limits of the server.
 pub fn builder() -> ServerBuilder {
     Server::builder()
-        .custom_labels([NAME_TAKEN, NOT_LOGGED_IN, RESUMED].map(Kick::label))
+        .custom_labels([NAME_TAKEN, NOT_LOGGED_IN, RESUMED, BUSY].map(Kick::label))
         .close_message_with_text(|reason, text| {
             let code = reason.code()?.into();
             Some((SBye { code }, text.to_owned()))
@@ -67,9 +66,7 @@ pub struct Arena {
     /// A real game takes its tokens from the operating system: a peer must not guess them.
     tokens: fastrand::Rng,
     /// The world, encoded once. All players share these bytes.
-    pieces: Vec<SendBuffer>,
-    /// The next piece for each player that has not got all.
-    downloads: VecDeque<(SessionId, usize)>,
+    pieces: Option<Arc<[SendBuffer]>>,
     sessions: HashMap<SessionId, u32>,
     names: HashMap<String, u32>,
     /// By number, so that snapshots have the same order each time.
@@ -99,8 +96,7 @@ impl Arena {
             last_tick: None,
             tick: 0,
             tokens: rng,
-            pieces: Vec::new(),
-            downloads: VecDeque::new(),
+            pieces: None,
             sessions: HashMap::new(),
             names: HashMap::new(),
             players: BTreeMap::new(),
@@ -109,7 +105,7 @@ impl Arena {
         }
     }
 
-    fn on_login(
+    fn log_in(
         &mut self,
         ctx: &mut GameContext<'_>,
         session: SessionId,
@@ -147,8 +143,14 @@ impl Arena {
         if let Some(room) = player.room {
             server.join(session, group(room));
         }
-        self.downloads.push_back((session, 0));
-        Ok(())
+        // As fast as the player reads, on its worker: no tick waits for it.
+        let pieces = self.pieces.get_or_insert_with(|| {
+            let pieces = self.world.chunks(PIECE_BYTES);
+            pieces
+                .filter_map(|piece| server.encode(&SWorld, piece).ok())
+                .collect()
+        });
+        ctx.send_paced(session, pieces).map_err(|_| BUSY)
     }
 
     fn add_player(&mut self, name: &str) -> u32 {
@@ -192,30 +194,6 @@ impl Arena {
             server.broadcast_packet_to(group(*room), &snapshot);
         }
     }
-
-    /// Sends a share of the worlds that are due. What finds no room waits for the next tick.
-    fn send_worlds(&mut self, server: &ServerHandle) {
-        if self.pieces.is_empty() {
-            let pieces = self.world.chunks(PIECE_BYTES);
-            self.pieces = pieces
-                .filter_map(|piece| server.encode(&SWorld, piece).ok())
-                .collect();
-        }
-        let mut left = WORLDS_BYTES_PER_TICK;
-        while left > 0
-            && let Some((session, next)) = self.downloads.front_mut()
-        {
-            let Some(piece) = self.pieces.get(*next) else {
-                self.downloads.pop_front();
-                continue;
-            };
-            if server.try_send_buffer(*session, piece.clone()).is_err() {
-                break;
-            }
-            *next += 1;
-            left = left.saturating_sub(piece.len());
-        }
-    }
 }
 
 impl Game for Arena {
@@ -226,7 +204,7 @@ impl Game for Arena {
         packet: Packet<'_>,
     ) -> Result<(), Kick> {
         if packet.id() == CLogin::ID {
-            return self.on_login(ctx, session, &packet.decode::<CLogin<'_>>()?);
+            return self.log_in(ctx, session, &packet.decode::<CLogin<'_>>()?);
         }
         let number = self.sessions.get(&session).ok_or(NOT_LOGGED_IN)?;
         let Some(player) = self.players.get_mut(number) else {
@@ -254,7 +232,6 @@ impl Game for Arena {
     }
 
     fn on_leave(&mut self, _: &mut GameContext<'_>, session: SessionId, _: DisconnectReason) {
-        self.downloads.retain(|(of, _)| *of != session);
         if let Some(number) = self.sessions.remove(&session)
             && let Some(player) = self.players.get_mut(&number)
         {
@@ -274,7 +251,6 @@ impl Game for Arena {
             stays
         });
         self.send_snapshots(server);
-        self.send_worlds(server);
         if self.last_tick.is_some_and(|last| tick.number >= last) {
             server.shutdown(Duration::from_secs(2));
         }

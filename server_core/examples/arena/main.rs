@@ -10,7 +10,7 @@
 //! ```
 //!
 //! ```sh
-//! cargo run --release -p server_core --example arena -- --bots 500     # 10 s of play
+//! cargo run --release -p server_core --example arena -- --bots 500     # 5 s of play
 //! cargo run --release -p server_core --example arena -- --storm 2000   # 2,000 logins at once
 //! cargo run -p server_core --example arena                             # serve
 //! cargo test -p server_core --example arena                            # play in virtual time
@@ -43,8 +43,8 @@ struct ArenaArgs {
     storm: Option<u16>,
 }
 
-/// 10 s, and for a storm 20 s.
-const TICKS: u64 = 200;
+/// 5 s, and for a storm 20 s.
+const TICKS: u64 = 100;
 
 fn main() -> io::Result<ExitCode> {
     let mut args = ArenaArgs::parse();
@@ -57,7 +57,7 @@ fn main() -> io::Result<ExitCode> {
     let started = Instant::now();
     arena.started = Some(started);
     if args.demo.ends() {
-        arena.last_tick = Some(TICKS * if args.storm.is_some() { 2 } else { 1 });
+        arena.last_tick = Some(TICKS * if args.storm.is_some() { 4 } else { 1 });
     }
     let make_bot = move |verdict| ArenaBot::new(started, verdict);
     let bots = Bots::start(&args.demo, &server, make_bot, sum_up)?;

@@ -48,7 +48,11 @@
 //! `timers`, `admin` (an admin port with metrics of the game), `game_thread` (one thread owns the world,
 //! without a lock), `rooms` (a thread for each room of the world), `app` (a whole server program), `zones` (players see their neighbourhood), `web` (a world for browsers and bots) and `world_download`
 //! (20 MB for a slow reader that plays at the same time).
-//! `cargo run -p server_core --example NAME -- --bots 5` runs one with bots.
+//! `cargo run -p server_core --example NAME -- --bots 5` runs one with bots. `arena` is a small game with all of its
+//! parts: logins, rooms, snapshots, resume, and its tests.
+//!
+//! `tutorial` leads from an echo to this arena in five steps. A test of a game runs the whole server in virtual
+//! time, without sockets: `testing::SimServer` of the feature `testing`.
 //!
 //! # Typed packets
 //!
@@ -423,7 +427,7 @@
 //!
 //! | layer | contents |
 //! |---|---|
-//! | `testing` (feature) | a client of raw bytes, a stream without a socket, a clock that a test moves |
+//! | `testing` (feature) | a whole server in virtual time, a client of raw bytes, a stream without a socket, a clock that a test moves |
 //! | `app` | (feature `app`) a whole program: flags, `--check`, logs, signals, admin port |
 //! | `game` | game loop: one thread owns the world, and gets a fair share of each player's packets |
 //! | `admin` (feature) | the admin port: Prometheus text, health, sessions, live page |
@@ -587,6 +591,11 @@ pub use session::login::LoginRules;
 pub use session::message::Message;
 #[doc(inline)]
 pub use session::{Context, LoginAnswer, Peer, Session};
+
+/// A game in five steps, from an echo to an arena.
+#[cfg(any(all(doc, feature = "testing"), doctest))]
+#[doc = include_str!("../TUTORIAL.md")]
+pub mod tutorial {}
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

@@ -28,6 +28,7 @@ mod packets;
 mod sending;
 mod session_lifecycle;
 mod shutdown;
+mod sim_server;
 mod slow_consumer;
 mod snapshot;
 mod start;

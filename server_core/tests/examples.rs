@@ -43,6 +43,11 @@ fn chat_rooms_bots_finish() {
 }
 
 #[test]
+fn arena_bots_finish() {
+    plays_to_the_end("arena", "20");
+}
+
+#[test]
 fn zones_bots_finish() {
     // With 64 bots, some are neighbours of bots that they have never met.
     plays_to_the_end("zones", "64");

@@ -20,7 +20,7 @@ pub struct Args {
 
     /// Run N bots over real sockets; the exit status is 0 if each of them saw what it should
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
-    bots: Option<u16>,
+    pub bots: Option<u16>,
 
     /// Whether the bots have no end of their own: the run ends with Ctrl-C, or when a bot fails.
     #[arg(skip)]
@@ -29,7 +29,7 @@ pub struct Args {
 
 impl Args {
     /// Reads the flags; bad ones end the process with status 2. Sets up the log of the library.
-    #[allow(dead_code)] // The example `web` has further flags.
+    #[allow(dead_code)] // The examples `arena` and `web` have further flags.
     pub fn from_command_line() -> Self {
         let args = Self::parse();
         args.set_up_log();

@@ -1,10 +1,14 @@
 //! What a game may do in a callback.
 
+use super::player::PacedPackets;
 use crate::base::id::SessionId;
+use crate::buffer::SendBuffer;
 use crate::game::inbox::Move;
 use crate::protocol::packet::PacketHead;
+use crate::routing::mailbox::MailboxFull;
 use crate::server::ServerHandle;
 use std::any::Any;
+use std::sync::Arc;
 
 /// The server of a [`Game`](super::Game), and a buffer for packets that the game builds.
 #[derive(Debug)]
@@ -87,6 +91,23 @@ impl<'a> GameContext<'a> {
         self.tail.clear();
         build(self.tail);
         self.server.broadcast(head, &*self.tail);
+    }
+
+    /// Sends these packets to a player in their order, as fast as it reads: 64 KiB wait in its queue at a time. For
+    /// a world or another content of many packets.
+    ///
+    /// A tick does not wait for it. The packets are encoded once ([`ServerHandle::encode`]), and all players share
+    /// their bytes. Other packets to the player go between them. A further call adds its packets behind them.
+    ///
+    /// # Errors
+    /// [`MailboxFull`] as for [`ServerHandle::post`]: no packet is sent.
+    pub fn send_paced(
+        &self,
+        player: SessionId,
+        packets: &Arc<[SendBuffer]>,
+    ) -> Result<(), MailboxFull> {
+        let message = PacedPackets::new(Arc::clone(packets));
+        (self.server.post(player, message)).map_err(|_| MailboxFull(()))
     }
 
     /// Admits a player: its login is complete. See [`ServerHandle::admit`].

@@ -477,7 +477,7 @@ impl<G: Game> Receiver for Room<'_, G> {
 }
 
 /// Interval at which the loop takes the last inputs of a server that ends.
-const END_POLL: Duration = Duration::from_millis(5);
+pub(crate) const END_POLL: Duration = Duration::from_millis(5);
 
 struct EndAfterPanic<'a>(&'a ServerHandle, Arc<Rooms>);
 

@@ -3,9 +3,12 @@
 use super::inbox::{Batch, Waiting};
 use crate::base::id::SessionId;
 use crate::base::reason::{DisconnectReason, Kick};
+use crate::buffer::SendBuffer;
 use crate::protocol::packet::Packet;
+use crate::session::message::Message;
 use crate::session::{Context, LoginAnswer, Session};
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +18,26 @@ pub struct GamePlayer {
     shared: Arc<Shared>,
     waiting: Arc<Waiting>,
     has_joined: bool,
+    paced: VecDeque<PacedPackets>,
 }
+
+/// Packets that a player gets as fast as it reads.
+#[derive(Debug)]
+pub(super) struct PacedPackets {
+    packets: Arc<[SendBuffer]>,
+    next: usize,
+}
+
+/// Bytes of paced packets in the queue of a player.
+const WINDOW_BYTES: usize = 64 << 10;
+
+impl PacedPackets {
+    pub fn new(packets: Arc<[SendBuffer]>) -> Self {
+        Self { packets, next: 0 }
+    }
+}
+
+impl Message for PacedPackets {}
 
 /// What all sessions and the game thread share.
 #[derive(Clone, Debug)]
@@ -77,6 +99,7 @@ impl GamePlayer {
             waiting: Arc::new(Waiting::new(&shared.players)),
             shared,
             has_joined: false,
+            paced: VecDeque::new(),
         }
     }
 
@@ -88,6 +111,22 @@ impl GamePlayer {
             if self.waiting.place() == room {
                 return batch;
             }
+        }
+    }
+
+    /// Sends paced packets until the window is full.
+    fn pump(&mut self, ctx: &mut Context<'_>) {
+        while let Some(paced) = self.paced.front_mut() {
+            let Some(packet) = paced.packets.get(paced.next) else {
+                self.paced.pop_front();
+                continue;
+            };
+            if ctx.queued_bytes() >= WINDOW_BYTES {
+                ctx.notify_drained(WINDOW_BYTES / 2);
+                return;
+            }
+            ctx.send_buffer(ctx.id(), packet.clone());
+            paced.next += 1;
         }
     }
 
@@ -132,10 +171,22 @@ impl Session for GamePlayer {
     }
 
     fn on_message(&mut self, ctx: &mut Context<'_>, message: Box<dyn Any + Send>) {
+        let message = match message.downcast::<PacedPackets>() {
+            Ok(packets) => {
+                self.paced.push_back(*packets);
+                self.pump(ctx);
+                return;
+            }
+            Err(message) => message,
+        };
         if self.has_joined {
             let room = ctx.message_room.take();
             self.batch(ctx.id()).message(ctx.id(), message, room);
         }
+    }
+
+    fn on_drained(&mut self, ctx: &mut Context<'_>) {
+        self.pump(ctx);
     }
 
     fn on_disconnected(&mut self, ctx: &mut Context<'_>, reason: DisconnectReason) {

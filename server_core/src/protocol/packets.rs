@@ -92,6 +92,58 @@
 /// A limit is checked when a packet is read, and not when it is written: your own packets are your
 /// responsibility.
 ///
+/// # The bytes
+///
+/// A packet is a size (`u16`, header included), an id (`u16`) and the payload. Numbers are little-endian, and no
+/// byte lies between two fields.
+///
+/// | type | with fixed fields | in a variable packet | bytes of 7, of `"hi"`, of a list of 7 and 8 |
+/// |---|---|---|---|
+/// | `u8`, `i8` | `u8`, `i8` | `u8`, `i8` | `07` |
+/// | `u16`, `i16` | `U16Le`, `I16Le` | `u16`, `i16` | `07 00` |
+/// | `u32`, `i32` | `U32Le`, `I32Le` | `u32`, `i32` | `07 00 00 00` |
+/// | `u64`, `i64` | `U64Le`, `I64Le` | `u64`, `i64` | `07 00 00 00 00 00 00 00` |
+/// | `f32`, `f64` | `F32Le`, `F64Le` | `f32`, `f64` | `00 00 e0 40`, `00 00 00 00 00 00 1c 40` |
+/// | `bool` | does not compile: use `u8` | `bool`: 0 or 1 | `01` |
+/// | `[u16; 2]` | `[U16Le; 2]` | does not compile: use `&'a [U16Le]` | `07 00 08 00` |
+/// | a fixed part | its fields | its fields, as with fixed fields | its fields |
+/// | `&'a str` | does not compile: use `+ text` | `&'a str` | `02 00 68 69` |
+/// | `&'a [PART]`, `List<'a, PART>` | does not compile: use `+ bytes` | a count, then the items | `02 00 07 08` for `u8` |
+/// | `+ text`, `+ bytes` | all bytes behind the fields | does not compile: use `&'a str` | `68 69` |
+///
+/// A fixed field is read in place, so it is a wire number: `7.into()` makes it, and `.get()` reads it. A variable
+/// packet is decoded, so its numbers are those of Rust.
+///
+/// ```
+/// use server_core::{Kick, OutgoingPacket, Packet};
+///
+/// server_core::packets! {
+///     client 1 => CMove { to: Spot, is_fast: u8 };
+///     server 2 => SSaid { who: u32 } + text;
+///     server 3 => SRoom<'a> { number: u16, is_open: bool, name: &'a str, spots: &'a [Spot] };
+///     part Spot { x: i16, y: i16 };
+/// }
+///
+/// fn hex(packet: &impl OutgoingPacket) -> String {
+///     let mut bytes = vec![0; packet.packet_bytes().expect("it is small")];
+///     packet.write_packet(&mut bytes);
+///     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+/// }
+///
+/// let spot = Spot { x: 3.into(), y: (-2).into() };
+/// //                                        size  id    x     y     is_fast
+/// assert_eq!(hex(&CMove { to: spot, is_fast: 1 }), "09 00 01 00 03 00 fe ff 01");
+///
+/// let room = SRoom { number: 7, is_open: true, name: "hi", spots: &[spot] };
+/// //                       size  id    7     open "hi"        1 spot
+/// assert_eq!(hex(&room), "11 00 03 00 07 00 01 02 00 68 69 01 00 03 00 fe ff");
+///
+/// // `ctx.send(&SSaid { who }, "hi")` sends this, behind a header of size 10 and id 2:
+/// let (said, text) = Packet::new(2, &[7, 0, 0, 0, 0x68, 0x69]).decode::<SSaid>()?;
+/// assert_eq!((said.who.get(), text), (7, "hi"));
+/// # Ok::<(), Kick>(())
+/// ```
+///
 /// # Definitions that do not compile
 ///
 /// The same id twice:

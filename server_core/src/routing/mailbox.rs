@@ -28,6 +28,8 @@ pub struct Mailbox<T> {
     wake_reader: Box<dyn Fn() + Send + Sync>,
     has_waiters: AtomicBool,
     waiters: Mutex<Vec<Waiter>>,
+    #[cfg(any(test, feature = "testing"))]
+    never_waits: bool,
 }
 
 /// The error of a `try_` function: a worker's mailbox has no room for the packet, and no worker got it.
@@ -64,7 +66,18 @@ impl<T> Mailbox<T> {
             wake_reader: Box::new(wake_reader),
             has_waiters: AtomicBool::new(false),
             waiters: Mutex::new(Vec::new()),
+            #[cfg(any(test, feature = "testing"))]
+            never_waits: false,
         }
+    }
+
+    /// The same mailbox for a reader and posters on one thread: [`post_or_wait`](Self::post_or_wait) posts beyond
+    /// the limit.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn without_waiting(mut self) -> Self {
+        self.never_waits = true;
+        self
     }
 
     /// Posts without regard to the limit: for items whose number has another bound. `bytes` is at least
@@ -133,6 +146,11 @@ impl<T> Mailbox<T> {
     /// Waits until the mailbox has room, then posts. Never call it on a thread that itself reads a
     /// mailbox: two such threads could wait for each other.
     pub fn post_or_wait(&self, item: T, bytes: usize) {
+        #[cfg(any(test, feature = "testing"))]
+        if self.never_waits {
+            self.post(item, bytes);
+            return;
+        }
         let mut item = item;
         while !self.is_closed() {
             item = match self.try_post(item, bytes, self.limit_bytes) {

@@ -22,6 +22,13 @@ pub fn open() {
     OUTBOX.set(Some(VecDeque::new()));
 }
 
+/// Makes the calling thread the worker with this outbox, or no worker. Returns its outbox before: for a thread that
+/// takes the part of several workers in turn.
+#[cfg(any(test, feature = "testing"))]
+pub fn replace(outbox: Option<VecDeque<Attempt>>) -> Option<VecDeque<Attempt>> {
+    OUTBOX.replace(outbox)
+}
+
 /// Whether the calling thread is a worker.
 #[must_use]
 pub fn is_open() -> bool {

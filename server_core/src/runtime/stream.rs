@@ -1,6 +1,8 @@
 //! The sockets of peers: one type for every transport, and the options that each socket gets.
 
 use crate::base::config::Config;
+#[cfg(any(test, feature = "testing"))]
+use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
 use crate::base::transport_kind::TransportKind;
 #[cfg(feature = "framing")]
@@ -23,6 +25,8 @@ use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+#[cfg(any(test, feature = "testing"))]
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The connection to a peer. No other module names the socket type of a transport.
@@ -45,6 +49,16 @@ pub enum Stream {
     /// WebSocket over TLS.
     #[cfg(all(feature = "tls", feature = "websocket"))]
     SecureWebSocket(Box<Upgraded<TlsStream>>),
+    /// No socket: see [`testing`](crate::testing).
+    #[cfg(any(test, feature = "testing"))]
+    Socketless(Box<Socketless>),
+}
+
+/// A transport without a socket. No poll knows it.
+#[cfg(any(test, feature = "testing"))]
+pub struct Socketless {
+    transport: Box<dyn Transport + Send>,
+    id: Arc<OnceLock<SessionId>>,
 }
 
 /// TLS over a socket.
@@ -66,6 +80,8 @@ macro_rules! transport {
             Stream::WebSocket($transport) => $call,
             #[cfg(all(feature = "tls", feature = "websocket"))]
             Stream::SecureWebSocket($transport) => $call,
+            #[cfg(any(test, feature = "testing"))]
+            Stream::Socketless($transport) => $call,
         }
     };
 }
@@ -166,6 +182,25 @@ impl Stream {
         }
     }
 
+    /// A connection without a socket. `id` is set at its registration.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn socketless(
+        transport: impl Transport + Send + 'static,
+        id: Arc<OnceLock<SessionId>>,
+    ) -> Self {
+        let transport = Box::new(transport);
+        Self::Socketless(Box::new(Socketless { transport, id }))
+    }
+
+    /// Registers a connection without a socket.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn note_id(&self, id: SessionId) {
+        if let Self::Socketless(stream) = self {
+            let _ = stream.id.set(id);
+        }
+    }
+
     fn socket(&self) -> &TcpStream {
         match self {
             Self::Tcp(stream) => stream,
@@ -179,6 +214,8 @@ impl Stream {
             Self::WebSocket(stream) => stream.inner().inner(),
             #[cfg(all(feature = "tls", feature = "websocket"))]
             Self::SecureWebSocket(stream) => stream.inner().inner().inner(),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Socketless(_) => unreachable!("no listener accepts it"),
         }
     }
 
@@ -195,7 +232,32 @@ impl Stream {
             Self::WebSocket(stream) => stream.inner_mut().inner_mut(),
             #[cfg(all(feature = "tls", feature = "websocket"))]
             Self::SecureWebSocket(stream) => stream.inner_mut().inner_mut().inner_mut(),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Socketless(_) => unreachable!("no poll knows it"),
         }
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl std::ops::Deref for Socketless {
+    type Target = dyn Transport + Send;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.transport
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl std::ops::DerefMut for Socketless {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.transport
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl std::fmt::Debug for Socketless {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Socketless").finish_non_exhaustive()
     }
 }
 

@@ -13,7 +13,6 @@ use crate::session::Session;
 use crate::shard::{Shard, Shared};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use std::io::{self, ErrorKind};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -106,14 +105,7 @@ impl<S: Session> Worker<S> {
             }
             let now = Instant::now();
             let (shard, registry) = (&mut self.shard, self.poll.registry());
-            has_mail = mailbox.take_some(|command| {
-                shard.handle_command(command, now, |stream, id| register(registry, stream, id));
-                if shard.has_enough_output() {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            });
+            has_mail = shard.take_mail(mailbox, now, |stream, id| register(registry, stream, id));
             for event in events.iter().filter(|event| event.token() != WAKER) {
                 // The read or the write that meets an error reports it.
                 let readable = event.is_readable() || event.is_read_closed() || event.is_error();

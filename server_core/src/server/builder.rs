@@ -18,10 +18,12 @@ use crate::protocol::packet::PacketHead;
 #[cfg(feature = "websocket")]
 use crate::protocol::upgrade::WebSocketTarget;
 use crate::routing::accounts::LoginPolicy;
-use crate::routing::router::Router;
+use crate::routing::mailbox::Mailbox;
+use crate::routing::router::{Command, Router};
 use crate::runtime::connector::Connector;
 use crate::runtime::listener::{Listener, ListenerContext};
 use crate::runtime::listener_kind::ListenerKind;
+use crate::runtime::stream::Stream;
 #[cfg(feature = "tls")]
 use crate::runtime::tls::TlsClientConfig;
 use crate::runtime::worker::{Worker, poll_with_mailbox};
@@ -299,18 +301,14 @@ impl ServerBuilder {
         self.launch(None, factory)
     }
 
-    fn launch<S: Session>(
+    /// The parts of a server over these mailboxes, one for each worker. No thread is started.
+    fn assemble<S: Session>(
         self,
-        listener: Option<Listener>,
+        mailboxes: Vec<Mailbox<Command<Stream>>>,
+        listener: Option<&Listener>,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
-    ) -> io::Result<Server> {
+    ) -> Parts<S> {
         let config = self.config.clamped();
-        // A server without a descriptor for one session cannot work. The descriptor is freed before accept.
-        let room_for_one = (listener.as_ref())
-            .and_then(|listener| listener.local_addrs().next())
-            .map(|(_, addr)| Socket::new(Domain::for_address(addr), Type::STREAM, None))
-            .transpose()
-            .map_err(|error| failed("cannot accept a connection", error))?;
         let pool = ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
         let buffers = SendBufferManager::new(pool);
         let mut metrics = Metrics::new(config.workers);
@@ -325,14 +323,6 @@ impl ServerBuilder {
             config.max_sessions,
             config.max_sessions_per_ip,
         ));
-        let (polls, mailboxes): (Vec<_>, Vec<_>) = (0..config.workers)
-            .map(|worker| {
-                poll_with_mailbox(config.mailbox_bytes)
-                    .map_err(|error| failed(format_args!("cannot set up worker {worker}"), error))
-            })
-            .collect::<io::Result<Vec<_>>>()?
-            .into_iter()
-            .unzip();
         let router = Arc::new(Router::new(mailboxes).with_login_policy(self.login_policy));
         let connector = Connector::new(Arc::clone(&admission), Arc::clone(&router));
         #[cfg(feature = "framing")]
@@ -341,18 +331,69 @@ impl ServerBuilder {
         let connector = connector.with_tls(self.client_tls);
         #[cfg(feature = "websocket")]
         let connector = connector.with_websocket(self.client_websocket);
-        let handle = ServerHandle::new(listener.as_ref(), &router, connector, &buffers, &metrics);
-        let disconnect_log = DisconnectLog::default();
+        let handle = ServerHandle::new(listener, &router, connector, &buffers, &metrics);
         let shared = Arc::new(Shared {
-            config: config.clone(),
-            router: Arc::clone(&router),
-            buffers: buffers.clone(),
-            metrics: Arc::clone(&metrics),
-            disconnect_log: disconnect_log.clone(),
+            config,
+            router,
+            buffers,
+            metrics,
+            disconnect_log: DisconnectLog::default(),
             login_rules: self.login_rules,
             factory: Box::new(factory),
-            close_message: Arc::clone(&self.close_message),
+            close_message: self.close_message,
         });
+        Parts {
+            handle,
+            shared,
+            admission,
+        }
+    }
+
+    /// A server without threads, listeners and sockets, whose posts never wait: a test drives its shards. `wake`
+    /// is called with the worker whose mailbox has mail.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn assemble_for_one_thread<S: Session>(
+        mut self,
+        wake: impl Fn(usize) + Clone + Send + Sync + 'static,
+        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
+    ) -> Parts<S> {
+        self.config = self.config.clamped();
+        let mailbox_bytes = self.config.mailbox_bytes;
+        let mailboxes = (0..self.config.workers).map(|worker| {
+            let wake = wake.clone();
+            Mailbox::new(mailbox_bytes, move || wake(worker)).without_waiting()
+        });
+        let mailboxes = mailboxes.collect();
+        self.assemble(mailboxes, None, factory)
+    }
+
+    fn launch<S: Session>(
+        mut self,
+        listener: Option<Listener>,
+        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
+    ) -> io::Result<Server> {
+        self.config = self.config.clamped();
+        let config = self.config.clone();
+        // A server without a descriptor for one session cannot work. The descriptor is freed before accept.
+        let room_for_one = (listener.as_ref())
+            .and_then(|listener| listener.local_addrs().next())
+            .map(|(_, addr)| Socket::new(Domain::for_address(addr), Type::STREAM, None))
+            .transpose()
+            .map_err(|error| failed("cannot accept a connection", error))?;
+        let (polls, mailboxes): (Vec<_>, Vec<_>) = (0..config.workers)
+            .map(|worker| {
+                poll_with_mailbox(config.mailbox_bytes)
+                    .map_err(|error| failed(format_args!("cannot set up worker {worker}"), error))
+            })
+            .collect::<io::Result<Vec<_>>>()?
+            .into_iter()
+            .unzip();
+        let bans = std::mem::take(&mut self.bans);
+        let Parts {
+            handle,
+            shared,
+            admission,
+        } = self.assemble(mailboxes, listener.as_ref(), factory);
         // From here on, an early return drops the server, which ends its running threads.
         let mut server = Server {
             handle: handle.clone(),
@@ -361,7 +402,7 @@ impl ServerBuilder {
         // Dropped before the server, whose drop waits for the workers.
         let listener = listener.map(|listener| (listener, EndWorkersOnDrop(handle)));
         for (index, poll) in polls.into_iter().enumerate() {
-            let (router, shared) = (Arc::clone(&router), Arc::clone(&shared));
+            let (router, shared) = (Arc::clone(&shared.router), Arc::clone(&shared));
             server.spawn(&format!("worker-{index}"), move || {
                 Worker::new(index, poll, router, shared).run()
             })?;
@@ -372,14 +413,14 @@ impl ServerBuilder {
             let connects = config.max_connects_per_ip_per_sec;
             let context = ListenerContext {
                 connects: connects.map(AddressBudgets::new),
-                bans: self.bans,
+                bans,
                 config,
                 admission,
-                router: Arc::clone(&router),
-                buffers,
-                metrics,
-                close_message: self.close_message,
-                disconnect_log,
+                router: Arc::clone(&shared.router),
+                buffers: shared.buffers.clone(),
+                metrics: Arc::clone(&shared.metrics),
+                close_message: Arc::clone(&shared.close_message),
+                disconnect_log: shared.disconnect_log.clone(),
             };
             drop(room_for_one);
             server.spawn("listener", move || {
@@ -389,6 +430,13 @@ impl ServerBuilder {
         }
         Ok(server)
     }
+}
+
+/// A server without its threads.
+pub(crate) struct Parts<S> {
+    pub handle: ServerHandle,
+    pub shared: Arc<Shared<Stream, S>>,
+    pub admission: Arc<Admission>,
 }
 
 impl fmt::Debug for ServerBuilder {

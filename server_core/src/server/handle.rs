@@ -77,6 +77,9 @@ struct Inner {
     /// The instant at which the flush of a shutdown ends. Set once, before the listener is stopped.
     flush_by: Mutex<Option<Instant>>,
     is_shutting_down: AtomicBool,
+    /// The time of a server that a test moves.
+    #[cfg(any(test, feature = "testing"))]
+    virtual_now: Mutex<Option<Instant>>,
 }
 
 /// Measured broadcasts at a time. A server that is behind by more does not measure the further
@@ -105,8 +108,16 @@ impl ServerHandle {
                 listener: listener.map(Listener::stop_signal),
                 flush_by: Mutex::new(None),
                 is_shutting_down: AtomicBool::new(false),
+                #[cfg(any(test, feature = "testing"))]
+                virtual_now: Mutex::new(None),
             }),
         }
+    }
+
+    /// Sets the time of a server without a clock and without sockets.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn set_virtual_now(&self, now: Instant) {
+        *self.inner.lock_virtual_now() = Some(now);
     }
 
     pub(super) fn local_addrs(&self) -> &[(TransportKind, SocketAddr)] {
@@ -539,6 +550,10 @@ impl ServerHandle {
         if self.is_shutting_down() {
             return Err(server_has_ended());
         }
+        #[cfg(any(test, feature = "testing"))]
+        if self.inner.lock_virtual_now().is_some() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         self.inner.connector.connect_from(source, addr, tag)
     }
 
@@ -640,7 +655,10 @@ impl ServerHandle {
         if self.inner.is_shutting_down.swap(true, Ordering::AcqRel) {
             return;
         }
-        let flush_by = Instant::now() + drain.min(LONGEST_TIME);
+        let now = Instant::now();
+        #[cfg(any(test, feature = "testing"))]
+        let now = self.inner.lock_virtual_now().unwrap_or(now);
+        let flush_by = now + drain.min(LONGEST_TIME);
         *self.inner.flush_by() = Some(flush_by);
         match &self.inner.listener {
             // The listener shuts the workers down at its end: no connection can arrive after that.
@@ -656,6 +674,11 @@ fn cut_account(account: &str) -> &str {
 }
 
 impl Inner {
+    #[cfg(any(test, feature = "testing"))]
+    fn lock_virtual_now(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        (self.virtual_now.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn flush_by(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         // One value, set in one step: a panic elsewhere cannot leave it half changed.
         self.flush_by.lock().unwrap_or_else(PoisonError::into_inner)

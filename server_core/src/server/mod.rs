@@ -5,6 +5,8 @@ mod handle;
 pub mod schedule;
 pub mod ticker;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use builder::Parts;
 pub use builder::ServerBuilder;
 pub use handle::ServerHandle;
 

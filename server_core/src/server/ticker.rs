@@ -136,6 +136,18 @@ impl Ticker {
         }
     }
 
+    /// The schedule of the ticks, from `now` on: for a caller in place of [`run`](Self::run).
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn schedule(&self, now: Instant) -> TickSchedule {
+        TickSchedule::new(now, self.period)
+    }
+
+    /// Whether the loop is stopped.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn is_stopped(&self) -> bool {
+        *self.stopper.0.lock()
+    }
+
     fn server_has_ended(&self) -> bool {
         self.server
             .as_ref()

@@ -40,6 +40,7 @@ use crate::connection::admission::Admission;
 use crate::connection::{Connection, Draining, ReadLimits};
 use crate::groups::members::Groups;
 use crate::routing::completion_timer::Share;
+use crate::routing::mailbox::Mailbox;
 use crate::routing::router::{Command, Router};
 use crate::session::login::LoginRules;
 use crate::session::{Effect, Peer, Session};
@@ -51,6 +52,7 @@ use pacing::Pacing;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use unadmitted::Unadmitted;
@@ -90,7 +92,7 @@ impl<T: Send + 'static, S> Shared<T, S> {
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> Self {
         let pool = crate::buffer::ChunkPool::new(config.chunk_bytes, config.pooled_chunks);
-        let mailbox = |_| crate::routing::mailbox::Mailbox::new(config.mailbox_bytes, || {});
+        let mailbox = |_| Mailbox::new(config.mailbox_bytes, || {});
         Self {
             config: config.clone(),
             router: Arc::new(Router::new((0..workers).map(mailbox))),
@@ -256,6 +258,23 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             grace_until: None,
             shared,
         }
+    }
+
+    /// Carries out the commands that wait, as many as a turn has room for. Returns whether more wait already.
+    pub fn take_mail(
+        &mut self,
+        mailbox: &Mailbox<Command<T>>,
+        now: Instant,
+        mut register: impl FnMut(&mut T, SessionId) -> io::Result<()>,
+    ) -> bool {
+        mailbox.take_some(|command| {
+            self.handle_command(command, now, &mut register);
+            if self.has_enough_output() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })
     }
 
     /// Carries out one command. A new connection's socket is registered by `register`.

@@ -1,5 +1,6 @@
 //! A connection without a socket: the server's end is a `Transport`, the peer's end belongs to a test.
 
+use super::rng::SimRng;
 use crate::transport::PlainStream;
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -56,6 +57,8 @@ pub struct FakeState {
     /// Calls that no connection of the library may make: a write without bytes, a write or a shutdown
     /// behind a shutdown.
     pub misuses: Vec<&'static str>,
+    /// Calls that the script does not name meet "would block" or "interrupted", or move few bytes, at random.
+    pub cuts: Option<SimRng>,
     endless_at: usize,
     /// The last read, or the last write, met "would block": the next change is an edge.
     read_is_blocked: bool,
@@ -126,6 +129,7 @@ impl FakeStream {
             blocked_writes: 0,
             failed_calls: 0,
             misuses: Vec::new(),
+            cuts: None,
             endless_at: 0,
             read_is_blocked: true,
             write_is_blocked: true,
@@ -235,7 +239,23 @@ impl FakeState {
         let is_meant = |(of, _): &(Option<Call>, _)| of.is_none_or(|of| of == call);
         let next = self.script.iter().position(is_meant);
         let outcome = next.and_then(|at| self.script.remove(at));
-        outcome.map_or(Outcome::AtMost(usize::MAX), |(_, outcome)| outcome)
+        let outcome = outcome.map(|(_, outcome)| outcome);
+        outcome
+            .or_else(|| self.cut(call))
+            .unwrap_or(Outcome::AtMost(usize::MAX))
+    }
+
+    fn cut(&mut self, call: Call) -> Option<Outcome> {
+        let rng = self.cuts.as_mut().filter(|_| call != Call::Shutdown)?;
+        match rng.below(40) {
+            0 => Some(Outcome::Interrupted),
+            1..6 => Some(Outcome::WouldBlock),
+            6..26 => {
+                let most = 1 << rng.below(12);
+                Some(Outcome::AtMost(rng.below(most)))
+            }
+            _ => None,
+        }
     }
 
     fn block(&mut self, call: Call) -> io::Error {

@@ -3,7 +3,10 @@
 //! The code shares no type with the framer and the packet writer of this library: a bug in both would
 //! cancel out.
 
-pub(super) const HEADER_BYTES: usize = 4;
+use crate::protocol::packet::Packet;
+use std::io::{self, ErrorKind};
+
+const HEADER_BYTES: usize = 4;
 
 /// A received packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +24,32 @@ impl RawPacket {
         let payload = payload.as_ref().to_vec();
         Self { id, payload }
     }
+
+    /// The packet as sessions get it, to be decoded.
+    #[must_use]
+    pub fn packet(&self) -> Packet<'_> {
+        Packet::new(self.id, &self.payload)
+    }
+
+    /// Bytes of the packet, header included.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        HEADER_BYTES + self.payload.len()
+    }
+}
+
+/// The first packet of these bytes, or `None` if its end is missing.
+pub(super) fn split_packet(bytes: &[u8]) -> io::Result<Option<RawPacket>> {
+    let [s0, s1, i0, i1, body @ ..] = bytes else {
+        return Ok(None);
+    };
+    let size = usize::from(u16::from_le_bytes([*s0, *s1]));
+    let id = u16::from_le_bytes([*i0, *i1]);
+    let Some(body_bytes) = size.checked_sub(HEADER_BYTES) else {
+        let what = format!("torn stream: size {size} id {id}");
+        return Err(io::Error::new(ErrorKind::InvalidData, what));
+    };
+    Ok((body.get(..body_bytes)).map(|payload| RawPacket::new(id, payload)))
 }
 
 /// The bytes of a packet.

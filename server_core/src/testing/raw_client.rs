@@ -2,7 +2,7 @@
 //!
 //! The code shares no type with the framer of this library: a bug in both would cancel out.
 
-use super::packet::{HEADER_BYTES, RawPacket};
+use super::packet::{RawPacket, split_packet};
 use super::{DEADLINE, packet};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
@@ -169,22 +169,16 @@ impl RawClient {
     }
 
     fn parse(&mut self) -> io::Result<Option<RawPacket>> {
-        let [s0, s1, i0, i1, body @ ..] = &self.input[self.parsed..] else {
-            return Ok(None);
-        };
-        let size = usize::from(u16::from_le_bytes([*s0, *s1]));
-        let id = u16::from_le_bytes([*i0, *i1]);
-        let is_known = self.known_ids.is_none_or(|ids| ids.contains(&id));
-        if size < HEADER_BYTES || !is_known {
-            let what = format!("torn stream: size {size} id {id}");
+        let input = &self.input[self.parsed..];
+        if let (Some(known), [_, _, i0, i1, ..]) = (self.known_ids, input)
+            && !known.contains(&u16::from_le_bytes([*i0, *i1]))
+        {
+            let what = format!("torn stream: id {}", u16::from_le_bytes([*i0, *i1]));
             return Err(io::Error::new(ErrorKind::InvalidData, what));
         }
-        let Some(payload) = body.get(..size - HEADER_BYTES) else {
-            return Ok(None);
-        };
-        let packet = RawPacket::new(id, payload);
-        self.parsed += size;
-        Ok(Some(packet))
+        let packet = split_packet(input)?;
+        self.parsed += packet.as_ref().map_or(0, RawPacket::size);
+        Ok(packet)
     }
 
     /// The next packet.

@@ -140,6 +140,7 @@ impl Sim {
             buffers: buffers.clone(),
             metrics: Arc::clone(&metrics),
             disconnect_log: DisconnectLog::default(),
+            login_rules: None,
             factory: Box::new({
                 let world = world.clone();
                 move |peer| SimSession::new(peer, &world)

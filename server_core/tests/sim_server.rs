@@ -1,0 +1,266 @@
+//! Whole servers in virtual time: what a test of a game relies on.
+
+use server_core::testing::{RawPacket, SimClient, SimServer, for_each_seed};
+use server_core::tick::Tick;
+use server_core::{
+    Context, DisconnectReason, Game, GameContext, GameLoop, Kick, Packet, SendBuffer, Server,
+    ServerBuilder, Session, SessionId,
+};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PERIOD: Duration = Duration::from_millis(50);
+
+server_core::packets! {
+    client 1 => CSay + bytes;
+    server 2 => SSaid { who: u64 } + bytes;
+    server 3 => STick { number: u64, said: u32 };
+    server 4 => SBye { code: u16 };
+    server 5 => SPiece + bytes;
+}
+
+/// Tells all what each says.
+struct Talker;
+
+impl Session for Talker {
+    fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+        let bytes = packet.decode::<CSay>()?;
+        let who = ctx.id().into();
+        ctx.broadcast(&SSaid { who }, bytes);
+        Ok(())
+    }
+}
+
+/// The same on a game thread, and what has happened to it.
+#[derive(Default)]
+struct Talk {
+    said: u32,
+    events: Rc<RefCell<Vec<String>>>,
+    tick_bytes: usize,
+    /// Pieces of 10,000 bytes that each player gets at its join.
+    pieces: u8,
+}
+
+impl Game for Talk {
+    fn on_join(&mut self, ctx: &mut GameContext<'_>, player: SessionId) {
+        self.events.borrow_mut().push("join".into());
+        let pieces = (0..self.pieces).map(|piece| ctx.server().encode(&SPiece, [piece; 10_000]));
+        let pieces: Arc<[SendBuffer]> = pieces.map(Result::unwrap).collect();
+        for half in [0, 1] {
+            let middle = pieces.len() / 2;
+            let half = [&pieces[..middle], &pieces[middle..]][half];
+            ctx.send_paced(player, &half.into()).unwrap();
+        }
+    }
+
+    fn on_packet(
+        &mut self,
+        ctx: &mut GameContext<'_>,
+        player: SessionId,
+        packet: Packet<'_>,
+    ) -> Result<(), Kick> {
+        let bytes = packet.decode::<CSay>()?;
+        self.said += 1;
+        let who = player.into();
+        ctx.server().broadcast(&SSaid { who }, bytes);
+        Ok(())
+    }
+
+    fn on_leave(&mut self, _: &mut GameContext<'_>, _: SessionId, reason: DisconnectReason) {
+        self.events.borrow_mut().push(reason.label().into());
+    }
+
+    fn on_tick(&mut self, ctx: &mut GameContext<'_>, tick: Tick) {
+        assert_eq!((tick.lag, tick.skipped), (Duration::ZERO, 0));
+        let number = tick.number.into();
+        for at in (0..self.tick_bytes).step_by(60_000) {
+            let bytes = vec![1; 60_000.min(self.tick_bytes - at)];
+            ctx.server().broadcast(&SSaid { who: 0.into() }, bytes);
+        }
+        let said = self.said.into();
+        ctx.server().broadcast_packet(&STick { number, said });
+    }
+}
+
+fn builder() -> ServerBuilder {
+    let close = |reason: DisconnectReason| {
+        Some((
+            SBye {
+                code: reason.code()?.into(),
+            },
+            "",
+        ))
+    };
+    Server::builder().workers(3).close_message(close)
+}
+
+/// Everything that four clients get who talk for a second.
+fn talk(seed: u64) -> Vec<Vec<RawPacket>> {
+    let mut server = SimServer::start(seed, builder(), |_| Talker).cut_bytes();
+    let mut clients: Vec<SimClient> = (0..4).map(|_| server.connect()).collect();
+    for round in 0..20_u8 {
+        for (client, number) in clients.iter().zip(0..) {
+            client.send(&CSay, vec![number; usize::from(round) * 40]);
+        }
+        server.advance(PERIOD);
+    }
+    clients.iter_mut().map(SimClient::packets).collect()
+}
+
+#[test]
+fn same_seed_gives_the_same_bytes_and_other_seeds_another_order() {
+    let mut orders = Vec::new();
+    for seed in 0..10 {
+        let got = talk(seed);
+        assert!(got == talk(seed), "seed {seed}");
+        // Whatever the order and the cuts: each hears each line once.
+        for packets in &got {
+            assert_eq!(packets.len(), 4 * 20, "seed {seed}");
+        }
+        orders.push(got);
+    }
+    orders.dedup();
+    assert!(orders.len() > 1, "the seeds make no difference");
+}
+
+#[test]
+fn ticks_come_at_their_instants_and_players_leave_at_the_end() {
+    for_each_seed(30, |seed| {
+        let game = Talk::default();
+        let events = Rc::clone(&game.events);
+        let game_loop = GameLoop::new(PERIOD);
+        let metrics = game_loop.metrics();
+        let mut server = SimServer::start_game(seed, builder(), game_loop, game).cut_bytes();
+        let (mut one, two) = (server.connect(), server.connect());
+        server.advance(PERIOD - Duration::from_millis(1));
+        assert_eq!((one.next_packet(), metrics.ticks.get()), (None, 0));
+        two.send(&CSay, b"hello");
+        server.advance(Duration::from_millis(1));
+        let who = two.id().unwrap().to_u64().to_le_bytes();
+        let said = RawPacket::new(SSaid::ID, [&who[..], b"hello"].concat());
+        assert_eq!(one.next_of(SSaid::ID), Some(said));
+        server.advance(PERIOD * 20 - server.elapsed());
+        assert_eq!((metrics.ticks.get(), metrics.skipped.get()), (20, 0));
+        drop(two);
+        server.advance(PERIOD);
+        server.handle().shutdown(Duration::from_secs(1));
+        server.advance(Duration::from_secs(2));
+        assert!(server.handle().has_ended() && one.is_closed());
+        let bye = one.next_of(SBye::ID).expect("the close message");
+        let code = DisconnectReason::Shutdown.code().unwrap();
+        assert_eq!(bye.packet().decode::<SBye>().unwrap().code.get(), code);
+        let mut events = events.borrow().clone();
+        assert_eq!(events.split_off(2), ["peer_closed", "shutdown"]);
+        assert_eq!(events, ["join", "join"]);
+        assert_eq!(metrics.ticks.get(), 21);
+    });
+}
+
+#[test]
+fn game_that_sends_more_than_a_mailbox_holds_does_not_wait() {
+    let game = Talk {
+        tick_bytes: 8 << 20,
+        ..Talk::default()
+    };
+    let mut server = SimServer::start_game(1, builder(), GameLoop::new(PERIOD), game);
+    let mut client = server.connect();
+    server.advance(PERIOD * 2);
+    let bytes: usize = client.packets().iter().map(RawPacket::size).sum();
+    assert!(bytes > 8 << 20, "{bytes}");
+}
+
+#[test]
+fn reader_that_stops_is_a_slow_consumer_after_its_time_and_costs_no_other() {
+    for_each_seed(10, |seed| {
+        let game = Talk {
+            tick_bytes: 100_000,
+            ..Talk::default()
+        };
+        let mut server = SimServer::start_game(seed, builder(), GameLoop::new(PERIOD), game);
+        let (mut reads, stops) = (server.connect(), server.connect());
+        stops.stop_reading();
+        server.advance(Duration::from_secs(10));
+        assert!(stops.is_closed() && !reads.is_closed());
+        let totals = server.handle().metrics().totals();
+        assert_eq!(totals.disconnects_for(Kick::SlowConsumer), 1);
+        let ticks = reads
+            .packets()
+            .iter()
+            .filter(|packet| packet.id == STick::ID)
+            .count();
+        assert_eq!(ticks, 200);
+    });
+}
+
+#[test]
+fn paced_packets_come_whole_and_in_order_with_ticks_between_them() {
+    for_each_seed(20, |seed| {
+        let game = Talk {
+            pieces: 100,
+            ..Talk::default()
+        };
+        let mut server = SimServer::start_game(seed, builder(), GameLoop::new(PERIOD), game);
+        server = server.cut_bytes();
+        let mut client = server.connect();
+        client.stop_reading();
+        server.advance(PERIOD * 10);
+        client.read_on();
+        server.advance(PERIOD);
+        let ids: Vec<_> = (client.packets().into_iter())
+            .map(|packet| (packet.id, packet.payload[0]))
+            .collect();
+        let pieces = ids.iter().filter(|(id, _)| *id == SPiece::ID);
+        assert!(pieces.map(|(_, piece)| *piece).eq(0..100), "{ids:?}");
+        let ticks = ids.iter().filter(|(id, _)| *id == STick::ID).count();
+        assert_eq!(ticks, 11, "{ids:?}");
+        // The socket has taken 64 KiB, and 64 KiB wait: each tick that follows goes before the rest.
+        let tenth = ids.iter().position(|at| *at == (STick::ID, 10));
+        let fifteenth_piece = ids.iter().position(|at| *at == (SPiece::ID, 15));
+        assert!(tenth < fifteenth_piece, "{ids:?}");
+    });
+}
+
+#[test]
+fn full_server_turns_a_client_away_with_its_reason() {
+    let builder = builder().max_sessions(Some(2)).max_sessions_per_ip(Some(1));
+    let mut server = SimServer::start(7, builder, |_| Talker);
+    let one = server.connect();
+    let same_address = server.connect();
+    let two = server.connect_from([127, 0, 0, 2]);
+    let mut three = server.connect_from([127, 0, 0, 3]);
+    server.advance(Duration::ZERO);
+    let closed = [&one, &same_address, &two, &three].map(SimClient::is_closed);
+    assert_eq!(closed, [false, true, false, true]);
+    let code = DisconnectReason::ServerFull.code().unwrap().to_le_bytes();
+    assert_eq!(three.packets(), [RawPacket::new(SBye::ID, code)]);
+    drop(one);
+    server.advance(Duration::from_secs(1));
+    assert!(!server.connect().is_closed(), "the place is free again");
+}
+
+#[test]
+fn end_of_a_client_is_seen_by_its_session_as_over_a_socket() {
+    let mut server = SimServer::start(3, builder(), |_| Talker);
+    let (finishes, resets, mut stays) = (server.connect(), server.connect(), server.connect());
+    server.advance(Duration::ZERO);
+    finishes.send(&CSay, b"last words");
+    finishes.finish();
+    resets.reset();
+    server.advance(Duration::from_millis(1));
+    let totals = server.handle().metrics().totals();
+    assert_eq!(totals.disconnects_for(DisconnectReason::PeerClosed), 1);
+    assert_eq!(totals.disconnects_for(DisconnectReason::PeerReset), 1);
+    assert!(
+        stays
+            .next_of(SSaid::ID)
+            .is_some_and(|said| said.payload.ends_with(b"last words"))
+    );
+    server.handle().shutdown(Duration::ZERO);
+    server.advance(Duration::from_secs(1));
+    assert!(
+        server.connect().is_closed(),
+        "a server that has ended takes no client"
+    );
+}

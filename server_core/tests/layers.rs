@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 /// The lowest first.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "base",
     "host",
     "protocol",
     "buffer",
     "groups",
+    "interest",
     "session",
     "transport",
     "connection",

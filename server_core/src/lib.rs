@@ -538,7 +538,11 @@ pub use base::config::Config;
 #[doc(inline)]
 pub use base::id::{InvalidSessionId, SessionId};
 #[doc(inline)]
+pub use base::packet_counts::{PacketCount, PacketDirection, PacketInfo};
+#[doc(inline)]
 pub use base::reason::{DisconnectReason, Kick};
+#[doc(inline)]
+pub use base::trace::{TraceEvent, TraceKind, TraceTarget};
 #[doc(inline)]
 pub use base::transport_kind::TransportKind;
 #[doc(inline)]
@@ -578,6 +582,8 @@ pub use runtime::listener_kind::ListenerKind;
 pub use runtime::tls::{TlsClientConfig, TlsClientStream, TlsServerConfig};
 #[doc(inline)]
 pub use server::ticker::{TickMetrics, TickStopper, Ticker};
+#[doc(inline)]
+pub use server::trace::Trace;
 #[doc(inline)]
 pub use server::{Server, ServerBuilder, ServerHandle};
 #[doc(inline)]

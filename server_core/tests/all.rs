@@ -21,6 +21,7 @@ mod layers;
 mod limits;
 mod listen;
 mod messages;
+mod packet_counts;
 mod packets;
 mod sending;
 mod session_lifecycle;

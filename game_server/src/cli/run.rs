@@ -9,7 +9,7 @@ use game_server::game::stats;
 use game_server::game::tick::TickLoop;
 #[cfg(feature = "cluster")]
 use game_server::game::world::World;
-use game_server::packets::{CHAT_FLOOD, SBye};
+use game_server::packets::{CHAT_FLOOD, PACKETS, SBye};
 #[cfg(any(feature = "tls", feature = "websocket"))]
 use server_core::ListenerKind;
 #[cfg(feature = "websocket")]
@@ -94,6 +94,7 @@ pub fn run(args: &Args) -> Result<(), String> {
                 .unwrap_or_default(),
         )
         .custom_labels([CHAT_FLOOD.label()])
+        .packets(PACKETS)
         .close_message_with_text(SBye::close_message);
     #[cfg(feature = "tls")]
     let builder = match (&tls, &args.tls_addr) {

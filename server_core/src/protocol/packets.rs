@@ -75,6 +75,9 @@
 ///
 /// A field keeps its doc comment; fields are public.
 ///
+/// A first line `pub const PACKETS;` makes a table of all packets ([`PacketInfo`](crate::PacketInfo)) for
+/// [`ServerBuilder::packets`](crate::ServerBuilder::packets).
+///
 /// # The result
 ///
 /// Each packet has a `const ID`, implements [`IncomingPacket`](crate::IncomingPacket) for
@@ -224,6 +227,13 @@
 /// ```
 #[macro_export]
 macro_rules! packets {
+    (
+        $(#[$meta:meta])* $vis:vis const $table:ident;
+        $($packets:tt)*
+    ) => {
+        $crate::packets! { $($packets)* }
+        $crate::__packet_table! { [$(#[$meta])* $vis $table] $($packets)* }
+    };
     ($(
         $(#[$meta:meta])*
         $direction:ident $($id:literal =>)? $vis:vis $name:ident $(<$life:lifetime>)?
@@ -240,6 +250,40 @@ macro_rules! packets {
             #[allow(dead_code)]
             enum Ids { $($($name = $id,)?)* }
         };
+    };
+}
+
+/// The table of the packets.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __packet_table {
+    (
+        [$(#[$meta:meta])* $vis:vis $table:ident]
+        $(
+            $(#[$_meta:meta])*
+            $direction:ident $($id:literal =>)? $_vis:vis $name:ident $(<$_life:lifetime>)?
+            $({ $($_fields:tt)* })?
+            $(+ $_tail:ident $(($_limit:expr))?)?
+        );* $(;)?
+    ) => {
+        $(#[$meta])*
+        $vis const $table: &[$crate::PacketInfo] = &[$($(
+            $crate::__packet_info! { $direction $id $name },
+        )?)*];
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __packet_info {
+    (client $id:literal $name:ident) => {
+        $crate::PacketInfo::new($id, stringify!($name), true, false)
+    };
+    (server $id:literal $name:ident) => {
+        $crate::PacketInfo::new($id, stringify!($name), false, true)
+    };
+    ($direction:ident $id:literal $name:ident) => {
+        $crate::PacketInfo::new($id, stringify!($name), true, true)
     };
 }
 

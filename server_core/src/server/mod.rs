@@ -4,6 +4,7 @@ mod builder;
 mod handle;
 pub mod schedule;
 pub mod ticker;
+pub mod trace;
 
 pub use builder::ServerBuilder;
 pub use handle::ServerHandle;

@@ -95,6 +95,41 @@
 /// A limit is checked when a packet is read, and not when it is written: your own packets are your
 /// responsibility.
 ///
+/// # Bytes on the wire
+///
+/// Numbers are little-endian. No byte lies between two fields. This table is compared with what the library writes
+/// (`tests/packets.rs`):
+///
+/// | type | in | example | bytes |
+/// |---|---|---|---|
+/// | `u8` | all | `&0x12_u8` | `12` |
+/// | `i8` | all | `&-2_i8` | `fe` |
+/// | `u16` | all | `&0x1234_u16` | `34 12` |
+/// | `u32` | all | `&0x1234_5678_u32` | `78 56 34 12` |
+/// | `u64` | all | `&0x1234_u64` | `34 12 00 00 00 00 00 00` |
+/// | `i16` | all | `&-2_i16` | `fe ff` |
+/// | `i32` | all | `&-2_i32` | `fe ff ff ff` |
+/// | `i64` | all | `&-2_i64` | `fe ff ff ff ff ff ff ff` |
+/// | `f32` | all | `&1.5_f32` | `00 00 c0 3f` |
+/// | `f64` | all | `&1.5_f64` | `00 00 00 00 00 00 f8 3f` |
+/// | `part Cell { x: u8, y: i16 }` | all | `&cell` | `01 fe ff` |
+/// | `bool` | variable | `&true` | `01` |
+/// | `&'a str` | variable | `"h\u{e9}"` | `03 00 68 c3 a9` |
+/// | `&'a [u8]` | variable | `&[1_u8, 2][..]` | `02 00 01 02` |
+/// | `&'a [Cell]` | variable | `&cells[..]` | `01 00 01 fe ff` |
+/// | `List<'a, u16>` | variable | `&List::of(&[1_u16, 2])` | `02 00 01 00 02 00` |
+/// | `List<'a, &'a str>` | variable | `&List::of(&["a", "bc"])` | `02 00 01 00 61 02 00 62 63` |
+/// | `[u16; 2]` | fixed | `[1, 2]` | `01 00 02 00` |
+///
+/// A packet is its size (with these four bytes), its id, its fields in order, and its tail:
+///
+/// | packet | value | bytes |
+/// |---|---|---|
+/// | `client 7 => CStep { x: i32, y: i16 }` | `x 3, y -2` | `0a 00 07 00 03 00 00 00 fe ff` |
+/// | `server 1 => STick { tick: u64 } + text` | `tick 2, "Hi"` | `0e 00 01 00 02 00 00 00 00 00 00 00 48 69` |
+/// | `client 2 => CAny + bytes` | `1, 2` | `06 00 02 00 01 02` |
+/// | `server 8 => SNames<'a> { room: u16, names: List<'a, &'a str> }` | `room 5, ["a", "bc"]` | `0f 00 08 00 05 00 02 00 01 00 61 02 00 62 63` |
+///
 /// # Definitions that do not compile
 ///
 /// The same id twice:

@@ -439,6 +439,7 @@
 //! | `connection` | one peer: reading, output, draining; admission |
 //! | `transport` | a peer's bytes in and out, without a socket |
 //! | `session` | the [`Session`] trait, its context, typed handlers, content |
+//! | `interest` | entities in sight by position, and the changes that a player gets within a byte budget |
 //! | `groups` | members of groups, and the index of workers with members |
 //! | `buffer` | chunks, their pool, send queues, the receive buffer |
 //! | `protocol` | packets, typed packets, the framer |
@@ -475,6 +476,11 @@ mod groups;
 pub mod groups;
 #[cfg(feature = "host")]
 pub mod host;
+#[cfg(not(feature = "testing"))]
+mod interest;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod interest;
 #[cfg(not(feature = "testing"))]
 mod protocol;
 #[cfg(feature = "testing")]
@@ -541,7 +547,11 @@ pub use base::config::Config;
 #[doc(inline)]
 pub use base::id::{InvalidSessionId, SessionId};
 #[doc(inline)]
+pub use base::packet_counts::{PacketCount, PacketDirection, PacketInfo};
+#[doc(inline)]
 pub use base::reason::{DisconnectReason, Kick};
+#[doc(inline)]
+pub use base::trace::{TraceEvent, TraceKind, TraceTarget};
 #[doc(inline)]
 pub use base::transport_kind::TransportKind;
 #[doc(inline)]
@@ -552,6 +562,10 @@ pub use game::{Game, GameContext, GameLoop, GamePlayer};
 pub use groups::id::GroupId;
 #[doc(inline)]
 pub use groups::members::TooManyGroups;
+#[doc(inline)]
+pub use interest::grid::{EntityId, InterestEvent, InterestGrid, Sight};
+#[doc(inline)]
+pub use interest::view::{PlayerView, ViewChange};
 #[cfg(feature = "framing")]
 #[doc(inline)]
 pub use protocol::framing::{ByteOrder, Framing, IdField, LengthCounts, LengthField};
@@ -579,6 +593,8 @@ pub use runtime::listener_kind::ListenerKind;
 pub use runtime::tls::{TlsClientConfig, TlsClientStream, TlsServerConfig};
 #[doc(inline)]
 pub use server::ticker::{TickMetrics, TickStopper, Ticker};
+#[doc(inline)]
+pub use server::trace::Trace;
 #[doc(inline)]
 pub use server::{Server, ServerBuilder, ServerHandle};
 #[doc(inline)]

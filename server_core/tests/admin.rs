@@ -23,6 +23,7 @@ struct Hunter {
 }
 
 server_core::packets! {
+    const PACKETS;
     client 1 => CHit;
     server 2 => SHit;
 }
@@ -116,6 +117,58 @@ fn one_line_serves_the_four_paths_of_any_game() {
     let (status, page) = get(addr, "/");
     assert!(status == 200 && page.contains("<title>server</title>"));
     assert_eq!(get(addr, "/monsters").0, 404);
+}
+
+#[test]
+fn packets_have_names_in_metrics_and_in_traces() {
+    let server = (Server::builder().workers(1).packets(PACKETS))
+        .start(ANY_PORT, |_| Hunter {
+            monsters: Counter::default(),
+        })
+        .unwrap();
+    let admin = Admin::start(ANY_PORT, &server.handle()).unwrap();
+    let addr = admin.local_addr();
+    let (status, json) = get(addr, "/trace?addr=127.0.0.1");
+    assert_eq!(status, 200, "{json}");
+    assert!(json.starts_with("{\"is_running\":true,\"age_ms\":") && json.contains("\"events\":[]"));
+
+    drop(join_and_hit(&server));
+    let left = r#""event":"disconnected","reason":"peer_closed""#;
+    let mut json = String::new();
+    wait_until("the end of the player", || {
+        json = get(addr, "/trace?addr=127.0.0.1").1;
+        json.contains(left)
+    });
+    for event in [
+        r#""event":"connected""#,
+        r#""event":"received","id":1,"name":"CHit","bytes":4"#,
+        r#""event":"sent","id":2,"name":"SHit","bytes":4"#,
+    ] {
+        assert_eq!(json.matches(event).count(), 1, "{event}: {json}");
+    }
+
+    let (_, text) = get(addr, "/metrics");
+    for line in [
+        r#"server_packets_by_id_total{direction="received",id="1",name="CHit"} 1"#,
+        r#"server_packets_by_id_total{direction="received",id="other",name="other"} 0"#,
+        r#"server_packets_by_id_total{direction="sent",id="2",name="SHit"} 1"#,
+        r#"server_packet_bytes_by_id_total{direction="sent",id="2",name="SHit"} 4"#,
+    ] {
+        assert!(text.lines().any(|one| one == line), "{line}: {text}");
+    }
+    assert_eq!(text.matches("server_packets_by_id_total{").count(), 4);
+
+    // Each address has a trace of its own, and there are eight at a time.
+    for other in 2..9 {
+        assert_eq!(get(addr, &format!("/trace?addr=127.0.0.{other}")).0, 200);
+    }
+    assert_eq!(get(addr, "/trace?session=0.0-1").0, 503);
+    assert_eq!(get(addr, "/trace?addr=127.0.0.1").0, 200);
+    assert_eq!(get(addr, "/trace").0, 400);
+    assert_eq!(
+        get_for_host(addr, "/trace?addr=127.0.0.1", "evil.example").0,
+        421
+    );
 }
 
 #[test]

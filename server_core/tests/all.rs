@@ -24,6 +24,7 @@ mod limits;
 mod listen;
 mod logins;
 mod messages;
+mod packet_counts;
 mod packets;
 mod sending;
 mod session_lifecycle;

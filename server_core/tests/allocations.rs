@@ -16,8 +16,8 @@ use server_core::testing::{FakeClock, FakeStream};
 use server_core::transport::{Framed, Transport};
 use server_core::wire::U64Le;
 use server_core::{
-    Config, Context, GroupId, Handlers, Kick, List, Packet, PacketHead, Peer, SendBuffer, Session,
-    SessionId,
+    Config, Context, EntityId, GroupId, Handlers, InterestEvent, InterestGrid, Kick, List, Packet,
+    PacketHead, Peer, PlayerView, SendBuffer, Session, SessionId, Sight, ViewChange,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -368,7 +368,7 @@ fn steady_tick_of_a_game_loop_allocates_nothing() {
     let mut tick = |inbox: &mut Inbox| {
         let [worker, game] = &mut batches;
         for (id, waiting) in players.iter().flat_map(|player| [player; 3]) {
-            assert!(waiting.add(100, 1 << 10));
+            waiting.add(100);
             worker.packet(*id, &Packet::new(7, &[1; 100]));
         }
         std::mem::swap(worker, game);
@@ -384,4 +384,55 @@ fn steady_tick_of_a_game_loop_allocates_nothing() {
     (0..1_000).for_each(|_| tick(&mut inbox));
     assert_eq!(ALLOCATIONS.get() - before, 0);
     assert_eq!(handled, 1_010 * SESSIONS * 3);
+}
+
+/// The players walk through each other: they enter and leave each other's sight all the time.
+#[test]
+fn steady_tick_of_interest_and_snapshots_allocates_nothing() {
+    let sight = Sight::Radius {
+        enter: 10.0,
+        leave: 12.0,
+    };
+    let mut grid = InterestGrid::new([100.0; 2], sight);
+    let place = |player: u64, tick: u64| {
+        let along = (player * 7 + tick * (1 + player % 3)) % 100;
+        [along as f32, (player % 10 * 10) as f32]
+    };
+    let ids: Vec<EntityId> = (0..SESSIONS)
+        .map(|player| grid.insert_observer(place(player, 0)))
+        .collect();
+    let mut views: Vec<PlayerView<EntityId>> = ids.iter().map(|_| Default::default()).collect();
+    let (mut tick, mut events, mut records, mut snapshot) = (0, 0, 0, Vec::new());
+    let mut step = || {
+        tick += 1;
+        for (player, id) in (0..).zip(&ids) {
+            grid.move_to(*id, place(player, tick));
+        }
+        grid.update(|observer, event| {
+            events += 1;
+            match event {
+                InterestEvent::Enter(entity) => views[observer.index()].enter(entity),
+                InterestEvent::Leave(entity) => views[observer.index()].leave(entity),
+            }
+        });
+        for view in &mut views {
+            snapshot.clear();
+            let write = |change, out: &mut Vec<u8>| {
+                let (ViewChange::Enter(entity)
+                | ViewChange::Update(entity)
+                | ViewChange::Leave(entity)) = change;
+                records += 1;
+                out.extend(EntityId::to_u64(entity).to_le_bytes());
+            };
+            if let Some(number) = view.build(80, &mut snapshot, |_| (tick, 1), write) {
+                assert_eq!(view.acknowledge(number), Ok(()));
+            }
+        }
+    };
+    // The walk repeats after 100 ticks.
+    (0..300).for_each(|_| step());
+    let before = ALLOCATIONS.get();
+    (0..1_000).for_each(|_| step());
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    assert!(events > 40_000 && records > 400_000, "{events}, {records}");
 }

@@ -16,7 +16,7 @@ use server_core::{
     SendBuffer, Server, ServerBuilder, ServerHandle, Session, SessionId, TickMetrics, TickStopper,
     Ticker,
 };
-use server_core::{GameContext, GameLoop, GamePlayer};
+use server_core::{GameLoop, GamePlayer};
 use std::error::Error;
 use std::fmt::{Debug, Display};
 use std::hash::Hash;
@@ -39,7 +39,6 @@ fn shared_types_are_send_and_sync() {
     travels::<Ticker>();
     travels::<GameLoop>();
     travels::<GamePlayer>();
-    travels::<GameContext<'_>>();
     travels::<TickStopper>();
     travels::<TickMetrics>();
     travels::<TickSchedule>();

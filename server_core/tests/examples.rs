@@ -54,6 +54,21 @@ fn zones_bots_finish() {
 }
 
 #[test]
+fn interest_bots_finish_and_the_table_has_both_rows() {
+    let flags = ["--players", "32", "--rounds", "2", "--tick-ms", "20"];
+    let (status, stdout) = Example::start("interest", &flags).wait();
+    println!("{stdout}");
+    assert_eq!(status.code(), Some(0), "{stdout}");
+    assert!(
+        stdout.contains("32 players, median of 2 blocks"),
+        "{stdout}"
+    );
+    for row in ["| naive broadcast | 32 |", "| interest | "] {
+        assert!(stdout.contains(row), "{row}: {stdout}");
+    }
+}
+
+#[test]
 fn web_bots_finish() {
     plays_to_the_end("web", "64");
 }

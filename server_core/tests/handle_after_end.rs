@@ -5,7 +5,7 @@ use server_core::testing::DEADLINE;
 use server_core::wire::U32Le;
 use server_core::{
     Config, Context, GroupId, Kick, Message, Packet, Peer, SendBuffer, Server, ServerHandle,
-    Session, SessionId,
+    Session, SessionId, TraceTarget,
 };
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -66,7 +66,7 @@ const SHORT: SShort = SShort {
 const TAIL: [u8; 1_000] = [7; 1_000];
 
 /// Each method of a handle, and what it has to do after the end.
-const METHODS: [(&str, Call); 35] = [
+const METHODS: [(&str, Call); 36] = [
     ("broadcast", |it| it.handle.broadcast(&NOTE, TAIL)),
     ("broadcast_packet", |it| it.handle.broadcast_packet(&SHORT)),
     ("broadcast_buffer", |it| {
@@ -148,6 +148,11 @@ const METHODS: [(&str, Call); 35] = [
     ("snapshot", |it| {
         let poll = |_| it.handle.snapshot().unwrap().poll();
         assert_eq!([0, 1].map(poll), [const { Err(WorkerGone) }; 2]);
+    }),
+    ("trace", |it| {
+        let target = TraceTarget::Session(it.id);
+        let trace = it.handle.trace(target, Duration::from_secs(60)).unwrap();
+        assert!(trace.events().is_empty());
     }),
     ("metrics", |it| {
         let totals = it.handle.metrics().totals();

@@ -11,6 +11,7 @@ const LAYERS: [&str; 17] = [
     "protocol",
     "buffer",
     "groups",
+    "interest",
     "session",
     "transport",
     "connection",

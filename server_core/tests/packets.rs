@@ -2,9 +2,12 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, RngSeed, TestRunner};
+use server_core::buffer::{ChunkPool, SendBufferManager};
 use server_core::packet::{Direction, FromClient, FromServer};
-use server_core::wire::{MAX_PACKET_BYTES, U16Le};
-use server_core::{IncomingPacket, Kick, List, OutgoingPacket, Packet, PacketHead};
+use server_core::wire::{MAX_PACKET_BYTES, U16Le, bytemuck};
+use server_core::{
+    IncomingPacket, Kick, List, OutgoingPacket, Packet, PacketHead, PacketWriter, WritePart,
+};
 
 server_core::packets! {
     /// Fixed fields and text.
@@ -68,6 +71,105 @@ fn at(x: i32, y: i16) -> Position {
         x: x.into(),
         y: y.into(),
     }
+}
+
+// ---- the documented bytes -----------------------------------------------------------------------
+
+fn hex(bytes: &[u8]) -> String {
+    let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes.join(" ")
+}
+
+fn part(part: &(impl WritePart + ?Sized)) -> Vec<u8> {
+    let mut buffer = [0; 64];
+    let mut writer = PacketWriter::new(&mut buffer);
+    writer.write(part);
+    let bytes = writer.finish().unwrap();
+    buffer[..bytes].to_vec()
+}
+
+server_core::packets! {
+    client 7 => CStep { x: i32, y: i16 };
+    server 1 => STick { tick: u64 } + text;
+    client 2 => CAny + bytes;
+    server 8 => SNames<'a> { room: u16, names: List<'a, &'a str> };
+    part Cell { x: u8, y: i16 };
+}
+
+/// The rows of both tables in the documentation of `packets!`.
+fn rows() -> Vec<String> {
+    macro_rules! types {
+        ($($type:literal, $place:literal, $value:expr;)*) => {[$(
+            format!(
+                "| `{}` | {} | `{}` | `{}` |",
+                $type, $place, stringify!($value), hex(&part($value)),
+            ),
+        )*]};
+    }
+    macro_rules! packets {
+        ($($definition:literal, $value:literal, $bytes:expr;)*) => {[$(
+            format!("| `{}` | `{}` | `{}` |", $definition, $value, hex(&$bytes)),
+        )*]};
+    }
+    let cell = Cell {
+        x: 1,
+        y: (-2).into(),
+    };
+    let cells = [cell];
+    let step = CStep {
+        x: 3.into(),
+        y: (-2).into(),
+    };
+    let buffers = SendBufferManager::new(ChunkPool::new(4096, 1));
+    let tick = buffers.encode(&STick { tick: 2.into() }, b"Hi").unwrap();
+    let any = buffers.encode(&CAny, &[1, 2]).unwrap();
+    let names = SNames {
+        room: 5,
+        names: List::of(&["a", "bc"]),
+    };
+    let types = types! {
+        "u8", "all", &0x12_u8;
+        "i8", "all", &-2_i8;
+        "u16", "all", &0x1234_u16;
+        "u32", "all", &0x1234_5678_u32;
+        "u64", "all", &0x1234_u64;
+        "i16", "all", &-2_i16;
+        "i32", "all", &-2_i32;
+        "i64", "all", &-2_i64;
+        "f32", "all", &1.5_f32;
+        "f64", "all", &1.5_f64;
+        "part Cell { x: u8, y: i16 }", "all", &cell;
+        "bool", "variable", &true;
+        "&'a str", "variable", "h\u{e9}";
+        "&'a [u8]", "variable", &[1_u8, 2][..];
+        "&'a [Cell]", "variable", &cells[..];
+        "List<'a, u16>", "variable", &List::of(&[1_u16, 2]);
+        "List<'a, &'a str>", "variable", &List::of(&["a", "bc"]);
+    };
+    let array = format!("| `[u16; 2]` | fixed | `[1, 2]` | `{}` |", {
+        hex(bytemuck::bytes_of(&[U16Le::new(1), U16Le::new(2)]))
+    });
+    let packets = packets! {
+        "client 7 => CStep { x: i32, y: i16 }", "x 3, y -2", encoded(&step);
+        "server 1 => STick { tick: u64 } + text", "tick 2, \"Hi\"", tick;
+        "client 2 => CAny + bytes", "1, 2", any;
+        "server 8 => SNames<'a> { room: u16, names: List<'a, &'a str> }", "room 5, [\"a\", \"bc\"]",
+            encoded(&names);
+    };
+    types.into_iter().chain([array]).chain(packets).collect()
+}
+
+#[test]
+fn documented_bytes_are_those_on_the_wire() {
+    let source = include_str!("../src/protocol/packets.rs");
+    let (_, section) = source.split_once("# Bytes on the wire").unwrap();
+    let (section, _) = section.split_once("/// # ").unwrap();
+    let documented: Vec<&str> = (section.lines())
+        .filter_map(|line| line.strip_prefix("/// "))
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    let rows = rows();
+    assert_eq!(documented, rows, "right:\n/// {}", rows.join("\n/// "));
 }
 
 // ---- golden bytes -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ use game_server::game::stats;
 use game_server::game::tick::TickLoop;
 #[cfg(feature = "cluster")]
 use game_server::game::world::World;
-use game_server::packets::{CHAT_FLOOD, SBye};
+use game_server::packets::{CHAT_FLOOD, PACKETS, SBye};
 use server_core::app::App;
 #[cfg(feature = "cluster")]
 use server_core::cluster::Cluster;
@@ -27,6 +27,7 @@ pub fn run(args: &Args) -> ExitCode {
     let mut registry = stats::registry(chats_of_address.clone());
     let builder = Server::builder()
         .custom_labels([CHAT_FLOOD.label()])
+        .packets(PACKETS)
         .close_message_with_text(SBye::close_message);
     #[cfg(feature = "cluster")]
     let world = args.cluster.as_ref().map(|_| World::new(args.login));

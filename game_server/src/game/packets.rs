@@ -16,6 +16,8 @@ use server_core::wire::U64Le;
 use server_core::{DisconnectReason, Kick, SessionId};
 
 server_core::packets! {
+    /// All packets of the game.
+    pub const PACKETS;
     /// Every tick. Zeros follow a padded text.
     server 1 => pub SHello {
         /// 1 for the first tick, and 1 more for each further tick.

@@ -18,6 +18,8 @@ pub const NAMES: &[(&str, &str)] = &[
     ("server_packets_received_total", "counter"),
     ("server_bytes_sent_total", "counter"),
     ("server_bytes_received_total", "counter"),
+    ("server_packets_by_id_total", "counter"),
+    ("server_packet_bytes_by_id_total", "counter"),
     ("server_send_queue_bytes", "gauge"),
     ("server_send_chunks_live", "gauge"),
     ("server_send_chunks_pooled", "gauge"),

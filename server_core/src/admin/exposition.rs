@@ -1,6 +1,7 @@
 //! The counters as Prometheus text. Knows no HTTP.
 
 use crate::base::metrics::{HandshakeOutcome, Histogram};
+use crate::base::packet_counts::PacketCount;
 use crate::base::transport_kind::TransportKind;
 use crate::server::ServerHandle;
 use crate::server::ticker::TickMetrics;
@@ -131,6 +132,7 @@ impl Collector for ServerCollector {
         ] {
             encode_counter(&mut encoder, name, help, value)?;
         }
+        encode_packets_by_id(&mut encoder, &metrics.packets_by_id())?;
         let mut handshakes = encoder.encode_descriptor(
             "server_handshakes",
             "Handshakes that ended, by transport and outcome",
@@ -192,6 +194,44 @@ impl Collector for ServerCollector {
             &metrics.broadcasts,
         )
     }
+}
+
+/// A row for each declared packet, and one for the other ids of each direction.
+fn encode_packets_by_id(
+    encoder: &mut DescriptorEncoder<'_>,
+    counts: &[PacketCount],
+) -> fmt::Result {
+    let of_packets: fn(&PacketCount) -> u64 = |count| count.packets;
+    let of_bytes: fn(&PacketCount) -> u64 = |count| count.bytes;
+    for (name, help, value) in [
+        (
+            "server_packets_by_id",
+            "Packets by id and direction",
+            of_packets,
+        ),
+        (
+            "server_packet_bytes_by_id",
+            "Bytes of packets by id and direction",
+            of_bytes,
+        ),
+    ] {
+        if counts.is_empty() {
+            break;
+        }
+        let mut rows = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for count in counts {
+            let other = || ("other".to_owned(), "other");
+            let (id, name) =
+                (count.packet).map_or_else(other, |packet| (packet.id.to_string(), packet.name));
+            rows.encode_family(&[
+                ("direction", count.direction.label()),
+                ("id", &id),
+                ("name", name),
+            ])?
+            .encode_counter::<NoLabelSet, _, u64>(&value(count), None)?;
+        }
+    }
+    Ok(())
 }
 
 /// The format adds `_total` to the name of a counter.

@@ -4,6 +4,7 @@
 //! ignored. Knows no socket.
 
 use super::allowed_hosts::Host;
+use crate::base::trace::TraceTarget;
 use std::fmt::Write;
 
 /// Size limit of a request's head.
@@ -32,6 +33,8 @@ pub enum Route {
     Health,
     /// The connected sessions.
     Sessions(Selection),
+    /// The trace of these sessions.
+    Trace(TraceTarget),
 }
 
 /// Which sessions a list has.
@@ -105,22 +108,21 @@ impl Request {
             _ => {}
         }
         let (path, query) = path_and_query(target);
-        // The selection is parsed last: a wrong path or method is wrong whatever the query is.
-        let route = match path {
-            "/" => Route::Page,
-            "/metrics" => Route::Metrics,
-            "/healthz" => Route::Health,
-            "/sessions" => Route::Sessions(Selection::All),
-            _ => return Err(Status::NotFound),
-        };
+        if !["/", "/metrics", "/healthz", "/sessions", "/trace"].contains(&path) {
+            return Err(Status::NotFound);
+        }
         let is_head = match method {
             "GET" => false,
             "HEAD" => true,
             _ => return Err(Status::MethodNotAllowed),
         };
-        let route = match route {
-            Route::Sessions(_) => Route::Sessions(Selection::parse(query)?),
-            other => other,
+        // The query is parsed last: a wrong path or method is wrong whatever the query is.
+        let route = match path {
+            "/metrics" => Route::Metrics,
+            "/healthz" => Route::Health,
+            "/sessions" => Route::Sessions(Selection::parse(query)?),
+            "/trace" => Route::Trace(trace_target(query)?),
+            _ => Route::Page,
         };
         Ok(Some(Self { route, is_head }))
     }
@@ -138,6 +140,17 @@ impl Selection {
             _ => Err(Status::BadRequest),
         }
     }
+}
+
+/// The first `session` or `addr` counts. Unknown names are ignored.
+fn trace_target(query: &str) -> Result<TraceTarget, Status> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let mut targets = pairs.filter_map(|(name, value)| match name {
+        "session" => Some(value.parse().ok().map(TraceTarget::Session)),
+        "addr" => Some(value.parse().ok().map(TraceTarget::Address)),
+        _ => None,
+    });
+    targets.next().flatten().ok_or(Status::BadRequest)
 }
 
 /// The `Host` of a request. Two are a bad request.
@@ -295,6 +308,36 @@ mod tests {
         ] {
             let text = format!("GET /sessions{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             assert_eq!(parse(&text), get(Route::Sessions(selection)), "{query}");
+        }
+        for (query, target) in [
+            (
+                "session=0.17-1",
+                TraceTarget::Session("0.17-1".parse().unwrap()),
+            ),
+            (
+                "x&session=4294967313",
+                TraceTarget::Session("0.17-1".parse().unwrap()),
+            ),
+            (
+                "addr=10.0.0.1&session=x",
+                TraceTarget::Address([10, 0, 0, 1].into()),
+            ),
+            ("addr=::1", TraceTarget::Address("::1".parse().unwrap())),
+        ] {
+            let text = format!("GET /trace?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            assert_eq!(parse(&text), get(Route::Trace(target)), "{query}");
+        }
+        for query in [
+            "",
+            "?",
+            "?session",
+            "?session=",
+            "?session=0.17-0x1",
+            "?addr=host",
+            "?addr=1.2.3.4:7",
+        ] {
+            let text = format!("GET /trace{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            assert_eq!(parse(&text), Err(Status::BadRequest), "{query}");
         }
         let head = parse("HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .unwrap()

@@ -1,4 +1,4 @@
-//! The admin port of a server: `/metrics`, `/healthz`, `/sessions`, and a live page at `/`, over HTTP. Needs
+//! The admin port of a server: `/metrics`, `/healthz`, `/sessions`, `/trace`, and a live page at `/`, over HTTP. Needs
 //! the feature `admin`.
 //!
 //! ```
@@ -19,6 +19,7 @@
 //! | `/metrics` | the counters of the server, its ticks and its game, as Prometheus text |
 //! | `/healthz` | 200 `ok`; 503 `shutting down` from the start of a shutdown, 503 `not ready` while [`readiness`](AdminBuilder::readiness) returns `false` |
 //! | `/sessions` | the connected sessions, as JSON; `/sessions?slowest=N` lists the N (1 to 100) that are furthest behind |
+//! | `/trace?session=ID`, `/trace?addr=IP` | the connects, packets and ends of one session, or of the sessions of one address, as JSON. The first request begins the trace. It ends with its session, after 10 minutes, or when no request reads it for 60 seconds |
 //! | `/` | the live page: it shows the responses above in a browser, once a second |
 //!
 //! # The metrics of a game
@@ -70,7 +71,8 @@
 //! | time for the response | 5 s | the connection is closed |
 //! | wait for the peer's FIN after the response | 500 ms | the connection is closed |
 //! | time for the workers to list their sessions | 1 s | 503 |
-//! | session lists in memory | 8 MiB, and the list that reaches this size | 503 |
+//! | traces at a time, those of [`ServerHandle::trace`](crate::ServerHandle::trace) included | 8, each with its last 1,024 events | 503 |
+//! | session lists and traces in memory | 8 MiB, and the list that reaches this size | 503 |
 //! | processor time | a quarter of one core | requests wait |
 //! | hosts | the port's own address, loopback names, and [`allow_hosts`](AdminBuilder::allow_hosts) | 421 |
 //! | file descriptors | [`Admin::MAX_DESCRIPTORS`] | accept pauses for up to 500 ms, logged once in 30 s |
@@ -91,6 +93,7 @@ mod http;
 mod http_connection;
 mod service;
 mod sessions;
+mod traces;
 
 pub use allowed_hosts::Host;
 /// The crate of a game's metrics, in the version that [`AdminBuilder::registry`] takes.

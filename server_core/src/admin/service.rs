@@ -5,8 +5,10 @@ use super::exposition::{self, Exposition};
 use super::http::{Request, Route, Selection, Status};
 use super::http_connection::{Action, EvictionPriority, HttpConnection};
 use super::sessions;
+use super::traces::Traces;
 use super::{AdminBuilder, Readiness, Stop};
 use crate::base::snapshot::{SessionInfo, Snapshot};
+use crate::base::trace::TraceTarget;
 use crate::runtime::acceptor::{AcceptOutcome, Acceptor, is_shortage};
 use crate::server::ServerHandle;
 use crate::shard::guarded;
@@ -75,6 +77,7 @@ pub struct Service {
     pending_snapshot: Option<PendingSnapshot>,
     /// The session lists that a connection still writes.
     lists: Vec<Weak<[u8]>>,
+    traces: Traces,
 }
 
 /// A snapshot of all sessions that is not complete.
@@ -125,6 +128,7 @@ impl Service {
             is_announced: false,
             pending_snapshot: None,
             lists: Vec::new(),
+            traces: Traces::default(),
         }
     }
 
@@ -166,6 +170,7 @@ impl Service {
             }
             self.advance_connections(now);
             self.poll_snapshot(now);
+            self.traces.end_unread(now);
             throttle = (throttle + now.elapsed() * THROTTLE_FACTOR).min(MAX_THROTTLE);
         }
         Ok(())
@@ -299,10 +304,34 @@ impl Service {
             }
             // `poll_snapshot` finds the request.
             Route::Sessions(_) => return,
+            Route::Trace(target) => match self.trace(target, now) {
+                Some(body) => (Status::Ok, sessions::CONTENT_TYPE, body),
+                None => (Status::Unavailable, TEXT_TYPE, Rc::default()),
+            },
         };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.respond(status, content_type, body, now);
         }
+    }
+
+    fn trace(&mut self, target: TraceTarget, now: Instant) -> Option<Rc<[u8]>> {
+        if !self.has_room_for_list() {
+            return None;
+        }
+        let json = (self.traces.read(target, &self.server, now)?)
+            .inspect_err(|error| log::error!("/trace failed: {error}"));
+        let body: Rc<[u8]> = json.ok()?.into();
+        self.lists.push(Rc::downgrade(&body));
+        Some(body)
+    }
+
+    /// Whether the lists that connections still write leave memory for one more.
+    fn has_room_for_list(&mut self) -> bool {
+        self.lists.retain(|list| list.strong_count() > 0);
+        let list_bytes: usize = (self.lists.iter())
+            .filter_map(|list| list.upgrade().map(|list| list.len()))
+            .sum();
+        list_bytes < MAX_LIST_BYTES
     }
 
     fn health(&self) -> (Status, &'static str) {
@@ -337,12 +366,8 @@ impl Service {
         if clients.is_empty() {
             return;
         }
-        self.lists.retain(|list| list.strong_count() > 0);
-        let list_bytes: usize = (self.lists.iter())
-            .filter_map(|list| list.upgrade().map(|list| list.len()))
-            .sum();
         // `None` also while the workers owe an answer to a snapshot that was given up.
-        let snapshot = (list_bytes < MAX_LIST_BYTES)
+        let snapshot = (self.has_room_for_list())
             .then(|| self.server.snapshot())
             .flatten();
         match snapshot {

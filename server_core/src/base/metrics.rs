@@ -30,6 +30,9 @@
 //! [`ServerHandle::pool_stats`](crate::ServerHandle::pool_stats), of single sessions in
 //! [`snapshot`](crate::base::snapshot).
 
+use crate::base::packet_counts::{
+    PacketCount, PacketCounters, PacketDirection, PacketInfo, PacketTable,
+};
 use crate::base::reason::{DisconnectReason, Kick, MAX_CUSTOM_LABELS};
 use crate::base::transport_kind::TransportKind;
 use std::fmt;
@@ -46,6 +49,13 @@ impl Counter {
         if amount > 0 {
             self.0.fetch_add(amount, Ordering::Relaxed);
         }
+    }
+
+    /// Adds `amount` without a locked instruction: for a counter that one thread alone writes.
+    #[inline]
+    pub(crate) fn add_as_owner(&self, amount: u64) {
+        let sum = self.0.load(Ordering::Relaxed).wrapping_add(amount);
+        self.0.store(sum, Ordering::Relaxed);
     }
 
     /// Subtracts `amount` from a level.
@@ -116,6 +126,7 @@ pub struct WorkerMetrics {
     pub disconnects: [Counter; DisconnectReason::COUNT],
     /// Ended sessions by declared label.
     custom_disconnects: [Counter; MAX_CUSTOM_LABELS],
+    packets: PacketCounters,
 }
 
 /// How a handshake has ended.
@@ -150,6 +161,7 @@ impl HandshakeOutcome {
 pub struct Metrics {
     workers: Box<[WorkerMetrics]>,
     custom_labels: Vec<&'static str>,
+    packet_table: PacketTable,
     /// Connections that became sessions, and connections of a trusted proxy that ended without a PROXY header.
     pub accepted: Counter,
     /// Connections that were closed because the server is full, or because their address is banned or makes
@@ -236,6 +248,7 @@ impl Metrics {
         Self {
             workers: (0..workers).map(|_| WorkerMetrics::default()).collect(),
             custom_labels: Vec::new(),
+            packet_table: PacketTable::default(),
             accepted: Counter::default(),
             rejected: Counter::default(),
             accept_errors: Counter::default(),
@@ -267,6 +280,51 @@ impl Metrics {
             self.custom_labels.push(label);
         }
         is_known || is_free && has_room
+    }
+
+    /// Declares packets, which get counters of their own.
+    pub(crate) fn declare_packets(&mut self, packets: &[PacketInfo], is_client: bool) {
+        self.packet_table.declare(packets, is_client);
+        for worker in &mut self.workers {
+            worker.packets = PacketCounters::new(&self.packet_table);
+        }
+    }
+
+    /// The name of a declared packet.
+    pub(crate) fn packet_name(&self, id: u16) -> Option<&'static str> {
+        self.packet_table.packet(id).map(|packet| packet.name)
+    }
+
+    /// Whether packets are counted by id.
+    #[inline]
+    pub(crate) fn counts_packets(&self) -> bool {
+        !self.packet_table.is_empty()
+    }
+
+    /// Counts `times` packets of one size. Only the thread of this worker calls it.
+    #[inline]
+    pub(crate) fn count_packet(
+        &self,
+        worker: usize,
+        direction: PacketDirection,
+        id: u16,
+        bytes: usize,
+        times: usize,
+    ) {
+        let counters = &self.worker(worker).packets;
+        counters.count(&self.packet_table, direction, id, bytes, times);
+    }
+
+    /// The packets and bytes of each packet that [`ServerBuilder::packets`](crate::ServerBuilder::packets) has
+    /// declared, by direction, and of all other ids together. Empty where no packet is declared.
+    ///
+    /// A received packet counts when it is complete, as in [`WorkerMetrics::packets_received`]. A sent packet counts
+    /// when a session is given it: [`WorkerMetrics::packets_sent`] does not have the packets of sessions that ended
+    /// before their socket took them.
+    #[must_use]
+    pub fn packets_by_id(&self) -> Vec<PacketCount> {
+        let workers = self.workers.iter().map(|worker| &worker.packets);
+        self.packet_table.counts(workers)
     }
 
     /// Counts a session of this worker that ended for this reason.

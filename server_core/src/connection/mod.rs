@@ -560,7 +560,7 @@ mod tests {
             config.read_budget_bytes,
             &config,
             now,
-            |(), _| Ok(()),
+            |(), _, _| Ok(()),
         );
         assert_eq!(received.bytes, config.read_budget_bytes);
         assert_eq!(received.packets, config.read_budget_bytes / 4);

@@ -171,14 +171,15 @@ impl<T: Transport, S> Connection<T, S> {
     }
 
     /// Reads until the stream would block, the budget is used up or the session has to end, and shows each
-    /// complete packet to `handle`. No byte behind the first offence is parsed.
+    /// complete packet to `handle`, with whether the rate of its peer allows it. No byte behind the first offence is
+    /// parsed.
     pub fn receive(
         &mut self,
         buffer: &mut RecvBuffer,
         budget_bytes: usize,
         config: &Config,
         now: Instant,
-        mut handle: impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
+        mut handle: impl FnMut(&mut S, Packet<'_>, bool) -> Result<(), DisconnectReason>,
     ) -> Received {
         let partial_bytes = self.partial_bytes() as isize;
         let mut received = Received {
@@ -264,7 +265,7 @@ impl<T: Transport, S> Connection<T, S> {
         mut input: &[u8],
         config: &Config,
         now: Instant,
-        handle: &mut impl FnMut(&mut S, Packet<'_>) -> Result<(), DisconnectReason>,
+        handle: &mut impl FnMut(&mut S, Packet<'_>, bool) -> Result<(), DisconnectReason>,
     ) -> (usize, Result<(), DisconnectReason>) {
         let mut packets = 0;
         loop {
@@ -275,11 +276,7 @@ impl<T: Transport, S> Connection<T, S> {
                         let extras = self.extras.get_or_insert_default();
                         extras.rate.take(rate, now)
                     });
-                    let answer = if allowed {
-                        handle(&mut self.session, packet)
-                    } else {
-                        Err(Kick::RateLimit.into())
-                    };
+                    let answer = handle(&mut self.session, packet, allowed);
                     if answer.is_err() {
                         return (packets, answer);
                     }

@@ -75,6 +75,9 @@
 ///
 /// A field keeps its doc comment; fields are public.
 ///
+/// A first line `pub const PACKETS;` makes a table of all packets ([`PacketInfo`](crate::PacketInfo)) for
+/// [`ServerBuilder::packets`](crate::ServerBuilder::packets).
+///
 /// # The result
 ///
 /// Each packet has a `const ID`, implements [`IncomingPacket`](crate::IncomingPacket) for
@@ -92,57 +95,40 @@
 /// A limit is checked when a packet is read, and not when it is written: your own packets are your
 /// responsibility.
 ///
-/// # The bytes
+/// # Bytes on the wire
 ///
-/// A packet is a size (`u16`, header included), an id (`u16`) and the payload. Numbers are little-endian, and no
-/// byte lies between two fields.
+/// Numbers are little-endian. No byte lies between two fields. This table is compared with what the library writes
+/// (`tests/packets.rs`):
 ///
-/// | type | with fixed fields | in a variable packet | bytes of 7, of `"hi"`, of a list of 7 and 8 |
+/// | type | in | example | bytes |
 /// |---|---|---|---|
-/// | `u8`, `i8` | `u8`, `i8` | `u8`, `i8` | `07` |
-/// | `u16`, `i16` | `U16Le`, `I16Le` | `u16`, `i16` | `07 00` |
-/// | `u32`, `i32` | `U32Le`, `I32Le` | `u32`, `i32` | `07 00 00 00` |
-/// | `u64`, `i64` | `U64Le`, `I64Le` | `u64`, `i64` | `07 00 00 00 00 00 00 00` |
-/// | `f32`, `f64` | `F32Le`, `F64Le` | `f32`, `f64` | `00 00 e0 40`, `00 00 00 00 00 00 1c 40` |
-/// | `bool` | does not compile: use `u8` | `bool`: 0 or 1 | `01` |
-/// | `[u16; 2]` | `[U16Le; 2]` | does not compile: use `&'a [U16Le]` | `07 00 08 00` |
-/// | a fixed part | its fields | its fields, as with fixed fields | its fields |
-/// | `&'a str` | does not compile: use `+ text` | `&'a str` | `02 00 68 69` |
-/// | `&'a [PART]`, `List<'a, PART>` | does not compile: use `+ bytes` | a count, then the items | `02 00 07 08` for `u8` |
-/// | `+ text`, `+ bytes` | all bytes behind the fields | does not compile: use `&'a str` | `68 69` |
+/// | `u8` | all | `&0x12_u8` | `12` |
+/// | `i8` | all | `&-2_i8` | `fe` |
+/// | `u16` | all | `&0x1234_u16` | `34 12` |
+/// | `u32` | all | `&0x1234_5678_u32` | `78 56 34 12` |
+/// | `u64` | all | `&0x1234_u64` | `34 12 00 00 00 00 00 00` |
+/// | `i16` | all | `&-2_i16` | `fe ff` |
+/// | `i32` | all | `&-2_i32` | `fe ff ff ff` |
+/// | `i64` | all | `&-2_i64` | `fe ff ff ff ff ff ff ff` |
+/// | `f32` | all | `&1.5_f32` | `00 00 c0 3f` |
+/// | `f64` | all | `&1.5_f64` | `00 00 00 00 00 00 f8 3f` |
+/// | `part Cell { x: u8, y: i16 }` | all | `&cell` | `01 fe ff` |
+/// | `bool` | variable | `&true` | `01` |
+/// | `&'a str` | variable | `"h\u{e9}"` | `03 00 68 c3 a9` |
+/// | `&'a [u8]` | variable | `&[1_u8, 2][..]` | `02 00 01 02` |
+/// | `&'a [Cell]` | variable | `&cells[..]` | `01 00 01 fe ff` |
+/// | `List<'a, u16>` | variable | `&List::of(&[1_u16, 2])` | `02 00 01 00 02 00` |
+/// | `List<'a, &'a str>` | variable | `&List::of(&["a", "bc"])` | `02 00 01 00 61 02 00 62 63` |
+/// | `[u16; 2]` | fixed | `[1, 2]` | `01 00 02 00` |
 ///
-/// A fixed field is read in place, so it is a wire number: `7.into()` makes it, and `.get()` reads it. A variable
-/// packet is decoded, so its numbers are those of Rust.
+/// A packet is its size (with these four bytes), its id, its fields in order, and its tail:
 ///
-/// ```
-/// use server_core::{Kick, OutgoingPacket, Packet};
-///
-/// server_core::packets! {
-///     client 1 => CMove { to: Spot, is_fast: u8 };
-///     server 2 => SSaid { who: u32 } + text;
-///     server 3 => SRoom<'a> { number: u16, is_open: bool, name: &'a str, spots: &'a [Spot] };
-///     part Spot { x: i16, y: i16 };
-/// }
-///
-/// fn hex(packet: &impl OutgoingPacket) -> String {
-///     let mut bytes = vec![0; packet.packet_bytes().expect("it is small")];
-///     packet.write_packet(&mut bytes);
-///     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
-/// }
-///
-/// let spot = Spot { x: 3.into(), y: (-2).into() };
-/// //                                        size  id    x     y     is_fast
-/// assert_eq!(hex(&CMove { to: spot, is_fast: 1 }), "09 00 01 00 03 00 fe ff 01");
-///
-/// let room = SRoom { number: 7, is_open: true, name: "hi", spots: &[spot] };
-/// //                       size  id    7     open "hi"        1 spot
-/// assert_eq!(hex(&room), "11 00 03 00 07 00 01 02 00 68 69 01 00 03 00 fe ff");
-///
-/// // `ctx.send(&SSaid { who }, "hi")` sends this, behind a header of size 10 and id 2:
-/// let (said, text) = Packet::new(2, &[7, 0, 0, 0, 0x68, 0x69]).decode::<SSaid>()?;
-/// assert_eq!((said.who.get(), text), (7, "hi"));
-/// # Ok::<(), Kick>(())
-/// ```
+/// | packet | value | bytes |
+/// |---|---|---|
+/// | `client 7 => CStep { x: i32, y: i16 }` | `x 3, y -2` | `0a 00 07 00 03 00 00 00 fe ff` |
+/// | `server 1 => STick { tick: u64 } + text` | `tick 2, "Hi"` | `0e 00 01 00 02 00 00 00 00 00 00 00 48 69` |
+/// | `client 2 => CAny + bytes` | `1, 2` | `06 00 02 00 01 02` |
+/// | `server 8 => SNames<'a> { room: u16, names: List<'a, &'a str> }` | `room 5, ["a", "bc"]` | `0f 00 08 00 05 00 02 00 01 00 61 02 00 62 63` |
 ///
 /// # Definitions that do not compile
 ///
@@ -276,6 +262,13 @@
 /// ```
 #[macro_export]
 macro_rules! packets {
+    (
+        $(#[$meta:meta])* $vis:vis const $table:ident;
+        $($packets:tt)*
+    ) => {
+        $crate::packets! { $($packets)* }
+        $crate::__packet_table! { [$(#[$meta])* $vis $table] $($packets)* }
+    };
     ($(
         $(#[$meta:meta])*
         $direction:ident $($id:literal =>)? $vis:vis $name:ident $(<$life:lifetime>)?
@@ -292,6 +285,40 @@ macro_rules! packets {
             #[allow(dead_code)]
             enum Ids { $($($name = $id,)?)* }
         };
+    };
+}
+
+/// The table of the packets.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __packet_table {
+    (
+        [$(#[$meta:meta])* $vis:vis $table:ident]
+        $(
+            $(#[$_meta:meta])*
+            $direction:ident $($id:literal =>)? $_vis:vis $name:ident $(<$_life:lifetime>)?
+            $({ $($_fields:tt)* })?
+            $(+ $_tail:ident $(($_limit:expr))?)?
+        );* $(;)?
+    ) => {
+        $(#[$meta])*
+        $vis const $table: &[$crate::PacketInfo] = &[$($(
+            $crate::__packet_info! { $direction $id $name },
+        )?)*];
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __packet_info {
+    (client $id:literal $name:ident) => {
+        $crate::PacketInfo::new($id, stringify!($name), true, false)
+    };
+    (server $id:literal $name:ident) => {
+        $crate::PacketInfo::new($id, stringify!($name), false, true)
+    };
+    ($direction:ident $id:literal $name:ident) => {
+        $crate::PacketInfo::new($id, stringify!($name), true, true)
     };
 }
 

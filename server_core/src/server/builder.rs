@@ -8,8 +8,10 @@ use crate::base::cidr::Cidr;
 use crate::base::config::Config;
 use crate::base::disconnect_log::DisconnectLog;
 use crate::base::metrics::Metrics;
+use crate::base::packet_counts::PacketInfo;
 use crate::base::reason::DisconnectReason;
 use crate::base::start::{failed, first_of};
+use crate::base::trace::Tracer;
 use crate::buffer::{ChunkPool, SendBufferManager};
 use crate::connection::admission::Admission;
 #[cfg(feature = "framing")]
@@ -42,6 +44,7 @@ use std::{fmt, io};
 pub struct ServerBuilder {
     config: Config,
     custom_labels: Vec<&'static str>,
+    packets: Vec<PacketInfo>,
     close_message: Arc<CloseMessage>,
     bans: Bans,
     login_policy: LoginPolicy,
@@ -70,6 +73,7 @@ impl ServerBuilder {
         Self {
             config: Config::default(),
             custom_labels: Vec::new(),
+            packets: Vec::new(),
             close_message: Arc::new(|_, _, _| None),
             bans: Bans::default(),
             login_policy: LoginPolicy::default(),
@@ -145,6 +149,27 @@ impl ServerBuilder {
     /// `custom`, and so does a label that this library has, or a label beyond the first 16.
     pub fn custom_labels(mut self, labels: impl IntoIterator<Item = &'static str>) -> Self {
         self.custom_labels.extend(labels);
+        self
+    }
+
+    /// Declares the packets of the game, a table that [`packets!`](crate::packets!) makes: each is counted by its id
+    /// ([`Metrics::packets_by_id`]), and named in [traces](ServerHandle::trace). Packets of other ids share one count.
+    /// Further tables may follow; the first packet of an id counts.
+    ///
+    /// ```
+    /// server_core::packets! {
+    ///     /// All packets of the game.
+    ///     const PACKETS;
+    ///     client 2 => CEcho + bytes;
+    ///     server 3 => SEcho + bytes;
+    /// }
+    ///
+    /// let builder = server_core::Server::builder().packets(PACKETS);
+    /// # assert_eq!((PACKETS[0].id, PACKETS[0].name, PACKETS[0].from_client), (2, "CEcho", true));
+    /// # let _ = (builder, CEcho, SEcho);
+    /// ```
+    pub fn packets(mut self, packets: &[PacketInfo]) -> Self {
+        self.packets.extend(packets);
         self
     }
 
@@ -317,7 +342,9 @@ impl ServerBuilder {
                 log::warn!("disconnect label {label:?} is counted as \"custom\"");
             }
         }
+        metrics.declare_packets(&self.packets, listener.is_none());
         let metrics = Arc::new(metrics);
+        let tracer = Arc::new(Tracer::default());
         let admission = Arc::new(Admission::new(
             config.workers,
             config.max_sessions,
@@ -331,7 +358,7 @@ impl ServerBuilder {
         let connector = connector.with_tls(self.client_tls);
         #[cfg(feature = "websocket")]
         let connector = connector.with_websocket(self.client_websocket);
-        let handle = ServerHandle::new(listener, &router, connector, &buffers, &metrics);
+        let handle = ServerHandle::new(listener, &router, connector, &buffers, &metrics, &tracer);
         let shared = Arc::new(Shared {
             config,
             router,
@@ -339,6 +366,7 @@ impl ServerBuilder {
             metrics,
             disconnect_log: DisconnectLog::default(),
             login_rules: self.login_rules,
+            tracer,
             factory: Box::new(factory),
             close_message: self.close_message,
         });

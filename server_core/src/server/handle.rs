@@ -5,6 +5,7 @@ use crate::base::id::SessionId;
 use crate::base::metrics::Metrics;
 use crate::base::reason::{DisconnectReason, Kick, close_text, cut};
 use crate::base::snapshot::{Snapshot, SnapshotGate};
+use crate::base::trace::{TraceTarget, Tracer};
 use crate::base::transport_kind::TransportKind;
 use crate::buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
 use crate::groups::id::GroupId;
@@ -20,6 +21,7 @@ use crate::routing::router::Router;
 use crate::runtime::connector::{Connector, server_has_ended};
 use crate::runtime::listener::{Listener, StopSignal};
 use crate::runtime::stream::Stream;
+use crate::server::trace::Trace;
 use crate::session::message::Message;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -52,6 +54,7 @@ use std::time::{Duration, Instant};
 /// | [`encode`](Self::encode), [`encode_packet`](Self::encode_packet) | encodes, as before |
 /// | [`connect`](Self::connect), [`connect_from`](Self::connect_from) | [`io::ErrorKind::NotConnected`], as soon as a shutdown has begun |
 /// | [`snapshot`](Self::snapshot) | a snapshot whose [`poll`](Snapshot::poll) returns [`WorkerGone`](crate::base::snapshot::WorkerGone) |
+/// | [`trace`](Self::trace) | a trace without events |
 /// | [`metrics`](Self::metrics), [`pool_stats`](Self::pool_stats) | the last values; no session is counted as connected |
 /// | [`is_shutting_down`](Self::is_shutting_down) | `true`, as soon as a shutdown has begun |
 /// | [`has_ended`](Self::has_ended) | `true` |
@@ -71,6 +74,7 @@ struct Inner {
     connector: Connector,
     buffers: SendBufferManager,
     metrics: Arc<Metrics>,
+    tracer: Arc<Tracer>,
     broadcast_timer: Arc<CompletionTimer>,
     snapshots: SnapshotGate,
     listener: Option<Arc<StopSignal>>,
@@ -93,6 +97,7 @@ impl ServerHandle {
         connector: Connector,
         buffers: &SendBufferManager,
         metrics: &Arc<Metrics>,
+        tracer: &Arc<Tracer>,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -103,6 +108,7 @@ impl ServerHandle {
                 connector,
                 buffers: buffers.clone(),
                 metrics: Arc::clone(metrics),
+                tracer: Arc::clone(tracer),
                 broadcast_timer: Arc::new(CompletionTimer::new(MEASURED_BROADCASTS)),
                 snapshots: SnapshotGate::default(),
                 listener: listener.map(Listener::stop_signal),
@@ -579,6 +585,33 @@ impl ServerHandle {
         let (requests, snapshot) = self.inner.snapshots.begin(self.inner.router.workers())?;
         self.inner.router.request_snapshot(requests);
         Some(snapshot)
+    }
+
+    /// Begins a trace of one session, or of the sessions of one address: their connects, packets and ends, whatever
+    /// the level of the log. The names of packets are those of [`ServerBuilder::packets`](crate::ServerBuilder::packets).
+    ///
+    /// The trace ends when it is dropped, after `at_most` (an hour at most), or with its session. It keeps the last
+    /// 1,024 events, about 64 KiB. Returns `None` while 8 traces run. Sessions that no trace names cost one comparison
+    /// for each run of packets.
+    ///
+    /// ```
+    /// # use server_core::{ServerHandle, SessionId, TraceTarget};
+    /// # use std::time::Duration;
+    /// fn show(handle: &ServerHandle, id: SessionId) {
+    ///     let Some(trace) = handle.trace(TraceTarget::Session(id), Duration::from_secs(60)) else {
+    ///         return; // other traces run
+    ///     };
+    ///     while trace.is_running() {
+    ///         std::thread::sleep(Duration::from_secs(1));
+    ///     }
+    ///     for event in trace.events() {
+    ///         println!("{:?}", event.kind);
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn trace(&self, target: TraceTarget, at_most: Duration) -> Option<Trace> {
+        Trace::begin(&self.inner.tracer, target, at_most)
     }
 
     /// The chunk pool's counters.

@@ -4,6 +4,7 @@ mod builder;
 mod handle;
 pub mod schedule;
 pub mod ticker;
+pub mod trace;
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use builder::Parts;

@@ -3,6 +3,7 @@
 use super::{Shard, guarded};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
+use crate::base::trace::TraceKind;
 use crate::connection::Connection;
 use crate::routing::router::NewConnection;
 use crate::session::{Peer, Session};
@@ -89,6 +90,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         let transport = self.table.visit(id, |connection| connection.transport());
         self.metrics().count_session(transport.unwrap_or_default());
+        if self.is_tracing() {
+            let addr = self.table.visit(id, |connection| connection.peer(id).addr);
+            addr.inspect(|addr| self.traces.add(id, *addr, TraceKind::Connected));
+        }
         self.call(id, now, |session, ctx| session.on_connected(ctx));
         self.rearm(id);
     }

@@ -2,6 +2,10 @@
 
 use super::{MIN_PACKET_COST, Shard, guarded};
 use crate::base::id::SessionId;
+use crate::base::packet_counts::PacketDirection;
+use crate::base::reason::Kick;
+use crate::base::trace::TraceKind;
+use crate::base::wire::HEADER_BYTES;
 use crate::connection::Received;
 use crate::session::{Context, Session};
 use crate::transport::Transport;
@@ -121,7 +125,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     /// Reads from one session, and returns what that costs of the turn's input.
     pub(super) fn read(&mut self, id: SessionId, now: Instant) -> usize {
         let (budget_bytes, pacing_bytes) = (self.read_budget(), self.shared.config.pacing_bytes());
+        let (worker, is_tracing) = (self.worker, self.is_tracing());
         let (shared, buffer) = (&*self.shared, &mut self.recv_buffer);
+        let traces = &self.traces;
         let (effects, groups) = (&mut self.effects, &mut self.groups);
         let received = self.table.visit(id, |connection| {
             let max_bytes = guarded(|| connection.session.max_read_bytes())?;
@@ -140,7 +146,22 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 budget_bytes,
                 &shared.config,
                 now,
-                |session, packet| {
+                |session, packet, is_allowed| {
+                    let (packet_id, bytes) = (packet.id(), HEADER_BYTES + packet.payload().len());
+                    let metrics = &shared.metrics;
+                    metrics.count_packet(worker, PacketDirection::Received, packet_id, bytes, 1);
+                    if is_tracing {
+                        let kind = TraceKind::Packet {
+                            direction: PacketDirection::Received,
+                            id: packet_id,
+                            name: metrics.packet_name(packet_id),
+                            bytes,
+                        };
+                        traces.add(id, peer.addr, kind);
+                    }
+                    if !is_allowed {
+                        return Err(Kick::RateLimit.into());
+                    }
                     if !is_admitted && let Some(rules) = &shared.login_rules {
                         guarded(|| rules.check(packet))??;
                     }

@@ -4,6 +4,7 @@ use super::{MIN_PACKET_COST, Shard, guarded};
 use crate::base::id::SessionId;
 use crate::base::metrics::HandshakeOutcome;
 use crate::base::reason::DisconnectReason;
+use crate::base::trace::TraceKind;
 use crate::connection::{Connection, Drained, Draining, Progress};
 use crate::session::{Context, Session};
 use crate::transport::Transport;
@@ -62,6 +63,14 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         } else {
             None
         };
+        if let Some(packet) = &last_packet {
+            self.count_sent(packet, 1);
+        }
+        if self.is_tracing() {
+            let packet = last_packet.as_deref().unwrap_or_default();
+            self.add_sent_to_traces(id, peer.addr, packet);
+            (self.traces).add(id, peer.addr, TraceKind::Disconnected(reason));
+        }
         let flush_by = self
             .shutdown_by
             .unwrap_or(now + shared.config.flush_timeout);

@@ -24,6 +24,7 @@ mod messages;
 mod output;
 mod pacing;
 pub mod table;
+mod tracing;
 mod unadmitted;
 
 use crate::base::config::Config;
@@ -33,6 +34,7 @@ use crate::base::metrics::{Metrics, WorkerMetrics};
 use crate::base::reason::DisconnectReason;
 use crate::base::snapshot::SnapshotRequest;
 use crate::base::timers::TimeoutQueue;
+use crate::base::trace::{Tracer, WorkerTraces};
 use crate::buffer::queue::PacketBatch;
 use crate::buffer::recv::RecvBuffer;
 use crate::buffer::{SendBuffer, SendBufferManager};
@@ -77,6 +79,8 @@ pub struct Shared<T, S> {
     pub disconnect_log: DisconnectLog,
     /// What unadmitted sessions may send. `None`: any packet.
     pub login_rules: Option<LoginRules>,
+    /// The running traces.
+    pub tracer: Arc<Tracer>,
     /// Makes sessions.
     pub factory: Box<SessionFactory<S>>,
     /// Makes the close message.
@@ -100,6 +104,7 @@ impl<T: Send + 'static, S> Shared<T, S> {
             metrics: Arc::new(Metrics::new(workers)),
             disconnect_log: DisconnectLog::default(),
             login_rules: None,
+            tracer: Arc::default(),
             factory: Box::new(factory),
             close_message: Arc::new(|_, _, _| None),
         }
@@ -122,6 +127,8 @@ pub struct Shard<T, S> {
     table: SessionTable<Connection<T, S>>,
     draining: HashMap<SessionId, Draining<T>>,
     groups: Groups,
+    /// The traces that run.
+    traces: WorkerTraces,
     timeouts: TimeoutQueue,
     unadmitted: Unadmitted,
     handshakes: Handshakes,
@@ -220,6 +227,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 Arc::clone(shared.router.groups()),
                 shared.config.max_groups_per_session,
             ),
+            traces: WorkerTraces::default(),
             draining_next: VecDeque::new(),
             discard_left: 0,
             timeouts: TimeoutQueue::default(),
@@ -284,6 +292,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         now: Instant,
         register: impl FnOnce(&mut T, SessionId) -> io::Result<()>,
     ) {
+        self.traces.set_now(now);
         match command {
             Command::Adopt(arrival) => self.adopt(arrival, now, register),
             Command::Send(to, buffer) => self.queue_for(to, buffer),
@@ -385,6 +394,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// The rest of the turn.
     pub fn run(&mut self, now: Instant) {
+        self.traces.set_now(now);
         let shutdown_by = self.shared.router.shutdown_by();
         if let Some(at) = shutdown_by.filter(|at| *at <= now && self.shutdown_by.is_none()) {
             // The command itself is behind mail that would take longer than there is time.

@@ -3,6 +3,7 @@
 //! A broadcast is in no queue: it waits as `pending_broadcast`. A session that gets a packet of its own behind
 //! it is `detached`: it has the broadcast in its queue.
 
+use super::tracing::heads;
 use super::{MIN_PACKET_COST, Shard};
 use crate::base::id::SessionId;
 use crate::buffer::SendBuffer;
@@ -29,7 +30,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     pub(super) fn queue_for(&mut self, to: SessionId, buffer: SendBuffer) {
         self.charge(buffer.len(), 1);
         self.detach(to);
-        if self.queue_if(to, buffer, |_| true).is_none() {
+        let head = heads(&buffer).next();
+        if self.queue_if(to, buffer, |_| true).is_some() {
+            self.count_packet_sent(head, 1);
+        } else {
             self.metrics().undeliverable.add(1);
         }
     }
@@ -46,9 +50,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             .as_mut()
             .is_some_and(|run| run.append(buffer))
         {
+            let mut sessions = 0;
             for index in 0..self.detached.len() {
-                self.queue_if_open(self.detached[index], buffer);
+                sessions += usize::from(self.queue_if_open(self.detached[index], buffer));
             }
+            self.count_sent(buffer, sessions);
         } else {
             self.flush_broadcast_to_queues();
             self.pending_broadcast = Some(PacketBatch::new(buffer.clone()));
@@ -63,30 +69,37 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     ) {
         let members = self.groups.members(group).len();
         self.charge(buffer.len(), members);
+        let mut sessions = 0;
         for index in 0..members {
             let id = self.groups.members(group)[index];
             if Some(id) != except {
                 self.detach(id);
-                self.queue_if_open(id, buffer);
+                sessions += usize::from(self.queue_if_open(id, buffer));
             }
         }
+        self.count_sent(buffer, sessions);
     }
 
-    /// Queues a packet for a session that is open: not for one that closes, connects or shakes hands.
-    fn queue_if_open(&mut self, id: SessionId, buffer: &SendBuffer) {
-        let _ = self.queue_if(id, buffer.clone(), Connection::is_open);
+    /// Queues a packet for a session that is open: not for one that closes, connects or shakes hands. Returns
+    /// whether it is open.
+    fn queue_if_open(&mut self, id: SessionId, buffer: &SendBuffer) -> bool {
+        self.queue_if(id, buffer.clone(), Connection::is_open) == Some(true)
     }
 
     fn queue_if(
         &mut self,
         id: SessionId,
         buffer: SendBuffer,
-        takes: impl FnOnce(&Connection<T, S>) -> bool,
-    ) -> Option<()> {
+        takes: impl Fn(&Connection<T, S>) -> bool,
+    ) -> Option<bool> {
+        if self.is_tracing() && self.table.visit(id, |connection| takes(connection)) == Some(true) {
+            self.trace_sent(id, &buffer);
+        }
         let high = self.shared.config.pacing_bytes();
-        let (is_new, starts_pacing) = self.table.visit(id, |connection| {
-            let is_new = takes(connection) && connection.queue(buffer);
-            (is_new, connection.starts_pacing(high))
+        let (is_taken, is_new, starts_pacing) = self.table.visit(id, |connection| {
+            let is_taken = takes(connection);
+            let is_new = is_taken && connection.queue(buffer);
+            (is_taken, is_new, connection.starts_pacing(high))
         })?;
         if is_new {
             self.dirty.push(id);
@@ -94,7 +107,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if starts_pacing {
             self.start_pacing(id);
         }
-        Some(())
+        Some(is_taken)
     }
 
     /// Queues the pending broadcast for a session, before a packet for this session alone.
@@ -103,14 +116,25 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             return;
         };
         let (detached, dirty) = (&mut self.detached, &mut self.dirty);
-        self.table.visit(id, |connection| {
-            if connection.is_open() && !std::mem::replace(&mut connection.is_detached, true) {
+        let is_new = self.table.visit(id, |connection| {
+            let is_new =
+                connection.is_open() && !std::mem::replace(&mut connection.is_detached, true);
+            if is_new {
                 detached.push(id);
                 if connection.queue_batch(run.clone()) {
                     dirty.push(id);
                 }
             }
+            is_new
         });
+        if is_new == Some(true) {
+            self.count_sent(run.bytes(), 1);
+            if self.is_tracing()
+                && let Some(run) = self.pending_broadcast.clone()
+            {
+                self.trace_sent(id, run.bytes());
+            }
+        }
     }
 
     /// Queues the pending broadcast for all sessions, before a broadcast that lies elsewhere.
@@ -118,13 +142,18 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let Some(run) = self.pending_broadcast.take() else {
             return;
         };
-        let dirty = &mut self.dirty;
+        self.trace_broadcast(run.bytes());
+        let (dirty, mut sessions) = (&mut self.dirty, 0);
         self.table.visit_all(|id, connection| {
             let is_detached = std::mem::take(&mut connection.is_detached);
-            if connection.is_open() && !is_detached && connection.queue_batch(run.clone()) {
-                dirty.push(id);
+            if connection.is_open() && !is_detached {
+                sessions += 1;
+                if connection.queue_batch(run.clone()) {
+                    dirty.push(id);
+                }
             }
         });
+        self.count_sent(run.bytes(), sessions);
         self.detached.clear();
     }
 
@@ -156,18 +185,21 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let Some(run) = self.pending_broadcast.take() else {
             return;
         };
+        self.trace_broadcast(run.bytes());
         let (config, dirty) = (&self.shared.config, &mut self.dirty);
-        let mut broken = Vec::new();
+        let (mut broken, mut sessions) = (Vec::new(), 0);
         self.table.visit_all(|id, connection| {
             if std::mem::take(&mut connection.is_detached) || !connection.is_open() {
                 return;
             }
+            sessions += 1;
             match connection.write_broadcast(&run, config, total) {
                 Ok(true) => dirty.push(id),
                 Ok(false) => {}
                 Err(reason) => broken.push((id, reason)),
             }
         });
+        self.count_sent(run.bytes(), sessions);
         self.detached.clear();
         for (id, reason) in broken {
             self.table.close(id, reason);

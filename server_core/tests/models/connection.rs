@@ -207,7 +207,7 @@ impl Machine {
             self.config.read_budget_bytes,
             &self.config,
             self.clock.now(),
-            |_, packet| {
+            |_, packet, _| {
                 seen.push((packet.id(), packet.payload().to_vec()));
                 match packet.id() {
                     REFUSED_ID => Err(Kick::BadPayload.into()),

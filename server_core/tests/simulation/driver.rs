@@ -135,6 +135,7 @@ impl Sim {
         router.enter_worker_thread();
         let metrics = Arc::new(Metrics::new(workers));
         let shared = Arc::new(Shared {
+            tracer: Arc::default(),
             config: config.clone(),
             router: Arc::clone(&router),
             buffers: buffers.clone(),

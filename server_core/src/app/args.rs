@@ -135,7 +135,7 @@ pub struct AppArgs {
     #[arg(help_heading = "Network", value_name = "FILE")]
     pub ban_file: Option<BanFile>,
 
-    /// Time from a connect to the login (game_server: the first valid packet), in milliseconds; 0: off
+    /// Time from a connect to the login, in milliseconds; 0: off
     ///
     /// With 0, clients that connect and send nothing can take all sessions.
     #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(0..=DAY_MS))]

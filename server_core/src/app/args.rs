@@ -135,7 +135,7 @@ pub struct AppArgs {
     #[arg(help_heading = "Network", value_name = "FILE")]
     pub ban_file: Option<BanFile>,
 
-    /// Time from a connect to the login (game_server: the first valid packet), in milliseconds; 0: off [default: 0]
+    /// Time from a connect to the login, in milliseconds; 0: off [default: 0]
     ///
     /// With 0, clients that connect and send nothing can take all sessions.
     #[arg(long, value_parser = value_parser!(u64).range(0..=DAY_MS))]
@@ -295,10 +295,10 @@ impl AppArgs {
     /// # Errors
     /// A text is not an origin.
     #[cfg(feature = "websocket")]
-    pub(super) fn origins(&self) -> Result<Vec<crate::Origin>, String> {
+    pub(super) fn origins(&self) -> Result<Vec<crate::protocol::upgrade::Origin>, String> {
         let origins = self.ws_origins.iter();
         (origins.map(|text| text.parse()))
-            .collect::<Result<_, crate::InvalidOrigin>>()
+            .collect::<Result<_, crate::protocol::upgrade::InvalidOrigin>>()
             .map_err(|error| format!("--ws-origin: {error}"))
     }
 
@@ -307,11 +307,11 @@ impl AppArgs {
     /// # Errors
     /// A file cannot be read, or the key is not that of the certificate.
     #[cfg(feature = "tls")]
-    pub(super) fn tls(&self) -> std::io::Result<Option<crate::TlsServerConfig>> {
+    pub(super) fn tls(&self) -> std::io::Result<Option<crate::runtime::tls::TlsServerConfig>> {
         let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else {
             return Ok(None);
         };
-        let tls = crate::TlsServerConfig::from_files(cert, key)?;
+        let tls = crate::runtime::tls::TlsServerConfig::from_files(cert, key)?;
         Ok(Some(match &self.tls_ticket_keys {
             Some(file) => tls.with_ticket_keys(file)?,
             None => tls,
@@ -323,11 +323,12 @@ impl AppArgs {
     pub(super) fn tls_files(&self) -> Option<Check> {
         let (cert, key) = (self.tls_cert.as_ref()?, self.tls_key.as_ref()?);
         let ticket_keys = self.tls_ticket_keys.as_ref().filter(|file| file.exists());
-        let read =
-            crate::TlsServerConfig::from_files(cert, key).and_then(|tls| match ticket_keys {
+        let read = crate::runtime::tls::TlsServerConfig::from_files(cert, key).and_then(|tls| {
+            match ticket_keys {
                 Some(file) => tls.with_ticket_keys(file),
                 None => Ok(tls),
-            });
+            }
+        });
         Some(Check::Certificate {
             file: cert.display().to_string(),
             read: read.map(drop),

@@ -331,7 +331,12 @@ mod tests {
             tag: None,
             is_connecting: false,
         };
-        shard.handle_command(Command::Adopt(arrival), now, |_, _| Ok(()));
+        let mut id = None;
+        shard.handle_command(Command::Adopt(arrival), now, |_, new| {
+            id = Some(new);
+            Ok(())
+        });
+        shard.handle_readiness(id.unwrap(), true, false, now);
         shard.run(now);
         assert_eq!(shard.sessions(), 0);
         let totals = shard.shared.metrics.totals();

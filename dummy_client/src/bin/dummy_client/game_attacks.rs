@@ -323,6 +323,8 @@ impl Attack for GameAttack {
             },
             Self::TlsKeyUpdates => AttackScript {
                 repeat: repeat(packet(C_ECHO, b"new keys"), Duration::from_millis(50)),
+                // Beside attackers whose records fill each turn, the kick comes later.
+                timeout: HANDSHAKE_TIMEOUT_PASSED,
                 ..new(Vec::new(), reason(&[RATE_LIMIT]))
             },
             Self::TlsTinyRecords => AttackScript {

@@ -61,7 +61,7 @@ pub enum GameAttack {
     TlsHandshakeFlood,
     /// A second ClientHello in the same handshake of TLS, over and over: the server takes it for no new handshake
     TlsRenegotiate,
-    /// Updates of the keys of TLS as fast as they go, a byte of a packet between each 32 of them
+    /// Updates of the keys of TLS, 32 before each byte of a packet, and 20 packets a second
     TlsKeyUpdates,
     /// Echo requests as fast as they go, each byte in a record of TLS of its own
     TlsTinyRecords,
@@ -322,7 +322,9 @@ impl Attack for GameAttack {
                 ..new(client_hello(rng), Expect::Close)
             },
             Self::TlsKeyUpdates => AttackScript {
-                repeat: repeat(packet(C_ECHO, b"new keys"), Duration::ZERO),
+                repeat: repeat(packet(C_ECHO, b"new keys"), Duration::from_millis(50)),
+                // Beside attackers whose records fill each turn, the kick comes later.
+                timeout: HANDSHAKE_TIMEOUT_PASSED,
                 ..new(Vec::new(), reason(&[RATE_LIMIT]))
             },
             Self::TlsTinyRecords => AttackScript {

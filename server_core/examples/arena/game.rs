@@ -252,7 +252,7 @@ impl Game for Arena {
         });
         self.send_snapshots(server);
         if self.last_tick.is_some_and(|last| tick.number >= last) {
-            server.shutdown(Duration::from_secs(2));
+            server.shutdown(Duration::from_secs(10));
         }
     }
 }

@@ -75,7 +75,13 @@ pub fn run(args: &Args) -> Result<(), String> {
     // the sessions.
     let admin = (args.metrics_addr.as_ref())
         .map(|addrs| {
-            Admin::builder()
+            let admin = Admin::builder();
+            #[cfg(feature = "cluster")]
+            let admin = match world.clone() {
+                Some(world) => admin.cluster(move || world.cluster()),
+                None => admin,
+            };
+            admin
                 .name("game_server")
                 .tick_metrics(Arc::clone(&ticks))
                 .registry(registry)

@@ -133,6 +133,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -197,6 +198,18 @@ pub struct NodeInfo {
 
 /// The nodes of a cluster as one of them knows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
+/// The session of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AccountSession {
+    /// The number of the node.
+    pub node: NodeId,
+    /// The name of the node.
+    pub node_name: Box<str>,
+    /// The session on that node.
+    pub session: SessionId,
+}
+
 #[non_exhaustive]
 pub struct Nodes {
     /// The nodes, by name. The node of the call is one of them.
@@ -447,6 +460,17 @@ impl Cluster {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Link> {
+    /// Finds the session of an account, on any node. The answer is in the receiver at once if the session is on this
+    /// node, and after a round trip to the broker otherwise. `None`: the account has no session, or its node is not
+    /// in [`nodes`](Self::nodes). Without an answer of the broker the receiver is disconnected: at once without the
+    /// link, and within 4 s if the link is lost.
+    #[must_use]
+    pub fn find(&self, account: &str) -> Receiver<Option<AccountSession>> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        (self.shared).with_link(|link, _| link.find_session(account, sender));
+        receiver
+    }
+
         // A panic in the link is a bug of ours, and must not take the game's threads down.
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -39,11 +39,15 @@ mod clock;
 mod fake_stream;
 mod packet;
 mod raw_client;
+#[cfg(feature = "cluster")]
+mod redis;
 
 pub use clock::FakeClock;
 pub use fake_stream::{Call, Connect, Edges, FakePeer, FakeState, FakeStream, Outcome};
 pub use packet::{RawPacket, header, packet};
 pub use raw_client::RawClient;
+#[cfg(feature = "cluster")]
+pub use redis::Redis;
 
 use std::thread;
 use std::time::{Duration, Instant};

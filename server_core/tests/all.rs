@@ -11,6 +11,7 @@ mod backpressure;
 mod broadcast;
 mod client;
 mod close_reasons;
+mod cluster_tls;
 mod examples;
 mod framing;
 mod game_loop;

@@ -138,10 +138,15 @@ pub fn run(args: &Args) -> Result<(), String> {
     let handle = server.handle();
     #[cfg(feature = "cluster")]
     if let (Some(world), Some(url)) = (&world, &args.cluster) {
-        let cluster = Cluster::builder(url.as_str())
-            .node(args.node.as_str())
-            .start(&handle)
-            .map_err(in_words)?;
+        let builder = Cluster::builder(url.as_str()).node(args.node.as_str());
+        #[cfg(feature = "tls")]
+        let builder = match &args.cluster_ca {
+            Some(file) => {
+                builder.tls(server_core::TlsClientConfig::with_ca_file(file).map_err(in_words)?)
+            }
+            None => builder,
+        };
+        let cluster = builder.start(&handle).map_err(in_words)?;
         log::info!(
             "node {} of the cluster, number {}",
             args.node,

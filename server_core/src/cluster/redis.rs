@@ -8,21 +8,20 @@
 use super::broker::{Broker, LOGIN_TTL, Reply, Request, lease_key, login_key};
 use super::link::{CONNECT_TIMEOUT, Event};
 use super::picture::LEASE;
+use super::stream::{Stream, Trust, time_left};
 use crate::base::start;
 use redis::{
     Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Parser, PushKind, Value, cmd,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::io::{self, Read};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// A write that takes longer ends the connection.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The largest reply or message. A larger one ends the connection.
 const MAX_VALUE_BYTES: usize = 1 << 20;
 
@@ -45,28 +44,39 @@ struct Current {
     /// `None` after a close.
     wanted: Option<u64>,
     /// The socket of this connection, for writes, when it is complete.
-    socket: Option<Arc<Socket>>,
+    socket: Option<Arc<Stream>>,
 }
 
 impl Redis {
     /// Reads the URL and starts the thread. No connection is made yet.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a URL that is not one of a Redis server, or that asks for TLS; the error
-    /// of the system if the thread cannot be started.
-    pub fn new(url: &str, events: Arc<Events>) -> io::Result<Self> {
+    /// [`io::ErrorKind::InvalidInput`] for a URL that is not one of a Redis server, or if one of URL and `trust` is
+    /// for TLS and the other one is not; the error of the system if the thread cannot be started.
+    pub fn new(url: &str, trust: Option<Trust>, events: Arc<Events>) -> io::Result<Self> {
         let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidInput, error);
+        // The crate reads a URL for TLS only with its own TLS, which is not used.
+        let (url, is_tls) = match url.split_once("://") {
+            Some(("rediss" | "valkeys", rest)) => (format!("redis://{rest}"), true),
+            _ => (url.to_owned(), false),
+        };
+        if is_tls != trust.is_some() {
+            let text = match (is_tls, cfg!(feature = "tls")) {
+                (true, false) => "rediss:// needs the feature `tls`",
+                (true, true) => "rediss:// needs the certificates to trust: `ClusterBuilder::tls`",
+                (false, _) => {
+                    "the broker's URL is not rediss://, and there are certificates to trust"
+                }
+            };
+            return Err(invalid(text.into()));
+        }
         let info = (url.into_connection_info())
             .map_err(|error| invalid(format!("the URL of the broker is not valid: {error}")))?;
-        if let ConnectionAddr::TcpTls { .. } = info.addr() {
-            return Err(invalid(
-                "the broker's URL asks for TLS, which is not supported".into(),
-            ));
-        }
         let (orders, receiver) = mpsc::channel();
         let current = Arc::default();
         let mut reader = Reader {
             info,
+            trust,
             events,
             current: Arc::clone(&current),
             addrs: VecDeque::new(),
@@ -93,7 +103,7 @@ impl Redis {
         current.wanted = None;
         if let Some(socket) = current.socket.take() {
             // The read of the other thread ends.
-            let _ = socket.shutdown(Shutdown::Both);
+            socket.shut_down();
         }
     }
 }
@@ -122,7 +132,7 @@ impl Broker for Redis {
         };
         // Without a socket the connection is lost, and the link learns that from the other thread.
         let Some(socket) = socket else { return };
-        if let Err(error) = write_all(&socket, &bytes) {
+        if let Err(error) = socket.write_all(&bytes) {
             log::warn!("cluster: the broker does not take requests: {error}");
             self.shut_down(connection);
             self.failed = connection;
@@ -139,24 +149,10 @@ impl Drop for Redis {
     }
 }
 
-/// Writes all bytes within [`WRITE_TIMEOUT`].
-fn write_all(mut socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
-    let deadline = Instant::now() + WRITE_TIMEOUT;
-    while !bytes.is_empty() {
-        socket.set_write_timeout(Some(time_left(deadline)?))?;
-        match socket.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// The thread that connects and reads.
 struct Reader {
     info: ConnectionInfo,
+    trust: Option<Trust>,
     events: Arc<Events>,
     current: Arc<Mutex<Current>>,
     /// Addresses of the broker that have not failed since the name was resolved. A resolution that takes longer
@@ -200,7 +196,7 @@ impl Reader {
             self.addrs.pop_front();
             return Err(error);
         }
-        socket.set_read_timeout(None)?;
+        socket.clear_deadline()?;
         {
             let mut current = lock(&self.current);
             if current.wanted != Some(connection) {
@@ -219,7 +215,7 @@ impl Reader {
         Ok(error)
     }
 
-    fn greet(&self, parser: &mut Parser, socket: &Socket, deadline: Instant) -> io::Result<()> {
+    fn greet(&self, parser: &mut Parser, socket: &Stream, deadline: Instant) -> io::Result<()> {
         let mut greeting = Vec::new();
         let settings = self.info.redis_settings();
         let mut hello = cmd("HELLO");
@@ -232,7 +228,7 @@ impl Reader {
         cmd("SELECT")
             .arg(settings.db())
             .write_packed_command(&mut greeting);
-        write_all(socket, &greeting)?;
+        socket.write_all(&greeting)?;
         for _ in 0..2 {
             if let Value::ServerError(error) = read(parser, socket, Some(deadline))? {
                 return Err(io::Error::other(error.to_string()));
@@ -241,7 +237,7 @@ impl Reader {
         Ok(())
     }
 
-    fn read_all(&self, connection: u64, parser: &mut Parser, socket: &Socket) -> io::Error {
+    fn read_all(&self, connection: u64, parser: &mut Parser, socket: &Stream) -> io::Error {
         let mut has_logged = false;
         loop {
             let value = match read(parser, socket, None) {
@@ -284,23 +280,23 @@ impl Reader {
         Ok(())
     }
 
-    fn connect(&mut self, deadline: Instant) -> io::Result<Socket> {
+    fn connect(&mut self, deadline: Instant) -> io::Result<Stream> {
         match self.info.addr() {
             ConnectionAddr::Unix(path) => {
                 let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
                 // A connect waits as long as a write: a stopped server's backlog may be full.
                 socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
                 socket.connect(&SockAddr::unix(path)?)?;
-                Ok(socket)
+                Stream::new(socket, None, "", deadline)
             }
-            ConnectionAddr::Tcp(..) => {
+            ConnectionAddr::Tcp(host, _) => {
                 let mut error = io::ErrorKind::AddrNotAvailable.into();
                 while let Some(addr) = self.addrs.front().copied() {
                     let connected = time_left(deadline).and_then(|left| {
                         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
                         socket.connect_timeout(&addr.into(), left)?;
                         socket.set_tcp_nodelay(true)?;
-                        Ok(socket)
+                        Stream::new(socket, self.trust.as_ref(), host, deadline)
                     });
                     match connected {
                         Ok(socket) => return Ok(socket),
@@ -322,20 +318,8 @@ impl Reader {
     }
 }
 
-/// The time until a deadline.
-///
-/// # Errors
-/// [`io::ErrorKind::TimedOut`] behind the deadline.
-fn time_left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    // The system takes no shorter time.
-    (left >= Duration::from_millis(1))
-        .then_some(left)
-        .ok_or_else(|| io::ErrorKind::TimedOut.into())
-}
-
 /// Reads one reply or message.
-fn read(parser: &mut Parser, socket: &Socket, deadline: Option<Instant>) -> io::Result<Value> {
+fn read(parser: &mut Parser, socket: &Stream, deadline: Option<Instant>) -> io::Result<Value> {
     let reader = Bounded {
         socket,
         deadline,
@@ -346,7 +330,7 @@ fn read(parser: &mut Parser, socket: &Socket, deadline: Option<Instant>) -> io::
 
 /// Ends the stream behind a number of bytes, or at a deadline.
 struct Bounded<'a> {
-    socket: &'a Socket,
+    socket: &'a Stream,
     deadline: Option<Instant>,
     left: usize,
 }
@@ -357,10 +341,7 @@ impl Read for Bounded<'_> {
             let text = format!("a value of more than {MAX_VALUE_BYTES} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        if let Some(deadline) = self.deadline {
-            self.socket.set_read_timeout(Some(time_left(deadline)?))?;
-        }
-        let read = self.socket.read(bytes)?;
+        let read = self.socket.read(bytes, self.deadline)?;
         self.left = self.left.saturating_sub(read);
         Ok(read)
     }
@@ -445,7 +426,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
 
     const WAIT: Duration = Duration::from_secs(20);
 
@@ -456,7 +439,7 @@ mod tests {
         let events_of_reader = move |connection, event: Event<'_>| {
             let _ = sender.send((connection, matches!(event, Event::Connected)));
         };
-        let redis = Redis::new(&url, Arc::new(events_of_reader)).unwrap();
+        let redis = Redis::new(&url, None, Arc::new(events_of_reader)).unwrap();
         (listener, redis, events)
     }
 

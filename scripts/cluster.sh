@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Three nodes over one Redis, with clients on each, and the failures of a cluster one after the other: a broker that
 # is stopped (SIGSTOP), killed and started empty, that refuses the password, that is out of memory; a node that is
-# paused, killed and ended. After each the script prints the promise and the measured value, and fails if a promise
-# is broken. Redis listens on a Unix socket in a temporary folder; the script installs it if it is missing.
+# paused, killed and ended. Then three nodes over TCP, through a proxy that throttles, that leaves connections half
+# open, and that confirms requests and delivers no message; and a rolling restart under clients that reconnect. After
+# each the script prints the promise and the measured value, and fails if a promise is broken. Redis listens on a Unix
+# socket in a temporary folder; the script installs it if it is missing. Needs python3.
 #
 #   ./scripts/cluster.sh
 #   CLIENTS=50 OUTAGE_SECS=3 PROFILE=dev ./scripts/cluster.sh        shorter
@@ -10,34 +12,23 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 clients=${CLIENTS:-300}
 chat_hz=${CHAT_HZ:-0.01}
 outage_secs=${OUTAGE_SECS:-5}
+drain_secs=0.2
 
-if ! command -v redis-server >/dev/null; then
-    say "installing redis-server"
-    as_root=
-    [ "$(id -u)" = 0 ] || as_root=sudo
-    if ! $as_root apt-get install -y --no-install-recommends redis-server >"$work/apt.log" 2>&1; then
-        echo "NOT RUN: redis-server could not be installed" >&2
-        exit 69 # EX_UNAVAILABLE
-    fi
-fi
+need_redis
 
 build --all-features
 
 socket="$work/redis.sock"
-start_redis() {
-    redis-server --port 0 --unixsocket "$socket" --save "" --appendonly no --daemonize no >"$work/redis.log" 2>&1 &
-    redis_pid=$!
-    pids+=("$redis_pid")
-    until_true 10 "Redis to answer" redis_answers
-}
-redis_answers() { [ "$(redis-cli -s "$socket" ping 2>/dev/null)" = PONG ]; }
 redis() { redis-cli -s "$socket" "$@" 2>/dev/null; }
 
-# start_node NAME: starts a node and sets its places in the tables.
+# start_node NAME: starts a node and sets its places in the tables. Listens on its addresses in the tables, if any.
 declare -A node_pid node_addr node_metrics
+broker="unix://$socket"
 start_node() {
-    start_server "$1" --tick-ms 100 --workers 1 --drain-secs 0.2 --metrics-addr 127.0.0.1:0 --stats-interval-secs 0 \
-        --max-chats-per-ip-per-sec 0 --cluster "unix://$socket" --node "$1" --login
+    listen_on=${node_addr[$1]:-} \
+        start_server "$1" --tick-ms 100 --workers 1 --drain-secs "$drain_secs" \
+        --metrics-addr "${node_metrics[$1]:-127.0.0.1:0}" --stats-interval-secs 0 \
+        --max-chats-per-ip-per-sec 0 --cluster "$broker" --node "$1" --login
     until_true 10 "the metrics of $1" grep -q 'metrics on' "$server_log"
     node_pid[$1]=$server_pid
     node_addr[$1]=$addr
@@ -92,6 +83,52 @@ login() {
     exec {login_fd}<>"/dev/tcp/${addr%:*}/${addr##*:}"
     printf '\x07\x00\x08\x00ada' >&"$login_fd"
 }
+# start_clients NODE NAME ARGS...: clients of a node. Sets client_pid.
+start_clients() {
+    local node=$1 name=$2
+    shift 2
+    addr=${node_addr[$node]}
+    [ "$node" = alone ] || set -- --login "$@"
+    start_client "$name" --count "$clients" --chat-hz "$chat_hz" --log-sessions 0 --json "$work/$name.json" "$@"
+}
+sessions_are_on_all() {
+    local node
+    for node in "${nodes[@]}"; do metric_is "$node" server_sessions "$1" || return 1; done
+}
+# calm_p99 NODE NAME: clients on a node for 6 s without a failure. Sets calm_p99, in ms.
+calm_p99() {
+    start_clients "$1" "$2" --duration-secs 6
+    end_of 60 "$client_pid" || fail "a client of node $1 was not served"
+    calm_p99=$(figure "$2" tick_delay p99)
+    until_true 10 "the sessions of $2 to end" metric_is "$1" server_sessions 0
+}
+# start_control NAME: clients of a server outside of the cluster, at the same time: what the machine itself delays.
+start_control() {
+    start_clients alone "$1" --duration-secs 600
+    control_pid=$client_pid
+}
+# p99_holds NAME CONTROL: the p99 of these clients is at most 20 ms above the one without a failure, or above the one of
+# the control if the machine was busier.
+p99_holds() {
+    local p99 control
+    kill -INT "$control_pid"
+    end_of 60 "$control_pid" || fail "a client of the server outside of the cluster was not served"
+    p99=$(figure "$1" tick_delay p99) control=$(figure "$2" tick_delay p99)
+    promise "tick delay of $1, p99: at most 20 ms above $calm_p99 ms, or $control ms outside" "$p99 ms" \
+        awk -v p99="$p99" -v calm="$calm_p99" -v control="$control" 'BEGIN {
+            most = (control + 0 > calm + 0 ? control : calm) + 20
+            exit !(p99 != "" && calm != "" && control != "" && p99 <= most)
+        }'
+}
+# at ACCOUNT NODE: where an account is logged in, as a node tells: the name of a node, or nothing.
+at() {
+    local host=${node_metrics[$2]%:*} port=${node_metrics[$2]##*:}
+    exec 9<>"/dev/tcp/$host/$port" || return 1
+    printf 'GET /sessions?account=%s HTTP/1.0\r\n\r\n' "$1" >&9
+    sed -n 's/^\[{.*"node":"\([^"]*\)".*/\1/p' <&9
+    exec 9>&-
+}
+is_at() { [ "$(at "$1" "$2")" = "$3" ]; }
 ended_is() { metric_is "$1" "server_disconnects_total{reason=\"logged_in_elsewhere\"}" "$2"; }
 
 start_redis
@@ -99,10 +136,14 @@ nodes=(a b c)
 say "3 nodes, $clients clients on each"
 for node in "${nodes[@]}"; do start_node "$node"; done
 within 3000 "all links up" links_are 1
-for node in "${nodes[@]}"; do
-    addr=${node_addr[$node]}
-    start_client "client-$node" --login --count "$clients" --chat-hz "$chat_hz" --log-sessions 0 --duration-secs 600 \
-        --json "$work/client-$node.json"
+start_server alone --tick-ms 100 --workers 1 --stats-interval-secs 0 --max-chats-per-ip-per-sec 0
+addr_of_alone=$addr
+node_addr[alone]=$addr
+start_control control
+for node in c b a; do
+    # The same load as later, but for the failures.
+    [ "$node" != a ] || calm_p99 a calm
+    start_clients "$node" "client-$node" --duration-secs 600
     declare "client_of_$node=$client_pid"
 done
 until_true 30 "all sessions on their node" eval '[ "$(($(metric a server_sessions) + $(metric b server_sessions) + $(metric c server_sessions)))" = $((3 * clients)) ]'
@@ -118,6 +159,7 @@ sleep 0.3
 login b
 within 1000 "the older session, on a, ends" ended_is a 1
 promise "the newer session, on b, stays" "$(metric b server_sessions) sessions" metric_is b server_sessions $((clients + 1))
+for node in "${nodes[@]}"; do within 1000 "/sessions?account=ada on $node names b" is_at ada "$node" b; done
 
 say "Redis stopped (SIGSTOP) for $outage_secs s"
 skipped=$(metric a server_ticks_skipped_total)
@@ -191,9 +233,120 @@ end_of 60 "$client_of_a" || fail "a client of node a was not served"
 promise "no tick skipped" "$(($(metric a server_ticks_skipped_total) - skipped))" \
     [ "$(metric a server_ticks_skipped_total)" = "$skipped" ]
 printf '  %-66s %s\n' "world chats received" "$(figure client-a world_chats_received value)"
-printf '  %-66s %s\n' "tick delay, p99" "$(figure client-a tick_delay p99) ms"
+p99_holds client-a control
 promise "memory of node a grew by less than 4 MiB and 2 MiB of noise" "$grown KiB" [ "$grown" -lt 6144 ]
 for why in queue_full too_old link_down unconfirmed refused mailbox_full malformed version; do
     printf '  %-66s %s\n' "dropped by a: $why" "$(dropped a "$why")"
+done
+kill -TERM "${node_pid[a]}"
+end_of 60 "${node_pid[a]}" || fail "node a did not exit with status 0"
+
+nodes=(a b c)
+say "3 new nodes over TCP, through a proxy; $clients clients on each"
+mode() { echo "$1" >"$work/mode.new" && mv "$work/mode.new" "$work/mode"; }
+mode pass
+python3 "$repo/scripts/broker_proxy.py" "$socket" "$work/mode" >"$work/proxy.port" 2>"$work/proxy.log" &
+pids+=("$!")
+until_true 10 "the proxy" test -s "$work/proxy.port"
+broker="redis://127.0.0.1:$(cat "$work/proxy.port")/"
+drain_secs=1
+unset node_addr node_metrics
+declare -A node_addr node_metrics
+node_addr[alone]=$addr_of_alone
+for node in "${nodes[@]}"; do start_node "$node"; done
+within 3000 "all links up" links_are 1
+start_control control-again
+for node in b c; do
+    start_clients "$node" "again-$node" --duration-secs 600 --reconnect
+    declare "client_of_$node=$client_pid"
+done
+calm_p99 a calm-again
+start_clients a failures --duration-secs 600
+failures_pid=$client_pid
+within 10000 "each node counts $((3 * clients)) sessions on 3 nodes" pictures_are 3 $((3 * clients))
+
+say "the broker throttled for $outage_secs s: each 4 KiB take 0.4 s"
+mode throttle
+sleep "$outage_secs"
+promise "no node is declared dead" "$(metric a cluster_nodes) nodes" metric_is a cluster_nodes 3
+mode pass
+within 4500 "the links are up" links_are 1
+within 2500 "the pictures are right" pictures_are 3 $((3 * clients))
+
+say "the connections to the broker half open"
+links_of_redis() { redis client list type pubsub | sed -n 's/^id=\([0-9]*\) .*/\1/p' | sort -n; }
+newest=$(links_of_redis | tail -n 1)
+new_links_are() { [ "$(links_of_redis | awk -v newest="$newest" '$1 > newest' | wc -l)" = "$1" ]; }
+mode half_open
+within 5000 "each link notices, and has a new connection" new_links_are 3
+within 2500 "the links are up" links_are 1
+within 2500 "the pictures are right" pictures_are 3 $((3 * clients))
+received=$(metric b cluster_received_total)
+within 20000 "chats arrive again" received_more_than b "$received"
+
+say "a broker that confirms and delivers nothing"
+mode green
+within 5000 "the links notice" links_are 0
+promise "each picture is frozen" "$(metric a cluster_nodes) nodes" metric_is a cluster_nodes 3
+within 10000 "losses are counted" dropped_more_than a 0
+mode pass
+within 4500 "the links are up" links_are 1
+within 2500 "the pictures are right" pictures_are 3 $((3 * clients))
+
+kill -INT "$failures_pid"
+end_of 60 "$failures_pid" || fail "a client of node a was not served"
+p99_holds failures control-again
+
+say "rolling restart: each node ended (SIGTERM, drain time $drain_secs s) and started, under clients that reconnect"
+start_clients a again-a --duration-secs 600 --reconnect
+client_of_a=$client_pid
+until_true 30 "all sessions on their node" sessions_are_on_all "$clients"
+limit=$((drain_secs * 1000 + 10000))
+for node in "${nodes[@]}"; do
+    declare -A accepted_before=()
+    for other in "${nodes[@]}"; do accepted_before[$other]=$(metric "$other" server_accepted_total); done
+    began=$(now_ms)
+    kill -TERM "${node_pid[$node]}"
+    end_of 60 "${node_pid[$node]}" || fail "node $node did not exit with status 0"
+    start_node "$node"
+    # The connects of the new process, sampled until all are back and for 1 s beyond.
+    : >"$work/accepted"
+    back_at=
+    until [ -n "$back_at" ] && [ "$(now_ms)" -gt $((back_at + 1000)) ]; do
+        printf '%s %s\n' "$(now_ms)" "$(metric "$node" server_accepted_total)" >>"$work/accepted"
+        [ -n "$back_at" ] || ! metric_is "$node" server_sessions "$clients" || back_at=$(now_ms)
+        [ $(($(now_ms) - began)) -le $((limit + 2000)) ] || break
+        sleep 0.02
+    done
+    [ -n "$back_at" ] || fail "$(metric "$node" server_sessions) of $clients clients are back on node $node"
+    promise "all clients of node $node are back: ms (limit $limit)" "$((back_at - began))" \
+        [ $((back_at - began)) -le "$limit" ]
+    most=$(awk '
+        { at[NR] = $1; count[NR] = $2 }
+        END {
+            for (first = last = 1; last <= NR; last++) {
+                while (at[last] - at[first] > 1000) first++
+                # All connects before the first sample are in its second.
+                new = count[last] - (first == 1 ? 0 : count[first])
+                if (new > most) most = new
+            }
+            print most + 0
+        }' "$work/accepted")
+    promise "connects in one second on node $node: its share of $clients at most" "$most" \
+        [ "$most" -gt 0 -a "$most" -le "$clients" ]
+    for other in "${nodes[@]}"; do
+        [ "$other" = "$node" ] && continue
+        promise "no client of node $other connects anew" \
+            "$(($(metric "$other" server_accepted_total) - accepted_before[$other]))" \
+            metric_is "$other" server_accepted_total "${accepted_before[$other]}"
+    done
+    within 3000 "the pictures are right" pictures_are 3 $((3 * clients))
+done
+for node in "${nodes[@]}"; do
+    client_of="client_of_$node"
+    kill -INT "${!client_of}"
+    end_of 60 "${!client_of}" || fail "a client of node $node was lost for more than 10 s"
+    promise "each client of node $node came back once" "$(figure "again-$node" sessions reconnected)" \
+        [ "$(figure "again-$node" sessions reconnected)" = "$clients" ]
 done
 printf 'every promise was kept\n'

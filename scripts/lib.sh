@@ -69,13 +69,13 @@ build() {
     bin="$target/$folder"
 }
 
-# start_server NAME ARGS...: sets server_pid, server_log and addr.
+# start_server NAME ARGS...: sets server_pid, server_log and addr. Listens on $listen_on, or on a free port.
 start_server() {
     local name=$1
     shift
     server_log="$work/$name.log"
     : >"$server_log" # The waits must not read the log of an earlier server of this name.
-    "$bin/game_server" --addr 127.0.0.1:0 "$@" 2>"$server_log" &
+    "$bin/game_server" --addr "${listen_on:-127.0.0.1:0}" "$@" 2>"$server_log" &
     server_pid=$!
     pids+=("$server_pid")
     until_true 10 "the server to listen" grep -q 'listening on' "$server_log"
@@ -93,6 +93,26 @@ start_client() {
     client_pid=$!
     pids+=("$client_pid")
 }
+
+# Installs redis-server if it is missing.
+need_redis() {
+    command -v redis-server >/dev/null && return
+    say "installing redis-server"
+    local as_root=
+    [ "$(id -u)" = 0 ] || as_root=sudo
+    if ! $as_root apt-get install -y --no-install-recommends redis-server >"$work/apt.log" 2>&1; then
+        echo "NOT RUN: redis-server could not be installed" >&2
+        exit 69 # EX_UNAVAILABLE
+    fi
+}
+# start_redis: starts Redis on the Unix socket $socket, and sets redis_pid.
+start_redis() {
+    redis-server --port 0 --unixsocket "$socket" --save "" --appendonly no --daemonize no >"$work/redis.log" 2>&1 &
+    redis_pid=$!
+    pids+=("$redis_pid")
+    until_true 10 "Redis to answer" redis_answers
+}
+redis_answers() { [ "$(redis-cli -s "$socket" ping 2>/dev/null)" = PONG ]; }
 
 is_running() { kill -0 "$1" 2>/dev/null; }
 has_ended() { ! is_running "$1"; }

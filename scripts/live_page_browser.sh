@@ -7,7 +7,9 @@
 #
 #   ./scripts/live_page_browser.sh            SHOTS=folder ./scripts/live_page_browser.sh
 #
-# SHOTS keeps the screenshots. Needs Chromium: see browser.sh.
+# Then with two servers of a cluster: the page lists both.
+#
+# SHOTS keeps the screenshots. Needs Chromium: see browser.sh. Installs redis-server if it is missing.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/browser.sh"
 shots=${SHOTS:-$work/shots}
@@ -70,7 +72,9 @@ page_fits() {
 
 # ---- the run ------------------------------------------------------------------------------------
 
-build
+need_redis
+# The servers before the last step are started without --cluster. `cluster.sh` has the same build.
+build --all-features
 say "no session"
 flags=(--tick-ms 100 --payload-bytes 400 --stats-interval-secs 0)
 start_server server "${flags[@]}" --metrics-addr 127.0.0.1:0
@@ -81,6 +85,7 @@ open_live_page
 wait_for 20 0 'value("Sessions")'
 wait_for 20 'No session is connected.' 'text(".empty")'
 is_true 'document.querySelector("table.slowest").hidden'
+is_true 'document.querySelector(".cluster").hidden'
 page_fits "the empty page"
 # A short run does not have percentiles that are known in advance.
 evaluate '(() => {
@@ -257,6 +262,32 @@ evaluate 'document.querySelector(".says").style.cssText = "width:500px;display:b
 if (page_fits "a page that is too wide") 2>/dev/null; then
     fail "a page that is too wide is not found"
 fi
+
+say "two servers of a cluster"
+socket="$work/redis.sock"
+start_redis
+in_cluster=(--tick-ms 100 --stats-interval-secs 0 --cluster "unix://$socket")
+start_server node_b "${in_cluster[@]}" --node b
+start_client of_b --count 7 --log-sessions 0
+node_b=$server_pid
+start_server node_a "${in_cluster[@]}" --node a --metrics-addr 127.0.0.1:0
+start_client of_a --count 5 --log-sessions 0
+metrics=$(sed -n 's/.*metrics on //p' "$server_log")
+open_live_page
+node_rows='[...document.querySelectorAll("table.nodes tbody tr")]
+    .map(row => [0, 1, 3].map(cell => row.cells[cell].textContent).join(" ")).join(", ")'
+wait_for 20 'a (this node) 5 serving, b 7 serving' "$node_rows"
+is_true 'document.querySelectorAll("table.nodes tr.self").length === 1'
+# The age of the other node's last message: a heartbeat comes each second.
+is_true '/^[0-9.]+ (ms|s)$/.test(document.querySelector("table.nodes tbody").rows[1].cells[2].textContent)'
+fits "the page with nodes"
+kill -STOP "$redis_pid"
+is_true 'text(".link").startsWith("The link to the broker is down.")'
+wait_for 20 'a (this node) 5 serving, b 7 serving' "$node_rows"
+kill -CONT "$redis_pid"
+wait_for 20 "" 'text(".link")'
+kill_hard "$node_b"
+wait_for 20 'a (this node) 5 serving' "$node_rows"
 
 say "screenshots in $shots"
 ls -l "$shots" | awk 'NR > 1 { print $5, $9 }'

@@ -48,7 +48,7 @@ fn page_loads_nothing_from_elsewhere() {
             "href=\"",
             &["data:,", "/metrics", "/sessions", "/healthz"][..],
         ),
-        ("ask(\"", &["/metrics"]),
+        ("ask(\"", &["/metrics", "/nodes"]),
         ("ask(`", &["/sessions?slowest=${SLOWEST}"]),
     ] {
         let found: BTreeSet<&str> = (page.split(attribute).skip(1))

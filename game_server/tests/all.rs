@@ -18,6 +18,8 @@ mod admission;
 mod bans;
 mod broadcast;
 mod chat;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod descriptor_limit;
 mod disconnect;
 mod disconnect_reasons;

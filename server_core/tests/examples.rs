@@ -1,6 +1,6 @@
 //! Each example plays its demo to the end, as a user would start it; and it serves.
 
-use server_core::testing::{RawClient, RawPacket, packet};
+use server_core::testing::{RawClient, RawPacket, Redis, packet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::RangeInclusive;
@@ -168,6 +168,12 @@ fn web_shows_a_standing_player_to_a_later_one_and_holds_both_to_the_rules() {
         next_of(&mut first.client, 11)[..2],
         bad_payload.to_le_bytes()
     );
+}
+
+#[test]
+fn world_bots_walk_over_three_nodes_and_see_who_is_where() {
+    let Some(redis) = Redis::start() else { return };
+    plays_to_the_end_with("world", &["--bots", "6", "--broker", redis.url()]);
 }
 
 #[test]

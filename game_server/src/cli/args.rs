@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(help_heading = "Game", value_name = "BYTES")]
     pub payload_bytes: usize,
 
-    /// Broker of the cluster: redis://[USER:PASSWORD@]HOST[:PORT][/DB] or unix:///PATH
+    /// Broker of the cluster: redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// with --cluster-ca, or unix:///PATH
     ///
     /// A chat reaches the sessions of all nodes with the same broker. A broker that is away costs no tick: the chats
     /// for other nodes wait for 1 s and are then dropped and counted.
@@ -43,6 +43,12 @@ pub struct Args {
     #[arg(long, hide_env_values = true)]
     #[arg(help_heading = "Cluster", value_name = "URL")]
     pub cluster: Option<String>,
+
+    /// PEM file with the certificates to trust for a broker at rediss://
+    #[cfg(all(feature = "cluster", feature = "tls"))]
+    #[arg(long, requires = "cluster")]
+    #[arg(help_heading = "Cluster", value_name = "FILE")]
+    pub cluster_ca: Option<std::path::PathBuf>,
 
     /// Name of this node in the cluster, up to 64 bytes
     #[cfg(feature = "cluster")]

@@ -8,6 +8,8 @@ use game_server::game::tick::TickLoop;
 #[cfg(feature = "cluster")]
 use game_server::game::world::World;
 use game_server::packets::{CHAT_FLOOD, PACKETS, SBye};
+#[cfg(all(feature = "cluster", feature = "tls"))]
+use server_core::TlsClientConfig;
 use server_core::app::App;
 #[cfg(feature = "cluster")]
 use server_core::cluster::Cluster;
@@ -44,11 +46,20 @@ pub fn run(args: &Args) -> ExitCode {
     let app = match (world.clone(), args.cluster.clone()) {
         (Some(world), Some(url)) => {
             let node = args.node.clone();
+            #[cfg(feature = "tls")]
+            let ca = args.cluster_ca.clone();
+            let of_admin = Arc::clone(&world);
+            let app = app.admin(move |admin| admin.cluster(move || of_admin.cluster()));
             app.on_start(move |server| {
-                let cluster = Cluster::builder(url)
-                    .node(node.as_str())
-                    .start(server)
-                    .map_err(|error| error.to_string())?;
+                let builder = Cluster::builder(url).node(node.as_str());
+                #[cfg(feature = "tls")]
+                let builder = match ca {
+                    Some(file) => builder.tls(
+                        TlsClientConfig::with_ca_file(file).map_err(|error| error.to_string())?,
+                    ),
+                    None => builder,
+                };
+                let cluster = builder.start(server).map_err(|error| error.to_string())?;
                 log::info!(
                     "node {node} of the cluster, number {}",
                     cluster.id().to_u32()

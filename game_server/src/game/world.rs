@@ -33,6 +33,12 @@ impl World {
         let _ = self.cluster.set(cluster);
     }
 
+    /// The cluster, after [`enter`](Self::enter).
+    #[must_use]
+    pub fn cluster(&self) -> Option<Cluster> {
+        self.cluster.get().cloned()
+    }
+
     /// Leaves the cluster. Waits for up to 1 s.
     pub fn leave(&self) {
         if let Some(cluster) = self.cluster.get() {

@@ -6,6 +6,7 @@
 use super::allowed_hosts::Host;
 use crate::base::trace::TraceTarget;
 use std::fmt::Write;
+use std::rc::Rc;
 
 /// Size limit of a request's head.
 pub const MAX_HEAD_BYTES: usize = 8 << 10;
@@ -14,6 +15,8 @@ const MAX_HEADERS: usize = 64;
 /// Upper limit of the number in `/sessions?slowest=`: each number makes a list of its own, and short
 /// lists cost next to nothing.
 pub const MAX_SLOWEST: usize = 100;
+/// The longest account in `/sessions?account=`, as in the cluster.
+const MAX_ACCOUNT_BYTES: usize = 64;
 
 /// What a browser may do with a response: run the script in the live page itself, and send requests to
 /// this port. Text never becomes markup, whatever a peer has sent. Every response has the policy: the
@@ -23,7 +26,7 @@ const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 
      frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// The resource of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// The live page, which shows the other resources.
     Page,
@@ -35,6 +38,10 @@ pub enum Route {
     Sessions(Selection),
     /// The trace of these sessions.
     Trace(TraceTarget),
+    /// The session of an account, on any node of the cluster.
+    Account(Rc<str>),
+    /// The nodes of the cluster.
+    Nodes,
 }
 
 /// Which sessions a list has.
@@ -47,7 +54,7 @@ pub enum Selection {
 }
 
 /// A valid request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The requested resource.
     pub route: Route,
@@ -108,7 +115,7 @@ impl Request {
             _ => {}
         }
         let (path, query) = path_and_query(target);
-        if !["/", "/metrics", "/healthz", "/sessions", "/trace"].contains(&path) {
+        if !["/", "/metrics", "/healthz", "/sessions", "/nodes", "/trace"].contains(&path) {
             return Err(Status::NotFound);
         }
         let is_head = match method {
@@ -120,7 +127,8 @@ impl Request {
         let route = match path {
             "/metrics" => Route::Metrics,
             "/healthz" => Route::Health,
-            "/sessions" => Route::Sessions(Selection::parse(query)?),
+            "/sessions" => Route::of_sessions(query)?,
+            "/nodes" => Route::Nodes,
             "/trace" => Route::Trace(trace_target(query)?),
             _ => Route::Page,
         };
@@ -128,16 +136,20 @@ impl Request {
     }
 }
 
-impl Selection {
-    /// Unknown names are ignored. Of several `slowest` the first counts.
-    fn parse(query: &str) -> Result<Self, Status> {
+impl Route {
+    /// Unknown names are ignored. Of several known names the first counts.
+    fn of_sessions(query: &str) -> Result<Self, Status> {
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let Some((_, count)) = pairs.find(|(name, _)| *name == "slowest") else {
-            return Ok(Self::All);
-        };
-        match count.parse() {
-            Ok(count @ 1..=MAX_SLOWEST) => Ok(Self::Slowest(count)),
-            _ => Err(Status::BadRequest),
+        match pairs.find(|(name, _)| ["slowest", "account"].contains(name)) {
+            None => Ok(Self::Sessions(Selection::All)),
+            Some(("account", account)) => decode(account)
+                .filter(|account| (1..=MAX_ACCOUNT_BYTES).contains(&account.len()))
+                .map(|account| Self::Account(account.into()))
+                .ok_or(Status::BadRequest),
+            Some((_, count)) => match count.parse() {
+                Ok(count @ 1..=MAX_SLOWEST) => Ok(Self::Sessions(Selection::Slowest(count))),
+                _ => Err(Status::BadRequest),
+            },
         }
     }
 }
@@ -151,6 +163,19 @@ fn trace_target(query: &str) -> Result<TraceTarget, Status> {
         _ => None,
     });
     targets.next().flatten().ok_or(Status::BadRequest)
+}
+
+/// A text with `%` and two hexadecimal digits for each byte that a URL cannot have. `None` if it is not UTF-8 then.
+fn decode(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        let digit = |at: usize| char::from(digits.as_bytes()[at]).to_digit(16);
+        bytes.push((16 * digit(0)? + digit(1)?) as u8);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// The `Host` of a request. Two are a bad request.
@@ -295,6 +320,10 @@ mod tests {
             parse("GET http://host:1/sessions HTTP/1.1\nHost: localhost\n\n"),
             get(Route::Sessions(Selection::All))
         );
+        assert_eq!(
+            parse("GET /nodes HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            get(Route::Nodes)
+        );
         for target in ["/", "/?x", "http://host", "http://host?x=/metrics", "/#top"] {
             let text = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             assert_eq!(parse(&text), get(Route::Page), "{target}");
@@ -338,6 +367,14 @@ mod tests {
         ] {
             let text = format!("GET /trace{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             assert_eq!(parse(&text), Err(Status::BadRequest), "{query}");
+        }
+        for (query, account) in [
+            ("ada", "ada"),
+            ("a%20b%25&slowest=x", "a b%"),
+            ("a+b%C3%a4", "a+bä"),
+        ] {
+            let text = format!("GET /sessions?account={query} HTTP/1.0\r\n\r\n");
+            assert_eq!(parse(&text), get(Route::Account(account.into())), "{query}");
         }
         let head = parse("HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .unwrap()
@@ -398,6 +435,11 @@ mod tests {
         ] {
             let text = format!("GET /sessions?slowest={count} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             assert_eq!(parse(&text), Err(Status::BadRequest), "{count:?}");
+        }
+        let too_long = "x".repeat(MAX_ACCOUNT_BYTES + 1);
+        for account in ["", "%", "%2", "%zz", "%ff", "a%+1", "%4ä", &too_long] {
+            let text = format!("GET /sessions?account={account} HTTP/1.0\r\n\r\n");
+            assert_eq!(parse(&text), Err(Status::BadRequest), "{account:?}");
         }
         let many = "a: b\r\n".repeat(MAX_HEADERS + 1);
         let many = format!("GET /metrics HTTP/1.1\r\n{many}\r\n");

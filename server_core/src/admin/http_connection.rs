@@ -65,7 +65,7 @@ pub enum EvictionPriority {
 }
 
 /// What the caller of [`HttpConnection::advance`] does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Wait until the socket is ready or the deadline has passed.
     Wait,
@@ -124,7 +124,9 @@ impl HttpConnection {
         if let Phase::ReadingRequest { head } = &mut self.phase {
             match read_head(&mut self.stream, head, scratch, hosts)? {
                 ParseResult::Complete(request) => {
-                    self.phase = Phase::Pending { request };
+                    self.phase = Phase::Pending {
+                        request: request.clone(),
+                    };
                     self.deadline = now + RESPONSE_TIMEOUT;
                     return Ok(Action::Respond(request));
                 }
@@ -157,8 +159,8 @@ impl HttpConnection {
     }
 
     /// The request whose response is not known yet.
-    pub fn pending_request(&self) -> Option<Request> {
-        match self.phase {
+    pub fn pending_request(&self) -> Option<&Request> {
+        match &self.phase {
             Phase::Pending { request } => Some(request),
             _ => None,
         }

@@ -20,6 +20,8 @@
 //! | `/healthz` | 200 `ok`; 503 `shutting down` from the start of a shutdown, 503 `not ready` while [`readiness`](AdminBuilder::readiness) returns `false` |
 //! | `/sessions` | the connected sessions, as JSON; `/sessions?slowest=N` lists the N (1 to 100) that are furthest behind |
 //! | `/trace?session=ID`, `/trace?addr=IP` | the connects, packets and ends of one session, or of the sessions of one address, as JSON. The first request begins the trace. It ends with its session, after 10 minutes, or when no request reads it for 60 seconds |
+//! | `/sessions?account=NAME` | with [`cluster`](AdminBuilder::cluster): the session of an account on any node, as JSON: `[]`, or one of `{"account","node","node_number","id"}`; 503 without an answer of the broker |
+//! | `/nodes` | with [`cluster`](AdminBuilder::cluster): the nodes of the cluster, as JSON |
 //! | `/` | the live page: it shows the responses above in a browser, once a second |
 //!
 //! # The metrics of a game
@@ -70,7 +72,8 @@
 //! | time for the head of a request | 2 s | 408; a silent connection is closed |
 //! | time for the response | 5 s | the connection is closed |
 //! | wait for the peer's FIN after the response | 500 ms | the connection is closed |
-//! | time for the workers to list their sessions | 1 s | 503 |
+//! | time for the workers to list their sessions, for the broker to find an account | 1 s | 503 |
+//! | accounts that the broker is asked for at a time | 64 | 503 |
 //! | traces at a time, those of [`ServerHandle::trace`](crate::ServerHandle::trace) included | 8, each with its last 1,024 events | 503 |
 //! | session lists and traces in memory | 8 MiB, and the list that reaches this size | 503 |
 //! | processor time | a quarter of one core | requests wait |
@@ -94,12 +97,16 @@ mod http_connection;
 mod service;
 mod sessions;
 mod traces;
+#[cfg(feature = "cluster")]
+mod world;
 
 pub use allowed_hosts::Host;
 /// The crate of a game's metrics, in the version that [`AdminBuilder::registry`] takes.
 pub use prometheus_client;
 
 use crate::base::start;
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::server::ServerHandle;
 use crate::server::ticker::TickMetrics;
 use allowed_hosts::AllowedHosts;
@@ -142,9 +149,13 @@ pub struct AdminBuilder {
     ticks: Option<Arc<TickMetrics>>,
     registry: Registry,
     is_ready: Option<Readiness>,
+    #[cfg(feature = "cluster")]
+    cluster: Option<ClusterOf>,
 }
 
 type Readiness = Box<dyn Fn() -> bool + Send>;
+#[cfg(feature = "cluster")]
+type ClusterOf = Box<dyn Fn() -> Option<Cluster> + Send>;
 
 #[derive(Debug)]
 struct Stop {
@@ -168,6 +179,8 @@ impl Admin {
             ticks: None,
             registry: Registry::default(),
             is_ready: None,
+            #[cfg(feature = "cluster")]
+            cluster: None,
         }
     }
 
@@ -213,6 +226,15 @@ impl AdminBuilder {
     /// down is not ready in any case.
     pub fn readiness(mut self, is_ready: impl Fn() -> bool + Send + 'static) -> Self {
         self.is_ready = Some(Box::new(is_ready));
+        self
+    }
+
+    /// Adds the nodes of a cluster to the live page, `/nodes`, and `/sessions?account=NAME`. The function returns
+    /// `None` before the cluster has started: these two respond with 503 then. The thread of the port does not wait
+    /// for the broker: an account on another node is found within 1 s, or the response is a 503.
+    #[cfg(feature = "cluster")]
+    pub fn cluster(mut self, cluster: impl Fn() -> Option<Cluster> + Send + 'static) -> Self {
+        self.cluster = Some(Box::new(cluster));
         self
     }
 

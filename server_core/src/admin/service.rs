@@ -6,6 +6,8 @@ use super::http::{Request, Route, Selection, Status};
 use super::http_connection::{Action, EvictionPriority, HttpConnection};
 use super::sessions;
 use super::traces::Traces;
+#[cfg(feature = "cluster")]
+use super::world::World;
 use super::{AdminBuilder, Readiness, Stop};
 use crate::base::snapshot::{SessionInfo, Snapshot};
 use crate::base::trace::TraceTarget;
@@ -28,8 +30,8 @@ use std::time::{Duration, Instant};
 pub const MAX_CONNECTIONS: usize = 64;
 /// Connections that one turn accepts.
 const ACCEPT_BATCH: usize = 16;
-/// Time that the workers have to list their sessions.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time that the workers have to list their sessions, and the broker to find one.
+pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two checks of a pending snapshot.
 const SNAPSHOT_CHECK: Duration = Duration::from_millis(2);
 /// Session lists that slow readers may keep in memory. At this size no new list is made.
@@ -78,6 +80,8 @@ pub struct Service {
     /// The session lists that a connection still writes.
     lists: Vec<Weak<[u8]>>,
     traces: Traces,
+    #[cfg(feature = "cluster")]
+    world: Option<World>,
 }
 
 /// A snapshot of all sessions that is not complete.
@@ -90,7 +94,7 @@ struct PendingSnapshot {
 }
 
 /// The key of a connection, and when it was accepted: the slab reuses keys.
-type ClientKey = (usize, Instant);
+pub type ClientKey = (usize, Instant);
 
 impl Port {
     /// Binds and listens.
@@ -119,7 +123,10 @@ impl Service {
             port,
             exposition: Exposition::new(server.clone(), builder.ticks, builder.registry),
             server,
-            page: page_of(&builder.name).into_bytes().into(),
+            #[cfg(feature = "cluster")]
+            page: page_of(&builder.name, builder.cluster.is_some()).into(),
+            #[cfg(not(feature = "cluster"))]
+            page: page_of(&builder.name, false).into(),
             hosts: builder.hosts,
             is_ready: builder.is_ready,
             connections: Slab::with_capacity(MAX_CONNECTIONS),
@@ -129,6 +136,8 @@ impl Service {
             pending_snapshot: None,
             lists: Vec::new(),
             traces: Traces::default(),
+            #[cfg(feature = "cluster")]
+            world: builder.cluster.map(World::new),
         }
     }
 
@@ -171,6 +180,8 @@ impl Service {
             self.advance_connections(now);
             self.poll_snapshot(now);
             self.traces.end_unread(now);
+            #[cfg(feature = "cluster")]
+            self.poll_accounts(now);
             throttle = (throttle + now.elapsed() * THROTTLE_FACTOR).min(MAX_THROTTLE);
         }
         Ok(())
@@ -182,7 +193,10 @@ impl Service {
             return Duration::ZERO;
         }
         let deadlines = self.connections.iter().map(|(_, one)| one.deadline());
-        let check_at = self.pending_snapshot.as_ref().map(|_| now + SNAPSHOT_CHECK);
+        let is_pending = self.pending_snapshot.is_some();
+        #[cfg(feature = "cluster")]
+        let is_pending = is_pending || self.world.as_ref().is_some_and(World::is_pending);
+        let check_at = is_pending.then(|| now + SNAPSHOT_CHECK);
         let wake_at = (deadlines.chain(self.acceptor.retry_at()).chain(check_at))
             .fold(now + END_CHECK, Instant::min);
         // The kernel's clock counts milliseconds here. Rounded down, the loop would spin through the
@@ -308,6 +322,7 @@ impl Service {
                 Some(body) => (Status::Ok, sessions::CONTENT_TYPE, body),
                 None => (Status::Unavailable, TEXT_TYPE, Rc::default()),
             },
+            Route::Account(_) | Route::Nodes => return self.respond_of_world(key, &request, now),
         };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.respond(status, content_type, body, now);
@@ -332,6 +347,58 @@ impl Service {
             .filter_map(|list| list.upgrade().map(|list| list.len()))
             .sum();
         list_bytes < MAX_LIST_BYTES
+    }
+
+    #[cfg(not(feature = "cluster"))]
+    fn respond_of_world(&mut self, key: usize, _: &Request, now: Instant) {
+        self.respond_of_world_with(key, Err(Status::NotFound), now);
+    }
+
+    #[cfg(feature = "cluster")]
+    fn respond_of_world(&mut self, key: usize, request: &Request, now: Instant) {
+        let Some(accepted_at) = self.connections.get(key).map(|one| one.accepted_at) else {
+            return;
+        };
+        let client = (key, accepted_at);
+        let response = match (&mut self.world, &request.route) {
+            (None, _) => Err(Status::NotFound),
+            (Some(world), Route::Account(account)) => {
+                match world.begin_search(account, client, now) {
+                    Ok(()) => return,
+                    Err(status) => Err(status),
+                }
+            }
+            (Some(world), _) => world.nodes(),
+        };
+        self.respond_of_world_with(key, response, now);
+    }
+
+    fn respond_of_world_with(
+        &mut self,
+        key: usize,
+        response: Result<Rc<[u8]>, Status>,
+        now: Instant,
+    ) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        match response {
+            Ok(body) => connection.respond(Status::Ok, sessions::CONTENT_TYPE, body, now),
+            Err(status) => connection.refuse(status, &self.hosts, now),
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    fn poll_accounts(&mut self, now: Instant) {
+        let Some(world) = &mut self.world else { return };
+        for ((key, accepted_at), response) in world.poll(now) {
+            let is_waiting = |one: &HttpConnection| {
+                one.accepted_at == accepted_at && one.pending_request().is_some()
+            };
+            if self.connections.get(key).is_some_and(is_waiting) {
+                self.respond_of_world_with(key, response, now);
+            }
+        }
     }
 
     fn health(&self) -> (Status, &'static str) {
@@ -360,7 +427,10 @@ impl Service {
             self.respond_with_sessions(&clients, sessions.as_deref(), now);
         }
         let clients: Vec<ClientKey> = (self.connections.iter())
-            .filter(|(_, one)| one.pending_request().is_some())
+            .filter(|(_, one)| {
+                (one.pending_request())
+                    .is_some_and(|request| matches!(request.route, Route::Sessions(_)))
+            })
             .map(|(key, one)| (key, one.accepted_at))
             .collect();
         if clients.is_empty() {
@@ -396,8 +466,8 @@ impl Service {
             else {
                 continue;
             };
-            let Some(Route::Sessions(selection)) =
-                connection.pending_request().map(|request| request.route)
+            let Some(&Route::Sessions(selection)) =
+                (connection.pending_request()).map(|request| &request.route)
             else {
                 continue;
             };
@@ -419,12 +489,14 @@ impl Service {
     }
 }
 
-/// The live page of a game of this name.
-fn page_of(name: &str) -> String {
+/// The live page of a game of this name. With `has_cluster` the page asks for the nodes.
+fn page_of(name: &str, has_cluster: bool) -> Vec<u8> {
     let escaped = (name.replace('&', "&amp;"))
         .replace('<', "&lt;")
         .replace('>', "&gt;");
-    PAGE.replace("{{name}}", &escaped)
+    PAGE.replace("{{cluster}}", if has_cluster { "true" } else { "false" })
+        .replace("{{name}}", &escaped)
+        .into_bytes()
 }
 
 #[cfg(test)]
@@ -433,7 +505,7 @@ mod tests {
 
     #[test]
     fn the_name_of_a_game_is_text_on_its_page() {
-        let page = page_of("<b>Tom & Jerry</b>");
+        let page = String::from_utf8(page_of("<b>Tom & Jerry</b>", true)).unwrap();
         assert!(page.contains("<title>&lt;b&gt;Tom &amp; Jerry&lt;/b&gt;</title>"));
         assert!(!page.contains("<b>") && !page.contains("{{"));
     }

@@ -44,6 +44,7 @@ pub use ban_file::BanFile;
 /// The crate of the command line, in the version of [`AppArgs`].
 pub use clap;
 
+use crate::admin::AdminBuilder;
 use crate::game::{Game, GameLoop};
 use crate::server::ticker::TickMetrics;
 use crate::server::{Server, ServerBuilder, ServerHandle};
@@ -66,10 +67,12 @@ pub struct App {
     tick_period: Option<Duration>,
     ticks: Option<Arc<TickMetrics>>,
     registry: Registry,
+    admin: Vec<SetUpAdmin>,
     on_start: Vec<OnStart>,
     on_hangup: Vec<Box<dyn Fn() + Send>>,
 }
 
+type SetUpAdmin = Box<dyn FnOnce(AdminBuilder) -> AdminBuilder>;
 type OnStart = Box<dyn FnOnce(&ServerHandle) -> Result<(), String>>;
 
 /// A server
@@ -106,6 +109,7 @@ impl App {
             tick_period: None,
             ticks: None,
             registry: Registry::default(),
+            admin: Vec::new(),
             on_start: Vec::new(),
             on_hangup: Vec::new(),
         }
@@ -134,6 +138,12 @@ impl App {
     /// Sets the registry of the game's metrics: see [`AdminBuilder::registry`](crate::admin::AdminBuilder::registry).
     pub fn registry(mut self, registry: Registry) -> Self {
         self.registry = registry;
+        self
+    }
+
+    /// Sets up the admin port further, if the flags ask for one.
+    pub fn admin(mut self, set_up: impl FnOnce(AdminBuilder) -> AdminBuilder + 'static) -> Self {
+        self.admin.push(Box::new(set_up));
         self
     }
 

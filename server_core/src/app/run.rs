@@ -49,6 +49,7 @@ impl App {
             tick_period,
             ticks,
             registry,
+            admin: set_up_admin,
             on_start,
             on_hangup: mut reloads,
         } = self;
@@ -90,7 +91,8 @@ impl App {
                     Some(ticks) => admin.tick_metrics(ticks),
                     None => admin,
                 };
-                admin
+                (set_up_admin.into_iter())
+                    .fold(admin, |admin, set_up| set_up(admin))
                     .allow_hosts(args.admin_hosts.iter().cloned())
                     .host_hint(format!("{name} --admin-host NAME allows it"))
                     .bind(addrs.all())

@@ -16,7 +16,7 @@ use super::logins::{Login, Logins};
 use super::metrics::{ClusterMetrics, Why};
 use super::outgoing::Outgoing;
 use super::picture::{Order, Picture};
-use super::{NodeId, WorldGap};
+use super::{AccountSession, NodeId, WorldGap};
 use crate::base::backoff::Backoff;
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
@@ -26,6 +26,7 @@ use crate::session::LoginAnswer;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 /// Heartbeat, lease and probe are sent once in this time.
@@ -170,6 +171,7 @@ enum Pending {
 enum Then {
     Tell(Vec<u8>),
     Kick,
+    Answer(SyncSender<Option<AccountSession>>),
 }
 
 /// A login without an answer.
@@ -654,6 +656,43 @@ impl Link {
         }
     }
 
+    /// Finds the session of an account, on any node, and sends the answer. Without the link, or without room, the
+    /// sender is dropped, unless the session is on this node.
+    pub fn find_session(&mut self, account: &str, answer: SyncSender<Option<AccountSession>>) {
+        let account = cut_name(account);
+        if self.logins.get(account).is_some() {
+            self.answer_search(account, None, &answer);
+        } else if self.state == State::Up && self.outgoing.reserve(0) {
+            self.find(account.into(), Then::Answer(answer));
+        }
+    }
+
+    /// `found` is the key of the account. A key is void if its node is not there.
+    fn answer_search(
+        &self,
+        account: &str,
+        found: Option<Login>,
+        answer: &SyncSender<Option<AccountSession>>,
+    ) {
+        let of_other = |login: Login| {
+            let mut nodes = self.picture.present();
+            let (_, node) = nodes.find(|(incarnation, _)| *incarnation == login.node)?;
+            Some((login, node.name.clone()))
+        };
+        let local = self.logins.get(account);
+        let found = match local {
+            Some(login) => Some((login, self.config.name.clone())),
+            None => found.and_then(of_other),
+        };
+        let found = found.map(|(login, node_name)| AccountSession {
+            node: NodeId::of(login.node),
+            node_name,
+            session: login.session,
+        });
+        // The asking thread may have dropped its receiver.
+        let _ = answer.try_send(found);
+    }
+
     fn find(&mut self, account: Arc<str>, then: Then) {
         let request = Request::GetLogins(vec![Arc::clone(&account)]);
         self.request(request, Pending::Find { account, then });
@@ -1027,7 +1066,11 @@ impl Link {
             }
             Pending::Find { account, then } => {
                 self.outgoing.release(then.bytes());
-                let Some(found) = login_at(0) else {
+                let found = login_at(0);
+                if let Then::Answer(answer) = then {
+                    return self.answer_search(&account, found, &answer);
+                }
+                let Some(found) = found else {
                     return self.metrics.drop_one(Why::NoSession);
                 };
                 self.forward(&account, found, then);
@@ -1056,6 +1099,7 @@ impl Link {
                 is_by_request: true,
                 account,
             },
+            Then::Answer(_) => return,
         };
         if node == self.config.incarnation {
             // A session of this node that has ended.
@@ -1385,7 +1429,7 @@ impl Then {
     fn bytes(&self) -> usize {
         match self {
             Self::Tell(packet) => packet.len(),
-            Self::Kick => 0,
+            Self::Kick | Self::Answer(_) => 0,
         }
     }
 }

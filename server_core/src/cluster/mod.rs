@@ -111,6 +111,7 @@ mod picture;
 #[doc(hidden)]
 pub mod picture;
 mod redis;
+mod stream;
 
 pub use self::metrics::{ClusterMetrics, Why};
 pub use crate::session::LoginAnswer;
@@ -132,9 +133,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use stream::Trust;
 
 /// The number of a node, drawn at random by each start: a session of the cluster is a node number and a
 /// [`SessionId`].
@@ -195,6 +198,18 @@ pub struct NodeInfo {
     pub age: Duration,
 }
 
+/// The session of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AccountSession {
+    /// The number of the node.
+    pub node: NodeId,
+    /// The name of the node.
+    pub node_name: Box<str>,
+    /// The session on that node.
+    pub session: SessionId,
+}
+
 /// The nodes of a cluster as one of them knows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -222,6 +237,7 @@ pub struct ClusterBuilder {
     url: String,
     name: Box<str>,
     world_kinds: Option<RangeInclusive<u32>>,
+    trust: Option<Trust>,
     on_world_gap: Box<dyn Fn(WorldGap) + Send + Sync>,
 }
 
@@ -257,6 +273,16 @@ impl ClusterBuilder {
         self
     }
 
+    /// Sets the certificates by which the node trusts a broker with TLS, at a URL that begins with `rediss://`. The
+    /// name in the broker's certificate is the host of the URL, if [`server_name`] sets no other one.
+    ///
+    /// [`server_name`]: crate::TlsClientConfig::server_name
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, trust: crate::runtime::tls::TlsClientConfig) -> Self {
+        self.trust = Some(trust);
+        self
+    }
+
     /// Sets the function that learns of lost packets of other nodes: a game can send its members a snapshot. The
     /// function runs on the thread of the link, behind the packets that it is told of, and must be short: heartbeats
     /// and logins wait for it. A panic in it is caught.
@@ -269,7 +295,8 @@ impl ClusterBuilder {
     /// wait for it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a URL that is not valid, or that asks for TLS (`rediss://`);
+    /// [`io::ErrorKind::InvalidInput`] for a URL that is not valid, or that asks for TLS (`rediss://`) without the
+    /// feature `tls` or without `ClusterBuilder::tls`;
     /// [`io::ErrorKind::AlreadyExists`] if the server has a cluster; errors of the start of threads.
     pub fn start(self, server: &ServerHandle) -> io::Result<Cluster> {
         let random = RandomState::new();
@@ -296,7 +323,7 @@ impl ClusterBuilder {
         let events = move |connection, event: Event<'_>| {
             of_reader.with_link(|link, now| link.handle(connection, event, now));
         };
-        let redis = Redis::new(&self.url, Arc::new(events))?;
+        let redis = Redis::new(&self.url, self.trust, Arc::new(events))?;
         // The thread waits for this lock: a second cluster of the server connects to no broker.
         let link = shared.lock();
         let of_thread = Arc::clone(&shared);
@@ -327,13 +354,14 @@ impl ClusterBuilder {
 }
 
 impl Cluster {
-    /// Sets up a node's part in a cluster whose broker is at `url`: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]` or
-    /// `unix:///PATH`.
+    /// Sets up a node's part in a cluster whose broker is at `url`: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, the
+    /// same with `rediss://` for TLS, or `unix:///PATH`.
     pub fn builder(url: impl Into<String>) -> ClusterBuilder {
         ClusterBuilder {
             url: url.into(),
             name: "node".into(),
             world_kinds: None,
+            trust: None,
             on_world_gap: Box::new(|_| {}),
         }
     }
@@ -437,6 +465,17 @@ impl Cluster {
     /// session of this node. A kick that finds no session is counted ([`Why::NoSession`]).
     pub fn kick(&self, account: &str) {
         self.shared.with_link(|link, _| link.kick(account));
+    }
+
+    /// Finds the session of an account, on any node. The answer is in the receiver at once if the session is on this
+    /// node, and after a round trip to the broker otherwise. `None`: the account has no session, or its node is not
+    /// in [`nodes`](Self::nodes). Without an answer of the broker the receiver is disconnected: at once without the
+    /// link, and within 4 s if the link is lost.
+    #[must_use]
+    pub fn find(&self, account: &str) -> Receiver<Option<AccountSession>> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        (self.shared).with_link(|link, _| link.find_session(account, sender));
+        receiver
     }
 
     /// The counters of the link.

@@ -8,21 +8,20 @@
 use super::broker::{Broker, LOGIN_TTL, Reply, Request, lease_key, login_key};
 use super::link::{CONNECT_TIMEOUT, Event};
 use super::picture::LEASE;
+use super::stream::{Stream, Trust, time_left};
 use crate::base::start;
 use redis::{
     Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Parser, PushKind, Value, cmd,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::io::{self, Read};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// A write that takes longer ends the connection.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The largest reply or message. A larger one ends the connection.
 const MAX_VALUE_BYTES: usize = 1 << 20;
 
@@ -45,28 +44,39 @@ struct Current {
     /// `None` after a close.
     wanted: Option<u64>,
     /// The socket of this connection, for writes, when it is complete.
-    socket: Option<Arc<Socket>>,
+    socket: Option<Arc<Stream>>,
 }
 
 impl Redis {
     /// Reads the URL and starts the thread. No connection is made yet.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a URL that is not one of a Redis server, or that asks for TLS; the error
-    /// of the system if the thread cannot be started.
-    pub fn new(url: &str, events: Arc<Events>) -> io::Result<Self> {
+    /// [`io::ErrorKind::InvalidInput`] for a URL that is not one of a Redis server, or if one of URL and `trust` is
+    /// for TLS and the other one is not; the error of the system if the thread cannot be started.
+    pub fn new(url: &str, trust: Option<Trust>, events: Arc<Events>) -> io::Result<Self> {
         let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidInput, error);
+        // The crate reads a URL for TLS only with its own TLS, which is not used.
+        let (url, is_tls) = match url.split_once("://") {
+            Some(("rediss" | "valkeys", rest)) => (format!("redis://{rest}"), true),
+            _ => (url.to_owned(), false),
+        };
+        if is_tls != trust.is_some() {
+            let text = match (is_tls, cfg!(feature = "tls")) {
+                (true, false) => "rediss:// needs the feature `tls`",
+                (true, true) => "rediss:// needs the certificates to trust: `ClusterBuilder::tls`",
+                (false, _) => {
+                    "the broker's URL is not rediss://, and there are certificates to trust"
+                }
+            };
+            return Err(invalid(text.into()));
+        }
         let info = (url.into_connection_info())
             .map_err(|error| invalid(format!("the URL of the broker is not valid: {error}")))?;
-        if let ConnectionAddr::TcpTls { .. } = info.addr() {
-            return Err(invalid(
-                "the broker's URL asks for TLS, which is not supported".into(),
-            ));
-        }
         let (orders, receiver) = mpsc::channel();
         let current = Arc::default();
         let mut reader = Reader {
             info,
+            trust,
             events,
             current: Arc::clone(&current),
             addrs: VecDeque::new(),
@@ -93,7 +103,7 @@ impl Redis {
         current.wanted = None;
         if let Some(socket) = current.socket.take() {
             // The read of the other thread ends.
-            let _ = socket.shutdown(Shutdown::Both);
+            socket.shut_down();
         }
     }
 }
@@ -122,7 +132,7 @@ impl Broker for Redis {
         };
         // Without a socket the connection is lost, and the link learns that from the other thread.
         let Some(socket) = socket else { return };
-        if let Err(error) = write_all(&socket, &bytes) {
+        if let Err(error) = socket.write_all(&bytes) {
             log::warn!("cluster: the broker does not take requests: {error}");
             self.shut_down(connection);
             self.failed = connection;
@@ -139,24 +149,10 @@ impl Drop for Redis {
     }
 }
 
-/// Writes all bytes within [`WRITE_TIMEOUT`].
-fn write_all(mut socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
-    let deadline = Instant::now() + WRITE_TIMEOUT;
-    while !bytes.is_empty() {
-        socket.set_write_timeout(Some(time_left(deadline)?))?;
-        match socket.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// The thread that connects and reads.
 struct Reader {
     info: ConnectionInfo,
+    trust: Option<Trust>,
     events: Arc<Events>,
     current: Arc<Mutex<Current>>,
     /// Addresses of the broker that have not failed since the name was resolved. A resolution that takes longer
@@ -200,7 +196,7 @@ impl Reader {
             self.addrs.pop_front();
             return Err(error);
         }
-        socket.set_read_timeout(None)?;
+        socket.clear_deadline()?;
         {
             let mut current = lock(&self.current);
             if current.wanted != Some(connection) {
@@ -219,7 +215,7 @@ impl Reader {
         Ok(error)
     }
 
-    fn greet(&self, parser: &mut Parser, socket: &Socket, deadline: Instant) -> io::Result<()> {
+    fn greet(&self, parser: &mut Parser, socket: &Stream, deadline: Instant) -> io::Result<()> {
         let mut greeting = Vec::new();
         let settings = self.info.redis_settings();
         let mut hello = cmd("HELLO");
@@ -236,7 +232,7 @@ impl Reader {
                 .arg(settings.db())
                 .write_packed_command(&mut greeting);
         }
-        write_all(socket, &greeting)?;
+        socket.write_all(&greeting)?;
         for _ in 0..replies {
             if let Value::ServerError(error) = read(parser, socket, Some(deadline))? {
                 return Err(io::Error::other(error.to_string()));
@@ -245,7 +241,7 @@ impl Reader {
         Ok(())
     }
 
-    fn read_all(&self, connection: u64, parser: &mut Parser, socket: &Socket) -> io::Error {
+    fn read_all(&self, connection: u64, parser: &mut Parser, socket: &Stream) -> io::Error {
         let mut has_logged = false;
         loop {
             let value = match read(parser, socket, None) {
@@ -288,23 +284,23 @@ impl Reader {
         Ok(())
     }
 
-    fn connect(&mut self, deadline: Instant) -> io::Result<Socket> {
+    fn connect(&mut self, deadline: Instant) -> io::Result<Stream> {
         match self.info.addr() {
             ConnectionAddr::Unix(path) => {
                 let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
                 // A connect waits as long as a write: a stopped server's backlog may be full.
                 socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
                 socket.connect(&SockAddr::unix(path)?)?;
-                Ok(socket)
+                Stream::new(socket, None, "", deadline)
             }
-            ConnectionAddr::Tcp(..) => {
+            ConnectionAddr::Tcp(host, _) => {
                 let mut error = io::ErrorKind::AddrNotAvailable.into();
                 while let Some(addr) = self.addrs.front().copied() {
                     let connected = time_left(deadline).and_then(|left| {
                         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
                         socket.connect_timeout(&addr.into(), left)?;
                         socket.set_tcp_nodelay(true)?;
-                        Ok(socket)
+                        Stream::new(socket, self.trust.as_ref(), host, deadline)
                     });
                     match connected {
                         Ok(socket) => return Ok(socket),
@@ -326,20 +322,8 @@ impl Reader {
     }
 }
 
-/// The time until a deadline.
-///
-/// # Errors
-/// [`io::ErrorKind::TimedOut`] behind the deadline.
-fn time_left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    // The system takes no shorter time.
-    (left >= Duration::from_millis(1))
-        .then_some(left)
-        .ok_or_else(|| io::ErrorKind::TimedOut.into())
-}
-
 /// Reads one reply or message.
-fn read(parser: &mut Parser, socket: &Socket, deadline: Option<Instant>) -> io::Result<Value> {
+fn read(parser: &mut Parser, socket: &Stream, deadline: Option<Instant>) -> io::Result<Value> {
     let reader = Bounded {
         socket,
         deadline,
@@ -350,7 +334,7 @@ fn read(parser: &mut Parser, socket: &Socket, deadline: Option<Instant>) -> io::
 
 /// Ends the stream behind a number of bytes, or at a deadline.
 struct Bounded<'a> {
-    socket: &'a Socket,
+    socket: &'a Stream,
     deadline: Option<Instant>,
     left: usize,
 }
@@ -361,10 +345,7 @@ impl Read for Bounded<'_> {
             let text = format!("a value of more than {MAX_VALUE_BYTES} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        if let Some(deadline) = self.deadline {
-            self.socket.set_read_timeout(Some(time_left(deadline)?))?;
-        }
-        let read = self.socket.read(bytes)?;
+        let read = self.socket.read(bytes, self.deadline)?;
         self.left = self.left.saturating_sub(read);
         Ok(read)
     }
@@ -462,15 +443,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::broker::Channel;
+    use super::super::broker::{Broker, Channel};
     use super::super::envelope::Incarnation;
     use super::*;
     use crate::groups::id::GroupId;
-    use crate::testing::wait_until;
+    use crate::testing::Redis as RedisServer;
+    use std::io::Write;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
-    use std::path::PathBuf;
-    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
 
     const WAIT: Duration = Duration::from_secs(20);
 
@@ -481,7 +462,7 @@ mod tests {
         let events_of_reader = move |connection, event: Event<'_>| {
             let _ = sender.send((connection, matches!(event, Event::Connected)));
         };
-        let redis = Redis::new(&url, Arc::new(events_of_reader)).unwrap();
+        let redis = Redis::new(&url, None, Arc::new(events_of_reader)).unwrap();
         (listener, redis, events)
     }
 
@@ -528,75 +509,35 @@ mod tests {
         assert_eq!(events.recv_timeout(WAIT), Ok((1, false)));
     }
 
-    /// A `redis-server` on a Unix socket in a folder of its own. The drop ends the process.
-    struct Server {
-        folder: PathBuf,
-        process: Child,
+    /// The first line of the answer to a command.
+    fn command(server: &RedisServer, line: &str) -> io::Result<String> {
+        let mut stream = UnixStream::connect(server.url().trim_start_matches("unix://"))?;
+        stream.set_read_timeout(Some(WAIT))?;
+        stream.write_all(format!("{line}\r\n").as_bytes())?;
+        let mut answer = [0; 256];
+        let read = stream.read(&mut answer)?;
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        Ok(answer.lines().next().unwrap_or_default().to_owned())
     }
 
-    impl Server {
-        /// `None`, with a line on standard error, if the program is not installed. `.ci/run` installs it.
-        fn start(name: &str) -> Option<Self> {
-            let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-            std::fs::create_dir_all(&folder).unwrap();
-            let process = Command::new("redis-server")
-                .args(["--port", "0", "--save", "", "--unixsocket", "redis.sock"])
-                .current_dir(&folder)
-                .stdout(Stdio::null())
-                .spawn();
-            let process = match process {
-                Ok(process) => process,
-                Err(error) => {
-                    std::fs::remove_dir_all(&folder).unwrap();
-                    eprintln!("NOT RUN: redis-server: {error}; apt-get install redis-server");
-                    return None;
+    fn connect(server: &RedisServer, query: &str) -> (Redis, Receiver<Seen>) {
+        let url = format!("{}{query}", server.url());
+        let (sender, events) = mpsc::channel();
+        let seen = move |_, event: Event<'_>| {
+            let seen = match event {
+                Event::Connected => Seen::Connected,
+                Event::Lost => Seen::Lost,
+                Event::Message(channel, payload) => {
+                    Seen::Message(Channel::parse(channel), payload.to_vec())
                 }
+                Event::Reply(reply) => Seen::Reply(reply),
             };
-            let server = Self { folder, process };
-            wait_until("Redis to answer", || {
-                server.command("PING").is_ok_and(|answer| answer == "+PONG")
-            });
-            Some(server)
-        }
-
-        /// The first line of the answer to a command.
-        fn command(&self, line: &str) -> io::Result<String> {
-            let mut stream = UnixStream::connect(self.folder.join("redis.sock"))?;
-            stream.set_read_timeout(Some(WAIT))?;
-            stream.write_all(format!("{line}\r\n").as_bytes())?;
-            let mut answer = [0; 256];
-            let read = stream.read(&mut answer)?;
-            let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
-            Ok(answer.lines().next().unwrap_or_default().to_owned())
-        }
-
-        fn connect(&self, query: &str) -> (Redis, Receiver<Seen>) {
-            let url = format!("unix://{}/redis.sock{query}", self.folder.display());
-            let (sender, events) = mpsc::channel();
-            let seen = move |_, event: Event<'_>| {
-                let seen = match event {
-                    Event::Connected => Seen::Connected,
-                    Event::Lost => Seen::Lost,
-                    Event::Message(channel, payload) => {
-                        Seen::Message(Channel::parse(channel), payload.to_vec())
-                    }
-                    Event::Reply(reply) => Seen::Reply(reply),
-                };
-                let _ = sender.send(seen);
-            };
-            let mut redis = Redis::new(&url, Arc::new(seen)).unwrap();
-            redis.connect(1);
-            assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Connected));
-            (redis, events)
-        }
-    }
-
-    impl Drop for Server {
-        fn drop(&mut self) {
-            let _ = self.process.kill();
-            let _ = self.process.wait();
-            let _ = std::fs::remove_dir_all(&self.folder);
-        }
+            let _ = sender.send(seen);
+        };
+        let mut redis = Redis::new(&url, None, Arc::new(seen)).unwrap();
+        redis.connect(1);
+        assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Connected));
+        (redis, events)
     }
 
     #[derive(Debug, PartialEq)]
@@ -609,10 +550,10 @@ mod tests {
 
     #[test]
     fn real_broker_answers_each_request_as_the_fake_one_of_the_simulation() {
-        let Some(server) = Server::start("redis-requests") else {
+        let Some(server) = RedisServer::start() else {
             return;
         };
-        let (mut redis, events) = server.connect("");
+        let (mut redis, events) = connect(&server, "");
         let mut check = |request: Request, reply: Reply| {
             let text = format!("{request:?}");
             redis.send(vec![request]);
@@ -653,17 +594,17 @@ mod tests {
         check(drop_key("ada", 2), Reply::Count(0));
         check(drop_key("ada", 3), Reply::Count(1));
         check(get(), values(None, Some(4)));
-        let ttl = server.command("PTTL gs1:login:bob").unwrap();
+        let ttl = command(&server, "PTTL gs1:login:bob").unwrap();
         let ttl: u64 = ttl.trim_start_matches(':').parse().unwrap();
         assert!(ttl > LOGIN_TTL.as_millis() as u64 / 2, "{ttl}");
     }
 
     #[test]
     fn replies_and_messages_of_one_connection_come_in_order_to_its_end() {
-        let Some(server) = Server::start("redis-order") else {
+        let Some(server) = RedisServer::start() else {
             return;
         };
-        let (mut redis, events) = server.connect("");
+        let (mut redis, events) = connect(&server, "");
         let channel = Channel::Group(GroupId::new(1, 7));
         redis.send(vec![Request::Subscribe(channel)]);
         assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Reply(Reply::Done)));
@@ -686,27 +627,24 @@ mod tests {
 
     #[test]
     fn broker_that_allows_neither_a_channel_nor_select_is_used_and_refuses_one_request() {
-        let Some(server) = Server::start("redis-acl") else {
+        let Some(server) = RedisServer::start() else {
             return;
         };
         let acl = "ACL SETUSER game on nopass ~gs1:* resetchannels &gs1:everybody +@all -select";
-        assert_eq!(server.command(acl).unwrap(), "+OK");
-        let (mut redis, events) = server.connect("?user=game&pass=x");
+        assert_eq!(command(&server, acl).unwrap(), "+OK");
+        let (mut redis, events) = connect(&server, "?user=game&pass=x");
         let group = Channel::Group(GroupId::new(1, 7));
         for (channel, reply) in [(group, Reply::Error), (Channel::Everybody, Reply::Done)] {
             redis.send(vec![Request::Subscribe(channel)]);
             assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Reply(reply)));
         }
         // Another database needs SELECT.
-        let url = format!(
-            "unix://{}/redis.sock?db=1&user=game&pass=x",
-            server.folder.display()
-        );
+        let url = format!("{}?db=1&user=game&pass=x", server.url());
         let (sender, refused) = mpsc::channel();
         let is_connected = move |_, event: Event<'_>| {
             let _ = sender.send(matches!(event, Event::Connected));
         };
-        let mut other = Redis::new(&url, Arc::new(is_connected)).unwrap();
+        let mut other = Redis::new(&url, None, Arc::new(is_connected)).unwrap();
         other.connect(1);
         assert_eq!(refused.recv_timeout(WAIT), Ok(false));
     }

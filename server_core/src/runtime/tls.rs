@@ -198,6 +198,26 @@ impl TlsClientConfig {
         self
     }
 
+    /// The client's side of a connection to a broker, which speaks no protocol of ours. `host`: the name or address in
+    /// its certificate, if no [`server_name`](Self::server_name) is set.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for a host that is neither; an error if the system has no randomness.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn broker_connection(&self, host: &str) -> io::Result<ClientConnection> {
+        let named = match self.name {
+            Some(_) => self.clone(),
+            None => self.clone().server_name(host)?,
+        };
+        let name = named.name.ok_or(ErrorKind::InvalidInput)?;
+        let mut config = named.config;
+        Arc::make_mut(&mut config).alpn_protocols.clear();
+        let mut connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        // The link bounds what it sends.
+        connection.set_buffer_limit(None);
+        Ok(connection)
+    }
+
     /// The client's side of a new connection.
     ///
     /// # Errors

@@ -43,6 +43,8 @@ mod fake_stream;
 mod fake_tls;
 mod packet;
 mod raw_client;
+#[cfg(feature = "cluster")]
+mod redis;
 mod rng;
 mod sim;
 
@@ -51,6 +53,8 @@ pub use fake_stream::{Call, Connect, Edges, FakePeer, FakeState, FakeStream, Out
 pub use fake_tls::FakeTls;
 pub use packet::{RawPacket, header, packet};
 pub use raw_client::RawClient;
+#[cfg(feature = "cluster")]
+pub use redis::Redis;
 pub use rng::SimRng;
 pub use sim::{SimClient, SimServer, for_each_seed};
 

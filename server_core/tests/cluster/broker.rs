@@ -60,8 +60,12 @@ pub struct Broker {
     outbox: Outbox,
     /// Nodes that the network cuts off.
     pub cut_off: BTreeSet<usize>,
+    /// Messages out to the nodes: all, by node, and their bytes.
     pub messages: u64,
+    pub messages_to: BTreeMap<usize, u64>,
     pub message_bytes: u64,
+    /// Keys that requests have read or written, leases not counted.
+    pub keys_touched: u64,
     pub offences: Vec<String>,
 }
 
@@ -228,6 +232,7 @@ impl Broker {
                 let count = subscribers.len() as u64;
                 for (to, to_number) in subscribers {
                     self.messages += 1;
+                    *self.messages_to.entry(to).or_default() += 1;
                     self.message_bytes += message.len() as u64;
                     let incoming = Incoming::Message(channel.to_string(), message.clone());
                     self.emit(
@@ -254,6 +259,7 @@ impl Broker {
                 Reply::Done
             }
             Request::SetLogin(account, login) => {
+                self.keys_touched += 1;
                 let until = now + Duration::from_secs(24 * 60 * 60);
                 self.set(login_key(&account), login, until)
                     .map_or(Reply::Error, value)
@@ -269,6 +275,7 @@ impl Broker {
                 value(old)
             }
             Request::GetLogins(accounts) => {
+                self.keys_touched += accounts.len() as u64;
                 let value = |account| {
                     self.keys
                         .get(&login_key(account))
@@ -277,6 +284,7 @@ impl Broker {
                 Reply::Values(accounts.iter().map(|account| value(account)).collect())
             }
             Request::DropLogin(account, login) => {
+                self.keys_touched += 1;
                 let key = login_key(&account);
                 if self
                     .keys

@@ -1,12 +1,14 @@
 //! The logins of one session cost the link one request at a time, and a link that is down nothing.
 
 use server_core::SessionId;
-use server_core::cluster::broker::{Reply, Request};
-use server_core::cluster::envelope::Incarnation;
+use server_core::cluster::broker::{Channel, Reply, Request};
+use server_core::cluster::envelope::{Body, Envelope, Heartbeat, Incarnation};
 use server_core::cluster::link::{Command, Event, Link, LinkConfig, Output};
-use server_core::cluster::{ClusterMetrics, LoginAnswer};
+use server_core::cluster::logins::Login;
+use server_core::cluster::{AccountSession, ClusterMetrics, LoginAnswer};
 use server_core::routing::link::Audience;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Instant;
 
 const PACKET: [u8; 4] = [4, 0, 7, 0];
@@ -83,6 +85,18 @@ impl Setup {
     }
 }
 
+/// Finds an account, whose key at the broker is this login.
+fn find(setup: &mut Setup, account: &str, key: Option<Login>) -> Receiver<Option<AccountSession>> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    setup.link.find_session(account, sender);
+    for request in setup.requests() {
+        assert_eq!(request, Request::GetLogins(vec![account.into()]));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+        setup.handle(Event::Reply(Reply::Values(vec![key.map(Login::encode)])));
+    }
+    receiver
+}
+
 fn logins(requests: &[Request]) -> usize {
     let is_login =
         |request: &&Request| matches!(request, Request::SetLogin(..) | Request::DropLogin(..));
@@ -132,4 +146,85 @@ fn flood_while_the_link_is_down_or_begins_leaves_nothing_behind() {
         setup.reply(requests);
     }
     assert!(setup.link.is_up(), "the flood does not hold the link up");
+}
+
+#[test]
+fn account_is_found_on_its_node_and_a_void_key_is_no_session() {
+    let mut setup = Setup::new();
+    setup.handle(Event::Connected);
+    assert!(setup.is_up_after(20));
+    setup.login(1);
+    assert!(setup.is_up_after(20));
+    let local = find(&mut setup, "account-1", None).try_recv();
+    let local = local
+        .unwrap()
+        .expect("a login of this node needs no broker");
+    assert_eq!(
+        (&*local.node_name, local.session),
+        ("a", SessionId::new(1, 0, 0))
+    );
+
+    let (node, session) = (Incarnation(2 << 32), SessionId::new(7, 1, 3));
+    let stamp = 5;
+    let key = Login {
+        stamp,
+        node,
+        session,
+    };
+    assert_eq!(find(&mut setup, "bob", None).try_recv(), Ok(None));
+    let of_killed = find(&mut setup, "bob", Some(key));
+    assert_eq!(of_killed.try_recv(), Ok(None), "its node is not there");
+    let heartbeat = Heartbeat {
+        name: "b",
+        ..Heartbeat::default()
+    };
+    let (seq, body) = (0, Body::Heartbeat(heartbeat));
+    let message = Envelope {
+        from: node,
+        seq,
+        body,
+    }
+    .encode();
+    let channel = Channel::Nodes.to_string();
+    setup.handle(Event::Message(channel.as_bytes(), &message));
+    let found = find(&mut setup, "bob", Some(key))
+        .try_recv()
+        .unwrap()
+        .unwrap();
+    assert_eq!((&*found.node_name, found.session), ("b", session));
+    assert_eq!(found.node.to_u32(), 2);
+    let own = Login {
+        node: Incarnation(1),
+        ..key
+    };
+    let ended = find(&mut setup, "bob", Some(own));
+    assert_eq!(
+        ended.try_recv(),
+        Ok(None),
+        "a session of this node has ended"
+    );
+}
+
+#[test]
+fn search_without_the_link_ends_and_one_of_this_node_is_answered() {
+    let mut setup = Setup::new();
+    setup.handle(Event::Connected);
+    assert!(setup.is_up_after(20));
+    let queued = setup.link.queued_bytes();
+    let (sender, receiver) = mpsc::sync_channel(1);
+    setup.link.find_session("bob", sender);
+    assert!(setup.link.queued_bytes() > queued, "searches are bounded");
+    setup.handle(Event::Lost);
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+    assert_eq!(setup.link.queued_bytes(), queued);
+    let _ = setup.requests();
+    let down = find(&mut setup, "bob", None);
+    assert_eq!(down.try_recv(), Err(TryRecvError::Disconnected));
+    setup.login(1);
+    assert!(
+        find(&mut setup, "account-1", None)
+            .try_recv()
+            .unwrap()
+            .is_some()
+    );
 }

@@ -230,7 +230,7 @@ impl Bot {
 
 impl Session for Bot {
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
-        ctx.send(&CLogin, &format!("bot-{}", self.number));
+        ctx.send(&CLogin, format!("bot-{}", self.number));
     }
 
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {

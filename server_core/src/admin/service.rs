@@ -96,6 +96,9 @@ struct PendingSnapshot {
 /// The key of a connection, and when it was accepted: the slab reuses keys.
 pub type ClientKey = (usize, Instant);
 
+/// The body of a response, or why there is none.
+pub type Response = Result<Rc<[u8]>, Status>;
+
 impl Port {
     /// Binds and listens.
     ///
@@ -373,12 +376,7 @@ impl Service {
         self.respond_of_world_with(key, response, now);
     }
 
-    fn respond_of_world_with(
-        &mut self,
-        key: usize,
-        response: Result<Rc<[u8]>, Status>,
-        now: Instant,
-    ) {
+    fn respond_of_world_with(&mut self, key: usize, response: Response, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };

@@ -2,7 +2,7 @@
 
 use super::ClusterOf;
 use super::http::Status;
-use super::service::{ClientKey, MAX_CONNECTIONS, SNAPSHOT_TIMEOUT};
+use super::service::{ClientKey, MAX_CONNECTIONS, Response, SNAPSHOT_TIMEOUT};
 use crate::cluster::{AccountSession, Cluster};
 use crate::shard::guarded;
 use serde::Serialize;
@@ -70,7 +70,7 @@ impl World {
     ///
     /// # Errors
     /// [`Status::Unavailable`] before the cluster has started.
-    pub fn nodes(&self) -> Result<Rc<[u8]>, Status> {
+    pub fn nodes(&self) -> Response {
         let nodes = self.cluster()?.nodes();
         let rows = (nodes.nodes.iter()).map(|node| NodeJson {
             node: &node.name,
@@ -112,7 +112,7 @@ impl World {
     }
 
     /// The responses of the searches that have ended.
-    pub fn poll(&mut self, now: Instant) -> Vec<(ClientKey, Result<Rc<[u8]>, Status>)> {
+    pub fn poll(&mut self, now: Instant) -> Vec<(ClientKey, Response)> {
         let mut responses = Vec::new();
         for search in mem::take(&mut self.searches) {
             let response = match search.answer.try_recv() {
@@ -135,7 +135,7 @@ impl World {
     }
 }
 
-fn found_to_json(account: &str, found: Option<&AccountSession>) -> Result<Rc<[u8]>, Status> {
+fn found_to_json(account: &str, found: Option<&AccountSession>) -> Response {
     let row = found.map(|found| AccountJson {
         account,
         node: &found.node_name,
@@ -145,7 +145,7 @@ fn found_to_json(account: &str, found: Option<&AccountSession>) -> Result<Rc<[u8
     to_json(&Vec::from_iter(row))
 }
 
-fn to_json(value: &impl Serialize) -> Result<Rc<[u8]>, Status> {
+fn to_json(value: &impl Serialize) -> Response {
     let mut json = serde_json::to_vec(value).map_err(|error| {
         // No name and no number causes an error.
         log::error!("JSON of the cluster failed: {error}");

@@ -542,8 +542,10 @@ mod tests {
                 let allowed = parse(flags).unwrap().sessions_allowed(Some(limit));
                 assert!(allowed <= limit && allowed >= limit / 2);
             }
-            let mut limits = HostLimits::default();
-            limits.fd_soft_limit = Some(limit);
+            let limits = HostLimits {
+                fd_soft_limit: Some(limit),
+                ..HostLimits::default()
+            };
             let allowed = parse(&[]).unwrap().sessions_allowed(Some(limit));
             for (asked, severity) in [(allowed, Severity::Ok), (allowed + 1, Severity::Fail)] {
                 let args = parse(&["--max-sessions", &asked.to_string()]).unwrap();

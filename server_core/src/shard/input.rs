@@ -258,8 +258,10 @@ mod tests {
 
     #[test]
     fn session_that_pauses_itself_is_read_when_it_is_resumed_and_its_timeouts_wait() {
-        let mut config = Config::default();
-        config.idle_timeout = Some(Duration::from_secs(30));
+        let config = Config {
+            idle_timeout: Some(Duration::from_secs(30)),
+            ..Config::default()
+        };
         let (room, packets) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let of_session = (Arc::clone(&room), Arc::clone(&packets));
         let shared = Shared::for_tests(&config, 1, move |_| Gate {

@@ -40,7 +40,7 @@ fn subscription_that_the_broker_refuses_is_counted_and_tried_again() {
     let group = GroupId::new(1, 7);
     let subscribe = Request::Subscribe(Channel::Group(group));
     setup.link.change_members(group, true, setup.now);
-    assert_eq!(setup.requests(), [subscribe.clone()]);
+    assert_eq!(setup.requests(), std::slice::from_ref(&subscribe));
     setup.handle(Event::Reply(Reply::Error));
     assert_eq!(setup.metrics.dropped(Why::Refused), 1);
     assert_eq!(setup.requests(), [], "not at once");

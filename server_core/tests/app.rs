@@ -135,6 +135,9 @@ fn hangup_reads_the_bans_again_and_ends_nothing() {
     let file = BansFile::new();
     let program = Program::start(&["--ban-file", file.0.to_str().unwrap()]);
     let mut client = program.connect();
+    // A connection that has not been accepted yet would be banned, too.
+    client.send_packet(C_CLICK, b"");
+    assert_eq!(client.next_packet().id, S_CLICKS);
     fs::write(&file.0, "127.0.0.0/8 # test\n").unwrap();
     program.signal("HUP");
     assert_eq!(

@@ -13,15 +13,13 @@
 //! cargo run --release -p server_core --example arena -- --bots 500     # 5 s of play
 //! cargo run --release -p server_core --example arena -- --storm 2000   # 2,000 logins at once
 //! cargo run -p server_core --example arena                             # serve
-//! cargo test -p server_core --example arena                            # play in virtual time
+//! cargo test -p server_core --test arena                               # play in virtual time
 //! ```
 
 mod bots;
 #[path = "../demo/mod.rs"]
 mod demo;
 mod game;
-#[cfg(test)]
-mod tests;
 
 use bots::{ArenaBot, sum_up};
 use clap::Parser;

@@ -139,15 +139,11 @@ enum Pending {
         login: Login,
         is_replaced: bool,
     },
+    /// The key of an account becomes this login if it has the value that this node has seen, or none.
     Claim {
         account: Arc<str>,
         login: Login,
-    },
-    /// A newer login of another node, which this node has overwritten by `mine`.
-    WriteBack {
-        account: Arc<str>,
-        mine: Login,
-        other: Login,
+        seen: Vec<u8>,
     },
     Compare(Vec<Arc<str>>),
     /// The lease of the node of a later login of this account.
@@ -802,10 +798,7 @@ impl Link {
                 Pending::Claim { account, .. } | Pending::Kick(account) => {
                     self.doubtful.insert(account);
                 }
-                // The key may be the login that this node has lost.
-                Pending::Drop(account) | Pending::WriteBack { account, .. } => {
-                    self.remember_ended(account);
-                }
+                Pending::Drop(account) => self.remember_ended(account),
                 Pending::Compare(accounts) => {
                     for account in accounts {
                         if self.logins.get(&account).is_none() {
@@ -942,38 +935,35 @@ impl Link {
                 if other.stamp >= login.stamp {
                     newer = self.logins.restamp(&account, login, other.stamp);
                     if let Some(newer) = newer {
-                        self.claim(Arc::clone(&account), newer);
+                        self.claim(Arc::clone(&account), newer, login.encode());
                     }
                 }
                 let stamp = newer.map_or(other.stamp.saturating_add(1), |newer| newer.stamp);
                 let channel = Channel::Node(other.node);
                 self.kick_older(&account, channel, other.session, stamp);
             }
-            Pending::Claim { account, login } => {
+            Pending::Claim { .. } if is_error => {
                 self.comparing -= 1;
-                if is_error {
-                    self.compare_by(now + COMPARE_RETRY);
-                } else if self.doubtful.remove(&account) {
+                self.compare_by(now + COMPARE_RETRY);
+            }
+            Pending::Claim {
+                account,
+                login,
+                seen,
+            } => {
+                self.comparing -= 1;
+                if first.as_ref().is_some_and(|first| *first != seen) {
+                    // Another node was faster.
+                    return self.judge(&account, first.as_deref());
+                }
+                if self.doubtful.remove(&account) {
                     self.kick_older(&account, Channel::Nodes, login.session, login.stamp);
                 }
                 if let Some(other) = old.filter(|old| old.node != self.config.incarnation) {
-                    self.compare(&account, login, other);
-                }
-            }
-            Pending::WriteBack { account, .. } if is_error => self.remember_ended(account),
-            Pending::WriteBack {
-                account,
-                mine,
-                other,
-            } => {
-                let is_third = |old: &Login| {
-                    *old != mine && (old.node, old.session) != (other.node, other.session)
-                };
-                // The third login has overwritten `mine` and is the newest one, whatever its stamp: its node knows
-                // nothing of the login that `mine` has overwritten.
-                if let Some(third) = old.filter(is_third) {
-                    let stamp = third.stamp.max(other.stamp.saturating_add(1));
-                    self.kick_older(&account, Channel::Node(other.node), other.session, stamp);
+                    // Two logins may have the same stamp.
+                    let stamp = login.stamp.max(other.stamp.saturating_add(1));
+                    let channel = Channel::Node(other.node);
+                    self.kick_older(&account, channel, other.session, stamp);
                 }
             }
             Pending::Compare(_) => self.comparing -= 1,
@@ -1006,6 +996,33 @@ impl Link {
         }
     }
 
+    /// Compares the value of an account's key with the login of this node.
+    fn judge(&mut self, account: &Arc<str>, value: Option<&[u8]>) {
+        let found = value.and_then(Login::decode);
+        let Some(mine) = self.logins.get(account) else {
+            let of_this_node = |found: &Login| found.node == self.config.incarnation;
+            if let Some(ended) = found.filter(of_this_node) {
+                self.drop_key(Arc::clone(account), ended);
+            }
+            return;
+        };
+        match found {
+            Some(other) if other.node != mine.node && other > mine => {
+                self.comparing += 1;
+                let account = Arc::clone(account);
+                let lease = Pending::Lease { account, other };
+                self.request(Request::GetLease(other.node), lease);
+            }
+            Some(same) if same == mine && !self.renews && !self.doubtful.contains(account) => {}
+            // Written again: that renews the lifetime of the key.
+            _ => self.claim(
+                Arc::clone(account),
+                mine,
+                value.unwrap_or_default().to_vec(),
+            ),
+        }
+    }
+
     /// The key of the account of `mine` has a later login of another node. That login is void if its node has
     /// neither a lease nor a place in the picture.
     fn settle_later(
@@ -1019,7 +1036,7 @@ impl Link {
         let is_alive = has_lease || self.picture.is_heard(other.node);
         if !is_alive && !self.picture.is_present(other.node) {
             if let Some(mine) = self.logins.restamp(account, mine, other.stamp) {
-                self.claim(Arc::clone(account), mine);
+                self.claim(Arc::clone(account), mine, other.encode());
             }
         } else if !is_alive || self.state == State::Announcing {
             // The other node may have lost its connection, too: then it deletes the keys of its ended sessions and
@@ -1040,28 +1057,8 @@ impl Link {
         match pending {
             Pending::Compare(accounts) => {
                 self.comparing -= 1;
-                for (at, account) in accounts.iter().enumerate() {
-                    let found = login_at(at);
-                    let Some(mine) = self.logins.get(account) else {
-                        let of_this_node = |found: &Login| found.node == self.config.incarnation;
-                        if let Some(ended) = found.filter(of_this_node) {
-                            self.drop_key(Arc::clone(account), ended);
-                        }
-                        continue;
-                    };
-                    match found {
-                        Some(other) if other.node != mine.node && other > mine => {
-                            self.comparing += 1;
-                            let account = Arc::clone(account);
-                            let lease = Pending::Lease { account, other };
-                            self.request(Request::GetLease(other.node), lease);
-                        }
-                        Some(same)
-                            if same == mine && !self.renews && !self.doubtful.contains(account) => {
-                        }
-                        // Written again: that renews the lifetime of the key.
-                        _ => self.claim(Arc::clone(account), mine),
-                    }
+                for (account, value) in accounts.iter().zip(values) {
+                    self.judge(account, value.as_deref());
                 }
             }
             Pending::Find { account, then } => {
@@ -1113,18 +1110,6 @@ impl Link {
         );
     }
 
-    /// Compares a login of this node with another node's login of the same account, which this node has
-    /// overwritten.
-    fn compare(&mut self, account: &Arc<str>, mine: Login, other: Login) {
-        if other < mine {
-            let channel = Channel::Node(other.node);
-            self.kick_older(account, channel, other.session, mine.stamp);
-        } else {
-            self.write_back(Arc::clone(account), mine, other);
-            self.lose_login(account, mine);
-        }
-    }
-
     /// Ends an older login: the session on its node, or, on the channel of all nodes, any session.
     fn kick_older(&mut self, account: &Arc<str>, channel: Channel, session: SessionId, stamp: u64) {
         let body = Body::Kick {
@@ -1167,20 +1152,14 @@ impl Link {
         self.outputs.push(Output::Close(login.session, reason));
     }
 
-    fn claim(&mut self, account: Arc<str>, login: Login) {
+    fn claim(&mut self, account: Arc<str>, login: Login, seen: Vec<u8>) {
         self.comparing += 1;
         self.asked.insert(Arc::clone(&account));
-        let request = Request::SetLogin(Arc::clone(&account), login.encode());
-        self.request(request, Pending::Claim { account, login });
-    }
-
-    fn write_back(&mut self, account: Arc<str>, mine: Login, other: Login) {
-        let (from, to) = (mine.encode(), other.encode());
-        let request = Request::ReplaceLogin(Arc::clone(&account), from, to);
-        let pending = Pending::WriteBack {
+        let request = Request::ReplaceLogin(Arc::clone(&account), seen.clone(), login.encode());
+        let pending = Pending::Claim {
             account,
-            mine,
-            other,
+            login,
+            seen,
         };
         self.request(request, pending);
     }

@@ -265,6 +265,7 @@ impl Broker {
                     .map_or(Reply::Error, value)
             }
             Request::ReplaceLogin(account, from, to) => {
+                self.keys_touched += 1;
                 let key = login_key(&account);
                 let old = self.keys.get(&key).map(|(value, _)| value.clone());
                 let is_set = old.as_ref().is_none_or(|old| *old == from);

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.
 
 mod broker;
+mod claims;
 mod direct;
 mod kicks;
 mod leaves;
@@ -15,7 +16,6 @@ mod node;
 mod outage;
 mod subscriptions;
 mod world;
-mod write_back;
 
 use world::{Coverage, World};
 

@@ -32,7 +32,9 @@ pub struct Node {
     /// Logins without an answer, and their times.
     pub unanswered: HashMap<SessionId, Instant>,
     /// Sessions of `unanswered` with a second login: either both have an answer, or the second alone.
-    twice: BTreeSet<SessionId>,
+    pub twice: BTreeSet<SessionId>,
+    /// The nodes that it has declared dead right behind a pause of its own.
+    pub gone_by_pause: Vec<Incarnation>,
     pub answers: Vec<LoginAnswer>,
     pub closed: Vec<(SessionId, DisconnectReason)>,
     pub published: HashMap<Audience, u64>,
@@ -69,6 +71,7 @@ impl Node {
             sessions: BTreeMap::new(),
             unanswered: HashMap::new(),
             twice: BTreeSet::new(),
+            gone_by_pause: Vec::new(),
             answers: Vec::new(),
             closed: Vec::new(),
             published: HashMap::new(),
@@ -107,10 +110,8 @@ impl Node {
             let before = self.present();
             self.link.tick(now);
             self.take_outputs();
-            if before != self.present() {
-                let text = format!("node {} declares others dead, by its own pause", self.index);
-                self.offences.push(text);
-            }
+            self.gone_by_pause
+                .extend(before.difference(&self.present()));
             // The clock of the pause does not count as a late answer.
             for at in self.unanswered.values_mut() {
                 *at = now;

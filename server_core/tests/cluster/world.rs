@@ -205,12 +205,22 @@ impl World {
                 else {
                     continue;
                 };
+                let waits_for_first = self.nodes[at].twice.contains(&session);
                 self.nodes[at].end_session(session);
-                let others = &self.logins[&account];
-                let is_justified = others.iter().any(|other| {
-                    (other.node, other.session) != (incarnation, session)
-                        && other.at + AMBIGUOUS >= logged_in_at
-                });
+                let is_replaced = |logins: &[LoginEvent], since: Instant| {
+                    logins.iter().any(|other| {
+                        (other.node, other.session) != (incarnation, session)
+                            && other.at + AMBIGUOUS >= since
+                    })
+                };
+                // While its first login has no answer, the session has the first account.
+                let of_first = |logins: &Vec<LoginEvent>| {
+                    let mut own = logins.iter().rev();
+                    let own = own.find(|own| (own.node, own.session) == (incarnation, session));
+                    own.is_some_and(|own| is_replaced(logins, own.at))
+                };
+                let is_justified = is_replaced(&self.logins[&account], logged_in_at)
+                    || waits_for_first && self.logins.values().any(of_first);
                 if reason == DisconnectReason::LoggedInElsewhere && !is_justified {
                     let text = format!(
                         "{} ms: the newest session of {account} was kicked",
@@ -228,6 +238,15 @@ impl World {
             since.is_some_and(|since| self.now.duration_since(since) > Duration::from_secs(7))
         };
         let mut offences = Vec::new();
+        let running: Vec<Incarnation> = self.nodes.iter().map(|node| node.incarnation).collect();
+        for node in &mut self.nodes {
+            // The silence of a node that was killed may be long enough by now.
+            let gone = std::mem::take(&mut node.gone_by_pause);
+            if gone.iter().any(|gone| running.contains(gone)) {
+                let text = format!("node {} declares others dead, by its own pause", node.index);
+                offences.push(text);
+            }
+        }
         for (node, before) in self.nodes.iter().zip(before) {
             for gone in before.difference(&node.present()) {
                 self.expired += 1;

@@ -246,6 +246,8 @@ pub struct Link {
     /// Accounts without a login of this node, whose keys may name one: a key is not deleted without a connection.
     /// They are compared before all others.
     ended: BTreeSet<Arc<str>>,
+    /// As `ended`, for the next comparison of all logins: the broker has refused a request for them.
+    ended_later: BTreeSet<Arc<str>>,
     /// Accounts whose older logins may not have been told: the connection was lost in between.
     doubtful: HashSet<Arc<str>>,
     next_compare_at: Instant,
@@ -298,6 +300,7 @@ impl Link {
             compare_next: BTreeSet::new(),
             comparing: 0,
             ended: BTreeSet::new(),
+            ended_later: BTreeSet::new(),
             doubtful: HashSet::new(),
             next_compare_at: now + COMPARE_INTERVAL,
             compares: 0,
@@ -373,7 +376,7 @@ impl Link {
         [
             self.logins.accounts().count(),
             self.doubtful.len(),
-            self.ended.len(),
+            self.ended.len() + self.ended_later.len(),
             self.pending.len(),
         ]
     }
@@ -976,7 +979,17 @@ impl Link {
                     self.kick_older(&account, Channel::Node(other.node), other.session, stamp);
                 }
             }
-            Pending::Compare(_) => self.comparing -= 1,
+            Pending::Compare(accounts) => {
+                self.comparing -= 1;
+                self.compare_by(now + COMPARE_RETRY);
+                for account in accounts {
+                    self.remember_for_later(account);
+                }
+            }
+            Pending::Drop(account) if is_error => {
+                self.compare_by(now + COMPARE_RETRY);
+                self.remember_for_later(account);
+            }
             Pending::Lease { account, other } => {
                 self.comparing -= 1;
                 let has_lease = is_error || first.is_some();
@@ -1209,7 +1222,16 @@ impl Link {
         }
     }
 
+    fn remember_for_later(&mut self, account: Arc<str>) {
+        if self.logins.get(&account).is_none() && self.ended_later.len() < MAX_ENDED {
+            self.ended_later.insert(account);
+        }
+    }
+
     fn compare_all(&mut self, now: Instant) {
+        for account in mem::take(&mut self.ended_later) {
+            self.remember_ended(account);
+        }
         self.renews = self.compares.is_multiple_of(RENEW_EACH);
         self.compares += 1;
         self.to_compare = self.logins.accounts().map(Arc::clone).collect();

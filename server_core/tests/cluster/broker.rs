@@ -18,6 +18,8 @@ pub struct Faults {
     pub throttle: Duration,
     /// Writes of keys fail.
     pub is_out_of_memory: bool,
+    /// Reads of logins fail: a replica without its master, a script that does not end.
+    pub refuses_reads: bool,
     /// New connections are refused.
     pub refuses_password: bool,
     /// Messages are confirmed and not delivered.
@@ -274,6 +276,7 @@ impl Broker {
                 }
                 value(old)
             }
+            Request::GetLogins(_) if self.faults.refuses_reads => Reply::Error,
             Request::GetLogins(accounts) => {
                 self.keys_touched += accounts.len() as u64;
                 let value = |account| {

@@ -990,6 +990,8 @@ impl Link {
                 self.compare_by(now + COMPARE_RETRY);
                 self.remember_for_later(account);
             }
+            // The key may be an earlier login of the session, which got no answer in time.
+            Pending::Drop(account) if is_unheard => self.remember_ended(account),
             Pending::Lease { account, other } => {
                 self.comparing -= 1;
                 let has_lease = is_error || first.is_some();

@@ -289,14 +289,11 @@ impl Broker {
             Request::DropLogin(account, login) => {
                 self.keys_touched += 1;
                 let key = login_key(&account);
-                if self
-                    .keys
-                    .get(&key)
-                    .is_some_and(|(value, _)| *value == login)
-                {
+                let is_it = (self.keys.get(&key)).is_some_and(|(value, _)| *value == login);
+                if is_it {
                     self.keys.remove(&key);
                 }
-                Reply::Done
+                Reply::Count(is_it.into())
             }
             #[allow(unreachable_patterns)]
             other => panic!("node {node}, connection {number}: {other:?}"),

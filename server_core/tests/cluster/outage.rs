@@ -151,3 +151,24 @@ fn comparison_that_the_broker_refuses_is_made_again_within_five_seconds() {
         pair.check((1, newest));
     });
 }
+
+#[test]
+fn key_of_a_login_that_was_answered_late_is_deleted_with_its_session() {
+    each_seed(|seed| {
+        let mut pair = Pair::new(seed);
+        pair.broker.faults.is_stopped = true;
+        let session = pair.login(0, 10_000);
+        let account = Arc::clone(&pair.account);
+        pair.nodes[0].login_again(session, &account, 10_500, pair.now);
+        // Both are granted without the broker.
+        pair.run(1_200);
+        pair.broker.faults.is_stopped = false;
+        pair.run(500);
+        assert!(pair.nodes[0].link.is_up());
+        let key = pair.broker.login_of("ada").expect("the first login is set");
+        assert!(key.stamp < 10_500);
+        pair.nodes[0].end_session(session);
+        pair.run(500);
+        assert_eq!(pair.broker.login_of("ada"), None);
+    });
+}

@@ -701,6 +701,14 @@ impl Link {
         self.request(request, Pending::Find { account, then });
     }
 
+    fn drop_find(&mut self, then: &Then, why: Why) {
+        self.outgoing.release(then.bytes());
+        // A search is no packet, and its thread learns that it has no answer.
+        if !matches!(then, Then::Answer(_)) {
+            self.metrics.drop_one(why);
+        }
+    }
+
     fn request(&mut self, request: Request, pending: Pending) {
         self.commands.push(Command::Send(request));
         self.pending.push_back(pending);
@@ -798,10 +806,7 @@ impl Link {
                     self.doubtful.insert(account);
                     self.answer(login.session, login.stamp, LoginAnswer::Unsure);
                 }
-                Pending::Find { then, .. } => {
-                    self.outgoing.release(then.bytes());
-                    self.metrics.drop_one(Why::LinkDown);
-                }
+                Pending::Find { then, .. } => self.drop_find(&then, Why::LinkDown),
                 Pending::Claim { account, .. } | Pending::Kick(account) => {
                     self.doubtful.insert(account);
                 }
@@ -999,10 +1004,7 @@ impl Link {
                     self.settle_later(&account, mine, other, has_lease, now);
                 }
             }
-            Pending::Find { then, .. } => {
-                self.outgoing.release(then.bytes());
-                self.metrics.drop_one(Why::Refused);
-            }
+            Pending::Find { then, .. } => self.drop_find(&then, Why::Refused),
             Pending::Direct if is_error => self.metrics.drop_one(Why::Refused),
             // The node of the session has ended.
             Pending::Direct if is_unheard => self.metrics.drop_one(Why::NoSession),

@@ -1365,7 +1365,7 @@ impl Link {
                         self.lose_login(account, login);
                     }
                 } else if is_by_request {
-                    self.metrics.drop_one(Why::NoSession);
+                    self.miss_session(account);
                 }
             }
             (
@@ -1379,11 +1379,18 @@ impl Link {
                 if self.local_login(account) == Some(session) {
                     self.outputs.push(Output::Send(session, packet.to_vec()));
                 } else {
-                    self.metrics.drop_one(Why::NoSession);
+                    self.miss_session(account);
                 }
             }
             _ => self.metrics.drop_one(Why::Malformed),
         }
+    }
+
+    /// The key of an account has led another node to a session that this node does not have: another node may have
+    /// written the key back after the session ended.
+    fn miss_session(&mut self, account: &str) {
+        self.metrics.drop_one(Why::NoSession);
+        self.remember_ended(account.into());
     }
 
     fn take_probe(&mut self, nonce: u64, now: Instant) {

@@ -45,6 +45,8 @@ struct Current {
     wanted: Option<u64>,
     /// The socket of this connection, for writes, when it is complete.
     socket: Option<Arc<Stream>>,
+    /// The drop has begun: the end of the connection is no error.
+    has_left: bool,
 }
 
 impl Redis {
@@ -143,6 +145,7 @@ impl Broker for Redis {
 impl Drop for Redis {
     fn drop(&mut self) {
         self.orders = None;
+        lock(&self.current).has_left = true;
         self.shut_down(None);
         // The thread may be in the middle of a connect, which takes 1 s and the time of the name's resolution.
         drop(self.reader.take());
@@ -170,7 +173,8 @@ impl Reader {
             let error = self.serve(connection).unwrap_or_else(|error| error);
             // One line for each new cause: a broker that is away is tried twice a second.
             let text = error.to_string();
-            if logged.as_ref() != Some(&text) {
+            let has_left = lock(&self.current).has_left;
+            if !has_left && logged.as_ref() != Some(&text) {
                 log::warn!(
                     "cluster: no connection to the broker at {}: {text}",
                     self.info.addr()

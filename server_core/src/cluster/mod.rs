@@ -291,13 +291,21 @@ impl ClusterBuilder {
         self
     }
 
+    /// Checks the URL, without a connection: a program can do that before its server listens.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a URL that is not valid, or that asks for TLS (`rediss://`) without the
+    /// feature `tls` or without `ClusterBuilder::tls`, or that does not ask for TLS with `ClusterBuilder::tls`.
+    pub fn check(&self) -> io::Result<()> {
+        redis::parse(&self.url, self.trust.is_some()).map(drop)
+    }
+
     /// Attaches a node to its cluster, and starts two threads. The first connection follows, and the call does not
     /// wait for it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a URL that is not valid, or that asks for TLS (`rediss://`) without the
-    /// feature `tls` or without `ClusterBuilder::tls`;
-    /// [`io::ErrorKind::AlreadyExists`] if the server has a cluster; errors of the start of threads.
+    /// As [`check`](Self::check); [`io::ErrorKind::AlreadyExists`] if the server has a cluster; errors of the start of
+    /// threads.
     pub fn start(self, server: &ServerHandle) -> io::Result<Cluster> {
         let random = RandomState::new();
         let incarnation = Incarnation(random.hash_one(0));

@@ -53,27 +53,9 @@ impl Redis {
     /// Reads the URL and starts the thread. No connection is made yet.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a URL that is not one of a Redis server, or if one of URL and `trust` is
-    /// for TLS and the other one is not; the error of the system if the thread cannot be started.
+    /// As [`parse`]; the error of the system if the thread cannot be started.
     pub fn new(url: &str, trust: Option<Trust>, events: Arc<Events>) -> io::Result<Self> {
-        let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidInput, error);
-        // The crate reads a URL for TLS only with its own TLS, which is not used.
-        let (url, is_tls) = match url.split_once("://") {
-            Some(("rediss" | "valkeys", rest)) => (format!("redis://{rest}"), true),
-            _ => (url.to_owned(), false),
-        };
-        if is_tls != trust.is_some() {
-            let text = match (is_tls, cfg!(feature = "tls")) {
-                (true, false) => "rediss:// needs the feature `tls`",
-                (true, true) => "rediss:// needs the certificates to trust: `ClusterBuilder::tls`",
-                (false, _) => {
-                    "the broker's URL is not rediss://, and there are certificates to trust"
-                }
-            };
-            return Err(invalid(text.into()));
-        }
-        let info = (url.into_connection_info())
-            .map_err(|error| invalid(format!("the URL of the broker is not valid: {error}")))?;
+        let info = parse(url, trust.is_some())?;
         let (orders, receiver) = mpsc::channel();
         let current = Arc::default();
         let mut reader = Reader {
@@ -108,6 +90,30 @@ impl Redis {
             socket.shut_down();
         }
     }
+}
+
+/// Reads the URL of a broker.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] for a URL that is not one of a Redis server, or if one of URL and `has_trust` is for
+/// TLS and the other one is not.
+pub fn parse(url: &str, has_trust: bool) -> io::Result<ConnectionInfo> {
+    let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidInput, error);
+    // The crate reads a URL for TLS only with its own TLS, which is not used.
+    let (url, is_tls) = match url.split_once("://") {
+        Some(("rediss" | "valkeys", rest)) => (format!("redis://{rest}"), true),
+        _ => (url.to_owned(), false),
+    };
+    if is_tls != has_trust {
+        let text = match (is_tls, cfg!(feature = "tls")) {
+            (true, false) => "rediss:// needs the feature `tls`",
+            (true, true) => "rediss:// needs the certificates to trust: `ClusterBuilder::tls`",
+            (false, _) => "the broker's URL is not rediss://, and there are certificates to trust",
+        };
+        return Err(invalid(text.into()));
+    }
+    (url.into_connection_info())
+        .map_err(|error| invalid(format!("the URL of the broker is not valid: {error}")))
 }
 
 impl Broker for Redis {

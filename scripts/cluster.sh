@@ -156,7 +156,7 @@ memory=$(kib_of "${node_pid[a]}")
 say "one login each: ada logs in on a, then on b"
 login a
 within 2000 "the session is there" metric_is a server_sessions $((clients + 1))
-sleep 0.3
+within 2000 "ada is on a" is_at ada a a
 login b
 within 1000 "the older session, on a, ends" ended_is a 1
 promise "the newer session, on b, stays" "$(metric b server_sessions) sessions" metric_is b server_sessions $((clients + 1))

@@ -14,6 +14,10 @@ chat_hz=${CHAT_HZ:-0.01}
 outage_secs=${OUTAGE_SECS:-5}
 drain_secs=0.2
 
+if ! command -v python3 >/dev/null; then
+    echo "NOT RUN: the proxy in front of Redis needs python3" >&2
+    exit 69 # EX_UNAVAILABLE
+fi
 need_redis
 
 build --all-features

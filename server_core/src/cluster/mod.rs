@@ -301,7 +301,7 @@ impl ClusterBuilder {
     }
 
     /// Attaches a node to its cluster, and starts two threads. The first connection follows, and the call does not
-    /// wait for it.
+    /// wait for it. The cluster does not know the logins of before: let no session log in before this call returns.
     ///
     /// # Errors
     /// As [`check`](Self::check); [`io::ErrorKind::AlreadyExists`] if the server has a cluster; errors of the start of

@@ -835,7 +835,7 @@ mod tests {
             assert_eq!(told.recv_timeout(DEADLINE), Ok((*id, Some(answer))));
         }
         wait_until("the older session to end", || {
-            server.metrics().totals().sessions == 1
+            handle.metrics().totals().sessions == 1
         });
         peers.clear();
         end(server);

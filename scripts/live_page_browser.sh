@@ -280,7 +280,7 @@ wait_for 20 'a (this node) 5 serving, b 7 serving' "$node_rows"
 is_true 'document.querySelectorAll("table.nodes tr.self").length === 1'
 # The age of the other node's last message: a heartbeat comes each second.
 is_true '/^[0-9.]+ (ms|s)$/.test(document.querySelector("table.nodes tbody").rows[1].cells[2].textContent)'
-fits "the page with nodes"
+page_fits "the page with nodes"
 kill -STOP "$redis_pid"
 is_true 'text(".link").startsWith("The link to the broker is down.")'
 wait_for 20 'a (this node) 5 serving, b 7 serving' "$node_rows"

@@ -51,11 +51,20 @@ use first
 start_tls server --tick-ms 50 --workers 2
 
 say "openssl s_client and Python's ssl, TLS 1.3 and 1.2"
+mkfifo "$work/to_s_client"
+has_head() { [ "$(stat -c %s "$work/hello")" -ge 4 ]; }
 for version in 1_3 1_2; do
     python_client echo "$tls_addr" "$work/first.pem" "TLSv$version"
     # The first packet is a hello: its id is 1. The client ends when its standard input ends.
-    (sleep 1) | timeout 20 openssl s_client -connect "$tls_addr" "-tls$version" -quiet -verify_return_error \
-        -CAfile "$work/first.pem" >"$work/hello" 2>"$work/s_client.log" || true
+    : >"$work/hello"
+    timeout 20 openssl s_client -connect "$tls_addr" "-tls$version" -quiet -verify_return_error \
+        -CAfile "$work/first.pem" <"$work/to_s_client" >"$work/hello" 2>"$work/s_client.log" &
+    s_client_pid=$!
+    pids+=("$s_client_pid")
+    exec 6>"$work/to_s_client"
+    until_true 20 "the hello" has_head
+    exec 6>&-
+    wait "$s_client_pid" || true
     [ "$(od -An -tu2 -j2 -N2 "$work/hello" | tr -d ' ')" = 1 ] || fail "openssl s_client read no hello"
 done
 until_true 10 "the clients to leave" metric_is "$tls_sessions" 0

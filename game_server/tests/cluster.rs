@@ -6,7 +6,8 @@ use crate::util::*;
 use serde_json::Value;
 use server_core::SessionId;
 use server_core::testing::Redis;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const C_LOGIN: u16 = 8;
@@ -80,9 +81,11 @@ fn account_is_found_from_each_node_and_without_the_broker_on_its_own_node() {
     });
     drop(second);
     wait_until("the session to be gone", DEADLINE, || {
-        [at_a, at_b]
-            .iter()
-            .all(|at| sessions_at(**at, path).is_empty())
+        // Without an answer of the broker in time, the status is 503.
+        [at_a, at_b].iter().all(|at| {
+            let response = get(**at, path);
+            response.status == 200 && response.body == b"[]\n"
+        })
     });
 }
 
@@ -122,4 +125,24 @@ fn server_without_a_cluster_has_neither_nodes_nor_accounts() {
     assert_eq!(get(admin, "/nodes").status, 404);
     assert_eq!(get(admin, "/sessions?account=ada").status, 404);
     assert!(get(admin, "/").text().contains("HAS_CLUSTER = false"));
+}
+
+#[test]
+fn broker_that_cannot_be_asked_ends_the_program_before_it_listens() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let mut bad = vec![(vec!["--cluster", "http://x"], "URL of the broker")];
+    if cfg!(feature = "tls") {
+        let flags = vec!["--cluster", "rediss://x", "--cluster-ca", "/no/such.pem"];
+        bad.push((flags, "/no/such.pem"));
+    }
+    for (flags, cause) in bad {
+        let mut command = command(&[&["--addr", &addr], &flags[..]].concat());
+        let output = command.stdout(Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).unwrap();
+        // One that listens first would name the address.
+        assert!(text.contains(cause) && !text.contains(&addr), "{text}");
+        assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    }
 }

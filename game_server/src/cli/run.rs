@@ -12,8 +12,12 @@ use game_server::packets::{CHAT_FLOOD, PACKETS, SBye};
 use server_core::TlsClientConfig;
 use server_core::app::App;
 #[cfg(feature = "cluster")]
-use server_core::cluster::Cluster;
+use server_core::cluster::{Cluster, ClusterBuilder};
+#[cfg(feature = "cluster")]
+use server_core::host;
 use server_core::{Peer, Server, TickMetrics};
+#[cfg(feature = "cluster")]
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -32,6 +36,16 @@ pub fn run(args: &Args) -> ExitCode {
         .packets(PACKETS)
         .close_message_with_text(SBye::close_message);
     #[cfg(feature = "cluster")]
+    let cluster = match args.cluster.as_deref().map(|url| cluster(args, url)) {
+        // Before the server listens.
+        Some(Err(error)) => {
+            host::print_error("game_server", error);
+            return host::exit::FAILURE.into();
+        }
+        Some(Ok(builder)) => Some(builder),
+        None => None,
+    };
+    #[cfg(feature = "cluster")]
     let world = args.cluster.as_ref().map(|_| World::new(args.login));
     #[cfg(feature = "cluster")]
     if let Some(world) = &world {
@@ -43,22 +57,12 @@ pub fn run(args: &Args) -> ExitCode {
         .tick_metrics(Arc::clone(&ticks))
         .registry(registry);
     #[cfg(feature = "cluster")]
-    let app = match (world.clone(), args.cluster.clone()) {
-        (Some(world), Some(url)) => {
+    let app = match (world.clone(), cluster) {
+        (Some(world), Some(builder)) => {
             let node = args.node.clone();
-            #[cfg(feature = "tls")]
-            let ca = args.cluster_ca.clone();
             let of_admin = Arc::clone(&world);
             let app = app.admin(move |admin| admin.cluster(move || of_admin.cluster()));
             app.on_start(move |server| {
-                let builder = Cluster::builder(url).node(node.as_str());
-                #[cfg(feature = "tls")]
-                let builder = match ca {
-                    Some(file) => builder.tls(
-                        TlsClientConfig::with_ca_file(file).map_err(|error| error.to_string())?,
-                    ),
-                    None => builder,
-                };
                 let cluster = builder.start(server).map_err(|error| error.to_string())?;
                 log::info!(
                     "node {node} of the cluster, number {}",
@@ -91,4 +95,17 @@ pub fn run(args: &Args) -> ExitCode {
         world.leave();
     }
     ended
+}
+
+/// The cluster of the flags.
+#[cfg(feature = "cluster")]
+fn cluster(args: &Args, url: &str) -> io::Result<ClusterBuilder> {
+    let builder = Cluster::builder(url).node(args.node.as_str());
+    #[cfg(feature = "tls")]
+    let builder = match &args.cluster_ca {
+        Some(file) => builder.tls(TlsClientConfig::with_ca_file(file)?),
+        None => builder,
+    };
+    builder.check()?;
+    Ok(builder)
 }

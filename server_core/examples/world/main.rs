@@ -63,6 +63,8 @@ const ZONES: u32 = 3;
 const TICK: Duration = Duration::from_millis(200);
 const NOT_LOGGED_IN: Kick = Kick::Custom(1000, "not_logged_in");
 const TOO_FAR: Kick = Kick::Custom(1001, "too_far");
+const SECOND_LOGIN: Kick = Kick::Custom(1002, "second_login");
+const NOT_IN_THE_CLUSTER: Kick = Kick::Custom(1003, "not_in_the_cluster");
 
 /// One node of a world, or all three with bots
 #[derive(Clone, Debug, Parser)]
@@ -117,6 +119,7 @@ fn serve(args: &Args, node: &str, zone: u32) -> io::Result<()> {
     let of_sessions = Arc::clone(&world);
     let server = Server::builder().start(args.addr, move |_peer| Player {
         world: Arc::clone(&of_sessions),
+        asked: None,
         account: None,
     })?;
     let (handle, addr) = (server.handle(), server.local_addr());
@@ -179,6 +182,8 @@ impl World {
 /// One player on this node.
 struct Player {
     world: Arc<World>,
+    /// The account of a login without an answer.
+    asked: Option<Box<str>>,
     /// From the answer to the login on.
     account: Option<Box<str>>,
 }
@@ -192,10 +197,13 @@ static HANDLERS: LazyLock<Handlers<Player>> = LazyLock::new(|| {
 
 impl Player {
     fn on_login_packet(&mut self, ctx: &mut Context<'_>, account: &str) -> Result<(), Kick> {
-        if let Some(cluster) = self.world.cluster.get() {
-            self.account = Some(account.into());
-            cluster.login(ctx.id(), account);
+        // Each login costs the broker two requests.
+        if self.asked.is_some() || self.account.is_some() {
+            return Err(SECOND_LOGIN);
         }
+        let cluster = self.world.cluster.get().ok_or(NOT_IN_THE_CLUSTER)?;
+        self.asked = Some(account.into());
+        cluster.login(ctx.id(), account);
         Ok(())
     }
 
@@ -235,6 +243,7 @@ impl Session for Player {
     fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
         let has_replaced: u32 = (answer == LoginAnswer::Replaced).into();
         ctx.admit();
+        self.account = self.asked.take();
         if let Some(account) = &self.account {
             self.world.players().insert(ctx.id(), account.clone());
         }

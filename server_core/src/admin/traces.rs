@@ -1,6 +1,6 @@
 //! The traces of the admin port, and their events as JSON. Knows no HTTP.
 
-use crate::base::trace::{TraceEvent, TraceKind, TraceTarget};
+use crate::base::trace::{MAX_TRACES, TraceEvent, TraceKind, TraceTarget};
 use crate::server::ServerHandle;
 use crate::server::trace::Trace;
 use serde::Serialize;
@@ -64,8 +64,17 @@ impl Traces {
     ) -> Option<serde_json::Result<Vec<u8>>> {
         let mut known = (self.0.iter()).position(|running| running.trace.target() == target);
         if known.is_none() {
+            let trace = server.trace(target, MAX_TIME)?;
+            // Of the traces that have ended, as many stay as may run.
+            if self.0.len() >= 2 * MAX_TRACES {
+                let ended = self.0.iter().enumerate();
+                let ended = ended.filter(|(_, running)| !running.trace.is_running());
+                if let Some((oldest, _)) = ended.min_by_key(|(_, running)| running.read_at) {
+                    self.0.swap_remove(oldest);
+                }
+            }
             self.0.push(RunningTrace {
-                trace: server.trace(target, MAX_TIME)?,
+                trace,
                 began_at: now,
                 read_at: now,
             });

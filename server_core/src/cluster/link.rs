@@ -242,6 +242,8 @@ pub struct Link {
     /// Accounts without a login of this node, whose keys may name one: a key is not deleted without a connection.
     /// They are compared before all others.
     ended: BTreeSet<Arc<str>>,
+    /// As `ended`, for the next comparison of all logins: the broker has refused a request for them.
+    ended_later: BTreeSet<Arc<str>>,
     /// Accounts whose older logins may not have been told: the connection was lost in between.
     doubtful: HashSet<Arc<str>>,
     next_compare_at: Instant,
@@ -294,6 +296,7 @@ impl Link {
             compare_next: BTreeSet::new(),
             comparing: 0,
             ended: BTreeSet::new(),
+            ended_later: BTreeSet::new(),
             doubtful: HashSet::new(),
             next_compare_at: now + COMPARE_INTERVAL,
             compares: 0,
@@ -369,7 +372,7 @@ impl Link {
         [
             self.logins.accounts().count(),
             self.doubtful.len(),
-            self.ended.len(),
+            self.ended.len() + self.ended_later.len(),
             self.pending.len(),
         ]
     }
@@ -694,6 +697,14 @@ impl Link {
         self.request(request, Pending::Find { account, then });
     }
 
+    fn drop_find(&mut self, then: &Then, why: Why) {
+        self.outgoing.release(then.bytes());
+        // A search is no packet, and its thread learns that it has no answer.
+        if !matches!(then, Then::Answer(_)) {
+            self.metrics.drop_one(why);
+        }
+    }
+
     fn request(&mut self, request: Request, pending: Pending) {
         self.commands.push(Command::Send(request));
         self.pending.push_back(pending);
@@ -791,10 +802,7 @@ impl Link {
                     self.doubtful.insert(account);
                     self.answer(login.session, login.stamp, LoginAnswer::Unsure);
                 }
-                Pending::Find { then, .. } => {
-                    self.outgoing.release(then.bytes());
-                    self.metrics.drop_one(Why::LinkDown);
-                }
+                Pending::Find { then, .. } => self.drop_find(&then, Why::LinkDown),
                 Pending::Claim { account, .. } | Pending::Kick(account) => {
                     self.doubtful.insert(account);
                 }
@@ -966,7 +974,19 @@ impl Link {
                     self.kick_older(&account, channel, other.session, stamp);
                 }
             }
-            Pending::Compare(_) => self.comparing -= 1,
+            Pending::Compare(accounts) => {
+                self.comparing -= 1;
+                self.compare_by(now + COMPARE_RETRY);
+                for account in accounts {
+                    self.remember_for_later(account);
+                }
+            }
+            Pending::Drop(account) if is_error => {
+                self.compare_by(now + COMPARE_RETRY);
+                self.remember_for_later(account);
+            }
+            // The key may be an earlier login of the session, which got no answer in time.
+            Pending::Drop(account) if is_unheard => self.remember_ended(account),
             Pending::Lease { account, other } => {
                 self.comparing -= 1;
                 let has_lease = is_error || first.is_some();
@@ -974,10 +994,7 @@ impl Link {
                     self.settle_later(&account, mine, other, has_lease, now);
                 }
             }
-            Pending::Find { then, .. } => {
-                self.outgoing.release(then.bytes());
-                self.metrics.drop_one(Why::Refused);
-            }
+            Pending::Find { then, .. } => self.drop_find(&then, Why::Refused),
             Pending::Direct if is_error => self.metrics.drop_one(Why::Refused),
             // The node of the session has ended.
             Pending::Direct if is_unheard => self.metrics.drop_one(Why::NoSession),
@@ -1188,7 +1205,16 @@ impl Link {
         }
     }
 
+    fn remember_for_later(&mut self, account: Arc<str>) {
+        if self.logins.get(&account).is_none() && self.ended_later.len() < MAX_ENDED {
+            self.ended_later.insert(account);
+        }
+    }
+
     fn compare_all(&mut self, now: Instant) {
+        for account in mem::take(&mut self.ended_later) {
+            self.remember_ended(account);
+        }
         self.renews = self.compares.is_multiple_of(RENEW_EACH);
         self.compares += 1;
         self.to_compare = self.logins.accounts().map(Arc::clone).collect();
@@ -1318,7 +1344,7 @@ impl Link {
                         self.lose_login(account, login);
                     }
                 } else if is_by_request {
-                    self.metrics.drop_one(Why::NoSession);
+                    self.miss_session(account);
                 }
             }
             (
@@ -1332,11 +1358,18 @@ impl Link {
                 if self.local_login(account) == Some(session) {
                     self.outputs.push(Output::Send(session, packet.to_vec()));
                 } else {
-                    self.metrics.drop_one(Why::NoSession);
+                    self.miss_session(account);
                 }
             }
             _ => self.metrics.drop_one(Why::Malformed),
         }
+    }
+
+    /// The key of an account has led another node to a session that this node does not have: another node may have
+    /// written the key back after the session ended.
+    fn miss_session(&mut self, account: &str) {
+        self.metrics.drop_one(Why::NoSession);
+        self.remember_ended(account.into());
     }
 
     fn take_probe(&mut self, nonce: u64, now: Instant) {

@@ -291,13 +291,21 @@ impl ClusterBuilder {
         self
     }
 
-    /// Attaches a node to its cluster, and starts two threads. The first connection follows, and the call does not
-    /// wait for it.
+    /// Checks the URL, without a connection: a program can do that before its server listens.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a URL that is not valid, or that asks for TLS (`rediss://`) without the
-    /// feature `tls` or without `ClusterBuilder::tls`;
-    /// [`io::ErrorKind::AlreadyExists`] if the server has a cluster; errors of the start of threads.
+    /// feature `tls` or without `ClusterBuilder::tls`, or that does not ask for TLS with `ClusterBuilder::tls`.
+    pub fn check(&self) -> io::Result<()> {
+        redis::parse(&self.url, self.trust.is_some()).map(drop)
+    }
+
+    /// Attaches a node to its cluster, and starts two threads. The first connection follows, and the call does not
+    /// wait for it. The cluster does not know the logins of before: let no session log in before this call returns.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check); [`io::ErrorKind::AlreadyExists`] if the server has a cluster; errors of the start of
+    /// threads.
     pub fn start(self, server: &ServerHandle) -> io::Result<Cluster> {
         let random = RandomState::new();
         let incarnation = Incarnation(random.hash_one(0));
@@ -651,12 +659,13 @@ impl crate::routing::link::Link for NodeLink {
         }
     }
 
-    fn login(&self, id: SessionId, account: &str) {
+    fn login(&self, id: SessionId, account: &str) -> bool {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         let wall_ms = wall.map_or(0, |since| since.as_millis() as u64);
-        if let Some(shared) = self.0.upgrade() {
-            shared.with_link(|link, now| link.login(id, account, wall_ms, now));
-        }
+        let login = |shared: Arc<Shared>| {
+            shared.with_link(|link, now| link.login(id, account, wall_ms, now))
+        };
+        self.0.upgrade().map(login).is_some()
     }
 
     fn end_session(&self, id: SessionId) {
@@ -787,6 +796,48 @@ mod tests {
         wait_until("the node to leave", || {
             shared.read_link(|link, _| link.next_tick_at()).is_none()
         });
+        end(server);
+    }
+
+    /// Tells the test its number, and the answers to its logins.
+    struct Told(mpsc::Sender<(SessionId, Option<LoginAnswer>)>);
+
+    impl Session for Told {
+        fn on_connected(&mut self, ctx: &mut crate::Context<'_>) {
+            let _ = self.0.send((ctx.id(), None));
+        }
+
+        fn on_packet(&mut self, _: &mut crate::Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+
+        fn on_login(&mut self, ctx: &mut crate::Context<'_>, answer: LoginAnswer) {
+            let _ = self.0.send((ctx.id(), Some(answer)));
+        }
+    }
+
+    #[test]
+    fn logins_without_the_last_clone_of_the_cluster_are_those_of_the_node_alone() {
+        let (sender, told) = mpsc::channel();
+        let server = Server::builder().start("127.0.0.1:0", move |_| Told(sender.clone()));
+        let server = server.unwrap();
+        let handle = server.handle();
+        drop(Cluster::builder(NO_BROKER).start(&handle).unwrap());
+        let mut peers: Vec<_> = (0..2)
+            .map(|_| TcpStream::connect(server.local_addr()).unwrap())
+            .collect();
+        let ids = [0, 1].map(|_| told.recv_timeout(DEADLINE).unwrap().0);
+        for (id, answer) in ids
+            .iter()
+            .zip([LoginAnswer::Granted, LoginAnswer::Replaced])
+        {
+            handle.login(*id, "ada");
+            assert_eq!(told.recv_timeout(DEADLINE), Ok((*id, Some(answer))));
+        }
+        wait_until("the older session to end", || {
+            handle.metrics().totals().sessions == 1
+        });
+        peers.clear();
         end(server);
     }
 

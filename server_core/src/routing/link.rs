@@ -15,10 +15,12 @@ pub trait Link: fmt::Debug + Send + Sync {
     fn publish(&self, audience: Audience, packet: &SendBuffer);
 
     /// Makes a session of this node the only one of an account. The call comes from the worker of the session, in
-    /// front of [`end_session`](Self::end_session). The method returns at once.
+    /// front of [`end_session`](Self::end_session). The method returns at once: whether the link takes the login. A
+    /// link that has ended takes none.
     #[cfg(feature = "cluster")]
-    fn login(&self, id: SessionId, account: &str) {
+    fn login(&self, id: SessionId, account: &str) -> bool {
         let _ = (id, account);
+        false
     }
 
     /// Learns that a session of this node has ended. The method returns at once.

@@ -289,9 +289,10 @@ impl<T: Send + 'static> Router<T> {
     /// this node. Then the answer and the session that has to end are returned.
     pub fn login(&self, id: SessionId, account: &str) -> Option<(LoginAnswer, Option<SessionId>)> {
         #[cfg(feature = "cluster")]
-        if let Some(link) = self.link.get() {
+        if let Some(link) = self.link.get()
+            && link.login(id, account)
+        {
             self.accounts.login(id, account, LoginPolicy::NewestStays);
-            link.login(id, account);
             return None;
         }
         Some(self.accounts.login(id, account, self.login_policy))

@@ -357,6 +357,10 @@ pub struct RustlsEngine {
     records: Records,
     /// That of the signature which the handshake has not made yet.
     signing_cost: usize,
+    /// Whether reads have led to output since the last count.
+    has_answered: bool,
+    /// A HelloRetryRequest has been counted.
+    has_retried: bool,
 }
 
 enum Side {
@@ -394,6 +398,8 @@ impl RustlsEngine {
             is_peer_closed: false,
             is_broken: false,
             records: Records::default(),
+            has_answered: false,
+            has_retried: false,
         }
     }
 
@@ -439,7 +445,7 @@ impl TlsEngine for RustlsEngine {
     ) -> Result<usize, TlsBroken> {
         self.check()?;
         let (mut taken, mut filled) = (0, 0);
-        let records = complete_records(input);
+        let (records, before) = (complete_records(input), output.len());
         loop {
             let input = &mut input[taken..];
             let (discard, outcome) = either!(&mut self.side, connection => {
@@ -452,6 +458,7 @@ impl TlsEngine for RustlsEngine {
                 Ok(Step::Again) => {}
                 Ok(Step::PeerClosed) => self.is_peer_closed = true,
                 Ok(Step::Idle) => {
+                    self.has_answered |= output.len() > before;
                     self.records.filled += filled;
                     self.records.empty += records.saturating_sub(filled);
                     return Ok(taken);
@@ -459,6 +466,7 @@ impl TlsEngine for RustlsEngine {
                 Err(error) => {
                     self.is_broken = true;
                     self.take_alerts(output);
+                    self.has_answered |= output.len() > before;
                     return Err(error);
                 }
             }
@@ -489,10 +497,18 @@ impl TlsEngine for RustlsEngine {
     }
 
     fn take_records(&mut self) -> Records {
+        let has_answered = std::mem::take(&mut self.has_answered);
         // Known from the peer's first message on.
         match either!(&self.side, connection => connection.handshake_kind()) {
             None => {}
             Some(HandshakeKind::Resumed) => self.signing_cost = 0,
+            // The signature is in the answer to the second hello, which may have come with the first one: the cost
+            // counts for both answers.
+            Some(HandshakeKind::FullWithHelloRetryRequest) if !self.has_retried => {
+                self.has_retried = true;
+                self.records.signing_cost = self.signing_cost;
+            }
+            Some(HandshakeKind::FullWithHelloRetryRequest) if !has_answered => {}
             Some(_) => self.records.signing_cost = std::mem::take(&mut self.signing_cost),
         }
         std::mem::take(&mut self.records)
@@ -885,6 +901,8 @@ fn create_secret(file: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::NamedGroup;
+    use rustls::crypto::{ActiveKeyExchange, SharedSecret, SupportedKxGroup};
     use rustls::pki_types::SubjectPublicKeyInfoDer;
     use rustls::sign::Signer;
 
@@ -934,6 +952,92 @@ mod tests {
             let key = PrivateKeyDer::try_from(key).unwrap();
             let key = provider.key_provider.load_private_key(key).unwrap();
             assert_eq!(signing_cost(&*key), cost, "{algorithm:?}");
+        }
+    }
+
+    /// A group for a key exchange that no server has.
+    #[derive(Debug)]
+    struct Strange;
+
+    impl SupportedKxGroup for Strange {
+        fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, rustls::Error> {
+            Ok(Box::new(Self))
+        }
+
+        fn name(&self) -> NamedGroup {
+            NamedGroup::X448
+        }
+    }
+
+    impl ActiveKeyExchange for Strange {
+        fn complete(self: Box<Self>, _: &[u8]) -> Result<SharedSecret, rustls::Error> {
+            Err(rustls::Error::HandshakeNotComplete)
+        }
+
+        fn pub_key(&self) -> &[u8] {
+            &[7; 56]
+        }
+
+        fn group(&self) -> NamedGroup {
+            NamedGroup::X448
+        }
+    }
+
+    /// A server whose signature costs 7, and a client, which begins with a share for [`Strange`] if it is strange.
+    fn engines(is_strange: bool) -> (RustlsEngine, RustlsEngine) {
+        let pair = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+        let key = PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![pair.cert.der().clone()], key)
+            .unwrap();
+        let mut of_client = (*provider()).clone();
+        if is_strange {
+            of_client.kx_groups.insert(0, &Strange);
+        }
+        let client = ClientConfig::builder_with_provider(Arc::new(of_client))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer(provider())))
+            .with_no_client_auth();
+        let server = UnbufferedServerConnection::new(Arc::new(server)).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let client = UnbufferedClientConnection::new(Arc::new(client), name).unwrap();
+        (
+            RustlsEngine::new(Side::Server(server), 7),
+            RustlsEngine::new(Side::Client(client), 0),
+        )
+    }
+
+    /// The cost of the signature in each read of the server in a handshake. The bytes come one by one if `is_slow`.
+    fn signing_costs(is_strange: bool, is_slow: bool) -> Vec<usize> {
+        let (mut server, mut client) = engines(is_strange);
+        let (mut to_client, mut costs) = (Vec::new(), Vec::new());
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut to_server = Vec::new();
+            let taken = client.read(&mut to_client, &mut Vec::new(), &mut to_server);
+            to_client.drain(..taken.unwrap());
+            let (mut arrived, mut cost) = (Vec::new(), 0);
+            for bytes in to_server.chunks(if is_slow { 1 } else { to_server.len().max(1) }) {
+                arrived.extend_from_slice(bytes);
+                let taken = server.read(&mut arrived, &mut Vec::new(), &mut to_client);
+                arrived.drain(..taken.unwrap());
+                cost += server.take_records().signing_cost;
+            }
+            costs.push(cost);
+        }
+        costs
+    }
+
+    /// A retry costs the server no signature: a client could have its signature made later, without a count.
+    #[test]
+    fn signature_behind_a_retry_counts_in_the_read_that_makes_it() {
+        for is_slow in [false, true] {
+            assert_eq!(signing_costs(false, is_slow), [7, 0]);
+            assert_eq!(signing_costs(true, is_slow), [7, 7, 0]);
         }
     }
 }

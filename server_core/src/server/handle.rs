@@ -382,8 +382,8 @@ impl ServerHandle {
     /// [`login_policy`](crate::ServerBuilder::login_policy).
     ///
     /// The login ends with the session, or with its login to another account. A session that has ended is not logged
-    /// in. With a cluster, the account has one session on all nodes, as with its own `login`. Waits as
-    /// [`broadcast`](Self::broadcast) does.
+    /// in. With a cluster, the account has one session on all nodes, as with its own `login`. A cluster that starts
+    /// later does not know the login. Waits as [`broadcast`](Self::broadcast) does.
     ///
     /// ```
     /// use server_core::{Game, GameContext, Kick, LoginAnswer, Packet, SessionId, tick::Tick};

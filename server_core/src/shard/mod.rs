@@ -736,8 +736,9 @@ mod tests {
 
         fn publish(&self, _: crate::routing::link::Audience, _: &crate::buffer::SendBuffer) {}
 
-        fn login(&self, _: SessionId, _: &str) {
+        fn login(&self, _: SessionId, _: &str) -> bool {
             self.note("login");
+            true
         }
 
         fn end_session(&self, _: SessionId) {

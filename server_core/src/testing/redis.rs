@@ -31,11 +31,19 @@ impl Redis {
 
     /// As [`start`](Self::start), with TLS on a free port of 127.0.0.1: [`url`](Self::url) begins with `rediss://`.
     ///
+    /// `None`, with a line on standard error, also if the program ends at once: it may be built without TLS.
+    ///
     /// # Panics
-    /// As [`start`](Self::start), or if the program is built without TLS.
+    /// As [`start`](Self::start).
     #[track_caller]
     #[must_use]
     pub fn start_tls(cert: &Path, key: &Path) -> Option<Self> {
+        // The port is free until another process takes it.
+        Self::try_start_tls(cert, key).or_else(|| Self::try_start_tls(cert, key))
+    }
+
+    #[track_caller]
+    fn try_start_tls(cert: &Path, key: &Path) -> Option<Self> {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let port = free.expect("a port is free").port().to_string();
         let mut command = Command::new("redis-server");
@@ -71,12 +79,17 @@ impl Redis {
                 return None;
             }
         };
-        let redis = Self {
+        let mut redis = Self {
             url: format!("unix://{}", socket.display()),
             folder,
             process,
         };
+        let mut has_ended = false;
         wait_until("Redis to answer", || {
+            has_ended = !matches!(redis.process.try_wait(), Ok(None));
+            if has_ended {
+                return true;
+            }
             UnixStream::connect(&socket).is_ok_and(|mut stream| {
                 let mut answer = [0; 7];
                 let asked = stream.write_all(b"PING\r\n");
@@ -84,6 +97,10 @@ impl Redis {
                     && answer == *b"+PONG\r\n"
             })
         });
+        if has_ended {
+            eprintln!("NOT RUN: redis-server ends at once: {command:?}");
+            return None;
+        }
         Some(redis)
     }
 

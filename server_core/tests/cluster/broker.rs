@@ -18,6 +18,8 @@ pub struct Faults {
     pub throttle: Duration,
     /// Writes of keys fail.
     pub is_out_of_memory: bool,
+    /// Reads of logins fail: a replica without its master, a script that does not end.
+    pub refuses_reads: bool,
     /// New connections are refused.
     pub refuses_password: bool,
     /// Messages are confirmed and not delivered.
@@ -275,6 +277,7 @@ impl Broker {
                 }
                 value(old)
             }
+            Request::GetLogins(_) if self.faults.refuses_reads => Reply::Error,
             Request::GetLogins(accounts) => {
                 self.keys_touched += accounts.len() as u64;
                 let value = |account| {
@@ -287,14 +290,11 @@ impl Broker {
             Request::DropLogin(account, login) => {
                 self.keys_touched += 1;
                 let key = login_key(&account);
-                if self
-                    .keys
-                    .get(&key)
-                    .is_some_and(|(value, _)| *value == login)
-                {
+                let is_it = (self.keys.get(&key)).is_some_and(|(value, _)| *value == login);
+                if is_it {
                     self.keys.remove(&key);
                 }
-                Reply::Done
+                Reply::Count(is_it.into())
             }
             #[allow(unreachable_patterns)]
             other => panic!("node {node}, connection {number}: {other:?}"),

@@ -79,12 +79,29 @@ fn packet_or_kick_that_finds_its_session_ended_is_counted() {
         is_by_request,
         account,
     };
-    // The kick of an older login is no loss.
+    // The kick of an older login is no loss. The key that has led to the session is looked at, and deleted.
     for (body, counted) in [(tell, 1), (kick(true), 2), (kick(false), 2)] {
+        let before = no_session(&setup);
         let from = Incarnation(2);
         let message = Envelope { from, seq: 0, body }.encode();
         let channel = Channel::Node(OWN).to_string();
         setup.handle(Event::Message(channel.as_bytes(), &message));
         assert_eq!(no_session(&setup), counted);
+        let requests = setup.requests();
+        if counted == before {
+            assert_eq!(requests, []);
+            continue;
+        }
+        assert_eq!(requests, [Request::GetLogins(vec![account.into()])]);
+        let (stamp, node) = (5, OWN);
+        let ended = Login {
+            stamp,
+            node,
+            session,
+        };
+        let key = ended.encode();
+        setup.handle(Event::Reply(Reply::Values(vec![Some(key.clone())])));
+        assert_eq!(setup.requests(), [Request::DropLogin(account.into(), key)]);
+        setup.handle(Event::Reply(Reply::Count(1)));
     }
 }

@@ -5,7 +5,7 @@ use server_core::cluster::broker::{Channel, Reply, Request};
 use server_core::cluster::envelope::{Body, Envelope, Heartbeat, Incarnation};
 use server_core::cluster::link::{Command, Event, Link, LinkConfig, Output};
 use server_core::cluster::logins::Login;
-use server_core::cluster::{AccountSession, ClusterMetrics, LoginAnswer};
+use server_core::cluster::{AccountSession, ClusterMetrics, LoginAnswer, Why};
 use server_core::routing::link::Audience;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
@@ -217,6 +217,7 @@ fn search_without_the_link_ends_and_one_of_this_node_is_answered() {
     setup.handle(Event::Lost);
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
     assert_eq!(setup.link.queued_bytes(), queued);
+    assert_eq!(setup.metrics.dropped(Why::LinkDown), 0, "it is no packet");
     let _ = setup.requests();
     let down = find(&mut setup, "bob", None);
     assert_eq!(down.try_recv(), Err(TryRecvError::Disconnected));

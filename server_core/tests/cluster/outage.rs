@@ -123,3 +123,52 @@ fn older_session_ends_within_a_second_and_a_half_of_the_return_of_the_broker() {
         pair.check((1, newest));
     });
 }
+
+#[test]
+fn comparison_that_the_broker_refuses_is_made_again_within_five_seconds() {
+    each_seed(|seed| {
+        let mut pair = Pair::new(seed);
+        let ended = pair.nodes[0].login(&"bob".into(), 9_000, pair.now);
+        pair.run(1_000);
+        pair.broker.kill(pair.now);
+        pair.run(1_000);
+        pair.nodes[0].end_session(ended);
+        let older = pair.login(0, 10_000);
+        let newest = pair.login(1, 12_000);
+        pair.run(1_000);
+        pair.broker.restart(false);
+        pair.broker.faults.refuses_reads = true;
+        pair.run(3_000);
+        assert!(pair.nodes.iter().all(|node| node.link.is_up()));
+        assert!(pair.broker.login_of("bob").is_some());
+        pair.broker.faults.refuses_reads = false;
+        pair.run(6_000);
+        assert_eq!(pair.broker.login_of("bob"), None, "its key is deleted");
+        let closed = (older, DisconnectReason::LoggedInElsewhere);
+        assert_eq!(pair.nodes[0].closed, [closed]);
+        pair.nodes[0].end_session(older);
+        pair.run(1_500);
+        pair.check((1, newest));
+    });
+}
+
+#[test]
+fn key_of_a_login_that_was_answered_late_is_deleted_with_its_session() {
+    each_seed(|seed| {
+        let mut pair = Pair::new(seed);
+        pair.broker.faults.is_stopped = true;
+        let session = pair.login(0, 10_000);
+        let account = Arc::clone(&pair.account);
+        pair.nodes[0].login_again(session, &account, 10_500, pair.now);
+        // Both are granted without the broker.
+        pair.run(1_200);
+        pair.broker.faults.is_stopped = false;
+        pair.run(500);
+        assert!(pair.nodes[0].link.is_up());
+        let key = pair.broker.login_of("ada").expect("the first login is set");
+        assert!(key.stamp < 10_500);
+        pair.nodes[0].end_session(session);
+        pair.run(500);
+        assert_eq!(pair.broker.login_of("ada"), None);
+    });
+}

@@ -160,6 +160,35 @@ fn players_move_between_rooms_and_each_packet_is_handled_once_in_order() {
     }
 }
 
+/// A loop of several rooms, run as one room: a move stays without effect, and the loop ends with the server.
+#[test]
+fn loop_of_one_game_has_one_room_and_ends() {
+    let game = GameLoop::new(Duration::from_millis(2)).rooms(ROOMS);
+    let server = Server::builder()
+        .workers(2)
+        .start("127.0.0.1:0", game.players())
+        .unwrap();
+    let (leaves, left) = channel();
+    let (ended, has_ended) = channel();
+    let handle = server.handle();
+    let room = Room {
+        leaves,
+        thread: None,
+    };
+    thread::spawn(move || {
+        game.run(&handle, room);
+        let _ = ended.send(());
+    });
+    let mut client = RawClient::connect(server.local_addr());
+    client.send(&[packet(C_MOVE, [1]), packet(C_SAY, b"here")].concat());
+    let said = [&0_u32.to_le_bytes()[..], b"here"].concat();
+    assert_eq!(client.next_packet(), RawPacket::new(SSaid::ID, said));
+    server.handle().shutdown(DEADLINE);
+    has_ended.recv_timeout(DEADLINE).unwrap();
+    let left: Vec<Left> = left.try_iter().collect();
+    assert_eq!((left.len(), left[0].room), (1, 0));
+}
+
 #[test]
 fn panic_in_one_room_ends_the_server_and_all_rooms() {
     let (server, game, _left) = start();

@@ -252,7 +252,7 @@ impl GameLoop {
 
     /// The loop without its ticker: the caller decides when a tick comes.
     pub(crate) fn begin<G: Game>(self, server: &ServerHandle, game: G) -> (Ticker, GameTurns<G>) {
-        let rooms = Arc::new(Rooms::new(self.shared.rooms()));
+        let rooms = Arc::new(Rooms::new(1));
         let turns = self.turns(server, game, 0, &rooms);
         (self.ticker, turns)
     }
@@ -292,6 +292,7 @@ impl GameLoop {
     ) -> io::Result<()> {
         let rooms = Arc::new(Rooms::new(self.shared.rooms()));
         thread::scope(|scope| {
+            let _end_after_panic = EndAfterPanic(server, Arc::clone(&rooms));
             for room in 1..self.shared.rooms() {
                 let turns = self.turns(server, make_game(room), room, &rooms);
                 let ticker = self.ticker.clone();
@@ -309,7 +310,8 @@ impl GameLoop {
         })
     }
 
-    /// Calls the game until the server ends or the loop is stopped. A panic of the game ends the server.
+    /// Calls the game until the server ends or the loop is stopped. A panic of the game ends the server. The game has
+    /// one room, whatever the number of [`rooms`](Self::rooms).
     ///
     /// Where the server ends, the loop waits for its sessions, and calls [`Game::on_leave`] for each player
     /// before it returns. No tick comes meanwhile.
@@ -401,7 +403,7 @@ impl<G: Game> GameTurns<G> {
 
     /// Hands the inputs to the game, and then the tick, if there is one. Returns whether no input waits.
     pub(crate) fn turn(&mut self, tick: Option<Tick>) -> bool {
-        let place = (self.room, self.shared.rooms());
+        let place = (self.room, self.rooms.arrivals.len());
         let mut room = Room {
             game: &mut self.game,
             ctx: GameContext::new(&self.server, &mut self.built, place),

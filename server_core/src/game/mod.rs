@@ -273,6 +273,7 @@ impl GameLoop {
             inbox: Inbox::new(self.packets_per_tick),
             batch: Batch::default(),
             built: Vec::new(),
+            arrived: 0,
         }
     }
 
@@ -329,10 +330,9 @@ const MAX_ROOMS: usize = 256;
 pub(crate) struct Rooms {
     /// Players on their way to each room.
     arrivals: Box<[Mutex<Vec<Traveller>>]>,
-    /// Players whose move has begun, and who have not arrived.
-    travelling: AtomicUsize,
-    /// Rooms that have nothing to do in a server that has ended.
-    done: AtomicUsize,
+    /// Rooms that may get an input in a server that ends, and players whose move has begun and has not ended. One
+    /// number: a room that takes a player in counts before the player does not.
+    busy: AtomicUsize,
     /// A room is missing: no other one waits for it.
     has_failed: AtomicBool,
 }
@@ -341,8 +341,7 @@ impl Rooms {
     fn new(rooms: usize) -> Self {
         Self {
             arrivals: (0..rooms).map(|_| Mutex::default()).collect(),
-            travelling: AtomicUsize::new(0),
-            done: AtomicUsize::new(0),
+            busy: AtomicUsize::new(rooms),
             has_failed: AtomicBool::new(false),
         }
     }
@@ -354,9 +353,7 @@ impl Rooms {
 
     /// Whether no room gets an input any more.
     fn are_done(&self) -> bool {
-        self.has_failed.load(Ordering::SeqCst)
-            || self.done.load(Ordering::SeqCst) == self.arrivals.len()
-                && self.travelling.load(Ordering::SeqCst) == 0
+        self.has_failed.load(Ordering::SeqCst) || self.busy.load(Ordering::SeqCst) == 0
     }
 }
 
@@ -371,6 +368,8 @@ pub(crate) struct GameTurns<G> {
     inbox: Inbox,
     batch: Batch,
     built: Vec<u8>,
+    /// Players that have arrived and still count as travelling.
+    arrived: usize,
 }
 
 impl<G: Game> GameTurns<G> {
@@ -388,10 +387,12 @@ impl<G: Game> GameTurns<G> {
             let is_over = server.has_ended();
             let was_done = std::mem::replace(&mut is_done, self.turn(None) && is_over);
             match (was_done, is_done) {
-                (false, true) => drop(self.rooms.done.fetch_add(1, Ordering::SeqCst)),
-                (true, false) => drop(self.rooms.done.fetch_sub(1, Ordering::SeqCst)),
+                (false, true) => drop(self.rooms.busy.fetch_sub(1, Ordering::SeqCst)),
+                (true, false) => drop(self.rooms.busy.fetch_add(1, Ordering::SeqCst)),
                 _ => {}
             }
+            let arrived = std::mem::take(&mut self.arrived);
+            self.rooms.busy.fetch_sub(arrived, Ordering::SeqCst);
             if is_done && self.rooms.are_done() {
                 break;
             }
@@ -413,9 +414,9 @@ impl<G: Game> GameTurns<G> {
         self.inbox.begin_tick(&mut room);
         let arrivals = std::mem::take(&mut *self.rooms.arrivals(self.room));
         let mut is_idle = arrivals.is_empty();
+        self.arrived += arrivals.len();
         for traveller in arrivals {
             self.inbox.arrive(traveller, &mut room);
-            self.rooms.travelling.fetch_sub(1, Ordering::SeqCst);
         }
         for worker in 0..self.server.workers() {
             // Exchanged: the lock is held for no callback of the game.
@@ -469,7 +470,7 @@ impl<G: Game> Receiver for Room<'_, G> {
     }
 
     fn with_batch(&mut self, player: SessionId, change: impl FnOnce(&mut Batch)) {
-        self.rooms.travelling.fetch_add(1, Ordering::SeqCst);
+        self.rooms.busy.fetch_add(1, Ordering::SeqCst);
         change(&mut self.shared.inbox(self.ctx.room(), player.worker()).lock());
     }
 

@@ -333,7 +333,7 @@ pub(crate) struct Rooms {
     /// Rooms that may get an input in a server that ends, and players whose move has begun and has not ended. One
     /// number: a room that takes a player in counts before the player does not.
     busy: AtomicUsize,
-    /// A room is missing: no other one waits for it.
+    /// A room is missing or stopped: no other one waits for it.
     has_failed: AtomicBool,
 }
 
@@ -399,6 +399,10 @@ impl<G: Game> GameTurns<G> {
             if !is_over || is_done {
                 thread::sleep(END_POLL);
             }
+        }
+        if !self.rooms.are_done() {
+            // The loop is stopped: this room ends no player of another one that sees the end of the server.
+            self.rooms.has_failed.store(true, Ordering::SeqCst);
         }
     }
 

@@ -169,9 +169,8 @@ impl Args {
 
     /// With the defaults that depend on flags.
     fn with_defaults(mut self) -> Self {
-        if self.has_login() {
-            self.app.login_timeout_ms.get_or_insert(10_000);
-        }
+        let millis = if self.has_login() { 10_000 } else { 0 };
+        self.app.login_timeout_ms.get_or_insert(millis);
         self
     }
 }

@@ -208,7 +208,7 @@ fn log_start(
     for finding in findings.iter().filter(|finding| finding.severity.is_bad()) {
         log::warn!("{finding}");
     }
-    if let Some(warning) = args.silence_warning() {
+    if let Some(warning) = args.silence_warning(config) {
         log::warn!("{warning}");
     }
 }

@@ -189,6 +189,10 @@ impl App {
         work: impl FnOnce(&ServerHandle),
     ) -> ExitCode {
         crate::host::init_logs("info");
+        if let Err(why) = self.args.validate() {
+            crate::host::print_error(self.name, why);
+            return crate::host::exit::USAGE.into();
+        }
         if self.args.check {
             return check::check(self.name, &self.args);
         }
@@ -209,5 +213,44 @@ impl fmt::Debug for App {
             .field("name", &self.name)
             .field("args", &self.args)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::reason::Kick;
+    use crate::protocol::packet::Packet;
+    use crate::session::Context;
+
+    struct Player;
+
+    impl Session for Player {
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+    }
+
+    fn args(flags: &[&str]) -> AppArgs {
+        let flags = ["game", "--addr=127.0.0.1:0"].iter().chain(flags);
+        let program: Program = try_parse_from("GAME", flags).unwrap();
+        program.app
+    }
+
+    #[test]
+    fn flags_that_the_build_cannot_serve_are_bad_usage() {
+        let addr = "127.0.0.1:0";
+        let bad = [
+            #[cfg(not(feature = "tls"))]
+            args(&["--tls-addr", addr, "--tls-cert=x", "--tls-key=x"]),
+            #[cfg(not(feature = "websocket"))]
+            args(&["--ws-addr", addr]),
+            args(&["--ws-addr", addr, "--ws-origin=no origin"]),
+        ];
+        for args in bad {
+            let status =
+                App::new("game", args).run(|_| Player, |server| server.shutdown(Duration::ZERO));
+            assert_eq!(status, ExitCode::from(2));
+        }
     }
 }

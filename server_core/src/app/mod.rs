@@ -115,8 +115,8 @@ impl App {
         }
     }
 
-    /// Sets up the server: close message, labels, limits without a flag. The flags replace the other limits, the bans
-    /// and the listeners.
+    /// Sets up the server: close message, labels, limits without a flag. The flags replace the other limits, and
+    /// `--ban-file` the bans. The listeners of the flags are added to those of the builder.
     pub fn server(mut self, builder: ServerBuilder) -> Self {
         self.builder = builder;
         self
@@ -219,9 +219,11 @@ impl fmt::Debug for App {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::bans::BanList;
     use crate::base::reason::Kick;
     use crate::protocol::packet::Packet;
     use crate::session::Context;
+    use crate::testing::{RawClient, wait_until};
 
     struct Player;
 
@@ -235,6 +237,30 @@ mod tests {
         let flags = ["game", "--addr=127.0.0.1:0"].iter().chain(flags);
         let program: Program = try_parse_from("GAME", flags).unwrap();
         program.app
+    }
+
+    /// Whether a server with these flags accepts a connection, whose program has banned all of 127.0.0.0/8.
+    fn accepts(flags: &[&str]) -> bool {
+        let bans = BanList::read(&b"127.0.0.0/8"[..]).unwrap();
+        let builder = args(flags).ban(Server::builder().bans(bans.into()));
+        let server = builder.start("127.0.0.1:0", |_| Player).unwrap();
+        let _client = RawClient::connect(server.local_addr());
+        let metrics = server.handle();
+        let totals = || metrics.metrics().totals();
+        wait_until("the connection is decided", || {
+            totals().accepted + totals().rejected > 0
+        });
+        totals().accepted > 0
+    }
+
+    #[test]
+    fn bans_of_the_program_stay_without_a_file_of_bans() {
+        assert!(!accepts(&[]));
+        let file = std::env::temp_dir().join(format!("server_core_{}.bans", std::process::id()));
+        std::fs::write(&file, "").unwrap();
+        let accepted = accepts(&["--ban-file", file.to_str().unwrap()]);
+        std::fs::remove_file(file).unwrap();
+        assert!(accepted);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use super::App;
 use super::args::AppArgs;
-use super::ban_file::BanFile;
 use super::check;
 use crate::admin::Admin;
 use crate::base::config::Config;
@@ -104,8 +103,7 @@ impl App {
             args.apply(limits, fd_limit, tick_period);
             config = limits.clone();
         });
-        let bans = args.ban_file.as_ref().map(BanFile::bans);
-        let builder = builder.bans(bans.unwrap_or_default());
+        let builder = args.ban(builder);
         #[cfg(feature = "tls")]
         let builder = args.listen_tls(builder, tls)?;
         #[cfg(feature = "websocket")]
@@ -132,6 +130,14 @@ impl App {
 }
 
 impl AppArgs {
+    /// Sets the bans of `--ban-file`. Without it, those of the program stay.
+    pub(super) fn ban(&self, builder: ServerBuilder) -> ServerBuilder {
+        match &self.ban_file {
+            Some(file) => builder.bans(file.bans()),
+            None => builder,
+        }
+    }
+
     #[cfg(feature = "websocket")]
     fn websocket(&self) -> Result<WebSocketServerConfig, String> {
         Ok(WebSocketServerConfig::from(Arc::from(self.origins()?)))

@@ -31,6 +31,7 @@
 //! | SIGINT, SIGTERM | shuts down within `--drain-secs`, with status 0; a second one ends the process at once |
 //! | SIGHUP | reads `--ban-file`, `--tls-cert` and `--tls-key` again |
 //! | a start that fails | prints one line on standard error, with status 1 |
+//! | a game that panics | ends the server, with status 101 |
 //! | bad usage | prints the error, with status 2 |
 //! | logs | go to standard error, at level info; `RUST_LOG` changes the level |
 
@@ -53,12 +54,13 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use prometheus_client::registry::Registry;
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A server program that is set up: see the [module](self). [`play`](Self::play), [`serve`](Self::serve) and
-/// [`run`](Self::run) run it until its end, and return its exit status.
+/// A server program that is set up: see the [module](self). [`play`](Self::play), [`play_rooms`](Self::play_rooms),
+/// [`serve`](Self::serve) and [`run`](Self::run) run it until its end, and return its exit status.
 #[must_use = "nothing is started before `play`, `serve` or `run`"]
 pub struct App {
     name: &'static str,
@@ -172,6 +174,20 @@ impl App {
         app.run(players, |server| game_loop.run(server, game))
     }
 
+    /// Runs one game for each room of the loop until a signal arrives, or until the server ends: see
+    /// [`GameLoop::run_rooms`]. Returns the exit status: 1 too if the system starts no thread for a room.
+    pub fn play_rooms<G: Game + Send>(
+        self,
+        game_loop: GameLoop,
+        make_game: impl Fn(usize) -> G,
+    ) -> ExitCode {
+        let app = self
+            .tick_period(game_loop.period())
+            .tick_metrics(game_loop.metrics());
+        let players = game_loop.players();
+        app.run_work(players, |server| game_loop.run_rooms(server, make_game))
+    }
+
     /// Runs a server of these sessions until a signal arrives, or until the server ends. Returns the exit status.
     pub fn serve<S: Session>(
         self,
@@ -187,6 +203,17 @@ impl App {
         self,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
         work: impl FnOnce(&ServerHandle),
+    ) -> ExitCode {
+        self.run_work(factory, |server| {
+            work(server);
+            Ok(())
+        })
+    }
+
+    fn run_work<S: Session>(
+        self,
+        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
+        work: impl FnOnce(&ServerHandle) -> io::Result<()>,
     ) -> ExitCode {
         crate::host::init_logs("info");
         if let Err(why) = self.args.validate() {

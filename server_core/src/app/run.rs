@@ -39,7 +39,7 @@ impl App {
     pub(super) fn try_run<S: Session>(
         self,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
-        work: impl FnOnce(&ServerHandle),
+        work: impl FnOnce(&ServerHandle) -> io::Result<()>,
     ) -> Result<(), String> {
         let Self {
             name,
@@ -123,8 +123,8 @@ impl App {
             stop.server = Some(handle.clone());
             stop.end(drain);
         }
-        work(&handle);
-        let ended = server.join();
+        let worked = work(&handle);
+        let ended = worked.and(server.join());
         ended.map_err(|error| format!("the server failed: {error}"))
     }
 }

@@ -159,7 +159,8 @@ impl App {
         self
     }
 
-    /// Calls a function at each SIGHUP, on the thread of the signals: for files of the game.
+    /// Calls a function at each SIGHUP, on the thread of the signals: for files of the game. A panic of the function is
+    /// logged.
     pub fn on_hangup(mut self, on_hangup: impl Fn() + Send + 'static) -> Self {
         self.on_hangup.push(Box::new(on_hangup));
         self

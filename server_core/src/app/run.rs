@@ -13,6 +13,7 @@ use crate::runtime::listener_kind::ListenerKind;
 use crate::server::{Server, ServerBuilder, ServerHandle};
 use crate::session::{Peer, Session};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -78,7 +79,12 @@ impl App {
             if reloads.is_empty() {
                 log::info!("SIGHUP ignored: there is nothing to reload");
             }
-            reloads.iter().for_each(|reload| reload());
+            for reload in &reloads {
+                // A panic would end the thread of the signals.
+                if catch_unwind(AssertUnwindSafe(reload)).is_err() {
+                    log::error!("SIGHUP: a reload has panicked");
+                }
+            }
         };
         signals::on_stop_and_hangup(on_stop, hangup).map_err(in_words)?;
         // Binds before the server: a failed start must not have accepted a peer. Ends with this function, after

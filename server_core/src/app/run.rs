@@ -195,9 +195,10 @@ fn log_start(
     if args.addr.are_several() {
         log::info!("took {} of {}", server.local_addr(), args.addr);
     }
+    let tick = tick_period.map(|period| format!("tick {} ms, ", period.as_millis()));
     log::info!(
-        "tick {} ms, {} workers, at most {} sessions ({fd_limit} open files)",
-        tick_period.unwrap_or_default().as_millis(),
+        "{}{} workers, at most {} sessions ({fd_limit} open files)",
+        tick.unwrap_or_default(),
         config.workers,
         config.max_sessions.unwrap_or(usize::MAX),
     );

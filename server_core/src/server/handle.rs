@@ -591,8 +591,8 @@ impl ServerHandle {
     /// the level of the log. The names of packets are those of [`ServerBuilder::packets`](crate::ServerBuilder::packets).
     ///
     /// The trace ends when it is dropped, after `at_most` (an hour at most), or with its session. It keeps the last
-    /// 1,024 events, about 64 KiB. Returns `None` while 8 traces run. Sessions that no trace names cost one comparison
-    /// for each run of packets.
+    /// 1,024 events, about 64 KiB. Returns `None` while 8 traces run. While no trace runs, a packet costs one comparison
+    /// for each receiver. While traces run, each session is compared with them.
     ///
     /// ```
     /// # use server_core::{ServerHandle, SessionId, TraceTarget};

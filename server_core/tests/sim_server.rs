@@ -222,6 +222,54 @@ fn paced_packets_come_whole_and_in_order_with_ticks_between_them() {
     });
 }
 
+/// Sends each player ten pieces of 10,000 bytes in each tick, each by a call.
+#[derive(Default)]
+struct Streams {
+    players: Vec<SessionId>,
+}
+
+impl Game for Streams {
+    fn on_join(&mut self, _: &mut GameContext<'_>, player: SessionId) {
+        self.players.push(player);
+    }
+
+    fn on_packet(
+        &mut self,
+        _: &mut GameContext<'_>,
+        _: SessionId,
+        _: Packet<'_>,
+    ) -> Result<(), Kick> {
+        Ok(())
+    }
+
+    fn on_tick(&mut self, ctx: &mut GameContext<'_>, _: Tick) {
+        let piece: Arc<[SendBuffer]> = [ctx.server().encode(&SPiece, [1; 10_000]).unwrap()].into();
+        for player in self.players.iter().flat_map(|player| [player; 10]) {
+            ctx.send_paced(*player, &piece).unwrap();
+        }
+    }
+}
+
+#[test]
+fn player_that_reads_no_paced_packets_is_a_slow_consumer() {
+    for_each_seed(5, |seed| {
+        let game = GameLoop::new(PERIOD);
+        let mut server = SimServer::start_game(seed, builder(), game, Streams::default());
+        let (mut reads, stops) = (server.connect(), server.connect());
+        stops.stop_reading();
+        let mut pieces = 0;
+        // Less than the time after which it is a slow consumer by age.
+        for _ in 0..12 {
+            server.advance(PERIOD);
+            pieces += reads.packets().len();
+        }
+        assert!(stops.is_closed() && !reads.is_closed());
+        let totals = server.handle().metrics().totals();
+        assert_eq!(totals.disconnects_for(Kick::SlowConsumer), 1);
+        assert!(pieces >= 100, "{pieces}");
+    });
+}
+
 #[test]
 fn full_server_turns_a_client_away_with_its_reason() {
     let builder = builder().max_sessions(Some(2)).max_sessions_per_ip(Some(1));

@@ -4,7 +4,7 @@ use server_core::testing::{RawPacket, SimClient, SimServer, for_each_seed};
 use server_core::tick::Tick;
 use server_core::{
     Context, DisconnectReason, Game, GameContext, GameLoop, Kick, Packet, SendBuffer, Server,
-    ServerBuilder, Session, SessionId,
+    ServerBuilder, Session, SessionId, TraceTarget,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -268,6 +268,22 @@ fn player_that_reads_no_paced_packets_is_a_slow_consumer() {
         assert_eq!(totals.disconnects_for(Kick::SlowConsumer), 1);
         assert!(pieces >= 100, "{pieces}");
     });
+}
+
+#[test]
+fn traces_run_in_the_time_of_the_test() {
+    let mut server = SimServer::start(7, builder(), |_| Talker);
+    server.advance(Duration::from_secs(3600));
+    let target = TraceTarget::Address([127, 0, 0, 1].into());
+    let trace = server.handle().trace(target, Duration::from_secs(10));
+    let trace = trace.unwrap();
+    let client = server.connect();
+    server.advance(Duration::from_secs(9));
+    assert!(trace.is_running() && trace.events().len() == 1);
+    server.advance(Duration::from_secs(2));
+    drop(client);
+    server.advance(Duration::from_secs(1));
+    assert!(!trace.is_running() && trace.events().len() == 1);
 }
 
 #[test]

@@ -244,7 +244,8 @@ impl GameLoop {
     }
 
     /// Ends the loop from any thread, or from the game. The server goes on, and players leave without a call of
-    /// the game.
+    /// the game. Follow it with [`ServerHandle::shutdown`]: no packet is handled any more, and a player with too many
+    /// waiting packets is not read, so that its end is not seen either.
     #[must_use]
     pub fn stopper(&self) -> TickStopper {
         self.ticker.stopper()

@@ -1,10 +1,12 @@
 //! A game whose rooms have threads of their own, over real sockets. By seed: `TEST_SEED=7` runs only seed 7.
 
-use server_core::testing::{DEADLINE, RawClient, RawPacket, packet};
+use server_core::testing::{DEADLINE, RawClient, RawPacket, packet, wait_until};
 use server_core::tick::Tick;
 use server_core::{DisconnectReason, Game, GameContext, GameLoop, Kick, Packet, Server, SessionId};
 use std::any::Any;
-use std::sync::mpsc::{Sender, channel};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -109,6 +111,19 @@ fn start() -> (
     (server, game, told)
 }
 
+/// The session of a client.
+fn player_of(server: &Server, client: &RawClient) -> SessionId {
+    let addr = client.sender().local_addr().unwrap();
+    let mut snapshot = server.handle().snapshot().unwrap();
+    let mut sessions = None;
+    wait_until("the workers answer", || {
+        sessions = snapshot.poll().unwrap();
+        sessions.is_some()
+    });
+    let mut sessions = sessions.unwrap().into_iter();
+    sessions.find(|session| session.addr == addr).unwrap().id
+}
+
 #[test]
 fn players_move_between_rooms_and_each_packet_is_handled_once_in_order() {
     for seed in seeds() {
@@ -137,13 +152,14 @@ fn players_move_between_rooms_and_each_packet_is_handled_once_in_order() {
             client.send(&sent);
             players.push((client, expected, room));
         }
-        let mut rooms: Vec<usize> = Vec::new();
-        for (client, expected, room) in &mut players {
+        for (client, expected, _) in &mut players {
             for packet in expected {
                 assert_eq!(client.next_packet(), *packet);
             }
-            rooms.push((*room).into());
         }
+        let rooms: HashMap<SessionId, usize> = (players.iter())
+            .map(|(client, _, room)| (player_of(&server, client), (*room).into()))
+            .collect();
         // Half of them close, and the others are there at the end.
         players.truncate(PLAYERS / 2);
         let mut leaves: Vec<Left> = (players.len()..PLAYERS)
@@ -153,11 +169,132 @@ fn players_move_between_rooms_and_each_packet_is_handled_once_in_order() {
         game.join().unwrap();
         leaves.extend(left.try_iter());
         assert_eq!(leaves.len(), PLAYERS, "one end for each");
-        let mut left_in: Vec<usize> = leaves.iter().map(|left| left.room).collect();
-        left_in.sort_unstable();
-        rooms.sort_unstable();
+        let left_in: HashMap<SessionId, usize> = (leaves.iter())
+            .map(|left| (left.player, left.room))
+            .collect();
         assert_eq!(left_in, rooms);
     }
+}
+
+/// A loop of several rooms, run as one room: a move stays without effect, and the loop ends with the server.
+#[test]
+fn loop_of_one_game_has_one_room_and_ends() {
+    let game = GameLoop::new(Duration::from_millis(2)).rooms(ROOMS);
+    let server = Server::builder()
+        .workers(2)
+        .start("127.0.0.1:0", game.players())
+        .unwrap();
+    let (leaves, left) = channel();
+    let (ended, has_ended) = channel();
+    let handle = server.handle();
+    let room = Room {
+        leaves,
+        thread: None,
+    };
+    thread::spawn(move || {
+        game.run(&handle, room);
+        let _ = ended.send(());
+    });
+    let mut client = RawClient::connect(server.local_addr());
+    client.send(&[packet(C_MOVE, [1]), packet(C_SAY, b"here")].concat());
+    let said = [&0_u32.to_le_bytes()[..], b"here"].concat();
+    assert_eq!(client.next_packet(), RawPacket::new(SSaid::ID, said));
+    server.handle().shutdown(DEADLINE);
+    has_ended.recv_timeout(DEADLINE).unwrap();
+    let left: Vec<Left> = left.try_iter().collect();
+    assert_eq!((left.len(), left[0].room), (1, 0));
+}
+
+/// A game whose tick waits for the test in room 0, and whose end the test sees.
+struct Held {
+    hold: Option<Receiver<()>>,
+    holds: Sender<usize>,
+    room: usize,
+}
+
+impl Game for Held {
+    fn on_packet(
+        &mut self,
+        _: &mut GameContext<'_>,
+        _: SessionId,
+        _: Packet<'_>,
+    ) -> Result<(), Kick> {
+        Ok(())
+    }
+
+    fn on_tick(&mut self, _: &mut GameContext<'_>, _: Tick) {
+        if let Some(hold) = self.hold.take() {
+            let _ = self.holds.send(0);
+            let _ = hold.recv();
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.holds.send(self.room);
+    }
+}
+
+/// Rooms 1 and 2 are stopped before the server ends, and room 0 sees its end.
+#[test]
+fn stop_before_a_shutdown_ends_each_room() {
+    let game = GameLoop::new(Duration::from_millis(2)).rooms(ROOMS);
+    let stopper = game.stopper();
+    let server = Server::builder()
+        .workers(1)
+        .start("127.0.0.1:0", game.players())
+        .unwrap();
+    let (holds, held) = channel();
+    let (release, hold) = channel();
+    let hold = Mutex::new(Some(hold));
+    let handle = server.handle();
+    thread::spawn(move || {
+        let room = |room| Held {
+            hold: (room == 0).then(|| hold.lock().unwrap().take().unwrap()),
+            holds: holds.clone(),
+            room,
+        };
+        game.run_rooms(&handle, room).unwrap();
+    });
+    assert_eq!(held.recv_timeout(DEADLINE), Ok(0));
+    stopper.stop();
+    let mut ended = [held.recv_timeout(DEADLINE), held.recv_timeout(DEADLINE)];
+    ended.sort_unstable();
+    assert_eq!(ended, [Ok(1), Ok(2)]);
+    server.handle().shutdown(DEADLINE);
+    drop(release);
+    assert_eq!(held.recv_timeout(DEADLINE), Ok(0), "room 0 ends");
+    server.join().unwrap();
+}
+
+#[test]
+fn panic_of_the_maker_ends_the_server_and_the_rooms_before_it() {
+    let game = GameLoop::new(Duration::from_millis(2)).rooms(ROOMS);
+    let server = Server::builder()
+        .start("127.0.0.1:0", game.players())
+        .unwrap();
+    let handle = server.handle();
+    let (ended, has_ended) = channel::<()>();
+    thread::spawn(move || {
+        let _ended = ended;
+        let make_game = |room| {
+            if room == 2 {
+                // Silent for the hook: the panic is not the news here.
+                std::panic::resume_unwind(Box::new("a bug in the maker"));
+            }
+            Room {
+                leaves: channel().0,
+                thread: None,
+            }
+        };
+        game.run_rooms(&handle, make_game)
+    });
+    assert_eq!(
+        has_ended.recv_timeout(DEADLINE),
+        Err(RecvTimeoutError::Disconnected)
+    );
+    server.join().unwrap();
 }
 
 #[test]

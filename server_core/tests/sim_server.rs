@@ -4,7 +4,7 @@ use server_core::testing::{RawPacket, SimClient, SimServer, for_each_seed};
 use server_core::tick::Tick;
 use server_core::{
     Context, DisconnectReason, Game, GameContext, GameLoop, Kick, Packet, SendBuffer, Server,
-    ServerBuilder, Session, SessionId,
+    ServerBuilder, Session, SessionId, TraceTarget,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -220,6 +220,70 @@ fn paced_packets_come_whole_and_in_order_with_ticks_between_them() {
         let fifteenth_piece = ids.iter().position(|at| *at == (SPiece::ID, 15));
         assert!(tenth < fifteenth_piece, "{ids:?}");
     });
+}
+
+/// Sends each player ten pieces of 10,000 bytes in each tick, each by a call.
+#[derive(Default)]
+struct Streams {
+    players: Vec<SessionId>,
+}
+
+impl Game for Streams {
+    fn on_join(&mut self, _: &mut GameContext<'_>, player: SessionId) {
+        self.players.push(player);
+    }
+
+    fn on_packet(
+        &mut self,
+        _: &mut GameContext<'_>,
+        _: SessionId,
+        _: Packet<'_>,
+    ) -> Result<(), Kick> {
+        Ok(())
+    }
+
+    fn on_tick(&mut self, ctx: &mut GameContext<'_>, _: Tick) {
+        let piece: Arc<[SendBuffer]> = [ctx.server().encode(&SPiece, [1; 10_000]).unwrap()].into();
+        for player in self.players.iter().flat_map(|player| [player; 10]) {
+            ctx.send_paced(*player, &piece).unwrap();
+        }
+    }
+}
+
+#[test]
+fn player_that_reads_no_paced_packets_is_a_slow_consumer() {
+    for_each_seed(5, |seed| {
+        let game = GameLoop::new(PERIOD);
+        let mut server = SimServer::start_game(seed, builder(), game, Streams::default());
+        let (mut reads, stops) = (server.connect(), server.connect());
+        stops.stop_reading();
+        let mut pieces = 0;
+        // Less than the time after which it is a slow consumer by age.
+        for _ in 0..12 {
+            server.advance(PERIOD);
+            pieces += reads.packets().len();
+        }
+        assert!(stops.is_closed() && !reads.is_closed());
+        let totals = server.handle().metrics().totals();
+        assert_eq!(totals.disconnects_for(Kick::SlowConsumer), 1);
+        assert!(pieces >= 100, "{pieces}");
+    });
+}
+
+#[test]
+fn traces_run_in_the_time_of_the_test() {
+    let mut server = SimServer::start(7, builder(), |_| Talker);
+    server.advance(Duration::from_secs(3600));
+    let target = TraceTarget::Address([127, 0, 0, 1].into());
+    let trace = server.handle().trace(target, Duration::from_secs(10));
+    let trace = trace.unwrap();
+    let client = server.connect();
+    server.advance(Duration::from_secs(9));
+    assert!(trace.is_running() && trace.events().len() == 1);
+    server.advance(Duration::from_secs(2));
+    drop(client);
+    server.advance(Duration::from_secs(1));
+    assert!(!trace.is_running() && trace.events().len() == 1);
 }
 
 #[test]

@@ -86,9 +86,10 @@ pub struct Args {
     pub stats_interval_secs: Duration,
 }
 
-const LOGIN_TIMEOUT: &str = "Time from a connect to the first valid packet, in milliseconds; 0: off [default: 0; 10000 with --login]";
+const LOGIN_TIMEOUT: &str = "\
+Time from a connect to the first valid packet or, with --login, to the login, in milliseconds; 0: off [default: 0; 10000 with --login]";
 const LOGIN_TIMEOUT_LONG: &str = "\
-Time from a connect to the first valid packet, in milliseconds; 0: off [default: 0; 10000 with --login]
+Time from a connect to the first valid packet or, with --login, to the login, in milliseconds; 0: off [default: 0; 10000 with --login]
 
 With 0, clients that connect and send nothing can take all sessions. Clients that only receive the hello need 0.";
 
@@ -169,9 +170,8 @@ impl Args {
 
     /// With the defaults that depend on flags.
     fn with_defaults(mut self) -> Self {
-        if self.has_login() {
-            self.app.login_timeout_ms.get_or_insert(10_000);
-        }
+        let millis = if self.has_login() { 10_000 } else { 0 };
+        self.app.login_timeout_ms.get_or_insert(millis);
         self
     }
 }

@@ -20,6 +20,7 @@ use server_core::{Peer, Server, TickMetrics};
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Runs until a signal arrives, or checks the machine. Returns the exit status.
 pub fn run(args: &Args) -> ExitCode {
@@ -53,7 +54,7 @@ pub fn run(args: &Args) -> ExitCode {
     }
     let app = App::new("game_server", args.app.clone())
         .server(builder)
-        .tick_period(args.tick_period())
+        .tick_period(Duration::from_millis(args.tick_ms))
         .tick_metrics(Arc::clone(&ticks))
         .registry(registry);
     #[cfg(feature = "cluster")]

@@ -135,7 +135,8 @@ pub struct AppArgs {
     #[arg(help_heading = "Network", value_name = "FILE")]
     pub ban_file: Option<BanFile>,
 
-    /// Time from a connect to the login, in milliseconds; 0: off [default: 0]
+    /// Time from a connect to the login, in milliseconds, for games that require a login; 0: off [default: that of
+    /// the game, or 10000]
     ///
     /// With 0, clients that connect and send nothing can take all sessions.
     #[arg(long, value_parser = value_parser!(u64).range(0..=DAY_MS))]
@@ -392,7 +393,9 @@ impl AppArgs {
         config.max_connects_per_ip_per_sec =
             (self.max_connects_per_ip_per_sec > 0).then_some(self.max_connects_per_ip_per_sec);
         config.trusted_proxies.clone_from(&self.trusted_proxies);
-        config.login_timeout = self.login_timeout();
+        if let Some(millis) = self.login_timeout_ms {
+            config.login_timeout = millis_or_off(millis);
+        }
         config.max_unadmitted = (self.max_unadmitted > 0).then_some(self.max_unadmitted);
         config.handshake_timeout = millis_or_off(self.handshake_timeout_ms);
         config.max_handshakes = self.max_handshakes;
@@ -413,12 +416,8 @@ impl AppArgs {
             (self.max_packets_per_sec > 0).then_some(self.max_packets_per_sec);
     }
 
-    fn login_timeout(&self) -> Option<Duration> {
-        self.login_timeout_ms.and_then(millis_or_off)
-    }
-
     /// The warning of a start that accepts silent peers from other machines.
-    pub(super) fn silence_warning(&self) -> Option<&'static str> {
+    pub(super) fn silence_warning(&self, config: &Config) -> Option<&'static str> {
         let is_loopback = |addr: &std::net::SocketAddr| addr.ip().to_canonical().is_loopback();
         let addrs = [
             Some(&self.addr),
@@ -427,7 +426,7 @@ impl AppArgs {
             self.wss_addr.as_ref(),
         ];
         let mut addrs = addrs.iter().flatten().flat_map(|addrs| addrs.all());
-        (self.login_timeout().is_none() && !addrs.all(is_loopback)).then_some(
+        (config.login_timeout.is_none() && !addrs.all(is_loopback)).then_some(
             "silent peers can take all sessions and keep them: --login-timeout-ms ends silent peers",
         )
     }
@@ -525,13 +524,37 @@ mod tests {
     }
 
     #[test]
+    fn login_timeout_is_that_of_the_game_without_a_flag() {
+        let with = |flags: &[&str]| {
+            let seconds = Duration::from_secs(3);
+            let mut config = Config {
+                login_timeout: Some(seconds),
+                ..Config::default()
+            };
+            parse(flags).unwrap().apply(&mut config, 1000, None);
+            config.login_timeout
+        };
+        assert_eq!(with(&[]), Some(Duration::from_secs(3)));
+        assert_eq!(with(&["--login-timeout-ms=0"]), None);
+        let flag = ["--login-timeout-ms=50"];
+        assert_eq!(with(&flag), Some(Duration::from_millis(50)));
+        let args = parse(&[]).unwrap();
+        let default = Config::default().login_timeout;
+        assert_eq!(config(&args, 1000).login_timeout, default);
+    }
+
+    #[test]
     fn a_start_warns_of_silent_peers_where_they_can_come_from_elsewhere() {
-        let warns = |flags: &[&str]| parse(flags).unwrap().silence_warning().is_some();
+        let warns = |flags: &[&str]| {
+            let args = parse(&[&["--login-timeout-ms=0"], flags].concat()).unwrap();
+            args.silence_warning(&config(&args, 1000)).is_some()
+        };
         assert!(warns(&["--addr=0.0.0.0:7777"]) && warns(&["--addr=[::]:7777"]));
         assert!(!warns(&[]) && !warns(&["--addr=[::1]:7777"]));
         assert!(!warns(&["--addr=[::ffff:127.0.0.1]:7777"]));
-        assert!(!warns(&["--addr=0.0.0.0:7777", "--login-timeout-ms=5000"]));
         assert!(warns(&["--ws-addr=0.0.0.0:7780"]) && !warns(&["--ws-addr=[::1]:7780"]));
+        let limited = parse(&["--addr=0.0.0.0:7777"]).unwrap();
+        assert_eq!(limited.silence_warning(&config(&limited, 1000)), None);
     }
 
     /// `--max-sessions` up to the allowed number passes the check, and one more session fails.

@@ -31,6 +31,7 @@
 //! | SIGINT, SIGTERM | shuts down within `--drain-secs`, with status 0; a second one ends the process at once |
 //! | SIGHUP | reads `--ban-file`, `--tls-cert` and `--tls-key` again |
 //! | a start that fails | prints one line on standard error, with status 1 |
+//! | a game that panics | ends the server, with status 101 |
 //! | bad usage | prints the error, with status 2 |
 //! | logs | go to standard error, at level info; `RUST_LOG` changes the level |
 
@@ -53,12 +54,13 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use prometheus_client::registry::Registry;
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A server program that is set up: see the [module](self). [`play`](Self::play), [`serve`](Self::serve) and
-/// [`run`](Self::run) run it until its end, and return its exit status.
+/// A server program that is set up: see the [module](self). [`play`](Self::play), [`play_rooms`](Self::play_rooms),
+/// [`serve`](Self::serve) and [`run`](Self::run) run it until its end, and return its exit status.
 #[must_use = "nothing is started before `play`, `serve` or `run`"]
 pub struct App {
     name: &'static str,
@@ -115,8 +117,8 @@ impl App {
         }
     }
 
-    /// Sets up the server: close message, labels, limits without a flag. The flags replace the other limits, the bans
-    /// and the listeners.
+    /// Sets up the server: close message, labels, limits without a flag. The flags replace the other limits, and
+    /// `--ban-file` the bans. The listeners of the flags are added to those of the builder.
     pub fn server(mut self, builder: ServerBuilder) -> Self {
         self.builder = builder;
         self
@@ -157,7 +159,8 @@ impl App {
         self
     }
 
-    /// Calls a function at each SIGHUP, on the thread of the signals: for files of the game.
+    /// Calls a function at each SIGHUP, on the thread of the signals: for files of the game. A panic of the function is
+    /// logged.
     pub fn on_hangup(mut self, on_hangup: impl Fn() + Send + 'static) -> Self {
         self.on_hangup.push(Box::new(on_hangup));
         self
@@ -170,6 +173,20 @@ impl App {
             .tick_metrics(game_loop.metrics());
         let players = game_loop.players();
         app.run(players, |server| game_loop.run(server, game))
+    }
+
+    /// Runs one game for each room of the loop until a signal arrives, or until the server ends: see
+    /// [`GameLoop::run_rooms`]. Returns the exit status: 1 too if the system starts no thread for a room.
+    pub fn play_rooms<G: Game + Send>(
+        self,
+        game_loop: GameLoop,
+        make_game: impl Fn(usize) -> G,
+    ) -> ExitCode {
+        let app = self
+            .tick_period(game_loop.period())
+            .tick_metrics(game_loop.metrics());
+        let players = game_loop.players();
+        app.run_work(players, |server| game_loop.run_rooms(server, make_game))
     }
 
     /// Runs a server of these sessions until a signal arrives, or until the server ends. Returns the exit status.
@@ -188,7 +205,22 @@ impl App {
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
         work: impl FnOnce(&ServerHandle),
     ) -> ExitCode {
+        self.run_work(factory, |server| {
+            work(server);
+            Ok(())
+        })
+    }
+
+    fn run_work<S: Session>(
+        self,
+        factory: impl Fn(Peer) -> S + Send + Sync + 'static,
+        work: impl FnOnce(&ServerHandle) -> io::Result<()>,
+    ) -> ExitCode {
         crate::host::init_logs("info");
+        if let Err(why) = self.args.validate() {
+            crate::host::print_error(self.name, why);
+            return crate::host::exit::USAGE.into();
+        }
         if self.args.check {
             return check::check(self.name, &self.args);
         }
@@ -209,5 +241,70 @@ impl fmt::Debug for App {
             .field("name", &self.name)
             .field("args", &self.args)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::bans::BanList;
+    use crate::base::reason::Kick;
+    use crate::protocol::packet::Packet;
+    use crate::session::Context;
+    use crate::testing::{RawClient, wait_until};
+
+    struct Player;
+
+    impl Session for Player {
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+    }
+
+    fn args(flags: &[&str]) -> AppArgs {
+        let flags = ["game", "--addr=127.0.0.1:0"].iter().chain(flags);
+        let program: Program = try_parse_from("GAME", flags).unwrap();
+        program.app
+    }
+
+    /// Whether a server with these flags accepts a connection, whose program has banned all of 127.0.0.0/8.
+    fn accepts(flags: &[&str]) -> bool {
+        let bans = BanList::read(&b"127.0.0.0/8"[..]).unwrap();
+        let builder = args(flags).ban(Server::builder().bans(bans.into()));
+        let server = builder.start("127.0.0.1:0", |_| Player).unwrap();
+        let _client = RawClient::connect(server.local_addr());
+        let metrics = server.handle();
+        let totals = || metrics.metrics().totals();
+        wait_until("the connection is decided", || {
+            totals().accepted + totals().rejected > 0
+        });
+        totals().accepted > 0
+    }
+
+    #[test]
+    fn bans_of_the_program_stay_without_a_file_of_bans() {
+        assert!(!accepts(&[]));
+        let file = std::env::temp_dir().join(format!("server_core_{}.bans", std::process::id()));
+        std::fs::write(&file, "").unwrap();
+        let accepted = accepts(&["--ban-file", file.to_str().unwrap()]);
+        std::fs::remove_file(file).unwrap();
+        assert!(accepted);
+    }
+
+    #[test]
+    fn flags_that_the_build_cannot_serve_are_bad_usage() {
+        let addr = "127.0.0.1:0";
+        let bad = [
+            #[cfg(not(feature = "tls"))]
+            args(&["--tls-addr", addr, "--tls-cert=x", "--tls-key=x"]),
+            #[cfg(not(feature = "websocket"))]
+            args(&["--ws-addr", addr]),
+            args(&["--ws-addr", addr, "--ws-origin=no origin"]),
+        ];
+        for args in bad {
+            let status =
+                App::new("game", args).run(|_| Player, |server| server.shutdown(Duration::ZERO));
+            assert_eq!(status, ExitCode::from(2));
+        }
     }
 }

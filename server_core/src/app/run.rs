@@ -2,7 +2,6 @@
 
 use super::App;
 use super::args::AppArgs;
-use super::ban_file::BanFile;
 use super::check;
 use crate::admin::Admin;
 use crate::base::config::Config;
@@ -14,6 +13,7 @@ use crate::runtime::listener_kind::ListenerKind;
 use crate::server::{Server, ServerBuilder, ServerHandle};
 use crate::session::{Peer, Session};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl App {
     pub(super) fn try_run<S: Session>(
         self,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
-        work: impl FnOnce(&ServerHandle),
+        work: impl FnOnce(&ServerHandle) -> io::Result<()>,
     ) -> Result<(), String> {
         let Self {
             name,
@@ -79,7 +79,12 @@ impl App {
             if reloads.is_empty() {
                 log::info!("SIGHUP ignored: there is nothing to reload");
             }
-            reloads.iter().for_each(|reload| reload());
+            for reload in &reloads {
+                // A panic would end the thread of the signals.
+                if catch_unwind(AssertUnwindSafe(reload)).is_err() {
+                    log::error!("SIGHUP: a reload has panicked");
+                }
+            }
         };
         signals::on_stop_and_hangup(on_stop, hangup).map_err(in_words)?;
         // Binds before the server: a failed start must not have accepted a peer. Ends with this function, after
@@ -104,8 +109,7 @@ impl App {
             args.apply(limits, fd_limit, tick_period);
             config = limits.clone();
         });
-        let bans = args.ban_file.as_ref().map(BanFile::bans);
-        let builder = builder.bans(bans.unwrap_or_default());
+        let builder = args.ban(builder);
         #[cfg(feature = "tls")]
         let builder = args.listen_tls(builder, tls)?;
         #[cfg(feature = "websocket")]
@@ -125,13 +129,21 @@ impl App {
             stop.server = Some(handle.clone());
             stop.end(drain);
         }
-        work(&handle);
-        let ended = server.join();
+        let worked = work(&handle);
+        let ended = worked.and(server.join());
         ended.map_err(|error| format!("the server failed: {error}"))
     }
 }
 
 impl AppArgs {
+    /// Sets the bans of `--ban-file`. Without it, those of the program stay.
+    pub(super) fn ban(&self, builder: ServerBuilder) -> ServerBuilder {
+        match &self.ban_file {
+            Some(file) => builder.bans(file.bans()),
+            None => builder,
+        }
+    }
+
     #[cfg(feature = "websocket")]
     fn websocket(&self) -> Result<WebSocketServerConfig, String> {
         Ok(WebSocketServerConfig::from(Arc::from(self.origins()?)))
@@ -183,9 +195,10 @@ fn log_start(
     if args.addr.are_several() {
         log::info!("took {} of {}", server.local_addr(), args.addr);
     }
+    let tick = tick_period.map(|period| format!("tick {} ms, ", period.as_millis()));
     log::info!(
-        "tick {} ms, {} workers, at most {} sessions ({fd_limit} open files)",
-        tick_period.unwrap_or_default().as_millis(),
+        "{}{} workers, at most {} sessions ({fd_limit} open files)",
+        tick.unwrap_or_default(),
         config.workers,
         config.max_sessions.unwrap_or(usize::MAX),
     );
@@ -208,7 +221,7 @@ fn log_start(
     for finding in findings.iter().filter(|finding| finding.severity.is_bad()) {
         log::warn!("{finding}");
     }
-    if let Some(warning) = args.silence_warning() {
+    if let Some(warning) = args.silence_warning(config) {
         log::warn!("{warning}");
     }
 }

@@ -173,6 +173,9 @@ impl PacketCounters {
         bytes: usize,
         times: usize,
     ) {
+        if table.is_empty() {
+            return;
+        }
         if let Some(counters) = self.0[direction as usize].get(table.place(direction, id)) {
             counters.packets.add_as_owner(times as u64);
             counters.bytes.add_as_owner((bytes * times) as u64);
@@ -233,7 +236,10 @@ mod tests {
     #[test]
     fn without_a_table_nothing_is_counted() {
         let table = PacketTable::default();
-        PacketCounters::default().count(&table, PacketDirection::Sent, 1, 10, 3);
-        assert!(table.counts([PacketCounters::default()].iter()).is_empty());
+        let counters = PacketCounters::new(&table);
+        counters.count(&table, PacketDirection::Sent, 1, 10, 3);
+        let others = &counters.0[PacketDirection::Sent as usize][0];
+        assert_eq!((others.packets.get(), others.bytes.get()), (0, 0));
+        assert!(table.counts([counters].iter()).is_empty());
     }
 }

@@ -97,7 +97,8 @@ impl<'a> GameContext<'a> {
     /// a world or another content of many packets.
     ///
     /// A tick does not wait for it. The packets are encoded once ([`ServerHandle::encode`]), and all players share
-    /// their bytes. Other packets to the player go between them. A further call adds its packets behind them.
+    /// their bytes. Other packets to the player go between them. A further call adds its packets behind them. A player for
+    /// which the packets of more than 64 calls wait is a slow consumer, and is closed.
     ///
     /// # Errors
     /// [`MailboxFull`] as for [`ServerHandle::post`]: no packet is sent.

@@ -421,7 +421,6 @@ impl Inbox {
             held,
         } = traveller;
         let id = wish.player;
-        let is_behind = player.is_behind();
         let leaves = player.leaves.take();
         self.players.insert(
             id,
@@ -431,13 +430,14 @@ impl Inbox {
                 ..player
             },
         );
-        if is_behind {
-            self.behind.push(id);
-        }
         game.handle(Input::Arrive(id, wish.state));
         self.begin_moves(game);
         if let Some(player) = self.players.get_mut(&id) {
             player.handle_rest(id, self.tick, self.packets_per_tick, game);
+            if player.is_behind() {
+                // A packet below lists a player that is not behind.
+                self.behind.push(id);
+            }
             self.begin_moves(game);
         }
         let early = self.early.remove(&id).unwrap_or_default();
@@ -1131,6 +1131,8 @@ mod tests {
                 inbox.arrive(traveller, &mut game);
             }
             inbox.take(&mut batch, &mut game);
+            let listed: std::collections::HashSet<_> = inbox.behind.iter().collect();
+            assert_eq!(listed.len(), inbox.behind.len(), "listed once");
             // As from `on_tick`.
             if let Some((player, to)) = moves
                 && game.world.walkers[&player].room == Some(room)

@@ -244,7 +244,8 @@ impl GameLoop {
     }
 
     /// Ends the loop from any thread, or from the game. The server goes on, and players leave without a call of
-    /// the game.
+    /// the game. Follow it with [`ServerHandle::shutdown`]: no packet is handled any more, and a player with too many
+    /// waiting packets is not read, so that its end is not seen either.
     #[must_use]
     pub fn stopper(&self) -> TickStopper {
         self.ticker.stopper()
@@ -252,7 +253,7 @@ impl GameLoop {
 
     /// The loop without its ticker: the caller decides when a tick comes.
     pub(crate) fn begin<G: Game>(self, server: &ServerHandle, game: G) -> (Ticker, GameTurns<G>) {
-        let rooms = Arc::new(Rooms::new(self.shared.rooms()));
+        let rooms = Arc::new(Rooms::new(1));
         let turns = self.turns(server, game, 0, &rooms);
         (self.ticker, turns)
     }
@@ -273,6 +274,7 @@ impl GameLoop {
             inbox: Inbox::new(self.packets_per_tick),
             batch: Batch::default(),
             built: Vec::new(),
+            arrived: 0,
         }
     }
 
@@ -292,6 +294,7 @@ impl GameLoop {
     ) -> io::Result<()> {
         let rooms = Arc::new(Rooms::new(self.shared.rooms()));
         thread::scope(|scope| {
+            let _end_after_panic = EndAfterPanic(server, Arc::clone(&rooms));
             for room in 1..self.shared.rooms() {
                 let turns = self.turns(server, make_game(room), room, &rooms);
                 let ticker = self.ticker.clone();
@@ -309,7 +312,8 @@ impl GameLoop {
         })
     }
 
-    /// Calls the game until the server ends or the loop is stopped. A panic of the game ends the server.
+    /// Calls the game until the server ends or the loop is stopped. A panic of the game ends the server. The game has
+    /// one room, whatever the number of [`rooms`](Self::rooms).
     ///
     /// Where the server ends, the loop waits for its sessions, and calls [`Game::on_leave`] for each player
     /// before it returns. No tick comes meanwhile.
@@ -327,11 +331,10 @@ const MAX_ROOMS: usize = 256;
 pub(crate) struct Rooms {
     /// Players on their way to each room.
     arrivals: Box<[Mutex<Vec<Traveller>>]>,
-    /// Players whose move has begun, and who have not arrived.
-    travelling: AtomicUsize,
-    /// Rooms that have nothing to do in a server that has ended.
-    done: AtomicUsize,
-    /// A room is missing: no other one waits for it.
+    /// Rooms that may get an input in a server that ends, and players whose move has begun and has not ended. One
+    /// number: a room that takes a player in counts before the player does not.
+    busy: AtomicUsize,
+    /// A room is missing or stopped: no other one waits for it.
     has_failed: AtomicBool,
 }
 
@@ -339,8 +342,7 @@ impl Rooms {
     fn new(rooms: usize) -> Self {
         Self {
             arrivals: (0..rooms).map(|_| Mutex::default()).collect(),
-            travelling: AtomicUsize::new(0),
-            done: AtomicUsize::new(0),
+            busy: AtomicUsize::new(rooms),
             has_failed: AtomicBool::new(false),
         }
     }
@@ -352,9 +354,7 @@ impl Rooms {
 
     /// Whether no room gets an input any more.
     fn are_done(&self) -> bool {
-        self.has_failed.load(Ordering::SeqCst)
-            || self.done.load(Ordering::SeqCst) == self.arrivals.len()
-                && self.travelling.load(Ordering::SeqCst) == 0
+        self.has_failed.load(Ordering::SeqCst) || self.busy.load(Ordering::SeqCst) == 0
     }
 }
 
@@ -369,6 +369,8 @@ pub(crate) struct GameTurns<G> {
     inbox: Inbox,
     batch: Batch,
     built: Vec<u8>,
+    /// Players that have arrived and still count as travelling.
+    arrived: usize,
 }
 
 impl<G: Game> GameTurns<G> {
@@ -386,10 +388,12 @@ impl<G: Game> GameTurns<G> {
             let is_over = server.has_ended();
             let was_done = std::mem::replace(&mut is_done, self.turn(None) && is_over);
             match (was_done, is_done) {
-                (false, true) => drop(self.rooms.done.fetch_add(1, Ordering::SeqCst)),
-                (true, false) => drop(self.rooms.done.fetch_sub(1, Ordering::SeqCst)),
+                (false, true) => drop(self.rooms.busy.fetch_sub(1, Ordering::SeqCst)),
+                (true, false) => drop(self.rooms.busy.fetch_add(1, Ordering::SeqCst)),
                 _ => {}
             }
+            let arrived = std::mem::take(&mut self.arrived);
+            self.rooms.busy.fetch_sub(arrived, Ordering::SeqCst);
             if is_done && self.rooms.are_done() {
                 break;
             }
@@ -397,11 +401,15 @@ impl<G: Game> GameTurns<G> {
                 thread::sleep(END_POLL);
             }
         }
+        if !self.rooms.are_done() {
+            // The loop is stopped: this room ends no player of another one that sees the end of the server.
+            self.rooms.has_failed.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Hands the inputs to the game, and then the tick, if there is one. Returns whether no input waits.
     pub(crate) fn turn(&mut self, tick: Option<Tick>) -> bool {
-        let place = (self.room, self.shared.rooms());
+        let place = (self.room, self.rooms.arrivals.len());
         let mut room = Room {
             game: &mut self.game,
             ctx: GameContext::new(&self.server, &mut self.built, place),
@@ -411,9 +419,9 @@ impl<G: Game> GameTurns<G> {
         self.inbox.begin_tick(&mut room);
         let arrivals = std::mem::take(&mut *self.rooms.arrivals(self.room));
         let mut is_idle = arrivals.is_empty();
+        self.arrived += arrivals.len();
         for traveller in arrivals {
             self.inbox.arrive(traveller, &mut room);
-            self.rooms.travelling.fetch_sub(1, Ordering::SeqCst);
         }
         for worker in 0..self.server.workers() {
             // Exchanged: the lock is held for no callback of the game.
@@ -467,7 +475,7 @@ impl<G: Game> Receiver for Room<'_, G> {
     }
 
     fn with_batch(&mut self, player: SessionId, change: impl FnOnce(&mut Batch)) {
-        self.rooms.travelling.fetch_add(1, Ordering::SeqCst);
+        self.rooms.busy.fetch_add(1, Ordering::SeqCst);
         change(&mut self.shared.inbox(self.ctx.room(), player.worker()).lock());
     }
 

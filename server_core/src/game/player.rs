@@ -28,6 +28,9 @@ pub(super) struct PacedPackets {
     next: usize,
 }
 
+/// Calls of `send_paced` whose packets wait for one player.
+const MAX_PACED: usize = 64;
+
 /// Bytes of paced packets in the queue of a player.
 const WINDOW_BYTES: usize = 64 << 10;
 
@@ -175,6 +178,10 @@ impl Session for GamePlayer {
             Ok(packets) => {
                 self.paced.push_back(*packets);
                 self.pump(ctx);
+                if self.paced.len() > MAX_PACED {
+                    self.paced.clear();
+                    ctx.close_with(Kick::SlowConsumer, "its paced packets wait");
+                }
                 return;
             }
             Err(message) => message,

@@ -81,9 +81,9 @@ pub enum InterestEvent {
 /// The area is `0..=width` by `0..=height`, in any unit. A position outside of it is moved to its border, and a
 /// coordinate that is not a number is 0. All observers have the same [`Sight`]. No entity is in its own sight.
 ///
-/// A tick costs one step for each entity, for each entity in sight, and for each entity in the cells around each
-/// observer (where the sight is a radius, 3 x 3 cells of its size), and allocates nothing once its lists have
-/// grown. An observer has up to [`max_visible`](Self::max_visible) entities in sight, 4 bytes each. The grid has
+/// A tick costs one step for each entity, for each entity in sight, for each entity in the cells around each
+/// observer (where the sight is a radius, 3 x 3 cells of its size), and one for each cell of the grid. It allocates
+/// nothing once its lists have grown. An observer has up to [`max_visible`](Self::max_visible) entities in sight, 4 bytes each. The grid has
 /// up to 262,144 cells: in a larger area, the cells are larger.
 ///
 /// ```

@@ -591,8 +591,8 @@ impl ServerHandle {
     /// the level of the log. The names of packets are those of [`ServerBuilder::packets`](crate::ServerBuilder::packets).
     ///
     /// The trace ends when it is dropped, after `at_most` (an hour at most), or with its session. It keeps the last
-    /// 1,024 events, about 64 KiB. Returns `None` while 8 traces run. Sessions that no trace names cost one comparison
-    /// for each run of packets.
+    /// 1,024 events, about 64 KiB. Returns `None` while 8 traces run. While no trace runs, a packet costs one comparison
+    /// for each receiver. While traces run, each session is compared with them.
     ///
     /// ```
     /// # use server_core::{ServerHandle, SessionId, TraceTarget};
@@ -611,7 +611,8 @@ impl ServerHandle {
     /// ```
     #[must_use]
     pub fn trace(&self, target: TraceTarget, at_most: Duration) -> Option<Trace> {
-        Trace::begin(&self.inner.tracer, target, at_most)
+        let log = (self.inner.tracer).begin(target, at_most, self.now())?;
+        Some(Trace::new(self.clone(), log))
     }
 
     /// The chunk pool's counters.
@@ -681,6 +682,19 @@ impl ServerHandle {
         self.inner.router.post_for(session, login);
     }
 
+    /// The time of the server: of a [`SimServer`](crate::testing::SimServer), its own.
+    pub(super) fn now(&self) -> Instant {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(now) = *self.inner.lock_virtual_now() {
+            return now;
+        }
+        Instant::now()
+    }
+
+    pub(super) fn tracer(&self) -> &Tracer {
+        &self.inner.tracer
+    }
+
     /// Ends the server in order: it stops accepting, queues the close message for every session, flushes
     /// and closes. Bytes that are not flushed after `drain` are dropped. Returns at once.
     /// [`Server::join`](crate::Server::join) waits for the end.
@@ -688,10 +702,7 @@ impl ServerHandle {
         if self.inner.is_shutting_down.swap(true, Ordering::AcqRel) {
             return;
         }
-        let now = Instant::now();
-        #[cfg(any(test, feature = "testing"))]
-        let now = self.inner.lock_virtual_now().unwrap_or(now);
-        let flush_by = now + drain.min(LONGEST_TIME);
+        let flush_by = self.now() + drain.min(LONGEST_TIME);
         *self.inner.flush_by() = Some(flush_by);
         match &self.inner.listener {
             // The listener shuts the workers down at its end: no connection can arrive after that.

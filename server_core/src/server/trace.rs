@@ -1,26 +1,19 @@
 //! The reader's side of a trace.
 
-use crate::base::trace::{TraceEvent, TraceLog, TraceTarget, Tracer};
+use crate::base::trace::{TraceEvent, TraceLog, TraceTarget};
+use crate::server::ServerHandle;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// A trace of sessions, from [`ServerHandle::trace`](crate::ServerHandle::trace). Dropping it ends it.
 #[derive(Debug)]
 pub struct Trace {
-    tracer: Arc<Tracer>,
+    server: ServerHandle,
     log: Arc<TraceLog>,
 }
 
 impl Trace {
-    pub(super) fn begin(
-        tracer: &Arc<Tracer>,
-        target: TraceTarget,
-        at_most: Duration,
-    ) -> Option<Self> {
-        Some(Self {
-            log: tracer.begin(target, at_most, Instant::now())?,
-            tracer: Arc::clone(tracer),
-        })
+    pub(super) fn new(server: ServerHandle, log: Arc<TraceLog>) -> Self {
+        Self { server, log }
     }
 
     /// The traced sessions.
@@ -44,12 +37,12 @@ impl Trace {
     /// Whether events are added: until its time is over, or until its session has ended.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.log.is_running(Instant::now())
+        self.log.is_running(self.server.now())
     }
 }
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        self.tracer.end(&self.log);
+        self.server.tracer().end(&self.log);
     }
 }

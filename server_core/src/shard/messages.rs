@@ -13,7 +13,7 @@ use std::time::Instant;
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     waiting: VecDeque<Posted>,
-    /// The last turn had no room for the first of them.
+    /// The last turn left messages that wait for no held session.
     pub(super) is_turn_used_up: bool,
 }
 
@@ -47,7 +47,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     /// messages wait as reads do: while effects wait, and for a held session. Meanwhile their bytes stay
     /// reserved, and a post returns an error.
     pub(super) fn deliver_messages(&mut self, now: Instant) {
-        self.messages.is_turn_used_up = false;
         let mut left = self.shared.config.turn_input_bytes / MIN_PACKET_COST + 1;
         let mut held = Vec::new();
         while self.may_read()
@@ -55,7 +54,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         {
             if left == 0 || self.output_left <= 0 {
                 self.messages.waiting.push_front(posted);
-                self.messages.is_turn_used_up = true;
                 break;
             }
             let is_held = self.table.visit(posted.to, |connection| {
@@ -85,6 +83,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 }
             }
         }
+        // Whatever ended the turn may be over before the next one: the outbox is tried again at the end of a turn.
+        self.messages.is_turn_used_up = !self.messages.waiting.is_empty();
         // In the order of the posts, in front of the messages behind them.
         while let Some(posted) = held.pop() {
             self.messages.waiting.push_front(posted);
@@ -107,6 +107,7 @@ mod tests {
     use crate::buffer::{ChunkPool, SendBuffer, SendBufferManager};
     use crate::connection::admission::Admission;
     use crate::protocol::packet::Packet;
+    use crate::routing::outbox;
     use crate::routing::router::{Command, NewConnection};
     use crate::session::Context;
     use crate::session::message::Message;
@@ -132,6 +133,54 @@ mod tests {
             }
             self.0.lock().unwrap().push((ctx.id(), packets));
         }
+    }
+
+    /// A packet of a callback waits in the outbox, as while the server is congested, and the end of the turn sends it.
+    #[test]
+    fn message_of_a_turn_with_an_outbox_wakes_the_worker_for_the_next_turn() {
+        let called: Arc<Mutex<Vec<_>>> = Arc::default();
+        let factory = Arc::clone(&called);
+        let packet = SendBufferManager::new(ChunkPool::new(1024, 1)).write(4, |bytes| {
+            bytes[..4].copy_from_slice(&[4, 0, 1, 0]);
+            4
+        });
+        let flooder = move |_| Flooder(Arc::clone(&factory), packet.clone());
+        let shared = Shared::for_tests(&Config::default(), 1, flooder);
+        let router = Arc::clone(&shared.router);
+        let mut shard = Shard::new(0, Arc::new(shared));
+        let (now, admission) = (Instant::now(), Arc::new(Admission::new(1, None, None)));
+        let arrival = NewConnection {
+            stream: FakeStream::sink(),
+            permit: admission.admit(([127, 0, 0, 1], 1).into()).unwrap(),
+            tag: None,
+            is_connecting: false,
+        };
+        let mut id = None;
+        shard.handle_command(Command::Adopt(arrival), now, |_, new| {
+            id = Some(new);
+            Ok(())
+        });
+        let id = id.unwrap();
+        let before = outbox::replace(Some(VecDeque::new()));
+        for turn in 0..10 {
+            assert!(router.post_message(id, Flood(0, id)).is_ok());
+            router.mailbox(0).take_all(|command| {
+                shard.handle_command(command, now, |_, _| Ok(()));
+            });
+            let mut attempts = 0;
+            // Fails at the start of a turn, if that tries it, and succeeds at its end.
+            let fails = usize::from(!shard.outbox_is_first);
+            outbox::push(Box::new(move |_| {
+                attempts += 1;
+                attempts > fails
+            }));
+            shard.run(now);
+            assert!(outbox::is_empty());
+            assert!(shard.has_work(), "turn {turn}: the message waits");
+            shard.run(now);
+            assert_eq!(called.lock().unwrap().len(), turn + 1);
+        }
+        outbox::replace(before);
     }
 
     /// Each callback sends more than a turn queues: its session is held for several turns. The messages to

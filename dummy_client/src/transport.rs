@@ -77,6 +77,7 @@ const KEY_UPDATES: usize = 32;
 
 impl Layer {
     /// Whether the bytes are packets.
+    #[cfg(feature = "websocket")]
     fn has_packets(self) -> bool {
         !matches!(self, Self::Http | Self::Tcp)
     }

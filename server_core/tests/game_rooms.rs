@@ -260,7 +260,7 @@ fn stop_before_a_shutdown_ends_each_room() {
     assert_eq!(held.recv_timeout(DEADLINE), Ok(0));
     stopper.stop();
     let mut ended = [held.recv_timeout(DEADLINE), held.recv_timeout(DEADLINE)];
-    ended.sort_unstable();
+    ended.sort_unstable_by_key(|room| room.unwrap());
     assert_eq!(ended, [Ok(1), Ok(2)]);
     server.handle().shutdown(DEADLINE);
     drop(release);

@@ -1365,8 +1365,8 @@ impl Link {
         }
     }
 
-    /// The key of an account has led another node to a session that this node does not have: another node may have
-    /// written the key back after the session ended.
+    /// The key of an account has led another node to a session that this node does not have: the key may have been
+    /// written after the session ended.
     fn miss_session(&mut self, account: &str) {
         self.metrics.drop_one(Why::NoSession);
         self.remember_ended(account.into());

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// An engine of TLS whose records hide nothing.
 ///
-/// A record is its kind, the length of its body, and the body, each byte with the bits of [`KEY`](Self::KEY)
+/// A record is its kind, the length of its body, and the body, each byte with the bits of a key
 /// turned. Two records of the handshake complete the handshake; each later one is an update. Each of them is
 /// answered with a record of the handshake. Any other record breaks the protocol.
 #[derive(Debug)]

@@ -94,7 +94,9 @@ fn client(ip: IpAddr, port: usize) -> ProxiedPeer {
 /// Checks that the pieces and the whole have the same result, and that it is that of the model.
 pub fn check(stream: &[u8], cuts: &[usize]) {
     let outcome = feed(stream, cuts);
-    assert_eq!(outcome, feed(stream, &[1]), "{stream:?}");
+    // The text of an error names what was found first, and that depends on the pieces.
+    let by_bytes = feed(stream, &[1]);
+    assert_eq!(outcome.as_ref().ok(), by_bytes.as_ref().ok(), "{stream:?}");
     let expected = by_the_book(stream);
     assert_eq!(outcome.ok().flatten(), expected, "{stream:?}");
     // Reads of the missing bytes end with the header.

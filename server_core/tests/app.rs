@@ -44,7 +44,7 @@ impl Program {
         Self { child, log }
     }
 
-    /// What stands behind `text` in the first whole line of the log with it.
+    /// The rest of the first complete log line that contains `text`.
     fn log_behind(&self, text: &str) -> String {
         let mut found = None;
         wait_until(text, || {

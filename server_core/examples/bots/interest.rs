@@ -117,9 +117,9 @@ impl Bot {
             let Walker { entity, at } = record.walker;
             let entity = entity.get();
             let (is_due, claim) = match record.kind {
-                1 => (self.known.insert(entity), "who is known does not come"),
-                2 => (self.known.contains(&entity), "only who is known moves"),
-                _ => (self.known.remove(&entity), "only who is known goes"),
+                1 => (self.known.insert(entity), "an unknown entity enters"),
+                2 => (self.known.contains(&entity), "a known entity moves"),
+                _ => (self.known.remove(&entity), "a known entity leaves"),
             };
             self.check(is_due, claim)?;
             let is_near = distance(head.at, at) <= SIGHT_END + 0.01;

@@ -699,7 +699,7 @@ impl Link {
 
     fn drop_find(&mut self, then: &Then, why: Why) {
         self.outgoing.release(then.bytes());
-        // A search is no packet, and its thread learns that it has no answer.
+        // The drop of the sender tells the caller of a search. `dropped` counts packets alone.
         if !matches!(then, Then::Answer(_)) {
             self.metrics.drop_one(why);
         }
@@ -962,7 +962,7 @@ impl Link {
                 self.comparing -= 1;
                 if first.as_ref().is_some_and(|first| *first != seen) {
                     // Another node was faster.
-                    return self.judge(&account, first.as_deref());
+                    return self.compare_value(&account, first.as_deref());
                 }
                 if self.doubtful.remove(&account) {
                     self.kick_older(&account, Channel::Nodes, login.session, login.stamp);
@@ -1014,7 +1014,7 @@ impl Link {
     }
 
     /// Compares the value of an account's key with the login of this node.
-    fn judge(&mut self, account: &Arc<str>, value: Option<&[u8]>) {
+    fn compare_value(&mut self, account: &Arc<str>, value: Option<&[u8]>) {
         let found = value.and_then(Login::decode);
         let Some(mine) = self.logins.get(account) else {
             let of_this_node = |found: &Login| found.node == self.config.incarnation;
@@ -1075,7 +1075,7 @@ impl Link {
             Pending::Compare(accounts) => {
                 self.comparing -= 1;
                 for (account, value) in accounts.iter().zip(values) {
-                    self.judge(account, value.as_deref());
+                    self.compare_value(account, value.as_deref());
                 }
             }
             Pending::Find { account, then } => {

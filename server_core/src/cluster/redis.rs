@@ -45,7 +45,7 @@ struct Current {
     wanted: Option<u64>,
     /// The socket of this connection, for writes, when it is complete.
     socket: Option<Arc<Stream>>,
-    /// The drop has begun: the end of the connection is no error.
+    /// The drop has begun: the reader logs no error when the connection ends.
     has_left: bool,
 }
 

@@ -52,7 +52,7 @@ pub enum Sight {
     /// By distance. Between the two radii an entity stays as it is: one that walks along a border does not enter
     /// and leave in each tick.
     Radius {
-        /// An entity that is no further away enters.
+        /// An entity at this distance or nearer enters.
         enter: f32,
         /// An entity that is further away leaves. Raised to `enter`.
         leave: f32,

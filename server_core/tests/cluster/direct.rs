@@ -79,7 +79,7 @@ fn packet_or_kick_that_finds_its_session_ended_is_counted() {
         is_by_request,
         account,
     };
-    // The kick of an older login is no loss. The key that has led to the session is looked at, and deleted.
+    // The kick of an older login counts no drop. The link reads the key that named the session, and deletes it.
     for (body, counted) in [(tell, 1), (kick(true), 2), (kick(false), 2)] {
         let before = no_session(&setup);
         let from = Incarnation(2);

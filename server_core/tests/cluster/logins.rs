@@ -217,7 +217,11 @@ fn search_without_the_link_ends_and_one_of_this_node_is_answered() {
     setup.handle(Event::Lost);
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
     assert_eq!(setup.link.queued_bytes(), queued);
-    assert_eq!(setup.metrics.dropped(Why::LinkDown), 0, "it is no packet");
+    assert_eq!(
+        setup.metrics.dropped(Why::LinkDown),
+        0,
+        "a search counts as a packet"
+    );
     let _ = setup.requests();
     let down = find(&mut setup, "bob", None);
     assert_eq!(down.try_recv(), Err(TryRecvError::Disconnected));

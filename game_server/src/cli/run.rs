@@ -55,8 +55,10 @@ pub fn run(args: &Args) -> ExitCode {
     let app = App::new("game_server", args.app.clone())
         .server(builder)
         .tick_period(Duration::from_millis(args.tick_ms))
-        .tick_metrics(Arc::clone(&ticks))
-        .registry(registry);
+        .admin({
+            let ticks = Arc::clone(&ticks);
+            |admin| admin.tick_metrics(ticks).registry(registry)
+        });
     #[cfg(feature = "cluster")]
     let app = match (world.clone(), cluster) {
         (Some(world), Some(builder)) => {

@@ -47,16 +47,13 @@ pub use clap;
 
 use crate::admin::AdminBuilder;
 use crate::game::{Game, GameLoop};
-use crate::server::ticker::TickMetrics;
 use crate::server::{Server, ServerBuilder, ServerHandle};
 use crate::session::{Peer, Session};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
-use prometheus_client::registry::Registry;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A server program that is set up: see the [module](self). [`play`](Self::play), [`play_rooms`](Self::play_rooms),
@@ -67,8 +64,6 @@ pub struct App {
     args: AppArgs,
     builder: ServerBuilder,
     tick_period: Option<Duration>,
-    ticks: Option<Arc<TickMetrics>>,
-    registry: Registry,
     admin: Vec<SetUpAdmin>,
     on_start: Vec<OnStart>,
     on_hangup: Vec<Box<dyn Fn() + Send>>,
@@ -109,8 +104,6 @@ impl App {
             args,
             builder: Server::builder(),
             tick_period: None,
-            ticks: None,
-            registry: Registry::default(),
             admin: Vec::new(),
             on_start: Vec::new(),
             on_hangup: Vec::new(),
@@ -131,19 +124,8 @@ impl App {
         self
     }
 
-    /// Adds the metrics of the ticks to the admin port. [`play`](Self::play) adds them by itself.
-    pub fn tick_metrics(mut self, ticks: Arc<TickMetrics>) -> Self {
-        self.ticks = Some(ticks);
-        self
-    }
-
-    /// Sets the registry of the game's metrics: see [`AdminBuilder::registry`](crate::admin::AdminBuilder::registry).
-    pub fn registry(mut self, registry: Registry) -> Self {
-        self.registry = registry;
-        self
-    }
-
-    /// Sets up the admin port further, if the flags ask for one.
+    /// Sets up the admin port, if the flags ask for one: with the [registry](AdminBuilder::registry) of the game's
+    /// metrics, for example. [`play`](Self::play) adds the metrics of the ticks by itself.
     pub fn admin(mut self, set_up: impl FnOnce(AdminBuilder) -> AdminBuilder + 'static) -> Self {
         self.admin.push(Box::new(set_up));
         self
@@ -168,10 +150,8 @@ impl App {
 
     /// Runs a game on this thread until a signal arrives, or until the server ends. Returns the exit status.
     pub fn play(self, game_loop: GameLoop, game: impl Game) -> ExitCode {
-        let app = self
-            .tick_period(game_loop.period())
-            .tick_metrics(game_loop.metrics());
         let players = game_loop.players();
+        let app = self.ticks_of(&game_loop);
         app.run(players, |server| game_loop.run(server, game))
     }
 
@@ -182,11 +162,15 @@ impl App {
         game_loop: GameLoop,
         make_game: impl Fn(usize) -> G,
     ) -> ExitCode {
-        let app = self
-            .tick_period(game_loop.period())
-            .tick_metrics(game_loop.metrics());
         let players = game_loop.players();
+        let app = self.ticks_of(&game_loop);
         app.run_work(players, |server| game_loop.run_rooms(server, make_game))
+    }
+
+    fn ticks_of(self, game_loop: &GameLoop) -> Self {
+        let metrics = game_loop.metrics();
+        self.tick_period(game_loop.period())
+            .admin(|admin| admin.tick_metrics(metrics))
     }
 
     /// Runs a server of these sessions until a signal arrives, or until the server ends. Returns the exit status.

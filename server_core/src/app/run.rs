@@ -47,8 +47,6 @@ impl App {
             args,
             builder,
             tick_period,
-            ticks,
-            registry,
             admin: set_up_admin,
             on_start,
             on_hangup: mut reloads,
@@ -91,13 +89,8 @@ impl App {
         // the sessions.
         let admin = (args.metrics_addr.as_ref())
             .map(|addrs| {
-                let admin = Admin::builder().name(name).registry(registry);
-                let admin = match ticks {
-                    Some(ticks) => admin.tick_metrics(ticks),
-                    None => admin,
-                };
                 (set_up_admin.into_iter())
-                    .fold(admin, |admin, set_up| set_up(admin))
+                    .fold(Admin::builder().name(name), |admin, set_up| set_up(admin))
                     .allow_hosts(args.admin_hosts.iter().cloned())
                     .host_hint(format!("{name} --admin-host NAME allows it"))
                     .bind(addrs.all())

@@ -7,12 +7,13 @@
 #   ./scripts/bench.sh full             every case, about half an hour, for a quiet machine
 #   ./scripts/bench.sh smoke            a check that the benchmark works; its figures mean nothing
 #   ./scripts/bench.sh full --list      the names of the cases
+#   PROFILE=dev ./scripts/bench.sh smoke   the same without optimization, for a short build
 #   BENCH_CASES="echo;saturate" ROUNDS=5 BENCH_JSON=bench.json ./scripts/bench.sh full
 #
 # The first lines of each program in scripts/bench/ say what the program does and why the comparison is fair.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-PROFILE=release build
+build
 # In the same folder: the dependencies of both workspaces are built once.
-(cd "$repo/scripts/bench" && cargo build --quiet --release --locked --target-dir "$target")
+(cd "$repo/scripts/bench" && cargo build --quiet --profile "$profile" --locked --target-dir "$target")
 "$bin/bench" --programs "$bin" --rivals "$bin" "$@"

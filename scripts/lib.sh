@@ -57,9 +57,9 @@ until_true() {
 
 # build ARGS...: builds both programs; profile from PROFILE (release by default), further arguments for cargo.
 build() {
-    local profile=${PROFILE:-release}
+    # `profile` and `target` are not local: scripts build other programs in the same folder.
+    profile=${PROFILE:-release}
     say "building ($profile)"
-    # `target` is not local: scripts build other programs in the same folder.
     target="$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")"
     # An explicit --target-dir overrides cargo's configuration, so $bin is where cargo puts the programs.
     (cd "$repo" && cargo build --quiet --profile "$profile" --target-dir "$target" \

@@ -13,7 +13,7 @@ target=$(rustc -vV | sed -n 's/^host: //p')
 [ $# -gt 0 ] || set -- loom address miri
 
 loom() {
-    RUSTFLAGS="--cfg loom" cargo test --locked -p server_core --test loom --target-dir target/loom
+    RUSTFLAGS="--cfg loom" cargo test --locked -p server_core --features testing --test loom --target-dir target/loom
 }
 
 # The sanitizers are unstable flags of a stable compiler.

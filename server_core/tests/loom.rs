@@ -2,7 +2,7 @@
 //! orders.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test -p server_core --test loom --release
+//! RUSTFLAGS="--cfg loom" cargo test -p server_core --features testing --test loom --release
 //! ```
 #![cfg(loom)]
 #![allow(clippy::unwrap_used)] // In a test, a panic is the report.

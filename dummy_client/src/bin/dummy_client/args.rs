@@ -453,6 +453,7 @@ impl Args {
             ("ramp_per_sec", json!(self.ramp_per_sec)),
             ("echo_hz", json!(self.echo_hz)),
             ("chat_hz", json!(self.chat_hz)),
+            ("login", json!(self.login.then_some(true))),
             ("payload_bytes", json!(self.payload_bytes)),
             (
                 "stages",
@@ -618,6 +619,12 @@ mod tests {
         assert_eq!(kept(&["--find-capacity", "--assert=x<1"]), ["x<1"]);
         let args = parse(&["--find-capacity", "--count=300"]).unwrap();
         assert_eq!(args.max_sessions(), Some(300));
+    }
+
+    #[test]
+    fn report_has_the_login_among_its_settings() {
+        assert_eq!(parse(&["--login"]).unwrap().settings()["login"], true);
+        assert!(parse(&[]).unwrap().settings()["login"].is_null());
     }
 
     #[test]

@@ -21,8 +21,9 @@ pub struct Found {
     lost: u64,
     /// From the start to the end of the world.
     world_after: Duration,
-    /// From the tick to the bot, in microseconds, since the bot has its world.
-    delays: Vec<u32>,
+    /// The arrival of each snapshot since the bot has its world, from the start, and its time from the tick to the bot,
+    /// in microseconds.
+    delays: Vec<(Duration, u32)>,
 }
 
 /// About as many players share a room.
@@ -51,7 +52,7 @@ impl ArenaBot {
         self.found.snapshots += 1;
         if self.world_bytes == WORLD_BYTES {
             let delay = (now.as_micros() as u64).saturating_sub(snapshot.sent_micros);
-            self.found.delays.push(delay as u32);
+            self.found.delays.push((now, delay as u32));
         }
         let is_in = snapshot
             .players
@@ -124,22 +125,31 @@ pub fn sum_up(found: Vec<Found>) -> Result<String, String> {
         .map(|one| one.world_after)
         .max()
         .unwrap_or_default();
-    let mut delays: Vec<u32> = found.iter().flat_map(|one| &one.delays).copied().collect();
-    delays.sort_unstable();
-    let part = |of: usize| {
-        delays
-            .get(delays.len() * of / 1000)
-            .map_or(0.0, |delay| f64::from(*delay) / 1e3)
-    };
+    let (steady, loading) = found
+        .iter()
+        .flat_map(|one| &one.delays)
+        .partition(|(at, _)| *at > last_world);
     let summary = format!(
-        "{} bots, {snapshots} snapshots, {lost} lost; delay p50 {:.1} ms, p99 {:.1} ms; the last world after {:.1} s",
+        "{} bots, {snapshots} snapshots, {lost} lost; the last world after {:.1} s; delay until then {}, afterwards {}",
         found.len(),
-        part(500),
-        part(990),
         last_world.as_secs_f64(),
+        delays(loading),
+        delays(steady),
     );
-    if lost > 0 || delays.is_empty() {
+    if lost > 0 || found.iter().all(|one| one.delays.is_empty()) {
         return Err(summary);
     }
     Ok(summary)
+}
+
+fn delays(of: Vec<&(Duration, u32)>) -> String {
+    let mut delays: Vec<u32> = of.into_iter().map(|(_, delay)| *delay).collect();
+    delays.sort_unstable();
+    let part = |thousandths: usize| {
+        let delay = delays.get(delays.len() * thousandths / 1000);
+        delay.map_or("-".into(), |delay| {
+            format!("{:.1}", f64::from(*delay) / 1e3)
+        })
+    };
+    format!("p50 {} ms, p99 {} ms", part(500), part(990))
 }

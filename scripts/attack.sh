@@ -20,10 +20,11 @@ secs=${SECS:-30}
 case ${TRANSPORT:-tcp} in
     tcp | tls | ws) transport=${TRANSPORT:-tcp} ;;
     all)
+        status=0
         for transport in tcp tls ws; do
-            TRANSPORT=$transport "${BASH_SOURCE[0]}" "$@"
+            TRANSPORT=$transport "${BASH_SOURCE[0]}" "$@" || status=$?
         done
-        exit
+        exit "$status"
         ;;
     *) fail "TRANSPORT is tcp, tls, ws or all, not $TRANSPORT" ;;
 esac

@@ -3,7 +3,7 @@
 # of the server once had. Fails unless a simulation, or a test of pacing or of the outbox, finds each bug
 # and prints its cause. A simulation that misses a known bug does not prove that other bugs are absent.
 #
-#   ./scripts/plant_bugs.sh [SEEDS, 1500]
+#   ./scripts/plant_bugs.sh [SEEDS, 1500] [BUG...]      all bugs by default
 #
 # The bugs are the patches in server_core/tests/planted/. A patch that no longer applies is a failure: move
 # the patch to where the code is now.
@@ -12,6 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repo=$PWD
 planted=$repo/server_core/tests/planted
 export SIM_SEEDS=${1:-1500}
+only=" ${*:2} "
 export CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true
 # The report names the cause; a backtrace of each panic would only hide it.
 export RUST_BACKTRACE=0
@@ -46,6 +47,7 @@ simulate() {
 # find_bug BUG PATTERN: plants the bug, runs the tests, and searches their output for the pattern.
 find_bug() {
     local bug=$1 pattern=$2 status=0
+    [ -z "${only// /}" ] || [[ $only == *" $bug "* ]] || return 0
     git -C "$work/tree" apply "$planted/$bug.patch" || fail "$bug.patch does not apply any more"
     simulate || status=$?
     git -C "$work/tree" apply --reverse "$planted/$bug.patch"

@@ -51,16 +51,34 @@ metric_is() { [ "$(metric "$1" "$2")" = "$3" ]; }
 dropped() { metric "$1" "cluster_dropped_total{why=\"$2\"}"; }
 now_ms() { date +%s%3N; }
 
-# within MS PROMISE COMMAND...: waits until the command succeeds, and prints how long that took.
+# Writes a line when this machine has stopped a process that sleeps for 20 ms: the time, and for how long it was stopped,
+# from 100 ms on.
+watch_stalls() {
+    local began late never
+    mkfifo "$work/never"
+    exec {never}<>"$work/never"
+    while :; do
+        began=${EPOCHREALTIME//[.,]/}
+        read -r -t 0.02 -u "$never" || true # A sleep without a process.
+        late=$(((${EPOCHREALTIME//[.,]/} - began) / 1000 - 20))
+        [ "$late" -lt 100 ] || echo "${EPOCHREALTIME//[.,]/} $late" >>"$work/stalls"
+    done
+}
+# stalls_since MS: prints for how long this machine has stopped processes since then, in ms.
+stalls_since() { awk -v since="$1" '$1 / 1000 > since { sum += $2 } END { print sum + 0 }' "$work/stalls"; }
+
+# within MS PROMISE COMMAND...: waits until the command succeeds, and prints how long that took. The limit does not
+# count stalls of this machine.
 within() {
     local limit=$1 promise=$2 began
     shift 2
     began=$(now_ms)
     until "$@"; do
-        [ $(($(now_ms) - began)) -le "$limit" ] || fail "$promise: not within $limit ms"
+        [ $(($(now_ms) - began)) -le "$limit" ] || [ $(($(now_ms) - began)) -le $((limit + $(stalls_since "$began"))) ] ||
+            fail "$promise: not within $limit ms, and stalls of $(stalls_since "$began") ms"
         sleep 0.02
     done
-    printf '  %-66s %6d ms (limit %d)\n' "$promise" $(($(now_ms) - began)) "$limit"
+    printf '  %-66s %6d ms (limit %d, stalls %d)\n' "$promise" $(($(now_ms) - began)) "$limit" "$(stalls_since "$began")"
 }
 # promise TEXT VALUE CONDITION...: checks, and prints the value.
 promise() {
@@ -103,7 +121,7 @@ sessions_are_on_all() {
 # calm_p99 NODE NAME: clients on a node for 6 s without a failure. Sets calm_p99, in ms.
 calm_p99() {
     start_clients "$1" "$2" --duration-secs 6
-    end_of 60 "$client_pid" || fail "a client of node $1 was not served"
+    good_end 60 "$2" "$client_pid"
     calm_p99=$(figure "$2" tick_delay p99)
     until_true 10 "the sessions of $2 to end" metric_is "$1" server_sessions 0
 }
@@ -117,7 +135,7 @@ start_control() {
 p99_holds() {
     local p99 control
     kill -INT "$control_pid"
-    end_of 60 "$control_pid" || fail "a client of the server outside of the cluster was not served"
+    good_end 60 "$2" "$control_pid"
     p99=$(figure "$1" tick_delay p99) control=$(figure "$2" tick_delay p99)
     promise "tick delay of $1, p99: at most 20 ms above $calm_p99 ms, or $control ms outside" "$p99 ms" \
         awk -v p99="$p99" -v calm="$calm_p99" -v control="$control" 'BEGIN {
@@ -136,14 +154,19 @@ at() {
 is_at() { [ "$(at "$1" "$2")" = "$3" ]; }
 ended_is() { metric_is "$1" "server_disconnects_total{reason=\"logged_in_elsewhere\"}" "$2"; }
 
+: >"$work/stalls"
+watch_stalls &
+pids+=("$!")
 start_redis
 nodes=(a b c)
 say "3 nodes, $clients clients on each"
 for node in "${nodes[@]}"; do start_node "$node"; done
 within 3000 "all links up" links_are 1
-start_server alone --tick-ms 100 --workers 1 --stats-interval-secs 0 --max-chats-per-ip-per-sec 0
+start_server alone --tick-ms 100 --workers 1 --stats-interval-secs 0 --max-chats-per-ip-per-sec 0 \
+    --metrics-addr 127.0.0.1:0
 addr_of_alone=$addr
 node_addr[alone]=$addr
+node_metrics[alone]=$(sed -n 's/.*metrics on //p' "$server_log" | head -n 1)
 start_control control
 for node in c b a; do
     # The same load as later, but for the failures.
@@ -167,7 +190,10 @@ promise "the newer session, on b, stays" "$(metric b server_sessions) sessions" 
 for node in "${nodes[@]}"; do within 1000 "/sessions?account=ada on $node names b" is_at ada "$node" b; done
 
 say "Redis stopped (SIGSTOP) for $outage_secs s"
-skipped=$(metric a server_ticks_skipped_total)
+# The ticks that node a has skipped, but for the number that the server outside of the cluster has skipped: what the
+# machine itself delays.
+skipped() { echo $(($(metric a server_ticks_skipped_total) - $(metric alone server_ticks_skipped_total))); }
+skipped_before=$(skipped)
 lost=$(lost a)
 kill -STOP "$redis_pid"
 within 5000 "the links notice" links_are 0
@@ -204,8 +230,14 @@ sleep 6
 promise "the links stay up, and no node is declared dead" "$(metric a cluster_nodes) nodes" pictures_are 3 $((3 * clients + 1))
 within 20000 "chats arrive" received_more_than b "$received"
 login c
-# An S_LOGIN, 21 bytes, id 9: answer 2.
-answer=$(timeout 5 head -c 5 <&"$login_fd" | od -An -tx1 | tr -d ' \n')
+# An S_LOGIN, 21 bytes, id 9: answer 2. A tick may come before it.
+cat <&"$login_fd" >"$work/login.out" &
+pids+=("$!")
+has_answer() {
+    answer=$(od -An -v -tx1 "$work/login.out" | tr -d ' \n' | grep -o '15000900..' | head -n 1)
+    [ -n "$answer" ]
+}
+until_true 10 "the answer to the login" has_answer
 redis config set maxmemory 0 >/dev/null
 promise "a login is granted without the broker" "$answer" [ "$answer" = 1500090002 ]
 within 7000 "the older session, on b, ends when there is memory again" ended_is b 1
@@ -227,7 +259,7 @@ within 6000 "the others count it no more" pictures_are 2 $((2 * clients))
 say "node b ended (SIGTERM)"
 b_client=$client_of_b
 kill -INT "$b_client"
-end_of 60 "$b_client" || fail "a client of node b was not served"
+good_end 60 client-b "$b_client"
 kill -TERM "${node_pid[b]}"
 nodes=(a)
 within 2000 "a counts itself alone, within the drain time and 1 s" metric_is a cluster_nodes 1
@@ -236,9 +268,9 @@ end_of 60 "${node_pid[b]}" || fail "node b did not exit with status 0"
 say "the clients of node a, all the time"
 grown=$(($(kib_of "${node_pid[a]}") - memory))
 kill -INT "$client_of_a"
-end_of 60 "$client_of_a" || fail "a client of node a was not served"
-promise "no tick skipped" "$(($(metric a server_ticks_skipped_total) - skipped))" \
-    [ "$(metric a server_ticks_skipped_total)" = "$skipped" ]
+good_end 60 client-a "$client_of_a"
+skipped_more=$(($(skipped) - skipped_before))
+promise "ticks skipped, more than outside of the cluster: 2 at most" "$skipped_more" [ "$skipped_more" -le 2 ]
 printf '  %-66s %s\n' "world chats received" "$(figure client-a world_chats_received value)"
 p99_holds client-a control
 promise "memory of node a grew by less than 4 MiB and 2 MiB of noise" "$grown KiB" [ "$grown" -lt 6144 ]
@@ -302,7 +334,7 @@ within 4500 "the links are up" links_are 1
 within 2500 "the pictures are right" pictures_are 3 $((3 * clients))
 
 kill -INT "$failures_pid"
-end_of 60 "$failures_pid" || fail "a client of node a was not served"
+good_end 60 failures "$failures_pid"
 p99_holds failures control-again
 
 say "rolling restart: each node ended (SIGTERM, drain time $drain_secs s) and started, under clients that reconnect"
@@ -353,7 +385,7 @@ done
 for node in "${nodes[@]}"; do
     client_of="client_of_$node"
     kill -INT "${!client_of}"
-    end_of 60 "${!client_of}" || fail "a client of node $node was lost for more than 10 s"
+    good_end 60 "again-$node" "${!client_of}"
     promise "each client of node $node came back once" "$(figure "again-$node" sessions reconnected)" \
         [ "$(figure "again-$node" sessions reconnected)" = "$clients" ]
 done

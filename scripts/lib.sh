@@ -14,9 +14,9 @@ done
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 work="$(mktemp -d)"
 pids=()
+arguments=("$@")
 
-cleanup() {
-    local status=$?
+stop_all() {
     local pid
     for pid in "${pids[@]}"; do
         kill -KILL "$pid" 2>/dev/null || true
@@ -27,6 +27,10 @@ cleanup() {
     until rm -rf "$work" 2>/dev/null || [ "$((tries -= 1))" = 0 ]; do
         sleep 0.1
     done
+}
+cleanup() {
+    local status=$?
+    stop_all
     exit "$status"
 }
 trap cleanup EXIT
@@ -121,6 +125,25 @@ has_ended() { ! is_running "$1"; }
 end_of() {
     until_true "$1" "process $2 to end" has_ended "$2"
     wait "$2"
+}
+
+# good_end SECONDS NAME PID: waits until the client NAME has ended with status 0. Not for a subshell.
+good_end() {
+    local status=0
+    end_of "$1" "$3" || status=$?
+    [ "$status" != 0 ] || return 0
+    cat "$work/$2.out"
+    fail_client "$2" "the client $2 ended with status $status"
+}
+# fail_client NAME TEXT: fails. If the machine stopped the client (verdict client_limited), the failure says nothing of the
+# server: the script starts again from its beginning, once.
+fail_client() {
+    if [ -z "${SECOND_TURN:-}" ] && grep -Eq '^verdict +client_limited|"verdict": "client_limited"' "$work/$1.out"; then
+        printf '%s, and the machine stopped the client: again from the beginning\n' "$2" >&2
+        stop_all
+        SECOND_TURN=1 exec "$0" "${arguments[@]}"
+    fi
+    fail "$2"
 }
 
 # Prints a number or a text of a client's JSON report: figure NAME OBJECT KEY, the first KEY in the first OBJECT

@@ -109,7 +109,7 @@ is_true 'Math.abs(value("Packets out") / 2200 - 1) < 0.1' 60
 is_true 'Math.abs(value("Packets in") / 200 - 1) < 0.2' 60
 is_true 'value("Tick period") === "100"' 60
 kill -INT "$client_pid"
-end_of 60 "$client_pid" || fail "the client ended with status $?"
+good_end 60 healthy "$client_pid"
 wait_for 20 0 'value("Sessions")'
 wait_for 20 200 'total("peer_closed")'
 # The clients take their final count before they disconnect. A tick between the two is a packet that the
@@ -129,7 +129,7 @@ until counts_match; do
     run=healthy_$attempt sent_before=$(metric server_packets_sent_total)
     start_client "$run" --seed 1 --count 50 --echo-hz 1 --duration-secs 2 --log-sessions 0 \
         --json "$work/$run.json"
-    end_of 60 "$client_pid" || fail "the client ended with status $?"
+    good_end 60 "$run" "$client_pid"
     until_true 20 "the sessions of the clients to end" no_session
 done
 wait_for 20 $((sent_before + received)) 'detail("Packets out")'

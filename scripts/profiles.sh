@@ -32,7 +32,7 @@ load() {
     end_of $((seconds + 60)) "$client_pid" || status=$?
     [ "$status" = "$expected" ] || {
         cat "$work/$name.out"
-        fail "$name: the client ended with status $status, not $expected"
+        fail_client "$name" "$name: the client ended with status $status, not $expected"
     }
     kill -TERM "$server_pid"
     end_of 60 "$server_pid" || fail "$name: the server ended with status $?"
@@ -41,7 +41,7 @@ load() {
 # holds NAME EXPRESSION: checks an expression of the client's report, of `value`, which returns the number of a
 # metric, and of `server`, which is what the server has counted.
 holds() {
-    python3 - "$work/$1.out" "$2" "$work/$1.server" <<'PYTHON' || fail "$1: not so: $2"
+    python3 - "$work/$1.out" "$2" "$work/$1.server" <<'PYTHON' || fail_client "$1" "$1: not so: $2"
 import json
 import sys
 

@@ -121,9 +121,7 @@ say "an ok run, with echoes"
 start_server server --tick-ms 100 --stats-interval-secs 0
 start_client ok --seed 1 --count 500 --ramp-per-sec 100 --echo-hz 1 --duration-secs "${SECONDS_OK:-10}" \
     --log-sessions 0 --report "$work/ok.html"
-status=0
-end_of $((${SECONDS_OK:-10} + 60)) "$client_pid" || status=$?
-[ "$status" = 0 ] || fail "the client ended with status $status"
+good_end $((${SECONDS_OK:-10} + 60)) ok "$client_pid"
 tail -n 1 "$work/ok.out"
 
 say "a run whose server shuts down in the middle"

@@ -13,18 +13,21 @@ use std::time::{Duration, Instant};
 #[test]
 fn silent_connections_do_not_delay_a_scrape() {
     let (_server, addr) = start(&QUIET);
-    // Below the limit of connections, and above it: there the oldest silent connection is evicted.
-    for silent in [60, 200] {
-        let held: Vec<TcpStream> = (0..silent).map(|_| connect(addr)).collect();
-        let since = Instant::now();
-        assert_eq!(get(addr, "/metrics").status, 200);
-        let took = since.elapsed();
-        assert!(
-            took < Duration::from_secs(3),
-            "{took:?} beside {silent} silent ones"
-        );
-        drop(held);
+    // Below the limit of 64 connections, and above it: there the oldest silent connection is evicted.
+    for silent in [60, 700] {
+        expect_answer_beside(silent, addr);
     }
+}
+
+/// Silent connections, and a request. The answer comes in half of the time, 20 s, in which ten rounds of silent
+/// connections time out.
+#[track_caller]
+fn expect_answer_beside(silent: usize, addr: SocketAddr) {
+    let since = Instant::now();
+    let _held: Vec<TcpStream> = (0..silent).map(|_| connect(addr)).collect();
+    assert_eq!(get(addr, "/metrics").status, 200);
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 #[test]
@@ -198,13 +201,9 @@ fn few_descriptors_do_not_delay_a_scrape() {
     let server = Server::start_with_ulimit("-n 48", &flags);
     let addr = metrics_addr(&server);
     let mut player = server.join();
-    let held: Vec<TcpStream> = (0..60).map(|_| connect(addr)).collect();
-    let since = Instant::now();
-    assert_eq!(get(addr, "/metrics").status, 200);
-    let took = since.elapsed();
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    // Ten times the descriptors.
+    expect_answer_beside(480, addr);
     player.echo(b"served all the same");
-    drop(held);
 }
 
 /// The server refuses sessions that would take the descriptors of the admin port.
@@ -271,13 +270,16 @@ fn last_descriptor_is_evicted_only_for_a_waiting_connection() {
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
     assert_eq!(Response::read(&mut scraper).unwrap().status, 200);
-    // A waiting connection evicts an idle one.
-    let idle = connect(addr);
+    // A waiting connection evicts an idle one. The timeouts of ten idle ones take 20 s.
     let since = Instant::now();
-    assert_eq!(get(addr, "/healthz").status, 200);
+    for _ in 0..10 {
+        let idle = connect(addr);
+        assert_eq!(get(addr, "/healthz").status, 200);
+        drop(idle);
+    }
     let took = since.elapsed();
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    drop((idle, players));
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    drop(players);
 }
 
 #[test]
@@ -293,14 +295,10 @@ fn out_of_descriptors_pauses_accept_without_spinning() {
     );
     let mut scraper = connect_and_send(addr, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
     server.wait_for_line("the metrics port cannot accept");
-    let (since, before) = (Instant::now(), server.cpu_ticks());
-    while since.elapsed() < Duration::from_secs(1) {
+    server.expect_no_spin(|| {
         player.echo(b"served all the same");
-        thread::sleep(Duration::from_millis(20));
-    }
-    let used = server.cpu_ticks() - before;
-    println!("{used} of 100 clock ticks");
-    assert!(used < 10, "{used} of 100 clock ticks, nearly at rest");
+        thread::sleep(Duration::from_millis(100));
+    });
     // Accepted without a new event when a descriptor is free.
     others.clear();
     assert_eq!(Response::read(&mut scraper).unwrap().status, 200);

@@ -164,7 +164,7 @@ fn counters_match_the_clients_to_the_packet_and_the_byte() {
         "--max-packet-bytes",
         "4000",
         "--packet-timeout-ms",
-        "1000",
+        "3000",
         "--max-sessions",
         MAX_SESSIONS,
     ]);

@@ -67,13 +67,13 @@ fn max_sessions_per_ip_reached_refuses_with_server_full_until_a_session_ends() {
 
 #[test]
 fn silent_session_gets_login_timeout_and_a_valid_packet_admits_for_good() {
-    let server = Server::start_quiet(&["--login-timeout-ms", "700"]);
+    let server = Server::start_quiet(&["--login-timeout-ms", "3000"]);
     let began = Instant::now();
     let mut silent = server.connect();
     let mut talker = server.join();
     silent.expect_bye(12);
     let lived = began.elapsed();
-    assert!(lived >= Duration::from_millis(700), "{lived:?}");
+    assert!(lived >= Duration::from_secs(3), "{lived:?}");
     // The login timeout of the talker is over as well.
     thread::sleep(Duration::from_millis(100));
     talker.echo(b"still here");
@@ -114,6 +114,9 @@ fn public_address_without_login_timeout_is_warned_of() {
 
 // ---- unadmitted sessions ------------------------------------------------------------------------
 
+/// Longer than a busy machine delays an admission. Without the cap, the login timeout of 60 s has to end first.
+const SOON: Duration = Duration::from_secs(10);
+
 /// The login timeout is 60 s: the cap alone admits the newcomer.
 #[test]
 fn newcomer_is_admitted_while_silent_connections_fill_every_place() {
@@ -126,10 +129,7 @@ fn newcomer_is_admitted_while_silent_connections_fill_every_place() {
             .collect();
         for _ in 0..5 {
             let took = admission_time(&server);
-            assert!(
-                took < Duration::from_secs(1),
-                "{took:?} with a cap of {cap}"
-            );
+            assert!(took < SOON, "{took:?} with a cap of {cap}");
         }
         drop(silent);
         assert!(logged_disconnects(&server.lines(), "login_timeout") > 0);
@@ -145,7 +145,7 @@ fn newcomer_is_admitted_while_admitted_sessions_leave_few_places() {
         .map(|_| TcpStream::connect(server.addr).unwrap())
         .collect();
     let took = admission_time(&server);
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < SOON, "{took:?}");
     for player in &mut players {
         player.echo(b"admitted, and not evicted");
     }

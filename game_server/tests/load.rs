@@ -61,9 +61,17 @@ fn two_thousand_sessions_leak_no_descriptor_and_no_memory() {
     wait_until("the sockets of all waves to close", DEADLINE, || {
         server.open_fds() <= idle_fds
     });
-    let grown = server.rss_bytes().saturating_sub(rss);
-    assert!(grown < 4 * MIB, "{grown} bytes more");
+    wait_for_memory(&server, rss);
     healthy.echo(b"done");
+}
+
+/// Waits until the server has less than 4 MiB more than before. A busy machine delays readers, and their queues grow:
+/// the server gives that memory back within seconds.
+#[track_caller]
+fn wait_for_memory(server: &Server, before: u64) {
+    let most = before + 4 * MIB;
+    let what = format!("memory below {most} bytes");
+    wait_until(&what, DEADLINE, || server.rss_bytes() < most);
 }
 
 #[test]
@@ -122,15 +130,11 @@ fn broadcasts_do_not_grow_memory() {
     let server = Server::start(&[&flags[..], &["--stats-interval-secs", "0.2"]].concat());
     let readers: Vec<TickReader> = (0..20).map(|_| TickReader::start(server.join())).collect();
     let mut meter = server.join();
-    let mut after = |ticks: usize| {
-        for _ in 0..ticks {
-            meter.next_hello();
-        }
-        server.rss_bytes()
-    };
-    let before = after(300);
-    let grown = after(1500).saturating_sub(before);
-    assert!(grown < 4 << 20, "{grown} bytes more");
+    let mut read = |ticks: usize| (0..ticks).for_each(|_| drop(meter.next_hello()));
+    read(300);
+    let before = server.rss_bytes();
+    read(1500);
+    wait_for_memory(&server, before);
     for reader in readers {
         reader.stop_after(1500);
     }

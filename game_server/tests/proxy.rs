@@ -267,6 +267,8 @@ fn waiting_connections_are_bounded_and_the_oldest_goes_first() {
     }
     for (client, port) in waiting[2..].iter_mut().zip(1..) {
         client.send(&v2_client([192, 0, 2, 1], port));
+    }
+    for client in &mut waiting[2..] {
         client.echo(b"in time");
     }
     assert_eq!(admin::sessions(metrics).len(), 4);

@@ -122,7 +122,9 @@ fn peer_that_requests_and_never_reads_exceeds_the_byte_limit() {
 fn byte_limit_exceeded_kicks_and_loses_no_tick_of_others() {
     let flags = ["--tick-ms", "10", "--payload-bytes", "20000"];
     let limits = ["--max-send-queue-bytes", "500000", "--max-send-lag-ms", "0"];
-    let server = Server::start(&[&flags[..], &limits].concat());
+    // For the peer that reads: the machine may delay it.
+    let grace = ["--max-send-grace-ms", "5000"];
+    let server = Server::start(&[&flags[..], &limits, &grace].concat());
     let healthy = TickReader::start(server.join());
     let unread = TcpStream::connect(server.addr).unwrap();
     let line = server.wait_for_line("left: slow_consumer");
@@ -159,7 +161,7 @@ fn lag_limit_exceeded_kicks_and_loses_no_tick_of_others() {
         "--max-send-queue-bytes",
         "1000000000",
         "--max-send-lag-ms",
-        "800",
+        "4000",
     ];
     let server = Server::start(&[&flags[..], &limits].concat());
     let healthy = TickReader::start(server.join());
@@ -278,7 +280,7 @@ fn unread_sessions_pin_no_chunk_and_queue_no_more_than_the_limit() {
     let limit = LIMIT.to_string();
     let server = Server::start(&[
         "--tick-ms",
-        "5",
+        "20",
         "--payload-bytes",
         "1000",
         "--max-send-lag-ms",

@@ -54,14 +54,14 @@ fn later_bytes_do_not_extend_the_packet_timeout() {
 /// A packet that begins when another one ends has the full timeout.
 #[test]
 fn each_packet_has_its_own_timeout() {
-    let server = Server::start_quiet(&["--packet-timeout-ms", "1000"]);
+    let server = Server::start_quiet(&["--packet-timeout-ms", "3000"]);
     let mut client = server.join();
     let bytes = packet(C_ECHO, b"slow but within the time");
     let (front, back) = bytes.split_at(9);
     client.send(front);
     for _ in 0..3 {
         // Three pauses are longer than the timeout, each one is shorter.
-        thread::sleep(Duration::from_millis(400));
+        thread::sleep(Duration::from_millis(1100));
         client.send(&[back, front].concat());
         client.expect_echo(b"slow but within the time");
     }
@@ -71,7 +71,7 @@ fn each_packet_has_its_own_timeout() {
 
 #[test]
 fn idle_timeout_closes_the_silent_session_and_no_other() {
-    let server = Server::start_quiet(&["--idle-timeout-ms", "1000"]);
+    let server = Server::start_quiet(&["--idle-timeout-ms", "3000"]);
     let from = Instant::now();
     let mut silent = server.join();
     let mut busy = server.join();
@@ -79,7 +79,7 @@ fn idle_timeout_closes_the_silent_session_and_no_other() {
         silent.expect_eof();
         from.elapsed()
     });
-    while !watching.is_finished() || from.elapsed() < Duration::from_millis(1800) {
+    while !watching.is_finished() || from.elapsed() < Duration::from_millis(4500) {
         busy.echo(b"I am here");
         thread::sleep(Duration::from_millis(50));
         assert!(
@@ -88,14 +88,14 @@ fn idle_timeout_closes_the_silent_session_and_no_other() {
         );
     }
     let after = watching.join().unwrap();
-    assert!(after >= Duration::from_millis(1000), "{after:?}");
+    assert!(after >= Duration::from_secs(3), "{after:?}");
     busy.echo(b"still");
 }
 
 /// The server was stopped; the peer was not slow. Its bytes are in the socket of the server.
 #[test]
 fn stopped_process_times_out_no_session() {
-    let server = Server::start_quiet(&["--packet-timeout-ms", "500", "--idle-timeout-ms", "700"]);
+    let server = Server::start_quiet(&["--packet-timeout-ms", "3000", "--idle-timeout-ms", "4000"]);
     let (mut begun, mut idle) = (server.join(), server.join());
     let bytes = packet(C_ECHO, b"sent in time");
     begun.send(&bytes[..7]);
@@ -104,7 +104,7 @@ fn stopped_process_times_out_no_session() {
     begun.send(&bytes[7..]);
     idle.send(&bytes);
     // The stop is longer than both timeouts.
-    thread::sleep(Duration::from_millis(1000));
+    thread::sleep(Duration::from_secs(5));
     server.signal("CONT");
     begun.expect_echo(b"sent in time");
     idle.expect_echo(b"sent in time");

@@ -123,7 +123,7 @@ impl Running {
         let (sender, events) = channel();
         let builder = Server::builder()
             .workers(2)
-            .login_timeout(Some(Duration::from_millis(300)));
+            .login_timeout(Some(Duration::from_secs(3)));
         let server = builder.start("127.0.0.1:0", game.players()).unwrap();
         let (handle, metrics) = (server.handle(), game.metrics());
         let game = thread::spawn(move || {

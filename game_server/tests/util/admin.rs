@@ -32,7 +32,7 @@ pub const NAMES: &[(&str, &str)] = &[
 ];
 
 /// Longer than a busy machine delays a process; shorter than an admin port that blocks the game would.
-pub const LONGEST_GAP: Duration = Duration::from_secs(3);
+pub const LONGEST_GAP: Duration = Duration::from_secs(8);
 
 pub fn start(flags: &[&str]) -> (Server, SocketAddr) {
     let server = Server::start(&[flags, &["--metrics-addr", "127.0.0.1:0"]].concat());

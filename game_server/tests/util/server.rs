@@ -313,6 +313,31 @@ impl Server {
         times.map(|field| field.parse::<u64>().unwrap()).sum()
     }
 
+    /// The time for which the threads of the server have run, or have waited for a processor.
+    fn runnable(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let nanos = tasks.map(|task| {
+            let schedstat = task.unwrap().path().join("schedstat");
+            let schedstat = std::fs::read_to_string(schedstat).unwrap();
+            let times = schedstat.split(' ').take(2);
+            times.map(|time| time.parse::<u64>().unwrap()).sum::<u64>()
+        });
+        Duration::from_nanos(nanos.sum())
+    }
+
+    /// Repeats `act` for 1 s. Fails if a thread of the server could run for half of that time or longer: a thread that
+    /// spins can run all the time, however busy the machine is. `scripts/hold.sh` measures the processor time.
+    #[track_caller]
+    pub fn expect_no_spin(&self, mut act: impl FnMut()) {
+        let (before, from) = (self.runnable(), Instant::now());
+        while from.elapsed() < Duration::from_secs(1) {
+            act();
+        }
+        let (runnable, elapsed) = (self.runnable() - before, from.elapsed());
+        println!("runnable for {runnable:?} of {elapsed:?}");
+        assert!(runnable * 2 < elapsed, "{runnable:?} of {elapsed:?}");
+    }
+
     pub fn connect(&self) -> Client {
         Client::connect(self.addr)
     }

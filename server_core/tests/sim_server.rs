@@ -39,14 +39,15 @@ struct Talk {
     said: u32,
     events: Rc<RefCell<Vec<String>>>,
     tick_bytes: usize,
-    /// Pieces of 10,000 bytes that each player gets at its join.
-    pieces: u8,
+    /// The number and the size of the pieces that each player gets at its join.
+    pieces: (u8, usize),
 }
 
 impl Game for Talk {
     fn on_join(&mut self, ctx: &mut GameContext<'_>, player: SessionId) {
         self.events.borrow_mut().push("join".into());
-        let pieces = (0..self.pieces).map(|piece| ctx.server().encode(&SPiece, [piece; 10_000]));
+        let (count, bytes) = self.pieces;
+        let pieces = (0..count).map(|piece| ctx.server().encode(&SPiece, vec![piece; bytes]));
         let pieces: Arc<[SendBuffer]> = pieces.map(Result::unwrap).collect();
         for half in [0, 1] {
             let middle = pieces.len() / 2;
@@ -198,7 +199,7 @@ fn reader_that_stops_is_a_slow_consumer_after_its_time_and_costs_no_other() {
 fn paced_packets_come_whole_and_in_order_with_ticks_between_them() {
     for_each_seed(20, |seed| {
         let game = Talk {
-            pieces: 100,
+            pieces: (100, 10_000),
             ..Talk::default()
         };
         let mut server = SimServer::start_game(seed, builder(), GameLoop::new(PERIOD), game);
@@ -219,6 +220,64 @@ fn paced_packets_come_whole_and_in_order_with_ticks_between_them() {
         let tenth = ids.iter().position(|at| *at == (STick::ID, 10));
         let fifteenth_piece = ids.iter().position(|at| *at == (SPiece::ID, 15));
         assert!(tenth < fifteenth_piece, "{ids:?}");
+    });
+}
+
+/// A longer queue would pause the player's input.
+#[test]
+fn player_with_a_full_window_of_paced_packets_is_read() {
+    for_each_seed(5, |seed| {
+        let game = Talk {
+            pieces: (100, 10_000),
+            ..Talk::default()
+        };
+        let mut server = SimServer::start_game(seed, builder(), GameLoop::new(PERIOD), game);
+        let (mut other, player) = (server.connect(), server.connect());
+        player.stop_reading();
+        server.advance(PERIOD * 2);
+        player.send(&CSay, b"hello");
+        server.advance(PERIOD);
+        assert!(other.next_of(SSaid::ID).is_some());
+    });
+}
+
+#[test]
+fn download_of_large_packets_makes_no_server_congested() {
+    for_each_seed(5, |seed| {
+        let game = Talk {
+            pieces: (40, 65_000),
+            tick_bytes: 2_000,
+            ..Talk::default()
+        };
+        let mut server = SimServer::start_game(seed, builder(), GameLoop::new(PERIOD), game);
+        let mut player = server.connect();
+        let mut pieces = 0;
+        while pieces < 40 {
+            // Takes 64 KiB more: 1.3 MB/s.
+            player.stop_reading();
+            server.advance(PERIOD);
+            assert!(!server.handle().is_congested(), "{pieces} pieces");
+            let came = player.packets();
+            pieces += came.iter().filter(|packet| packet.id == SPiece::ID).count();
+            assert!(server.elapsed() < PERIOD * 100, "{pieces} pieces");
+        }
+    });
+}
+
+#[test]
+fn paced_packets_leave_room_in_a_small_send_queue() {
+    for_each_seed(5, |seed| {
+        let game = Talk {
+            pieces: (100, 10_000),
+            ..Talk::default()
+        };
+        let builder = builder().max_send_queue_bytes(64 << 10);
+        let mut server = SimServer::start_game(seed, builder, GameLoop::new(PERIOD), game);
+        let player = server.connect();
+        player.stop_reading();
+        // Twice the time for which a queue may be longer than its limit.
+        server.advance(Duration::from_secs(2));
+        assert!(!player.is_closed());
     });
 }
 

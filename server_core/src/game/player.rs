@@ -31,7 +31,11 @@ pub(super) struct PacedPackets {
 /// Calls of `send_paced` whose packets wait for one player.
 const MAX_PACED: usize = 64;
 
-/// Bytes of paced packets in the queue of a player.
+/// Turns of the game until the answer to the first packet of a player has come: a turn that runs already may miss the
+/// packet, the next turn handles it, and during a further turn the worker takes the answer.
+const TURNS_TO_ANSWER: u64 = 3;
+
+/// Queue length of a player up to which paced packets are added.
 const WINDOW_BYTES: usize = 64 << 10;
 
 impl PacedPackets {
@@ -117,15 +121,19 @@ impl GamePlayer {
         }
     }
 
-    /// Sends paced packets until the window is full.
+    /// Sends paced packets until the window is full: a player with a longer queue is not read, and would make the
+    /// server congested. A packet larger than the window waits for an empty queue.
     fn pump(&mut self, ctx: &mut Context<'_>) {
+        let window_bytes = WINDOW_BYTES.min(ctx.crowded_bytes);
         while let Some(paced) = self.paced.front_mut() {
             let Some(packet) = paced.packets.get(paced.next) else {
                 self.paced.pop_front();
                 continue;
             };
-            if ctx.queued_bytes() >= WINDOW_BYTES {
-                ctx.notify_drained(WINDOW_BYTES / 2);
+            let most_before = window_bytes.saturating_sub(packet.len());
+            if ctx.queued_bytes() > most_before && ctx.queued_bytes() > 0 {
+                // Not a length that the queue has already: the call would come again at once.
+                ctx.notify_drained(most_before.min(window_bytes / 2));
                 return;
             }
             ctx.send_buffer(ctx.id(), packet.clone());

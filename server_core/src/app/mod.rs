@@ -66,6 +66,7 @@ pub struct App {
     name: &'static str,
     args: AppArgs,
     builder: ServerBuilder,
+    requires_login: bool,
     tick_period: Option<Duration>,
     ticks: Option<Arc<TickMetrics>>,
     registry: Registry,
@@ -108,6 +109,7 @@ impl App {
             name,
             args,
             builder: Server::builder(),
+            requires_login: true,
             tick_period: None,
             ticks: None,
             registry: Registry::default(),
@@ -121,6 +123,13 @@ impl App {
     /// `--ban-file` the bans. The listeners of the flags are added to those of the builder.
     pub fn server(mut self, builder: ServerBuilder) -> Self {
         self.builder = builder;
+        self
+    }
+
+    /// Sets whether the sessions [require a login](Session::requires_login): a start warns of silent peers from other
+    /// machines if no timeout ends them. [`play`](Self::play) sets it by itself. Default: `true`.
+    pub fn requires_login(mut self, requires_login: bool) -> Self {
+        self.requires_login = requires_login;
         self
     }
 
@@ -168,9 +177,7 @@ impl App {
 
     /// Runs a game on this thread until a signal arrives, or until the server ends. Returns the exit status.
     pub fn play(self, game_loop: GameLoop, game: impl Game) -> ExitCode {
-        let app = self
-            .tick_period(game_loop.period())
-            .tick_metrics(game_loop.metrics());
+        let app = self.for_loop(&game_loop);
         let players = game_loop.players();
         app.run(players, |server| game_loop.run(server, game))
     }
@@ -182,11 +189,15 @@ impl App {
         game_loop: GameLoop,
         make_game: impl Fn(usize) -> G,
     ) -> ExitCode {
-        let app = self
-            .tick_period(game_loop.period())
-            .tick_metrics(game_loop.metrics());
+        let app = self.for_loop(&game_loop);
         let players = game_loop.players();
         app.run_work(players, |server| game_loop.run_rooms(server, make_game))
+    }
+
+    fn for_loop(self, game_loop: &GameLoop) -> Self {
+        self.requires_login(game_loop.has_login())
+            .tick_period(game_loop.period())
+            .tick_metrics(game_loop.metrics())
     }
 
     /// Runs a server of these sessions until a signal arrives, or until the server ends. Returns the exit status.

@@ -222,6 +222,11 @@ impl GameLoop {
         self
     }
 
+    #[cfg(feature = "app")]
+    pub(crate) fn has_login(&self) -> bool {
+        self.shared.requires_login
+    }
+
     /// The number of rooms, for [`run_rooms`](Self::run_rooms): 1 to 256. Call it before [`players`](Self::players).
     /// Default: 1.
     pub fn rooms(mut self, rooms: usize) -> Self {

@@ -33,7 +33,7 @@
 //! | a start that fails | prints one line on standard error, with status 1 |
 //! | a game that panics | ends the server, with status 101 |
 //! | bad usage | prints the error, with status 2 |
-//! | logs | go to standard error, at level info; `RUST_LOG` changes the level |
+//! | logs | go to standard error, at level info; `RUST_LOG` changes the level. A program that has set a logger keeps it |
 
 mod args;
 mod ban_file;
@@ -300,6 +300,15 @@ mod tests {
         let accepted = accepts(&["--ban-file", file.to_str().unwrap()]);
         std::fs::remove_file(file).unwrap();
         assert!(accepted);
+    }
+
+    #[test]
+    fn app_runs_in_a_program_that_has_a_logger() {
+        for _ in 0..2 {
+            let app = App::new("game", args(&[]));
+            let status = app.run(|_| Player, |server| server.shutdown(Duration::ZERO));
+            assert_eq!(status, ExitCode::SUCCESS);
+        }
     }
 
     #[test]

@@ -46,8 +46,9 @@
 //!
 //! `examples/` in the crate's folder has complete programs, each with one idea: `echo`, `chat_rooms`,
 //! `timers`, `admin` (an admin port with metrics of the game), `game_thread` (one thread owns the world,
-//! without a lock), `rooms` (a thread for each room of the world), `app` (a whole server program), `zones` (players see their neighbourhood), `web` (a world for browsers and bots) and `world_download`
-//! (20 MB for a slow reader that plays at the same time).
+//! without a lock), `rooms` (a thread for each room of the world), `app` (a whole server program), `zones` (players see
+//! their neighbourhood), `interest` (1,000 players with a budget of bytes for each), `web` (a world for browsers and
+//! bots), `world` (three nodes over Redis) and `world_download` (20 MB for a slow reader that plays at the same time).
 //! `cargo run -p server_core --example NAME -- --bots 5` runs one with bots. `arena` is a small game with all of its
 //! parts: logins, rooms, snapshots, resume, and its tests.
 //!
@@ -272,8 +273,9 @@
 //!   `ServerBuilder::client_framing` sets the length and id fields of such a server.
 //! * `host` (off by default): the module `host` for programs. It reads the limits of the machine, checks the
 //!   needs of a program against the limits, handles SIGINT, SIGTERM and SIGHUP, and logs to standard error.
-//! * `testing` (off by default): the module `testing` for the tests of a game: a client of raw bytes, a packet
-//!   builder, a stream without a socket and a clock that a test moves.
+//! * `testing` (off by default): the module `testing` for the tests of a game: `SimServer`, a whole server in virtual
+//!   time, a client of raw bytes, a packet builder, a stream without a socket and a clock that a test moves.
+//! * `tls` (off by default): TLS 1.3 and 1.2 with rustls, for listeners and for outgoing connections.
 //! * `websocket` (off by default): browsers as peers, over WebSocket (RFC 6455). The payloads of the binary
 //!   messages, joined, are the byte stream of packets.
 //!

@@ -1,9 +1,11 @@
 //! The counts by packet id, and traces, beside what the clients have sent and received.
 
-use server_core::testing::{DEADLINE, RawClient, RawPacket, packet, wait_until};
+use server_core::testing::{
+    DEADLINE, RawClient, RawPacket, SimClient, SimServer, for_each_seed, packet, wait_until,
+};
 use server_core::{
-    Context, DisconnectReason, GroupId, Kick, Packet, PacketDirection, Server, Session, Trace,
-    TraceEvent, TraceKind, TraceTarget,
+    Context, DisconnectReason, GroupId, Kick, Packet, PacketDirection, Server, ServerBuilder,
+    Session, Trace, TraceEvent, TraceKind, TraceTarget,
 };
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -48,11 +50,12 @@ impl Session for Player {
     }
 }
 
+fn builder(workers: usize) -> ServerBuilder {
+    (Server::builder().workers(workers).packets(PACKETS)).close_message(|_| Some((SBye, [])))
+}
+
 fn start(workers: usize) -> Server {
-    (Server::builder().workers(workers).packets(PACKETS))
-        .close_message(|_| Some((SBye, [])))
-        .start("127.0.0.1:0", |_| Player)
-        .unwrap()
+    builder(workers).start("127.0.0.1:0", |_| Player).unwrap()
 }
 
 fn connect(server: &Server) -> RawClient {
@@ -72,6 +75,38 @@ fn count(server: &Server, direction: PacketDirection, id: Option<u16>) -> (u64, 
     let count = counts.next().unwrap();
     assert!(counts.next().is_none());
     (count.packets, count.bytes)
+}
+
+/// Sessions come, end and get packets of their own between the broadcasts of a turn.
+#[test]
+fn counts_of_a_turn_are_those_of_the_clients_in_any_order() {
+    for_each_seed(50, |seed| {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut server = SimServer::start(seed, builder(2), |_| Player);
+        let mut clients = vec![server.connect()];
+        for _ in 0..300 {
+            let to = rng.choice(&clients).and_then(SimClient::id);
+            let handle = server.handle().clone();
+            match (rng.u8(0..12), to) {
+                (0, _) => clients.push(server.connect()),
+                (1, Some(to)) => handle.close(to),
+                (2 | 3, Some(to)) => handle.send_packet_to(to, &SMe),
+                (4, _) => handle.broadcast_to(GROUP, &SGroup, []),
+                (5, _) => server.advance(Duration::ZERO),
+                _ => handle.broadcast(&SAll, b"abc"),
+            }
+        }
+        server.advance(Duration::from_secs(1));
+        let packets: Vec<_> = clients.iter_mut().flat_map(SimClient::packets).collect();
+        for count in server.handle().metrics().packets_by_id() {
+            let Some(packet) = count.packet else { continue };
+            if count.direction == PacketDirection::Sent {
+                let came = packets.iter().filter(|came| came.id == packet.id).count();
+                assert!(came > 0, "{}", packet.name);
+                assert_eq!(count.packets, came as u64, "{}", packet.name);
+            }
+        }
+    });
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use server_core::testing::{RawPacket, SimClient, SimServer, for_each_seed};
 use server_core::tick::Tick;
 use server_core::{
-    Context, DisconnectReason, Game, GameContext, GameLoop, Kick, Packet, SendBuffer, Server,
-    ServerBuilder, Session, SessionId, TraceTarget,
+    Context, DisconnectReason, Game, GameContext, GameLoop, GamePlayer, Kick, Packet, SendBuffer,
+    Server, ServerBuilder, Session, SessionId, TraceTarget,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -39,14 +39,15 @@ struct Talk {
     said: u32,
     events: Rc<RefCell<Vec<String>>>,
     tick_bytes: usize,
-    /// Pieces of 10,000 bytes that each player gets at its join.
-    pieces: u8,
+    /// The number and the size of the pieces that each player gets at its join.
+    pieces: (u8, usize),
 }
 
 impl Game for Talk {
     fn on_join(&mut self, ctx: &mut GameContext<'_>, player: SessionId) {
         self.events.borrow_mut().push("join".into());
-        let pieces = (0..self.pieces).map(|piece| ctx.server().encode(&SPiece, [piece; 10_000]));
+        let (count, bytes) = self.pieces;
+        let pieces = (0..count).map(|piece| ctx.server().encode(&SPiece, vec![piece; bytes]));
         let pieces: Arc<[SendBuffer]> = pieces.map(Result::unwrap).collect();
         for half in [0, 1] {
             let middle = pieces.len() / 2;
@@ -198,7 +199,7 @@ fn reader_that_stops_is_a_slow_consumer_after_its_time_and_costs_no_other() {
 fn paced_packets_come_whole_and_in_order_with_ticks_between_them() {
     for_each_seed(20, |seed| {
         let game = Talk {
-            pieces: 100,
+            pieces: (100, 10_000),
             ..Talk::default()
         };
         let mut server = SimServer::start_game(seed, builder(), GameLoop::new(PERIOD), game);
@@ -219,6 +220,64 @@ fn paced_packets_come_whole_and_in_order_with_ticks_between_them() {
         let tenth = ids.iter().position(|at| *at == (STick::ID, 10));
         let fifteenth_piece = ids.iter().position(|at| *at == (SPiece::ID, 15));
         assert!(tenth < fifteenth_piece, "{ids:?}");
+    });
+}
+
+/// A longer queue would pause the player's input.
+#[test]
+fn player_with_a_full_window_of_paced_packets_is_read() {
+    for_each_seed(5, |seed| {
+        let game = Talk {
+            pieces: (100, 10_000),
+            ..Talk::default()
+        };
+        let mut server = SimServer::start_game(seed, builder(), GameLoop::new(PERIOD), game);
+        let (mut other, player) = (server.connect(), server.connect());
+        player.stop_reading();
+        server.advance(PERIOD * 2);
+        player.send(&CSay, b"hello");
+        server.advance(PERIOD);
+        assert!(other.next_of(SSaid::ID).is_some());
+    });
+}
+
+#[test]
+fn download_of_large_packets_makes_no_server_congested() {
+    for_each_seed(5, |seed| {
+        let game = Talk {
+            pieces: (40, 65_000),
+            tick_bytes: 2_000,
+            ..Talk::default()
+        };
+        let mut server = SimServer::start_game(seed, builder(), GameLoop::new(PERIOD), game);
+        let mut player = server.connect();
+        let mut pieces = 0;
+        while pieces < 40 {
+            // Takes 64 KiB more: 1.3 MB/s.
+            player.stop_reading();
+            server.advance(PERIOD);
+            assert!(!server.handle().is_congested(), "{pieces} pieces");
+            let came = player.packets();
+            pieces += came.iter().filter(|packet| packet.id == SPiece::ID).count();
+            assert!(server.elapsed() < PERIOD * 100, "{pieces} pieces");
+        }
+    });
+}
+
+#[test]
+fn paced_packets_leave_room_in_a_small_send_queue() {
+    for_each_seed(5, |seed| {
+        let game = Talk {
+            pieces: (100, 10_000),
+            ..Talk::default()
+        };
+        let builder = builder().max_send_queue_bytes(64 << 10);
+        let mut server = SimServer::start_game(seed, builder, GameLoop::new(PERIOD), game);
+        let player = server.connect();
+        player.stop_reading();
+        // Twice the time for which a queue may be longer than its limit.
+        server.advance(Duration::from_secs(2));
+        assert!(!player.is_closed());
     });
 }
 
@@ -267,6 +326,99 @@ fn player_that_reads_no_paced_packets_is_a_slow_consumer() {
         let totals = server.handle().metrics().totals();
         assert_eq!(totals.disconnects_for(Kick::SlowConsumer), 1);
         assert!(pieces >= 100, "{pieces}");
+    });
+}
+
+/// Admits each player at its first packet, or no player. Kicks the player that says `bad`.
+struct Door {
+    is_open: bool,
+    handled: Rc<RefCell<u32>>,
+}
+
+const BAD_WORD: Kick = Kick::custom(1000, "bad_word");
+
+impl Game for Door {
+    fn on_packet(
+        &mut self,
+        ctx: &mut GameContext<'_>,
+        player: SessionId,
+        packet: Packet<'_>,
+    ) -> Result<(), Kick> {
+        *self.handled.borrow_mut() += 1;
+        if packet.payload() == b"bad" {
+            (ctx.server()).close_with(player, BAD_WORD, "you said bad");
+            return Err(BAD_WORD);
+        }
+        if self.is_open {
+            ctx.admit(player);
+        }
+        Ok(())
+    }
+
+    fn on_tick(&mut self, _: &mut GameContext<'_>, _: Tick) {}
+}
+
+fn door(seed: u64, period: Duration, is_open: bool) -> (SimServer<GamePlayer>, Rc<RefCell<u32>>) {
+    let game_loop = GameLoop::new(period).requires_login(true);
+    let handled = Rc::<RefCell<u32>>::default();
+    let of_test = Rc::clone(&handled);
+    let builder = (builder()).close_message_with_text(|reason, text| {
+        let code = reason.code()?.into();
+        Some((SBye { code }, text.to_owned()))
+    });
+    let game = Door { is_open, handled };
+    (
+        SimServer::start_game(seed, builder, game_loop, game),
+        of_test,
+    )
+}
+
+#[test]
+fn login_timeout_waits_for_a_game_that_does_not_run() {
+    for_each_seed(5, |seed| {
+        for is_open in [true, false] {
+            // Longer than the login timeout of 10 s.
+            let period = Duration::from_secs(12);
+            let (mut server, _) = door(seed, period, is_open);
+            let (silent, logs_in) = (server.connect(), server.connect());
+            logs_in.send(&CSay, b"ada");
+            server.advance(Duration::from_secs(11));
+            assert!(silent.is_closed() && !logs_in.is_closed());
+            // The third turn is at 36 s.
+            server.advance(Duration::from_secs(24));
+            assert!(!logs_in.is_closed());
+            server.advance(Duration::from_secs(2));
+            assert_eq!(logs_in.is_closed(), !is_open);
+        }
+    });
+}
+
+#[test]
+fn packets_without_a_login_put_off_no_login_timeout() {
+    for_each_seed(5, |seed| {
+        let (mut server, handled) = door(seed, PERIOD, false);
+        let talks = server.connect();
+        for _ in 0..99 {
+            talks.send(&CSay, b"ada");
+            server.advance(PERIOD * 2);
+        }
+        assert!(!talks.is_closed() && *handled.borrow() == 99);
+        server.advance(PERIOD * 2);
+        assert!(talks.is_closed());
+    });
+}
+
+#[test]
+fn kick_of_a_game_carries_the_text_of_a_close_before() {
+    for_each_seed(5, |seed| {
+        let (mut server, handled) = door(seed, PERIOD, true);
+        let mut client = server.connect();
+        client.send(&CSay, b"bad");
+        client.send(&CSay, b"dropped");
+        server.advance(PERIOD);
+        let bye = [&1000_u16.to_le_bytes()[..], b"you said bad"].concat();
+        assert_eq!(client.packets(), [RawPacket::new(SBye::ID, bye)]);
+        assert!(client.is_closed() && *handled.borrow() == 1);
     });
 }
 

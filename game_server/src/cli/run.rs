@@ -40,8 +40,9 @@ pub fn run(args: &Args) -> ExitCode {
     let cluster = match args.cluster.as_deref().map(|url| cluster(args, url)) {
         // Before the server listens.
         Some(Err(error)) => {
-            host::print_error("game_server", error);
-            return host::exit::FAILURE.into();
+            host::print_error("game_server", &error);
+            let is_bad_url = error.kind() == io::ErrorKind::InvalidInput;
+            return [host::exit::FAILURE, host::exit::USAGE][usize::from(is_bad_url)].into();
         }
         Some(Ok(builder)) => Some(builder),
         None => None,

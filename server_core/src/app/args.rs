@@ -417,7 +417,7 @@ impl AppArgs {
     }
 
     /// The warning of a start that accepts silent peers from other machines.
-    pub(super) fn silence_warning(&self, config: &Config) -> Option<&'static str> {
+    pub(super) fn silence_warning(&self, config: &Config, requires_login: bool) -> Option<String> {
         let is_loopback = |addr: &std::net::SocketAddr| addr.ip().to_canonical().is_loopback();
         let addrs = [
             Some(&self.addr),
@@ -426,9 +426,14 @@ impl AppArgs {
             self.wss_addr.as_ref(),
         ];
         let mut addrs = addrs.iter().flatten().flat_map(|addrs| addrs.all());
-        (config.login_timeout.is_none() && !addrs.all(is_loopback)).then_some(
-            "silent peers can take all sessions and keep them: --login-timeout-ms ends silent peers",
-        )
+        let (timeout, flag) = if requires_login {
+            (config.login_timeout, "--login-timeout-ms")
+        } else {
+            (config.idle_timeout, "--idle-timeout-ms")
+        };
+        (timeout.is_none() && !addrs.all(is_loopback)).then(|| {
+            format!("silent peers can take all sessions and keep them: {flag} ends silent peers")
+        })
     }
 }
 
@@ -547,14 +552,25 @@ mod tests {
     fn a_start_warns_of_silent_peers_where_they_can_come_from_elsewhere() {
         let warns = |flags: &[&str]| {
             let args = parse(&[&["--login-timeout-ms=0"], flags].concat()).unwrap();
-            args.silence_warning(&config(&args, 1000)).is_some()
+            args.silence_warning(&config(&args, 1000), true).is_some()
         };
         assert!(warns(&["--addr=0.0.0.0:7777"]) && warns(&["--addr=[::]:7777"]));
         assert!(!warns(&[]) && !warns(&["--addr=[::1]:7777"]));
         assert!(!warns(&["--addr=[::ffff:127.0.0.1]:7777"]));
         assert!(warns(&["--ws-addr=0.0.0.0:7780"]) && !warns(&["--ws-addr=[::1]:7780"]));
         let limited = parse(&["--addr=0.0.0.0:7777"]).unwrap();
-        assert_eq!(limited.silence_warning(&config(&limited, 1000)), None);
+        assert_eq!(limited.silence_warning(&config(&limited, 1000), true), None);
+    }
+
+    /// No login timeout ends a session that needs no login.
+    #[test]
+    fn a_start_of_a_game_without_login_warns_of_silent_peers_by_the_idle_timeout() {
+        let warning = |flags: &[&str]| {
+            let args = parse(&[&["--addr=0.0.0.0:7777"], flags].concat()).unwrap();
+            args.silence_warning(&config(&args, 1000), false)
+        };
+        assert!(warning(&[]).unwrap().contains("--idle-timeout-ms"));
+        assert_eq!(warning(&["--idle-timeout-ms=1000"]), None);
     }
 
     /// `--max-sessions` up to the allowed number passes the check, and one more session fails.

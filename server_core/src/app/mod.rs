@@ -33,7 +33,7 @@
 //! | a start that fails | prints one line on standard error, with status 1 |
 //! | a game that panics | ends the server, with status 101 |
 //! | bad usage | prints the error, with status 2 |
-//! | logs | go to standard error, at level info; `RUST_LOG` changes the level |
+//! | logs | go to standard error, at level info; `RUST_LOG` changes the level. A program that has set a logger keeps it |
 
 mod args;
 mod ban_file;
@@ -63,6 +63,7 @@ pub struct App {
     name: &'static str,
     args: AppArgs,
     builder: ServerBuilder,
+    requires_login: bool,
     tick_period: Option<Duration>,
     admin: Vec<SetUpAdmin>,
     on_start: Vec<OnStart>,
@@ -103,6 +104,7 @@ impl App {
             name,
             args,
             builder: Server::builder(),
+            requires_login: true,
             tick_period: None,
             admin: Vec::new(),
             on_start: Vec::new(),
@@ -114,6 +116,13 @@ impl App {
     /// `--ban-file` the bans. The listeners of the flags are added to those of the builder.
     pub fn server(mut self, builder: ServerBuilder) -> Self {
         self.builder = builder;
+        self
+    }
+
+    /// Sets whether the sessions [require a login](Session::requires_login): a start warns of silent peers from other
+    /// machines if no timeout ends them. [`play`](Self::play) sets it by itself. Default: `true`.
+    pub fn requires_login(mut self, requires_login: bool) -> Self {
+        self.requires_login = requires_login;
         self
     }
 
@@ -151,7 +160,7 @@ impl App {
     /// Runs a game on this thread until a signal arrives, or until the server ends. Returns the exit status.
     pub fn play(self, game_loop: GameLoop, game: impl Game) -> ExitCode {
         let players = game_loop.players();
-        let app = self.ticks_of(&game_loop);
+        let app = self.for_loop(&game_loop);
         app.run(players, |server| game_loop.run(server, game))
     }
 
@@ -163,13 +172,14 @@ impl App {
         make_game: impl Fn(usize) -> G,
     ) -> ExitCode {
         let players = game_loop.players();
-        let app = self.ticks_of(&game_loop);
+        let app = self.for_loop(&game_loop);
         app.run_work(players, |server| game_loop.run_rooms(server, make_game))
     }
 
-    fn ticks_of(self, game_loop: &GameLoop) -> Self {
+    fn for_loop(self, game_loop: &GameLoop) -> Self {
         let metrics = game_loop.metrics();
-        self.tick_period(game_loop.period())
+        self.requires_login(game_loop.has_login())
+            .tick_period(game_loop.period())
             .admin(|admin| admin.tick_metrics(metrics))
     }
 
@@ -273,6 +283,15 @@ mod tests {
         let accepted = accepts(&["--ban-file", file.to_str().unwrap()]);
         std::fs::remove_file(file).unwrap();
         assert!(accepted);
+    }
+
+    #[test]
+    fn app_runs_in_a_program_that_has_a_logger() {
+        for _ in 0..2 {
+            let app = App::new("game", args(&[]));
+            let status = app.run(|_| Player, |server| server.shutdown(Duration::ZERO));
+            assert_eq!(status, ExitCode::SUCCESS);
+        }
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl App {
             name,
             args,
             builder,
+            requires_login,
             tick_period,
             admin: set_up_admin,
             on_start,
@@ -117,6 +118,9 @@ impl App {
             admin.serve(&handle)
         });
         log_start(&args, &server, &config, fd_limit, tick_period);
+        if let Some(warning) = args.silence_warning(&config, requires_login) {
+            log::warn!("{warning}");
+        }
         {
             let mut stop = stop.lock().unwrap_or_else(PoisonError::into_inner);
             stop.server = Some(handle.clone());
@@ -213,8 +217,5 @@ fn log_start(
     let findings = check::at_start(args);
     for finding in findings.iter().filter(|finding| finding.severity.is_bad()) {
         log::warn!("{finding}");
-    }
-    if let Some(warning) = args.silence_warning(config) {
-        log::warn!("{warning}");
     }
 }

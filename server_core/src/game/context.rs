@@ -93,12 +93,17 @@ impl<'a> GameContext<'a> {
         self.server.broadcast(head, &*self.tail);
     }
 
-    /// Sends these packets to a player in their order, as fast as it reads: 64 KiB wait in its queue at a time. For
-    /// a world or another content of many packets.
+    /// Sends these packets to a player in their order, as fast as it reads: up to 64 KiB wait in its queue at a time,
+    /// or a quarter of [`max_send_queue_bytes`](crate::Config::max_send_queue_bytes) if that is less. A larger packet
+    /// waits for an empty queue. For a world or another content of many packets.
     ///
     /// A tick does not wait for it. The packets are encoded once ([`ServerHandle::encode`]), and all players share
     /// their bytes. Other packets to the player go between them. A further call adds its packets behind them. A player for
     /// which the packets of more than 64 calls wait is a slow consumer, and is closed.
+    ///
+    /// Until the last packet of a call is sent to all of its players, the call keeps the memory of its packets: the
+    /// chunks ([`chunk_bytes`](crate::Config::chunk_bytes)) in which they were encoded, with all other packets there.
+    /// No limit of the server counts these bytes, so encode a content once for all players.
     ///
     /// # Errors
     /// [`MailboxFull`] as for [`ServerHandle::post`]: no packet is sent.

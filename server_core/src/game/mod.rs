@@ -47,7 +47,8 @@ pub trait Game {
     ///
     /// # Errors
     /// Return the [`Kick`] that names the player's offence to end its session. Its later packets are not
-    /// handled.
+    /// handled. For a text, call [`close_with`](ServerHandle::close_with) first and return the same kick: the first
+    /// reason of an end counts.
     fn on_packet(
         &mut self,
         ctx: &mut GameContext<'_>,
@@ -107,8 +108,12 @@ pub trait Game {
 /// player, and the rest waits, in order. A player with more than
 /// [`max_waiting_bytes`](Self::max_waiting_bytes) of waiting packets, or more than an equal share of
 /// [`max_total_waiting_bytes`](Self::max_total_waiting_bytes), is not read until the game has handled these packets:
-/// what it sends meanwhile waits in its socket. No player is kicked while the game is behind. A worker never waits
-/// for the game.
+/// what it sends meanwhile waits in its socket. A worker never waits for the game.
+///
+/// No player is kicked because the game is behind, or does not run: what a player has sent waits, and the
+/// [`login_timeout`](crate::Config::login_timeout) waits for the first packet of the player. Two limits remain: a
+/// player that is not admitted ends as the oldest of more than [`max_unadmitted`](crate::Config::max_unadmitted), and
+/// a player ends as `server_full` at its join while 16,384 joins of its worker wait.
 ///
 /// ```
 /// use server_core::{Game, GameContext, GameLoop, Kick, Packet, Server, SessionId, tick::Tick};
@@ -215,6 +220,11 @@ impl GameLoop {
     pub fn requires_login(mut self, requires_login: bool) -> Self {
         self.shared.requires_login = requires_login;
         self
+    }
+
+    #[cfg(feature = "app")]
+    pub(crate) fn has_login(&self) -> bool {
+        self.shared.requires_login
     }
 
     /// The number of rooms, for [`run_rooms`](Self::run_rooms): 1 to 256. Call it before [`players`](Self::players).
@@ -433,6 +443,9 @@ impl<G: Game> GameTurns<G> {
         if let Some(tick) = tick {
             room.game.on_tick(&mut room.ctx, tick);
             self.inbox.begin_moves(&mut room);
+        }
+        if self.room == 0 {
+            self.shared.turns.fetch_add(1, Ordering::Release);
         }
         is_idle && !self.inbox.is_behind()
     }

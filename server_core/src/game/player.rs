@@ -10,7 +10,7 @@ use crate::session::{Context, LoginAnswer, Session};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The session of a player of a [`GameLoop`](super::GameLoop). It knows nothing of the world.
@@ -18,6 +18,8 @@ pub struct GamePlayer {
     shared: Arc<Shared>,
     waiting: Arc<Waiting>,
     has_joined: bool,
+    /// The turns of the game that had ended at the first packet.
+    first_packet_at: Option<u64>,
     paced: VecDeque<PacedPackets>,
 }
 
@@ -31,7 +33,11 @@ pub(super) struct PacedPackets {
 /// Calls of `send_paced` whose packets wait for one player.
 const MAX_PACED: usize = 64;
 
-/// Bytes of paced packets in the queue of a player.
+/// Turns of the game until the answer to the first packet of a player has come: a turn that runs already may miss the
+/// packet, the next turn handles it, and during a further turn the worker takes the answer.
+const TURNS_TO_ANSWER: u64 = 3;
+
+/// Queue length of a player up to which paced packets are added.
 const WINDOW_BYTES: usize = 64 << 10;
 
 impl PacedPackets {
@@ -51,6 +57,8 @@ pub(super) struct Shared {
     /// By room and worker. A worker's callbacks lock their own for one packet, the thread of the room once a tick.
     inboxes: Arc<[WorkerInbox]>,
     players: Arc<AtomicUsize>,
+    /// The turns of room 0 that have ended: the room in which players join.
+    pub turns: Arc<AtomicU64>,
 }
 
 /// On a cache line of its own.
@@ -73,6 +81,7 @@ impl Default for Shared {
             requires_login: false,
             inboxes: inboxes(1),
             players: Arc::default(),
+            turns: Arc::default(),
         }
     }
 }
@@ -102,6 +111,7 @@ impl GamePlayer {
             waiting: Arc::new(Waiting::new(&shared.players)),
             shared,
             has_joined: false,
+            first_packet_at: None,
             paced: VecDeque::new(),
         }
     }
@@ -117,15 +127,19 @@ impl GamePlayer {
         }
     }
 
-    /// Sends paced packets until the window is full.
+    /// Sends paced packets until the window is full: a player with a longer queue is not read, and would make the
+    /// server congested. A packet larger than the window waits for an empty queue.
     fn pump(&mut self, ctx: &mut Context<'_>) {
+        let window_bytes = WINDOW_BYTES.min(ctx.crowded_bytes);
         while let Some(paced) = self.paced.front_mut() {
             let Some(packet) = paced.packets.get(paced.next) else {
                 self.paced.pop_front();
                 continue;
             };
-            if ctx.queued_bytes() >= WINDOW_BYTES {
-                ctx.notify_drained(WINDOW_BYTES / 2);
+            let most_before = window_bytes.saturating_sub(packet.len());
+            if ctx.queued_bytes() > most_before && ctx.queued_bytes() > 0 {
+                // Not a length that the queue has already: the call would come again at once.
+                ctx.notify_drained(most_before.min(window_bytes / 2));
                 return;
             }
             ctx.send_buffer(ctx.id(), packet.clone());
@@ -146,6 +160,11 @@ impl Session for GamePlayer {
         self.shared.requires_login
     }
 
+    fn defers_login_timeout(&self) -> bool {
+        let turns = self.shared.turns.load(Ordering::Acquire);
+        (self.first_packet_at).is_some_and(|first| turns < first + TURNS_TO_ANSWER)
+    }
+
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
         let waiting = Arc::clone(&self.waiting);
         let has_joined = self.batch(ctx.id()).join(ctx.id(), waiting);
@@ -161,6 +180,8 @@ impl Session for GamePlayer {
     }
 
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+        let turns = &self.shared.turns;
+        (self.first_packet_at).get_or_insert_with(|| turns.load(Ordering::Acquire));
         self.waiting.add(packet.payload().len());
         self.batch(ctx.id()).packet(ctx.id(), &packet);
         Ok(())

@@ -3,9 +3,10 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
-/// Logs to standard error through `default_filter` (for example `info`). `RUST_LOG` replaces the filter.
+/// Logs to standard error through `default_filter` (for example `info`). `RUST_LOG` replaces the filter. A program
+/// that has a logger keeps it.
 pub fn init_logs(default_filter: &str) {
-    log_builder(default_filter).init();
+    let _ = log_builder(default_filter).try_init();
 }
 
 /// Like [`init_logs`], through a writer of the program that ends at standard error.
@@ -19,7 +20,7 @@ pub fn init_logs_through(default_filter: &str, writer: impl Write + Send + 'stat
         builder.write_style(env_logger::WriteStyle::Always);
     }
     builder.target(env_logger::Target::Pipe(Box::new(writer)));
-    builder.init();
+    let _ = builder.try_init();
 }
 
 fn log_builder(default_filter: &str) -> env_logger::Builder {

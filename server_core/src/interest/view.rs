@@ -170,6 +170,9 @@ impl<K: Copy + Ord> PlayerView<K> {
         let acknowledged = self.acknowledged;
         (self.rows)
             .retain(|row| !matches!(row.phase, Phase::Left(number) if number <= acknowledged));
+        if self.in_flight() >= self.max_in_flight {
+            return None;
+        }
         self.due.clear();
         for (at, row) in self.rows.iter_mut().enumerate() {
             let (urgency, version) = match row.phase {
@@ -186,9 +189,6 @@ impl<K: Copy + Ord> PlayerView<K> {
                 }
             };
             self.due.push((Reverse(urgency), at as u32, version));
-        }
-        if self.in_flight() >= self.max_in_flight {
-            return None;
         }
         self.due.sort_unstable();
         let number = self.last + 1;
@@ -495,6 +495,36 @@ mod tests {
         assert_eq!(build(&mut view, 0), Some(9), "the last leave");
         assert_eq!(view.acknowledge(9), Ok(()));
         assert_eq!((build(&mut view, 0), view.rows()), (None, 0));
+    }
+
+    /// A build without a snapshot counts as no snapshot: "heavy" would collect more in each of them.
+    #[test]
+    fn entity_waits_for_snapshots_and_not_for_builds() {
+        let mut view = PlayerView::default().max_in_flight(1);
+        let mut told = Vec::new();
+        let mut build = |view: &mut PlayerView<&'static str>, version| {
+            let write = |change, out: &mut Vec<u8>| {
+                if out.is_empty() {
+                    told.push(change);
+                }
+                out.push(0);
+            };
+            let weight = |entity| if entity == "heavy" { 3 } else { 2 };
+            let state = |entity| (version, weight(entity));
+            view.build(1, &mut Vec::new(), state, write)
+        };
+        view.enter("heavy");
+        view.enter("light");
+        assert_eq!(build(&mut view, 1), Some(1));
+        for version in 2..10 {
+            assert_eq!(build(&mut view, version), None);
+        }
+        assert_eq!(view.acknowledge(1), Ok(()));
+        assert_eq!(build(&mut view, 10), Some(2));
+        assert_eq!(
+            told,
+            [ViewChange::Enter("heavy"), ViewChange::Enter("light")]
+        );
     }
 
     #[test]

@@ -861,7 +861,7 @@ fn random() -> io::Result<[u8; SECRET_BYTES]> {
 fn read_secret(file: &Path) -> io::Result<Vec<u8>> {
     let secret = match fs::read(file) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            create_secret(file)?;
+            create_secret(file, |aside, file| fs::hard_link(aside, file))?;
             fs::read(file)?
         }
         other => other?,
@@ -880,22 +880,33 @@ fn read_secret(file: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Creates the file with a random secret. It has its whole secret from its first moment on, and a file that another
-/// server has created meanwhile stays as it is: a link never overwrites.
-fn create_secret(file: &Path) -> io::Result<()> {
-    let [a, b, c, d, ..] = random()?;
+/// server has created meanwhile stays as it is: a link never overwrites. On a file system without links, a server that
+/// starts in the same moment may read a part of the secret, and its start fails.
+fn create_secret(file: &Path, link: impl Fn(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+    let (secret, [a, b, c, d, ..]) = (random()?, random()?);
     let mut aside = file.as_os_str().to_owned();
     aside.push(format!(".{:08x}", u32::from_ne_bytes([a, b, c, d])));
+    let aside = Path::new(&aside);
+    write_new(aside, &secret)?;
+    let linked = link(aside, file);
+    fs::remove_file(aside)?;
+    let created = match linked {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => write_new(file, &secret),
+        linked => linked,
+    };
+    match created {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        created => created,
+    }
+}
+
+/// Creates a file that no other user can read. A file that cannot be written whole is removed.
+fn write_new(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    let mut created = options.open(&aside)?;
-    let linked = (random().and_then(|secret| created.write_all(&secret)))
-        .and_then(|()| created.sync_all())
-        .and_then(|()| fs::hard_link(&aside, file));
-    fs::remove_file(&aside)?;
-    match linked {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        linked => linked,
-    }
+    let mut created = options.open(file)?;
+    let written = created.write_all(bytes).and_then(|()| created.sync_all());
+    written.inspect_err(|_| drop(fs::remove_file(file)))
 }
 
 #[cfg(test)]
@@ -953,6 +964,25 @@ mod tests {
             let key = provider.key_provider.load_private_key(key).unwrap();
             assert_eq!(signing_cost(&*key), cost, "{algorithm:?}");
         }
+    }
+
+    /// As on exFAT.
+    #[test]
+    fn secret_is_created_on_a_file_system_without_links() {
+        let folder = std::env::temp_dir().join(format!("server_core_{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let file = folder.join("secret");
+        let no_link = |_: &Path, _: &Path| Err(ErrorKind::Unsupported.into());
+        let created = create_secret(&file, no_link).map(|()| fs::read(&file).unwrap());
+        // The file of another server stays.
+        let again = create_secret(&file, no_link).map(|()| fs::read(&file).unwrap());
+        let files = fs::read_dir(&folder).unwrap().count();
+        let mode = fs::metadata(&file).map(|file| file.permissions().mode() & 0o777);
+        fs::remove_dir_all(folder).unwrap();
+        let created = created.unwrap();
+        assert_eq!((created.len(), files), (SECRET_BYTES, 1));
+        assert_eq!(mode.unwrap(), 0o600);
+        assert_eq!(again.unwrap(), created);
     }
 
     /// A group for a key exchange that no server has.

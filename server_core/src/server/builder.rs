@@ -331,6 +331,7 @@ impl ServerBuilder {
         self,
         mailboxes: Vec<Mailbox<Command<Stream>>>,
         listener: Option<&Listener>,
+        is_client: bool,
         factory: impl Fn(Peer) -> S + Send + Sync + 'static,
     ) -> Parts<S> {
         let config = self.config.clamped();
@@ -342,7 +343,7 @@ impl ServerBuilder {
                 log::warn!("disconnect label {label:?} is counted as \"custom\"");
             }
         }
-        metrics.declare_packets(&self.packets, listener.is_none());
+        metrics.declare_packets(&self.packets, is_client);
         let metrics = Arc::new(metrics);
         let tracer = Arc::new(Tracer::default());
         let admission = Arc::new(Admission::new(
@@ -392,7 +393,7 @@ impl ServerBuilder {
             Mailbox::new(mailbox_bytes, move || wake(worker)).without_waiting()
         });
         let mailboxes = mailboxes.collect();
-        self.assemble(mailboxes, None, factory)
+        self.assemble(mailboxes, None, false, factory)
     }
 
     fn launch<S: Session>(
@@ -421,7 +422,7 @@ impl ServerBuilder {
             handle,
             shared,
             admission,
-        } = self.assemble(mailboxes, listener.as_ref(), factory);
+        } = self.assemble(mailboxes, listener.as_ref(), listener.is_none(), factory);
         // From here on, an early return drops the server, which ends its running threads.
         let mut server = Server {
             handle: handle.clone(),

@@ -25,6 +25,8 @@ pub struct Context<'a> {
     groups: &'a mut Groups,
     queued_bytes: usize,
     pub(crate) is_admitted: bool,
+    /// A session with a longer queue is not read.
+    pub(crate) crowded_bytes: usize,
     /// Of the message of this callback, given back behind the callback. A session that hands the message on takes it.
     pub(crate) message_room: Option<MessageRoom>,
 }
@@ -49,6 +51,7 @@ impl<'a> Context<'a> {
             groups,
             queued_bytes,
             is_admitted: true,
+            crowded_bytes: usize::MAX,
             message_room: None,
         }
     }

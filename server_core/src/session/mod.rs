@@ -82,6 +82,16 @@ pub trait Session: 'static {
         usize::MAX
     }
 
+    /// Whether the [`login_timeout`](crate::Config::login_timeout) of an unadmitted session waits. Called when the
+    /// time is up, and again every 100 ms while it returns `true`.
+    ///
+    /// For a session that hands its packets to another thread: the timeout waits while that thread takes none. A
+    /// session that returns `true` whatever its peer does has no login timeout. [`GameLoop`](crate::GameLoop) returns
+    /// `true` until the game has had three turns since the first packet of the player.
+    fn defers_login_timeout(&self) -> bool {
+        false
+    }
+
     /// The instant of [`Context::set_timer`] has come.
     fn on_timer(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;

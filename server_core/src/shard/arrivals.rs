@@ -88,6 +88,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                 .visit(id, |connection| connection.is_detached = true);
             self.detached.push(id);
         }
+        self.table.note_connected(id);
         let transport = self.table.visit(id, |connection| connection.transport());
         self.metrics().count_session(transport.unwrap_or_default());
         if self.is_tracing() {

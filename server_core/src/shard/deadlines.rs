@@ -1,6 +1,6 @@
 //! Deadlines: timers of the sessions, timeouts, and the end of draining streams.
 
-use super::{STALL, Shard};
+use super::{STALL, Shard, guarded};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
 use crate::connection::{Connection, Expired, Flushed};
@@ -98,11 +98,17 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     {
                         self.defer_check(id, now + RETRY, now);
                     }
-                    // A handshake takes several round trips, and could not take them during a stall.
-                    Expired::ReadThenClose(DisconnectReason::Handshake)
-                        if self.grace_until.is_some_and(|at| now < at) =>
-                    {
+                    // A handshake takes several round trips, and could not take them during a stall. The answer
+                    // to a login may come from another thread.
+                    Expired::ReadThenClose(
+                        DisconnectReason::Handshake | DisconnectReason::LoginTimeout,
+                    ) if self.grace_until.is_some_and(|at| now < at) => {
                         self.defer_check(id, self.grace_until.unwrap_or(now), now);
+                    }
+                    Expired::ReadThenClose(DisconnectReason::LoginTimeout)
+                        if self.defers_login_timeout(id) =>
+                    {
+                        self.defer_check(id, now + RETRY, now);
                     }
                     Expired::ReadThenClose(reason) => self.close_in_order(id, reason),
                     _ => self.rearm(id),
@@ -156,6 +162,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.table
                 .visit(id, |connection| timeouts.disarm(id, &mut connection.timer));
         }
+    }
+
+    fn defers_login_timeout(&mut self, id: SessionId) -> bool {
+        let defers = (self.table).visit(id, |connection| {
+            guarded(|| connection.session.defers_login_timeout())
+        });
+        matches!(defers, Some(Ok(true)))
     }
 
     /// The deadline of one session that has expired, its own timer excepted.
@@ -231,10 +244,19 @@ mod tests {
     fn start(clock: &FakeClock) -> (Shard<FakeStream, Alarms>, Calls, FakePeer) {
         let (began, calls) = (clock.now(), Arc::default());
         let of_session = Arc::clone(&calls);
-        let shared = Shared::for_tests(&Config::default(), 1, move |_| Alarms {
+        let (shard, _, peer) = adopt(clock, move || Alarms {
             began,
             calls: Arc::clone(&of_session),
         });
+        (shard, calls, peer)
+    }
+
+    /// A shard with one session.
+    fn adopt<S: Session>(
+        clock: &FakeClock,
+        factory: impl Fn() -> S + Send + Sync + 'static,
+    ) -> (Shard<FakeStream, S>, SessionId, FakePeer) {
+        let shared = Shared::for_tests(&Config::default(), 1, move |_| factory());
         let mut shard = Shard::new(0, Arc::new(shared));
         let admission = Arc::new(Admission::new(1, None, None));
         let (stream, peer) = FakeStream::pair();
@@ -244,8 +266,50 @@ mod tests {
             tag: None,
             is_connecting: false,
         };
-        shard.handle_command(Command::Adopt(arrival), began, |_, _| Ok(()));
-        (shard, calls, peer)
+        let mut ids = Vec::new();
+        shard.handle_command(Command::Adopt(arrival), clock.now(), |_, id| {
+            ids.push(id);
+            Ok(())
+        });
+        (shard, ids[0], peer)
+    }
+
+    /// Another thread answers its login.
+    struct Newcomer;
+
+    impl Session for Newcomer {
+        fn requires_login(&self) -> bool {
+            true
+        }
+
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn login_that_comes_during_a_stall_has_as_long_again_for_its_answer() {
+        for is_answered in [true, false] {
+            let mut clock = FakeClock::new();
+            let (mut shard, id, peer) = adopt(&clock, || Newcomer);
+            shard.run(clock.now());
+            let timeout = Config::default().login_timeout.unwrap();
+            peer.send(&[4, 0, 1, 0]);
+            clock.advance(timeout + MS * 2000);
+            shard.handle_readiness(id, true, false, clock.now());
+            shard.run(clock.now());
+            assert_eq!(shard.metrics().packets_received.get(), 1);
+            assert_eq!(shard.sessions(), 1);
+            clock.advance(MS * 1999);
+            shard.run(clock.now());
+            assert_eq!(shard.sessions(), 1);
+            if is_answered {
+                shard.handle_command(Command::Admit(id), clock.now(), |_, _| Ok(()));
+            }
+            clock.advance(MS);
+            shard.run(clock.now());
+            assert_eq!(shard.sessions(), usize::from(is_answered));
+        }
     }
 
     #[test]

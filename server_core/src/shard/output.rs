@@ -40,6 +40,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     pub(super) fn queue_for_all(&mut self, buffer: &SendBuffer) {
         self.charge(buffer.len(), self.table.len());
+        self.count_sent(buffer, self.table.connected());
         self.common_bytes += buffer.len();
         if self.common_bytes > self.most_common_bytes() {
             // More than this would fill every queue before its socket has had a chance to take any.
@@ -50,11 +51,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             .as_mut()
             .is_some_and(|run| run.append(buffer))
         {
-            let mut sessions = 0;
             for index in 0..self.detached.len() {
-                sessions += usize::from(self.queue_if_open(self.detached[index], buffer));
+                self.queue_if_open(self.detached[index], buffer);
             }
-            self.count_sent(buffer, sessions);
         } else {
             self.flush_broadcast_to_queues();
             self.pending_broadcast = Some(PacketBatch::new(buffer.clone()));
@@ -127,13 +126,11 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             is_new
         });
-        if is_new == Some(true) {
-            self.count_sent(run.bytes(), 1);
-            if self.is_tracing()
-                && let Some(run) = self.pending_broadcast.clone()
-            {
-                self.trace_sent(id, run.bytes());
-            }
+        if is_new == Some(true)
+            && self.is_tracing()
+            && let Some(run) = self.pending_broadcast.clone()
+        {
+            self.trace_sent(id, run.bytes());
         }
     }
 
@@ -143,17 +140,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             return;
         };
         self.trace_broadcast(run.bytes());
-        let (dirty, mut sessions) = (&mut self.dirty, 0);
+        let dirty = &mut self.dirty;
         self.table.visit_all(|id, connection| {
             let is_detached = std::mem::take(&mut connection.is_detached);
-            if connection.is_open() && !is_detached {
-                sessions += 1;
-                if connection.queue_batch(run.clone()) {
-                    dirty.push(id);
-                }
+            if connection.is_open() && !is_detached && connection.queue_batch(run.clone()) {
+                dirty.push(id);
             }
         });
-        self.count_sent(run.bytes(), sessions);
         self.detached.clear();
     }
 
@@ -187,19 +180,17 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         };
         self.trace_broadcast(run.bytes());
         let (config, dirty) = (&self.shared.config, &mut self.dirty);
-        let (mut broken, mut sessions) = (Vec::new(), 0);
+        let mut broken = Vec::new();
         self.table.visit_all(|id, connection| {
             if std::mem::take(&mut connection.is_detached) || !connection.is_open() {
                 return;
             }
-            sessions += 1;
             match connection.write_broadcast(&run, config, total) {
                 Ok(true) => dirty.push(id),
                 Ok(false) => {}
                 Err(reason) => broken.push((id, reason)),
             }
         });
-        self.count_sent(run.bytes(), sessions);
         self.detached.clear();
         for (id, reason) in broken {
             self.table.close(id, reason);

@@ -46,11 +46,13 @@ pub struct SessionTable<T> {
     closing: VecDeque<(SessionId, DisconnectReason)>,
     worker: u8,
     live: usize,
+    connected: usize,
 }
 
 #[derive(Debug)]
 enum Slot<T> {
-    Open(T),
+    Connecting(T),
+    Connected(T),
     /// Its id is on the `closing` list.
     Closing(T),
     /// Its generations are used up: taking it again would give an id a second time.
@@ -67,6 +69,7 @@ impl<T> SessionTable<T> {
             closing: VecDeque::new(),
             worker,
             live: 0,
+            connected: 0,
         }
     }
 
@@ -90,9 +93,29 @@ impl<T> SessionTable<T> {
         let id = SessionId::new(generation, self.worker, slot as u32);
         let session = make(id).map_err(Some)?;
         self.generations[slot] = generation;
-        self.slots.insert(Slot::Open(session));
+        self.slots.insert(Slot::Connecting(session));
         self.live += 1;
         Ok(id)
+    }
+
+    /// Counts a session as connected, until it is closed.
+    pub fn note_connected(&mut self, id: SessionId) {
+        if self.open_slot(id).is_some() {
+            let slot = &mut self.slots[id.slot()];
+            *slot = match std::mem::replace(slot, Slot::Retired) {
+                Slot::Connecting(session) => {
+                    self.connected += 1;
+                    Slot::Connected(session)
+                }
+                other => other,
+            };
+        }
+    }
+
+    /// Connected sessions, closing ones excluded.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.connected
     }
 
     /// Shows one session. `None` if it is not here, or on its way out.
@@ -103,7 +126,7 @@ impl<T> SessionTable<T> {
     /// Shows every session that is not on its way out.
     pub fn visit_all(&mut self, mut visit: impl FnMut(SessionId, &mut T)) {
         for (slot, entry) in &mut self.slots {
-            if let Slot::Open(session) = entry {
+            if let Slot::Connecting(session) | Slot::Connected(session) = entry {
                 let generation = self.generations[slot];
                 visit(
                     SessionId::new(generation, self.worker, slot as u32),
@@ -134,9 +157,14 @@ impl<T> SessionTable<T> {
             return false;
         }
         let slot = &mut self.slots[id.slot()];
-        if let Slot::Open(session) = std::mem::replace(slot, Slot::Retired) {
-            *slot = Slot::Closing(session);
-        }
+        *slot = match std::mem::replace(slot, Slot::Retired) {
+            Slot::Connected(session) => {
+                self.connected -= 1;
+                Slot::Closing(session)
+            }
+            Slot::Connecting(session) => Slot::Closing(session),
+            other => other,
+        };
         self.closing.push_back((id, reason));
         true
     }
@@ -162,7 +190,7 @@ impl<T> SessionTable<T> {
         self.live -= 1;
         match slot {
             Slot::Closing(session) => Some((id, reason, session)),
-            Slot::Open(_) | Slot::Retired => {
+            Slot::Connecting(_) | Slot::Connected(_) | Slot::Retired => {
                 unreachable!("an id on the closing list names a closing slot: only `close` pushes")
             }
         }
@@ -187,7 +215,7 @@ impl<T> SessionTable<T> {
             return None;
         }
         match self.slots.get_mut(id.slot()) {
-            Some(Slot::Open(session)) => Some(session),
+            Some(Slot::Connecting(session) | Slot::Connected(session)) => Some(session),
             _ => None,
         }
     }
@@ -277,6 +305,27 @@ mod tests {
         assert_eq!(table.visit(last, |_| ()), None);
         assert_eq!(shown(&mut table), ["next"]);
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn sessions_are_counted_from_their_connection_to_their_close() {
+        let (mut table, ids) = table_with(&["a", "b", "c"]);
+        assert_eq!(table.connected(), 0);
+        for id in [ids[0], ids[0], ids[1]] {
+            table.note_connected(id);
+        }
+        assert_eq!(table.connected(), 2);
+        for id in [ids[0], ids[0], ids[2]] {
+            table.close(id, DisconnectReason::Closed);
+            table.note_connected(id);
+        }
+        assert_eq!((table.connected(), table.len()), (1, 3));
+        while table.pop_closing().is_some() {}
+        put(&mut table, "d");
+        table.note_connected(ids[0]);
+        assert_eq!((table.connected(), table.len()), (1, 2));
+        table.close_all(DisconnectReason::Shutdown);
+        assert_eq!(table.connected(), 0);
     }
 
     #[test]

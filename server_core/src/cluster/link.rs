@@ -456,15 +456,6 @@ impl Link {
             _ => {}
         }
         self.expire(now);
-        while self
-            .waiting_logins
-            .front()
-            .is_some_and(|waiting| waiting.until <= now)
-        {
-            if let Some(waiting) = self.waiting_logins.pop_front() {
-                self.answer(waiting.session, waiting.stamp, LoginAnswer::Unsure);
-            }
-        }
         self.pump(now);
     }
 
@@ -831,8 +822,15 @@ impl Link {
         }
     }
 
-    /// Sends what may be sent now.
+    /// Sends what may be sent now, and answers the logins that have waited too long: the thread of the ticks may be in
+    /// a write to the broker.
     fn pump(&mut self, now: Instant) {
+        let is_late = |waiting: &WaitingLogin| waiting.until <= now;
+        while self.waiting_logins.front().is_some_and(is_late)
+            && let Some(waiting) = self.waiting_logins.pop_front()
+        {
+            self.answer(waiting.session, waiting.stamp, LoginAnswer::Unsure);
+        }
         while let Some((session, may_ask)) = self.ready_logins.pop() {
             if let Some((account, wall_ms, since)) = self.next_logins.remove(&session) {
                 // The time in which it waited for its turn counts.

@@ -234,6 +234,9 @@
 //! Packets of other threads are not paced: a game's thread asks
 //! [`ServerHandle::is_congested`] and sends less.
 //!
+//! A server with a cluster gives 256 KiB a second of that to packets of other nodes, and the rest to its callbacks.
+//! A packet of another node beyond it is dropped and counted (`Why::Congested`), and the game learns of the gap.
+//!
 //! # The end of a server
 //!
 //! [`ServerHandle::shutdown`] ends a server in order: it stops accepting, each queue is flushed, and each

@@ -514,9 +514,9 @@ impl Link {
         self.pump(now);
     }
 
-    /// The sessions of this node had no room for a packet of another node.
-    pub fn miss(&mut self, node: NodeId, audience: Audience) {
-        self.metrics.drop_one(Why::MailboxFull);
+    /// The sessions of this node had no room for a packet of another node, for this reason.
+    pub fn miss(&mut self, node: NodeId, audience: Audience, why: Why) {
+        self.metrics.drop_one(why);
         self.tell_gap_of(node, audience, 1);
     }
 

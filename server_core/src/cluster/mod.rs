@@ -689,7 +689,8 @@ impl crate::routing::link::Link for NodeLink {
         let login = |shared: Arc<Shared>| {
             shared.with_link(|link, now| link.login(id, account, wall_ms, now))
         };
-        self.0.upgrade().map(login).is_some()
+        let takes_logins = |shared: &Arc<Shared>| !shared.has_ended.load(Ordering::Acquire);
+        self.0.upgrade().filter(takes_logins).map(login).is_some()
     }
 
     fn end_session(&self, id: SessionId) {
@@ -916,11 +917,21 @@ mod tests {
 
     #[test]
     fn logins_without_the_last_clone_of_the_cluster_are_those_of_the_node_alone() {
+        logins_are_those_of_the_node_alone(drop);
+    }
+
+    #[test]
+    fn logins_behind_leave_are_those_of_the_node_alone() {
+        let mut left = None;
+        logins_are_those_of_the_node_alone(|cluster| left.insert(cluster).leave());
+    }
+
+    fn logins_are_those_of_the_node_alone(end_cluster: impl FnOnce(Cluster)) {
         let (sender, told) = mpsc::channel();
         let server = Server::builder().start("127.0.0.1:0", move |_| Told(sender.clone()));
         let server = server.unwrap();
         let handle = server.handle();
-        drop(Cluster::builder(NO_BROKER).start(&handle).unwrap());
+        end_cluster(Cluster::builder(NO_BROKER).start(&handle).unwrap());
         let mut peers: Vec<_> = (0..2)
             .map(|_| TcpStream::connect(server.local_addr()).unwrap())
             .collect();

@@ -234,8 +234,9 @@
 //! Packets of other threads are not paced: a game's thread asks
 //! [`ServerHandle::is_congested`] and sends less.
 //!
-//! A server with a cluster gives 256 KiB a second of that to packets of other nodes, and the rest to its callbacks.
-//! A packet of another node beyond it is dropped and counted (`Why::Congested`), and the game learns of the gap.
+//! A server with a cluster divides the 768 KiB: 256 KiB a second for packets of other nodes, 512 KiB for callbacks.
+//! While a queue paces, a packet of another node beyond its part is dropped and counted (`Why::Congested`), and the
+//! game learns of the gap.
 //!
 //! # The end of a server
 //!

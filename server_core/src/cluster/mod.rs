@@ -461,8 +461,9 @@ impl Cluster {
     /// Makes a session the only one of an account, of 64 bytes at most: another session of the account ends, on any
     /// node, with [`DisconnectReason::LoggedInElsewhere`](crate::DisconnectReason::LoggedInElsewhere). The answer
     /// is a call of [`Session::on_login`](crate::Session::on_login) within 1 s, or within 2 s while a write to the
-    /// broker blocks. The login ends with the session, or with its login to another account. A session that has ended is not logged in. Of several logins of a session
-    /// that wait for an answer, the newest gets one for sure. Waits as [`broadcast_world`](Self::broadcast_world) does.
+    /// broker blocks. The login ends with the session, or with its login to another account. A session that has ended
+    /// is not logged in. Of several logins of a session that wait for an answer, the newest gets one for sure. Waits as
+    /// [`broadcast_world`](Self::broadcast_world) does.
     pub fn login(&self, session: SessionId, account: &str) {
         self.shared.server.login(session, account);
     }

@@ -274,7 +274,7 @@ promise "ticks skipped, more than outside of the cluster: 2 at most" "$skipped_m
 printf '  %-66s %s\n' "world chats received" "$(figure client-a world_chats_received value)"
 p99_holds client-a control
 promise "memory of node a grew by less than 4 MiB and 2 MiB of noise" "$grown KiB" [ "$grown" -lt 6144 ]
-for why in queue_full too_old link_down unconfirmed refused mailbox_full malformed version; do
+for why in queue_full too_old link_down unconfirmed refused mailbox_full congested malformed version; do
     printf '  %-66s %s\n' "dropped by a: $why" "$(dropped a "$why")"
 done
 kill -TERM "${node_pid[a]}"

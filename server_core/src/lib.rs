@@ -235,6 +235,10 @@
 //! Packets of other threads are not paced: a game's thread asks
 //! [`ServerHandle::is_congested`] and sends less.
 //!
+//! A server with a cluster divides the 768 KiB: 256 KiB a second for packets of other nodes, 512 KiB for callbacks.
+//! While a queue paces, a packet of another node beyond its part is dropped and counted (`Why::Congested`), and the
+//! game learns of the gap.
+//!
 //! # The end of a server
 //!
 //! [`ServerHandle::shutdown`] ends a server in order: it stops accepting, each queue is flushed, and each

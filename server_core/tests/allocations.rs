@@ -4,6 +4,9 @@
 
 use bytemuck::{Pod, Zeroable};
 use server_core::buffer::{ChunkPool, SendBufferManager};
+use server_core::cluster::broker::Request;
+use server_core::cluster::envelope::Incarnation;
+use server_core::cluster::link::{self, Event, Link, LinkConfig};
 use server_core::connection::admission::Admission;
 use server_core::game::inbox::{Batch, Inbox, Input, Waiting};
 use server_core::groups::members::Groups;
@@ -435,4 +438,36 @@ fn steady_tick_of_interest_and_snapshots_allocates_nothing() {
     (0..1_000).for_each(|_| step());
     assert_eq!(ALLOCATIONS.get() - before, 0);
     assert!(events > 40_000 && records > 400_000, "{events}, {records}");
+}
+
+/// A worker's thread may begin the comparison, for example with a packet to a world group.
+#[test]
+fn comparison_of_all_logins_begins_without_a_list_of_them() {
+    let now = Instant::now();
+    let config = LinkConfig {
+        name: "a".into(),
+        incarnation: Incarnation(1),
+        seed: 1,
+    };
+    let mut link = Link::new(config, Arc::default(), now);
+    link.tick(now);
+    for slot in 0..20_000 {
+        let account = format!("account-{slot}");
+        link.login(SessionId::new(1, 0, slot), &account, 1, now);
+    }
+    link.take_outputs();
+    let connect = link.take_commands();
+    let [link::Command::Connect(connection)] = connect[..] else {
+        panic!("{connect:?}");
+    };
+    let before = ALLOCATIONS.get();
+    link.handle(connection, Event::Connected, now);
+    let allocations = ALLOCATIONS.get() - before;
+    let commands = link.take_commands();
+    let accounts = commands.iter().find_map(|command| match command {
+        link::Command::Send(Request::GetLogins(accounts)) => Some(accounts.len()),
+        _ => None,
+    });
+    assert_eq!(accounts, Some(512), "the first request");
+    assert!(allocations < 100, "{allocations}");
 }

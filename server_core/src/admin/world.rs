@@ -146,11 +146,55 @@ fn found_to_json(account: &str, found: Option<&AccountSession>) -> Response {
 }
 
 fn to_json(value: &impl Serialize) -> Response {
-    let mut json = serde_json::to_vec(value).map_err(|error| {
+    let mut json = serde_json::to_string(value).map_err(|error| {
         // No name and no number causes an error.
         log::error!("JSON of the cluster failed: {error}");
         Status::Unavailable
     })?;
-    json.push(b'\n');
-    Ok(json.into())
+    json.push('\n');
+    Ok(escape_controls(&json).into_bytes().into())
+}
+
+/// Escapes the characters above U+007E that print nothing, for example those that control a terminal or change the
+/// direction of text: a player chooses the name of an account. JSON escapes those below U+0020 itself.
+fn escape_controls(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c < '\u{7f}' || c.escape_debug().len() == 1 {
+            text.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                text += &format!("\\u{unit:04x}");
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn json_has_no_character_that_controls_a_terminal_or_turns_text() {
+        let shown = "ada \u{e4}\u{d55c}\"";
+        let hidden = "\u{1b}[31m\u{7f}\u{9b}2J\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}\u{e0041}";
+        let account = [shown, hidden].concat();
+        let row = AccountJson {
+            account: &account,
+            node: "n\u{202e}",
+            node_number: 1,
+            id: "1-2".into(),
+        };
+        let json = to_json(&[row]).unwrap();
+        let text = str::from_utf8(&json).unwrap();
+        let is_shown =
+            |c: char| c == '\n' || c == '\\' || !hidden.contains(c) || c.is_ascii_graphic();
+        assert!(text.chars().all(is_shown), "{text:?}");
+        assert!(text.contains("\u{e4}\u{d55c}"), "{text:?}");
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(value[0]["account"], *account);
+        assert_eq!(value[0]["node"], "n\u{202e}");
+    }
 }

@@ -178,6 +178,15 @@ struct WaitingLogin {
     stamp: u64,
 }
 
+/// A comparison of all logins that began before it.
+#[derive(Debug)]
+struct Comparison {
+    /// The last account of the requests so far. The next one is behind it.
+    last: Option<Arc<str>>,
+    /// A later login came in the middle of the comparison.
+    last_stamp: u64,
+}
+
 /// The link of one node.
 #[derive(Debug)]
 pub struct Link {
@@ -233,11 +242,12 @@ pub struct Link {
     next_logins: HashMap<SessionId, (Arc<str>, u64, Instant)>,
     /// Sessions of `next_logins` whose turn it is, each with whether the broker is asked.
     ready_logins: Vec<(SessionId, bool)>,
-    /// Accounts whose keys have to be compared, and requests for that without a reply. Each is the account of a
-    /// login of this node.
-    to_compare: BTreeSet<Arc<str>>,
+    /// The comparison of all logins that has more requests to make. It walks through the logins, and copies no list of
+    /// them: a worker's thread may begin it.
+    comparison: Option<Comparison>,
     /// Accounts of logins that came in the middle of a comparison: they do not hold up the state Up.
     compare_next: BTreeSet<Arc<str>>,
+    /// Requests of comparisons without a reply.
     comparing: usize,
     /// Accounts without a login of this node, whose keys may name one: a key is not deleted without a connection.
     /// They are compared before all others.
@@ -292,7 +302,7 @@ impl Link {
             waiting_logins: VecDeque::new(),
             next_logins: HashMap::new(),
             ready_logins: Vec::new(),
-            to_compare: BTreeSet::new(),
+            comparison: None,
             compare_next: BTreeSet::new(),
             comparing: 0,
             ended: BTreeSet::new(),
@@ -361,7 +371,8 @@ impl Link {
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn accounts_to_compare(&self) -> usize {
-        self.to_compare.len() + self.compare_next.len()
+        let left = |comparison: &Comparison| self.accounts_left(comparison).count();
+        self.comparison.as_ref().map_or(0, left) + self.compare_next.len()
     }
 
     /// Logins of this node, accounts whose older logins may not have been told, accounts whose keys have to be deleted,
@@ -370,7 +381,7 @@ impl Link {
     #[must_use]
     pub fn held(&self) -> [usize; 4] {
         [
-            self.logins.accounts().count(),
+            self.logins.accounts_behind(None, u64::MAX).count(),
             self.doubtful.len(),
             self.ended.len() + self.ended_later.len(),
             self.pending.len(),
@@ -445,15 +456,6 @@ impl Link {
             _ => {}
         }
         self.expire(now);
-        while self
-            .waiting_logins
-            .front()
-            .is_some_and(|waiting| waiting.until <= now)
-        {
-            if let Some(waiting) = self.waiting_logins.pop_front() {
-                self.answer(waiting.session, waiting.stamp, LoginAnswer::Unsure);
-            }
-        }
         self.pump(now);
     }
 
@@ -512,9 +514,9 @@ impl Link {
         self.pump(now);
     }
 
-    /// The sessions of this node had no room for a packet of another node.
-    pub fn miss(&mut self, node: NodeId, audience: Audience) {
-        self.metrics.drop_one(Why::MailboxFull);
+    /// The sessions of this node had no room for a packet of another node, for this reason.
+    pub fn miss(&mut self, node: NodeId, audience: Audience, why: Why) {
+        self.metrics.drop_one(why);
         self.tell_gap_of(node, audience, 1);
     }
 
@@ -820,8 +822,15 @@ impl Link {
         }
     }
 
-    /// Sends what may be sent now.
+    /// Sends what may be sent now, and answers the logins that have waited too long: the thread of the ticks may be in
+    /// a write to the broker.
     fn pump(&mut self, now: Instant) {
+        let is_late = |waiting: &WaitingLogin| waiting.until <= now;
+        while self.waiting_logins.front().is_some_and(is_late)
+            && let Some(waiting) = self.waiting_logins.pop_front()
+        {
+            self.answer(waiting.session, waiting.stamp, LoginAnswer::Unsure);
+        }
         while let Some((session, may_ask)) = self.ready_logins.pop() {
             if let Some((account, wall_ms, since)) = self.next_logins.remove(&session) {
                 // The time in which it waited for its turn counts.
@@ -1149,7 +1158,6 @@ impl Link {
         {
             self.logins.remove(account);
             self.asked.remove(account);
-            self.to_compare.remove(account);
             self.compare_next.remove(account);
             self.close_replaced(mine.session);
         }
@@ -1182,7 +1190,6 @@ impl Link {
     }
 
     fn drop_login(&mut self, account: Arc<str>, login: Login) {
-        self.to_compare.remove(&account);
         self.compare_next.remove(&account);
         if self.asked.remove(&account) {
             self.drop_key(account, login);
@@ -1217,7 +1224,10 @@ impl Link {
         }
         self.renews = self.compares.is_multiple_of(RENEW_EACH);
         self.compares += 1;
-        self.to_compare = self.logins.accounts().map(Arc::clone).collect();
+        self.comparison = Some(Comparison {
+            last: None,
+            last_stamp: self.logins.last_stamp(),
+        });
         self.compare_next.clear();
         self.next_compare_at = now + COMPARE_INTERVAL;
         let logins = &self.logins;
@@ -1234,22 +1244,41 @@ impl Link {
 
     /// Whether no comparison is under way.
     fn is_compared(&self) -> bool {
-        self.comparing == 0 && self.to_compare.is_empty()
+        self.comparing == 0 && self.comparison.is_none()
+    }
+
+    fn accounts_left(&self, comparison: &Comparison) -> impl Iterator<Item = &Arc<str>> {
+        let Comparison { last, last_stamp } = comparison;
+        self.logins.accounts_behind(last.as_deref(), *last_stamp)
     }
 
     fn compare_next(&mut self) {
-        if self.to_compare.is_empty() && self.state == State::Up {
-            mem::swap(&mut self.to_compare, &mut self.compare_next);
-        }
-        if self.comparing > 0 || self.to_compare.is_empty() && self.ended.is_empty() {
+        if self.comparing > 0 {
             return;
         }
         let mut accounts = Vec::new();
         while accounts.len() < COMPARE_BATCH
-            && let Some(account) = (self.ended.pop_first()).or_else(|| self.to_compare.pop_first())
+            && let Some(account) = self.ended.pop_first()
         {
-            self.to_compare.remove(&account);
             accounts.push(account);
+        }
+        if let Some(mut comparison) = self.comparison.take() {
+            let before = accounts.len();
+            let left = self.accounts_left(&comparison).map(Arc::clone);
+            accounts.extend(left.take(COMPARE_BATCH - before));
+            if accounts.len() == COMPARE_BATCH {
+                comparison.last = accounts[before..].last().cloned().or(comparison.last);
+                self.comparison = Some(comparison);
+            }
+        }
+        while accounts.len() < COMPARE_BATCH
+            && self.state == State::Up
+            && let Some(account) = self.compare_next.pop_first()
+        {
+            accounts.push(account);
+        }
+        if accounts.is_empty() {
+            return;
         }
         self.comparing = 1;
         self.request(

@@ -4,7 +4,8 @@
 
 use super::envelope::Incarnation;
 use crate::base::id::SessionId;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 /// One login of an account: the value of the account's key in the broker. The later one of two is the newer login.
@@ -44,7 +45,7 @@ impl Login {
 /// The logins of this node's sessions: one account a session, one session an account.
 #[derive(Debug, Default)]
 pub struct Logins {
-    by_account: HashMap<Arc<str>, Login>,
+    by_account: BTreeMap<Arc<str>, Login>,
     by_session: HashMap<SessionId, Arc<str>>,
     last_stamp: u64,
 }
@@ -99,9 +100,21 @@ impl Logins {
         Some(*current)
     }
 
-    /// The accounts.
-    pub fn accounts(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.by_account.keys()
+    /// The last stamp of this node.
+    #[must_use]
+    pub fn last_stamp(&self) -> u64 {
+        self.last_stamp
+    }
+
+    /// The accounts behind `after`, in order, whose logins have no later stamp than `up_to`.
+    pub fn accounts_behind(
+        &self,
+        after: Option<&str>,
+        up_to: u64,
+    ) -> impl Iterator<Item = &Arc<str>> {
+        let behind = (after.map_or(Unbounded, Excluded), Unbounded);
+        let logins = self.by_account.range::<str, _>(behind);
+        logins.filter_map(move |(account, login)| (login.stamp <= up_to).then_some(account))
     }
 }
 

@@ -34,6 +34,9 @@ pub enum Why {
     Refused,
     /// A worker's mailbox of this node has no room for a packet of another node.
     MailboxFull,
+    /// A packet of another node, or of [`Cluster::tell`](super::Cluster::tell), beyond 256 KiB a second while this
+    /// server [is congested](crate#pacing).
+    Congested,
     /// A message whose bytes do not have the layout of their kind.
     Malformed,
     /// A message of another version of the envelope.
@@ -50,13 +53,14 @@ pub enum Why {
 
 impl Why {
     /// All reasons.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::QueueFull,
         Self::TooOld,
         Self::LinkDown,
         Self::Unconfirmed,
         Self::Refused,
         Self::MailboxFull,
+        Self::Congested,
         Self::Malformed,
         Self::Version,
         Self::UnknownKind,
@@ -75,6 +79,7 @@ impl Why {
             Self::Unconfirmed => "unconfirmed",
             Self::Refused => "refused",
             Self::MailboxFull => "mailbox_full",
+            Self::Congested => "congested",
             Self::Malformed => "malformed",
             Self::Version => "version",
             Self::UnknownKind => "unknown_kind",

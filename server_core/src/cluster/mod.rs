@@ -73,6 +73,8 @@
 //! * No method waits for the broker. A broker that is away, hung or slow costs the sessions of this node nothing.
 //! * A packet reaches the sessions of this node first. It reaches each session on another node at most once, in
 //!   the order of the sending node. Packets of two nodes have no order.
+//! * Packets of other nodes end no session that keeps up. While this server [is congested](crate#pacing), its sessions
+//!   get 256 KiB/s of them. A further one is dropped and counted ([`Why::Congested`]), and the game learns of the gap.
 //! * Packets wait for the broker for 1 s and in 4 MiB at most. A further or older one is dropped and counted
 //!   ([`ClusterMetrics::dropped`]). The other nodes learn of each gap: [`ClusterBuilder::on_world_gap`].
 //! * A node without a heartbeat for 5 s is not counted any more. A node without a link declares no other node
@@ -124,7 +126,7 @@ use crate::groups::id::GroupId;
 use crate::groups::members::MemberWatch;
 use crate::routing::link::Audience;
 use crate::server::ServerHandle;
-use crate::shard::guarded;
+use crate::shard::{PacedRate, guarded};
 use broker::{Broker, Request};
 use envelope::Incarnation;
 use link::{Command, Event, Link, LinkConfig, Output};
@@ -247,6 +249,8 @@ struct Shared {
     wake: Condvar,
     has_ended: AtomicBool,
     server: ServerHandle,
+    /// The part of the paced rate for packets of other nodes.
+    paced_rate: Mutex<PacedRate>,
     metrics: Arc<ClusterMetrics>,
     id: NodeId,
     name: Box<str>,
@@ -285,7 +289,8 @@ impl ClusterBuilder {
 
     /// Sets the function that learns of lost packets of other nodes: a game can send its members a snapshot. The
     /// function runs on the thread of the link, behind the packets that it is told of, and must be short: heartbeats
-    /// and logins wait for it. A panic in it is caught.
+    /// and logins wait for it. A panic in it is caught. While the server
+    /// [is congested](crate::ServerHandle::is_congested), a snapshot should wait.
     pub fn on_world_gap(mut self, on_world_gap: impl Fn(WorldGap) + Send + Sync + 'static) -> Self {
         self.on_world_gap = Box::new(on_world_gap);
         self
@@ -321,6 +326,7 @@ impl ClusterBuilder {
             wake: Condvar::new(),
             has_ended: AtomicBool::new(false),
             server: server.clone(),
+            paced_rate: Mutex::new(PacedRate::of_link()),
             metrics,
             id: NodeId::of(incarnation),
             name: envelope::cut_name(&self.name).into(),
@@ -454,16 +460,17 @@ impl Cluster {
 
     /// Makes a session the only one of an account, of 64 bytes at most: another session of the account ends, on any
     /// node, with [`DisconnectReason::LoggedInElsewhere`](crate::DisconnectReason::LoggedInElsewhere). The answer
-    /// is a call of [`Session::on_login`](crate::Session::on_login) within 1 s. The login ends with the session, or
-    /// with its login to another account. A session that has ended is not logged in. Of several logins of a session
-    /// that wait for an answer, the newest gets one for sure. Waits as [`broadcast_world`](Self::broadcast_world) does.
+    /// is a call of [`Session::on_login`](crate::Session::on_login) within 1 s, or within 2 s while a write to the
+    /// broker blocks. The login ends with the session, or with its login to another account. A session that has ended
+    /// is not logged in. Of several logins of a session that wait for an answer, the newest gets one for sure. Waits as
+    /// [`broadcast_world`](Self::broadcast_world) does.
     pub fn login(&self, session: SessionId, account: &str) {
         self.shared.server.login(session, account);
     }
 
     /// Sends an encoded packet to the session of an account, on any node, at most once. Without a session of the
     /// account the packet is dropped and counted ([`Why::NoSession`]); without the link, too, unless the session is on
-    /// this node.
+    /// this node. The server of the session may drop it as a packet of another node ([`Why::Congested`]).
     pub fn tell(&self, account: &str, packet: &SendBuffer) {
         self.shared.with_link(|link, _| link.tell(account, packet));
     }
@@ -526,20 +533,38 @@ impl Shared {
         for output in outputs {
             match output {
                 Output::Deliver(node, audience, packet) => {
-                    if self.server.deliver(audience, &packet) {
-                        self.metrics.received.add(1);
-                    } else {
-                        self.with_link(|link, _| link.miss(node, audience));
+                    let deliver = || self.server.deliver(audience, &packet);
+                    match self.deliver_paced(packet.len(), deliver) {
+                        Ok(()) => self.metrics.received.add(1),
+                        Err(why) => self.with_link(|link, _| link.miss(node, audience, why)),
                     }
                 }
                 Output::Send(session, packet) => {
-                    if !self.server.deliver_to(session, &packet) {
-                        self.metrics.drop_one(Why::MailboxFull);
+                    let deliver = || self.server.deliver_to(session, &packet);
+                    if let Err(why) = self.deliver_paced(packet.len(), deliver) {
+                        self.metrics.drop_one(why);
                     }
                 }
                 Output::Close(session, reason) => self.server.post_close(session, reason),
                 Output::Answer(session, answer) => self.server.answer_login(session, answer),
             }
+        }
+    }
+
+    /// Delivers a packet, or returns why it is dropped. A packet of another node cannot wait at the session that sent
+    /// it: while this server is congested, the packets beyond the link's part of the paced rate are dropped.
+    fn deliver_paced(&self, bytes: usize, deliver: impl FnOnce() -> bool) -> Result<(), Why> {
+        let take = || {
+            let rate = self.paced_rate.lock();
+            let mut rate = rate.unwrap_or_else(PoisonError::into_inner);
+            rate.take(bytes, self.server.now())
+        };
+        if self.server.is_congested() && !take() {
+            Err(Why::Congested)
+        } else if !deliver() {
+            Err(Why::MailboxFull)
+        } else {
+            Ok(())
         }
     }
 
@@ -665,7 +690,8 @@ impl crate::routing::link::Link for NodeLink {
         let login = |shared: Arc<Shared>| {
             shared.with_link(|link, now| link.login(id, account, wall_ms, now))
         };
-        self.0.upgrade().map(login).is_some()
+        let takes_logins = |shared: &Arc<Shared>| !shared.has_ended.load(Ordering::Acquire);
+        self.0.upgrade().filter(takes_logins).map(login).is_some()
     }
 
     fn end_session(&self, id: SessionId) {
@@ -703,7 +729,8 @@ impl fmt::Debug for ClusterBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{DEADLINE, wait_until};
+    use crate::buffer::{ChunkPool, SendBufferManager};
+    use crate::testing::{DEADLINE, SimClient, SimServer, packet, wait_until};
     use crate::{Kick, Packet, Server, Session};
     use std::net::TcpStream;
     use std::sync::{OnceLock, mpsc};
@@ -781,7 +808,8 @@ mod tests {
             .unwrap();
         own.set(cluster.clone()).unwrap();
         let shared = Arc::clone(&cluster.shared);
-        let miss = |audience| shared.with_link(|link, _| link.miss(NodeId(7), audience));
+        let why = Why::MailboxFull;
+        let miss = |audience| shared.with_link(|link, _| link.miss(NodeId(7), audience, why));
         let group = GroupId::new(1, 1);
         for _ in 0..2 {
             miss(Audience::Group(group));
@@ -797,6 +825,78 @@ mod tests {
             shared.read_link(|link, _| link.next_tick_at()).is_none()
         });
         end(server);
+    }
+
+    /// Sends this packet to all sessions for each packet of its peer.
+    struct Talker(SendBuffer);
+
+    impl Session for Talker {
+        fn on_packet(&mut self, ctx: &mut crate::Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            ctx.broadcast_buffer(self.0.clone());
+            Ok(())
+        }
+    }
+
+    /// In virtual time. Two other nodes send 800 KiB/s each, beside the sessions of this node.
+    #[test]
+    fn packets_of_other_nodes_end_no_reader_that_keeps_up_and_each_lost_one_is_told() {
+        const STEP: Duration = Duration::from_micros(2_500);
+        /// A reader takes 64 KiB in this number of steps: 1 MiB/s.
+        const READ_EACH: usize = 25;
+        let [chat, remote] = [1, 2].map(|id| packet(id, [b'x'; 508]));
+        for talkers in [0, 4] {
+            let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+            let to_all = buffers.write(chat.len(), |free| {
+                free[..chat.len()].copy_from_slice(&chat);
+                chat.len()
+            });
+            let talker = move |_| Talker(to_all.clone());
+            let mut server = SimServer::start(1, Server::builder().workers(2), talker);
+            let cluster = Cluster::builder(NO_BROKER).start(server.handle()).unwrap();
+            let mut sent = 0;
+            let mut send = |packets: u32| {
+                let deliver =
+                    |number| Output::Deliver(NodeId(number % 2), Audience::All, remote.clone());
+                cluster
+                    .shared
+                    .carry_out((0..packets).map(deliver).collect());
+                sent += u64::from(packets);
+            };
+            let mut fast = server.connect();
+            let mut received = 0;
+            let mut count = |fast: &mut SimClient| {
+                let packets = fast.packets().into_iter();
+                received += packets.filter(|packet| packet.id == 2).count() as u64;
+            };
+            let mut talkers: Vec<_> = (0..talkers).map(|_| server.connect()).collect();
+            let metrics = cluster.metrics();
+            for _ in 0..400 {
+                send(8);
+                server.advance(STEP);
+            }
+            count(&mut fast);
+            assert_eq!(metrics.received.get(), 8 * 400, "no reader is behind");
+
+            let mut reader = server.connect();
+            for step in 0..8_000 {
+                if step % READ_EACH == 0 {
+                    reader.packets();
+                    reader.stop_reading();
+                    count(&mut fast);
+                    talkers.iter_mut().for_each(|talker| drop(talker.packets()));
+                }
+                talkers.iter().for_each(|talker| talker.send_bytes(&chat));
+                send(8);
+                server.advance(STEP);
+                assert!(!reader.is_closed(), "after {:?}", STEP * step as u32);
+            }
+            count(&mut fast);
+            let dropped = [Why::Congested, Why::MailboxFull].map(|why| metrics.dropped(why));
+            assert!(dropped[0] > 0);
+            assert_eq!(received, metrics.received.get());
+            assert_eq!(received + dropped.iter().sum::<u64>(), sent);
+            assert_eq!(metrics.gaps.get(), dropped.iter().sum::<u64>());
+        }
     }
 
     /// Tells the test its number, and the answers to its logins.
@@ -818,11 +918,21 @@ mod tests {
 
     #[test]
     fn logins_without_the_last_clone_of_the_cluster_are_those_of_the_node_alone() {
+        logins_are_those_of_the_node_alone(drop);
+    }
+
+    #[test]
+    fn logins_behind_leave_are_those_of_the_node_alone() {
+        let mut left = None;
+        logins_are_those_of_the_node_alone(|cluster| left.insert(cluster).leave());
+    }
+
+    fn logins_are_those_of_the_node_alone(end_cluster: impl FnOnce(Cluster)) {
         let (sender, told) = mpsc::channel();
         let server = Server::builder().start("127.0.0.1:0", move |_| Told(sender.clone()));
         let server = server.unwrap();
         let handle = server.handle();
-        drop(Cluster::builder(NO_BROKER).start(&handle).unwrap());
+        end_cluster(Cluster::builder(NO_BROKER).start(&handle).unwrap());
         let mut peers: Vec<_> = (0..2)
             .map(|_| TcpStream::connect(server.local_addr()).unwrap())
             .collect();

@@ -41,7 +41,33 @@ impl Accounts {
         account: &str,
         policy: LoginPolicy,
     ) -> (LoginAnswer, Option<SessionId>) {
+        self.log_in(&mut self.lock(), session, account, policy)
+    }
+
+    /// As [`login`](Self::login), if the link takes the login. Both are one step: two logins of an account come to the
+    /// link and to this map in the same order.
+    #[cfg(feature = "cluster")]
+    pub fn login_if(
+        &self,
+        session: SessionId,
+        account: &str,
+        link_takes_it: impl FnOnce() -> bool,
+    ) -> bool {
         let mut state = self.lock();
+        let is_taken = link_takes_it();
+        if is_taken {
+            self.log_in(&mut state, session, account, LoginPolicy::NewestStays);
+        }
+        is_taken
+    }
+
+    fn log_in(
+        &self,
+        state: &mut State,
+        session: SessionId,
+        account: &str,
+        policy: LoginPolicy,
+    ) -> (LoginAnswer, Option<SessionId>) {
         let old = state.sessions.get(account).copied();
         if old == Some(session) {
             return (LoginAnswer::Granted, None);

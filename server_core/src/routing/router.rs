@@ -290,9 +290,8 @@ impl<T: Send + 'static> Router<T> {
     pub fn login(&self, id: SessionId, account: &str) -> Option<(LoginAnswer, Option<SessionId>)> {
         #[cfg(feature = "cluster")]
         if let Some(link) = self.link.get()
-            && link.login(id, account)
+            && (self.accounts).login_if(id, account, || link.login(id, account))
         {
-            self.accounts.login(id, account, LoginPolicy::NewestStays);
             return None;
         }
         Some(self.accounts.login(id, account, self.login_policy))
@@ -709,8 +708,10 @@ fn packet_bytes(buffer: &SendBuffer) -> usize {
 mod tests {
     use super::*;
     use crate::buffer::{ChunkPool, SendBufferManager};
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, Weak, mpsc};
+    use std::thread;
+    use std::time::Duration;
 
     const ROOM: GroupId = GroupId::new(1, 7);
 
@@ -831,6 +832,63 @@ mod tests {
         // A command that is not carried out gives its subscription back.
         drop(commands);
         assert!(router.groups().workers(ROOM).is_empty());
+    }
+
+    /// Takes logins. While it takes the first one, another worker logs a second session in.
+    #[cfg(feature = "cluster")]
+    #[derive(Debug)]
+    struct RacingLink {
+        router: Weak<Router<()>>,
+        second: SessionId,
+        logins: Mutex<Vec<SessionId>>,
+        other_worker: Mutex<Option<thread::JoinHandle<()>>>,
+    }
+
+    #[cfg(feature = "cluster")]
+    impl Link for Arc<RacingLink> {
+        fn spans(&self, _: Audience) -> bool {
+            false
+        }
+
+        fn publish(&self, _: Audience, _: &SendBuffer) {}
+
+        fn login(&self, id: SessionId, account: &str) -> bool {
+            self.logins.lock().unwrap().push(id);
+            if id == self.second {
+                return true;
+            }
+            let (router, second) = (self.router.upgrade().unwrap(), self.second);
+            let (account, (sender, is_done)) = (account.to_owned(), mpsc::channel());
+            let other_worker = thread::spawn(move || {
+                router.login(second, &account);
+                let _ = sender.send(());
+            });
+            // A second login that overtakes the first one is complete now. Otherwise it waits for the first one.
+            let _ = is_done.recv_timeout(Duration::from_secs(1));
+            *self.other_worker.lock().unwrap() = Some(other_worker);
+            true
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn two_logins_of_an_account_come_to_link_and_accounts_in_the_same_order() {
+        let (router, _) = router();
+        let [first, second] = [0, 1].map(|worker| SessionId::new(1, worker, 0));
+        let link = Arc::new(RacingLink {
+            router: Arc::downgrade(&router),
+            second,
+            logins: Mutex::default(),
+            other_worker: Mutex::default(),
+        });
+        router.attach_link(Box::new(Arc::clone(&link)));
+        assert_eq!(router.login(first, "ada"), None);
+        let other_worker = link.other_worker.lock().unwrap().take();
+        other_worker.unwrap().join().unwrap();
+        assert_eq!(*link.logins.lock().unwrap(), [first, second]);
+        // The link ends the first session.
+        router.end_session(first);
+        assert_eq!(router.accounts().session_of("ada"), Some(second));
     }
 
     /// Takes packets to all, and packets to groups but one.

@@ -683,7 +683,7 @@ impl ServerHandle {
     }
 
     /// The time of the server: of a [`SimServer`](crate::testing::SimServer), its own.
-    pub(super) fn now(&self) -> Instant {
+    pub(crate) fn now(&self) -> Instant {
         #[cfg(any(test, feature = "testing"))]
         if let Some(now) = *self.inner.lock_virtual_now() {
             return now;

@@ -50,6 +50,8 @@ use crate::shard::table::SessionTable;
 use crate::transport::Transport;
 use handshakes::Handshakes;
 use messages::Messages;
+#[cfg(feature = "cluster")]
+pub(crate) use pacing::PacedRate;
 use pacing::Pacing;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -299,8 +301,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::Broadcast(buffer) => self.queue_for_all(&buffer),
             Command::TimedBroadcast(buffer, share) => {
                 // A tick waits for no reader; callbacks get the rest of the paced rate.
-                self.pacing
-                    .charge(buffer.len() / self.shared.router.workers(), now);
+                let bytes = buffer.len() / self.shared.router.workers();
+                self.pacing.rate.charge(bytes, now);
                 self.queue_for_all(&buffer);
                 self.shares.push(share);
             }
@@ -318,7 +320,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
             Command::Snapshot(request) => self.snapshots.push(request),
             #[cfg(feature = "cluster")]
-            Command::WatchMembers(watch) => self.groups.watch(watch),
+            Command::WatchMembers(watch) => {
+                self.pacing.share_with_link(self.shared.router.workers());
+                self.groups.watch(watch);
+            }
             #[cfg(feature = "cluster")]
             Command::Login(id, answer) if self.is_staying(id) => {
                 self.call(id, now, |session, ctx| session.on_login(ctx, answer));

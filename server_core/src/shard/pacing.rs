@@ -13,9 +13,12 @@ use crate::session::Session;
 use crate::transport::Transport;
 use std::time::{Duration, Instant};
 
-/// Bytes a second to one receiver that all workers together may cause while a session paces. Below the
-/// 1 MiB/s of a reader that keeps up, so that its queue shrinks meanwhile.
+/// Bytes a second to one receiver that all workers and the link together may cause while a session paces. Below
+/// the 1 MiB/s of a reader that keeps up, so that its queue shrinks meanwhile.
 const PACED_BYTES_PER_SEC: u32 = 768 << 10;
+/// The part of the paced rate for packets of other nodes, if the server has a cluster.
+#[cfg(feature = "cluster")]
+const LINK_BYTES_PER_SEC: u32 = 256 << 10;
 /// The paced rate may be used in bursts of this length.
 const PACED_BURST: Duration = Duration::from_millis(10);
 /// What waits for another worker to catch up is tried again after this time.
@@ -23,22 +26,33 @@ const POLL: Duration = Duration::from_millis(5);
 /// Bytes of deferred packets above which no session is read, divided by the number of workers, as the
 /// paced rate is.
 const MAX_DEFERRED_BYTES: usize = 256 << 10;
-/// Which sessions pace this worker, and how much of the paced rate is used.
+/// A part of the paced rate, and how much of it is used.
+#[derive(Debug)]
+pub(crate) struct PacedRate {
+    bytes_per_sec: u32,
+    /// The next packet is due then (the generic cell rate algorithm).
+    next_at: Option<Instant>,
+}
+
+/// Which sessions pace this worker, and the worker's part of the paced rate.
 #[derive(Debug)]
 pub(super) struct Pacing {
     sessions: Vec<SessionId>,
-    /// The paced rate's next packet is due then (the generic cell rate algorithm).
-    next_at: Option<Instant>,
-    bytes_per_sec: u32,
+    pub rate: PacedRate,
 }
 
-impl Pacing {
-    pub fn new(workers: usize) -> Self {
+impl PacedRate {
+    fn new(bytes_per_sec: u32) -> Self {
         Self {
-            sessions: Vec::new(),
+            bytes_per_sec: bytes_per_sec.max(1),
             next_at: None,
-            bytes_per_sec: (PACED_BYTES_PER_SEC / workers as u32).max(1),
         }
+    }
+
+    /// The part for packets of other nodes.
+    #[cfg(feature = "cluster")]
+    pub fn of_link() -> Self {
+        Self::new(LINK_BYTES_PER_SEC)
     }
 
     /// Takes `bytes` of the paced rate, if there is room in it.
@@ -61,6 +75,21 @@ impl Pacing {
     pub fn retry_at(&self, now: Instant) -> Instant {
         let room_at = self.next_at.map_or(now, |at| at - PACED_BURST);
         room_at.clamp(now + Duration::from_millis(1), now + POLL)
+    }
+}
+
+impl Pacing {
+    pub fn new(workers: usize) -> Self {
+        Self {
+            sessions: Vec::new(),
+            rate: PacedRate::new(PACED_BYTES_PER_SEC / workers as u32),
+        }
+    }
+
+    /// Leaves a part of the paced rate to the packets of other nodes.
+    #[cfg(feature = "cluster")]
+    pub fn share_with_link(&mut self, workers: usize) {
+        self.rate = PacedRate::new((PACED_BYTES_PER_SEC - LINK_BYTES_PER_SEC) / workers as u32);
     }
 
     pub fn add(&mut self, id: SessionId) -> bool {
@@ -86,7 +115,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         bytes == 0
             || !self.shared.router.is_congested()
             || self.shutdown_next.is_some()
-            || self.pacing.take(bytes, now)
+            || self.pacing.rate.take(bytes, now)
     }
 
     /// Bytes to read from one session in this turn.
@@ -141,18 +170,36 @@ mod tests {
     #[test]
     fn the_paced_rate_is_shared_by_the_workers() {
         for workers in [1, 2, 7] {
-            let (mut pacing, start) = (Pacing::new(workers), Instant::now());
-            let mut taken = 0_u64;
-            for millis in 0..10_000 {
-                while pacing.take(520, start + Duration::from_millis(millis)) {
-                    taken += 520;
-                }
-            }
-            let expected = 10 * u64::from(PACED_BYTES_PER_SEC) / workers as u64;
-            assert!(
-                taken.abs_diff(expected) < expected / 50,
-                "{taken} of {expected}"
+            assert_is_rate(
+                Pacing::new(workers).rate,
+                PACED_BYTES_PER_SEC / workers as u32,
             );
         }
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn workers_and_link_together_have_the_paced_rate() {
+        assert_is_rate(PacedRate::of_link(), 256 << 10);
+        for workers in [1, 2, 7] {
+            let mut pacing = Pacing::new(workers);
+            pacing.share_with_link(workers);
+            assert_is_rate(pacing.rate, (512 << 10) / workers as u32);
+        }
+    }
+
+    fn assert_is_rate(mut rate: PacedRate, bytes_per_sec: u32) {
+        let start = Instant::now();
+        let mut taken = 0_u64;
+        for millis in 0..10_000 {
+            while rate.take(520, start + Duration::from_millis(millis)) {
+                taken += 520;
+            }
+        }
+        let expected = 10 * u64::from(bytes_per_sec);
+        assert!(
+            taken.abs_diff(expected) < expected / 50,
+            "{taken} of {expected}"
+        );
     }
 }

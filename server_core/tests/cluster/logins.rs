@@ -3,7 +3,7 @@
 use server_core::SessionId;
 use server_core::cluster::broker::{Channel, Reply, Request};
 use server_core::cluster::envelope::{Body, Envelope, Heartbeat, Incarnation};
-use server_core::cluster::link::{Command, Event, Link, LinkConfig, Output};
+use server_core::cluster::link::{Command, Event, LOGIN_TIMEOUT, Link, LinkConfig, Output};
 use server_core::cluster::logins::Login;
 use server_core::cluster::{AccountSession, ClusterMetrics, LoginAnswer, Why};
 use server_core::routing::link::Audience;
@@ -127,6 +127,19 @@ fn flood_of_one_session_is_one_request_at_a_time_and_packets_go_on() {
     assert_eq!(answers, [answer.clone(), answer]);
     assert_eq!(setup.link.local_login("account-19999"), Some(session));
     assert_eq!(setup.link.local_login("account-0"), None);
+}
+
+/// The thread of the ticks may be in a write to a broker that takes no bytes.
+#[test]
+fn login_that_waits_for_too_long_is_answered_by_whatever_comes_next() {
+    let mut setup = Setup::new();
+    setup.handle(Event::Connected);
+    assert!(setup.is_up_after(20));
+    setup.login(1);
+    setup.now += LOGIN_TIMEOUT;
+    setup.link.publish(Audience::All, &PACKET, setup.now);
+    let answer = Output::Answer(SessionId::new(1, 0, 0), LoginAnswer::Unsure);
+    assert_eq!(setup.link.take_outputs(), [answer]);
 }
 
 #[test]

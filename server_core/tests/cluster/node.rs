@@ -3,7 +3,7 @@
 use crate::broker::{Broker, Incoming};
 use server_core::cluster::envelope::Incarnation;
 use server_core::cluster::link::{Command, Event, Link, LinkConfig, Output};
-use server_core::cluster::{ClusterMetrics, LoginAnswer, NodeId, WorldGap};
+use server_core::cluster::{ClusterMetrics, LoginAnswer, NodeId, Why, WorldGap};
 use server_core::routing::link::Audience;
 use server_core::{DisconnectReason, GroupId, SessionId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -235,7 +235,7 @@ impl Node {
 
     /// The mailboxes have no room for this packet: that is a gap.
     fn refuse(&mut self, node: NodeId, audience: Audience) {
-        self.link.miss(node, audience);
+        self.link.miss(node, audience, Why::MailboxFull);
         let group = match audience {
             Audience::Group(group) => Some(group),
             Audience::All => None,

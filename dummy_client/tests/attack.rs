@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
-use util::{RealServer, Run, Stub, counts, hello, packet};
+use std::time::Duration;
+use util::{RealServer, Run, Stub, counts, hello, packet, wait_until};
 
 const TEXT: &str = "Hello World";
 /// The healthy sessions connect first: 0 to 9.
@@ -268,7 +268,8 @@ fn rise_of_the_tick_delay_fails_the_run() {
             Some(hello(tick, TEXT))
         })
     };
-    let (run, report) = Run::fit(&attack_args("connect-flood"), stub, |report, _| {
+    let run = |stub: &Stub| attack(stub.addr, "connect-flood");
+    let (run, report) = Run::fit(stub, run, |report, _| {
         let before = &of_attack(report).baseline;
         let was_calm = before.p99_ms < 100.0;
         let is_limited = report.client.client_limited;
@@ -339,11 +340,7 @@ fn attack_that_is_stopped_is_not_a_failure() {
     // The log of each packet would fill the pipe, which is read at the end.
     let mut command = util::client(stub.addr, &["--json", "-", "--log-sessions", "0"]);
     let child = command.args(&args).spawn().unwrap();
-    let give_up_at = Instant::now() + Duration::from_secs(60);
-    while !is_attacked.load(Ordering::SeqCst) {
-        assert!(Instant::now() < give_up_at, "no attacker has connected");
-        thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("an attacker", || is_attacked.load(Ordering::SeqCst));
     util::interrupt(&child);
     let run = util::ended(child);
     let report = run.read();

@@ -9,7 +9,7 @@ use dummy_client::Report;
 use dummy_client::report::Metric;
 use game_server::GameSession;
 use game_server::packets::{SBye, SHello};
-use server_core::{ListenerKind, Server, ServerBuilder, Ticker};
+use server_core::{Config, ListenerKind, Server, ServerBuilder, Ticker};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -120,13 +120,17 @@ impl Drop for Stub {
 pub struct RealServer(Server);
 
 impl RealServer {
+    /// A busy peer finds the reason of its end for this time, and a reset after it.
+    pub const LINGER: Duration = Duration::from_secs(5);
+
     pub fn start(workers: usize, max_chats_per_sec: Option<u32>) -> Self {
-        Self::with_room_for(None, workers, max_chats_per_sec)
+        Self::of(Server::builder(), workers, max_chats_per_sec)
     }
 
     /// A server that ends an incomplete packet after this time.
     pub fn with_packet_timeout(timeout: Duration) -> Self {
-        Self::of(Server::builder().packet_timeout(Some(timeout)), 1, Some(10))
+        let builder = with_linger(Self::LINGER).packet_timeout(Some(timeout));
+        Self::of(builder, 1, Some(10))
     }
 
     /// A server with one more listener. Returns its address too.
@@ -137,13 +141,10 @@ impl RealServer {
         (server, addr)
     }
 
-    pub fn with_room_for(
-        max_sessions: Option<usize>,
-        workers: usize,
-        max_chats_per_sec: Option<u32>,
-    ) -> Self {
-        let builder = Server::builder().max_sessions(max_sessions);
-        Self::of(builder, workers, max_chats_per_sec)
+    /// A server for this number of sessions, which resets a refused connection after `linger`.
+    pub fn with_room_for(max_sessions: usize, linger: Duration) -> Self {
+        let builder = with_linger(linger).max_sessions(Some(max_sessions));
+        Self::of(builder, 1, Some(10))
     }
 
     fn of(builder: ServerBuilder, workers: usize, max_chats_per_sec: Option<u32>) -> Self {
@@ -165,6 +166,13 @@ impl RealServer {
         self.0.local_addr()
     }
 
+    /// The sessions that have ended, by reason.
+    pub fn disconnects(&self) -> Vec<(&'static str, u64)> {
+        let totals = self.0.handle().metrics().totals();
+        let by_label = totals.disconnects_by_label();
+        by_label.filter(|(_, count)| *count > 0).collect()
+    }
+
     /// Handshakes of TLS that are complete: full ones, and those that have continued an earlier session.
     #[cfg(feature = "tls")]
     pub fn handshakes(&self) -> [u64; 2] {
@@ -173,6 +181,12 @@ impl RealServer {
         [HandshakeOutcome::Full, HandshakeOutcome::Resumed]
             .map(|outcome| handle.metrics().handshakes(TransportKind::Tls, outcome))
     }
+}
+
+fn with_linger(linger: Duration) -> ServerBuilder {
+    let mut config = Config::default();
+    config.linger = linger;
+    Server::builder().config(config)
 }
 
 /// The behaviour of a stub.

@@ -4,14 +4,11 @@
 mod util;
 
 use dummy_client::report::Verdict;
-use std::thread;
-use std::time::Duration;
 use util::fault::clean_stub;
-use util::{Run, client, signal};
+use util::{Run, Stub, client, disturbance, scratch};
 
 #[test]
 fn broken_assertion_is_status_1_and_a_line_with_the_value() {
-    let stub = clean_stub();
     let args = ["--duration-secs", "1", "--assert", "lost==0"];
     let late = [
         "--assert",
@@ -19,13 +16,16 @@ fn broken_assertion_is_status_1_and_a_line_with_the_value() {
         "--assert",
         "rtt_p999<20ms",
     ];
-    let good = Run::of(&mut client(stub.addr, &args));
+    let json = scratch("holds.json");
+    let run = |stub: &Stub| Run::with_text(stub.addr, &args, &json);
+    let (good, _) = Run::fit(clean_stub, run, disturbance);
     assert_eq!(good.status, Some(0), "{good:?}");
     assert!(
         good.stdout.contains("assert           holds  lost==0: 0"),
         "{}",
         good.stdout
     );
+    let stub = clean_stub();
     let bad = Run::of(client(stub.addr, &args).args(late));
     assert_eq!(bad.status, Some(1), "{bad:?}");
     let broken: Vec<_> = bad
@@ -44,30 +44,4 @@ fn broken_assertion_is_status_1_and_a_line_with_the_value() {
         (holds, report.verdict),
         (vec![true, false, false], Verdict::Failed)
     );
-}
-
-#[test]
-fn stopped_client_reports_client_limited_for_a_broken_assertion() {
-    let stub = clean_stub();
-    let args = [
-        "--duration-secs",
-        "2",
-        "--assert",
-        "tick_delay_max<100ms",
-        "--json",
-        "-",
-    ];
-    let mut command = client(stub.addr, &args);
-    let child = command.args(["--log-sessions", "0"]).spawn().unwrap();
-    // The test measures this sleep; the sleep does not wait for an event.
-    thread::sleep(Duration::from_millis(600));
-    signal(&child, "STOP");
-    thread::sleep(Duration::from_millis(300));
-    signal(&child, "CONT");
-    let run: Run = child.wait_with_output().unwrap().into();
-    let report = run.read();
-    assert_eq!(run.status, Some(1), "{run:?}");
-    assert_eq!(report.verdict, Verdict::ClientLimited);
-    assert!(!report.assertions[0].holds);
-    assert_eq!(report.failures, [""; 0]);
 }

@@ -4,6 +4,7 @@
 mod util;
 
 use dummy_client::Report;
+use std::sync::Arc;
 use util::fault::TEXT;
 use util::{RealServer, Run, Stub, counts, hello, packet};
 
@@ -31,19 +32,23 @@ fn chats_are_delivered_to_the_sender_and_the_other_sessions() {
 }
 
 fn chat_answers(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> (Run, Report) {
-    let stub = Stub::with_answers(
-        |_, tick| Some(hello(tick, TEXT)),
-        move |id, text| {
-            assert_eq!(id, 4);
-            let text = answer(text);
-            if text.is_empty() {
-                return text;
-            }
-            packet(5, [&1_u64.to_le_bytes()[..], &text].concat())
-        },
-    );
+    let answer = Arc::new(answer);
+    let stub = || {
+        let answer = Arc::clone(&answer);
+        Stub::with_answers(
+            |_, tick| Some(hello(tick, TEXT)),
+            move |id, text| {
+                assert_eq!(id, 4);
+                let text = answer(text);
+                if text.is_empty() {
+                    return text;
+                }
+                packet(5, [&1_u64.to_le_bytes()[..], &text].concat())
+            },
+        )
+    };
     let args = ["--count", "2", "--chat-hz", "20", "--duration-secs", "0.6"];
-    Run::report(stub.addr, &args)
+    Run::undisturbed(&args, stub)
 }
 
 #[test]

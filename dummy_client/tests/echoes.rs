@@ -9,24 +9,28 @@ use server_core::Server;
 use std::fs;
 use std::process::Stdio;
 use std::thread;
-use std::time::{Duration, Instant};
-use util::fault::TEXT;
-use util::{Run, Stub, client, counts, ended, for_each_at_once, hello, interrupt, packet};
+use std::time::Duration;
+use util::fault::{TEXT, clean_stub};
+use util::{
+    Run, Stub, client, counts, ended, for_each_at_once, hello, interrupt, packet, wait_until,
+};
 
 const ECHO_ARGS: [&str; 6] = ["--count", "2", "--duration-secs", "0.6", "--echo-hz", "50"];
 
 #[test]
 fn echoes_are_answered_byte_for_byte() {
     for_each_at_once(["0", "1", "32", "65531"], |payload_bytes| {
-        let stub = Stub::with_answers(
-            |_, tick| Some(hello(tick, TEXT)),
-            |id, payload| {
-                assert_eq!(id, 2);
-                packet(3, payload)
-            },
-        );
+        let stub = || {
+            Stub::with_answers(
+                |_, tick| Some(hello(tick, TEXT)),
+                |id, payload| {
+                    assert_eq!(id, 2);
+                    packet(3, payload)
+                },
+            )
+        };
         let args = [&ECHO_ARGS[..], &["--payload-bytes", payload_bytes]].concat();
-        let (run, report) = Run::report(stub.addr, &args);
+        let (run, report) = Run::undisturbed(&args, stub);
         assert_eq!(run.status, Some(0), "{payload_bytes} bytes: {run:?}");
         let [sent, answered] = counts(&report, ["echoes_sent", "echoes_answered"]);
         assert!(sent > 20, "{sent}");
@@ -61,14 +65,13 @@ fn unanswered_echoes_fail_the_run() {
 
 #[test]
 fn unanswered_echoes_fail_the_run_though_their_sessions_close() {
-    let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
     let args = [
         "--stages",
         "3:100ms,3:3s,0:100ms,0:200ms",
         "--echo-hz",
         "10",
     ];
-    let (run, report) = Run::report(stub.addr, &args);
+    let (run, report) = Run::undisturbed(&args, clean_stub);
     assert_eq!(run.status, Some(1), "{run:?}");
     let [lost] = counts(&report, ["echoes_lost"]);
     assert!(lost > 5, "{lost}");
@@ -127,11 +130,7 @@ fn client_and_server_count_the_same_packets_and_bytes() {
         .spawn()
         .unwrap();
     let handle = server.handle();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while handle.metrics().totals().sessions < 300 {
-        assert!(Instant::now() < deadline, "300 sessions");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("300 sessions", || handle.metrics().totals().sessions >= 300);
     for tick in 1..=40 {
         server.broadcast(&SHello::at(tick), "Hello World");
         thread::sleep(Duration::from_millis(20));

@@ -8,12 +8,9 @@ use util::{Run, Stub, client, hello};
 
 #[test]
 fn ramp_per_sec_limits_the_connections() {
-    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
     let args = ["--count", "100", "--ramp-per-sec", "40"];
-    let (run, report) = Run::report(
-        stub.addr,
-        &[&args[..], &["--duration-secs", "2.7"]].concat(),
-    );
+    let long = [&args[..], &["--duration-secs", "2.7"]].concat();
+    let (run, report) = Run::undisturbed(&long, clean_stub);
     assert_eq!(run.status, Some(0), "{run:?}");
     // At most 40 connections in the first second, and one more that is due at its beginning.
     let first = &report.timeline[0];
@@ -21,14 +18,14 @@ fn ramp_per_sec_limits_the_connections() {
     let sessions = first.sessions as f64;
     assert!((most * 0.5..=most).contains(&sessions), "{first:?}");
     let short = [&args[..], &["--duration-secs", "1"]].concat();
-    assert_eq!(Run::of(&mut client(stub.addr, &short)).status, Some(2));
+    let run = Run::of(&mut client("127.0.0.1:1", &short));
+    assert_eq!(run.status, Some(2), "{run:?}");
 }
 
 #[test]
 fn stages_reach_their_session_counts_without_loss() {
-    let stub = clean_stub();
     let stages = "40:500ms,40:500ms,10:500ms,10:500ms";
-    let (run, report) = Run::report(stub.addr, &["--stages", stages]);
+    let (run, report) = Run::undisturbed(&["--stages", stages], clean_stub);
     assert_eq!(run.status, Some(0), "{run:?}");
     let sessions = &report.sessions;
     assert_eq!(sessions.max_connected, 40, "{sessions:?}");
@@ -41,16 +38,14 @@ fn stages_reach_their_session_counts_without_loss() {
 
 #[test]
 fn stages_that_end_without_sessions_pass() {
-    let stub = clean_stub();
     let args = ["--stages", "20:300ms,20:300ms,0:300ms,5:300ms"];
-    let (run, report) = Run::report(stub.addr, &args);
+    let (run, report) = Run::undisturbed(&args, clean_stub);
     assert_eq!(run.status, Some(0), "{run:?}");
     assert!(report.sessions.connected_at_end <= 5, "{run:?}");
 }
 
 #[test]
 fn churn_is_not_counted_as_loss() {
-    let stub = clean_stub();
     let args = [
         "--count",
         "20",
@@ -59,7 +54,7 @@ fn churn_is_not_counted_as_loss() {
         "--duration-secs",
         "2",
     ];
-    let (run, report) = Run::report(stub.addr, &args);
+    let (run, report) = Run::undisturbed(&args, clean_stub);
     assert_eq!(run.status, Some(0), "{run:?}");
     let sessions = &report.sessions;
     // Each connection lasts 0.2 s on average, and the run 2 s: about 200 connections.
@@ -70,9 +65,9 @@ fn churn_is_not_counted_as_loss() {
 
 #[test]
 fn lost_session_that_reconnects_passes() {
-    let stub = Stub::start(|session, tick| (session != 1 || tick < 20).then(|| hello(tick, TEXT)));
+    let script = |session, tick| (session != 1 || tick < 20).then(|| hello(tick, TEXT));
     let args = ["--count", "3", "--duration-secs", "2", "--reconnect"];
-    let (run, report) = Run::report(stub.addr, &args);
+    let (run, report) = Run::undisturbed(&args, || Stub::start(script));
     assert_eq!(run.status, Some(0), "{run:?}");
     let sessions = &report.sessions;
     assert_eq!((sessions.lost, sessions.reconnected), (1, 1));

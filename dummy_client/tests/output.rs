@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use util::fault::TEXT;
-use util::{Run, Stub, client, ended, hello, packet, scratch};
+use util::{Run, Stub, client, disturbance, ended, hello, packet, scratch};
 
 #[test]
 fn json_matches_the_schema() {
@@ -49,14 +49,17 @@ fn json_matches_the_schema() {
 
 #[test]
 fn report_has_the_verdict_the_plots_and_the_summary() {
-    let stub = Stub::with_answers(
-        |_, tick| Some(hello(tick, "Hello World")),
-        |_, payload| packet(3, payload),
-    );
+    let stub = || {
+        Stub::with_answers(
+            |_, tick| Some(hello(tick, "Hello World")),
+            |_, payload| packet(3, payload),
+        )
+    };
     let (report, json) = (scratch("report.html"), scratch("report.json"));
-    let args = ["--duration-secs", "2.5", "--echo-hz", "20"];
-    let mut command = client(stub.addr, &args);
-    let run = Run::of(command.args(["--report", &report, "--json", &json]));
+    let args = ["--duration-secs", "2.5", "--echo-hz", "20", "--report"];
+    let args = [&args[..], &[&report]].concat();
+    let run = |stub: &Stub| Run::with_text(stub.addr, &args, &json);
+    let (run, _) = Run::fit(stub, run, disturbance);
     assert_eq!(run.status, Some(0), "{run:?}");
     // The text summary is printed, too.
     assert!(run.stdout.contains("verdict   "), "{}", run.stdout);
@@ -152,8 +155,9 @@ fn failed_start_keeps_an_old_file_and_leaves_no_new_one() {
     // After a successful start the new text must not end with the rest of a longer old file.
     fs::write(&old, "x".repeat(1_000_000)).unwrap();
     let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
-    let args = ["--duration-secs", "0.2", "--json", &old];
-    assert_eq!(Run::of(&mut client(stub.addr, &args)).status, Some(0));
+    let args = ["--duration-secs", "2", "--json", &old];
+    let run = Run::of(&mut client(stub.addr, &args));
+    assert_eq!(run.status, Some(0), "{run:?}");
     let text = fs::read_to_string(&old).unwrap();
     assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
 }
@@ -193,7 +197,7 @@ fn json_and_report_in_one_file_is_status_2() {
 #[test]
 fn closed_output_pipes_do_not_fail_the_run() {
     let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
-    let mut child = client(stub.addr, &["--duration-secs", "0.3"])
+    let mut child = client(stub.addr, &["--duration-secs", "2"])
         .spawn()
         .unwrap();
     drop(child.stdout.take());

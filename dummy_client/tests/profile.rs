@@ -59,7 +59,7 @@ fn stub(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Stub {
     })
 }
 
-fn run(stub: &Stub, name: &str) -> (Run, Report) {
+fn run(stub: impl Fn() -> Stub, name: &str) -> (Run, Report) {
     let profile = file(name, PROFILE);
     let args = [
         "--count",
@@ -69,15 +69,14 @@ fn run(stub: &Stub, name: &str) -> (Run, Report) {
         "--profile",
         &profile,
     ];
-    let outcome = Run::report(stub.addr, &args);
+    let outcome = Run::undisturbed(&args, stub);
     fs::remove_file(profile).unwrap();
     outcome
 }
 
 #[test]
 fn login_ticks_and_answers_of_another_game_are_checked() {
-    let stub = stub(<[u8]>::to_vec);
-    let (run, report) = run(&stub, "right.toml");
+    let (run, report) = run(|| stub(<[u8]>::to_vec), "right.toml");
     assert_eq!(run.status, Some(0), "{run:?}");
     assert_eq!(report.metrics.trend("login_time").unwrap().count, 3);
     let [answered, sent] = counts(&report, ["requests_answered", "requests_sent"]);
@@ -91,14 +90,11 @@ fn login_ticks_and_answers_of_another_game_are_checked() {
 
 #[test]
 fn wrong_answer_fails_the_run() {
-    let stub = stub(|payload| {
-        if payload.ends_with(b"/1") {
-            b"another".to_vec()
-        } else {
-            payload.to_vec()
-        }
-    });
-    let (run, report) = run(&stub, "wrong.toml");
+    let answer = |payload: &[u8]| match payload.ends_with(b"/1") {
+        true => b"another".to_vec(),
+        false => payload.to_vec(),
+    };
+    let (run, report) = run(|| stub(answer), "wrong.toml");
     assert_eq!(run.status, Some(1), "{run:?}");
     assert_eq!(counts(&report, ["requests_corrupted"]), [3]);
 }
@@ -106,11 +102,12 @@ fn wrong_answer_fails_the_run() {
 #[test]
 fn packet_that_the_profile_does_not_name_fails_the_run() {
     let script = |_, number| Some([tick(number), packet(200, b"")].concat());
-    let stub = Stub::with_answers(script, |id, _| match id {
+    let answer = |id, _: &[u8]| match id {
         LOGIN => packet(WELCOME, b""),
         _ => Vec::new(),
-    });
-    let (run, report) = run(&stub, "unknown.toml");
+    };
+    let stub = || Stub::with_answers(script, answer);
+    let (run, report) = run(stub, "unknown.toml");
     assert_eq!(run.status, Some(1), "{run:?}");
     assert!(counts(&report, ["packets_unknown"])[0] > 0);
 }
@@ -120,10 +117,10 @@ fn packet_that_the_profile_does_not_name_fails_the_run() {
 fn server_that_sends_no_hello_fails_the_run() {
     let text = "ignored_ids = [105]\n[hello]\nid = 100\ntick_offset = \"none\"\n";
     for (id, status) in [(TICK, 0), (NEWS, 1)] {
-        let stub = Stub::start(move |_, _| Some(packet(id, b"T")));
+        let stub = || Stub::start(move |_, _| Some(packet(id, b"T")));
         let path = file(&format!("hello_{id}.toml"), text);
         let args = ["--duration-secs", "1", "--profile", &path];
-        let (run, report) = Run::report(stub.addr, &args);
+        let (run, report) = Run::undisturbed(&args, stub);
         fs::remove_file(path).unwrap();
         assert_eq!(run.status, Some(status), "{run:?}");
         let failures = report.failures.join("; ");

@@ -3,31 +3,36 @@
 
 mod util;
 
-use dummy_client::Report;
 use dummy_client::report::Verdict;
+use std::cell::RefCell;
 use std::process::{Command, Stdio};
-use util::{Run, Stub, client, ended, hello, scratch};
+use util::fault::clean_stub;
+use util::{Run, Stub, client, disturbance, ended, hello, scratch};
 
 #[test]
 fn shares_of_an_odd_number_of_sessions_merge_to_the_whole_run() {
-    let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
     let files = ["share_1.json", "share_2.json"].map(scratch);
-    let parts = ["1/2", "2/2"].into_iter().zip(&files).map(|(share, file)| {
-        let args = ["--count", "5", "--duration-secs", "1", "--share", share];
-        client(stub.addr, &args)
-            .args(["--json", file])
-            .spawn()
-            .unwrap()
-    });
-    for part in parts.collect::<Vec<_>>() {
-        let run = ended(part);
-        assert_eq!(run.status, Some(0), "{run:?}");
-    }
-    let mut merge = Command::new(env!("CARGO_BIN_EXE_dummy_client"));
-    let merge = merge.arg("merge").args(&files).args(["--json", "-"]);
-    let merged = Run::of(merge.stdin(Stdio::null()));
-    assert_eq!(merged.status, Some(0), "{merged:?}");
-    let merged: Report = merged.read();
+    let statuses = RefCell::new(Vec::new());
+    let run = |stub: &Stub| {
+        let parts = ["1/2", "2/2"].into_iter().zip(&files).map(|(share, file)| {
+            let args = ["--count", "5", "--duration-secs", "1", "--share", share];
+            client(stub.addr, &args)
+                .args(["--json", file])
+                .spawn()
+                .unwrap()
+        });
+        let parts: Vec<_> = parts.collect();
+        let parts = parts.into_iter().map(|part| ended(part).status);
+        statuses.replace(parts.collect());
+        let mut merge = Command::new(env!("CARGO_BIN_EXE_dummy_client"));
+        let merge = merge.arg("merge").args(&files).args(["--json", "-"]);
+        let merged = Run::of(merge.stdin(Stdio::null()));
+        let report = merged.read();
+        (merged, report)
+    };
+    let (merge, merged) = Run::fit(clean_stub, run, disturbance);
+    assert_eq!(statuses.take(), [Some(0); 2], "{merge:?}");
+    assert_eq!(merge.status, Some(0), "{merge:?}");
     assert_ne!(merged.verdict, Verdict::Failed);
     let sessions = (merged.sessions.requested, merged.sessions.connected);
     assert_eq!(sessions, (5, 5));

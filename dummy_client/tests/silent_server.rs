@@ -61,5 +61,5 @@ fn server_without_ticks_fails_the_run_though_echoes_are_answered() {
     let (run, report) = Run::report(stub.addr, &args);
     assert_eq!(run.status, Some(1), "{run:?}");
     let silent = report.sessions.server_silent_secs;
-    assert!((1.0..2.5).contains(&silent), "{silent}");
+    assert!((1.0..report.run.elapsed_secs).contains(&silent), "{silent}");
 }

@@ -2,6 +2,7 @@
 
 use super::{Run, Stub, counts, hello};
 use dummy_client::Report;
+use std::sync::Arc;
 
 pub const TEXT: &str = "Hello World";
 
@@ -10,11 +11,14 @@ pub const ARGS: [&str; 4] = ["--count", "3", "--duration-secs", "0.8"];
 
 /// Runs three sessions against a stub. Session 1 gets other bytes for some ticks.
 pub fn with_fault(fault: impl Fn(u64) -> Option<Vec<u8>> + Send + Sync + 'static) -> (Run, Report) {
-    let stub = Stub::start(move |session, tick| match session {
-        1 => fault(tick),
-        _ => Some(hello(tick, TEXT)),
-    });
-    Run::report(stub.addr, &ARGS)
+    let fault = Arc::new(fault);
+    Run::undisturbed(&ARGS, || {
+        let fault = Arc::clone(&fault);
+        Stub::start(move |session, tick| match session {
+            1 => fault(tick),
+            _ => Some(hello(tick, TEXT)),
+        })
+    })
 }
 
 /// The client measures every tick that arrives, and every slot whose tick a session did not receive.

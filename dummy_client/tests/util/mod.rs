@@ -9,7 +9,7 @@ use dummy_client::Report;
 use dummy_client::report::Metric;
 use game_server::GameSession;
 use game_server::packets::{SBye, SHello};
-use server_core::{ListenerKind, Server, ServerBuilder, Ticker};
+use server_core::{Config, ListenerKind, Server, ServerBuilder, Ticker};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -67,9 +67,11 @@ impl Stub {
         Self::launch(script, |_, _| Vec::new(), usize::MAX, true)
     }
 
-    /// The longest time by which the stub sent bytes later than the script says.
-    pub fn worst_late(&self) -> Duration {
-        Duration::from_micros(self.worst_late_us.load(Ordering::SeqCst))
+    /// Ends the stub. Returns the longest time in milliseconds by which it sent bytes later than the script says.
+    fn end(self) -> f64 {
+        let worst_late_us = Arc::clone(&self.worst_late_us);
+        drop(self); // Waits for the threads: a thread that is late now counts.
+        worst_late_us.load(Ordering::SeqCst) as f64 / 1e3
     }
 
     fn launch(
@@ -118,13 +120,17 @@ impl Drop for Stub {
 pub struct RealServer(Server);
 
 impl RealServer {
+    /// A busy peer finds the reason of its end for this time, and a reset after it.
+    pub const LINGER: Duration = Duration::from_secs(5);
+
     pub fn start(workers: usize, max_chats_per_sec: Option<u32>) -> Self {
-        Self::with_room_for(None, workers, max_chats_per_sec)
+        Self::of(Server::builder(), workers, max_chats_per_sec)
     }
 
     /// A server that ends an incomplete packet after this time.
     pub fn with_packet_timeout(timeout: Duration) -> Self {
-        Self::of(Server::builder().packet_timeout(Some(timeout)), 1, Some(10))
+        let builder = with_linger(Self::LINGER).packet_timeout(Some(timeout));
+        Self::of(builder, 1, Some(10))
     }
 
     /// A server with one more listener. Returns its address too.
@@ -135,13 +141,10 @@ impl RealServer {
         (server, addr)
     }
 
-    pub fn with_room_for(
-        max_sessions: Option<usize>,
-        workers: usize,
-        max_chats_per_sec: Option<u32>,
-    ) -> Self {
-        let builder = Server::builder().max_sessions(max_sessions);
-        Self::of(builder, workers, max_chats_per_sec)
+    /// A server for this number of sessions, which resets a refused connection after `linger`.
+    pub fn with_room_for(max_sessions: usize, linger: Duration) -> Self {
+        let builder = with_linger(linger).max_sessions(Some(max_sessions));
+        Self::of(builder, 1, Some(10))
     }
 
     fn of(builder: ServerBuilder, workers: usize, max_chats_per_sec: Option<u32>) -> Self {
@@ -163,6 +166,13 @@ impl RealServer {
         self.0.local_addr()
     }
 
+    /// The sessions that have ended, by reason.
+    pub fn disconnects(&self) -> Vec<(&'static str, u64)> {
+        let totals = self.0.handle().metrics().totals();
+        let by_label = totals.disconnects_by_label();
+        by_label.filter(|(_, count)| *count > 0).collect()
+    }
+
     /// Handshakes of TLS that are complete: full ones, and those that have continued an earlier session.
     #[cfg(feature = "tls")]
     pub fn handshakes(&self) -> [u64; 2] {
@@ -171,6 +181,12 @@ impl RealServer {
         [HandshakeOutcome::Full, HandshakeOutcome::Resumed]
             .map(|outcome| handle.metrics().handshakes(TransportKind::Tls, outcome))
     }
+}
+
+fn with_linger(linger: Duration) -> ServerBuilder {
+    let mut config = Config::default();
+    config.linger = linger;
+    Server::builder().config(config)
 }
 
 /// The behaviour of a stub.
@@ -221,18 +237,19 @@ fn serve(
     stop: &AtomicBool,
 ) {
     stream.set_nonblocking(false).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_millis(1)))
-        .unwrap();
     let mut tick = first_tick;
     let mut last_meant_at = start;
     let mut input = Vec::new();
     let mut buffer = [0; 4096];
     while !stop.load(Ordering::SeqCst) {
+        // Until the next tick. Zero is not a timeout.
+        let timeout = (start + TICK * tick as u32).saturating_duration_since(Instant::now());
+        let timeout = timeout.max(Duration::from_millis(1));
         let read = if habits.reads {
+            stream.set_read_timeout(Some(timeout)).unwrap();
             stream.read(&mut buffer)
         } else {
-            thread::sleep(Duration::from_millis(1));
+            thread::sleep(timeout);
             Err(std::io::ErrorKind::WouldBlock.into())
         };
         match read {
@@ -255,11 +272,12 @@ fn serve(
                 // A tick that is delayed on purpose also delays the ticks behind it, on purpose.
                 let meant_at = (start + TICK * tick as u32 + delay).max(last_meant_at);
                 thread::sleep(meant_at.saturating_duration_since(Instant::now()));
-                if stream.write_all(&bytes).is_err() {
-                    return;
-                }
+                let written = stream.write_all(&bytes);
                 let late_us = meant_at.elapsed().as_micros() as u64;
                 habits.worst_late_us.fetch_max(late_us, Ordering::SeqCst);
+                if written.is_err() {
+                    return;
+                }
                 last_meant_at = meant_at;
             }
             tick += 1;
@@ -330,6 +348,29 @@ pub fn counts<const N: usize>(report: &Report, names: [&str; N]) -> [u64; N] {
     })
 }
 
+/// The objection to a run in which the client and the stub together are late by 200 ms or more: a short run ends
+/// before the fault of the stub then, and after 1 s without a tick the client reports a silent server.
+pub fn disturbance(report: &Report, stub_ms: f64) -> Option<String> {
+    lateness(report, stub_ms, 200.0)
+}
+
+/// The objection to a run in which the client and the stub together are late by `max_ms` milliseconds or more.
+pub fn lateness(report: &Report, stub_ms: f64, max_ms: f64) -> Option<String> {
+    let client = &report.client;
+    let client_ms = client.worst_stall_ms.max(client.worst_loop_lag_ms);
+    let is_disturbed = client_ms + stub_ms >= max_ms;
+    is_disturbed.then(|| format!("late: stub {stub_ms} ms, client {client_ms} ms"))
+}
+
+/// Waits for a condition, a minute at most.
+pub fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
+    let give_up_at = Instant::now() + Duration::from_secs(60);
+    while !is_met() {
+        assert!(Instant::now() < give_up_at, "waited for: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The exit status and the output of a finished client.
 #[derive(Debug)]
 pub struct Run {
@@ -346,23 +387,31 @@ impl Run {
         (run, report)
     }
 
+    /// Runs the client to its end, with the text on standard output and the report as JSON in a file.
+    pub fn with_text(addr: impl ToString, args: &[&str], json: &str) -> (Self, Report) {
+        let run = Self::of(client(addr, args).args(["--json", json]));
+        let report = std::fs::read_to_string(json).unwrap();
+        (run, serde_json::from_str(&report).unwrap())
+    }
+
     /// The report on standard output.
     pub fn read(&self) -> Report {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Repeats a run until `unfit` has no objection, ten times at most. The load of a busy machine changes
-    /// what a run measures.
+    /// Repeats a run, each time against another stub, until `unfit` has no objection, ten times at most. The load
+    /// of a busy machine changes what a run measures. `unfit` does not look at what the test asserts; its second
+    /// argument is the longest time in milliseconds by which the stub was late.
     pub fn fit(
-        args: &[&str],
         stub: impl Fn() -> Stub,
-        unfit: impl Fn(&Report, &Stub) -> Option<String>,
+        run: impl Fn(&Stub) -> (Self, Report),
+        unfit: impl Fn(&Report, f64) -> Option<String>,
     ) -> (Self, Report) {
         let mut objections = Vec::new();
         for _ in 0..10 {
             let stub = stub();
-            let (run, report) = Self::report(stub.addr, args);
-            match unfit(&report, &stub) {
+            let (run, report) = run(&stub);
+            match unfit(&report, stub.end()) {
                 Some(objection) => objections.push(objection),
                 None => return (run, report),
             }
@@ -370,12 +419,19 @@ impl Run {
         panic!("every run was unfit: {objections:#?}");
     }
 
-    /// Repeats a run until the client does not report `client_limited`.
+    /// Repeats a run until it has no [`disturbance`].
+    pub fn undisturbed(args: &[&str], stub: impl Fn() -> Stub) -> (Self, Report) {
+        Self::fit(stub, |stub| Self::report(stub.addr, args), disturbance)
+    }
+
+    /// Repeats a run until it has no [`disturbance`] and the client does not report `client_limited`.
     pub fn unlimited(args: &[&str], stub: impl Fn() -> Stub) -> (Self, Report) {
-        Self::fit(args, stub, |report, _| {
+        let run = |stub: &Stub| Self::report(stub.addr, args);
+        Self::fit(stub, run, |report, stub_ms| {
             let mut steps = report.capacity.iter().flat_map(|found| &found.steps);
             let is_limited = report.client.client_limited || steps.any(|step| step.client_limited);
-            is_limited.then(|| format!("{:?}", report.client))
+            let limited = is_limited.then(|| format!("{:?}", report.client));
+            limited.or_else(|| disturbance(report, stub_ms))
         })
     }
 

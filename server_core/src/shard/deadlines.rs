@@ -98,11 +98,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     {
                         self.defer_check(id, now + RETRY, now);
                     }
-                    // A handshake takes several round trips, and could not take them during a stall. The answer
-                    // to a login may come from another thread.
-                    Expired::ReadThenClose(
-                        DisconnectReason::Handshake | DisconnectReason::LoginTimeout,
-                    ) if self.grace_until.is_some_and(|at| now < at) => {
+                    // A handshake takes several round trips, and could not take them during a stall.
+                    Expired::ReadThenClose(DisconnectReason::Handshake)
+                        if self.grace_until.is_some_and(|at| now < at) =>
+                    {
                         self.defer_check(id, self.grace_until.unwrap_or(now), now);
                     }
                     Expired::ReadThenClose(DisconnectReason::LoginTimeout)
@@ -272,44 +271,6 @@ mod tests {
             Ok(())
         });
         (shard, ids[0], peer)
-    }
-
-    /// Another thread answers its login.
-    struct Newcomer;
-
-    impl Session for Newcomer {
-        fn requires_login(&self) -> bool {
-            true
-        }
-
-        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn login_that_comes_during_a_stall_has_as_long_again_for_its_answer() {
-        for is_answered in [true, false] {
-            let mut clock = FakeClock::new();
-            let (mut shard, id, peer) = adopt(&clock, || Newcomer);
-            shard.run(clock.now());
-            let timeout = Config::default().login_timeout.unwrap();
-            peer.send(&[4, 0, 1, 0]);
-            clock.advance(timeout + MS * 2000);
-            shard.handle_readiness(id, true, false, clock.now());
-            shard.run(clock.now());
-            assert_eq!(shard.metrics().packets_received.get(), 1);
-            assert_eq!(shard.sessions(), 1);
-            clock.advance(MS * 1999);
-            shard.run(clock.now());
-            assert_eq!(shard.sessions(), 1);
-            if is_answered {
-                shard.handle_command(Command::Admit(id), clock.now(), |_, _| Ok(()));
-            }
-            clock.advance(MS);
-            shard.run(clock.now());
-            assert_eq!(shard.sessions(), usize::from(is_answered));
-        }
     }
 
     #[test]

@@ -59,10 +59,12 @@ until_true() {
     done
 }
 
-# build ARGS...: builds both programs; profile from PROFILE (release by default), further arguments for cargo.
+# build ARGS...: builds both programs; profile from PROFILE (release by default), further arguments for cargo. Builds
+# nothing if PROGRAMS names a folder with the programs.
 build() {
     # `profile` and `target` are not local: scripts build other programs in the same folder.
     profile=${PROFILE:-release}
+    [ -z "${PROGRAMS:-}" ] || { bin=$PROGRAMS && return; }
     say "building ($profile)"
     target="$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")"
     # An explicit --target-dir overrides cargo's configuration, so $bin is where cargo puts the programs.

@@ -89,13 +89,16 @@ walk() {
     is_true 'game.pending.length === 0'
 }
 
-profile=${PROFILE:-release}
-say "building ($profile)"
-target="$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")"
-(cd "$repo" && cargo build --quiet --profile "$profile" --target-dir "$target" \
-    -p server_core --features websocket --example web)
-[ "$profile" = dev ] && profile=debug
-program="$target/$profile/examples/web"
+build_example() {
+    local profile=${PROFILE:-release} target
+    say "building ($profile)"
+    target="$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")"
+    (cd "$repo" && cargo build --quiet --profile "$profile" --target-dir "$target" \
+        -p server_core --features websocket --example web)
+    [ "$profile" = dev ] && profile=debug
+    program="$target/$profile/examples/web"
+}
+if [ -n "${PROGRAMS:-}" ]; then program="$PROGRAMS/web"; else build_example; fi
 
 say "$bots bots, two pages"
 start_world world 127.0.0.1:0 127.0.0.1:0

@@ -41,8 +41,14 @@ pub fn run(args: &Args) -> ExitCode {
         // Before the server listens.
         Some(Err(error)) => {
             host::print_error("game_server", &error);
-            let is_bad_url = error.kind() == io::ErrorKind::InvalidInput;
-            return [host::exit::FAILURE, host::exit::USAGE][usize::from(is_bad_url)].into();
+            // Of the URL. A file that is missing is a failure of the start.
+            let is_bad_usage = error.kind() == io::ErrorKind::InvalidInput;
+            let status = if is_bad_usage {
+                host::exit::USAGE
+            } else {
+                host::exit::FAILURE
+            };
+            return status.into();
         }
         Some(Ok(builder)) => Some(builder),
         None => None,

@@ -36,7 +36,7 @@ use crate::buffer::queue::{PacketBatch, SendQueue};
 use crate::connection::admission::Permit;
 use crate::protocol::framer::Framer;
 use crate::session::Peer;
-use crate::transport::{Completion, Transport};
+use crate::transport::{HandshakeStep, Transport};
 use output::{regauge, write_queue};
 use reading::ReadState;
 use std::io::ErrorKind;
@@ -161,20 +161,22 @@ impl<T: Transport, S> Connection<T, S> {
         false
     }
 
-    /// Takes the handshake a step further. Returns whether packets flow from now on, the change of
+    /// Takes the handshake a step further. Returns how far it came, the change of
     /// [`partial_bytes`](Self::partial_bytes), and what the step costs of a turn's input beyond its fixed price.
     ///
     /// # Errors
     /// Why the session has to end.
-    pub fn handshake(&mut self, now: Instant) -> (Result<bool, DisconnectReason>, isize, usize) {
+    pub fn handshake(
+        &mut self,
+        now: Instant,
+    ) -> (Result<HandshakeStep, DisconnectReason>, isize, usize) {
         let partial_bytes = self.partial_bytes() as isize;
-        let done = self.stream.handshake();
-        let is_done = done.map(|completion| completion == Completion::Done);
-        if is_done == Ok(true) {
+        let step = self.stream.handshake();
+        if step == Ok(HandshakeStep::Done) {
             self.open(now);
         }
         let growth = self.partial_bytes() as isize - partial_bytes;
-        (is_done, growth, self.stream.overhead_bytes())
+        (step, growth, self.stream.overhead_bytes())
     }
 
     /// Packets flow from now on.

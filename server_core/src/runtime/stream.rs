@@ -17,7 +17,7 @@ use crate::transport::Tls;
 use crate::transport::Translated;
 #[cfg(feature = "websocket")]
 use crate::transport::Upgraded;
-use crate::transport::{self, Completion, ReadOutcome, Transport};
+use crate::transport::{self, Completion, HandshakeStep, ReadOutcome, Transport};
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -358,7 +358,7 @@ impl Transport for Stream {
         transport!(self, transport => transport.kind())
     }
 
-    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+    fn handshake(&mut self) -> Result<HandshakeStep, DisconnectReason> {
         transport!(self, transport => transport.handshake())
     }
 }

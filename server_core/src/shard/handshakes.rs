@@ -5,7 +5,7 @@ use crate::base::id::SessionId;
 use crate::base::metrics::HandshakeOutcome;
 use crate::base::reason::DisconnectReason;
 use crate::session::Session;
-use crate::transport::Transport;
+use crate::transport::{HandshakeStep, Transport};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -42,14 +42,17 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     /// Takes one step of a handshake, and returns what that costs of the turn's input.
     pub(super) fn handshake(&mut self, id: SessionId, now: Instant) -> usize {
         let (mut partial_growth, mut cost) = (0, STEP_COST);
-        let done = self.table.try_visit(id, |connection| {
+        let step = self.table.try_visit(id, |connection| {
             connection.has_input = false;
-            let (is_done, growth, extra_cost) = connection.handshake(now);
+            let (step, growth, extra_cost) = connection.handshake(now);
             (partial_growth, cost) = (growth, STEP_COST + extra_cost);
-            Ok(is_done?.then(|| (connection.transport(), connection.is_resumed())))
+            Ok((step?, connection.transport(), connection.is_resumed()))
         });
         self.metrics().partial_packet_bytes.change(partial_growth);
-        if let Some(Some((transport, is_resumed))) = done {
+        if let Some((HandshakeStep::Yielded, ..)) = step {
+            self.list_readable(id);
+        }
+        if let Some((HandshakeStep::Done, transport, is_resumed)) = step {
             self.handshakes.count -= 1;
             let outcome = if is_resumed {
                 HandshakeOutcome::Resumed
@@ -116,6 +119,8 @@ mod tests {
     struct Counts {
         /// Whether the peers' parts of the handshakes have come.
         is_ready: AtomicBool,
+        /// Steps that do not take all of the peer's bytes.
+        long_steps: AtomicUsize,
         steps: AtomicUsize,
         written_bytes: AtomicUsize,
         connected: AtomicUsize,
@@ -174,13 +179,16 @@ mod tests {
             !self.is_done
         }
 
-        fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
-            self.counts.steps.fetch_add(1, Ordering::Relaxed);
+        fn handshake(&mut self) -> Result<HandshakeStep, DisconnectReason> {
+            let steps = self.counts.steps.fetch_add(1, Ordering::Relaxed) + 1;
+            if steps <= read(&self.counts.long_steps) {
+                return Ok(HandshakeStep::Yielded);
+            }
             if !self.counts.is_ready.load(Ordering::Relaxed) {
-                return Ok(Completion::Pending);
+                return Ok(HandshakeStep::Blocked);
             }
             (self.is_done, self.held) = (true, read(&self.counts.ticket_bytes));
-            Ok(Completion::Done)
+            Ok(HandshakeStep::Done)
         }
     }
 
@@ -297,6 +305,20 @@ mod tests {
         shard.handle_command(broadcast, now, |_, _| Ok(()));
         shard.run(now);
         assert_eq!(read(&counts.written_bytes), 16);
+        assert!(!shard.has_work());
+    }
+
+    #[test]
+    fn a_step_that_yields_goes_on_behind_the_others_without_an_event() {
+        let (counts, now) = (Arc::new(Counts::default()), Instant::now());
+        let mut shard = shard(&config(), &counts);
+        counts.long_steps.store(4, Ordering::Relaxed);
+        arrive(&mut shard, &counts, 2, now);
+        for steps in [2, 4, 6] {
+            assert!(shard.has_work());
+            shard.run(now);
+            assert_eq!(read(&counts.steps), steps);
+        }
         assert!(!shard.has_work());
     }
 

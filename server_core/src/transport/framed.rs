@@ -1,6 +1,6 @@
 //! A codec over a transport, as a transport.
 
-use super::{Completion, ReadOutcome, Transport, write_out};
+use super::{Completion, HandshakeStep, ReadOutcome, Transport, write_out};
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::base::transport_kind::TransportKind;
 use crate::buffer::queue::MAX_SLICES;
@@ -271,7 +271,7 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
         self.inner.kind()
     }
 
-    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+    fn handshake(&mut self) -> Result<HandshakeStep, DisconnectReason> {
         let outcome = self.inner.handshake();
         self.overhead_bytes = self.inner.overhead_bytes();
         outcome

@@ -49,10 +49,25 @@ pub enum ReadOutcome {
 pub enum Completion {
     /// The step is complete.
     Done,
-    /// The socket would block. Another try follows when the socket can be written; of a handshake, when
-    /// either direction is ready.
+    /// The socket would block. Another try follows when the socket can be written.
     Pending,
 }
+
+/// The result of a step of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeStep {
+    /// The handshake is complete.
+    Done,
+    /// The socket would block. The next step follows when either direction is ready.
+    Blocked,
+    /// The step was long enough, and more of the peer's bytes may be there. The next step follows behind the input of
+    /// the other sessions.
+    Yielded,
+}
+
+/// The most reads of one step of a handshake: a peer that sends single bytes as fast as they are read does not hold
+/// the others. Of other peers a step needs fewer than ten.
+pub(crate) const MAX_HANDSHAKE_READS: usize = 64;
 
 /// A byte stream that never blocks.
 ///
@@ -162,12 +177,12 @@ pub trait Transport {
         TransportKind::Tcp
     }
 
-    /// Takes the handshake as far as the socket allows, in both directions.
+    /// Takes the handshake as far as the socket allows, in both directions, but not farther than a step goes.
     ///
     /// # Errors
     /// Why the session has to end: [`DisconnectReason::Handshake`] if the peer's part of it is invalid.
-    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
-        Ok(Completion::Done)
+    fn handshake(&mut self) -> Result<HandshakeStep, DisconnectReason> {
+        Ok(HandshakeStep::Done)
     }
 }
 
@@ -297,7 +312,7 @@ mod tests {
     fn a_plain_stream_has_no_bytes_and_no_handshake_of_its_own() {
         let mut stream = Scripted(Vec::new());
         assert!(!stream.needs_handshake());
-        assert_eq!(stream.handshake(), Ok(Completion::Done));
+        assert_eq!(stream.handshake(), Ok(HandshakeStep::Done));
         assert_eq!((stream.buffered_bytes(), stream.overhead_bytes()), (0, 0));
         assert_eq!(Transport::flush(&mut stream).unwrap(), Completion::Done);
         assert_eq!(

@@ -10,7 +10,7 @@
 //! the socket has not taken as a whole is kept, and nothing is encrypted before it has gone. So a session keeps
 //! one record at most, and its packets wait as plaintext in its queue, where the limits are.
 
-use super::{Completion, ReadOutcome, Transport, write_out};
+use super::{Completion, HandshakeStep, MAX_HANDSHAKE_READS, ReadOutcome, Transport, write_out};
 use crate::base::reason::DisconnectReason;
 use crate::base::transport_kind::TransportKind;
 use std::cell::RefCell;
@@ -366,7 +366,7 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
         TransportKind::Tls
     }
 
-    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+    fn handshake(&mut self) -> Result<HandshakeStep, DisconnectReason> {
         (self.overhead_bytes, self.empty_records) = (0, 0);
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch {
@@ -379,6 +379,7 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
             } else {
                 Some(0)
             };
+            let mut reads = 0..MAX_HANDSHAKE_READS;
             loop {
                 if let Some(count) = taken {
                     self.open(&mut input[..count], plaintext);
@@ -389,7 +390,7 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
                     // The peer's first packets may have come with the end of its handshake.
                     self.opened.extend_from_slice(plaintext);
                     let pushed = pushed.map_err(|error| DisconnectReason::from_io(&error));
-                    return pushed.map(|_| Completion::Done);
+                    return pushed.map(|_| HandshakeStep::Done);
                 }
                 match self.end {
                     Some(End::Broken { .. }) => return Err(DisconnectReason::Handshake),
@@ -398,12 +399,15 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
                 }
                 match pushed {
                     Ok(Completion::Done) => {}
-                    Ok(Completion::Pending) => return Ok(Completion::Pending),
+                    Ok(Completion::Pending) => return Ok(HandshakeStep::Blocked),
                     Err(error) => return Err(DisconnectReason::from_io(&error)),
+                }
+                if reads.next().is_none() {
+                    return Ok(HandshakeStep::Yielded);
                 }
                 taken = match self.inner.read(input)? {
                     ReadOutcome::Bytes(count) => Some(count),
-                    ReadOutcome::Blocked => return Ok(Completion::Pending),
+                    ReadOutcome::Blocked => return Ok(HandshakeStep::Blocked),
                     ReadOutcome::Closed => return Err(DisconnectReason::PeerClosed),
                 };
             }
@@ -422,7 +426,7 @@ impl<T: fmt::Debug, E> fmt::Debug for Tls<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{FakePeer, FakeStream, FakeTls};
+    use crate::testing::{Call, FakePeer, FakeStream, FakeTls, Outcome};
     use std::sync::Arc;
 
     fn established() -> (Tls<FakeStream, FakeTls>, FakePeer) {
@@ -476,13 +480,13 @@ mod tests {
     fn a_step_of_a_handshake_costs_its_signature_once_whether_it_succeeds_or_not() {
         let step = FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP);
         for (input, outcome) in [
-            (step.clone(), Ok(Completion::Pending)),
+            (step.clone(), Ok(HandshakeStep::Blocked)),
             ([step, data(1)].concat(), Err(DisconnectReason::Handshake)),
         ] {
             let (stream, peer) = FakeStream::pair();
             let engine = FakeTls::new(Arc::default()).with_signing_cost(5_000);
             let mut tls = Tls::new(stream, engine);
-            assert_eq!(tls.handshake(), Ok(Completion::Pending));
+            assert_eq!(tls.handshake(), Ok(HandshakeStep::Blocked));
             assert_eq!(tls.overhead_bytes(), 0);
             peer.send(&input);
             assert_eq!(tls.handshake(), outcome);
@@ -490,6 +494,23 @@ mod tests {
             assert_eq!(tls.handshake(), outcome);
             assert_eq!(tls.overhead_bytes(), 0);
         }
+    }
+
+    #[test]
+    fn a_handshake_in_single_bytes_is_read_in_bounded_steps() {
+        let (stream, peer) = FakeStream::pair();
+        let mut tls = Tls::new(stream, FakeTls::new(Arc::default()));
+        let input = FakeTls::record(FakeTls::HANDSHAKE, &[0; 2 * MAX_HANDSHAKE_READS]);
+        for _ in 0..input.len() {
+            peer.script(Call::Read, Outcome::AtMost(1));
+        }
+        peer.send(&input);
+        for steps in 1..=2 {
+            assert_eq!(tls.handshake(), Ok(HandshakeStep::Yielded));
+            assert_eq!(peer.state().read_bytes, steps * MAX_HANDSHAKE_READS);
+        }
+        assert_ne!(tls.handshake(), Ok(HandshakeStep::Yielded));
+        assert_eq!(peer.state().read_bytes, input.len());
     }
 
     #[test]

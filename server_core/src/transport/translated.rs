@@ -1,6 +1,6 @@
 //! Frames of another framing, as packets.
 
-use super::{Completion, ReadOutcome, Transport};
+use super::{Completion, HandshakeStep, ReadOutcome, Transport};
 use crate::base::reason::{DisconnectReason, Kick};
 use crate::base::transport_kind::TransportKind;
 use crate::base::wire::{HEADER_BYTES, MAX_PAYLOAD_BYTES};
@@ -207,7 +207,7 @@ impl<T: Transport> Transport for Translated<T> {
         self.inner.kind()
     }
 
-    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+    fn handshake(&mut self) -> Result<HandshakeStep, DisconnectReason> {
         let outcome = self.inner.handshake();
         self.overhead_bytes = self.inner.overhead_bytes();
         outcome

@@ -1,6 +1,8 @@
 //! The upgrade to WebSocket, as the handshake of a transport.
 
-use super::{Completion, Framed, ReadOutcome, Transport, write_out};
+use super::{
+    Completion, Framed, HandshakeStep, MAX_HANDSHAKE_READS, ReadOutcome, Transport, write_out,
+};
 use crate::base::reason::DisconnectReason;
 use crate::base::transport_kind::TransportKind;
 use crate::protocol::upgrade::{
@@ -42,9 +44,6 @@ enum Step {
 
 /// The most bytes of one read of a head.
 const READ_BYTES: usize = 2 << 10;
-/// The most reads of one step of a handshake. An innocent head of 8 KiB needs five, and `inner` may return
-/// reads without plaintext.
-const MAX_READS: usize = 64;
 /// The most bytes of a step, plaintext and overhead: a step has a fixed price. A head has 8 KiB.
 const MAX_STEP_COST: usize = 16 << 10;
 
@@ -224,48 +223,49 @@ impl<T: Transport> Transport for Upgrade<T> {
         !matches!(self.step, Step::Done)
     }
 
-    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+    fn handshake(&mut self) -> Result<HandshakeStep, DisconnectReason> {
         self.overhead_bytes = 0;
         if self.inner.needs_handshake() {
             let outcome = self.inner.handshake();
             self.overhead_bytes = self.inner.overhead_bytes();
-            if outcome? == Completion::Pending {
-                return Ok(Completion::Pending);
+            let step = outcome?;
+            if step != HandshakeStep::Done {
+                return Ok(step);
             }
         }
         let mut cost = 0;
-        for _ in 0..MAX_READS {
+        for _ in 0..MAX_HANDSHAKE_READS {
             match self.flush() {
                 Ok(Completion::Done) => {}
-                Ok(Completion::Pending) => return Ok(Completion::Pending),
+                Ok(Completion::Pending) => return Ok(HandshakeStep::Blocked),
                 Err(error) => return Err(DisconnectReason::from_io(&error)),
             }
             match self.step {
                 Step::Accepted => {
                     self.step = Step::Done;
-                    return Ok(Completion::Done);
+                    return Ok(HandshakeStep::Done);
                 }
-                Step::Done => return Ok(Completion::Done),
+                Step::Done => return Ok(HandshakeStep::Done),
                 Step::Refused => return Err(DisconnectReason::Handshake),
                 Step::Request(_) | Step::Answer(_) => {}
             }
             match self.read_head()? {
                 Some(bytes) => cost += bytes,
-                None => return Ok(Completion::Pending),
+                None => return Ok(HandshakeStep::Blocked),
             }
             self.evaluate_head()?;
             if cost > MAX_STEP_COST && matches!(self.step, Step::Request(_) | Step::Answer(_)) {
                 break;
             }
         }
-        Err(DisconnectReason::Handshake)
+        Ok(HandshakeStep::Yielded)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{FakePeer, FakeStream};
+    use crate::testing::{Call, FakePeer, FakeStream, Outcome};
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -285,7 +285,7 @@ mod tests {
     fn bytes_behind_the_request_are_the_first_frames() {
         let (mut stream, peer) = server();
         peer.send(&[REQUEST, PING, MESSAGE].concat());
-        assert_eq!(stream.handshake(), Ok(Completion::Done));
+        assert_eq!(stream.handshake(), Ok(HandshakeStep::Done));
         let memory = &mut [0; 64];
         assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(4)));
         assert_eq!(memory[..4], [4, 0, 2, 0]);
@@ -300,7 +300,7 @@ mod tests {
         let (mut stream, peer) = server();
         peer.state().room = 0;
         peer.send(&[REQUEST, PING].concat());
-        assert_eq!(stream.handshake(), Ok(Completion::Pending));
+        assert_eq!(stream.handshake(), Ok(HandshakeStep::Blocked));
         // The session ends here, and what follows is discarded.
         peer.send(PING);
         assert_eq!(stream.read(&mut [0; 64]), Ok(ReadOutcome::Blocked));
@@ -369,7 +369,7 @@ mod tests {
         peer.send(REQUEST);
         assert_eq!(
             Upgraded::server(stream, &config).handshake(),
-            Ok(Completion::Done)
+            Ok(HandshakeStep::Done)
         );
     }
 
@@ -379,11 +379,11 @@ mod tests {
         let (stream, to_client) = FakeStream::pair();
         let target = WebSocketTarget::new("game.example", "/play").unwrap();
         let mut client = Upgraded::client(stream, &target);
-        assert_eq!(client.handshake(), Ok(Completion::Pending));
+        assert_eq!(client.handshake(), Ok(HandshakeStep::Blocked));
         to_server.send(&to_client.take_output(usize::MAX));
-        assert_eq!(server.handshake(), Ok(Completion::Done));
+        assert_eq!(server.handshake(), Ok(HandshakeStep::Done));
         to_client.send(&to_server.take_output(usize::MAX));
-        assert_eq!(client.handshake(), Ok(Completion::Done));
+        assert_eq!(client.handshake(), Ok(HandshakeStep::Done));
         let packet = [4, 0, 2, 0];
         assert_eq!(client.write(&packet).unwrap(), 4);
         let frame = to_client.take_output(usize::MAX);
@@ -401,16 +401,18 @@ mod tests {
     }
 
     #[test]
-    fn a_step_of_a_handshake_reads_a_bounded_number_of_times() {
+    fn a_request_in_single_bytes_is_read_in_bounded_steps() {
         let (mut stream, peer) = server();
-        for _ in 0..2 * MAX_READS {
-            peer.script(
-                crate::testing::Call::Read,
-                crate::testing::Outcome::AtMost(1),
-            );
+        for _ in 0..REQUEST.len() {
+            peer.script(Call::Read, Outcome::AtMost(1));
         }
-        peer.send(&[b"GET / HTTP/1.1\r\n", &[b'a'; 1000][..]].concat());
-        assert_eq!(stream.handshake(), Err(DisconnectReason::Handshake));
-        assert_eq!(peer.state().read_bytes, MAX_READS);
+        peer.send(REQUEST);
+        let mut steps = 0;
+        while stream.handshake() == Ok(HandshakeStep::Yielded) {
+            steps += 1;
+            assert_eq!(peer.state().read_bytes, steps * MAX_HANDSHAKE_READS);
+        }
+        assert_eq!(steps, REQUEST.len() / MAX_HANDSHAKE_READS);
+        assert!(!stream.needs_handshake());
     }
 }

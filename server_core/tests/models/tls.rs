@@ -2,7 +2,7 @@
 
 use server_core::DisconnectReason;
 use server_core::testing::{FakePeer, FakeStream, FakeTls};
-use server_core::transport::{Completion, ReadOutcome, Tls, Transport};
+use server_core::transport::{Completion, HandshakeStep, ReadOutcome, Tls, Transport};
 use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 
@@ -193,8 +193,8 @@ impl Machine {
         }
         if self.tls.needs_handshake() {
             match self.tls.handshake() {
-                Ok(Completion::Done) => assert!(!self.tls.needs_handshake()),
-                Ok(Completion::Pending) => {}
+                Ok(HandshakeStep::Done) => assert!(!self.tls.needs_handshake()),
+                Ok(HandshakeStep::Blocked | HandshakeStep::Yielded) => {}
                 Err(reason) => self.end = Some(Err(reason)),
             }
             return;

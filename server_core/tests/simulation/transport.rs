@@ -10,7 +10,7 @@ use server_core::protocol::codec::{Codec, Decoded};
 use server_core::protocol::websocket::WebSocket;
 use server_core::testing::FakeTls;
 use server_core::transport::{
-    Completion, Framed, ReadOutcome, Tls, Translated, Transport, Upgrade,
+    Completion, Framed, HandshakeStep, ReadOutcome, Tls, Translated, Transport, Upgrade,
 };
 use server_core::{DisconnectReason, Framing, SessionId, WebSocketServerConfig};
 use std::io::{self, IoSlice};
@@ -175,7 +175,7 @@ impl Transport for SimStream {
         self.transport.needs_handshake()
     }
 
-    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+    fn handshake(&mut self) -> Result<HandshakeStep, DisconnectReason> {
         self.transport.handshake()
     }
 }
@@ -275,7 +275,7 @@ impl Transport for Sealed {
         self.tls.needs_handshake()
     }
 
-    fn handshake(&mut self) -> Result<Completion, DisconnectReason> {
+    fn handshake(&mut self) -> Result<HandshakeStep, DisconnectReason> {
         self.tls.handshake()
     }
 }

@@ -1,11 +1,8 @@
 //! `--assert` and the exit status.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::clean_stub;
+use crate::util::{Run, Stub, client, disturbance, scratch};
 use dummy_client::report::Verdict;
-use util::fault::clean_stub;
-use util::{Run, Stub, client, disturbance, scratch};
 
 #[test]
 fn broken_assertion_is_status_1_and_a_line_with_the_value() {

@@ -1,11 +1,8 @@
 //! `--find-capacity`.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::{TEXT, clean_stub};
+use crate::util::{Run, Stub, hello};
 use dummy_client::executor::capacity::Outcome;
-use util::fault::{TEXT, clean_stub};
-use util::{Run, Stub, hello};
 
 const ARGS: [&str; 5] = ["--find-capacity", "--count", "2", "--assert", "lost==0"];
 

@@ -1,12 +1,9 @@
 //! Chats and their deliveries.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::TEXT;
+use crate::util::{RealServer, Run, Stub, counts, hello, packet};
 use dummy_client::Report;
 use std::sync::Arc;
-use util::fault::TEXT;
-use util::{RealServer, Run, Stub, counts, hello, packet};
 
 #[test]
 fn chats_are_delivered_to_the_sender_and_the_other_sessions() {

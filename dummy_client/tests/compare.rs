@@ -1,12 +1,9 @@
 //! The subcommand `compare`.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::{TEXT, clean_stub};
+use crate::util::{Run, Stub, hello, scratch};
 use std::fs;
 use std::process::Command;
-use util::fault::{TEXT, clean_stub};
-use util::{Run, Stub, hello, scratch};
 
 fn compare(before: &str, after: &str) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dummy_client"));

@@ -1,12 +1,9 @@
 //! The reasons that a server sends before it closes a session.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::{TEXT, with_fault};
+use crate::util::{Run, Stub, client, counts, hello, packet, scratch};
 use std::fs;
 use std::time::Instant;
-use util::fault::{TEXT, with_fault};
-use util::{Run, Stub, client, counts, hello, packet, scratch};
 
 #[test]
 fn lost_session_fails_the_run_and_its_reason_is_reported() {

@@ -1,9 +1,6 @@
 //! The README agrees with the program: flags, metrics and attacks.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-#[path = "../../game_server/tests/pages/mod.rs"]
-mod pages;
-
+use crate::pages;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::Command;

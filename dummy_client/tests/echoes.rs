@@ -1,8 +1,9 @@
 //! Echo requests and their answers.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::{TEXT, clean_stub};
+use crate::util::{
+    Run, Stub, client, counts, ended, for_each_at_once, hello, interrupt, packet, wait_until,
+};
 use game_server::GameSession;
 use game_server::packets::SHello;
 use server_core::Server;
@@ -10,10 +11,6 @@ use std::fs;
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
-use util::fault::{TEXT, clean_stub};
-use util::{
-    Run, Stub, client, counts, ended, for_each_at_once, hello, interrupt, packet, wait_until,
-};
 
 const ECHO_ARGS: [&str; 6] = ["--count", "2", "--duration-secs", "0.6", "--echo-hz", "50"];
 

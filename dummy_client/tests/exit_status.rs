@@ -1,12 +1,9 @@
 //! Exit status and error lines when a run cannot begin, or ends early.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::{Run, Stub, client, for_each_at_once, hello};
 use dummy_client::report::Verdict;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use util::{Run, Stub, client, for_each_at_once, hello};
 
 #[test]
 fn refused_connections_are_one_error_line_and_status_1() {

@@ -1,10 +1,7 @@
 //! Packets with unknown ids, and invalid headers.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
-use util::fault::{TEXT, with_fault};
-use util::{counts, hello, packet};
+use crate::util::fault::{TEXT, with_fault};
+use crate::util::{counts, hello, packet};
 
 /// (lecture row 37)
 #[test]

@@ -1,10 +1,7 @@
 //! Ramp, stages, churn and reconnects, end to end. `src/users/tests.rs` has their state machine, in virtual time.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
-use util::fault::{TEXT, clean_stub};
-use util::{Run, Stub, client, hello};
+use crate::util::fault::{TEXT, clean_stub};
+use crate::util::{Run, Stub, client, hello};
 
 #[test]
 fn ramp_per_sec_limits_the_connections() {

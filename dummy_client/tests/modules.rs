@@ -1,5 +1,4 @@
 //! The modules of `src/` import each other without a cycle.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

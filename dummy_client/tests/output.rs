@@ -1,15 +1,12 @@
 //! The summary as text, as JSON and as a report: its content, and files that cannot be written.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::TEXT;
+use crate::util::{Run, Stub, client, disturbance, ended, hello, packet, scratch};
 use serde_json::Value;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use util::fault::TEXT;
-use util::{Run, Stub, client, disturbance, ended, hello, packet, scratch};
 
 #[test]
 fn json_matches_the_schema() {

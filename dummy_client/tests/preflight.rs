@@ -1,11 +1,8 @@
 //! The checks before a run, and the source addresses of a client.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::{Run, Stub, client, hello};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use util::{Run, Stub, client, hello};
 
 /// An address without a listener: the checks do not connect.
 fn nowhere() -> SocketAddr {

@@ -1,12 +1,9 @@
 //! Runs against a server that a TOML file describes (`--profile`).
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::{Run, Stub, client, counts, packet, scratch};
 use dummy_client::Report;
 use std::fs;
 use std::process::Command;
-use util::{Run, Stub, client, counts, packet, scratch};
 
 const TICK: u16 = 100;
 const LOGIN: u16 = 101;

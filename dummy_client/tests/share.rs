@@ -1,13 +1,10 @@
 //! A run of several processes, and the report that `merge` makes of their reports.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::clean_stub;
+use crate::util::{Run, Stub, client, disturbance, ended, hello, scratch};
 use dummy_client::report::Verdict;
 use std::cell::RefCell;
 use std::process::{Command, Stdio};
-use util::fault::clean_stub;
-use util::{Run, Stub, client, disturbance, ended, hello, scratch};
 
 #[test]
 fn shares_of_an_odd_number_of_sessions_merge_to_the_whole_run() {

@@ -1,8 +1,9 @@
 //! Signals to a client that runs.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::clean_stub;
+use crate::util::{
+    Run, Stub, client, disturbance, ended, for_each_at_once, interrupt, lateness, scratch, signal,
+};
 use dummy_client::Report;
 use dummy_client::report::Verdict;
 use std::fs;
@@ -11,10 +12,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
-use util::fault::clean_stub;
-use util::{
-    Run, Stub, client, disturbance, ended, for_each_at_once, interrupt, lateness, scratch, signal,
-};
 
 /// Reads the log of a client up to this number of hellos.
 fn wait_for_hellos(log: &mut impl BufRead, count: usize) {

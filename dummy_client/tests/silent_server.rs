@@ -1,10 +1,7 @@
 //! A server that accepts connections and sends nothing, or stops sending.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
-use util::fault::TEXT;
-use util::{Run, Stub, for_each_at_once, hello, packet};
+use crate::util::fault::TEXT;
+use crate::util::{Run, Stub, for_each_at_once, hello, packet};
 
 /// The server only accepts: the run fails with every load profile.
 #[test]

@@ -1,11 +1,7 @@
 //! A start that fails prints one line and ends, for each step that the system refuses.
-#![cfg(target_os = "linux")] // `ulimit -v`.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::{Run, Stub, client, hello};
 use std::process::Command;
-use util::{Run, Stub, client, hello};
 
 /// Runs the client under one limit after the other until a run succeeds, and returns the status and
 /// the line of each start that failed before.

@@ -1,13 +1,10 @@
 //! Delay of ticks against the schedule of the server, and their spread over the sessions.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::{TEXT, check_counts};
+use crate::util::{Run, Stub, counts, gauge, hello, lateness};
 use dummy_client::Report;
 use std::sync::Arc;
 use std::time::Duration;
-use util::fault::{TEXT, check_counts};
-use util::{Run, Stub, counts, gauge, hello, lateness};
 
 /// The tick period of a server with planted faults. The stub's own delay of some milliseconds is small against
 /// this period.
@@ -20,7 +17,7 @@ fn with_schedule(
     more_args: &[&str],
     plan: impl Fn(usize, u64) -> Option<(u64, u64)> + Send + Sync + 'static,
 ) -> Report {
-    let ticks = SLOT_MS / util::TICK.as_millis() as u64;
+    let ticks = SLOT_MS / crate::util::TICK.as_millis() as u64;
     let plan = Arc::new(plan);
     let args = [&["--count", "3", "--duration-secs", secs], more_args].concat();
     undisturbed(&args, || {

@@ -1,12 +1,9 @@
 //! Missing, malformed and wrong ticks, end to end. `src/run/tests.rs` has the other faults of ticks, in virtual
 //! time.
-#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
-mod util;
-
+use crate::util::fault::{TEXT, check_counts, with_fault};
+use crate::util::{Run, Stub, counts, hello, packet};
 use dummy_client::report::Verdict;
-use util::fault::{TEXT, check_counts, with_fault};
-use util::{Run, Stub, counts, hello, packet};
 
 #[test]
 fn server_without_fault_passes() {

@@ -1,5 +1,4 @@
 //! TLS, WebSocket and both, against the real server: runs, handshakes that fail, and attacks.
-#![cfg(all(feature = "tls", feature = "websocket"))]
 #![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
 
 mod util;

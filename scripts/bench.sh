@@ -8,6 +8,7 @@
 #   ./scripts/bench.sh smoke            a check that the benchmark works; its figures mean nothing
 #   ./scripts/bench.sh full --list      the names of the cases
 #   PROFILE=dev ./scripts/bench.sh smoke   the same without optimization, for a short build
+#   PROGRAMS=folder ./scripts/bench.sh smoke   the same with all programs from this folder
 #   BENCH_CASES="echo;saturate" ROUNDS=5 BENCH_JSON=bench.json ./scripts/bench.sh full
 #
 # The first lines of each program in scripts/bench/ say what the program does and why the comparison is fair.
@@ -15,5 +16,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 build
 # In the same folder: the dependencies of both workspaces are built once.
-(cd "$repo/scripts/bench" && cargo build --quiet --profile "$profile" --locked --target-dir "$target")
+[ -n "${PROGRAMS:-}" ] ||
+    (cd "$repo/scripts/bench" && cargo build --quiet --profile "$profile" --locked --target-dir "$target")
 "$bin/bench" --programs "$bin" --rivals "$bin" "$@"

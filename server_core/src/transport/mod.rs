@@ -53,8 +53,9 @@ pub enum Completion {
     Pending,
 }
 
-/// The result of a step of a handshake.
+/// The result of a step of a handshake. Plain TCP has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(any(feature = "tls", feature = "websocket")), allow(dead_code))]
 pub enum HandshakeStep {
     /// The handshake is complete.
     Done,
@@ -67,7 +68,8 @@ pub enum HandshakeStep {
 
 /// The most reads of one step of a handshake: a peer that sends single bytes as fast as they are read does not hold
 /// the others. Of other peers a step needs fewer than ten.
-pub(crate) const MAX_HANDSHAKE_READS: usize = 64;
+#[cfg(any(test, feature = "testing", feature = "tls", feature = "websocket"))]
+const MAX_HANDSHAKE_READS: usize = 64;
 
 /// A byte stream that never blocks.
 ///

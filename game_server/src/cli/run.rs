@@ -61,6 +61,7 @@ pub fn run(args: &Args) -> ExitCode {
     }
     let app = App::new("game_server", args.app.clone())
         .server(builder)
+        .requires_login(requires_login)
         .tick_period(Duration::from_millis(args.tick_ms))
         .admin({
             let ticks = Arc::clone(&ticks);

@@ -426,12 +426,13 @@ impl AppArgs {
             self.wss_addr.as_ref(),
         ];
         let mut addrs = addrs.iter().flatten().flat_map(|addrs| addrs.all());
-        let (timeout, flag) = if requires_login {
+        let (login_timeout, flag) = if requires_login {
             (config.login_timeout, "--login-timeout-ms")
         } else {
-            (config.idle_timeout, "--idle-timeout-ms")
+            (None, "--idle-timeout-ms")
         };
-        (timeout.is_none() && !addrs.all(is_loopback)).then(|| {
+        let is_endless = login_timeout.or(config.idle_timeout).is_none();
+        (is_endless && !addrs.all(is_loopback)).then(|| {
             format!("silent peers can take all sessions and keep them: {flag} ends silent peers")
         })
     }
@@ -560,6 +561,7 @@ mod tests {
         assert!(warns(&["--ws-addr=0.0.0.0:7780"]) && !warns(&["--ws-addr=[::1]:7780"]));
         let limited = parse(&["--addr=0.0.0.0:7777"]).unwrap();
         assert_eq!(limited.silence_warning(&config(&limited, 1000), true), None);
+        assert!(!warns(&["--addr=0.0.0.0:7777", "--idle-timeout-ms=1000"]));
     }
 
     /// No login timeout ends a session that needs no login.

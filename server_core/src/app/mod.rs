@@ -104,7 +104,7 @@ impl App {
             name,
             args,
             builder: Server::builder(),
-            requires_login: true,
+            requires_login: false,
             tick_period: None,
             admin: Vec::new(),
             on_start: Vec::new(),
@@ -120,7 +120,7 @@ impl App {
     }
 
     /// Sets whether the sessions [require a login](Session::requires_login): a start warns of silent peers from other
-    /// machines if no timeout ends them. [`play`](Self::play) sets it by itself. Default: `true`.
+    /// machines if no timeout ends them. [`play`](Self::play) sets it by itself. Default: `false`.
     pub fn requires_login(mut self, requires_login: bool) -> Self {
         self.requires_login = requires_login;
         self

@@ -867,7 +867,10 @@ fn read_secret(file: &Path) -> io::Result<Vec<u8>> {
         other => other?,
     };
     if secret.len() < SECRET_BYTES {
-        let text = format!("{} bytes, and a secret has {SECRET_BYTES}", secret.len());
+        let text = format!(
+            "{} bytes, and a secret has {SECRET_BYTES}: if a start that was cut off has left the file, delete it",
+            secret.len()
+        );
         return Err(io::Error::new(ErrorKind::InvalidData, text));
     }
     if fs::metadata(file)?.permissions().mode() & 0o077 != 0 {

@@ -232,6 +232,8 @@
 //! sessions then leave at 768 KiB a second, all workers together, until the queue is short again. The rest
 //! waits in order, and a session that caused some of it is not read. A packet that a callback sends to its
 //! own session does not wait for that. A reader that takes less than 512 KiB a second paces no session.
+//! Measured broadcasts (ticks) never wait, and are a part of the 768 KiB: callbacks get the rest, and an eighth at
+//! least.
 //! Packets of other threads are not paced: a game's thread asks
 //! [`ServerHandle::is_congested`] and sends less.
 //!

@@ -564,8 +564,9 @@ impl ServerHandle {
     }
 
     /// Whether the server is congested: packets of callbacks are [paced](crate#pacing), as the queue of a
-    /// session that keeps up is long. A thread that sends more than 768 KiB a second to one session should
-    /// send less while the server is congested.
+    /// session that keeps up is long. The queue of a reader of 1 MiB/s becomes shorter while ticks, packets of
+    /// callbacks (768 KiB a second), packets of other nodes and those of the game's threads are less than that
+    /// together: a thread should send less to all sessions while the server is congested.
     #[must_use]
     pub fn is_congested(&self) -> bool {
         self.inner.router.is_congested()

@@ -49,7 +49,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         {
             let bytes = next.fan_out_bytes;
             if !self.may_fan_out(bytes, now) {
-                self.paced_until = Some(self.pacing.rate.retry_at(now));
+                self.paced_until = Some(self.pacing.retry_at(now));
                 return;
             }
             if let Some(Deferred { source, effect, .. }) = self.deferred.pop_front() {
@@ -122,7 +122,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if self.deferred.is_empty() {
             let may_fan_out = self.may_fan_out(fan_out_bytes, now);
             if !may_fan_out {
-                self.paced_until = Some(self.pacing.rate.retry_at(now));
+                self.paced_until = Some(self.pacing.retry_at(now));
             }
             return may_fan_out;
         }
@@ -238,9 +238,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
 
     /// Posts the packets of the outbox. Returns the instant of the next try, if some are left.
     pub(super) fn retry_outbox(&mut self, now: Instant) -> Option<Instant> {
-        let rate = &mut self.pacing.rate;
-        let is_empty = outbox::retry(|bytes| rate.take(bytes, now));
-        (!is_empty).then(|| rate.retry_at(now))
+        let pacing = &mut self.pacing;
+        let is_empty = outbox::retry(|bytes| pacing.take(bytes, now));
+        (!is_empty).then(|| pacing.retry_at(now))
     }
 
     /// Forwards the commands that wait for another worker's mailbox, as far as it has room now. At the

@@ -300,9 +300,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::Send(to, buffer) => self.queue_for(to, buffer),
             Command::Broadcast(buffer) => self.queue_for_all(&buffer),
             Command::TimedBroadcast(buffer, share) => {
-                // A tick waits for no reader; callbacks get the rest of the paced rate.
+                // A tick waits for no reader; callbacks get the rest of the paced rate, and at least an eighth of it.
                 let bytes = buffer.len() / self.shared.router.workers();
-                self.pacing.rate.charge(bytes, now);
+                self.pacing.charge_tick(bytes, now);
                 self.queue_for_all(&buffer);
                 self.shares.push(share);
             }

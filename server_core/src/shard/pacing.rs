@@ -19,6 +19,10 @@ const PACED_BYTES_PER_SEC: u32 = 768 << 10;
 /// The part of the paced rate for packets of other nodes, if the server has a cluster.
 #[cfg(feature = "cluster")]
 const LINK_BYTES_PER_SEC: u32 = 256 << 10;
+/// The divisor of the paced rate that gives what callbacks have beside ticks which take all of it.
+const LEAST_PART: u32 = 8;
+/// The most that is owed to the paced rate, besides one packet: an hour of ticks is over a second later.
+const MAX_DEBT: Duration = Duration::from_secs(1);
 /// The paced rate may be used in bursts of this length.
 const PACED_BURST: Duration = Duration::from_millis(10);
 /// What waits for another worker to catch up is tried again after this time.
@@ -38,7 +42,10 @@ pub(crate) struct PacedRate {
 #[derive(Debug)]
 pub(super) struct Pacing {
     sessions: Vec<SessionId>,
-    pub rate: PacedRate,
+    /// What is left beside the ticks.
+    rate: PacedRate,
+    /// What ticks leave in any case.
+    least: PacedRate,
 }
 
 impl PacedRate {
@@ -56,40 +63,69 @@ impl PacedRate {
     }
 
     /// Takes `bytes` of the paced rate, if there is room in it.
+    #[cfg(feature = "cluster")]
     pub fn take(&mut self, bytes: usize, now: Instant) -> bool {
-        let has_room = self.next_at.is_none_or(|at| at <= now + PACED_BURST);
+        let has_room = self.has_room(now);
         if has_room {
             self.charge(bytes, now);
         }
         has_room
     }
 
-    /// Takes `bytes` of the paced rate, whatever room there is.
-    pub fn charge(&mut self, bytes: usize, now: Instant) {
-        let next_at = self.next_at.map_or(now, |at| at.max(now));
-        let cost = Duration::from_secs(1) * bytes as u32 / self.bytes_per_sec;
-        self.next_at = Some(next_at + cost);
+    fn has_room(&self, now: Instant) -> bool {
+        self.next_at.is_none_or(|at| at <= now + PACED_BURST)
     }
 
-    /// When to try again what the paced rate has no room for.
-    pub fn retry_at(&self, now: Instant) -> Instant {
-        let room_at = self.next_at.map_or(now, |at| at - PACED_BURST);
-        room_at.clamp(now + Duration::from_millis(1), now + POLL)
+    /// Takes `bytes` of the paced rate, whatever room there is.
+    fn charge(&mut self, bytes: usize, now: Instant) {
+        let next_at = self.next_at.map_or(now, |at| at.max(now));
+        let cost = Duration::from_secs(1) * bytes as u32 / self.bytes_per_sec;
+        self.next_at = Some((next_at + cost).min(now + cost.max(MAX_DEBT)));
     }
 }
 
 impl Pacing {
     pub fn new(workers: usize) -> Self {
+        let (rate, least) = Self::rates(PACED_BYTES_PER_SEC / workers as u32);
         Self {
             sessions: Vec::new(),
-            rate: PacedRate::new(PACED_BYTES_PER_SEC / workers as u32),
+            rate,
+            least,
         }
+    }
+
+    fn rates(bytes_per_sec: u32) -> (PacedRate, PacedRate) {
+        let least = PacedRate::new(bytes_per_sec / LEAST_PART);
+        (PacedRate::new(bytes_per_sec), least)
     }
 
     /// Leaves a part of the paced rate to the packets of other nodes.
     #[cfg(feature = "cluster")]
     pub fn share_with_link(&mut self, workers: usize) {
-        self.rate = PacedRate::new((PACED_BYTES_PER_SEC - LINK_BYTES_PER_SEC) / workers as u32);
+        let bytes_per_sec = (PACED_BYTES_PER_SEC - LINK_BYTES_PER_SEC) / workers as u32;
+        (self.rate, self.least) = Self::rates(bytes_per_sec);
+    }
+
+    /// Takes `bytes` for a packet of a callback, if there is room.
+    pub fn take(&mut self, bytes: usize, now: Instant) -> bool {
+        let has_room = self.rate.has_room(now) || self.least.has_room(now);
+        if has_room {
+            self.rate.charge(bytes, now);
+            self.least.charge(bytes, now);
+        }
+        has_room
+    }
+
+    /// A tick takes `bytes`, whatever room there is.
+    pub fn charge_tick(&mut self, bytes: usize, now: Instant) {
+        self.rate.charge(bytes, now);
+    }
+
+    /// When to try again what there is no room for.
+    pub fn retry_at(&self, now: Instant) -> Instant {
+        let next_at = self.rate.next_at.min(self.least.next_at);
+        let room_at = next_at.map_or(now, |at| at - PACED_BURST);
+        room_at.clamp(now + Duration::from_millis(1), now + POLL)
     }
 
     pub fn add(&mut self, id: SessionId) -> bool {
@@ -115,7 +151,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         bytes == 0
             || !self.shared.router.is_congested()
             || self.shutdown_next.is_some()
-            || self.pacing.rate.take(bytes, now)
+            || self.pacing.take(bytes, now)
     }
 
     /// Bytes to read from one session in this turn.
@@ -170,29 +206,55 @@ mod tests {
     #[test]
     fn the_paced_rate_is_shared_by_the_workers() {
         for workers in [1, 2, 7] {
-            assert_is_rate(
-                Pacing::new(workers).rate,
-                PACED_BYTES_PER_SEC / workers as u32,
-            );
+            let mut pacing = Pacing::new(workers);
+            let bytes_per_sec = PACED_BYTES_PER_SEC / workers as u32;
+            assert_is_rate(|now| pacing.take(520, now), bytes_per_sec);
         }
+    }
+
+    #[test]
+    fn ticks_that_take_all_of_the_paced_rate_leave_callbacks_an_eighth() {
+        let (mut pacing, start) = (Pacing::new(1), Instant::now());
+        let tick = Duration::from_millis(50);
+        let mut ticks = 0;
+        let mut take = |now: Instant| {
+            while start + tick * ticks <= now {
+                pacing.charge_tick(50_000, start + tick * ticks);
+                ticks += 1;
+            }
+            pacing.take(520, now)
+        };
+        // An hour of ticks of 1 MB/s. Then a reader is behind for the first time.
+        let hour = Duration::from_secs(3600);
+        take(start + hour);
+        let behind = |now: Instant| take(now + hour + MAX_DEBT);
+        assert_is_rate_from(start, behind, PACED_BYTES_PER_SEC / LEAST_PART);
     }
 
     #[cfg(feature = "cluster")]
     #[test]
     fn workers_and_link_together_have_the_paced_rate() {
-        assert_is_rate(PacedRate::of_link(), 256 << 10);
+        let mut link = PacedRate::of_link();
+        assert_is_rate(|now| link.take(520, now), 256 << 10);
         for workers in [1, 2, 7] {
             let mut pacing = Pacing::new(workers);
             pacing.share_with_link(workers);
-            assert_is_rate(pacing.rate, (512 << 10) / workers as u32);
+            assert_is_rate(|now| pacing.take(520, now), (512 << 10) / workers as u32);
         }
     }
 
-    fn assert_is_rate(mut rate: PacedRate, bytes_per_sec: u32) {
-        let start = Instant::now();
+    fn assert_is_rate(take: impl FnMut(Instant) -> bool, bytes_per_sec: u32) {
+        assert_is_rate_from(Instant::now(), take, bytes_per_sec);
+    }
+
+    fn assert_is_rate_from(
+        start: Instant,
+        mut take: impl FnMut(Instant) -> bool,
+        bytes_per_sec: u32,
+    ) {
         let mut taken = 0_u64;
         for millis in 0..10_000 {
-            while rate.take(520, start + Duration::from_millis(millis)) {
+            while take(start + Duration::from_millis(millis)) {
                 taken += 520;
             }
         }

@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> ExitCode {
     }
     let app = App::new("game_server", args.app.clone())
         .server(builder)
-        .requires_login(requires_login)
+        .requires_login(true) // By --login-timeout-ms, with and without --login.
         .tick_period(Duration::from_millis(args.tick_ms))
         .admin({
             let ticks = Arc::clone(&ticks);

@@ -44,7 +44,7 @@
 //!
 //!     fn on_timer(&mut self, ctx: &mut BotContext<'_, '_>) {
 //!         self.moved_at = Some(ctx.now());
-//!         ctx.send(&CMove { x: 7.into() }, []);
+//!         ctx.send(&CMove::new(7), []);
 //!     }
 //!
 //!     fn on_packet(&mut self, ctx: &mut BotContext<'_, '_>, packet: Packet<'_>) -> Result<(), Violation> {

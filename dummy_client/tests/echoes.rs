@@ -129,7 +129,7 @@ fn client_and_server_count_the_same_packets_and_bytes() {
     let handle = server.handle();
     wait_until("300 sessions", || handle.metrics().totals().sessions >= 300);
     for tick in 1..=40 {
-        server.broadcast(&SHello::at(tick), "Hello World");
+        server.broadcast(&SHello::new(tick), "Hello World");
         thread::sleep(Duration::from_millis(20));
     }
     interrupt(&child);

@@ -154,16 +154,12 @@ impl Race {
     fn tell(&mut self, tick: u64, server: &ServerHandle) {
         for (id, runner) in &mut self.runners {
             if std::mem::take(&mut runner.has_moved) {
-                let steps = runner.steps.into();
-                server.send_packet_to(*id, &SYou { steps });
+                server.send_packet_to(*id, &SYou::new(runner.steps));
             }
         }
         let longest = self.runners.values().map(|runner| runner.steps).max();
-        server.broadcast_packet(&SRace {
-            tick: tick.into(),
-            runners: (self.runners.len() as u32).into(),
-            longest: longest.unwrap_or(0).into(),
-        });
+        let runners = self.runners.len() as u32;
+        server.broadcast_packet(&SRace::new(tick, runners, longest.unwrap_or(0)));
     }
 }
 

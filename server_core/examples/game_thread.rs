@@ -94,15 +94,11 @@ impl Game for Race {
         let server = ctx.server();
         for (id, runner) in &mut self.runners {
             if std::mem::take(&mut runner.has_moved) {
-                let steps = runner.steps.into();
-                server.send_packet_to(*id, &SYou { steps });
+                server.send_packet_to(*id, &SYou::new(runner.steps));
             }
         }
         let longest = self.runners.values().map(|runner| runner.steps).max();
-        server.broadcast_packet(&SRace {
-            tick: tick.number.into(),
-            runners: (self.runners.len() as u32).into(),
-            longest: longest.unwrap_or(0).into(),
-        });
+        let runners = self.runners.len() as u32;
+        server.broadcast_packet(&SRace::new(tick.number, runners, longest.unwrap_or(0)));
     }
 }

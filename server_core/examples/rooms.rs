@@ -81,8 +81,7 @@ impl Game for Room {
             return Ok(());
         };
         walker.steps += 1;
-        let (steps, room) = (walker.steps.into(), (ctx.room() as u32).into());
-        ctx.send(player, &SStep { steps, room }, "");
+        ctx.send(player, &SStep::new(walker.steps, ctx.room() as u32), "");
         if walker.steps.is_multiple_of(STEPS)
             && let Some(walker) = self.walkers.remove(&player)
         {

@@ -37,7 +37,7 @@
 //!     let ticker = Ticker::new(Duration::from_millis(25)).for_server(&server.handle());
 //! #   let stopper = ticker.stopper();
 //!     ticker.run(|tick| {
-//!         server.broadcast(&SHello { tick: tick.number.into() }, "Hello World");
+//!         server.broadcast(&SHello::new(tick.number), "Hello World");
 //! #       stopper.stop();
 //!     });
 //!     Ok(())
@@ -125,15 +125,15 @@
 //! static HANDLERS: LazyLock<Handlers<Guest>> = LazyLock::new(|| {
 //!     Handlers::<Guest>::new()
 //!         .on::<CEnter>(|_guest, ctx, enter| {
-//!             let room = room(enter.room.get());
+//!             let room = room(enter.room());
 //!             ctx.join(room).map_err(|_| Kick::custom(1000, "too_many_rooms"))?;
-//!             ctx.broadcast_packet_to(room, &SEntered { guest: ctx.id().into() });
+//!             ctx.broadcast_packet_to(room, &SEntered::new(ctx.id().to_u64()));
 //!             Ok(())
 //!         })
 //!         .on::<CSay>(|_guest, ctx, (say, text)| {
-//!             let room = room(say.room.get());
+//!             let room = room(say.room());
 //!             if ctx.is_in(room) {
-//!                 ctx.broadcast_to_others(room, &SSaid { guest: ctx.id().into() }, text);
+//!                 ctx.broadcast_to_others(room, &SSaid::new(ctx.id().to_u64()), text);
 //!             }
 //!             Ok(())
 //!         })
@@ -147,7 +147,7 @@
 //!     /// The session leaves its rooms by itself. This tells the other guests.
 //!     fn on_disconnected(&mut self, ctx: &mut Context<'_>, _: DisconnectReason) {
 //!         for room in ctx.groups() {
-//!             ctx.broadcast_packet_to(room, &SGone { guest: ctx.id().into() });
+//!             ctx.broadcast_packet_to(room, &SGone::new(ctx.id().to_u64()));
 //!         }
 //!     }
 //! }
@@ -170,7 +170,7 @@
 //! #   one.read_exact(&mut packet)?;
 //! #   assert_eq!(packet[..4], [12, 0, 5, 0]);
 //!     // From any thread, for example that of the ticks:
-//!     server.handle().broadcast_to(room(7), &SSaid { guest: 0.into() }, "The inn closes.");
+//!     server.handle().broadcast_to(room(7), &SSaid::new(0), "The inn closes.");
 //! #   let mut said = [0; 27];
 //! #   one.read_exact(&mut said)?;
 //! #   assert_eq!(&said[12..], b"The inn closes.");
@@ -306,8 +306,8 @@
 //!
 //! static HANDLERS: LazyLock<Handlers<Adder>> = LazyLock::new(|| {
 //!     Handlers::<Adder>::new().on::<CAdd>(|_adder, ctx, add| {
-//!         let sum = u64::from(add.a.get()) + u64::from(add.b.get());
-//!         ctx.send_packet(&SSum { sum: sum.into() });
+//!         let sum = u64::from(add.a()) + u64::from(add.b());
+//!         ctx.send_packet(&SSum::new(sum));
 //!         Ok(())
 //!     })
 //! });
@@ -333,14 +333,14 @@
 //! let mut client = TcpStream::connect(server.local_addr())?;
 //! client.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
 //!
-//! let add = CAdd { a: 2.into(), b: 3.into() };
+//! let add = CAdd::new(2, 3);
 //! let mut bytes = vec![0; add.packet_bytes()?];
 //! add.write_packet(&mut bytes);
 //! client.write_all(&bytes)?;
 //!
 //! let (id, payload) = read(&mut client)?;
 //! let answer = Packet::new(id, &payload).decode::<SSum>()?;
-//! assert_eq!(answer.sum.get(), 5);
+//! assert_eq!(answer.sum(), 5);
 //! # Ok(())
 //! # }
 //! ```

@@ -34,6 +34,8 @@ server_core::packets! {
     };
     /// Nothing.
     client 6 => CPing;
+    /// Arrays of arrays, and of bytes.
+    server 9 => Tiles { rows: [[i16; 2]; 2], key: [u8; 2] };
     /// Fixed fields and bytes with limits.
     client 7 => CBlob { kind: u8 } + bytes(..=3);
     /// Parts of any size.
@@ -67,10 +69,7 @@ fn decoded<P: IncomingPacket>(bytes: &[u8]) -> Result<P::Body<'_>, Kick> {
 }
 
 fn at(x: i32, y: i16) -> Position {
-    Position {
-        x: x.into(),
-        y: y.into(),
-    }
+    Position::new(x, y)
 }
 
 // ---- the documented bytes -----------------------------------------------------------------------
@@ -111,17 +110,11 @@ fn rows() -> Vec<String> {
             format!("| `{}` | `{}` | `{}` |", $definition, $value, hex(&$bytes)),
         )*]};
     }
-    let cell = Cell {
-        x: 1,
-        y: (-2).into(),
-    };
+    let cell = Cell::new(1, -2);
     let cells = [cell];
-    let step = CStep {
-        x: 3.into(),
-        y: (-2).into(),
-    };
+    let step = CStep::new(3, -2);
     let buffers = SendBufferManager::new(ChunkPool::new(4096, 1));
-    let tick = buffers.encode(&STick { tick: 2.into() }, b"Hi").unwrap();
+    let tick = buffers.encode(&STick::new(2), b"Hi").unwrap();
     let any = buffers.encode(&CAny, &[1, 2]).unwrap();
     let names = SNames {
         room: 5,
@@ -211,6 +204,36 @@ fn fixed_head_has_golden_bytes() {
     assert_eq!(encoded(&numbers), golden);
     assert_eq!(decoded::<Numbers>(&golden), Ok(&numbers));
     assert_eq!((size_of::<Numbers>(), align_of::<Numbers>()), (58, 1));
+
+    let d = 0x0809_0a0b_0c0d_0e0f;
+    #[rustfmt::skip]
+    let native = Numbers::new(
+        1, 0x0203, 0x0405_0607, d, -1, -2, -3, -4, 1.5, -0.25, [1, 2], at(5, 6), [at(-1, -1)],
+    );
+    assert_eq!(native, numbers);
+    assert_eq!(
+        (native.a(), native.b(), native.c(), native.d()),
+        (1_u8, 0x0203_u16, 0x0405_0607_u32, d)
+    );
+    assert_eq!(
+        (native.e(), native.f(), native.g(), native.h()),
+        (-1_i8, -2_i16, -3_i32, -4_i64)
+    );
+    assert_eq!((native.i(), native.j()), (1.5_f32, -0.25_f64));
+    assert_eq!((native.k(), native.l().y()), ([1_u16, 2], 6));
+    assert_eq!(native.m().map(|position| position.x()), [-1]);
+}
+
+#[test]
+fn arrays_of_arrays_and_of_bytes_are_native_as_well() {
+    let tiles = Tiles::new([[1, 2], [3, -4]], [0xab, 0xcd]);
+    let golden = [14, 0, 9, 0, 1, 0, 2, 0, 3, 0, 0xfc, 0xff, 0xab, 0xcd];
+    assert_eq!(encoded(&tiles), golden);
+    let tiles = decoded::<Tiles>(&golden).unwrap();
+    assert_eq!(
+        (tiles.rows(), tiles.key()),
+        ([[1, 2], [3, -4]], [0xab, 0xcd])
+    );
 }
 
 #[test]

@@ -157,7 +157,7 @@ impl RealServer {
         let handle = server.handle();
         let ticker = Ticker::new(Duration::from_millis(50)).for_server(&handle);
         thread::spawn(move || {
-            ticker.run(|tick| handle.broadcast(&SHello::at(tick.number), "Hello World"));
+            ticker.run(|tick| handle.broadcast(&SHello::new(tick.number), "Hello World"));
         });
         Self(server)
     }

@@ -12,7 +12,6 @@
 //! | 8 | [`CLogin`] | C→S | UTF-8 name, 1 to 32 bytes |
 //! | 9 | [`SLogin`] | S→C | `u8` answer, then a token of 16 bytes |
 
-use server_core::wire::U64Le;
 use server_core::{DisconnectReason, Kick, SessionId};
 
 server_core::packets! {
@@ -80,21 +79,9 @@ pub fn label_of_code(code: u16) -> Option<&'static str> {
     }
 }
 
-impl SHello {
-    /// The hello of this tick.
-    #[must_use]
-    pub const fn at(tick: u64) -> Self {
-        Self {
-            tick: U64Le::new(tick),
-        }
-    }
-}
-
 impl From<SessionId> for SChat {
     fn from(sender: SessionId) -> Self {
-        Self {
-            sender: sender.into(),
-        }
+        Self::new(sender.to_u64())
     }
 }
 
@@ -102,8 +89,7 @@ impl SBye {
     /// The packet and text for a session that the server ends. `None`: the peer cannot receive a packet.
     #[must_use]
     pub fn close_message(reason: DisconnectReason, text: &str) -> Option<(Self, String)> {
-        let code = reason.code()?.into();
-        Some((Self { reason: code }, text.into()))
+        Some((Self::new(reason.code()?), text.into()))
     }
 }
 
@@ -121,7 +107,7 @@ mod tests {
     #[test]
     fn packets_have_the_bytes_of_the_wire() {
         assert_eq!(
-            encoded(&SHello::at(0x0102), "Hello"),
+            encoded(&SHello::new(0x0102), "Hello"),
             b"\x11\0\x01\0\x02\x01\0\0\0\0\0\0Hello"
         );
         assert_eq!(encoded(&CEcho, "e"), b"\x05\0\x02\0e");
@@ -132,14 +118,8 @@ mod tests {
             encoded(&SChat::from(sender), "hi"),
             b"\x0e\0\x05\0\x05\0\0\0\x01\0\0\0hi"
         );
-        assert_eq!(
-            encoded(&SBye { reason: 10.into() }, "over"),
-            b"\x0a\0\x06\0\x0a\0over"
-        );
-        let world_chat = SWorldChat {
-            node: 7.into(),
-            sender: sender.into(),
-        };
+        assert_eq!(encoded(&SBye::new(10), "over"), b"\x0a\0\x06\0\x0a\0over");
+        let world_chat = SWorldChat::new(7, sender.to_u64());
         assert_eq!(
             encoded(&world_chat, "hi"),
             b"\x12\0\x07\0\x07\0\0\0\x05\0\0\0\x01\0\0\0hi"

@@ -58,7 +58,7 @@ impl TickLoop {
             if let Some(tick) = (self.schedule.as_mut()).and_then(|schedule| schedule.poll(now)) {
                 // Counts before the broadcast: the metrics contain every tick that a client has received.
                 self.ticks.count(tick);
-                server.broadcast_measured(now, &SHello::at(tick.number), &self.hello_tail);
+                server.broadcast_measured(now, &SHello::new(tick.number), &self.hello_tail);
                 self.ticks.duration.record(now.elapsed());
             }
             self.stats.log_if_due(server, Instant::now());

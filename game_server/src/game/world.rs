@@ -55,10 +55,7 @@ impl World {
     /// Sends a chat of this session to the sessions of the other nodes.
     pub fn chat(&self, ctx: &Context<'_>, text: &str) {
         if let Some(cluster) = self.cluster.get() {
-            let head = SWorldChat {
-                node: cluster.id().to_u32().into(),
-                sender: ctx.id().into(),
-            };
+            let head = SWorldChat::new(cluster.id().to_u32(), ctx.id().to_u64());
             // A chat of 512 bytes fits.
             if let Ok(packet) = ctx.encode(&head, text) {
                 cluster.broadcast_elsewhere(&packet);

@@ -54,10 +54,7 @@ impl ArenaBot {
             let delay = (now.as_micros() as u64).saturating_sub(snapshot.sent_micros);
             self.found.delays.push((now, delay as u32));
         }
-        let is_in = snapshot
-            .players
-            .iter()
-            .any(|spot| spot.player.get() == self.me);
+        let is_in = snapshot.players.iter().any(|spot| spot.player() == self.me);
         self.verdict
             .check(is_in, "a snapshot of the own room has the own place")
     }
@@ -72,7 +69,7 @@ impl ArenaBot {
     }
 
     fn on_bye(&mut self, bye: &SBye, text: &str) -> Result<(), Kick> {
-        let is_end = Some(bye.code.get()) == DisconnectReason::Shutdown.code();
+        let is_end = Some(bye.code()) == DisconnectReason::Shutdown.code();
         self.verdict
             .check(is_end, format_args!("the server ends in order: {text}"))?;
         self.verdict
@@ -90,14 +87,14 @@ impl Session for ArenaBot {
             token: 0,
         });
         let room = self.verdict.bot % self.verdict.bots.div_ceil(PLAYERS_PER_ROOM);
-        ctx.send_packet(&CEnter { room: room.into() });
+        ctx.send_packet(&CEnter::new(room));
         ctx.set_timer(ctx.now() + STEP);
     }
 
     fn on_packet(&mut self, _: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
         match packet.id() {
             SWelcome::ID => {
-                self.me = packet.decode::<SWelcome>()?.you.get();
+                self.me = packet.decode::<SWelcome>()?.you();
                 Ok(())
             }
             SWorld::ID => self.on_world(packet.decode::<SWorld>()?),
@@ -111,7 +108,7 @@ impl Session for ArenaBot {
 
     fn on_timer(&mut self, ctx: &mut Context<'_>) {
         let (dx, dy) = (fastrand::i8(-4..=4), fastrand::i8(-4..=4));
-        ctx.send_packet(&CMove { dx, dy });
+        ctx.send_packet(&CMove::new(dx, dy));
         ctx.set_timer(ctx.now() + STEP);
     }
 }

@@ -46,10 +46,7 @@ const PIECE_BYTES: usize = 16_000;
 pub fn builder() -> ServerBuilder {
     Server::builder()
         .custom_labels([NAME_TAKEN, NOT_LOGGED_IN, RESUMED, BUSY].map(Kick::label))
-        .close_message_with_text(|reason, text| {
-            let code = reason.code()?.into();
-            Some((SBye { code }, text.to_owned()))
-        })
+        .close_message_with_text(|reason, text| Some((SBye::new(reason.code()?), text.to_owned())))
 }
 
 pub fn game_loop() -> GameLoop {
@@ -133,13 +130,7 @@ impl Arena {
         }
         self.sessions.insert(session, number);
         ctx.admit(session);
-        server.send_packet_to(
-            session,
-            &SWelcome {
-                you: number.into(),
-                token: player.token.into(),
-            },
-        );
+        server.send_packet_to(session, &SWelcome::new(number, player.token));
         if let Some(room) = player.room {
             server.join(session, group(room));
         }
@@ -175,11 +166,8 @@ impl Arena {
             .retain(|_, spots| !std::mem::take(spots).is_empty());
         for (number, player) in &self.players {
             if let (Some(room), Some(_)) = (player.room, player.session) {
-                let (player, x, y) = ((*number).into(), player.x.into(), player.y.into());
-                self.rooms
-                    .entry(room)
-                    .or_default()
-                    .push(Spot { player, x, y });
+                let spot = Spot::new(*number, player.x, player.y);
+                self.rooms.entry(room).or_default().push(spot);
             }
         }
         let sent_micros = self
@@ -212,7 +200,7 @@ impl Game for Arena {
         };
         match packet.id() {
             CEnter::ID => {
-                let room = packet.decode::<CEnter>()?.room.get();
+                let room = packet.decode::<CEnter>()?.room();
                 if let Some(before) = player.room.replace(room) {
                     ctx.server().leave(session, group(before));
                 }

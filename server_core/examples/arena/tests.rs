@@ -2,7 +2,7 @@
 
 use crate::game::{
     Arena, CEnter, CLogin, CMove, NAME_TAKEN, NOT_LOGGED_IN, PERIOD, RESUME_TICKS, RESUMED, SBye,
-    SSnapshot, SWelcome, SWorld, builder, game_loop,
+    SSnapshot, SWelcome, SWorld, Spot, builder, game_loop,
 };
 use server_core::testing::{SimClient, SimServer, for_each_seed};
 use server_core::{DisconnectReason, GamePlayer, Kick};
@@ -23,7 +23,7 @@ fn login(
     server.advance(PERIOD * 2);
     let welcome = client.next_of(SWelcome::ID).expect("a welcome");
     let welcome = welcome.packet().decode::<SWelcome>().expect("a welcome");
-    (welcome.you.get(), welcome.token.get())
+    (welcome.you(), welcome.token())
 }
 
 /// The number, tick and place of a player in the next snapshot.
@@ -36,8 +36,8 @@ fn spot_of(client: &mut SimClient, player: u32) -> Option<(u64, i16, i16)> {
     let spot = snapshot
         .players
         .iter()
-        .find(|spot| spot.player.get() == player)?;
-    Some((snapshot.tick, spot.x.get(), spot.y.get()))
+        .find(|spot| spot.player() == player)?;
+    Some((snapshot.tick, spot.x(), spot.y()))
 }
 
 /// The players of each snapshot that has come.
@@ -47,7 +47,7 @@ fn players_of_snapshots(client: &mut SimClient) -> Vec<Vec<u32>> {
         .map(|packet| {
             let snapshot = packet.packet().decode::<SSnapshot<'_>>();
             let players = snapshot.expect("a snapshot").players.iter();
-            players.map(|spot| spot.player.get()).collect()
+            players.map(Spot::player).collect()
         })
         .collect()
 }
@@ -71,8 +71,8 @@ fn player_gets_the_world_once_and_a_snapshot_each_tick() {
             name: "bob",
             token: 0,
         });
-        bob.send_packet(&CEnter { room: 7.into() });
-        bob.send_packet(&CMove { dx: 3, dy: -2 });
+        bob.send_packet(&CEnter::new(7));
+        bob.send_packet(&CMove::new(3, -2));
         server.advance(PERIOD * 40);
         let (mut world, mut ticks, mut place) = (Vec::new(), Vec::new(), None);
         for packet in bob.packets() {
@@ -84,10 +84,7 @@ fn player_gets_the_world_once_and_a_snapshot_each_tick() {
                         .decode::<SSnapshot<'_>>()
                         .expect("a snapshot");
                     ticks.push(snapshot.tick);
-                    place = snapshot
-                        .players
-                        .first()
-                        .map(|spot| (spot.x.get(), spot.y.get()));
+                    place = snapshot.players.first().map(|spot| (spot.x(), spot.y()));
                 }
                 id => assert_eq!(id, SWelcome::ID),
             }
@@ -104,8 +101,8 @@ fn name_is_taken_until_its_player_is_gone_for_too_long() {
         let mut server = arena(seed);
         let mut bob = server.connect();
         let (number, token) = login(&mut server, &mut bob, "bob", 0);
-        bob.send_packet(&CEnter { room: 1.into() });
-        bob.send_packet(&CMove { dx: 4, dy: 4 });
+        bob.send_packet(&CEnter::new(1));
+        bob.send_packet(&CMove::new(4, 4));
         server.advance(PERIOD * 2);
         drop(bob);
         server.advance(Duration::from_secs(20));
@@ -141,7 +138,7 @@ fn player_that_comes_back_before_its_old_connection_ends_takes_over() {
         let mut server = arena(seed).cut_bytes();
         let (mut old, mut new) = (server.connect(), server.connect());
         let (number, token) = login(&mut server, &mut old, "bob", 0);
-        old.send_packet(&CEnter { room: 1.into() });
+        old.send_packet(&CEnter::new(1));
         server.advance(PERIOD * 2);
         assert_eq!(login(&mut server, &mut new, "bob", token), (number, token));
         server.advance(PERIOD * 2);
@@ -157,15 +154,15 @@ fn rooms_hear_nothing_of_each_other() {
         let (mut one, mut two) = (server.connect(), server.connect());
         let (first, _) = login(&mut server, &mut one, "one", 0);
         let (second, _) = login(&mut server, &mut two, "two", 0);
-        one.send_packet(&CEnter { room: 1.into() });
-        two.send_packet(&CEnter { room: 2.into() });
+        one.send_packet(&CEnter::new(1));
+        two.send_packet(&CEnter::new(2));
         server.advance(PERIOD * 3);
         for (client, here) in [(&mut one, first), (&mut two, second)] {
             let snapshots = players_of_snapshots(client);
             assert!(!snapshots.is_empty());
             assert!(snapshots.iter().all(|players| players == &[here]));
         }
-        two.send_packet(&CEnter { room: 1.into() });
+        two.send_packet(&CEnter::new(1));
         server.advance(PERIOD * 3);
         let snapshots = players_of_snapshots(&mut one);
         assert!(snapshots.iter().any(|players| players.contains(&second)));
@@ -217,9 +214,7 @@ fn storm_of_logins_loses_no_snapshot_and_no_byte_and_the_end_is_in_order() {
             name: &format!("player {number}"),
             token: 0,
         });
-        player.send_packet(&CEnter {
-            room: (number % 4).into(),
-        });
+        player.send_packet(&CEnter::new(number % 4));
     }
     server.advance(Duration::from_secs(5));
     server.handle().shutdown(Duration::from_secs(1));
@@ -243,8 +238,7 @@ fn storm_of_logins_loses_no_snapshot_and_no_byte_and_the_end_is_in_order() {
             .parse::<SBye>()
             .expect("a last packet")
             .0
-            .code
-            .get();
+            .code();
         assert_eq!(
             (last.id, Some(code)),
             (SBye::ID, DisconnectReason::Shutdown.code())

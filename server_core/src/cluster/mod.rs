@@ -45,7 +45,7 @@
 //!     fn on_login(&mut self, ctx: &mut Context<'_>, answer: LoginAnswer) {
 //!         let has_replaced: u32 = (answer == LoginAnswer::Replaced).into();
 //!         ctx.admit();
-//!         ctx.send(&SLogin { has_replaced: has_replaced.into() }, "");
+//!         ctx.send(&SLogin::new(has_replaced), "");
 //!     }
 //! }
 //!

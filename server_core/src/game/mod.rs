@@ -145,7 +145,7 @@ pub trait Game {
 ///         packet: Packet<'_>,
 ///     ) -> Result<(), Kick> {
 ///         let step = packet.decode::<CStep>()?;
-///         *self.positions.entry(player).or_default() += i64::from(step.dx.get());
+///         *self.positions.entry(player).or_default() += i64::from(step.dx());
 ///         Ok(())
 ///     }
 ///
@@ -154,7 +154,7 @@ pub trait Game {
 ///     }
 ///
 ///     fn on_tick(&mut self, ctx: &mut GameContext<'_>, tick: Tick) {
-///         ctx.broadcast_built(&SWorld { tick: tick.number.into() }, |snapshot| {
+///         ctx.broadcast_built(&SWorld::new(tick.number), |snapshot| {
 ///             for (player, x) in &self.positions {
 ///                 snapshot.extend(player.to_u64().to_le_bytes());
 ///                 snapshot.extend(x.to_le_bytes());

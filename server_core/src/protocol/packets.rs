@@ -53,12 +53,12 @@
 /// use server_core::{Kick, List, Packet};
 ///
 /// let step = Packet::new(7, &[3, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff]).decode::<CMove>()?;
-/// assert_eq!((step.to.x.get(), step.to.y.get()), (3, -2));
+/// assert_eq!((step.to.x(), step.to.y()), (3, -2));
 /// let chat = Packet::new(CChat::ID, b"").decode::<CChat>();
 /// assert_eq!(chat, Err(Kick::BadPayload), "at least one byte");
 /// # let room = SRoom { name: "r", walls: &[], players: List::default() };
 /// # assert_eq!(server_core::OutgoingPacket::packet_bytes(&room).unwrap(), 11);
-/// # let hello = SHello { tick: 1.into() };
+/// # let hello = SHello::new(1);
 /// # let _ = (hello, CEcho, Player { id: 1, name: "", items: List::of(&[1]) });
 /// # Ok::<(), Kick>(())
 /// ```
@@ -74,6 +74,22 @@
 /// | `NAME<'a> { fields }` | *variable*: numbers, `bool`, `&'a str`, `&'a [PART]`, [`List<'a, PART>`](crate::List), parts, and every other [`ReadPart`](crate::ReadPart) that is a [`WritePart`](crate::WritePart). Strings and lists have a `u16` in front; `where 1..=32` behind a type limits its length |
 ///
 /// A field keeps its doc comment; fields are public.
+///
+/// A fixed head is made of native numbers by `new`, with its fields in order, and a method with the name of a field
+/// returns its native number. The fields themselves have the types of the wire, for a constant, or for a part of a
+/// large packet without a copy. No field of a fixed head has the name `new`.
+///
+/// ```
+/// server_core::packets! {
+///     client 7 => CMove { to: Position, path: [u16; 2] };
+///     part Position { x: i32, y: i16 };
+/// }
+///
+/// let step = CMove::new(Position::new(3, -2), [1, 2]);
+/// assert_eq!((step.to().y(), step.path()), (-2, [1, 2]));
+/// assert_eq!((step.to.y.get(), step.path[0].get()), (-2, 1));
+/// # let _ = (step.to.x(), CMove::ID);
+/// ```
 ///
 /// A first line `pub const PACKETS;` makes a table of all packets ([`PacketInfo`](crate::PacketInfo)) for
 /// [`ServerBuilder::packets`](crate::ServerBuilder::packets).
@@ -458,6 +474,22 @@ macro_rules! __fixed {
         $vis struct $name {
             $($(#[$field_meta])* pub $field: $crate::__wire_type!($type),)*
         }
+
+        #[allow(dead_code, clippy::new_without_default, clippy::too_many_arguments)]
+        impl $name {
+            #[doc = concat!("A `", stringify!($name), "` of native numbers.")]
+            #[must_use]
+            pub fn new($($field: $type),*) -> Self {
+                Self { $($field: $crate::__converted!($type, $field)),* }
+            }
+            $(
+                #[doc = concat!("The field `", stringify!($field), "` as a native number.")]
+                #[must_use]
+                pub fn $field(&self) -> $type {
+                    $crate::__converted!($type, self.$field)
+                }
+            )*
+        }
     };
 }
 
@@ -586,6 +618,21 @@ macro_rules! __wire_type {
     };
     ($type:ty) => {
         $type
+    };
+}
+
+/// A native value of this type as one of the wire, or the other way round.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __converted {
+    ([u8; $count:expr], $value:expr) => {
+        $value
+    };
+    ([$item:tt; $count:expr], $value:expr) => {
+        $value.map(|item| $crate::__converted!($item, item))
+    };
+    ($type:tt, $value:expr) => {
+        ::core::convert::Into::into($value)
     };
 }
 

@@ -197,8 +197,7 @@ impl ServerBuilder {
     /// }
     ///
     /// let builder = server_core::Server::builder().close_message_with_text(|reason, text| {
-    ///     let code = reason.code()?.into();
-    ///     Some((SBye { code }, text.to_owned()))
+    ///     Some((SBye::new(reason.code()?), text.to_owned()))
     /// });
     /// ```
     pub fn close_message_with_text<H, Tail>(

@@ -322,7 +322,7 @@ impl ServerHandle {
     ///         match message.downcast::<Rank>().map(|rank| rank.0) {
     ///             Ok(Some(rank)) => {
     ///                 ctx.admit();
-    ///                 ctx.send_packet(&SLogin { rank: rank.into() });
+    ///                 ctx.send_packet(&SLogin::new(rank));
     ///             }
     ///             _ => ctx.close_with(LOGIN_FAILED, "unknown name"),
     ///         }

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 /// let ticker = Ticker::new(Duration::from_millis(5)).for_server(&server.handle());
 /// let (metrics, stopper) = (ticker.metrics(), ticker.stopper());
 /// ticker.run(|tick| {
-///     server.broadcast(&SHello { tick: tick.number.into() }, "Hello World");
+///     server.broadcast(&SHello::new(tick.number), "Hello World");
 ///     if tick.number == 3 {
 ///         stopper.stop(); // from here, or from any other thread
 ///     }

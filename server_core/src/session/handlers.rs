@@ -54,7 +54,7 @@ use std::marker::PhantomData;
 ///
 /// impl Player {
 ///     fn on_move(&mut self, _: &mut Context<'_>, step: &CMove) -> Result<(), Kick> {
-///         self.x += i64::from(step.dx.get());
+///         self.x += i64::from(step.dx());
 ///         Ok(())
 ///     }
 /// }
@@ -165,7 +165,7 @@ impl<S, D> Handlers<S, D> {
     ///             Ok(())
     ///         })
     ///         .on::<CStep>(|player, _, step| {
-    ///             player.x += i64::from(step.dx.get()); // logged in, whatever the peer sends
+    ///             player.x += i64::from(step.dx()); // logged in, whatever the peer sends
     ///             Ok(())
     ///         })
     ///         .not_logged_in(NOT_LOGGED_IN)

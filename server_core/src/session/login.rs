@@ -23,7 +23,7 @@ use std::fmt;
 /// const WRONG_VERSION: Kick = Kick::custom(1002, "wrong_version");
 ///
 /// let rules = LoginRules::new(NOT_LOGGED_IN)
-///     .packet_if::<CLogin>(|(login, _name)| (3..=4).contains(&login.version.get()), WRONG_VERSION);
+///     .packet_if::<CLogin>(|(login, _name)| (3..=4).contains(&login.version()), WRONG_VERSION);
 /// let builder = Server::builder().login_rules(rules);
 /// ```
 pub struct LoginRules {

@@ -55,8 +55,8 @@ use std::time::{Duration, Instant};
 /// impl Session for Adder {
 ///     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
 ///         let add = packet.decode::<CAdd>()?;
-///         let sum = add.a.get().checked_add(add.b.get()).ok_or(Kick::BadPayload)?;
-///         ctx.send_packet(&SSum { sum: sum.into() });
+///         let sum = add.a().checked_add(add.b()).ok_or(Kick::BadPayload)?;
+///         ctx.send_packet(&SSum::new(sum));
 ///         Ok(())
 ///     }
 /// }
@@ -65,11 +65,11 @@ use std::time::{Duration, Instant};
 ///     let builder = Server::builder().workers(2).idle_timeout(Some(Duration::from_secs(60)));
 ///     let mut server = SimServer::start(seed, builder, |_peer| Adder).cut_bytes();
 ///     let (mut one, mut two) = (server.connect(), server.connect());
-///     one.send_packet(&CAdd { a: 2.into(), b: 3.into() });
-///     two.send_packet(&CAdd { a: 1.into(), b: u32::MAX.into() }); // an offence: the sum is too large
+///     one.send_packet(&CAdd::new(2, 3));
+///     two.send_packet(&CAdd::new(1, u32::MAX)); // an offence: the sum is too large
 ///     server.advance(Duration::from_secs(59));
 ///     let answer = one.next_packet().expect("an answer has come");
-///     assert_eq!(answer.packet().decode::<SSum>().expect("a sum").sum.get(), 5);
+///     assert_eq!(answer.packet().decode::<SSum>().expect("a sum").sum(), 5);
 ///     assert!(two.is_closed() && !one.is_closed());
 ///     server.advance(Duration::from_secs(2)); // one minute of silence, in no time
 ///     assert!(one.is_closed());

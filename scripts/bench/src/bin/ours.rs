@@ -35,7 +35,7 @@ fn main() -> io::Result<()> {
         );
         let now = Instant::now();
         if let Some(tick) = schedule.poll(now) {
-            handle.broadcast_measured(now, &SHello::at(tick.number), &tail);
+            handle.broadcast_measured(now, &SHello::new(tick.number), &tail);
             for _ in 1..args.packets_per_tick {
                 handle.broadcast(&chat, &tail);
             }

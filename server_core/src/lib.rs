@@ -399,8 +399,8 @@
 //! * **Actions of a peer** are never errors that you have to handle. An offence is a [`Kick`], another end
 //!   is another [`DisconnectReason`]. The session ends, is counted by [label](DisconnectReason::label) in
 //!   the [metrics](ServerHandle::metrics), and [`Session::on_disconnected`] is called. A handler kicks for
-//!   its own rules with `Err(Kick::..)`, or ends a session with a text: [`Context::close_with`]. Reasons of
-//!   the game are made by [`Kick::custom`], and counted by
+//!   its own rules with `Err(Kick::..)`, and with a text for the peer by [`Kick::with_text`] or
+//!   [`Context::close_with`]. Reasons of the game are made by [`Kick::custom`], and counted by
 //!   [label](ServerBuilder::custom_labels).
 //! * **Sending does not fail.** A packet to a session that has ended is counted (`undeliverable`). A packet
 //!   that does not fit its size field is not sent, and an error is logged. To handle that error, encode

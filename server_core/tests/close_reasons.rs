@@ -12,12 +12,15 @@ server_core::packets! {
     client 10 => CLogin + text;
     /// Ends another session with this text.
     client 11 => CVote { against: u64 } + text;
+    /// Ends the sender by a kick with a text.
+    client 12 => CCheat + text;
     server 1 => SWelcome;
     server 6 => SBye { code: u16 } + text;
 }
 
 const NAME_TAKEN: Kick = Kick::custom(1_001, "name_taken");
 const VOTED_OUT: Kick = Kick::custom(1_002, "voted_out");
+const CHEATS: Kick = Kick::custom(1_003, "cheats").with_text("this is no step");
 
 enum Event {
     Connected(SessionId),
@@ -38,6 +41,13 @@ impl Session for Player {
             let (vote, text) = packet.decode::<CVote>()?;
             let against = SessionId::from_u64(vote.against.get());
             ctx.close_session_with(against, VOTED_OUT, text);
+        } else if packet.id() == CCheat::ID {
+            ctx.send_packet(&SWelcome);
+            return match packet.decode::<CCheat>()? {
+                "" => Err(CHEATS),
+                "in silence" => Err(Kick::BadPayload),
+                text => Err(CHEATS.with_text(text.to_owned().leak())),
+            };
         } else {
             ctx.send_packet(&SWelcome);
             ctx.close_with(NAME_TAKEN, packet.decode::<CLogin>()?);
@@ -144,6 +154,28 @@ fn any_session_is_closed_with_a_reason_by_a_callback_and_by_a_handle() {
     handle.close_with(SessionId::from_u64(u64::MAX), NAME_TAKEN, "no session");
     running.expect_end(id, Kick::RateLimit);
     assert_eq!(running.count("name_taken"), 1);
+}
+
+#[test]
+fn kick_that_a_callback_returns_brings_its_text_behind_the_answers() {
+    let running = Running::with_text();
+    let long = "é".repeat(1_000);
+    let words = DisconnectReason::from(Kick::BadPayload).to_string();
+    for (cheat, kick, text) in [
+        ("", CHEATS, "this is no step"),
+        (&long, CHEATS, &long[..1_024]),
+        ("in silence", Kick::BadPayload, &words),
+    ] {
+        let (mut client, id) = running.connect();
+        // The second packet lies in the server's buffer when the first is handled.
+        let cheats = [packet(CCheat::ID, cheat), packet(CCheat::ID, "dropped")].concat();
+        client.send(&cheats);
+        assert_eq!(client.next_packet(), RawPacket::new(SWelcome::ID, b""));
+        assert_eq!(client.next_packet(), bye(kick.code(), text));
+        client.expect_eof();
+        running.expect_end(id, kick);
+    }
+    assert_eq!(running.count("custom"), 2, "this label is not declared");
 }
 
 #[test]

@@ -289,10 +289,10 @@ server_core::packets! {
     client 2 => CStep;
     server 3 => SLogin { answer: u32 };
     server 4 => SStep;
-    server 6 => SBye { code: u16 };
+    server 6 => SBye { code: u16 } + text;
 }
 
-const NOT_LOGGED_IN: Kick = Kick::custom(1_001, "not_logged_in");
+const NOT_LOGGED_IN: Kick = Kick::custom(1_001, "not_logged_in").with_text("log in first");
 const WRONG_VERSION: Kick = Kick::custom(1_002, "wrong_version");
 const NAME_TAKEN: Kick = Kick::custom(1_003, "name_taken");
 const LOGGED_IN_ELSEWHERE: u16 = 13;
@@ -337,14 +337,7 @@ fn start(builder: ServerBuilder) -> (Server, Receiver<(SessionId, LoginAnswer)>)
     let builder = builder
         .workers(2)
         .login_rules(rules)
-        .close_message(|reason| {
-            Some((
-                SBye {
-                    code: reason.code()?.into(),
-                },
-                "",
-            ))
-        });
+        .close_message_with_text(|reason, text| Some((SBye::new(reason.code()?), text.to_owned())));
     let server = builder.start("127.0.0.1:0", game.players()).unwrap();
     let (events, told) = channel();
     let handle = server.handle();
@@ -359,12 +352,13 @@ fn login(version: u32, name: &str) -> Vec<u8> {
     )
 }
 
-fn expect_bye(client: &mut RawClient, code: u16) {
-    assert_eq!(
-        client.next_packet(),
-        RawPacket::new(SBye::ID, code.to_le_bytes())
-    );
+/// Returns the text.
+fn expect_bye(client: &mut RawClient, code: u16) -> String {
+    let packet = client.next_packet();
+    let (bye, text) = packet.packet().decode::<SBye>().unwrap();
+    assert_eq!(bye.code(), code);
     client.expect_eof();
+    text.to_owned()
 }
 
 #[test]
@@ -379,7 +373,8 @@ fn unadmitted_player_may_send_its_login_in_the_right_version_alone() {
     ] {
         let mut client = connect();
         client.send(&bytes);
-        expect_bye(&mut client, code);
+        let text = expect_bye(&mut client, code);
+        assert_eq!(text == "log in first", code == NOT_LOGGED_IN.code());
     }
     assert!(
         told.try_recv().is_err(),

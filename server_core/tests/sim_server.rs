@@ -345,9 +345,13 @@ impl Game for Door {
         packet: Packet<'_>,
     ) -> Result<(), Kick> {
         *self.handled.borrow_mut() += 1;
-        if packet.payload() == b"bad" {
-            (ctx.server()).close_with(player, BAD_WORD, "you said bad");
-            return Err(BAD_WORD);
+        match packet.payload() {
+            b"bad" => {
+                (ctx.server()).close_with(player, BAD_WORD, "you said bad");
+                return Err(BAD_WORD);
+            }
+            b"worse" => return Err(BAD_WORD.with_text("you said worse")),
+            _ => {}
         }
         if self.is_open {
             ctx.admit(player);
@@ -409,16 +413,21 @@ fn packets_without_a_login_put_off_no_login_timeout() {
 }
 
 #[test]
-fn kick_of_a_game_carries_the_text_of_a_close_before() {
+fn kick_of_a_game_carries_its_text_or_the_text_of_a_close_before() {
     for_each_seed(5, |seed| {
-        let (mut server, handled) = door(seed, PERIOD, true);
-        let mut client = server.connect();
-        client.send(&CSay, b"bad");
-        client.send(&CSay, b"dropped");
-        server.advance(PERIOD);
-        let bye = [&1000_u16.to_le_bytes()[..], b"you said bad"].concat();
-        assert_eq!(client.packets(), [RawPacket::new(SBye::ID, bye)]);
-        assert!(client.is_closed() && *handled.borrow() == 1);
+        for word in ["bad", "worse"] {
+            let (mut server, handled) = door(seed, PERIOD, true);
+            let mut client = server.connect();
+            client.send(&CSay, word.as_bytes());
+            client.send(&CSay, b"dropped");
+            server.advance(PERIOD);
+            let text = format!("you said {word}");
+            let bye = [&1000_u16.to_le_bytes()[..], text.as_bytes()].concat();
+            assert_eq!(client.packets(), [RawPacket::new(SBye::ID, bye)]);
+            assert!(client.is_closed() && *handled.borrow() == 1);
+            let totals = server.handle().metrics().totals();
+            assert_eq!(totals.disconnects_for(BAD_WORD), 1);
+        }
     });
 }
 

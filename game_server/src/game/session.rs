@@ -105,8 +105,7 @@ impl GameSession {
             .max_chats_per_sec
             .is_none_or(|rate| self.chats.take(rate, ctx.now()));
         if !allowed {
-            ctx.close_with(CHAT_FLOOD, "too many chat messages per second");
-            return Ok(());
+            return Err(CHAT_FLOOD.with_text("too many chat messages per second"));
         }
         let wait = match &self.chats_of_address {
             Some(budget) => budget.book(ctx.peer_addr(), ctx.now()),

@@ -28,7 +28,8 @@ server_core::packets! {
     part pub Spot { player: u32, x: i16, y: i16 };
 }
 
-pub const NAME_TAKEN: Kick = Kick::custom(1001, "name_taken");
+pub const NAME_TAKEN: Kick =
+    Kick::custom(1001, "name_taken").with_text("another player has this name");
 pub const NOT_LOGGED_IN: Kick = Kick::custom(1002, "not_logged_in");
 pub const RESUMED: Kick = Kick::custom(1003, "resumed_elsewhere");
 pub const BUSY: Kick = Kick::custom(1004, "busy");

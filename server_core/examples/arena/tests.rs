@@ -53,13 +53,13 @@ fn players_of_snapshots(client: &mut SimClient) -> Vec<Vec<u32>> {
 }
 
 fn bye_code(client: &mut SimClient) -> u16 {
+    bye(client).0
+}
+
+fn bye(client: &mut SimClient) -> (u16, String) {
     let bye = client.next_of(SBye::ID).expect("a last packet");
-    bye.packet()
-        .parse::<SBye>()
-        .expect("a last packet")
-        .0
-        .code
-        .get()
+    let (head, text) = bye.packet().decode::<SBye>().expect("a last packet");
+    (head.code(), text.to_owned())
 }
 
 #[test]
@@ -114,7 +114,10 @@ fn name_is_taken_until_its_player_is_gone_for_too_long() {
         });
         server.advance(PERIOD * 2);
         assert!(thief.is_closed());
-        assert_eq!(bye_code(&mut thief), NAME_TAKEN.code());
+        assert_eq!(
+            bye(&mut thief),
+            (1001, "another player has this name".to_owned())
+        );
 
         let mut bob = server.connect();
         assert_eq!(login(&mut server, &mut bob, "bob", token), (number, token));

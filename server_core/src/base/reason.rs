@@ -39,6 +39,8 @@ pub enum Kick {
     /// assert_eq!(DisconnectReason::from(ROOM_FULL).code(), Some(1000));
     /// ```
     Custom(u16, &'static str),
+    /// A kick with a text for the peer: see [`with_text`](Self::with_text).
+    Text(&'static Self, &'static str),
 }
 
 impl Kick {
@@ -77,6 +79,49 @@ impl Kick {
         Self::Custom(code, label)
     }
 
+    /// This kick with a text for the peer. A handler that returns it ends the session as
+    /// [`close_with`](crate::Context::close_with) does: the text is in the log, and
+    /// [`close_message_with_text`](crate::ServerBuilder::close_message_with_text) gets it, cut to 1,024 bytes.
+    ///
+    /// Code and label stay the same, and a [`DisconnectReason`] has the kick without its text. The kick has to be
+    /// a constant. For a text that is made at run time, call `close_with` and return the same kick.
+    ///
+    /// ```
+    /// use server_core::{DisconnectReason, Kick};
+    ///
+    /// const NAME_TAKEN: Kick = Kick::custom(1001, "name_taken").with_text("choose another name");
+    ///
+    /// fn log_in(name: &str) -> Result<(), Kick> {
+    ///     match name {
+    ///         "" => Err(Kick::BadPayload.with_text("a name has at least one character")),
+    ///         "bob" => Err(NAME_TAKEN),
+    ///         _ => Ok(()),
+    ///     }
+    /// }
+    /// assert_eq!(log_in("bob").map_err(Kick::text), Err(Some("choose another name")));
+    /// assert_eq!(DisconnectReason::from(NAME_TAKEN), Kick::Custom(1001, "name_taken").into());
+    /// ```
+    #[must_use]
+    pub const fn with_text(&'static self, text: &'static str) -> Self {
+        Self::Text(self, text)
+    }
+
+    /// The text of [`with_text`](Self::with_text).
+    #[must_use]
+    pub const fn text(self) -> Option<&'static str> {
+        match self {
+            Self::Text(_, text) => Some(text),
+            _ => None,
+        }
+    }
+
+    const fn without_text(self) -> Self {
+        match self {
+            Self::Text(kick, _) => kick.without_text(),
+            kick => kick,
+        }
+    }
+
     /// The code that tells the peer. Below [`FIRST_CUSTOM_CODE`](Self::FIRST_CUSTOM_CODE) for the
     /// reasons of this library.
     #[must_use]
@@ -90,6 +135,7 @@ impl Kick {
             Self::SlowConsumer => 6,
             Self::RateLimit => 7,
             Self::Custom(code, _) => code,
+            Self::Text(kick, _) => kick.code(),
         }
     }
 
@@ -105,6 +151,7 @@ impl Kick {
             Self::SlowConsumer => "slow_consumer",
             Self::RateLimit => "rate_limit",
             Self::Custom(_, label) => label,
+            Self::Text(kick, _) => kick.label(),
         }
     }
 }
@@ -120,6 +167,7 @@ impl fmt::Display for Kick {
             Self::SlowConsumer => "packets were not read fast enough",
             Self::RateLimit => "too many packets per second",
             Self::Custom(_, label) => return write!(f, "a rule of the game: {label}"),
+            Self::Text(kick, _) => return kick.fmt(f),
         })
     }
 }
@@ -130,7 +178,7 @@ impl std::error::Error for Kick {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DisconnectReason {
-    /// The peer broke a rule.
+    /// The peer broke a rule. The kick has no text.
     Kicked(Kick),
     /// The server had no room for another session; the connection never became a session.
     ServerFull,
@@ -204,6 +252,7 @@ impl DisconnectReason {
             Self::LoggedInElsewhere => 18,
             Self::KickedByOperator => 19,
             Self::Kicked(Kick::Custom(..)) => OWN.len(),
+            Self::Kicked(Kick::Text(kick, _)) => Self::Kicked(*kick).index(),
         }
     }
 
@@ -313,10 +362,10 @@ const OWN: [DisconnectReason; 20] = {
 /// The labels of games that have counters and log lines of their own: those beyond are `custom`.
 pub(crate) const MAX_CUSTOM_LABELS: usize = 16;
 
-/// Bytes of the text of a `close_with`, at most.
+/// Bytes of the text of a `close_with`, or of a kick, at most.
 const MAX_CLOSE_TEXT_BYTES: usize = 1024;
 
-/// The text of a `close_with`, cut at a character: it has to fit into one packet.
+/// The text of a `close_with`, or of a kick, cut at a character: it has to fit into one packet.
 pub(crate) fn close_text(text: &str) -> Box<str> {
     cut(text, MAX_CLOSE_TEXT_BYTES).into()
 }
@@ -332,7 +381,7 @@ pub(crate) fn cut(text: &str, most_bytes: usize) -> &str {
 
 impl From<Kick> for DisconnectReason {
     fn from(kick: Kick) -> Self {
-        Self::Kicked(kick)
+        Self::Kicked(kick.without_text())
     }
 }
 
@@ -394,6 +443,28 @@ mod tests {
             let refused = std::panic::catch_unwind(|| Kick::custom(code, label));
             assert!(refused.is_err(), "{code} {label:?}");
         }
+    }
+
+    #[test]
+    fn a_text_changes_neither_code_nor_label_nor_reason() {
+        const FULL: Kick = CUSTOM.with_text("ten players");
+        const FULLER: Kick = FULL.with_text("eleven players");
+        for kick in [FULL, FULLER] {
+            assert_eq!((kick.code(), kick.label()), (1_234, "room_full"));
+            assert_eq!(kick.to_string(), CUSTOM.to_string());
+            assert_eq!(DisconnectReason::from(kick), CUSTOM.into());
+            assert_eq!(
+                DisconnectReason::Kicked(kick).index(),
+                DisconnectReason::from(CUSTOM).index()
+            );
+        }
+        let texts = [CUSTOM, FULL, FULLER].map(Kick::text);
+        assert_eq!(texts, [None, Some("ten players"), Some("eleven players")]);
+        assert_eq!(
+            Kick::BadSize.with_text("").code(),
+            Kick::BadSize.code(),
+            "in a function"
+        );
     }
 
     #[test]

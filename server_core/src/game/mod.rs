@@ -47,8 +47,8 @@ pub trait Game {
     ///
     /// # Errors
     /// Return the [`Kick`] that names the player's offence to end its session. Its later packets are not
-    /// handled. For a text, call [`close_with`](ServerHandle::close_with) first and return the same kick: the first
-    /// reason of an end counts.
+    /// handled. The text of [`Kick::with_text`] reaches the player. For a text that is made at run time, call
+    /// [`close_with`](ServerHandle::close_with) first and return the same kick: the first reason of an end counts.
     fn on_packet(
         &mut self,
         ctx: &mut GameContext<'_>,

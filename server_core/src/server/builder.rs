@@ -187,8 +187,8 @@ impl ServerBuilder {
     }
 
     /// Like [`close_message`](Self::close_message), by the reason and the text of
-    /// [`close_with`](crate::Context::close_with). A session that ends in another way gets the reason in
-    /// words.
+    /// [`close_with`](crate::Context::close_with) or of a [kick](crate::Kick::with_text). A session that ends
+    /// in another way gets the reason in words.
     ///
     /// ```
     /// server_core::packets! {

@@ -509,7 +509,10 @@ impl ServerHandle {
     }
 
     pub(crate) fn close_for(&self, id: SessionId, kick: Kick) {
-        self.inner.router.close(id, kick.into());
+        match kick.text() {
+            Some(text) => self.close_with(id, kick, text),
+            None => self.inner.router.close(id, kick.into()),
+        }
     }
 
     pub(crate) fn workers(&self) -> usize {

@@ -68,8 +68,8 @@ pub trait Session: 'static {
     /// A complete packet was received.
     ///
     /// # Errors
-    /// Return the [`Kick`] that names the peer's offence to end the session. The peer gets the reason behind
-    /// the packets that are queued already. Its later packets are not handled.
+    /// Return the [`Kick`] that names the peer's offence to end the session. The peer gets the reason, and the
+    /// text of [`Kick::with_text`], behind the packets that are queued already. Its later packets are not handled.
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick>;
 
     /// The number of bytes to read from the peer before the next call, at most. Called before each read. 0 pauses

@@ -162,14 +162,21 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     if !is_allowed {
                         return Err(Kick::RateLimit.into());
                     }
-                    if !is_admitted && let Some(rules) = &shared.login_rules {
-                        guarded(|| rules.check(packet))??;
-                    }
                     let asked_before = effects.len();
                     let buffers = &shared.buffers;
                     let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
                     ctx.is_admitted = is_admitted;
-                    let handled = guarded(|| session.on_packet(&mut ctx, packet));
+                    let handled = guarded(|| {
+                        if !is_admitted && let Some(rules) = &shared.login_rules {
+                            rules.check(packet)?;
+                        }
+                        session.on_packet(&mut ctx, packet)
+                    });
+                    if let Ok(Err(kick)) = handled
+                        && let Some(text) = kick.text()
+                    {
+                        ctx.close_with(kick, text);
+                    }
                     (is_admitted, queued_bytes) = (ctx.is_admitted, ctx.queued_bytes());
                     handled??;
                     // A session that has closed itself gets no packet behind this one.

@@ -3,8 +3,8 @@
 use server_core::testing::{DEADLINE, RawClient, RawPacket, packet, wait_until};
 use server_core::tick::Tick;
 use server_core::{
-    DisconnectReason, Game, GameContext, GameLoop, Kick, Message, Packet, Server, ServerHandle,
-    SessionId, TickMetrics,
+    DisconnectReason, Game, GameContext, GameLoop, GroupId, Kick, Message, Packet, Server,
+    ServerHandle, SessionId, TickMetrics,
 };
 use std::any::Any;
 use std::collections::HashMap;
@@ -17,6 +17,9 @@ const C_ECHO: u16 = 1;
 const C_BAD: u16 = 2;
 const C_PANIC: u16 = 3;
 const C_LOGIN: u16 = 4;
+const C_ROOM: u16 = 5;
+const C_OTHERS: u16 = 6;
+const ROOM: GroupId = GroupId::new(1, 1);
 
 server_core::packets! {
     server 10 => SEcho + bytes;
@@ -72,6 +75,14 @@ impl Game for Recorder {
             // Silent for the hook: the panic is not the news here.
             C_PANIC => std::panic::resume_unwind(Box::new("a bug in the game")),
             C_LOGIN => ctx.admit(player),
+            C_ROOM => {
+                ctx.server().join(player, ROOM);
+                ctx.broadcast_built_to(ROOM, &SEcho, |tail| tail.extend(packet.payload()));
+            }
+            C_OTHERS => {
+                let build = |tail: &mut Vec<u8>| tail.extend(packet.payload());
+                ctx.broadcast_built_to_others(ROOM, player, &SEcho, build);
+            }
             _ => return Err(Kick::BadPayload),
         }
         self.note(Event::Packet(player, packet.payload().to_vec()));
@@ -346,6 +357,25 @@ fn ticks_are_built_once_sent_to_all_and_measured() {
     let ticks = running.metrics.ticks.get();
     assert!(ticks > number(&first));
     assert_eq!(running.metrics.duration.count(), ticks);
+}
+
+#[test]
+fn game_builds_packets_for_a_group_and_for_the_others() {
+    let running = Running::start(fast());
+    let ((mut one, _), (mut two, _), (mut outside, _)) =
+        (running.join(), running.join(), running.join());
+    let echo = |bytes: &[u8]| RawPacket::new(SEcho::ID, bytes);
+    one.send_packet(C_ROOM, b"first");
+    assert_eq!(one.next_packet(), echo(b"first"));
+    two.send_packet(C_ROOM, b"second");
+    assert_eq!(two.next_packet(), echo(b"second"));
+    assert_eq!(one.next_packet(), echo(b"second"));
+    two.send_packet(C_OTHERS, b"third");
+    assert_eq!(one.next_packet(), echo(b"third"));
+    for client in [&mut one, &mut two, &mut outside] {
+        client.send_packet(C_ECHO, b"alone");
+        assert_eq!(client.next_packet(), echo(b"alone"));
+    }
 }
 
 #[test]

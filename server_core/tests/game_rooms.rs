@@ -268,6 +268,74 @@ fn stop_before_a_shutdown_ends_each_room() {
     server.join().unwrap();
 }
 
+/// Moves each player to room 1 at its join, and admits it at its first packet. Room 1 waits for the test at the first
+/// arrival.
+struct Door {
+    hold: Option<Receiver<()>>,
+    arrivals: Sender<()>,
+}
+
+impl Game for Door {
+    fn on_join(&mut self, ctx: &mut GameContext<'_>, player: SessionId) {
+        ctx.move_player(player, 1, ());
+    }
+
+    fn on_arrive(&mut self, _: &mut GameContext<'_>, _: SessionId, _: Box<dyn Any + Send>) {
+        if let Some(hold) = self.hold.take() {
+            let _ = self.arrivals.send(());
+            let _ = hold.recv();
+        }
+    }
+
+    fn on_packet(
+        &mut self,
+        ctx: &mut GameContext<'_>,
+        player: SessionId,
+        packet: Packet<'_>,
+    ) -> Result<(), Kick> {
+        ctx.admit(player);
+        let room = (ctx.room() as u32).into();
+        ctx.send(player, &SSaid { room }, packet.payload());
+        Ok(())
+    }
+
+    fn on_tick(&mut self, _: &mut GameContext<'_>, _: Tick) {}
+}
+
+/// Room 0 has its turns meanwhile.
+#[test]
+fn login_timeout_waits_for_the_room_of_the_first_packet() {
+    let game = GameLoop::new(Duration::from_millis(2))
+        .rooms(2)
+        .requires_login(true);
+    let server = Server::builder()
+        .workers(1)
+        .login_timeout(Some(Duration::from_secs(3)))
+        .start("127.0.0.1:0", game.players())
+        .unwrap();
+    let (arrivals, arrived) = channel();
+    let (release, hold) = channel();
+    let hold = Mutex::new(Some(hold));
+    let handle = server.handle();
+    let game = thread::spawn(move || {
+        let room = |room| Door {
+            hold: (room == 1).then(|| hold.lock().unwrap().take()).flatten(),
+            arrivals: arrivals.clone(),
+        };
+        game.run_rooms(&handle, room).unwrap();
+    });
+    let mut player = RawClient::connect(server.local_addr());
+    arrived.recv_timeout(DEADLINE).unwrap();
+    player.send_packet(C_SAY, b"ada");
+    // Its login timeout is over later.
+    RawClient::connect(server.local_addr()).expect_eof();
+    drop(release);
+    let said = [&1_u32.to_le_bytes()[..], b"ada"].concat();
+    assert_eq!(player.next_packet(), RawPacket::new(SSaid::ID, said));
+    server.handle().shutdown(Duration::ZERO);
+    game.join().unwrap();
+}
+
 #[test]
 fn panic_of_the_maker_ends_the_server_and_the_rooms_before_it() {
     let game = GameLoop::new(Duration::from_millis(2)).rooms(ROOMS);

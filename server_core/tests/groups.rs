@@ -264,6 +264,41 @@ fn member_broadcasts_to_all_members_or_to_the_others() {
 }
 
 #[test]
+fn built_packet_reaches_one_or_all_or_a_group_and_each_begins_empty() {
+    let running = start(builder());
+    let mut clients = running.connect_on_each(1);
+    for client in &mut clients[1..] {
+        assert!(client.join(ROOM));
+    }
+    let (handle, head) = (&running.handle, said(OUTSIDE));
+    let write = |text: &'static [u8]| {
+        move |tail: &mut Vec<u8>| {
+            assert!(tail.is_empty());
+            tail.extend(text);
+        }
+    };
+    handle.broadcast_built(&head, |tail| {
+        tail.extend(b"to ");
+        handle.broadcast_built_to(ROOM, &head, write(b"to the room, meanwhile"));
+        tail.extend(b"all");
+    });
+    handle.broadcast_built_to_others(ROOM, clients[1].id, &head, write(b"except one"));
+    handle.broadcast_built_to(ROOM, &head, |tail| tail.resize(1 << 20, 0)); // not sent
+    handle.send_built(clients[0].id, &head, write(b"to one"));
+    for client in &mut clients[1..] {
+        client.hears(OUTSIDE, b"to the room, meanwhile");
+    }
+    for client in &mut clients {
+        client.hears(OUTSIDE, b"to all");
+    }
+    for client in &mut clients[2..] {
+        client.hears(OUTSIDE, b"except one");
+    }
+    clients[0].hears(OUTSIDE, b"to one");
+    all_hear_the_end(&running, &mut clients);
+}
+
+#[test]
 fn joins_and_leaves_through_the_handle_are_ordered_with_sends() {
     let running = start(builder());
     let mut clients = running.connect_on_each(2);

@@ -66,7 +66,7 @@ const SHORT: SShort = SShort {
 const TAIL: [u8; 1_000] = [7; 1_000];
 
 /// Each method of a handle, and what it has to do after the end.
-const METHODS: [(&str, Call); 36] = [
+const METHODS: [(&str, Call); 40] = [
     ("broadcast", |it| it.handle.broadcast(&NOTE, TAIL)),
     ("broadcast_packet", |it| it.handle.broadcast_packet(&SHORT)),
     ("broadcast_buffer", |it| {
@@ -80,6 +80,18 @@ const METHODS: [(&str, Call); 36] = [
     ("send_to", |it| it.handle.send_to(it.id, &NOTE, TAIL)),
     ("send_packet_to", |it| {
         it.handle.send_packet_to(it.id, &SHORT)
+    }),
+    ("send_built", |it| {
+        it.handle.send_built(it.id, &NOTE, |tail| tail.extend(TAIL));
+    }),
+    ("broadcast_built", |it| {
+        it.handle.broadcast_built(&NOTE, |tail| tail.extend(TAIL));
+    }),
+    ("broadcast_built_to", |it| {
+        (it.handle).broadcast_built_to(ROOM, &NOTE, |tail| tail.extend(TAIL));
+    }),
+    ("broadcast_built_to_others", |it| {
+        (it.handle).broadcast_built_to_others(ROOM, it.id, &NOTE, |tail| tail.extend(TAIL));
     }),
     ("broadcast_to", |it| {
         it.handle.broadcast_to(ROOM, &NOTE, TAIL)

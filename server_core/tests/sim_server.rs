@@ -281,10 +281,20 @@ fn paced_packets_leave_room_in_a_small_send_queue() {
     });
 }
 
-/// Sends each player ten pieces of 10,000 bytes in each tick, each by a call.
-#[derive(Default)]
+/// Sends each player pieces of 10,000 bytes in each tick, each by a call.
 struct Streams {
+    pieces_per_tick: usize,
     players: Vec<SessionId>,
+}
+
+impl Streams {
+    fn start(seed: u64, builder: ServerBuilder, pieces_per_tick: usize) -> SimServer<GamePlayer> {
+        let game = Self {
+            pieces_per_tick,
+            players: Vec::new(),
+        };
+        SimServer::start_game(seed, builder, GameLoop::new(PERIOD), game)
+    }
 }
 
 impl Game for Streams {
@@ -303,33 +313,81 @@ impl Game for Streams {
 
     fn on_tick(&mut self, ctx: &mut GameContext<'_>, _: Tick) {
         let piece: Arc<[SendBuffer]> = [ctx.server().encode(&SPiece, [1; 10_000]).unwrap()].into();
-        for player in self.players.iter().flat_map(|player| [player; 10]) {
-            ctx.send_paced(*player, &piece).unwrap();
+        for player in &self.players {
+            for _ in 0..self.pieces_per_tick {
+                ctx.send_paced(*player, &piece).unwrap();
+            }
         }
     }
 }
 
+/// The game gives 2 MB/s.
 #[test]
-fn player_that_reads_no_paced_packets_is_a_slow_consumer() {
+fn player_that_reads_its_paced_packets_too_slowly_is_a_slow_consumer() {
     for_each_seed(5, |seed| {
-        let game = GameLoop::new(PERIOD);
-        let mut server = SimServer::start_game(seed, builder(), game, Streams::default());
-        let (mut reads, stops) = (server.connect(), server.connect());
-        stops.stop_reading();
+        let mut server = Streams::start(seed, builder(), 10);
+        let (mut reads, slow) = (server.connect(), server.connect());
         let mut pieces = 0;
-        // Less than the time after which it is a slow consumer by age.
-        for _ in 0..12 {
-            server.advance(PERIOD);
-            pieces += reads.packets().len();
-        }
-        assert!(stops.is_closed() && !reads.is_closed());
+        let mut is_closed_after = |time| {
+            while server.elapsed() < time {
+                // Takes 64 KiB more: 1.3 MB/s, which no other limit ends.
+                slow.stop_reading();
+                server.advance(PERIOD);
+                pieces += reads.packets().len();
+            }
+            slow.is_closed()
+        };
+        assert!(!is_closed_after(Duration::from_secs(5)));
+        assert!(is_closed_after(Duration::from_secs(7)));
+        assert!(!reads.is_closed() && pieces == 10 * 20 * 7, "{pieces}");
         let totals = server.handle().metrics().totals();
         assert_eq!(totals.disconnects_for(Kick::SlowConsumer), 1);
-        assert!(pieces >= 100, "{pieces}");
     });
 }
 
-/// Admits each player at its first packet, or no player. Kicks the player that says `bad`.
+#[test]
+fn paced_packets_of_more_than_64_calls_wait_for_a_reader_that_pauses() {
+    for_each_seed(5, |seed| {
+        let mut server = Streams::start(seed, builder(), 10);
+        let mut client = server.connect();
+        client.stop_reading();
+        server.advance(PERIOD * 80);
+        client.read_on();
+        server.advance(PERIOD);
+        assert!(!client.is_closed());
+        assert_eq!(client.packets().len(), 10 * 81);
+    });
+}
+
+/// As after a stall of the worker.
+#[test]
+fn more_than_64_calls_in_one_turn_close_no_reader_that_keeps_up() {
+    for_each_seed(5, |seed| {
+        let mut server = Streams::start(seed, builder(), 100);
+        let mut client = server.connect();
+        server.advance(PERIOD * 3);
+        assert!(!client.is_closed());
+        assert_eq!(client.packets().len(), 100 * 3);
+    });
+}
+
+#[test]
+fn paced_packets_of_a_reader_that_stops_are_bounded_without_a_max_send_lag() {
+    for_each_seed(5, |seed| {
+        let mut server = Streams::start(seed, builder().max_send_lag(None), 10);
+        let client = server.connect();
+        client.stop_reading();
+        // 12 or 13 pieces are in the connection and in the queue.
+        server.advance(PERIOD * 101);
+        assert!(!client.is_closed());
+        server.advance(PERIOD);
+        assert!(client.is_closed());
+        let totals = server.handle().metrics().totals();
+        assert_eq!(totals.disconnects_for(Kick::SlowConsumer), 1);
+    });
+}
+
+/// Admits each player at its first packet, or no player. Kicks the player that says `bad` or `worse`.
 struct Door {
     is_open: bool,
     handled: Rc<RefCell<u32>>,

@@ -4,31 +4,26 @@ use super::player::PacedPackets;
 use crate::base::id::SessionId;
 use crate::buffer::SendBuffer;
 use crate::game::inbox::Move;
+use crate::groups::id::GroupId;
 use crate::protocol::packet::PacketHead;
 use crate::routing::mailbox::MailboxFull;
 use crate::server::ServerHandle;
 use std::any::Any;
 use std::sync::Arc;
 
-/// The server of a [`Game`](super::Game), and a buffer for packets that the game builds.
+/// The server of a [`Game`](super::Game), and the room of the game.
 #[derive(Debug)]
 pub struct GameContext<'a> {
     server: &'a ServerHandle,
-    tail: &'a mut Vec<u8>,
     room: usize,
     rooms: usize,
     pub(super) moves: Vec<Move>,
 }
 
 impl<'a> GameContext<'a> {
-    pub(super) fn new(
-        server: &'a ServerHandle,
-        tail: &'a mut Vec<u8>,
-        (room, rooms): (usize, usize),
-    ) -> Self {
+    pub(super) fn new(server: &'a ServerHandle, (room, rooms): (usize, usize)) -> Self {
         Self {
             server,
-            tail,
             room,
             rooms,
             moves: Vec::new(),
@@ -72,25 +67,42 @@ impl<'a> GameContext<'a> {
     }
 
     /// Sends a packet whose tail `build` writes into a buffer, which is empty, and used again for each
-    /// packet: for snapshots of a player's surroundings.
+    /// packet: for snapshots of a player's surroundings. See [`ServerHandle::send_built`].
     ///
     /// A packet that does not fit its size field is not sent, and an error is logged.
     pub fn send_built<H: PacketHead>(
-        &mut self,
+        &self,
         player: SessionId,
         head: &H,
         build: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.tail.clear();
-        build(self.tail);
-        self.server.send_to(player, head, &*self.tail);
+        self.server.send_built(player, head, build);
     }
 
     /// Like [`send_built`](Self::send_built), to all players: built once, and written once.
-    pub fn broadcast_built<H: PacketHead>(&mut self, head: &H, build: impl FnOnce(&mut Vec<u8>)) {
-        self.tail.clear();
-        build(self.tail);
-        self.server.broadcast(head, &*self.tail);
+    pub fn broadcast_built<H: PacketHead>(&self, head: &H, build: impl FnOnce(&mut Vec<u8>)) {
+        self.server.broadcast_built(head, build);
+    }
+
+    /// Like [`send_built`](Self::send_built), to every member of a group: built once, and written once.
+    pub fn broadcast_built_to<H: PacketHead>(
+        &self,
+        group: GroupId,
+        head: &H,
+        build: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.server.broadcast_built_to(group, head, build);
+    }
+
+    /// Like [`broadcast_built_to`](Self::broadcast_built_to), to every member but one player.
+    pub fn broadcast_built_to_others<H: PacketHead>(
+        &self,
+        group: GroupId,
+        except: SessionId,
+        head: &H,
+        build: impl FnOnce(&mut Vec<u8>),
+    ) {
+        (self.server).broadcast_built_to_others(group, except, head, build);
     }
 
     /// Sends these packets to a player in their order, as fast as it reads: up to 64 KiB wait in its queue at a time,
@@ -98,8 +110,11 @@ impl<'a> GameContext<'a> {
     /// waits for an empty queue. For a world or another content of many packets.
     ///
     /// A tick does not wait for it. The packets are encoded once ([`ServerHandle::encode`]), and all players share
-    /// their bytes. Other packets to the player go between them. A further call adds its packets behind them. A player for
-    /// which the packets of more than 64 calls wait is a slow consumer, and is closed.
+    /// their bytes. Other packets to the player go between them. A further call adds its packets behind them.
+    ///
+    /// A player for which the packets of more than 64 calls have waited for
+    /// [`max_send_lag`](crate::Config::max_send_lag) without a break is a slow consumer at the next call, and is
+    /// closed. So is a player for which the packets of more than 1,000 calls wait.
     ///
     /// Until the last packet of a call is sent to all of its players, the call keeps the memory of its packets: the
     /// chunks ([`chunk_bytes`](crate::Config::chunk_bytes)) in which they were encoded, with all other packets there.

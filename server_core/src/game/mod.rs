@@ -110,10 +110,18 @@ pub trait Game {
 /// [`max_total_waiting_bytes`](Self::max_total_waiting_bytes), is not read until the game has handled these packets:
 /// what it sends meanwhile waits in its socket. A worker never waits for the game.
 ///
-/// No player is kicked because the game is behind, or does not run: what a player has sent waits, and the
-/// [`login_timeout`](crate::Config::login_timeout) waits for the first packet of the player. Two limits remain: a
-/// player that is not admitted ends as the oldest of more than [`max_unadmitted`](crate::Config::max_unadmitted), and
-/// a player ends as `server_full` at its join while 16,384 joins of its worker wait.
+/// While the game is behind, or does not run, what a player has sent waits, and the
+/// [`login_timeout`](crate::Config::login_timeout) waits for the player's first packet: until the game of the room
+/// that the packet came to has had three turns since. Four limits remain, also while the game is behind:
+///
+/// - A player that is not admitted ends as the oldest of more than
+///   [`max_unadmitted`](crate::Config::max_unadmitted).
+/// - A player ends as `server_full` at its join while 16,384 joins of its worker wait.
+/// - The login timeout waits for no second packet. A login of several packets has to be complete in time, for example
+///   a challenge and its response. Nor does the timeout wait for a first packet that goes to another room with its
+///   player.
+/// - The [`idle_timeout`](crate::Config::idle_timeout) counts from the last byte of the player: it ends a player that
+///   is silent until the game answers.
 ///
 /// ```
 /// use server_core::{Game, GameContext, GameLoop, Kick, Packet, Server, SessionId, tick::Tick};
@@ -283,7 +291,6 @@ impl GameLoop {
             shared: self.shared.clone(),
             inbox: Inbox::new(self.packets_per_tick),
             batch: Batch::default(),
-            built: Vec::new(),
             arrived: 0,
         }
     }
@@ -378,7 +385,6 @@ pub(crate) struct GameTurns<G> {
     shared: Shared,
     inbox: Inbox,
     batch: Batch,
-    built: Vec<u8>,
     /// Players that have arrived and still count as travelling.
     arrived: usize,
 }
@@ -422,7 +428,7 @@ impl<G: Game> GameTurns<G> {
         let place = (self.room, self.rooms.arrivals.len());
         let mut room = Room {
             game: &mut self.game,
-            ctx: GameContext::new(&self.server, &mut self.built, place),
+            ctx: GameContext::new(&self.server, place),
             shared: &self.shared,
             rooms: &self.rooms,
         };
@@ -444,9 +450,7 @@ impl<G: Game> GameTurns<G> {
             room.game.on_tick(&mut room.ctx, tick);
             self.inbox.begin_moves(&mut room);
         }
-        if self.room == 0 {
-            self.shared.turns.fetch_add(1, Ordering::Release);
-        }
+        self.shared.turns[self.room].fetch_add(1, Ordering::Release);
         is_idle && !self.inbox.is_behind()
     }
 }

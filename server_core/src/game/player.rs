@@ -12,15 +12,18 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// The session of a player of a [`GameLoop`](super::GameLoop). It knows nothing of the world.
 pub struct GamePlayer {
     shared: Arc<Shared>,
     waiting: Arc<Waiting>,
     has_joined: bool,
-    /// The turns of the game that had ended at the first packet.
-    first_packet_at: Option<u64>,
+    /// The room of the first packet, and the turns there that had ended at the first packet.
+    first_packet_at: Option<(usize, u64)>,
     paced: VecDeque<PacedPackets>,
+    /// Since this instant the packets of more than [`MAX_PACED`] calls have waited, without a break.
+    behind_since: Option<Instant>,
 }
 
 /// Packets that a player gets as fast as it reads.
@@ -30,8 +33,10 @@ pub(super) struct PacedPackets {
     next: usize,
 }
 
-/// Calls of `send_paced` whose packets wait for one player.
+/// Calls of `send_paced` whose packets may wait for one player for any time.
 const MAX_PACED: usize = 64;
+/// Calls whose packets may wait at all: five seconds of 200 calls a second.
+const MAX_PACED_AT_ONCE: usize = 1000;
 
 /// Turns of the game until the answer to the first packet of a player has come: a turn that runs already may miss the
 /// packet, the next turn handles it, and during a further turn the worker takes the answer.
@@ -57,8 +62,8 @@ pub(super) struct Shared {
     /// By room and worker. A worker's callbacks lock their own for one packet, the thread of the room once a tick.
     inboxes: Arc<[WorkerInbox]>,
     players: Arc<AtomicUsize>,
-    /// The turns of room 0 that have ended: the room in which players join.
-    pub turns: Arc<AtomicU64>,
+    /// By room: the turns that have ended.
+    pub turns: Arc<[AtomicU64]>,
 }
 
 /// On a cache line of its own.
@@ -81,7 +86,7 @@ impl Default for Shared {
             requires_login: false,
             inboxes: inboxes(1),
             players: Arc::default(),
-            turns: Arc::default(),
+            turns: turns(1),
         }
     }
 }
@@ -91,9 +96,14 @@ fn inboxes(rooms: usize) -> Arc<[WorkerInbox]> {
     inboxes.collect()
 }
 
+fn turns(rooms: usize) -> Arc<[AtomicU64]> {
+    (0..rooms).map(|_| AtomicU64::new(0)).collect()
+}
+
 impl Shared {
     pub fn set_rooms(&mut self, rooms: usize) {
         self.inboxes = inboxes(rooms);
+        self.turns = turns(rooms);
     }
 
     pub fn rooms(&self) -> usize {
@@ -102,6 +112,11 @@ impl Shared {
 
     pub fn inbox(&self, room: usize, worker: usize) -> &WorkerInbox {
         &self.inboxes[room * SessionId::MAX_WORKERS + worker]
+    }
+
+    /// The turns of a room that have ended.
+    fn ended_turns(&self, room: usize) -> u64 {
+        self.turns[room].load(Ordering::Acquire)
     }
 }
 
@@ -113,16 +128,22 @@ impl GamePlayer {
             has_joined: false,
             first_packet_at: None,
             paced: VecDeque::new(),
+            behind_since: None,
         }
     }
 
     fn batch(&self, id: SessionId) -> MutexGuard<'_, Batch> {
+        self.room_and_batch(id).1
+    }
+
+    /// The room of the player, and the batch there.
+    fn room_and_batch(&self, id: SessionId) -> (usize, MutexGuard<'_, Batch>) {
         loop {
             let room = self.waiting.place();
             let batch = self.shared.inbox(room, id.worker()).lock();
             // A move changes the room under this lock.
             if self.waiting.place() == room {
-                return batch;
+                return (room, batch);
             }
         }
     }
@@ -147,6 +168,17 @@ impl GamePlayer {
         }
     }
 
+    /// Whether the packets of too many calls wait, or those of many calls for too long. Called for each call.
+    fn is_slow(&mut self, ctx: &Context<'_>) -> bool {
+        if self.paced.len() <= MAX_PACED {
+            self.behind_since = None;
+            return false;
+        }
+        let since = *self.behind_since.get_or_insert(ctx.now());
+        let is_late = (ctx.max_send_lag).is_some_and(|lag| since + lag <= ctx.now());
+        is_late || self.paced.len() > MAX_PACED_AT_ONCE
+    }
+
     /// The bytes of packets of this player that may wait before it pauses.
     fn limit_bytes(&self) -> usize {
         let players = self.shared.players.load(Ordering::Relaxed).max(1);
@@ -161,8 +193,8 @@ impl Session for GamePlayer {
     }
 
     fn defers_login_timeout(&self) -> bool {
-        let turns = self.shared.turns.load(Ordering::Acquire);
-        (self.first_packet_at).is_some_and(|first| turns < first + TURNS_TO_ANSWER)
+        (self.first_packet_at)
+            .is_some_and(|(room, first)| self.shared.ended_turns(room) < first + TURNS_TO_ANSWER)
     }
 
     fn on_connected(&mut self, ctx: &mut Context<'_>) {
@@ -180,10 +212,12 @@ impl Session for GamePlayer {
     }
 
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
-        let turns = &self.shared.turns;
-        (self.first_packet_at).get_or_insert_with(|| turns.load(Ordering::Acquire));
         self.waiting.add(packet.payload().len());
-        self.batch(ctx.id()).packet(ctx.id(), &packet);
+        let (room, mut batch) = self.room_and_batch(ctx.id());
+        let first = (self.first_packet_at).unwrap_or_else(|| (room, self.shared.ended_turns(room)));
+        batch.packet(ctx.id(), &packet);
+        drop(batch);
+        self.first_packet_at = Some(first);
         Ok(())
     }
 
@@ -199,7 +233,7 @@ impl Session for GamePlayer {
             Ok(packets) => {
                 self.paced.push_back(*packets);
                 self.pump(ctx);
-                if self.paced.len() > MAX_PACED {
+                if self.is_slow(ctx) {
                     self.paced.clear();
                     ctx.close_with(Kick::SlowConsumer, "its paced packets wait");
                 }

@@ -7,6 +7,7 @@ use crate::base::reason::{DisconnectReason, Kick, close_text, cut};
 use crate::base::snapshot::{Snapshot, SnapshotGate};
 use crate::base::trace::{TraceTarget, Tracer};
 use crate::base::transport_kind::TransportKind;
+use crate::base::wire::MAX_PACKET_BYTES;
 use crate::buffer::{SendBuffer, SendBufferManager, pool::PoolStats};
 use crate::groups::id::GroupId;
 use crate::protocol::packet::{PacketHead, PacketTooLarge};
@@ -23,6 +24,7 @@ use crate::runtime::listener::{Listener, StopSignal};
 use crate::runtime::stream::Stream;
 use crate::server::trace::Trace;
 use crate::session::message::Message;
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +46,7 @@ use std::time::{Duration, Instant};
 /// | [`broadcast`](Self::broadcast), [`broadcast_packet`](Self::broadcast_packet), [`broadcast_buffer`](Self::broadcast_buffer) | does nothing |
 /// | [`broadcast_measured`](Self::broadcast_measured) | does nothing and measures nothing |
 /// | [`send_to`](Self::send_to), [`send_packet_to`](Self::send_packet_to) | does nothing |
+/// | [`send_built`](Self::send_built), [`broadcast_built`](Self::broadcast_built), [`broadcast_built_to`](Self::broadcast_built_to), [`broadcast_built_to_others`](Self::broadcast_built_to_others) | calls `build` alone |
 /// | [`broadcast_to`](Self::broadcast_to), [`broadcast_to_others`](Self::broadcast_to_others), [`broadcast_packet_to`](Self::broadcast_packet_to), [`broadcast_packet_to_others`](Self::broadcast_packet_to_others), [`broadcast_buffer_to`](Self::broadcast_buffer_to) | does nothing |
 /// | [`send_buffer`](Self::send_buffer) | does nothing |
 /// | [`try_send_buffer`](Self::try_send_buffer), [`try_broadcast_buffer`](Self::try_broadcast_buffer), [`try_broadcast_buffer_to`](Self::try_broadcast_buffer_to) | `Ok`; the packet is dropped |
@@ -89,6 +92,21 @@ struct Inner {
 /// Measured broadcasts at a time. A server that is behind by more does not measure the further
 /// broadcasts. The long durations of the measured ones show that it is behind.
 const MEASURED_BROADCASTS: usize = 1024;
+
+thread_local! {
+    /// The tail of the packet that this thread builds. The memory is used again.
+    static BUILT_TAIL: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+fn with_built_tail(build: impl FnOnce(&mut Vec<u8>), send: impl FnOnce(&[u8])) {
+    // Taken: `build` may build another packet.
+    let mut tail = BUILT_TAIL.take();
+    tail.clear();
+    build(&mut tail);
+    send(&tail);
+    tail.shrink_to(MAX_PACKET_BYTES);
+    BUILT_TAIL.set(tail);
+}
 
 impl ServerHandle {
     pub(super) fn new(
@@ -174,6 +192,24 @@ impl ServerHandle {
             Ok(buffer) => self.inner.router.send(to, buffer),
             Err(error) => log::error!("packet {} to {to}: {error}", H::ID),
         }
+    }
+
+    /// Sends a packet whose tail `build` writes to one session. The tail is built in a buffer of the calling
+    /// thread, which is empty and used again for each packet, of up to 64 KiB: for snapshots of a player's
+    /// surroundings. See [`send_to`](Self::send_to).
+    pub fn send_built<H: PacketHead>(
+        &self,
+        to: SessionId,
+        head: &H,
+        build: impl FnOnce(&mut Vec<u8>),
+    ) {
+        with_built_tail(build, |tail| self.send_to(to, head, tail));
+    }
+
+    /// Like [`send_built`](Self::send_built), to every session: built once, and written once. See
+    /// [`broadcast`](Self::broadcast).
+    pub fn broadcast_built<H: PacketHead>(&self, head: &H, build: impl FnOnce(&mut Vec<u8>)) {
+        with_built_tail(build, |tail| self.broadcast(head, tail));
     }
 
     /// Encodes a packet into the calling thread's chunk.
@@ -462,6 +498,44 @@ impl ServerHandle {
             Ok(buffer) => self.broadcast_buffer_to(group, Some(except), &buffer),
             Err(error) => log::error!("packet {} to group {group}: {error}", H::ID),
         }
+    }
+
+    /// Like [`send_built`](Self::send_built), to every member of a group: built once, and written once. See
+    /// [`broadcast_to`](Self::broadcast_to).
+    ///
+    /// ```
+    /// # use server_core::{GroupId, ServerHandle};
+    /// server_core::packets! {
+    ///     /// The tick, and two bytes of health for each player of the room.
+    ///     server 2 => SRoom { tick: u64 } + bytes;
+    /// }
+    ///
+    /// fn tell_room(handle: &ServerHandle, room: GroupId, tick: u64, health: &[u16]) {
+    ///     handle.broadcast_built_to(room, &SRoom::new(tick), |tail| {
+    ///         health.iter().for_each(|health| tail.extend(health.to_le_bytes()));
+    ///     });
+    /// }
+    /// ```
+    pub fn broadcast_built_to<H: PacketHead>(
+        &self,
+        group: GroupId,
+        head: &H,
+        build: impl FnOnce(&mut Vec<u8>),
+    ) {
+        with_built_tail(build, |tail| self.broadcast_to(group, head, tail));
+    }
+
+    /// Like [`broadcast_built_to`](Self::broadcast_built_to), to every member but one.
+    pub fn broadcast_built_to_others<H: PacketHead>(
+        &self,
+        group: GroupId,
+        except: SessionId,
+        head: &H,
+        build: impl FnOnce(&mut Vec<u8>),
+    ) {
+        with_built_tail(build, |tail| {
+            self.broadcast_to_others(group, except, head, tail)
+        });
     }
 
     /// Sends a packet without a separate tail to every member of a group. See

@@ -10,7 +10,7 @@ use crate::protocol::writer::OutgoingPacket;
 use crate::session::message::MessageRoom;
 use crate::session::{Effect, Peer};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The requests of a callback to its worker.
 ///
@@ -27,6 +27,8 @@ pub struct Context<'a> {
     pub(crate) is_admitted: bool,
     /// A session with a longer queue is not read.
     pub(crate) crowded_bytes: usize,
+    /// As in [`Config`](crate::Config).
+    pub(crate) max_send_lag: Option<Duration>,
     /// Of the message of this callback, given back behind the callback. A session that hands the message on takes it.
     pub(crate) message_room: Option<MessageRoom>,
 }
@@ -52,6 +54,7 @@ impl<'a> Context<'a> {
             queued_bytes,
             is_admitted: true,
             crowded_bytes: usize::MAX,
+            max_send_lag: None,
             message_room: None,
         }
     }

@@ -87,7 +87,7 @@ pub trait Session: 'static {
     ///
     /// For a session that hands its packets to another thread: the timeout waits while that thread takes none. A
     /// session that returns `true` whatever its peer does has no login timeout. [`GameLoop`](crate::GameLoop) returns
-    /// `true` until the game has had three turns since the first packet of the player.
+    /// `true` until the game has had three turns since the first packet of the player, in the room of that packet.
     fn defers_login_timeout(&self) -> bool {
         false
     }

@@ -20,12 +20,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         callback: impl FnOnce(&mut S, &mut Context<'_>),
     ) {
         let (buffers, effects) = (&self.shared.buffers, &mut self.effects);
-        let (groups, crowded_bytes) = (&mut self.groups, self.shared.config.crowded_bytes());
+        let (groups, config) = (&mut self.groups, &self.shared.config);
         let outcome = self.table.visit(id, |connection| {
             let (peer, queued_bytes) = (connection.peer(id), connection.queued_bytes());
             let mut ctx = Context::new(peer, now, buffers, effects, groups, queued_bytes);
             ctx.is_admitted = connection.is_admitted;
-            ctx.crowded_bytes = crowded_bytes;
+            ctx.crowded_bytes = config.crowded_bytes();
+            ctx.max_send_lag = config.max_send_lag;
             guarded(|| callback(&mut connection.session, &mut ctx))
         });
         self.apply_effects(id, now);

@@ -97,7 +97,7 @@ pub(crate) mod websocket {
     //! The client's end of a WebSocket.
 
     use super::Channel;
-    use crate::text::one_line;
+    use server_core::text::one_line;
     use std::io::{self, ErrorKind, Read, Write};
 
     #[derive(Debug)]

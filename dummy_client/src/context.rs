@@ -6,7 +6,7 @@ use crate::metrics::recorder::Recorder;
 use crate::metrics::{Check, Counter, Rate, RequestSeries, TickSeries, Trend};
 use crate::pacing::{MAX_SENDS_PER_CALLBACK, PacedRequests};
 use crate::scenario::{Bot, UserId, Violation};
-use crate::text::one_line;
+use server_core::text::one_line;
 use server_core::{
     Context, DisconnectReason, Kick, OutgoingPacket, Packet, PacketHead, Session, SessionId,
 };

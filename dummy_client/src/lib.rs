@@ -101,7 +101,6 @@ mod pacing;
 pub mod report;
 mod run;
 mod scenario;
-mod text;
 mod transport;
 mod user_data;
 mod users;

@@ -82,6 +82,45 @@ fn large_packets_replace_chunks_and_tiny_ones_rarely_do() {
     assert!(large < 100, "{large} chunks: hardly fewer than packets");
 }
 
+// ---- a slow reader of the log ------------------------------------------------------------------
+
+/// Each echo logs a line, and a pipe holds 64 KiB of them.
+#[test]
+fn unread_log_stops_no_tick_and_costs_counted_records() {
+    let server = Server::start_with_env(&["--tick-ms", "5"], &[("RUST_LOG", "trace")]);
+    let mut client = server.join();
+    server.pause_log();
+    let reader = TickReader::start(server.connect());
+    // Three times as many lines as wait for a reader.
+    for _ in 0..40 {
+        client.send(&packet(C_ECHO, b"a").repeat(1_000));
+        (0..1_000).for_each(|_| client.expect_echo(b"a"));
+    }
+    reader.stop_after(100);
+    server.resume_log();
+    let what = " log records were dropped: the reader of standard error is slow";
+    let line = server.wait_for_line(what);
+    let (count, is_warning) = (line.strip_suffix(what).unwrap(), line.contains(" WARN "));
+    let count = count.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+    assert!(count > 0 && is_warning, "{line}");
+    // The log goes on behind the gap, and its lines are whole.
+    client.echo(b"behind the gap");
+    server.wait_for_line("id 2 size 18");
+    let is_whole = |line: &String| line.starts_with('[') && line.matches("Z TRACE").count() <= 1;
+    assert!(server.lines().iter().all(is_whole));
+}
+
+#[test]
+fn unread_log_does_not_stop_the_end_of_the_server() {
+    let mut server = Server::start_with_env(&["--tick-ms", "5"], &[("RUST_LOG", "trace")]);
+    let mut client = server.join();
+    server.pause_log();
+    client.send(&packet(C_ECHO, b"a").repeat(5_000));
+    (0..5_000).for_each(|_| client.expect_echo(b"a"));
+    server.signal("TERM");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
 // ---- disconnects --------------------------------------------------------------------------------
 
 /// 2,000 connections for each of five kicks, in turn: in each window of 5 s one line for each kick and one summary,

@@ -540,7 +540,7 @@ pub mod __private {
     pub use crate::protocol::reader::{limited, text_of};
 }
 
-pub use base::{backoff, metrics, rate_limiter, snapshot, start, wire};
+pub use base::{backoff, metrics, rate_limiter, snapshot, start, text, wire};
 pub use protocol::{framer, packet};
 pub use server::schedule as tick;
 

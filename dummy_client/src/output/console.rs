@@ -5,9 +5,9 @@ use crate::metrics::Unit;
 use crate::report::{
     ClientHealth, CloseMessageCount, Metric, Metrics, Others, Report, Sessions, TrendValue,
 };
-use crate::text::one_line;
 use serde_json::Value;
 use server_core::host::human_bytes;
+use server_core::text::one_line;
 use std::fmt::Write as _;
 
 /// The width of the first column.

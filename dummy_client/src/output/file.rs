@@ -110,7 +110,10 @@ fn check_written(result: io::Result<()>, place: &str) -> Result<(), Error> {
 }
 
 fn cannot_write(place: &str, error: &io::Error) -> String {
-    format!("cannot write to {}: {error}", crate::text::one_line(place))
+    format!(
+        "cannot write to {}: {error}",
+        server_core::text::one_line(place)
+    )
 }
 
 /// The names of open files. `/dev/shm` is a folder like any other.

@@ -2,9 +2,9 @@
 
 use crate::error::Error;
 use crate::report::{MAX_EXACT, Metric, Report, SCHEMA, SCHEMA_VERSION};
-use crate::text::escape_controls;
 use serde::Serialize;
 use serde_json::Value;
+use server_core::text::escape_controls;
 use std::path::Path;
 
 /// A value as JSON for a file, a terminal or a page. Characters that control a terminal or change the

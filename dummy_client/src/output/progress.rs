@@ -1,14 +1,20 @@
 //! What a person sees while the run goes on: one status line on a terminal, a log line a second elsewhere.
 
 use crate::report::Progress;
+use crossbeam_channel::Sender;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::{self, IsTerminal, Write};
+use server_core::start;
+use std::io::{self, Write};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// Shows how the run goes, on standard error.
+/// Shows how the run goes, on standard error. A thread of its own draws: a terminal that is stopped (Ctrl-S) does not
+/// stop the run.
 #[derive(Clone, Debug)]
 pub struct StatusLine {
     bar: ProgressBar,
+    /// To the thread that draws. Not set: no line is shown.
+    lines: Arc<OnceLock<Sender<String>>>,
 }
 
 /// The figures of the last second.
@@ -49,9 +55,9 @@ impl From<&Progress<'_>> for Status {
     }
 }
 
-/// Log lines on their way to standard error. The status line makes room for each.
+/// Log lines on their way to standard error. The status line makes room for each. A write waits for the terminal.
 #[derive(Debug)]
-pub struct LogWriter(ProgressBar);
+pub struct LogWriter(StatusLine);
 
 /// The columns of a terminal that every terminal has.
 const WIDTH: usize = 80;
@@ -68,41 +74,59 @@ impl StatusLine {
     pub fn new() -> Self {
         Self {
             bar: ProgressBar::hidden(),
+            lines: Arc::default(),
         }
     }
 
     /// A writer for the logger.
     #[must_use]
     pub fn log_writer(&self) -> LogWriter {
-        LogWriter(self.bar.clone())
+        LogWriter(self.clone())
     }
 
     /// Shows the line from now on, if standard error is a terminal.
     pub fn begin(&self) {
-        // The template is a constant that indicatif accepts.
-        if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
-            self.bar.set_style(style);
+        let target = ProgressDrawTarget::stderr_with_hz(4);
+        if target.is_hidden() {
+            return;
         }
-        self.bar.set_message("connecting");
-        if io::stderr().is_terminal() {
-            let target = ProgressDrawTarget::stderr_with_hz(4);
-            self.bar.set_draw_target(target);
+        // A line that waits is replaced in a second by the next one.
+        let (sender, lines) = crossbeam_channel::bounded(1);
+        let bar = self.bar.clone();
+        let draw = move || {
+            // The template is a constant that indicatif accepts.
+            if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+                bar.set_style(style);
+            }
+            bar.set_message("connecting");
+            bar.set_draw_target(target);
+            for line in lines {
+                bar.set_message(line);
+            }
+        };
+        // Without the thread, the log has the figures.
+        if start::spawn("status", draw).is_ok() {
+            let _ = self.lines.set(sender);
         }
     }
 
     /// Shows the figures of the last second. Call it once a second.
     pub fn show(&self, status: &Status) {
         let line = status.to_line();
-        if self.bar.is_hidden() {
-            log::info!("{line}");
-        } else {
-            self.bar.set_message(line);
+        match self.lines.get() {
+            // A terminal that is stopped has no room for the line.
+            Some(lines) => {
+                let _ = lines.try_send(line);
+            }
+            None => log::info!("{line}"),
         }
     }
 
-    /// Removes the line.
+    /// Removes the line. Waits for a terminal that is stopped.
     pub fn end(&self) {
-        self.bar.finish_and_clear();
+        if self.lines.get().is_some() {
+            self.bar.finish_and_clear();
+        }
     }
 }
 
@@ -148,7 +172,13 @@ impl Status {
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(bytes))
+        let write = || io::stderr().write(bytes);
+        if self.0.lines.get().is_some() {
+            self.0.bar.suspend(write)
+        } else {
+            // The lock of the bar would be held while the reader is slow.
+            write()
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -29,7 +29,7 @@
 
 use super::data::{Metric, Report, Sessions, TrendValue, Verdict};
 use crate::metrics::Unit;
-use crate::text::one_line;
+use server_core::text::one_line;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 

@@ -98,6 +98,7 @@ Exit status: 0 after SIGINT or SIGTERM, 1 if the server could not run, 2 for bad
 0 if no check failed, 2 if a check failed.
 SIGHUP reads --ban-file, --tls-cert and --tls-key again. Without these, SIGHUP is logged and changes nothing.
 Logs go to standard error, at level info; RUST_LOG changes the level (RUST_LOG=trace logs each packet).
+A reader of standard error that stops costs log lines, which are counted, and no tick.
 
 Examples:
   game_server

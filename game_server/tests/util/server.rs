@@ -44,6 +44,7 @@ struct Log {
 #[derive(Default)]
 struct LogState {
     lines: Vec<String>,
+    is_paused: bool,
     has_ended: bool,
 }
 
@@ -205,6 +206,16 @@ impl Server {
         }
     }
 
+    /// Reads no more of the log until [`Server::resume_log`] or the end of the server. One more line may come.
+    pub fn pause_log(&self) {
+        self.log.state().is_paused = true;
+    }
+
+    pub fn resume_log(&self) {
+        self.log.state().is_paused = false;
+        self.log.changed.notify_all();
+    }
+
     /// The log lines so far.
     pub fn lines(&self) -> Vec<String> {
         self.log.state().lines.clone()
@@ -249,6 +260,7 @@ impl Server {
     /// Waits for the exit, and for the last log line.
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         wait_until("the server to exit", DEADLINE, || !self.is_running());
+        self.resume_log();
         if let Some(reader) = self.log_reader.take() {
             reader.join().unwrap();
         }
@@ -259,6 +271,7 @@ impl Server {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.resume_log();
         if let Some(reader) = self.log_reader.take() {
             let _ = reader.join();
         }
@@ -381,8 +394,11 @@ impl Log {
         while stderr.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             line.clear();
-            self.state().lines.push(text);
+            let mut state = self.state();
+            state.lines.push(text);
             self.changed.notify_all();
+            let resumed = self.changed.wait_while(state, |state| state.is_paused);
+            drop(resumed.unwrap_or_else(PoisonError::into_inner));
         }
         self.state().has_ended = true;
         self.changed.notify_all();

@@ -33,7 +33,7 @@
 //! | a start that fails | prints one line on standard error, with status 1 |
 //! | a game that panics | ends the server, with status 101 |
 //! | bad usage | prints the error, with status 2 |
-//! | logs | go to standard error, at level info; `RUST_LOG` changes the level. A program that has set a logger keeps it |
+//! | logs | go to standard error, at level info; `RUST_LOG` changes the level. A program that has set a logger keeps it. A reader that stops costs log lines, and no tick: see [`init_logs`](crate::host::init_logs) |
 
 mod args;
 mod ban_file;
@@ -211,6 +211,7 @@ impl App {
         work: impl FnOnce(&ServerHandle) -> io::Result<()>,
     ) -> ExitCode {
         crate::host::init_logs("info");
+        let _flush = FlushLogs;
         if let Err(why) = self.args.validate() {
             crate::host::print_error(self.name, why);
             return crate::host::exit::USAGE.into();
@@ -226,6 +227,15 @@ impl App {
                 crate::host::exit::FAILURE.into()
             }
         }
+    }
+}
+
+/// Flushes the log at the end of a run, a panic included.
+struct FlushLogs;
+
+impl Drop for FlushLogs {
+    fn drop(&mut self) {
+        crate::host::flush_logs();
     }
 }
 

@@ -18,6 +18,7 @@ pub mod reason;
 pub mod snapshot;
 pub mod start;
 pub mod sync;
+pub mod text;
 pub mod timers;
 pub mod trace;
 pub mod transport_kind;

@@ -5,9 +5,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 
-/// Calls `stop` for the first SIGINT, SIGTERM or SIGHUP, on a thread of its own. A second one ends the process
-/// at once, with status 128 plus its number. On Linux, a SIGHUP that the process ignores at its start (`nohup`)
-/// stays ignored.
+/// Calls `stop` for the first SIGINT, SIGTERM or SIGHUP, on a thread of its own. A second one [flushes the
+/// log](super::flush_logs) and ends the process, with status 128 plus its number. On Linux, a SIGHUP that the process
+/// ignores at its start (`nohup`) stays ignored.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -57,6 +57,7 @@ fn handle(
             } else if let Some(stop) = stop.take() {
                 stop(signal);
             } else {
+                super::flush_logs();
                 std::process::exit(128 + signal);
             }
         }

@@ -221,7 +221,8 @@ was missing, repeated or out of order, a text, an echo or a chat was wrong, an a
 was checked; 2 for bad usage, or if a limit of this machine is too low. A client_limited run without a
 failure is 0; with --limited-is-failure it is 1. With --check: 0 if no check failed, 2 if a check failed.
 The result goes to standard output, logs go to standard error (RUST_LOG changes their level,
-NO_COLOR is respected).
+NO_COLOR is respected). A reader of standard error that stops costs log lines, which are counted,
+and does not disturb the run.
 
 Attacks: zero-size, short-size, huge-size, unknown-id, server-id, id-sweep, bad-utf8, slowloris,
 no-read, echo-flood, chat-flood, rst-storm, half-close, connect-flood, garbage, chat-churn,

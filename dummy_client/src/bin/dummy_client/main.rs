@@ -33,10 +33,12 @@ fn main() -> ExitCode {
         None if args.check => profile(&args).map(|_| preflight::check(&args)),
         None => run(&mut args),
     };
-    outcome.unwrap_or_else(|error| {
+    let status = outcome.unwrap_or_else(|error| {
         host::print_error("dummy_client", &error.message);
         ExitCode::from(error.exit_status)
-    })
+    });
+    host::flush_logs();
+    status
 }
 
 fn run(args: &mut Args) -> Result<ExitCode, Error> {
@@ -68,7 +70,7 @@ fn run_scenario(
     let transport = args.transport()?;
     let status = StatusLine::new();
     // The run logs losses itself; the library would log the sessions that the run closes too.
-    host::init_logs_through("info,server_core=warn", status.log_writer());
+    host::init_logs_through("info,server_core=warn", || status.log_writer());
     let outputs = Outputs::open(&Places {
         json: args.json.as_deref(),
         report: args.report.as_deref(),
@@ -102,6 +104,8 @@ fn run_scenario(
     });
     let report = run.run()?;
     status.end();
+    // The result comes last where both outputs are one file.
+    host::flush_logs();
     outputs.publish(&report)?;
     Ok(ExitCode::from(report.exit_status(args.limited_is_failure)))
 }

@@ -456,6 +456,29 @@ fn login_timeout_waits_for_a_game_that_does_not_run() {
 }
 
 #[test]
+fn slow_consumer_ends_while_its_login_timeout_waits_for_the_game() {
+    for_each_seed(5, |seed| {
+        let (mut server, _) = door(seed, Duration::from_secs(12), false);
+        let player = server.connect();
+        player.send(&CSay, b"ada");
+        player.stop_reading();
+        server.advance(Duration::from_secs(8));
+        for _ in 0..3 {
+            server
+                .handle()
+                .broadcast(&SSaid { who: 0.into() }, [1; 60_000]);
+        }
+        // The login timeout of 10 s waits for the turn at 36 s.
+        server.advance(Duration::from_secs(4));
+        assert!(!player.is_closed());
+        server.advance(Duration::from_secs(2));
+        assert!(player.is_closed());
+        let totals = server.handle().metrics().totals();
+        assert_eq!(totals.disconnects_for(Kick::SlowConsumer), 1);
+    });
+}
+
+#[test]
 fn packets_without_a_login_put_off_no_login_timeout() {
     for_each_seed(5, |seed| {
         let (mut server, handled) = door(seed, PERIOD, false);

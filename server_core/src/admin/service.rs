@@ -13,7 +13,7 @@ use crate::base::snapshot::{SessionInfo, Snapshot};
 use crate::base::trace::TraceTarget;
 use crate::runtime::acceptor::{AcceptOutcome, Acceptor, is_shortage};
 use crate::server::ServerHandle;
-use crate::shard::guarded;
+use crate::shard::{STALL, guarded};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -31,9 +31,9 @@ pub const MAX_CONNECTIONS: usize = 64;
 /// Connections that one turn accepts.
 const ACCEPT_BATCH: usize = 16;
 /// Time that the workers have to list their sessions, and the broker to find one.
-pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time between two checks of a pending snapshot.
-const SNAPSHOT_CHECK: Duration = Duration::from_millis(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time between two checks of a pending answer.
+const ANSWER_CHECK: Duration = Duration::from_millis(2);
 /// Session lists that slow readers may keep in memory. At this size no new list is made.
 const MAX_LIST_BYTES: usize = 8 << 20;
 /// Time between two checks whether the server has ended.
@@ -87,10 +87,16 @@ pub struct Service {
 /// A snapshot of all sessions that is not complete.
 struct PendingSnapshot {
     snapshot: Snapshot,
-    give_up_at: Instant,
+    timeout: AnswerTimeout,
     /// The connections that had asked when the snapshot began. The peer of a later one may know of a
     /// session that the snapshot does not have.
     clients: Vec<ClientKey>,
+}
+
+/// The time for an answer of another thread. A stall of this process, in which no thread could answer, is not counted.
+pub struct AnswerTimeout {
+    give_up_at: Instant,
+    check_at: Instant,
 }
 
 /// The key of a connection, and when it was accepted: the slab reuses keys.
@@ -98,6 +104,26 @@ pub type ClientKey = (usize, Instant);
 
 /// The body of a response, or why there is none.
 pub type Response = Result<Rc<[u8]>, Status>;
+
+impl AnswerTimeout {
+    /// The time begins now.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            give_up_at: now + ANSWER_TIMEOUT,
+            check_at: now + ANSWER_CHECK,
+        }
+    }
+
+    /// Whether the time is over. The next call is due [`ANSWER_CHECK`] later.
+    pub fn is_over(&mut self, now: Instant) -> bool {
+        let late = now.saturating_duration_since(self.check_at);
+        if late > STALL {
+            self.give_up_at += late;
+        }
+        self.check_at = now + ANSWER_CHECK;
+        self.give_up_at <= now
+    }
+}
 
 impl Port {
     /// Binds and listens.
@@ -199,7 +225,7 @@ impl Service {
         let is_pending = self.pending_snapshot.is_some();
         #[cfg(feature = "cluster")]
         let is_pending = is_pending || self.world.as_ref().is_some_and(World::is_pending);
-        let check_at = is_pending.then(|| now + SNAPSHOT_CHECK);
+        let check_at = is_pending.then(|| now + ANSWER_CHECK);
         let wake_at = (deadlines.chain(self.acceptor.retry_at()).chain(check_at))
             .fold(now + END_CHECK, Instant::min);
         // The kernel's clock counts milliseconds here. Rounded down, the loop would spin through the
@@ -417,7 +443,7 @@ impl Service {
         if let Some(pending) = &mut self.pending_snapshot {
             let sessions = match pending.snapshot.poll() {
                 Ok(Some(sessions)) => Some(sessions),
-                Ok(None) if now < pending.give_up_at => return,
+                Ok(None) if !pending.timeout.is_over(now) => return,
                 Ok(None) | Err(_) => None,
             };
             let clients = std::mem::take(&mut pending.clients);
@@ -442,7 +468,7 @@ impl Service {
             Some(snapshot) => {
                 self.pending_snapshot = Some(PendingSnapshot {
                     snapshot,
-                    give_up_at: now + SNAPSHOT_TIMEOUT,
+                    timeout: AnswerTimeout::new(now),
                     clients,
                 });
             }
@@ -500,6 +526,72 @@ fn page_of(name: &str, has_cluster: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::reason::Kick;
+    use crate::protocol::packet::Packet;
+    use crate::server::Server;
+    use crate::session::{Context, Session};
+    use crate::testing::{SimServer, wait_until};
+    use std::io::Write;
+
+    struct Silent;
+
+    impl Session for Silent {
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+    }
+
+    /// The port of a server whose worker runs when a test lets it, with a request for the sessions.
+    fn with_request(now: Instant) -> (SimServer<Silent>, Service, std::net::TcpStream) {
+        let server = SimServer::start(1, Server::builder().workers(1), |_| Silent);
+        let port = Port::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let mut client = std::net::TcpStream::connect(port.local_addr).unwrap();
+        client.write_all(b"GET /sessions HTTP/1.0\r\n\r\n").unwrap();
+        let mut service = Service::new(
+            port,
+            server.handle().clone(),
+            super::super::Admin::builder(),
+        );
+        wait_until("the request is read", || {
+            service.accept_batch(now);
+            (service.connections.iter_mut()).for_each(|(_, one)| one.is_ready = true);
+            service.advance_connections(now);
+            is_pending(&service)
+        });
+        service.poll_snapshot(now);
+        (server, service, client)
+    }
+
+    fn is_pending(service: &Service) -> bool {
+        let mut connections = service.connections.iter();
+        connections.any(|(_, one)| one.pending_request().is_some())
+    }
+
+    #[test]
+    fn stall_of_the_process_takes_no_time_from_the_workers() {
+        let mut now = Instant::now();
+        let (mut server, mut service, _client) = with_request(now);
+        now += Duration::from_secs(3);
+        service.poll_snapshot(now);
+        assert!(is_pending(&service), "the worker could not answer");
+        server.advance(Duration::ZERO);
+        service.poll_snapshot(now + ANSWER_CHECK);
+        assert!(!is_pending(&service) && service.lists.len() == 1);
+    }
+
+    #[test]
+    fn worker_that_does_not_answer_is_given_up_after_the_timeout() {
+        let began = Instant::now();
+        let (_server, mut service, _client) = with_request(began);
+        let mut now = began;
+        while now + ANSWER_CHECK < began + ANSWER_TIMEOUT {
+            now += ANSWER_CHECK;
+            service.poll_snapshot(now);
+            assert!(is_pending(&service), "after {:?}", now - began);
+        }
+        service.poll_snapshot(now + ANSWER_CHECK);
+        assert!(!is_pending(&service) && service.lists.is_empty());
+    }
 
     #[test]
     fn the_name_of_a_game_is_text_on_its_page() {

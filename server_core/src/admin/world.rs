@@ -2,7 +2,8 @@
 
 use super::ClusterOf;
 use super::http::Status;
-use super::service::{ClientKey, MAX_CONNECTIONS, Response, SNAPSHOT_TIMEOUT};
+use super::service::{AnswerTimeout, ClientKey, MAX_CONNECTIONS, Response};
+use crate::base::text::escape_controls;
 use crate::cluster::{AccountSession, Cluster};
 use crate::shard::guarded;
 use serde::Serialize;
@@ -22,7 +23,7 @@ struct Search {
     account: Rc<str>,
     client: ClientKey,
     answer: Receiver<Option<AccountSession>>,
-    give_up_at: Instant,
+    timeout: AnswerTimeout,
 }
 
 /// The names and units of the fields are in `game_server/README.md`, and stay.
@@ -106,7 +107,7 @@ impl World {
             account: Rc::clone(account),
             client,
             answer,
-            give_up_at: now + SNAPSHOT_TIMEOUT,
+            timeout: AnswerTimeout::new(now),
         });
         Ok(())
     }
@@ -114,10 +115,10 @@ impl World {
     /// The responses of the searches that have ended.
     pub fn poll(&mut self, now: Instant) -> Vec<(ClientKey, Response)> {
         let mut responses = Vec::new();
-        for search in mem::take(&mut self.searches) {
+        for mut search in mem::take(&mut self.searches) {
             let response = match search.answer.try_recv() {
                 Ok(found) => found_to_json(&search.account, found.as_ref()),
-                Err(TryRecvError::Empty) if now < search.give_up_at => {
+                Err(TryRecvError::Empty) if !search.timeout.is_over(now) => {
                     self.searches.push(search);
                     continue;
                 }
@@ -153,22 +154,6 @@ fn to_json(value: &impl Serialize) -> Response {
     })?;
     json.push('\n');
     Ok(escape_controls(&json).into_bytes().into())
-}
-
-/// Escapes the characters above U+007E that print nothing, for example those that control a terminal or change the
-/// direction of text: a player chooses the name of an account. JSON escapes those below U+0020 itself.
-fn escape_controls(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for c in json.chars() {
-        if c < '\u{7f}' || c.escape_debug().len() == 1 {
-            text.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                text += &format!("\\u{unit:04x}");
-            }
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -77,6 +77,15 @@ impl<T: Transport, S> Connection<T, S> {
         self.deadlines(config).filter(|at| *at > now).min()
     }
 
+    /// The next deadline for what the peer has to take.
+    #[must_use]
+    pub fn output_deadline(&self, config: &Config) -> Option<Instant> {
+        let over_limit_since = self.queue.over_limit_since();
+        let over_limit = over_limit_since.map(|since| since + config.max_send_grace);
+        let lag_check_at = (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag));
+        over_limit.into_iter().chain(lag_check_at).min()
+    }
+
     fn deadlines(&self, config: &Config) -> impl Iterator<Item = Instant> {
         let after = |since: Option<Instant>, wait: Option<_>| Some(since? + wait?);
         let opening = match self.phase {
@@ -96,8 +105,7 @@ impl<T: Transport, S> Connection<T, S> {
                 after(began_at, config.packet_timeout),
                 after(last_received_at, config.idle_timeout),
                 after(self.login_began_at(), config.login_timeout),
-                after(self.queue.over_limit_since(), Some(config.max_send_grace)),
-                (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag)),
+                self.output_deadline(config),
             ]
         });
         let opening = opening.into_iter();
@@ -155,10 +163,11 @@ impl<T: Transport, S> Connection<T, S> {
             Expired::ReadThenClose(Kick::PacketTimeout.into())
         } else if is_over(last_received_at, config.idle_timeout) {
             Expired::ReadThenClose(DisconnectReason::Idle)
-        } else if is_over(self.login_began_at(), config.login_timeout) {
-            Expired::ReadThenClose(DisconnectReason::LoginTimeout)
         } else if self.is_slow(config, now) {
             Expired::WriteThenClose(Kick::SlowConsumer.into())
+        } else if is_over(self.login_began_at(), config.login_timeout) {
+            // The last: the session may defer it.
+            Expired::ReadThenClose(DisconnectReason::LoginTimeout)
         } else {
             Expired::None
         }

@@ -265,6 +265,12 @@ impl<T: Transport, S> Connection<T, S> {
             .is_none_or(|extras| extras.tag.is_none())
     }
 
+    /// Whether the peer has sent a packet.
+    #[must_use]
+    pub fn has_packets(&self) -> bool {
+        self.packets_received > 0
+    }
+
     /// Start of the time for the login, while that is not complete.
     fn login_began_at(&self) -> Option<Instant> {
         (!self.is_admitted).then_some(self.since)

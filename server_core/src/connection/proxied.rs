@@ -32,7 +32,7 @@ pub enum NoPeer {
     Evicted,
 }
 
-/// The longest time from accept to the last byte of a header.
+/// The longest time from accept to the last byte of a header. A stall of this process is added.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Whether connections of this address begin with a PROXY header.
@@ -83,6 +83,11 @@ impl<T: Transport> Proxied<T> {
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Waits for the header until `at`, if the deadline is earlier.
+    pub fn wait_until(&mut self, at: Instant) {
+        self.deadline = self.deadline.max(at);
     }
 
     /// The address of the proxy.

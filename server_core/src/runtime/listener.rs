@@ -19,7 +19,7 @@ use crate::routing::router::{NewConnection, Router};
 use crate::runtime::acceptor::{AcceptOutcome, Acceptor, LOG_INTERVAL};
 use crate::runtime::listener_kind::ListenerKind;
 use crate::runtime::stream::{Refusal, Stream};
-use crate::shard::{CloseMessage, guarded};
+use crate::shard::{CloseMessage, STALL, guarded};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -223,6 +223,8 @@ impl Listener {
                 other => other?,
             }
             let now = Instant::now();
+            // First: an event of a connection whose time is over would end the connection without grace.
+            self.check_headers(context, now);
             for event in &events {
                 match event.token() {
                     WAKER => {}
@@ -505,7 +507,16 @@ impl Listener {
         }
     }
 
-    fn close_overdue(&mut self, scratch: &mut RecvBuffer, context: &ListenerContext, now: Instant) {
+    /// Ends the connections that have waited for their header for too long.
+    fn check_headers(&mut self, context: &ListenerContext, now: Instant) {
+        let late =
+            (self.header_deadline()).map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        if late > STALL {
+            // This process did not run meanwhile: each connection gets as much time as the stall took.
+            for (proxied, _) in self.proxied.values_mut() {
+                proxied.wait_until(now + late);
+            }
+        }
         // All of them wait for the same time: the oldest is the first whose time is over.
         while let Some((number, (oldest, _))) = self.proxied.first_key_value()
             && oldest.deadline() <= now
@@ -513,6 +524,14 @@ impl Listener {
             let number = *number;
             self.advance_proxied(number, context, now);
         }
+    }
+
+    fn header_deadline(&self) -> Option<Instant> {
+        let oldest = self.proxied.first_key_value();
+        oldest.map(|(_, (oldest, _))| oldest.deadline())
+    }
+
+    fn close_overdue(&mut self, scratch: &mut RecvBuffer, context: &ListenerContext, now: Instant) {
         let overdue: Vec<usize> = self
             .rejected
             .iter()
@@ -528,11 +547,7 @@ impl Listener {
         self.rejected
             .iter()
             .map(|(_, rejected)| rejected.deadline())
-            .chain(
-                self.proxied
-                    .first_key_value()
-                    .map(|(_, (oldest, _))| oldest.deadline()),
-            )
+            .chain(self.header_deadline())
             .chain((self.sockets.iter()).filter_map(|one| one.acceptor.retry_at()))
             .chain(self.summary_at)
             .min()
@@ -602,7 +617,57 @@ impl fmt::Debug for ListenerContext {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::proxied::LONGEST_WAIT;
+    use crate::shard::Shared;
+    use crate::testing::wait_until;
     use std::net::TcpStream;
+
+    /// A context whose workers take no connection.
+    fn context(config: Config) -> ListenerContext {
+        let shared = Shared::<Stream, ()>::for_tests(&config, 1, |_| ());
+        ListenerContext {
+            config,
+            admission: Arc::new(Admission::new(1, None, None)),
+            connects: None,
+            bans: Bans::default(),
+            router: shared.router,
+            buffers: shared.buffers,
+            metrics: shared.metrics,
+            close_message: shared.close_message,
+            disconnect_log: shared.disconnect_log,
+        }
+    }
+
+    #[test]
+    fn wait_for_a_header_gets_as_much_time_as_a_stall_of_the_process_took() {
+        const STALLED: Duration = Duration::from_secs(3);
+        let config = Config {
+            trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
+            ..Config::default()
+        };
+        let context = context(config);
+        let mut scratch = RecvBuffer::new(1024);
+        let mut listener = Listener::new().unwrap();
+        listener
+            .bind(&ListenerKind::Tcp, ([127, 0, 0, 1], 0).into())
+            .unwrap();
+        listener.listen(&context.config).unwrap();
+        let (_, addr) = listener.local_addrs().next().unwrap();
+        let _proxies = [(); 2].map(|()| TcpStream::connect(addr).unwrap());
+        let began = Instant::now();
+        wait_until("both are accepted", || {
+            listener.accept_batch(0, &context, &mut scratch, began);
+            listener.proxied.len() == 2
+        });
+        let mut waiting_after = |time: Duration| {
+            listener.check_headers(&context, began + time);
+            listener.proxied.len()
+        };
+        let resumed = LONGEST_WAIT + STALLED;
+        assert_eq!(waiting_after(resumed), 2);
+        assert_eq!(waiting_after(resumed + STALLED - STALL), 2);
+        assert_eq!(waiting_after(resumed + STALLED), 0);
+    }
 
     /// A start that fails at its last address must have let no peer in at its first.
     #[test]

@@ -89,6 +89,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Expired::ReadThenClose(_) => {
                 let cost = self.read_once_more(id, now);
                 let has_more = self.table.visit(id, |connection| connection.has_input);
+                let has_packets = (self.table).visit(id, |connection| connection.has_packets());
                 match self.expired(id, now) {
                     // More input may hold the end of a packet. It is not a login, and not a handshake.
                     Expired::ReadThenClose(reason)
@@ -98,9 +99,13 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     {
                         self.defer_check(id, now + RETRY, now);
                     }
-                    // A handshake takes several round trips, and could not take them during a stall.
-                    Expired::ReadThenClose(DisconnectReason::Handshake)
-                        if self.grace_until.is_some_and(|at| now < at) =>
+                    // A handshake takes several round trips, and could not take them during a stall. Nor could the
+                    // answer to a login come, which another thread or the broker gives.
+                    Expired::ReadThenClose(reason)
+                        if self.grace_until.is_some_and(|at| now < at)
+                            && (reason == DisconnectReason::Handshake
+                                || reason == DisconnectReason::LoginTimeout
+                                    && has_packets == Some(true)) =>
                     {
                         self.defer_check(id, self.grace_until.unwrap_or(now), now);
                     }
@@ -271,6 +276,54 @@ mod tests {
             Ok(())
         });
         (shard, ids[0], peer)
+    }
+
+    /// Another thread answers its login.
+    struct Newcomer;
+
+    impl Session for Newcomer {
+        fn requires_login(&self) -> bool {
+            true
+        }
+
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn login_that_comes_during_a_stall_has_as_long_again_for_its_answer() {
+        for is_answered in [true, false] {
+            let mut clock = FakeClock::new();
+            let (mut shard, id, peer) = adopt(&clock, || Newcomer);
+            shard.run(clock.now());
+            let timeout = Config::default().login_timeout.unwrap();
+            peer.send(&[4, 0, 1, 0]);
+            clock.advance(timeout + MS * 2000);
+            shard.handle_readiness(id, true, false, clock.now());
+            shard.run(clock.now());
+            assert_eq!(shard.metrics().packets_received.get(), 1);
+            assert_eq!(shard.sessions(), 1);
+            clock.advance(MS * 1999);
+            shard.run(clock.now());
+            assert_eq!(shard.sessions(), 1);
+            if is_answered {
+                shard.handle_command(Command::Admit(id), clock.now(), |_, _| Ok(()));
+            }
+            clock.advance(MS);
+            shard.run(clock.now());
+            assert_eq!(shard.sessions(), usize::from(is_answered));
+        }
+    }
+
+    #[test]
+    fn stall_gives_no_time_for_a_login_without_a_packet() {
+        let mut clock = FakeClock::new();
+        let (mut shard, _, _peer) = adopt(&clock, || Newcomer);
+        shard.run(clock.now());
+        clock.advance(Config::default().login_timeout.unwrap() + MS * 2000);
+        shard.run(clock.now());
+        assert_eq!(shard.sessions(), 0);
     }
 
     #[test]

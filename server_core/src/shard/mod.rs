@@ -213,7 +213,7 @@ struct Deferred {
 /// A small packet costs a turn as much as one of this size.
 const MIN_PACKET_COST: usize = 64;
 /// A deadline that is noticed this late was missed because the process did not run.
-const STALL: Duration = Duration::from_millis(100);
+pub const STALL: Duration = Duration::from_millis(100);
 
 impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
     /// An empty shard.

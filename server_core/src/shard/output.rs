@@ -209,8 +209,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             if flushed.has_more && !std::mem::replace(&mut connection.is_dirty, true) {
                 dirty_next.push(id);
             }
+            // Not the other deadlines: a flush changes none of them, and one that is over is deferred.
             if connection.has_output()
-                && let Some(at) = connection.next_deadline(config)
+                && let Some(at) = connection.output_deadline(config)
             {
                 timeouts.arm(id, &mut connection.timer, at.max(now));
             }

@@ -63,6 +63,8 @@ pub struct Sim {
     pub world: SharedWorld,
     pub peers: Vec<PeerSide>,
     pub flush_by: Option<Instant>,
+    /// Until when a stop of the process may put off the login timeout of a session that has sent a packet.
+    pub login_grace_until: Option<Instant>,
     /// How long the process is stopped in the middle of each turn. Zero: not at all.
     pub turn_takes: Duration,
     pub failed_incoming: u64,
@@ -171,6 +173,7 @@ impl Sim {
             world,
             peers: Vec::new(),
             flush_by: None,
+            login_grace_until: None,
             turn_takes: Duration::ZERO,
             failed_incoming: 0,
             is_tight,
@@ -451,6 +454,7 @@ impl Sim {
             peer.may_be_cut |= record == Some(1) && !pipe.is_dropped;
         }
         self.now += stop;
+        self.login_grace_until = self.login_grace_until.max(Some(self.now + stop));
         self.overdue.clear();
         // The jump itself may end sessions, and these turns decide that. A session that leaves in these
         // turns has its full time from here on.

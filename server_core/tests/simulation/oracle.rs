@@ -96,6 +96,8 @@ impl Sim {
             let login_by = began
                 .zip(self.config.login_timeout)
                 .map(|(at, time)| at + time);
+            let grace_until = self.login_grace_until.filter(|_| record.packets > 0);
+            let login_by = login_by.map(|at| grace_until.map_or(at, |grace| grace.max(at)));
             if let Some(at) = login_by.filter(|at| *at <= self.now) {
                 let noticed = self.overdue.get(&(*id, at)).copied();
                 let noticed = noticed.unwrap_or(self.now);

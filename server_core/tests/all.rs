@@ -12,6 +12,7 @@ mod backpressure;
 mod broadcast;
 mod client;
 mod close_reasons;
+mod cluster_redis;
 mod cluster_tls;
 mod examples;
 mod framing;

@@ -17,8 +17,8 @@ pub trait Broker {
     /// Ends the connection of this number.
     fn close(&mut self, connection: u64);
 
-    /// Sends requests on the current connection. A request that cannot be sent within 1 s ends the connection.
-    fn send(&mut self, requests: Vec<Request>);
+    /// Sends requests on the current connection. Requests that cannot be sent within this time end the connection.
+    fn send(&mut self, requests: Vec<Request>, timeout: Duration);
 }
 
 /// A channel of the broker.

@@ -4,7 +4,7 @@
 //! ```text
 //!              connect                  connected              probe is back, logins compared
 //!  Waiting ──────────────► Connecting ────────────► Announcing ───────────────────────────────► Up
-//!     ▲   retry, 500 ms at most │ 1 s               │ probe late by 3 s, lost                   │
+//!     ▲   retry, 500 ms at most │ 1 s               │ silent for 1.5 s, probe late by 3 s, lost │
 //!     └─────────────────────────┴───────────────────┴───────────────────────────────────────────┘
 //! ```
 
@@ -31,10 +31,18 @@ use std::time::{Duration, Instant};
 
 /// Heartbeat, lease and probe are sent once in this time.
 pub const BEAT: Duration = Duration::from_secs(1);
-/// A probe that is not back after this time ends the connection.
+/// A connection on which nothing arrives for this time is sent a probe.
+const QUIET: Duration = Duration::from_millis(500);
+/// A connection on which nothing arrives for this time after a probe is lost. A broker that is back has its link
+/// within 2 s: the sum of both times, and the time for a new connection.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// A probe that is not back after this time ends a connection on which other messages arrive.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest time for a connection, with its handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest time for a write to the broker, and the shortest: a peer that takes bytes slowly is there.
+const MAX_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+const MIN_WRITE_TIMEOUT: Duration = Duration::from_millis(250);
 /// A login without an answer of the broker after this time is granted without the broker.
 pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Packets without a reply, at most; and requests of any kind, in front of which a subscription waits.
@@ -61,7 +69,7 @@ const MAX_ENDED: usize = 32_768;
 /// The counts of groups are in a heartbeat when they have changed, and in each heartbeat of this number.
 const FULL_BEAT: u64 = 5;
 /// A tick that comes later than its time by this much: the process was paused.
-const STALL: Duration = Duration::from_millis(500);
+const STALL: Duration = Duration::from_millis(250);
 
 /// What a link is told when it is made.
 #[derive(Clone, Debug)]
@@ -103,8 +111,10 @@ pub enum Command {
 pub enum Output {
     /// Deliver a packet of this other node. A packet without room is [`miss`](Link::miss)ed.
     Deliver(NodeId, Audience, Vec<u8>),
-    /// Deliver a packet to one session.
+    /// Deliver a packet of this node to one session.
     Send(SessionId, Vec<u8>),
+    /// Deliver a packet of another node to one session.
+    DeliverTo(SessionId, Vec<u8>),
     /// End a session.
     Close(SessionId, DisconnectReason),
     /// Answer a login.
@@ -130,6 +140,7 @@ enum State {
 #[derive(Debug)]
 enum Pending {
     Other,
+    Renew,
     Subscribe(Channel),
     Packet {
         bytes: usize,
@@ -199,6 +210,8 @@ pub struct Link {
     random: u64,
     commands: Vec<Command>,
     outputs: Vec<Output>,
+    /// Logins whose turn has come, for the accounts of this node.
+    begun_logins: Vec<(SessionId, Arc<str>)>,
     /// For the thread of the link alone: what takes them is code of the game.
     gaps: Vec<WorldGap>,
 
@@ -212,6 +225,11 @@ pub struct Link {
     beats: u64,
     probes: VecDeque<(u64, Instant)>,
     probe_due_at: Instant,
+    /// When the connection is silent for too long: it is sent a probe or, if it was, ends.
+    silent_at: Instant,
+    is_asked: bool,
+    /// Whether the broker has refused the last lease, or the key of a login since then.
+    refuses_keys: bool,
     /// When the last probe was sent that came back, on this connection.
     proven_until: Option<Instant>,
     /// When the picture was last known to be complete.
@@ -274,6 +292,7 @@ impl Link {
             random: config.seed | 1,
             commands: Vec::new(),
             outputs: Vec::new(),
+            begun_logins: Vec::new(),
             gaps: Vec::new(),
             pending: VecDeque::new(),
             window_packets: 0,
@@ -283,6 +302,9 @@ impl Link {
             beats: 0,
             probes: VecDeque::new(),
             probe_due_at: now,
+            silent_at: now,
+            is_asked: false,
+            refuses_keys: false,
             proven_until: None,
             picture_at: now,
             last_tick_at: now,
@@ -315,6 +337,14 @@ impl Link {
         }
     }
 
+    /// The time that a write to the broker may take. The connection is silent for too long then.
+    #[must_use]
+    pub fn write_timeout(&self, now: Instant) -> Duration {
+        let answer_timeout = ANSWER_TIMEOUT * u32::from(!self.is_asked);
+        let left = (self.silent_at + answer_timeout).saturating_duration_since(now);
+        left.clamp(MIN_WRITE_TIMEOUT, MAX_WRITE_TIMEOUT)
+    }
+
     /// Whether commands for the broker or gaps wait, or the next tick is earlier than it was.
     #[must_use]
     pub fn wants_thread(&self) -> bool {
@@ -329,6 +359,11 @@ impl Link {
     /// Takes the outputs for the node, in order.
     pub fn take_outputs(&mut self) -> Vec<Output> {
         mem::take(&mut self.outputs)
+    }
+
+    /// Takes the logins that have begun: the session of each has its account from then on. In order.
+    pub fn take_begun_logins(&mut self) -> Vec<(SessionId, Arc<str>)> {
+        mem::take(&mut self.begun_logins)
     }
 
     /// Takes the gaps to tell the game, in order.
@@ -416,10 +451,16 @@ impl Link {
                     .filter(|at| *at > self.last_tick_at);
                 let can_compare = self.state == State::Up && self.is_compared();
                 let compare = can_compare.then_some(self.next_compare_at);
-                [Some(self.next_beat_at), probe, expiry, compare]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                [
+                    Some(self.next_beat_at),
+                    Some(self.silent_at),
+                    probe,
+                    expiry,
+                    compare,
+                ]
+                .into_iter()
+                .flatten()
+                .min()
             }
             State::Ended => return None,
         };
@@ -432,9 +473,12 @@ impl Link {
 
     /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.last_tick_at) > BEAT + STALL {
+        if self.next_tick_at().is_some_and(|due| due + STALL < now) {
             // This process was paused: the probe may be back already, behind other input.
             self.probe_due_at = self.probe_due_at.max(now + BEAT);
+            if self.is_asked {
+                self.silent_at = now + ANSWER_TIMEOUT;
+            }
         }
         self.last_tick_at = now;
         self.wants_tick = false;
@@ -447,10 +491,14 @@ impl Link {
             }
             State::Connecting { give_up_at } if give_up_at <= now => self.replace_connection(now),
             State::Announcing | State::Up => {
-                if !self.probes.is_empty() && self.probe_due_at <= now {
+                let is_probe_late = !self.probes.is_empty() && self.probe_due_at <= now;
+                let is_silent = self.silent_at <= now;
+                if is_probe_late || is_silent && self.is_asked {
                     self.replace_connection(now);
                 } else if self.next_beat_at <= now {
                     self.beat(now);
+                } else if is_silent {
+                    self.probe(now);
                 }
             }
             _ => {}
@@ -464,6 +512,9 @@ impl Link {
         if connection != self.connection {
             return;
         }
+        // The link asks again earlier than it would have given up.
+        self.wants_tick |= mem::take(&mut self.is_asked);
+        self.silent_at = now + QUIET;
         match (event, self.state) {
             (Event::Connected, State::Connecting { .. }) => self.announce(now),
             (Event::Lost, State::Connecting { .. } | State::Announcing | State::Up) => {
@@ -483,7 +534,8 @@ impl Link {
         self.pump(now);
     }
 
-    /// Leaves the cluster, and begins no connection any more. The commands of this call are the last ones.
+    /// Leaves the cluster, and begins no connection any more. The commands of this call are the last ones. All logins
+    /// that wait are answered. The link knows no login any more.
     pub fn leave(&mut self, now: Instant) {
         if matches!(self.state, State::Announcing | State::Up) {
             self.publish_message(Channel::Nodes, Body::Leave);
@@ -493,14 +545,15 @@ impl Link {
         while self.outgoing.pop().is_some() {
             self.metrics.drop_one(Why::LinkDown);
         }
-        for (session, _) in mem::take(&mut self.unanswered) {
-            self.outputs
-                .push(Output::Answer(session, LoginAnswer::Unsure));
-        }
-        self.waiting_logins.clear();
-        self.next_logins.clear();
-        self.picture_at = self.picture_at.min(now);
         self.state = State::Ended;
+        for (session, stamp) in self.unanswered.clone() {
+            self.answer(session, stamp, LoginAnswer::Unsure);
+        }
+        // Begins the logins that waited for their turn.
+        self.pump(now);
+        self.waiting_logins.clear();
+        self.logins = Logins::default();
+        self.picture_at = self.picture_at.min(now);
     }
 
     /// Queues a packet for the other nodes, or drops and counts it.
@@ -551,8 +604,12 @@ impl Link {
     }
 
     /// Makes a session the only one of an account. While a login of this session has no answer, the newest further one
-    /// waits for its turn, and the ones between are dropped without an answer.
-    pub fn login(&mut self, session: SessionId, account: &str, wall_ms: u64, now: Instant) {
+    /// waits for its turn, and the ones between are dropped without an answer. Returns whether the link takes the
+    /// login: not after [`leave`](Self::leave).
+    pub fn login(&mut self, session: SessionId, account: &str, wall_ms: u64, now: Instant) -> bool {
+        if self.state == State::Ended {
+            return false;
+        }
         let account = cut_name(account).into();
         if self.unanswered.contains_key(&session) {
             self.next_logins.insert(session, (account, wall_ms, now));
@@ -560,6 +617,7 @@ impl Link {
             self.begin_login(session, account, wall_ms, true, now + LOGIN_TIMEOUT);
             self.pump(now);
         }
+        true
     }
 
     fn begin_login(
@@ -570,27 +628,12 @@ impl Link {
         may_ask: bool,
         until: Instant,
     ) {
-        let stamp = self.logins.next_stamp(wall_ms);
-        let login = Login {
-            stamp,
-            node: self.config.incarnation,
-            session,
-        };
-        let replaced = self
-            .logins
-            .get(&account)
-            .filter(|old| old.session != session);
-        if let Some((left, old)) = self.logins.insert(&account, login) {
-            self.drop_login(left, old);
-        }
-        let is_replaced = replaced.is_some();
-        if let Some(old) = replaced {
-            self.close_replaced(old.session);
-        }
+        let (login, is_replaced) = self.note_login(session, &account, wall_ms);
         let can_ask = may_ask
             && self.state == State::Up
             && self.unanswered.len() < MAX_WAITING_LOGINS
             && self.pending.len() < 2 * MAX_WAITING_LOGINS;
+        self.begun_logins.push((session, Arc::clone(&account)));
         if !can_ask {
             // Without a connection, all logins are compared when there is one.
             if matches!(self.state, State::Announcing | State::Up) {
@@ -600,6 +643,7 @@ impl Link {
                 .push(Output::Answer(session, LoginAnswer::Unsure));
             return;
         }
+        let stamp = login.stamp;
         self.unanswered.insert(session, stamp);
         let at = (self.waiting_logins).partition_point(|waiting| waiting.until <= until);
         let waiting = WaitingLogin {
@@ -618,6 +662,36 @@ impl Link {
                 is_replaced,
             },
         );
+    }
+
+    /// Notes a login, and ends the older session of its account on this node. Returns whether there was one.
+    fn note_login(
+        &mut self,
+        session: SessionId,
+        account: &Arc<str>,
+        wall_ms: u64,
+    ) -> (Login, bool) {
+        let login = Login {
+            stamp: self.logins.next_stamp(wall_ms),
+            node: self.config.incarnation,
+            session,
+        };
+        let replaced = self
+            .logins
+            .get(account)
+            .filter(|old| old.session != session);
+        if let Some((left, old)) = self.logins.insert(account, login) {
+            self.drop_login(left, old);
+        }
+        if let Some(old) = replaced {
+            self.close_replaced(old.session);
+        }
+        (login, replaced.is_some())
+    }
+
+    /// Takes a login that the node has answered itself, before it had a link. The first connection announces it.
+    pub fn adopt_login(&mut self, session: SessionId, account: &str, wall_ms: u64) {
+        self.note_login(session, &cut_name(account).into(), wall_ms);
     }
 
     /// A session of this node has ended.
@@ -754,7 +828,7 @@ impl Link {
                 }
             }
         }
-        self.request(Request::RenewLease(self.config.incarnation), Pending::Other);
+        self.request(Request::RenewLease(self.config.incarnation), Pending::Renew);
         let name = mem::take(&mut self.config.name);
         let heartbeat = Heartbeat {
             sessions: self.sessions,
@@ -764,6 +838,13 @@ impl Link {
         };
         self.publish_message(Channel::Nodes, Body::Heartbeat(heartbeat));
         self.config.name = name;
+        self.probe(now);
+    }
+
+    fn probe(&mut self, now: Instant) {
+        if !mem::replace(&mut self.is_asked, true) {
+            self.silent_at = now + ANSWER_TIMEOUT;
+        }
         if self.probes.is_empty() {
             self.probe_due_at = now + PROBE_TIMEOUT;
         }
@@ -817,7 +898,8 @@ impl Link {
                     }
                 }
                 Pending::Direct => self.metrics.drop_one(Why::Unconfirmed),
-                Pending::Other | Pending::Subscribe(_) | Pending::Lease { .. } => {}
+                Pending::Other | Pending::Renew | Pending::Subscribe(_) | Pending::Lease { .. } => {
+                }
             }
         }
     }
@@ -917,6 +999,12 @@ impl Link {
         };
         let old = first.as_deref().and_then(Login::decode);
         match pending {
+            Pending::Renew => {
+                if mem::replace(&mut self.refuses_keys, is_error) && !is_error {
+                    // The broker takes keys again: the logins that it refused follow at once.
+                    self.compare_by(now);
+                }
+            }
             Pending::Packet { bytes } => {
                 self.window_packets -= 1;
                 self.window_bytes -= bytes;
@@ -933,6 +1021,7 @@ impl Link {
             } => {
                 if is_error {
                     self.metrics.drop_one(Why::Refused);
+                    self.refuses_keys = true;
                     self.answer(login.session, login.stamp, LoginAnswer::Unsure);
                     self.compare_by(now + COMPARE_RETRY);
                     return;
@@ -1385,7 +1474,7 @@ impl Link {
                 Channel::Node(_),
             ) => {
                 if self.local_login(account) == Some(session) {
-                    self.outputs.push(Output::Send(session, packet.to_vec()));
+                    (self.outputs).push(Output::DeliverTo(session, packet.to_vec()));
                 } else {
                     self.miss_session(account);
                 }
@@ -1444,6 +1533,12 @@ impl Link {
     }
 
     fn tell_gap(&mut self, gap: WorldGap) {
+        let mut waiting = self.gaps.iter_mut().rev();
+        if let Some(same) = waiting.find(|one| (one.node, one.group) == (gap.node, gap.group)) {
+            let lost = same.lost.zip(gap.lost);
+            same.lost = lost.map(|(before, more)| before.saturating_add(more));
+            return;
+        }
         self.metrics.gaps.add(1);
         if self.gaps.len() < MAX_GAPS {
             self.gaps.push(gap);

@@ -32,10 +32,11 @@ pub enum Why {
     Unconfirmed,
     /// The broker answered with an error, for example because it has no memory left, or does not allow a channel.
     Refused,
-    /// A worker's mailbox of this node has no room for a packet of another node.
+    /// A worker's mailbox of this node has no room for a packet of another node, or of
+    /// [`Cluster::tell`](super::Cluster::tell).
     MailboxFull,
-    /// A packet of another node, or of [`Cluster::tell`](super::Cluster::tell), beyond 256 KiB a second while this
-    /// server [is congested](crate#pacing).
+    /// A packet of another node, its [`Cluster::tell`](super::Cluster::tell) included, beyond 256 KiB a second while
+    /// this server [is congested](crate#pacing).
     Congested,
     /// A message whose bytes do not have the layout of their kind.
     Malformed,

@@ -70,11 +70,13 @@
 //!
 //! # Promises
 //!
-//! * No method waits for the broker. A broker that is away, hung or slow costs the sessions of this node nothing.
+//! * No method waits for the broker, [`Cluster::leave`] excepted. A broker that is away, hung or slow costs the sessions
+//!   of this node nothing.
 //! * A packet reaches the sessions of this node first. It reaches each session on another node at most once, in
 //!   the order of the sending node. Packets of two nodes have no order.
-//! * Packets of other nodes end no session that keeps up. While this server [is congested](crate#pacing), its sessions
-//!   get 256 KiB/s of them. A further one is dropped and counted ([`Why::Congested`]), and the game learns of the gap.
+//! * Packets of other nodes end no session that keeps up. While this server [is congested](crate#pacing), it delivers
+//!   256 KiB/s of them: a packet counts once, whatever its number of receivers. A further one is dropped and counted
+//!   ([`Why::Congested`]), and the game learns of the gap.
 //! * Packets wait for the broker for 1 s and in 4 MiB at most. A further or older one is dropped and counted
 //!   ([`ClusterMetrics::dropped`]). The other nodes learn of each gap: [`ClusterBuilder::on_world_gap`].
 //! * A node without a heartbeat for 5 s is not counted any more. A node without a link declares no other node
@@ -120,11 +122,13 @@ pub use crate::session::LoginAnswer;
 
 use self::redis::Redis;
 use crate::base::id::SessionId;
+use crate::base::reason::DisconnectReason;
 use crate::base::start;
 use crate::buffer::SendBuffer;
 use crate::groups::id::GroupId;
 use crate::groups::members::MemberWatch;
 use crate::routing::link::Audience;
+use crate::routing::outbox;
 use crate::server::ServerHandle;
 use crate::shard::{PacedRate, guarded};
 use broker::{Broker, Request};
@@ -224,9 +228,10 @@ pub struct Nodes {
     pub is_link_up: bool,
 }
 
-/// A node's part in a cluster. A clone is cheap. No method waits for the broker.
+/// A node's part in a cluster. A clone is cheap. No method waits for the broker, [`leave`](Self::leave) excepted.
 ///
-/// The node leaves the cluster when the last clone is dropped, or with [`leave`](Self::leave).
+/// The node leaves the cluster with [`leave`](Self::leave), or when the last clone is dropped: the drop waits as
+/// [`leave`](Self::leave) does.
 #[derive(Clone)]
 pub struct Cluster {
     shared: Arc<Shared>,
@@ -289,7 +294,7 @@ impl ClusterBuilder {
 
     /// Sets the function that learns of lost packets of other nodes: a game can send its members a snapshot. The
     /// function runs on the thread of the link, behind the packets that it is told of, and must be short: heartbeats
-    /// and logins wait for it. A panic in it is caught. While the server
+    /// and logins wait for it. Gaps of one sender and group that wait meanwhile are one call, with the sum. A panic in it is caught. While the server
     /// [is congested](crate::ServerHandle::is_congested), a snapshot should wait.
     pub fn on_world_gap(mut self, on_world_gap: impl Fn(WorldGap) + Send + Sync + 'static) -> Self {
         self.on_world_gap = Box::new(on_world_gap);
@@ -306,7 +311,8 @@ impl ClusterBuilder {
     }
 
     /// Attaches a node to its cluster, and starts two threads. The first connection follows, and the call does not
-    /// wait for it. The cluster does not know the logins of before: let no session log in before this call returns.
+    /// wait for it. Sessions that are logged in already are in the cluster from then on, as logins of that instant, and get
+    /// no second answer.
     ///
     /// # Errors
     /// As [`check`](Self::check); [`io::ErrorKind::AlreadyExists`] if the server has a cluster; errors of the start of
@@ -339,27 +345,31 @@ impl ClusterBuilder {
         };
         let redis = Redis::new(&self.url, self.trust, Arc::new(events))?;
         // The thread waits for this lock: a second cluster of the server connects to no broker.
-        let link = shared.lock();
+        let mut link = shared.lock();
         let of_thread = Arc::clone(&shared);
         let thread = start::spawn("cluster-link", move || of_thread.run(redis))?;
+        let Some(logins) = server.attach_link(Box::new(NodeLink(Arc::downgrade(&shared)))) else {
+            // The thread ends by itself.
+            shared.has_ended.store(true, Ordering::Release);
+            let text = "the server has a cluster already";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        };
+        for (session, account) in logins {
+            link.adopt_login(session, &account, wall_ms());
+        }
+        let of_workers = Arc::downgrade(&shared);
+        let watch = MemberWatch(Arc::new(move |group, is_join| {
+            if let Some(shared) = of_workers.upgrade().filter(|shared| shared.spans(group)) {
+                shared.with_link(|link, now| link.change_members(group, is_join, now));
+            }
+        }));
+        server.watch_members(Some(&watch));
+        drop(link);
         let owner = LeaveOnDrop {
             shared: Arc::clone(&shared),
             thread_id: thread.thread().id(),
             thread: Mutex::new(Some(thread)),
         };
-        if !server.attach_link(Box::new(NodeLink(Arc::downgrade(&shared)))) {
-            shared.has_ended.store(true, Ordering::Release);
-            drop(link);
-            let text = "the server has a cluster already";
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-        }
-        let of_workers = Arc::downgrade(&shared);
-        server.watch_members(&MemberWatch(Arc::new(move |group, is_join| {
-            if let Some(shared) = of_workers.upgrade().filter(|shared| shared.spans(group)) {
-                shared.with_link(|link, now| link.change_members(group, is_join, now));
-            }
-        })));
-        drop(link);
         Ok(Cluster {
             shared,
             _owner: Arc::new(owner),
@@ -459,7 +469,7 @@ impl Cluster {
     }
 
     /// Makes a session the only one of an account, of 64 bytes at most: another session of the account ends, on any
-    /// node, with [`DisconnectReason::LoggedInElsewhere`](crate::DisconnectReason::LoggedInElsewhere). The answer
+    /// node, with [`DisconnectReason::LoggedInElsewhere`]. The answer
     /// is a call of [`Session::on_login`](crate::Session::on_login) within 1 s, or within 2 s while a write to the
     /// broker blocks. The login ends with the session, or with its login to another account. A session that has ended
     /// is not logged in. Of several logins of a session that wait for an answer, the newest gets one for sure. Waits as
@@ -470,16 +480,24 @@ impl Cluster {
 
     /// Sends an encoded packet to the session of an account, on any node, at most once. Without a session of the
     /// account the packet is dropped and counted ([`Why::NoSession`]); without the link, too, unless the session is on
-    /// this node. The server of the session may drop it as a packet of another node ([`Why::Congested`]).
+    /// this node. Another node may drop the packet ([`Why::Congested`]), and a node whose mailbox is full
+    /// ([`Why::MailboxFull`]).
     pub fn tell(&self, account: &str, packet: &SendBuffer) {
-        self.shared.with_link(|link, _| link.tell(account, packet));
+        match self.shared.session_alone(account) {
+            Some(session) => self.shared.send(session, packet),
+            None => self.shared.with_link(|link, _| link.tell(account, packet)),
+        }
     }
 
     /// Ends the session of an account, on any node, with
-    /// [`DisconnectReason::KickedByOperator`](crate::DisconnectReason::KickedByOperator). Without the link, only a
+    /// [`DisconnectReason::KickedByOperator`]. Without the link, only a
     /// session of this node. A kick that finds no session is counted ([`Why::NoSession`]).
     pub fn kick(&self, account: &str) {
-        self.shared.with_link(|link, _| link.kick(account));
+        let reason = DisconnectReason::KickedByOperator;
+        match self.shared.session_alone(account) {
+            Some(session) => self.shared.server.post_close(session, reason),
+            None => self.shared.with_link(|link, _| link.kick(account)),
+        }
     }
 
     /// Finds the session of an account, on any node. The answer is in the receiver at once if the session is on this
@@ -489,7 +507,18 @@ impl Cluster {
     #[must_use]
     pub fn find(&self, account: &str) -> Receiver<Option<AccountSession>> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        (self.shared).with_link(|link, _| link.find_session(account, sender));
+        match self.shared.session_alone(account) {
+            Some(session) => {
+                let (node, node_name) = (self.shared.id, self.shared.name.clone());
+                // The receiver is here, and has room for it.
+                let _ = sender.try_send(Some(AccountSession {
+                    node,
+                    node_name,
+                    session,
+                }));
+            }
+            None => (self.shared).with_link(|link, _| link.find_session(account, sender)),
+        }
         receiver
     }
 
@@ -500,7 +529,11 @@ impl Cluster {
     }
 
     /// Leaves the cluster: the other nodes stop counting this node at once. The sessions of this node stay
-    /// connected. Waits for up to 1 s until the broker has taken the message.
+    /// connected, and their logins are those of the node alone from then on.
+    ///
+    /// Waits for the running call of [`on_world_gap`](ClusterBuilder::on_world_gap), and up to 2 s until the broker has
+    /// taken a write that is under way and the message. In `on_world_gap` and in a callback of a session the call does
+    /// not wait.
     pub fn leave(&self) {
         self._owner.leave();
     }
@@ -517,16 +550,39 @@ impl Shared {
     }
 
     /// Gives the link something to do, carries out its outputs and wakes its thread for its commands.
-    fn with_link(&self, change: impl FnOnce(&mut Link, Instant)) {
+    fn with_link<R>(&self, change: impl FnOnce(&mut Link, Instant) -> R) -> R {
         let mut link = self.lock();
-        change(&mut link, Instant::now());
-        let outputs = link.take_outputs();
+        let result = change(&mut link, Instant::now());
+        let outputs = self.take_outputs(&mut link);
         let wants_thread = link.wants_thread();
         drop(link);
         if wants_thread {
             self.wake.notify_one();
         }
         self.carry_out(outputs);
+        result
+    }
+
+    /// Takes the outputs. The accounts of this node get the logins that have begun under the lock of the link: in the
+    /// order of the link, and in front of the end of the session.
+    fn take_outputs(&self, link: &mut Link) -> Vec<Output> {
+        for (session, account) in link.take_begun_logins() {
+            self.server.note_login(session, &account);
+        }
+        link.take_outputs()
+    }
+
+    /// The session of an account on this node, if the node has left the cluster: its link knows no login then.
+    fn session_alone(&self, account: &str) -> Option<SessionId> {
+        let has_left = self.has_ended.load(Ordering::Acquire);
+        has_left.then(|| self.server.session_of(account)).flatten()
+    }
+
+    /// Sends a packet of this node to one of its sessions, or drops and counts it.
+    fn send(&self, session: SessionId, packet: &[u8]) {
+        if !self.server.deliver_to(session, packet) {
+            self.metrics.drop_one(Why::MailboxFull);
+        }
     }
 
     fn carry_out(&self, outputs: Vec<Output>) {
@@ -539,7 +595,8 @@ impl Shared {
                         Err(why) => self.with_link(|link, _| link.miss(node, audience, why)),
                     }
                 }
-                Output::Send(session, packet) => {
+                Output::Send(session, packet) => self.send(session, &packet),
+                Output::DeliverTo(session, packet) => {
                     let deliver = || self.server.deliver_to(session, &packet);
                     if let Err(why) = self.deliver_paced(packet.len(), deliver) {
                         self.metrics.drop_one(why);
@@ -552,20 +609,21 @@ impl Shared {
     }
 
     /// Delivers a packet, or returns why it is dropped. A packet of another node cannot wait at the session that sent
-    /// it: while this server is congested, the packets beyond the link's part of the paced rate are dropped.
+    /// it: while this server is congested, the packets beyond the link's part of the paced rate are dropped. A packet
+    /// without room in a mailbox takes nothing of that part.
     fn deliver_paced(&self, bytes: usize, deliver: impl FnOnce() -> bool) -> Result<(), Why> {
-        let take = || {
-            let rate = self.paced_rate.lock();
-            let mut rate = rate.unwrap_or_else(PoisonError::into_inner);
-            rate.take(bytes, self.server.now())
-        };
-        if self.server.is_congested() && !take() {
-            Err(Why::Congested)
-        } else if !deliver() {
-            Err(Why::MailboxFull)
-        } else {
-            Ok(())
+        let rate = || (self.paced_rate.lock()).unwrap_or_else(PoisonError::into_inner);
+        let congested_at = (self.server.is_congested()).then(|| self.server.now());
+        if congested_at.is_some_and(|now| !rate().has_room(now)) {
+            return Err(Why::Congested);
         }
+        if !deliver() {
+            return Err(Why::MailboxFull);
+        }
+        if let Some(now) = congested_at {
+            rate().charge(bytes, now);
+        }
+        Ok(())
     }
 
     fn publish(&self, audience: Audience, packet: &[u8]) {
@@ -594,7 +652,7 @@ impl Shared {
                 } else {
                     link.tick(now);
                 }
-                let (commands, outputs) = (link.take_commands(), link.take_outputs());
+                let (commands, outputs) = (link.take_commands(), self.take_outputs(&mut link));
                 let gaps = link.take_gaps();
                 if has_ended || !(commands.is_empty() && outputs.is_empty() && gaps.is_empty()) {
                     break (commands, outputs, gaps, has_ended);
@@ -606,14 +664,18 @@ impl Shared {
                     .0;
             };
             let is_up = link.is_up();
+            let write_timeout = link.write_timeout(Instant::now());
             drop(link);
             if is_up != was_up && !has_ended {
                 was_up = is_up;
                 log::info!("cluster: link {}", if is_up { "up" } else { "down" });
             }
             self.carry_out(outputs);
-            self.give(&mut broker, commands);
+            self.give(&mut broker, commands, write_timeout);
             for gap in gaps {
+                if self.has_ended.load(Ordering::Acquire) {
+                    break;
+                }
                 // The link goes on even if code of the game panics.
                 let _ = guarded(|| (self.on_world_gap)(gap));
             }
@@ -623,7 +685,7 @@ impl Shared {
         }
     }
 
-    fn give(&self, broker: &mut Redis, commands: Vec<Command>) {
+    fn give(&self, broker: &mut Redis, commands: Vec<Command>, write_timeout: Duration) {
         let mut requests: Vec<Request> = Vec::new();
         for command in commands {
             match command {
@@ -633,7 +695,7 @@ impl Shared {
             }
         }
         if !requests.is_empty() {
-            broker.send(requests);
+            broker.send(requests, write_timeout);
         }
         if let Some(connection) = broker.take_failed() {
             self.with_link(|link, now| link.handle(connection, Event::Lost, now));
@@ -643,12 +705,16 @@ impl Shared {
 
 impl LeaveOnDrop {
     fn leave(&self) {
-        self.shared.has_ended.store(true, Ordering::Release);
-        // Between the check of the thread and its wait, the lock is held.
-        drop(self.shared.lock());
+        if !self.shared.has_ended.swap(true, Ordering::AcqRel) {
+            // The workers have the whole paced rate again.
+            self.shared.server.watch_members(None);
+        }
+        // From here on the link takes no login. The thread gives the broker the last commands, and ends.
+        self.shared.with_link(|link, now| link.leave(now));
         self.shared.wake.notify_one();
-        if thread::current().id() == self.thread_id {
-            // `on_world_gap` leaves: the thread ends behind it.
+        if thread::current().id() == self.thread_id || outbox::is_open() {
+            // `on_world_gap` leaves: the thread ends behind it. Or a worker does: `on_world_gap` may wait for its
+            // mailbox.
             return;
         }
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
@@ -685,13 +751,9 @@ impl crate::routing::link::Link for NodeLink {
     }
 
     fn login(&self, id: SessionId, account: &str) -> bool {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
-        let wall_ms = wall.map_or(0, |since| since.as_millis() as u64);
-        let login = |shared: Arc<Shared>| {
-            shared.with_link(|link, now| link.login(id, account, wall_ms, now))
-        };
-        let takes_logins = |shared: &Arc<Shared>| !shared.has_ended.load(Ordering::Acquire);
-        self.0.upgrade().filter(takes_logins).map(login).is_some()
+        (self.0.upgrade()).is_some_and(|shared| {
+            shared.with_link(|link, now| link.login(id, account, wall_ms(), now))
+        })
     }
 
     fn end_session(&self, id: SessionId) {
@@ -699,6 +761,12 @@ impl crate::routing::link::Link for NodeLink {
             shared.with_link(|link, _| link.end_session(id));
         }
     }
+}
+
+/// Milliseconds since 1970 by the clock of this node.
+fn wall_ms() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    wall.map_or(0, |since| since.as_millis() as u64)
 }
 
 impl fmt::Debug for NodeLink {
@@ -731,9 +799,13 @@ mod tests {
     use super::*;
     use crate::buffer::{ChunkPool, SendBufferManager};
     use crate::testing::{DEADLINE, SimClient, SimServer, packet, wait_until};
-    use crate::{Kick, Packet, Server, Session};
+    use crate::{Kick, Message, Packet, Server, Session};
+    use broker::Reply;
+    use std::any::Any;
+    use std::io::Write;
     use std::net::TcpStream;
-    use std::sync::{OnceLock, mpsc};
+    use std::sync::atomic::AtomicU64;
+    use std::sync::{Barrier, OnceLock, mpsc};
 
     const NO_BROKER: &str = "unix:///nonexistent/redis.sock";
 
@@ -827,6 +899,45 @@ mod tests {
         end(server);
     }
 
+    #[test]
+    fn gaps_that_wait_for_a_slow_function_are_one_call_for_each_sender_and_group() {
+        let server = server();
+        let ((sender, gaps), (go, may_go)) = (mpsc::channel(), mpsc::channel::<()>());
+        let may_go = Mutex::new(may_go);
+        let cluster = Cluster::builder(NO_BROKER)
+            .on_world_gap(move |gap| {
+                sender.send((gap.node, gap.group, gap.lost)).unwrap();
+                let _ = may_go.lock().unwrap().recv();
+            })
+            .start(&server.handle())
+            .unwrap();
+        let miss = |node, audience| {
+            let miss = |link: &mut Link, _| link.miss(NodeId(node), audience, Why::Congested);
+            cluster.shared.with_link(miss);
+        };
+        let group = GroupId::new(1, 1);
+        miss(7, Audience::All);
+        let first = gaps.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(first, (Some(NodeId(7)), None, Some(1)));
+        // The function is slow from now on.
+        for _ in 0..2_000 {
+            miss(7, Audience::All);
+            miss(8, Audience::All);
+            miss(7, Audience::Group(group));
+            miss(7, Audience::All);
+        }
+        drop(go);
+        let rest = [0; 3].map(|_| gaps.recv_timeout(DEADLINE).unwrap());
+        let expected = [(7, None, 4_000), (8, None, 2_000), (7, Some(group), 2_000)];
+        let expected = expected.map(|(node, of, lost)| (Some(NodeId(node)), of, Some(lost)));
+        assert_eq!(rest, expected);
+        assert_eq!(cluster.metrics().gaps.get(), 4, "calls");
+        assert_eq!(cluster.metrics().dropped(Why::Congested), 8_001);
+        cluster.leave();
+        assert!(gaps.try_recv().is_err());
+        end(server);
+    }
+
     /// Sends this packet to all sessions for each packet of its peer.
     struct Talker(SendBuffer);
 
@@ -852,7 +963,14 @@ mod tests {
             });
             let talker = move |_| Talker(to_all.clone());
             let mut server = SimServer::start(1, Server::builder().workers(2), talker);
-            let cluster = Cluster::builder(NO_BROKER).start(server.handle()).unwrap();
+            let told = Arc::new(AtomicU64::new(0));
+            let of_gaps = Arc::clone(&told);
+            let cluster = Cluster::builder(NO_BROKER)
+                .on_world_gap(move |gap| {
+                    of_gaps.fetch_add(gap.lost.unwrap(), Ordering::SeqCst);
+                })
+                .start(server.handle())
+                .unwrap();
             let mut sent = 0;
             let mut send = |packets: u32| {
                 let deliver =
@@ -895,11 +1013,13 @@ mod tests {
             assert!(dropped[0] > 0);
             assert_eq!(received, metrics.received.get());
             assert_eq!(received + dropped.iter().sum::<u64>(), sent);
-            assert_eq!(metrics.gaps.get(), dropped.iter().sum::<u64>());
+            wait_until("each lost packet to be told", || {
+                told.load(Ordering::SeqCst) == dropped.iter().sum::<u64>()
+            });
         }
     }
 
-    /// Tells the test its number, and the answers to its logins.
+    /// Tells the test its number, at its begin and for each message, and the answers to its logins.
     struct Told(mpsc::Sender<(SessionId, Option<LoginAnswer>)>);
 
     impl Session for Told {
@@ -914,6 +1034,380 @@ mod tests {
         fn on_login(&mut self, ctx: &mut crate::Context<'_>, answer: LoginAnswer) {
             let _ = self.0.send((ctx.id(), Some(answer)));
         }
+
+        fn on_message(&mut self, ctx: &mut crate::Context<'_>, _: Box<dyn Any + Send>) {
+            let _ = self.0.send((ctx.id(), None));
+        }
+    }
+
+    #[derive(Debug)]
+    struct Note;
+
+    impl Message for Note {}
+
+    fn told_server() -> (SimServer<Told>, Receiver<(SessionId, Option<LoginAnswer>)>) {
+        let (sender, told) = mpsc::channel();
+        let builder = Server::builder().workers(2);
+        let server = SimServer::start(1, builder, move |_| Told(sender.clone()));
+        (server, told)
+    }
+
+    fn buffer(bytes: &[u8]) -> SendBuffer {
+        let buffers = SendBufferManager::new(ChunkPool::new(1024, 1));
+        buffers.write(bytes.len(), |free| {
+            free[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
+        })
+    }
+
+    /// A server in virtual time, and a link without threads. The broker is empty, and answers when the test says so.
+    struct Bench {
+        server: SimServer<Told>,
+        shared: Arc<Shared>,
+        told: Receiver<(SessionId, Option<LoginAnswer>)>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (server, told) = told_server();
+            let (metrics, now) = (Arc::<ClusterMetrics>::default(), Instant::now());
+            let config = LinkConfig {
+                name: "a".into(),
+                incarnation: Incarnation(1),
+                seed: 1,
+            };
+            let shared = Arc::new(Shared {
+                link: Mutex::new(Link::new(config, Arc::clone(&metrics), now)),
+                wake: Condvar::new(),
+                has_ended: AtomicBool::new(false),
+                server: server.handle().clone(),
+                paced_rate: Mutex::new(PacedRate::of_link()),
+                metrics,
+                id: NodeId(1),
+                name: "a".into(),
+                world_kinds: None,
+                on_world_gap: Box::new(|_| {}),
+            });
+            (server.handle()).attach_link(Box::new(NodeLink(Arc::downgrade(&shared))));
+            shared.with_link(|link, now| link.tick(now));
+            shared.with_link(|link, now| link.handle(1, Event::Connected, now));
+            let bench = Self {
+                server,
+                shared,
+                told,
+            };
+            while !bench.shared.lock().is_up() {
+                bench.answer();
+            }
+            bench
+        }
+
+        /// Answers all requests.
+        fn answer(&self) {
+            let handle = |event: Event<'_>| {
+                self.shared
+                    .with_link(|link, now| link.handle(1, event, now))
+            };
+            let commands = self.shared.lock().take_commands();
+            assert!(!commands.is_empty(), "the link waits for nothing");
+            for command in commands {
+                let Command::Send(request) = command else {
+                    continue;
+                };
+                handle(Event::Reply(match &request {
+                    Request::GetLogins(accounts) => Reply::Values(vec![None; accounts.len()]),
+                    _ => Reply::Done,
+                }));
+                if let Request::Publish(channel, message) = &request {
+                    let channel = channel.to_string();
+                    handle(Event::Message(channel.as_bytes(), message));
+                }
+            }
+        }
+
+        fn connect(&mut self) -> (SimClient, SessionId) {
+            let client = self.server.connect();
+            self.server.advance(Duration::ZERO);
+            (client, self.told.try_recv().unwrap().0)
+        }
+
+        fn log_in(&mut self, session: SessionId, account: &str) {
+            self.server.handle().login(session, account);
+            self.server.advance(Duration::ZERO);
+        }
+
+        /// The session that a message to an account reaches. The answers to logins are discarded.
+        fn session_of(&mut self, account: &str) -> Option<SessionId> {
+            self.server.advance(Duration::ZERO);
+            self.told.try_iter().for_each(drop);
+            let is_posted = self.server.handle().post_to_account(account, Note).unwrap();
+            self.server.advance(Duration::ZERO);
+            let reached = self.told.try_recv().ok().map(|(session, _)| session);
+            assert_eq!(is_posted, reached.is_some());
+            reached
+        }
+    }
+
+    #[test]
+    fn login_that_waits_for_its_turn_takes_the_account_of_no_other_session() {
+        let mut bench = Bench::new();
+        let ((old_client, old), (new_client, new)) = (bench.connect(), bench.connect());
+        bench.log_in(old, "bob");
+        bench.answer();
+        for account in ["ada", "bob"] {
+            bench.log_in(new, account);
+        }
+        assert_eq!(bench.session_of("bob"), Some(old));
+        assert_eq!(bench.session_of("ada"), Some(new));
+        drop(new_client);
+        bench.server.advance(Duration::ZERO);
+        bench.answer();
+        assert_eq!(bench.session_of("bob"), Some(old));
+        assert_eq!(bench.session_of("ada"), None);
+        assert!(!old_client.is_closed());
+    }
+
+    #[test]
+    fn login_that_a_newer_one_of_its_session_replaces_takes_no_account() {
+        let mut bench = Bench::new();
+        let ((old_client, old), (_new_client, new)) = (bench.connect(), bench.connect());
+        bench.log_in(old, "bob");
+        bench.answer();
+        for account in ["ada", "bob", "eve"] {
+            bench.log_in(new, account);
+        }
+        bench.answer();
+        let sessions = ["ada", "bob", "eve"].map(|account| bench.session_of(account));
+        assert_eq!(sessions, [None, Some(old), Some(new)]);
+        assert!(!old_client.is_closed());
+    }
+
+    #[test]
+    fn login_whose_turn_comes_has_its_account_though_another_session_took_it_meanwhile() {
+        let mut bench = Bench::new();
+        let ((waits_client, waits), (taker_client, taker)) = (bench.connect(), bench.connect());
+        for account in ["ada", "bob"] {
+            bench.log_in(waits, account);
+        }
+        bench.log_in(taker, "bob");
+        assert_eq!(bench.session_of("bob"), Some(taker));
+        bench.answer();
+        assert_eq!(bench.session_of("bob"), Some(waits));
+        assert!(taker_client.is_closed() && !waits_client.is_closed());
+    }
+
+    #[test]
+    fn login_that_waits_for_its_turn_while_the_node_leaves_has_its_account_and_an_answer() {
+        let mut bench = Bench::new();
+        let ((old_client, old), (_new_client, new)) = (bench.connect(), bench.connect());
+        bench.log_in(old, "bob");
+        bench.answer();
+        for account in ["ada", "bob"] {
+            bench.log_in(new, account);
+        }
+        bench.server.advance(Duration::ZERO);
+        bench.told.try_iter().for_each(drop);
+        bench.shared.with_link(|link, now| link.leave(now));
+        bench.server.advance(Duration::ZERO);
+        let unsure = (new, Some(LoginAnswer::Unsure));
+        assert_eq!(bench.told.try_iter().collect::<Vec<_>>(), [unsure; 2]);
+        assert_eq!(bench.session_of("bob"), Some(new));
+        assert_eq!(bench.session_of("ada"), None);
+        assert!(old_client.is_closed());
+        // The node alone logs in from here on.
+        let (_client, last) = bench.connect();
+        bench.log_in(last, "bob");
+        assert_eq!(
+            bench.told.try_recv(),
+            Ok((last, Some(LoginAnswer::Replaced)))
+        );
+        assert_eq!(bench.session_of("bob"), Some(last));
+    }
+
+    /// Without a connection the link answers at once.
+    #[test]
+    fn link_and_accounts_agree_on_the_session_of_an_account_for_which_two_workers_race() {
+        let server = server();
+        let cluster = Cluster::builder(NO_BROKER).start(&server.handle()).unwrap();
+        let shared = &cluster.shared;
+        let race = Barrier::new(2);
+        for round in 0..2_000 {
+            thread::scope(|scope| {
+                for worker in 0..2 {
+                    let race = &race;
+                    scope.spawn(move || {
+                        let link = NodeLink(Arc::downgrade(shared));
+                        race.wait();
+                        let session = SessionId::new(round, worker, 0);
+                        assert!(crate::routing::link::Link::login(&link, session, "ada"));
+                    });
+                }
+            });
+            let of_link = shared.read_link(|link, _| link.local_login("ada"));
+            assert_eq!(shared.server.session_of("ada"), of_link, "in round {round}");
+        }
+        cluster.leave();
+        end(server);
+    }
+
+    #[test]
+    fn node_that_has_left_kicks_tells_and_finds_by_its_own_logins() {
+        let (server, told) = told_server();
+        let cluster = Cluster::builder(NO_BROKER).node("a");
+        let cluster = cluster.start(server.handle()).unwrap();
+        let shared = Arc::clone(&cluster.shared);
+        let mut bench = Bench {
+            server,
+            shared,
+            told,
+        };
+        let (mut client, session) = bench.connect();
+        bench.log_in(session, "ada");
+        cluster.leave();
+        bench.log_in(session, "bob");
+        cluster.kick("ada");
+        bench.server.advance(Duration::ZERO);
+        assert!(!client.is_closed(), "it is `bob` now");
+        assert!(cluster.find("ada").try_recv().is_err());
+        let found = cluster.find("bob").try_recv().unwrap().unwrap();
+        assert_eq!((found.session, &*found.node_name), (session, "a"));
+        cluster.tell("bob", &buffer(&packet(1, [0; 4])));
+        bench.server.advance(Duration::ZERO);
+        assert_eq!(client.packets().len(), 1);
+        cluster.kick("bob");
+        bench.server.advance(Duration::ZERO);
+        assert!(client.is_closed());
+    }
+
+    /// In virtual time.
+    #[test]
+    fn tell_on_this_node_and_a_packet_without_room_take_nothing_of_the_rate_for_other_nodes() {
+        let (mut server, told) = told_server();
+        let cluster = Cluster::builder(NO_BROKER).start(server.handle()).unwrap();
+        let metrics = cluster.metrics();
+        let bytes = packet(1, [b'x'; 508]);
+        let deliver = |packets: usize| {
+            let one = Output::Deliver(NodeId(7), Audience::All, bytes.clone());
+            cluster.shared.carry_out(vec![one; packets]);
+        };
+        let dropped =
+            || [Why::Congested, Why::MailboxFull].map(|why| cluster.metrics().dropped(why));
+        let mut connect = || {
+            let client = server.connect();
+            server.advance(Duration::ZERO);
+            (client, told.try_recv().unwrap().0)
+        };
+        let ((mut reader, _), (mut listener, listener_id)) = (connect(), connect());
+        server.handle().login(listener_id, "ada");
+        // 1.6 MB/s, of which the reader takes 1 MiB/s.
+        for step in 0.. {
+            if step % 25 == 0 {
+                reader.packets();
+                reader.stop_reading();
+            }
+            deliver(8);
+            server.advance(Duration::from_micros(2_500));
+            listener.packets();
+            if server.handle().is_congested() {
+                break;
+            }
+            assert!(step < 8_000, "the reader keeps up");
+        }
+        // The mailboxes are full for packets of other nodes.
+        let to_all = buffer(&bytes);
+        for _ in 0..600 {
+            server.handle().broadcast_buffer(&to_all);
+        }
+        let before = dropped();
+        deliver(100);
+        assert_eq!(dropped(), [before[0], before[1] + 100]);
+        server.advance(Duration::ZERO);
+        let received = metrics.received.get();
+        deliver(1);
+        assert_eq!(metrics.received.get(), received + 1);
+
+        // All of the rate is used.
+        assert!(server.handle().is_congested());
+        deliver(100);
+        assert!(dropped()[0] > before[0]);
+        server.advance(Duration::ZERO);
+        assert!(server.handle().is_congested());
+        let (before, _) = (dropped(), listener.packets());
+        for _ in 0..100 {
+            cluster.tell("ada", &to_all);
+        }
+        server.advance(Duration::ZERO);
+        assert_eq!(listener.packets().len(), 100);
+        assert_eq!(dropped(), before);
+    }
+
+    /// A cluster whose function for gaps waits for the receiver of the test before it counts its call, and ten gaps.
+    fn cluster_with_gaps(server: &Server) -> (Cluster, Receiver<()>, mpsc::Sender<()>) {
+        let ((begins, begun), (release, waits)) = (mpsc::channel(), mpsc::channel());
+        let waits = Mutex::new(waits);
+        let cluster = Cluster::builder(NO_BROKER)
+            .on_world_gap(move |_| {
+                begins.send(()).unwrap();
+                let _ = waits.lock().unwrap().recv_timeout(DEADLINE);
+            })
+            .start(&server.handle())
+            .unwrap();
+        cluster.shared.with_link(|link, _| {
+            for group in 0..10 {
+                let audience = Audience::Group(GroupId::new(1, group));
+                link.miss(NodeId(7), audience, Why::MailboxFull);
+            }
+        });
+        begun.recv_timeout(DEADLINE).unwrap();
+        (cluster, begun, release)
+    }
+
+    #[test]
+    fn node_that_leaves_waits_for_the_running_call_for_a_gap_and_makes_no_further_one() {
+        let server = server();
+        let (cluster, begun, release) = cluster_with_gaps(&server);
+        let leaver = cluster.clone();
+        let leaves = thread::spawn(move || leaver.leave());
+        wait_until("the node to leave", || {
+            cluster.shared.has_ended.load(Ordering::Acquire)
+        });
+        // More than one call would find its release.
+        (0..10).for_each(|_| release.send(()).unwrap());
+        leaves.join().unwrap();
+        assert!(begun.try_recv().is_err());
+        drop(cluster);
+        end(server);
+    }
+
+    /// Leaves the cluster when it gets a packet.
+    struct Leaver(Arc<OnceLock<Cluster>>, mpsc::Sender<()>);
+
+    impl Session for Leaver {
+        fn on_packet(&mut self, _: &mut crate::Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            self.0.get().unwrap().leave();
+            let _ = self.1.send(());
+            Ok(())
+        }
+    }
+
+    /// The function for gaps may wait for the mailbox of that worker.
+    #[test]
+    fn callback_that_leaves_does_not_wait_for_the_function_for_gaps() {
+        let (sender, left) = mpsc::channel();
+        let own: Arc<OnceLock<Cluster>> = Arc::default();
+        let of_sessions = Arc::clone(&own);
+        let server = Server::builder().start("127.0.0.1:0", move |_| {
+            Leaver(Arc::clone(&of_sessions), sender.clone())
+        });
+        let server = server.unwrap();
+        let (cluster, _begun, release) = cluster_with_gaps(&server);
+        own.set(cluster).unwrap();
+        let mut peer = TcpStream::connect(server.local_addr()).unwrap();
+        peer.write_all(&packet(1, [])).unwrap();
+        let has_left = left.recv_timeout(DEADLINE / 2);
+        drop(release);
+        assert_eq!(has_left, Ok(()));
+        end(server);
     }
 
     #[test]
@@ -948,6 +1442,36 @@ mod tests {
             handle.metrics().totals().sessions == 1
         });
         peers.clear();
+        end(server);
+    }
+
+    #[test]
+    fn logins_before_the_start_are_in_the_cluster_and_get_no_second_answer() {
+        let (sender, told) = mpsc::channel();
+        let server = Server::builder().start("127.0.0.1:0", move |_| Told(sender.clone()));
+        let server = server.unwrap();
+        let handle = server.handle();
+        let mut peers: Vec<_> = (0..2)
+            .map(|_| TcpStream::connect(server.local_addr()).unwrap())
+            .collect();
+        let [first, second] = [0, 1].map(|_| told.recv_timeout(DEADLINE).unwrap().0);
+        handle.login(first, "ada");
+        let granted = Some(LoginAnswer::Granted);
+        assert_eq!(told.recv_timeout(DEADLINE), Ok((first, granted)));
+        let cluster = Cluster::builder(NO_BROKER).start(&handle).unwrap();
+        let local = || cluster.shared.read_link(|link, _| link.local_login("ada"));
+        assert_eq!(local(), Some(first));
+        // The next login comes through the link, and ends the older session.
+        cluster.login(second, "ada");
+        let unsure = Some(LoginAnswer::Unsure);
+        assert_eq!(told.recv_timeout(DEADLINE), Ok((second, unsure)));
+        wait_until("the older session to end", || {
+            handle.metrics().totals().sessions == 1
+        });
+        assert_eq!(local(), Some(second));
+        peers.clear();
+        wait_until("the login to end with its session", || local().is_none());
+        assert!(told.try_recv().is_err());
         end(server);
     }
 

@@ -20,7 +20,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The largest reply or message. A larger one ends the connection.
 const MAX_VALUE_BYTES: usize = 1 << 20;
@@ -129,7 +129,7 @@ impl Broker for Redis {
         self.shut_down(Some(connection));
     }
 
-    fn send(&mut self, requests: Vec<Request>) {
+    fn send(&mut self, requests: Vec<Request>, timeout: Duration) {
         let mut bytes = Vec::with_capacity(128 * requests.len());
         for request in requests {
             command(request).write_packed_command(&mut bytes);
@@ -140,7 +140,7 @@ impl Broker for Redis {
         };
         // Without a socket the connection is lost, and the link learns that from the other thread.
         let Some(socket) = socket else { return };
-        if let Err(error) = socket.write_all(&bytes) {
+        if let Err(error) = socket.write_all(&bytes, timeout) {
             log::warn!("cluster: the broker does not take requests: {error}");
             self.shut_down(connection);
             self.failed = connection;
@@ -242,7 +242,7 @@ impl Reader {
                 .arg(settings.db())
                 .write_packed_command(&mut greeting);
         }
-        socket.write_all(&greeting)?;
+        socket.write_all(&greeting, time_left(deadline)?)?;
         for _ in 0..replies {
             if let Value::ServerError(error) = read(parser, socket, Some(deadline))? {
                 return Err(io::Error::other(error.to_string()));
@@ -461,9 +461,9 @@ mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
 
     const WAIT: Duration = Duration::from_secs(20);
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn setup() -> (TcpListener, Redis, Receiver<(u64, bool)>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -513,7 +513,7 @@ mod tests {
         assert_eq!(events.recv_timeout(WAIT), Ok((1, true)));
         let channel = super::super::broker::Channel::Everybody;
         let began = Instant::now();
-        redis.send(vec![Request::Publish(channel, vec![0; 64 << 20])]);
+        redis.send(vec![Request::Publish(channel, vec![0; 64 << 20])], SECOND);
         assert!(began.elapsed() >= Duration::from_millis(900));
         assert_eq!(redis.take_failed(), Some(1));
         assert_eq!(events.recv_timeout(WAIT), Ok((1, false)));
@@ -572,7 +572,7 @@ mod tests {
         let (mut redis, events) = connect(&server, "");
         let mut check = |request: Request, reply: Reply| {
             let text = format!("{request:?}");
-            redis.send(vec![request]);
+            redis.send(vec![request], SECOND);
             let seen = events.recv_timeout(WAIT);
             assert_eq!(seen, Ok(Seen::Reply(reply)), "{text}");
         };
@@ -622,11 +622,11 @@ mod tests {
         };
         let (mut redis, events) = connect(&server, "");
         let channel = Channel::Group(GroupId::new(1, 7));
-        redis.send(vec![Request::Subscribe(channel)]);
+        redis.send(vec![Request::Subscribe(channel)], SECOND);
         assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Reply(Reply::Done)));
         for number in 0..1_000_u32 {
             let message = number.to_le_bytes().to_vec();
-            redis.send(vec![Request::Publish(channel, message.clone())]);
+            redis.send(vec![Request::Publish(channel, message.clone())], SECOND);
             if number % 100 == 99 {
                 let mut seen: Vec<Seen> = (0..200)
                     .map(|_| events.recv_timeout(WAIT).unwrap())
@@ -651,7 +651,7 @@ mod tests {
         let (mut redis, events) = connect(&server, "?user=game&pass=x");
         let group = Channel::Group(GroupId::new(1, 7));
         for (channel, reply) in [(group, Reply::Error), (Channel::Everybody, Reply::Done)] {
-            redis.send(vec![Request::Subscribe(channel)]);
+            redis.send(vec![Request::Subscribe(channel)], SECOND);
             assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Reply(reply)));
         }
         // Another database needs SELECT.

@@ -20,9 +20,6 @@ pub type Trust = crate::runtime::tls::TlsClientConfig;
 #[derive(Clone, Debug)]
 pub enum Trust {}
 
-/// A write that takes longer ends the connection.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// A connected socket.
 #[derive(Debug)]
 pub struct Stream {
@@ -64,15 +61,15 @@ impl Stream {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Writes all bytes within [`WRITE_TIMEOUT`].
-    pub fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes all bytes within this time.
+    pub fn write_all(&self, bytes: &[u8], timeout: Duration) -> io::Result<()> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             // The lock is not held while the socket writes: the reads go on.
             let records = encrypt(&mut lock(tls), bytes)?;
-            return write_all(&self.socket, &records);
+            return write_all(&self.socket, &records, timeout);
         }
-        write_all(&self.socket, bytes)
+        write_all(&self.socket, bytes, timeout)
     }
 
     /// Reads some bytes. Without a deadline the read waits until [`shut_down`](Self::shut_down).
@@ -117,7 +114,7 @@ impl Stream {
                 let records = encrypt(&mut connection, &[])?;
                 (records, !connection.is_handshaking())
             };
-            write_all(&self.socket, &records)?;
+            write_all(&self.socket, &records, time_left(deadline)?)?;
             if is_done {
                 return Ok(());
             }
@@ -162,8 +159,8 @@ fn lock(tls: &Mutex<ClientConnection>) -> MutexGuard<'_, ClientConnection> {
     tls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write_all(mut socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
-    let deadline = Instant::now() + WRITE_TIMEOUT;
+fn write_all(mut socket: &Socket, mut bytes: &[u8], timeout: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + timeout;
     while !bytes.is_empty() {
         socket.set_write_timeout(Some(time_left(deadline)?))?;
         match socket.write(bytes) {

@@ -185,10 +185,10 @@ impl Groups {
         self.places.get(&id).map_or(&[], Vec::as_slice)
     }
 
-    /// Reports each member from now on: those that are there first.
+    /// Reports each member from now on: those that are there first. `None`: reports no more.
     #[cfg(feature = "cluster")]
-    pub fn watch(&mut self, watch: MemberWatch) {
-        self.watch = Some(watch);
+    pub fn watch(&mut self, watch: Option<MemberWatch>) {
+        self.watch = watch;
         for (group, members) in &self.groups {
             for _ in &members.members {
                 self.report(*group, true);

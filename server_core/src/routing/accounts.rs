@@ -33,32 +33,28 @@ struct State {
 }
 
 impl Accounts {
-    /// Logs a session in, by this policy. Returns the answer, and the session that has to end. An earlier account of
-    /// the session is free then.
+    /// Logs a session in, by this policy, if the node is alone. Returns the answer, and the session that has to end. An
+    /// earlier account of the session is free then. No [`all_if`](Self::all_if) comes between the question and the login.
     pub fn login(
         &self,
         session: SessionId,
         account: &str,
         policy: LoginPolicy,
-    ) -> (LoginAnswer, Option<SessionId>) {
-        self.log_in(&mut self.lock(), session, account, policy)
+        is_alone: impl FnOnce() -> bool,
+    ) -> Option<(LoginAnswer, Option<SessionId>)> {
+        let mut state = self.lock();
+        is_alone().then(|| self.log_in(&mut state, session, account, policy))
     }
 
-    /// As [`login`](Self::login), if the link takes the login. Both are one step: two logins of an account come to the
-    /// link and to this map in the same order.
-    #[cfg(feature = "cluster")]
-    pub fn login_if(
-        &self,
-        session: SessionId,
-        account: &str,
-        link_takes_it: impl FnOnce() -> bool,
-    ) -> bool {
-        let mut state = self.lock();
-        let is_taken = link_takes_it();
-        if is_taken {
-            self.log_in(&mut state, session, account, LoginPolicy::NewestStays);
-        }
-        is_taken
+    /// The sessions with an account, if this step succeeds. No login comes in between.
+    #[cfg(any(test, feature = "cluster", feature = "testing"))]
+    pub fn all_if(&self, step: impl FnOnce() -> bool) -> Option<Vec<(SessionId, Arc<str>)>> {
+        let state = self.lock();
+        let all = || {
+            let accounts = state.accounts.iter();
+            accounts.map(|(id, account)| (*id, Arc::clone(account)))
+        };
+        step().then(|| all().collect())
     }
 
     fn log_in(
@@ -92,7 +88,8 @@ impl Accounts {
 
     /// The session has ended: its account is free.
     pub fn end(&self, session: SessionId) {
-        // A login of the session was on the thread of this call.
+        // A login of the session was on the thread of this call, or under the lock of the link, which the call in front
+        // of this one has taken.
         if self.count.load(Ordering::Acquire) > 0 {
             let mut state = self.lock();
             state.end(session);

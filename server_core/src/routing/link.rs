@@ -16,8 +16,8 @@ pub trait Link: fmt::Debug + Send + Sync {
 
     /// Makes a session of this node the only one of an account. The call comes from the worker of the session, in
     /// front of [`end_session`](Self::end_session). The method returns at once: whether the link takes the login. A
-    /// link that has ended takes none.
-    #[cfg(feature = "cluster")]
+    /// link that has ended takes none. A login that is taken may wait for its turn: the link gives it to the
+    /// [`Accounts`](super::accounts::Accounts) when it begins, and never behind `end_session`.
     fn login(&self, id: SessionId, account: &str) -> bool {
         let _ = (id, account);
         false

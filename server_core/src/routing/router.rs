@@ -59,7 +59,7 @@ pub enum Command<T> {
     Snapshot(SnapshotRequest),
     /// Report members of groups: those that are there, and each change.
     #[cfg(feature = "cluster")]
-    WatchMembers(crate::groups::members::MemberWatch),
+    WatchMembers(Option<crate::groups::members::MemberWatch>),
     /// Call `on_login` of a session of the worker.
     #[cfg(feature = "cluster")]
     Login(SessionId, crate::session::LoginAnswer),
@@ -185,10 +185,11 @@ impl<T: Send + 'static> Router<T> {
         self.congested_workers.load(Ordering::Relaxed) > 0
     }
 
-    /// Attaches the link to the other nodes. The first link counts. Returns whether it is this one.
+    /// Attaches the link to the other nodes. The first link counts: returns the logins of before, or `None` if it is
+    /// not this one. All later logins come to the link.
     #[cfg(any(test, feature = "cluster", feature = "testing"))]
-    pub fn attach_link(&self, link: Box<dyn Link>) -> bool {
-        self.link.set(link).is_ok()
+    pub fn attach_link(&self, link: Box<dyn Link>) -> Option<Vec<(SessionId, Arc<str>)>> {
+        self.accounts.all_if(|| self.link.set(link).is_ok())
     }
 
     /// How far a packet goes. A packet that came from the link is on the other nodes already.
@@ -288,19 +289,32 @@ impl<T: Send + 'static> Router<T> {
     /// Logs a session in, on its worker: on all nodes by the link, which answers later, and ends the old session; or on
     /// this node. Then the answer and the session that has to end are returned.
     pub fn login(&self, id: SessionId, account: &str) -> Option<(LoginAnswer, Option<SessionId>)> {
-        #[cfg(feature = "cluster")]
-        if let Some(link) = self.link.get()
-            && (self.accounts).login_if(id, account, || link.login(id, account))
-        {
-            return None;
+        loop {
+            let link = self.link.get();
+            if link.is_some_and(|link| link.login(id, account)) {
+                return None;
+            }
+            // A link that is attached meanwhile gets the login.
+            let is_alone = || self.link.get().is_some() == link.is_some();
+            let done = (self.accounts).login(id, account, self.login_policy, is_alone);
+            if done.is_some() {
+                return done;
+            }
         }
-        Some(self.accounts.login(id, account, self.login_policy))
     }
 
     /// A session has ended: its account is free.
     pub fn end_session(&self, id: SessionId) {
+        // Behind it, the link begins no login of the session.
+        let link = self.link.get();
+        if let Some(link) = link {
+            link.end_session(id);
+        }
         self.accounts.end(id);
-        if let Some(link) = self.link.get() {
+        // A link that was attached meanwhile may have adopted the login.
+        if link.is_none()
+            && let Some(link) = self.link.get()
+        {
             link.end_session(id);
         }
     }
@@ -319,11 +333,11 @@ impl<T: Send + 'static> Router<T> {
         }
     }
 
-    /// Reports joins and leaves of all workers' sessions from now on, present members first.
+    /// Reports joins and leaves of all workers' sessions from now on, present members first. `None`: reports no more.
     #[cfg(feature = "cluster")]
-    pub fn watch_members(&self, watch: &crate::groups::members::MemberWatch) {
+    pub fn watch_members(&self, watch: Option<&crate::groups::members::MemberWatch>) {
         for mailbox in &self.mailboxes {
-            mailbox.post(Command::WatchMembers(watch.clone()), COMMAND_BYTES);
+            mailbox.post(Command::WatchMembers(watch.cloned()), COMMAND_BYTES);
         }
     }
 
@@ -708,10 +722,14 @@ fn packet_bytes(buffer: &SendBuffer) -> usize {
 mod tests {
     use super::*;
     use crate::buffer::{ChunkPool, SendBufferManager};
+    #[cfg(feature = "cluster")]
+    use crate::testing::DEADLINE;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Mutex, Weak, mpsc};
+    #[cfg(feature = "cluster")]
+    use std::sync::{Weak, mpsc};
+    #[cfg(feature = "cluster")]
     use std::thread;
-    use std::time::Duration;
 
     const ROOM: GroupId = GroupId::new(1, 7);
 
@@ -834,61 +852,34 @@ mod tests {
         assert!(router.groups().workers(ROOM).is_empty());
     }
 
-    /// Takes logins. While it takes the first one, another worker logs a second session in.
+    /// Another thread asks the accounts while the link takes a login.
     #[cfg(feature = "cluster")]
     #[derive(Debug)]
-    struct RacingLink {
-        router: Weak<Router<()>>,
-        second: SessionId,
-        logins: Mutex<Vec<SessionId>>,
-        other_worker: Mutex<Option<thread::JoinHandle<()>>>,
-    }
+    struct AskingLink(Weak<Router<()>>);
 
     #[cfg(feature = "cluster")]
-    impl Link for Arc<RacingLink> {
+    impl Link for AskingLink {
         fn spans(&self, _: Audience) -> bool {
             false
         }
 
         fn publish(&self, _: Audience, _: &SendBuffer) {}
 
-        fn login(&self, id: SessionId, account: &str) -> bool {
-            self.logins.lock().unwrap().push(id);
-            if id == self.second {
-                return true;
-            }
-            let (router, second) = (self.router.upgrade().unwrap(), self.second);
-            let (account, (sender, is_done)) = (account.to_owned(), mpsc::channel());
-            let other_worker = thread::spawn(move || {
-                router.login(second, &account);
-                let _ = sender.send(());
-            });
-            // A second login that overtakes the first one is complete now. Otherwise it waits for the first one.
-            let _ = is_done.recv_timeout(Duration::from_secs(1));
-            *self.other_worker.lock().unwrap() = Some(other_worker);
+        fn login(&self, _: SessionId, _: &str) -> bool {
+            let (router, (sender, is_done)) = (self.0.upgrade().unwrap(), mpsc::channel());
+            thread::spawn(move || sender.send(router.accounts().session_of("ada")));
+            assert_eq!(is_done.recv_timeout(DEADLINE), Ok(None));
             true
         }
     }
 
+    /// A link that has been left drops code of a game with its last reference.
     #[cfg(feature = "cluster")]
     #[test]
-    fn two_logins_of_an_account_come_to_link_and_accounts_in_the_same_order() {
+    fn link_takes_a_login_outside_of_the_lock_of_the_accounts() {
         let (router, _) = router();
-        let [first, second] = [0, 1].map(|worker| SessionId::new(1, worker, 0));
-        let link = Arc::new(RacingLink {
-            router: Arc::downgrade(&router),
-            second,
-            logins: Mutex::default(),
-            other_worker: Mutex::default(),
-        });
-        router.attach_link(Box::new(Arc::clone(&link)));
-        assert_eq!(router.login(first, "ada"), None);
-        let other_worker = link.other_worker.lock().unwrap().take();
-        other_worker.unwrap().join().unwrap();
-        assert_eq!(*link.logins.lock().unwrap(), [first, second]);
-        // The link ends the first session.
-        router.end_session(first);
-        assert_eq!(router.accounts().session_of("ada"), Some(second));
+        router.attach_link(Box::new(AskingLink(Arc::downgrade(&router))));
+        assert_eq!(router.login(SessionId::new(1, 0, 0), "ada"), None);
     }
 
     /// Takes packets to all, and packets to groups but one.

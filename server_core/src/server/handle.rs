@@ -712,15 +712,19 @@ impl ServerHandle {
         self.inner.router.has_ended()
     }
 
-    /// Attaches the link to the other nodes. Returns whether it is the first one.
+    /// Attaches the link to the other nodes. Returns the logins of before, or `None` if it is not the first one.
     #[cfg(feature = "cluster")]
-    pub(crate) fn attach_link(&self, link: Box<dyn crate::routing::link::Link>) -> bool {
+    pub(crate) fn attach_link(
+        &self,
+        link: Box<dyn crate::routing::link::Link>,
+    ) -> Option<Vec<(SessionId, Arc<str>)>> {
         self.inner.router.attach_link(link)
     }
 
-    /// Reports joins and leaves from now on, present members first.
+    /// Reports joins and leaves from now on, present members first, and leaves a part of the paced rate to the link.
+    /// `None`: neither any more.
     #[cfg(feature = "cluster")]
-    pub(crate) fn watch_members(&self, watch: &crate::groups::members::MemberWatch) {
+    pub(crate) fn watch_members(&self, watch: Option<&crate::groups::members::MemberWatch>) {
         self.inner.router.watch_members(watch);
     }
 
@@ -751,6 +755,25 @@ impl ServerHandle {
     pub(crate) fn post_close(&self, session: SessionId, reason: DisconnectReason) {
         let close = Command::Close(session, reason);
         self.inner.router.post_for(session, close);
+    }
+
+    /// Notes a login that the link has begun.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn note_login(&self, session: SessionId, account: &str) {
+        let accounts = self.inner.router.accounts();
+        // The link ends the old session.
+        accounts.login(
+            session,
+            account,
+            crate::routing::accounts::LoginPolicy::NewestStays,
+            || true,
+        );
+    }
+
+    /// The session of an account on this node.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn session_of(&self, account: &str) -> Option<SessionId> {
+        (self.inner.router.accounts()).session_of(cut_account(account))
     }
 
     /// Answers the login of a session, without waiting.

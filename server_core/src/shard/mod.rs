@@ -321,7 +321,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             Command::Snapshot(request) => self.snapshots.push(request),
             #[cfg(feature = "cluster")]
             Command::WatchMembers(watch) => {
-                self.pacing.share_with_link(self.shared.router.workers());
+                let workers = self.shared.router.workers();
+                self.pacing.share_with_link(watch.is_some(), workers);
                 self.groups.watch(watch);
             }
             #[cfg(feature = "cluster")]
@@ -769,7 +770,7 @@ mod tests {
         let (config, now, calls) = (Config::default(), Instant::now(), Calls::default());
         let of_sessions = calls.clone();
         let shared = Shared::for_tests(&config, 1, move |_| of_sessions.clone());
-        assert!(shared.router.attach_link(Box::new(calls.clone())));
+        assert!(shared.router.attach_link(Box::new(calls.clone())).is_some());
         let mut shard = Shard::new(0, Arc::new(shared));
         let (stream, _peer) = FakeStream::pair();
         let arrival = NewConnection {

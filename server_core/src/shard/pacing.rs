@@ -62,22 +62,13 @@ impl PacedRate {
         Self::new(LINK_BYTES_PER_SEC)
     }
 
-    /// Takes `bytes` of the paced rate, if there is room in it.
-    #[cfg(feature = "cluster")]
-    pub fn take(&mut self, bytes: usize, now: Instant) -> bool {
-        let has_room = self.has_room(now);
-        if has_room {
-            self.charge(bytes, now);
-        }
-        has_room
-    }
-
-    fn has_room(&self, now: Instant) -> bool {
+    /// Whether there is room in the paced rate.
+    pub fn has_room(&self, now: Instant) -> bool {
         self.next_at.is_none_or(|at| at <= now + PACED_BURST)
     }
 
     /// Takes `bytes` of the paced rate, whatever room there is.
-    fn charge(&mut self, bytes: usize, now: Instant) {
+    pub fn charge(&mut self, bytes: usize, now: Instant) {
         let next_at = self.next_at.map_or(now, |at| at.max(now));
         let cost = Duration::from_secs(1) * bytes as u32 / self.bytes_per_sec;
         self.next_at = Some((next_at + cost).min(now + cost.max(MAX_DEBT)));
@@ -99,10 +90,11 @@ impl Pacing {
         (PacedRate::new(bytes_per_sec), least)
     }
 
-    /// Leaves a part of the paced rate to the packets of other nodes.
+    /// Leaves a part of the paced rate to the packets of other nodes, or takes it back.
     #[cfg(feature = "cluster")]
-    pub fn share_with_link(&mut self, workers: usize) {
-        let bytes_per_sec = (PACED_BYTES_PER_SEC - LINK_BYTES_PER_SEC) / workers as u32;
+    pub fn share_with_link(&mut self, is_shared: bool, workers: usize) {
+        let of_link = if is_shared { LINK_BYTES_PER_SEC } else { 0 };
+        let bytes_per_sec = (PACED_BYTES_PER_SEC - of_link) / workers as u32;
         (self.rate, self.least) = Self::rates(bytes_per_sec);
     }
 
@@ -235,11 +227,20 @@ mod tests {
     #[test]
     fn workers_and_link_together_have_the_paced_rate() {
         let mut link = PacedRate::of_link();
-        assert_is_rate(|now| link.take(520, now), 256 << 10);
+        let take = |now| {
+            let has_room = link.has_room(now);
+            if has_room {
+                link.charge(520, now);
+            }
+            has_room
+        };
+        assert_is_rate(take, 256 << 10);
         for workers in [1, 2, 7] {
             let mut pacing = Pacing::new(workers);
-            pacing.share_with_link(workers);
-            assert_is_rate(|now| pacing.take(520, now), (512 << 10) / workers as u32);
+            for (is_shared, bytes_per_sec) in [(true, 512 << 10), (false, 768 << 10)] {
+                pacing.share_with_link(is_shared, workers);
+                assert_is_rate(|now| pacing.take(520, now), bytes_per_sec / workers as u32);
+            }
         }
     }
 

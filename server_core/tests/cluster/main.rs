@@ -14,6 +14,7 @@ mod logins;
 mod many_nodes;
 mod node;
 mod outage;
+mod returns;
 mod subscriptions;
 mod world;
 

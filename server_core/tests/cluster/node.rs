@@ -228,7 +228,7 @@ impl Node {
                     self.answers.push(answer);
                 }
                 Output::Close(session, reason) => self.closed.push((session, reason)),
-                Output::Send(..) => {}
+                Output::Send(..) | Output::DeliverTo(..) => {}
             }
         }
     }

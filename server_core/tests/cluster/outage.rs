@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Two nodes and their broker.
-struct Pair {
+pub struct Pair {
     random: fastrand::Rng,
-    now: Instant,
-    broker: Broker,
-    nodes: [Node; 2],
+    pub now: Instant,
+    pub broker: Broker,
+    pub nodes: [Node; 2],
     account: Arc<str>,
 }
 
 impl Pair {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let now = Instant::now();
         let nodes = [0, 1].map(|index| Node::new(index, random.u64(1..), now));
@@ -32,7 +32,7 @@ impl Pair {
         pair
     }
 
-    fn run(&mut self, ms: u64) {
+    pub fn run(&mut self, ms: u64) {
         for _ in 0..ms / 2 {
             self.now += Duration::from_millis(2);
             let mut delay = || Duration::from_micros(self.random.u64(50..2_000));
@@ -61,7 +61,7 @@ impl Pair {
 }
 
 /// Runs with the seeds of a printed series.
-fn each_seed(check: impl Fn(u64)) {
+pub fn each_seed(check: impl Fn(u64)) {
     let first = std::env::var("TEST_SEED")
         .map_or_else(|_| fastrand::u64(..1 << 40), |s| s.parse().unwrap());
     for seed in first..first + 50 {

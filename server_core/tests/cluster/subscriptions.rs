@@ -7,7 +7,7 @@ use server_core::cluster::broker::{Channel, Reply, Request};
 use server_core::cluster::link::Event;
 use std::time::Duration;
 
-fn up() -> Setup {
+pub fn up() -> Setup {
     let mut setup = Setup::new();
     setup.handle(Event::Connected);
     assert!(setup.is_up_after(20));

@@ -15,10 +15,8 @@ const STEP: Duration = Duration::from_millis(2);
 const UNREST: Duration = Duration::from_secs(40);
 /// Then everything works, for this time.
 const CALM: Duration = Duration::from_secs(12);
-/// A link is up this long after its broker is back: 500 ms of backoff, and a connect that had begun.
+/// A link is up this long after its broker is back: 1.5 s of silence, or a connect that had begun and 500 ms of backoff.
 const BACK: Duration = Duration::from_secs(2);
-/// As [`BACK`], after a fault that only a probe finds.
-const BACK_FROM_SILENCE: Duration = Duration::from_millis(4500);
 /// Logins of one account within this time are in the order of the broker.
 const AMBIGUOUS: Duration = Duration::from_secs(9);
 const KIND: u32 = 1;
@@ -271,7 +269,7 @@ impl World {
                     && node.link.picture().is_present(*ended)
                     && has_watched(node.watches_since)
                     && has_watched(self.healthy_since)
-                    // A half-open connection is found within 4 s.
+                    // A broker that delivers nothing is found within 4 s.
                     && (self.last_silence_at).is_none_or(|since| since + Duration::from_secs(5) < *at)
                 {
                     offences.push(format!("node {} still counts {ended:?}", node.index));
@@ -527,16 +525,13 @@ impl World {
             // A process that is paused does nothing: it has lost the time in which its link could come back.
             let pause = node.paused_at.zip(node.resumed_at);
             let pause = pause.filter(|(_, resumed_at)| *resumed_at > calm_at);
-            let (paused_at, working_at) = pause.unwrap_or((calm_at, calm_at));
-            let was_silent =
-                (self.last_silence_at).is_some_and(|at| at + Duration::from_secs(12) > paused_at);
-            let limit = if was_silent { BACK_FROM_SILENCE } else { BACK };
+            let working_at = pause.map_or(calm_at, |(_, resumed_at)| resumed_at);
             if node.paused_until.is_some() {
                 offences.push(format!("node {name} is still paused"));
             }
             match node.up_since {
                 None => offences.push(format!("the link of node {name} is down")),
-                Some(at) if at > working_at + limit => {
+                Some(at) if at > working_at + BACK => {
                     offences.push(format!(
                         "node {name} is back after {} ms",
                         at.duration_since(working_at).as_millis()

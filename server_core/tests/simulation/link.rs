@@ -72,7 +72,7 @@ impl Link for FakeLink {
 impl FakeLink {
     pub fn attach(router: &Router<SimStream>) -> Self {
         let link = Self::default();
-        router.attach_link(Box::new(link.clone()));
+        assert!(router.attach_link(Box::new(link.clone())).is_some());
         link
     }
 

@@ -2,11 +2,11 @@
 
 use crate::report::ClientHealth;
 use server_core::host::{CpuQuota, Throttling};
-use server_core::metrics::{Histogram, Metrics};
-use server_core::start;
+use server_core::metrics::Histogram;
+use server_core::{ServerHandle, start};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 ///
 /// Two things make its figures worse than the server deserves. The process was not run at all (stopped, or
 /// starved of CPU): a thread that sleeps for 10 ms finds that. Or its event loops were so busy that packets
-/// waited in the sockets to be read: the length of the loops' turns tells that.
+/// waited in the sockets to be read: the length of the loops' turns tells that. The same thread measures a turn that
+/// runs, which may last until the end of the run.
 #[derive(Debug)]
 pub(crate) struct ClientMonitor {
+    server: ServerHandle,
     heartbeat: Arc<Heartbeat>,
     thread: Option<JoinHandle<()>>,
     busy_before: Vec<Duration>,
@@ -27,9 +29,13 @@ pub(crate) struct ClientMonitor {
     last_at: Instant,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Heartbeat {
     late: Histogram,
+    /// The start of the present beat.
+    began_at: Mutex<Instant>,
+    /// Durations so far of turns that run.
+    running_turns: Histogram,
     is_over: AtomicBool,
 }
 
@@ -54,22 +60,28 @@ pub(crate) struct HealthRecord {
 
 const BEAT: Duration = Duration::from_millis(10);
 /// A delay that was measured with a longer lag cannot be told from the client's own.
-const MAX_LAG: Duration = Duration::from_millis(100);
+pub(crate) const MAX_LAG: Duration = Duration::from_millis(100);
 const MAX_BUSY: f64 = 0.9;
 /// A share of a shorter time says nothing.
 const MIN_SHARE_TIME: Duration = Duration::from_millis(500);
 
 impl ClientMonitor {
-    /// Starts the monitor.
+    /// Starts the monitor of these event loops.
     ///
     /// # Errors
     /// If its thread cannot be started.
-    pub fn start(threads: usize) -> io::Result<Self> {
-        let heartbeat = Arc::new(Heartbeat::default());
-        let beating = Arc::clone(&heartbeat);
-        let thread = start::spawn("heartbeat", move || beating.run())?;
+    pub fn start(server: ServerHandle, threads: usize) -> io::Result<Self> {
+        let heartbeat = Arc::new(Heartbeat {
+            late: Histogram::default(),
+            began_at: Mutex::new(Instant::now()),
+            running_turns: Histogram::default(),
+            is_over: AtomicBool::new(false),
+        });
+        let (beating, watched) = (Arc::clone(&heartbeat), server.clone());
+        let thread = start::spawn("heartbeat", move || beating.run(&watched, threads))?;
         let (now, quota) = (Instant::now(), CpuQuota::read());
         Ok(Self {
+            server,
             heartbeat,
             thread: Some(thread),
             busy_before: vec![Duration::ZERO; threads],
@@ -82,12 +94,14 @@ impl ClientMonitor {
     }
 
     /// What has happened since the last call; to be called at least once a second.
-    pub fn sample(&mut self, metrics: &Metrics, now: Instant) -> HealthSample {
+    pub fn sample(&mut self, now: Instant) -> HealthSample {
+        let metrics = self.server.metrics();
         let (cpu, throttled) = (cpu_time(), self.quota.throttling());
         let mut sample = HealthSample {
             elapsed: now.saturating_duration_since(self.last_at),
             cpu_time: cpu.saturating_sub(self.cpu_before),
-            stall_ms: millis(self.heartbeat.late.take_max()),
+            stall_ms: millis(self.heartbeat.take_late(now)),
+            loop_lag_ms: millis(self.heartbeat.running_turns.take_max()),
             throttled: throttled.since(self.throttled_before).time,
             ..HealthSample::default()
         };
@@ -101,7 +115,8 @@ impl ClientMonitor {
             if busy_time >= MIN_SHARE_TIME {
                 let busy = turns.sum();
                 let share = (busy - *before).as_secs_f64() / busy_time.as_secs_f64();
-                sample.busiest_loop = sample.busiest_loop.max(share);
+                // A long turn counts as a whole when it ends.
+                sample.busiest_loop = sample.busiest_loop.max(share).min(1.0);
                 *before = busy;
             }
         }
@@ -119,6 +134,13 @@ impl Drop for ClientMonitor {
             // The thread cannot panic, and there is nothing to do if it did.
             let _ = thread.join();
         }
+    }
+}
+
+impl HealthSample {
+    /// The longest time for which a packet may have waited for this process.
+    pub fn lag(&self) -> Duration {
+        Duration::from_secs_f64(self.stall_ms.max(self.loop_lag_ms) / 1e3)
     }
 }
 
@@ -167,7 +189,7 @@ impl HealthRecord {
         for (lag, what) in lags.into_iter().filter(|(lag, _)| *lag > millis(MAX_LAG)) {
             health.reasons.push(format!("{what} {lag:.0} ms"));
         }
-        if health.busiest_loop > MAX_BUSY {
+        if health.is_saturated() {
             let percent = health.busiest_loop * 100.0;
             let reason = format!("an event loop was busy for {percent:.0} % of a second");
             health.reasons.push(reason);
@@ -187,15 +209,45 @@ impl ClientHealth {
     pub(crate) fn worst_lag_ms(&self) -> f64 {
         self.worst_stall_ms.max(self.worst_loop_lag_ms)
     }
+
+    /// Whether a loop was always busy: it falls behind by more than the longest of its turns.
+    pub(crate) fn is_saturated(&self) -> bool {
+        self.busiest_loop > MAX_BUSY
+    }
 }
 
 impl Heartbeat {
-    fn run(&self) {
+    fn run(&self, server: &ServerHandle, threads: usize) {
+        let mut now = Instant::now();
+        // Turns that have begun, and since when that number is seen.
+        let mut seen = vec![(0, now); threads];
         while !self.is_over.load(Ordering::Relaxed) {
-            let before = Instant::now();
+            let before = now;
+            *self.began_at() = before;
             thread::sleep(BEAT);
-            self.late.record(before.elapsed().saturating_sub(BEAT));
+            now = Instant::now();
+            self.late.record((now - before).saturating_sub(BEAT));
+            for (worker, (begun, since)) in seen.iter_mut().enumerate() {
+                let metrics = server.metrics().worker(worker);
+                let is_running = metrics.turns.count() < *begun;
+                if *begun == metrics.turns_begun.get() && is_running {
+                    self.running_turns.record(now - *since);
+                } else {
+                    (*begun, *since) = (metrics.turns_begun.get(), now);
+                }
+            }
         }
+    }
+
+    /// The longest lateness since the last call. Behind a stall, the caller may run before this thread: the present beat
+    /// counts.
+    fn take_late(&self, now: Instant) -> Duration {
+        let present = now.saturating_duration_since(*self.began_at());
+        self.late.take_max().max(present.saturating_sub(BEAT))
+    }
+
+    fn began_at(&self) -> MutexGuard<'_, Instant> {
+        self.began_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -224,6 +276,7 @@ fn cpu_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use server_core::{Context, Kick, Packet, Server, Session};
 
     #[test]
     fn an_idle_run_is_not_limited_and_a_stall_is_named() {
@@ -245,6 +298,15 @@ mod tests {
         let health = record.evaluate(Duration::ZERO, 0, &[]);
         assert!(health.client_limited);
         assert_eq!(health.reasons, ["this process was not run for 300 ms"]);
+    }
+
+    /// Behind a stall, the sample may be taken before the heartbeat has run.
+    #[test]
+    fn stall_that_the_heartbeat_has_not_noted_counts() {
+        let mut monitor = ClientMonitor::start(ended_client(), 1).unwrap();
+        let stall = Duration::from_secs(3600);
+        let lag = monitor.sample(Instant::now() + stall).lag();
+        assert!(lag + Duration::from_secs(60) > stall, "{lag:?}");
     }
 
     #[test]
@@ -275,14 +337,55 @@ mod tests {
 
     #[test]
     fn the_share_of_a_loop_is_never_taken_over_too_short_a_time() {
-        let mut monitor = ClientMonitor::start(1).unwrap();
-        let metrics = Metrics::new(1);
+        let server = ended_client();
+        let mut monitor = ClientMonitor::start(server.clone(), 1).unwrap();
+        let turns = &server.metrics().worker(0).turns;
         let start = monitor.busy_since;
         let at = |millis| start + Duration::from_millis(millis);
-        metrics.worker(0).turns.record(Duration::from_millis(300));
-        assert_eq!(monitor.sample(&metrics, at(400)).busiest_loop, 0.0);
-        let share = monitor.sample(&metrics, at(1000)).busiest_loop;
+        monitor.busy_before[0] = turns.sum();
+        turns.record(Duration::from_millis(300));
+        assert_eq!(monitor.sample(at(400)).busiest_loop, 0.0);
+        let share = monitor.sample(at(1000)).busiest_loop;
         assert!((share - 0.3).abs() < 1e-6, "{share}");
-        assert_eq!(monitor.sample(&metrics, at(2000)).busiest_loop, 0.0);
+        assert_eq!(monitor.sample(at(2000)).busiest_loop, 0.0);
+        turns.record(Duration::from_millis(5_000));
+        assert_eq!(monitor.sample(at(3000)).busiest_loop, 1.0);
+    }
+
+    /// A callback that waits for longer than the run lasts.
+    #[test]
+    fn a_turn_that_has_not_ended_is_a_lag() {
+        let server = ended_client();
+        let mut monitor = ClientMonitor::start(server.clone(), 1).unwrap();
+        server.metrics().worker(0).turns_begun.add(1);
+        let mut record = HealthRecord::default();
+        let mut is_limited = || {
+            record.add(&monitor.sample(Instant::now()));
+            let health = record.evaluate(Duration::ZERO, 1, &[]);
+            health.worst_loop_lag_ms > millis(MAX_LAG) && health.client_limited
+        };
+        let give_up_at = Instant::now() + Duration::from_secs(60);
+        while !is_limited() {
+            assert!(Instant::now() < give_up_at, "the turn was not seen");
+            thread::yield_now();
+        }
+    }
+
+    /// A client whose event loop turns no more.
+    fn ended_client() -> ServerHandle {
+        let server = Server::builder().workers(1);
+        let server = server.start_client(|_| NoSession).unwrap();
+        let handle = server.handle();
+        handle.shutdown(Duration::ZERO);
+        server.join().unwrap();
+        handle
+    }
+
+    struct NoSession;
+
+    impl Session for NoSession {
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            Ok(())
+        }
     }
 }

@@ -271,7 +271,8 @@ impl<S: Scenario> Run<S> {
         let has_login = scenario.has_login();
         let scenario = Arc::new(scenario);
         let server = start_client(&scenario, &collector, &config, has_login)?;
-        let monitor = ClientMonitor::start(config.threads).map_err(Error::failure)?;
+        let monitor =
+            ClientMonitor::start(server.handle(), config.threads).map_err(Error::failure)?;
         log::info!(
             "{users} sessions to {}, seed {}",
             config.transport.name(config.addrs.first()),

@@ -11,7 +11,7 @@ use crate::collector::{Collector, UserEvent};
 use crate::config::RunConfig;
 use crate::executor::capacity::{Action, CapacitySearch, StepOutcome};
 use crate::executor::{LoadProfile, Plan};
-use crate::health::{ClientMonitor, HealthRecord};
+use crate::health::{ClientMonitor, HealthRecord, MAX_LAG};
 use crate::measurement::Samples;
 use crate::metrics::series::Second;
 use crate::metrics::{Counter, Histogram, Kind};
@@ -40,6 +40,8 @@ pub(super) struct Engine<'a> {
     executor: Execution,
     monitor: ClientMonitor,
     health: HealthRecord,
+    /// The longest lag of the client since the last end of a second.
+    lag: Duration,
     window: Window,
     attack: Option<AttackRun>,
     attack_report: Option<AttackReport>,
@@ -129,6 +131,7 @@ impl<'a> Engine<'a> {
             events,
             monitor,
             health: HealthRecord::default(),
+            lag: Duration::ZERO,
             window: Window::default(),
             attack,
             attack_report: None,
@@ -228,7 +231,8 @@ impl<'a> Engine<'a> {
             .users
             .set_target(share.users(target), now, &mut self.network);
         if self.state.users.target() == 0 && self.state.users.first_connected_at.is_some() {
-            self.state.note_silence(now);
+            self.sample_health(now);
+            self.state.note_silence(now, self.lag);
             self.state.users.first_connected_at = None;
         }
     }
@@ -330,7 +334,7 @@ impl<'a> Engine<'a> {
         sessions.requested = target;
         sessions.connected = sessions.connected_at_end;
         sessions.never_connected = target.saturating_sub(sessions.connected_at_end);
-        let silence = self.state.watch().silence(now);
+        let silence = self.state.watch().silence(now, self.lag);
         sessions.server_silent_secs = silence.map_or(0.0, |time| time.as_secs_f64());
         let watch = self.state.watch();
         let lagging: Vec<(u64, u64)> = (self.state.series())
@@ -416,7 +420,8 @@ impl<'a> Engine<'a> {
         }
         self.measure(now);
         let second = self.end_second(now);
-        self.state.note_present_silence(now);
+        self.state.note_present_silence(now, self.lag);
+        self.lag = Duration::ZERO;
         self.next_second_at = following_second(self.next_second_at, now);
         if let Some(mut observer) = self.observer.take() {
             let engine = &*self;
@@ -485,14 +490,16 @@ impl<'a> Engine<'a> {
     }
 
     fn sample_health(&mut self, now: Instant) {
-        let sample = self.monitor.sample(self.network.server().metrics(), now);
+        let sample = self.monitor.sample(now);
         self.health.add(&sample);
         self.window.health.add(&sample);
+        self.lag = self.lag.max(sample.lag());
     }
 
     // ---- the end -------------------------------------------------------------------------------
 
-    /// Sends nothing new, and waits for answers under way and for the newest tick on each session, 2 s at most.
+    /// Sends nothing new, and waits for answers under way and for the newest tick on each session, 2 s at most. A time
+    /// in which the client itself is not run does not count.
     pub fn drain(&mut self) {
         self.state.users.stop();
         let now = Instant::now();
@@ -505,11 +512,15 @@ impl<'a> Engine<'a> {
         self.state.collector.stop();
         let now = Instant::now();
         self.measure(now);
-        self.state.begin_drain(now);
-        let give_up_at = Instant::now() + RESPONSE_TIMEOUT;
+        self.state.begin_drain(now, self.lag);
+        let mut seen_at = Instant::now();
+        let mut give_up_at = seen_at + RESPONSE_TIMEOUT;
         loop {
             self.handle_events();
-            if self.state.is_drained() || Instant::now() >= give_up_at {
+            let now = Instant::now();
+            give_up_at = without_stall(give_up_at, now - seen_at);
+            seen_at = now;
+            if self.state.is_drained() || now >= give_up_at {
                 break;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -528,9 +539,25 @@ fn following_second(due: Instant, now: Instant) -> Instant {
     due + SECOND + Duration::from_secs(late.as_secs())
 }
 
+/// The end of a wait of which one turn took this long. A client that was stopped in a turn has read nothing in it: the
+/// turn counts for 100 ms at most.
+fn without_stall(give_up_at: Instant, turn: Duration) -> Instant {
+    give_up_at + turn.saturating_sub(MAX_LAG)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stop_of_the_client_in_the_drain_does_not_count() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        for (turn_ms, end_ms) in [(2, 2_000), (100, 2_000), (5_000, 6_900)] {
+            let end = without_stall(at(2_000), Duration::from_millis(turn_ms));
+            assert_eq!(end, at(end_ms), "{turn_ms}");
+        }
+    }
 
     #[test]
     fn seconds_do_not_drift_and_those_that_are_over_are_skipped() {

@@ -69,21 +69,21 @@ impl RunState {
         self.measurement.evaluate(registry, now, is_end);
     }
 
-    /// No user waits for a packet from now on.
-    pub fn note_silence(&mut self, now: Instant) {
-        let silence = self.watch().silence(now);
+    /// No user waits for a packet from now on. `lag`: see [`Watch::silence`].
+    pub fn note_silence(&mut self, now: Instant, lag: Duration) {
+        let silence = self.watch().silence(now, lag);
         self.silent = self.silent.max(silence.unwrap_or_default());
     }
 
     /// A silence that is over before the end counts too.
-    pub fn note_present_silence(&mut self, now: Instant) {
-        let silence = self.watch().present_silence(now);
+    pub fn note_present_silence(&mut self, now: Instant, lag: Duration) {
+        let silence = self.watch().present_silence(now, lag);
         self.silent = self.silent.max(silence.unwrap_or_default());
     }
 
     /// The run sends nothing new from now on.
-    pub fn begin_drain(&mut self, now: Instant) {
-        self.note_silence(now);
+    pub fn begin_drain(&mut self, now: Instant, lag: Duration) {
+        self.note_silence(now, lag);
         for series in self.series() {
             // Sessions that connect later have waited for less.
             self.lagging[series.0].1 += self.watch().count_without_tick(series, now);

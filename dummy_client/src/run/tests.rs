@@ -220,6 +220,33 @@ fn silence_in_the_middle_of_a_run_fails_it() {
     }
 }
 
+/// The client is stopped across the end of a second, and reads the ticks of this time behind it. A server that hangs
+/// for longer than the client is found all the same.
+#[test]
+fn stop_of_the_client_is_no_silence_of_the_server() {
+    let period_ms = 250;
+    for at_end in [false, true] {
+        for (hang_ms, silent_secs) in [(0, 0.0), (1_000, 1.24)] {
+            let mut world = World::connected(3);
+            send(&mut world, 1..=12, period_ms);
+            // The stop lasts from 3.24 s to 4.05 s, and the hang behind it.
+            world.lag = Duration::from_millis(810);
+            let looks_at = 4_050 + hang_ms;
+            let report = if at_end {
+                world.end(looks_at)
+            } else {
+                world.end_second(looks_at);
+                world.lag = Duration::ZERO;
+                let newest = looks_at / period_ms;
+                (13..=newest).for_each(|tick| world.tick_all(tick));
+                send(&mut world, newest + 1..=newest + 4, period_ms);
+                world.end((newest + 4) * period_ms)
+            };
+            assert_silence(&report, silent_secs);
+        }
+    }
+}
+
 /// A server that hangs after one tick, and one that answers and never sends a tick.
 #[test]
 fn server_without_a_period_is_silent_after_5_s() {

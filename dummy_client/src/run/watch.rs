@@ -24,21 +24,28 @@ pub(super) struct Watch<'a> {
 
 impl Watch<'_> {
     /// The time for which the whole server has been silent, if that is too long. A server that hangs repeats
-    /// and omits nothing: its silence is all that can be found.
-    pub fn silence(self, now: Instant) -> Option<Duration> {
-        self.silence_since(self.users.first_connected_at?, now)
+    /// and omits nothing: its silence is all that can be found. `lag` is the client's own part of the silence: packets of
+    /// this time may wait to be read.
+    pub fn silence(self, now: Instant, lag: Duration) -> Option<Duration> {
+        self.silence_since(self.users.first_connected_at?, now, lag)
     }
 
     /// The same in the middle of a run, for the sessions that are connected: a time without a session is an outage,
     /// and not a silence.
-    pub fn present_silence(self, now: Instant) -> Option<Duration> {
+    pub fn present_silence(self, now: Instant, lag: Duration) -> Option<Duration> {
         let oldest = self.users.connected().map(|(_, since)| since).min();
-        self.silence_since(oldest?, now)
+        self.silence_since(oldest?, now, lag)
     }
 
-    fn silence_since(self, first_connected_at: Instant, now: Instant) -> Option<Duration> {
+    fn silence_since(
+        self,
+        first_connected_at: Instant,
+        now: Instant,
+        lag: Duration,
+    ) -> Option<Duration> {
         let of = |since: Instant, limit: Duration| {
             let silence = now.saturating_duration_since(since.max(first_connected_at));
+            let silence = silence.saturating_sub(lag);
             (silence > limit).then_some(silence)
         };
         let series = (0..self.collector.registry.ticks().len()).map(TickSeries);

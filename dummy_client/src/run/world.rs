@@ -28,6 +28,8 @@ pub struct World {
     next_second: Instant,
     /// Users are connected when they are [logged in](Self::log_in).
     pub has_login: bool,
+    /// The client's own lag in the last second.
+    pub lag: Duration,
 }
 
 pub const TICKS: TickSeries = TickSeries(0);
@@ -57,6 +59,7 @@ impl World {
             now: start,
             next_second: start + SECOND,
             has_login: false,
+            lag: Duration::ZERO,
         };
         world
             .state
@@ -166,7 +169,7 @@ impl World {
     /// The end of a second: a silence is noticed.
     pub fn end_second(&mut self, millis: u64) {
         self.at(millis).measure();
-        self.state.note_present_silence(self.now);
+        self.state.note_present_silence(self.now, self.lag);
     }
 
     /// Ends the run at this time, and reports.
@@ -177,7 +180,7 @@ impl World {
     /// Ends the run at this time, and reports. `late` happens when the run is over, before the sessions end.
     pub fn end_with(mut self, millis: u64, late: impl FnOnce(&mut Self)) -> Report {
         self.at(millis).measure();
-        self.state.begin_drain(self.now);
+        self.state.begin_drain(self.now, self.lag);
         self.state.end_drain(self.now);
         let sessions = self.state.users.sessions;
         late(&mut self);

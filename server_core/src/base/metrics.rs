@@ -122,6 +122,8 @@ pub struct WorkerMetrics {
     /// Durations of the turns of the event loop, from the wake-up to the next wait. Input that came in
     /// between waited for that time.
     pub turns: Histogram,
+    /// Turns that have begun: one more than those of `turns` while a turn runs.
+    pub turns_begun: Counter,
     /// Ended sessions, by [`DisconnectReason::index`]. Those of declared labels are not among them.
     pub disconnects: [Counter; DisconnectReason::COUNT],
     /// Ended sessions by declared label.

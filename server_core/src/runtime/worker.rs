@@ -105,6 +105,7 @@ impl<S: Session> Worker<S> {
             }
             let now = Instant::now();
             let (shard, registry) = (&mut self.shard, self.poll.registry());
+            shard.begin_turn();
             has_mail = shard.take_mail(mailbox, now, |stream, id| register(registry, stream, id));
             for event in events.iter().filter(|event| event.token() != WAKER) {
                 // The read or the write that meets an error reports it.

@@ -465,6 +465,12 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.is_evicting = false;
     }
 
+    /// A turn of the event loop begins: others see that it runs.
+    pub fn begin_turn(&self) {
+        let metrics = self.shared.metrics.worker(self.worker);
+        metrics.turns_begun.add_as_owner(1);
+    }
+
     /// The turn that began at `began` is over: it counts how long that took, and the measured
     /// broadcasts that went out in it. One reading of the clock serves them all.
     pub fn end_turn(&mut self, began: Instant, now: Instant) {

@@ -54,19 +54,10 @@ impl MetricsEndpoint {
     }
 
     fn try_start(addr: SocketAddr) -> io::Result<Self> {
-        let mut listener = TcpListener::bind(addr)?;
-        let addr = listener.local_addr()?;
-        let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
-        (poll.registry()).register(&mut listener, LISTENER, Interest::READABLE)?;
-        let shared = Arc::new(Shared::default());
-        let mut port = Port {
-            listener,
-            poll,
-            connections: [const { None }; MAX_CONNECTIONS],
-            accept_at: None,
-            shared: Arc::clone(&shared),
-        };
+        let mut port = Port::bind(addr)?;
+        let addr = port.listener.local_addr()?;
+        let waker = Waker::new(port.poll.registry(), WAKER)?;
+        let shared = Arc::clone(&port.shared);
         let thread = thread::Builder::new().name("metrics".into());
         let thread = thread.spawn(move || port.run())?;
         Ok(Self {
@@ -139,28 +130,47 @@ struct Connection {
 }
 
 impl Port {
+    fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let mut listener = TcpListener::bind(addr)?;
+        let poll = Poll::new()?;
+        (poll.registry()).register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(Self {
+            listener,
+            poll,
+            connections: [const { None }; MAX_CONNECTIONS],
+            accept_at: None,
+            shared: Arc::default(),
+        })
+    }
+
     fn run(&mut self) {
         let mut events = Events::with_capacity(MAX_CONNECTIONS + 2);
         while !self.shared.is_over.load(Ordering::Acquire) {
-            match self.poll.poll(&mut events, self.timeout()) {
-                Err(error) if error.kind() != ErrorKind::Interrupted => {
-                    log::warn!("the metrics port ends: {error}");
-                    return;
-                }
-                _ => {}
-            }
-            let now = Instant::now();
-            self.close_expired(now);
-            for event in &events {
-                match event.token() {
-                    LISTENER => self.accept(now),
-                    Token(slot) => self.drive(slot),
-                }
-            }
-            if self.accept_at.is_some_and(|at| at <= now) {
-                self.accept(now);
+            if let Err(error) = self.turn(&mut events) {
+                log::warn!("the metrics port ends: {error}");
+                return;
             }
         }
+    }
+
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        match self.poll.poll(events, self.timeout()) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        let now = Instant::now();
+        for event in &*events {
+            match event.token() {
+                LISTENER => self.accept(now),
+                Token(slot) => self.drive(slot),
+            }
+        }
+        // After the events: if this thread was not run in time, requests have come in time and are answered now.
+        self.close_expired(now);
+        if self.accept_at.is_some_and(|at| at <= now) {
+            self.accept(now);
+        }
+        Ok(())
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -380,6 +390,29 @@ mod tests {
             let line = format!("HTTP/1.1 {status} ");
             assert!(response.starts_with(&line), "{response}");
         }
+    }
+
+    /// The request lies in the socket, and the thread was not run for 2 s.
+    #[test]
+    fn request_that_is_read_late_is_answered() {
+        let mut port = Port::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut events = Events::with_capacity(MAX_CONNECTIONS + 2);
+        let mut stream = TcpStream::connect(port.listener.local_addr().unwrap()).unwrap();
+        while port.connections[0].is_none() {
+            port.turn(&mut events).unwrap();
+        }
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let connection = port.connections[0].as_mut().unwrap();
+        while connection.stream.peek(&mut [0]).is_err() {
+            thread::yield_now();
+        }
+        connection.opened_at -= TIMEOUT;
+        while port.connections[0].is_some() {
+            port.turn(&mut events).unwrap();
+        }
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     }
 
     #[test]

@@ -13,17 +13,18 @@
 //! cargo bench -p server_core --bench cluster_over_redis
 //! ```
 
-use mio::net::TcpStream as Socket;
-use mio::{Events, Interest, Poll, Token};
+use process::{Process, cpu_nanos, discard_all, median};
 use server_core::cluster::{Cluster, ClusterMetrics, Why};
 use server_core::testing::Redis;
 use server_core::{Context, Kick, Packet, Server, Session};
-use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::thread;
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
+use std::{iter, thread};
+
+#[path = "util/process.rs"]
+mod process;
 
 server_core::packets! {
     /// 64 bytes with its header.
@@ -153,22 +154,7 @@ fn chat(nodes: &mut [Node], command: impl Fn(usize) -> String) -> io::Result<[St
     Ok(since(&before, &states(nodes)?))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 // ---- processes ----------------------------------------------------------------------------------
-
-/// A process of this benchmark, which ends with this value.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 struct Node {
     _process: Process,
@@ -298,7 +284,8 @@ fn be_node(url: &str) -> io::Result<()> {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
             ["state"] => {
-                let (cpu, link) = cpu_nanos()?;
+                let [cpu, link] = ["", "cluster"].map(|name| cpu_nanos(std::process::id(), name));
+                let (cpu, link) = (cpu?, link?);
                 let totals = handle.metrics().totals();
                 println!(
                     "{cpu} {link} {} {} {} {} {}",
@@ -344,58 +331,18 @@ fn be_node(url: &str) -> io::Result<()> {
 }
 
 fn encode(handle: &server_core::ServerHandle, number: u64) -> io::Result<server_core::SendBuffer> {
-    let head = SChat {
-        number: number.into(),
-    };
-    handle.encode(&head, TAIL).map_err(io::Error::other)
+    (handle.encode(&SChat::new(number), TAIL)).map_err(io::Error::other)
 }
 
 fn dropped(metrics: &ClusterMetrics) -> u64 {
     Why::ALL.iter().map(|why| metrics.dropped(*why)).sum()
 }
 
-/// The processor time of this process so far: of all threads, and of those of the link.
-fn cpu_nanos() -> io::Result<(u64, u64)> {
-    let (mut all, mut of_link) = (0, 0);
-    for task in fs::read_dir("/proc/self/task")? {
-        let task = task?.path();
-        let stat = fs::read_to_string(task.join("schedstat"))?;
-        let nanos = parse(stat.split(' ').next().unwrap_or_default())?;
-        all += nanos;
-        if fs::read_to_string(task.join("comm"))?.starts_with("cluster") {
-            of_link += nanos;
-        }
-    }
-    Ok((all, of_link))
-}
-
 // ---- clients ------------------------------------------------------------------------------------
 
 /// Connects, and reads and discards until the servers end.
 fn be_clients(addrs: &[String]) -> io::Result<()> {
-    let mut poll = Poll::new()?;
-    let mut all = Vec::new();
-    for addr in addrs {
-        for _ in 0..SESSIONS {
-            let stream = TcpStream::connect(addr)?;
-            stream.set_nonblocking(true)?;
-            let mut socket = Socket::from_std(stream);
-            (poll.registry()).register(&mut socket, Token(all.len()), Interest::READABLE)?;
-            all.push(socket);
-        }
-    }
-    let (mut events, mut memory) = (Events::with_capacity(1024), vec![0; 64 << 10]);
-    loop {
-        poll.poll(&mut events, None)?;
-        for event in &events {
-            loop {
-                match all[event.token().0].read(&mut memory) {
-                    Ok(0) => return Ok(()),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-    }
+    let sessions = addrs.iter().flat_map(|addr| iter::repeat_n(addr, SESSIONS));
+    let streams: io::Result<_> = sessions.map(TcpStream::connect).collect();
+    discard_all(streams?)
 }

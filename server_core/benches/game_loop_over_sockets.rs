@@ -7,6 +7,7 @@
 //! The clients are another process. The CPU time is the user and system time of the server. The two ways take turns,
 //! and each round prints the ratio. Linux only.
 
+use process::cpu_nanos;
 use server_core::tick::Tick;
 use server_core::{
     Context, DisconnectReason, Game, GameContext, GameLoop, Kick, Packet, Server, ServerHandle,
@@ -20,6 +21,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[path = "util/process.rs"]
+mod process;
+
 server_core::packets! {
     client 1 => CStep;
     server 3 => SYou { steps: u32 };
@@ -31,8 +35,6 @@ const TICK: Duration = Duration::from_millis(50);
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The value of `getconf CLK_TCK` on every Linux of today.
-const CLOCK_TICKS_PER_SEC: f64 = 100.0;
 /// The first argument of the process of clients. The address follows it.
 const CLIENTS: &str = "clients-of";
 
@@ -254,13 +256,6 @@ fn start_by_hand() -> io::Result<Running> {
     Ok((server, thread))
 }
 
-/// The user and system time of this process so far.
 fn cpu_secs() -> io::Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // Fields 3 and later follow the name, which may contain anything.
-    let behind = stat.rsplit(')').next().unwrap_or_default();
-    let fields = behind.split_whitespace().skip(11).take(2);
-    let ticks: Option<f64> = fields.map(|field| field.parse::<f64>().ok()).sum();
-    let ticks = ticks.ok_or_else(|| io::Error::other("/proc/self/stat has another format"))?;
-    Ok(ticks / CLOCK_TICKS_PER_SEC)
+    Ok(cpu_nanos(std::process::id(), "")? as f64 / 1e9)
 }

@@ -6,18 +6,13 @@
 use bytemuck::{Pod, Zeroable};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use server_core::buffer::SendBufferManager;
-use server_core::connection::admission::Admission;
-use server_core::metrics::Metrics;
-use server_core::routing::router::{NewConnection, Router};
-use server_core::shard::{Shard, Shared};
-use server_core::testing::FakeStream;
+use rig::{Rig, session};
 use server_core::wire::U64Le;
-use server_core::{Config, Context, GroupId, Kick, Packet, PacketHead, Session, SessionId};
-use std::net::SocketAddr;
-use std::ops::ControlFlow;
+use server_core::{Context, GroupId, Kick, Packet, PacketHead, SendBuffer, Session, SessionId};
 use std::sync::Arc;
-use std::time::Instant;
+
+#[path = "util/rig.rs"]
+mod rig;
 
 const SESSIONS: usize = 10_000;
 const MEMBERS: usize = 100;
@@ -30,46 +25,37 @@ fn main() {
 /// A packet to a group of 100 sessions: it is written once, and posted as one command.
 #[divan::bench]
 fn to_a_group(bencher: Bencher<'_, '_>) {
-    let mut rig = Rig::new();
+    let mut members = Members::new();
     let mut group = 0;
     bencher.counter(ItemsCount::new(MEMBERS)).bench_local(|| {
         group = (group + 1) % GROUPS;
-        let packet = rig
-            .buffers
-            .encode(&Hello { tick: 7.into() }, b"Hello World");
-        rig.router
-            .broadcast_to(group_of(group), None, &packet.expect("the packet is small"));
-        rig.turn(MEMBERS);
+        let router = &members.rig.shared.router;
+        router.broadcast_to(group_of(group), None, &members.hello());
+        members.turn(MEMBERS);
     });
 }
 
 /// A packet to the same 100 sessions, one after the other: it is written and posted 100 times.
 #[divan::bench]
 fn to_each_member(bencher: Bencher<'_, '_>) {
-    let mut rig = Rig::new();
+    let mut members = Members::new();
     let mut group = 0;
     bencher.counter(ItemsCount::new(MEMBERS)).bench_local(|| {
         group = (group + 1) % GROUPS;
         for id in members_of(group) {
-            let packet = rig
-                .buffers
-                .encode(&Hello { tick: 7.into() }, b"Hello World");
-            rig.router.send(id, packet.expect("the packet is small"));
+            members.rig.shared.router.send(id, members.hello());
         }
-        rig.turn(MEMBERS);
+        members.turn(MEMBERS);
     });
 }
 
 /// A packet to all 10,000 sessions: the cost if each client had to find out which packets are for it.
 #[divan::bench]
 fn to_all(bencher: Bencher<'_, '_>) {
-    let mut rig = Rig::new();
+    let mut members = Members::new();
     bencher.counter(ItemsCount::new(SESSIONS)).bench_local(|| {
-        let packet = rig
-            .buffers
-            .encode(&Hello { tick: 7.into() }, b"Hello World");
-        rig.router.broadcast(&packet.expect("the packet is small"));
-        rig.turn(SESSIONS);
+        members.rig.shared.router.broadcast(&members.hello());
+        members.turn(SESSIONS);
     });
 }
 
@@ -96,64 +82,41 @@ fn group_of(number: usize) -> GroupId {
     GroupId::new(1, number as u32)
 }
 
-fn session(slot: usize) -> SessionId {
-    SessionId::new(1, 0, slot as u32)
-}
-
 /// The members of a group. Neighbours in a group are not neighbours in memory, because sessions do not
 /// connect in the order of groups.
 fn members_of(group: usize) -> impl Iterator<Item = SessionId> {
     (0..MEMBERS).map(move |n| session(n * GROUPS + group))
 }
 
-/// The share of one worker of a server, on this thread.
-struct Rig {
-    shard: Shard<FakeStream, Silent>,
-    router: Arc<Router<FakeStream>>,
-    buffers: SendBufferManager,
-    metrics: Arc<Metrics>,
-    now: Instant,
+/// The sessions, in their groups.
+struct Members {
+    rig: Rig<Silent>,
     packets: u64,
 }
 
-impl Rig {
+impl Members {
     fn new() -> Self {
-        let shared = Arc::new(Shared::for_tests(&Config::default(), 1, |_| Silent));
-        let mut rig = Self {
-            router: Arc::clone(&shared.router),
-            buffers: shared.buffers.clone(),
-            metrics: Arc::clone(&shared.metrics),
-            shard: Shard::new(0, shared),
-            now: Instant::now(),
-            packets: 0,
-        };
-        let admission = Arc::new(Admission::new(1, None, None));
-        for port in 0..SESSIONS {
-            let permit = admission.admit(SocketAddr::from(([127, 0, 0, 1], port as u16)));
-            rig.router.adopt(NewConnection {
-                stream: FakeStream::sink(),
-                permit: permit.expect("the admission has no limit"),
-                tag: None,
-                is_connecting: false,
-            });
-        }
+        let rig = Rig::new(SESSIONS, |_| Silent);
         for group in 0..GROUPS {
-            members_of(group).for_each(|id| rig.router.join(id, group_of(group)));
+            members_of(group).for_each(|id| rig.shared.router.join(id, group_of(group)));
         }
-        rig.turn(0);
-        rig
+        let mut members = Self { rig, packets: 0 };
+        members.turn(0);
+        members
     }
 
-    /// Runs a turn, as a worker does. The turn has to send `packets` packets.
+    fn hello(&self) -> SendBuffer {
+        let hello = Hello { tick: 7.into() };
+        let packet = self.rig.shared.buffers.encode(&hello, b"Hello World");
+        packet.expect("the packet is small")
+    }
+
+    /// Runs a turn. It has to send `packets` packets.
     fn turn(&mut self, packets: usize) {
-        let (router, shard, now) = (&self.router, &mut self.shard, self.now);
-        router.mailbox(0).take_some(|command| {
-            shard.handle_command(command, now, |_, _| Ok(()));
-            ControlFlow::Continue(())
-        });
-        shard.run(now);
+        self.rig.turn();
         self.packets += packets as u64;
-        assert_eq!(self.metrics.worker(0).packets_sent.get(), self.packets);
+        let sent = self.rig.shared.metrics.worker(0).packets_sent.get();
+        assert_eq!(sent, self.packets);
     }
 }
 

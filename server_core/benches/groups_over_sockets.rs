@@ -4,6 +4,7 @@
 //! The clients are another process, which only connects: so few bytes wait in the sockets. The CPU time is
 //! the user and system time of the server for the packets that one call causes. Linux only.
 
+use process::cpu_nanos;
 use server_core::{Context, GroupId, Kick, Packet, Server, ServerHandle, Session, SessionId};
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -12,6 +13,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+#[path = "util/process.rs"]
+mod process;
 
 server_core::packets! {
     server 1 => SHello { tick: u64 } + text;
@@ -24,8 +28,6 @@ const ROUNDS: usize = 5;
 /// The number of broadcasts to all in one round. A round of groups has one call for each group.
 const TO_ALL: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The value of `getconf CLK_TCK` on every Linux of today.
-const CLOCK_TICKS_PER_SEC: f64 = 100.0;
 /// The first argument of the process of clients. The address follows it.
 const CLIENTS: &str = "clients-of";
 
@@ -147,13 +149,6 @@ fn measure(
     })
 }
 
-/// The user and system time of this process so far.
 fn cpu_secs() -> io::Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // Fields 3 and later follow the name, which may contain anything.
-    let behind = stat.rsplit(')').next().unwrap_or_default();
-    let fields = behind.split_whitespace().skip(11).take(2);
-    let ticks: Option<f64> = fields.map(|field| field.parse::<f64>().ok()).sum();
-    let ticks = ticks.ok_or_else(|| io::Error::other("/proc/self/stat has another format"))?;
-    Ok(ticks / CLOCK_TICKS_PER_SEC)
+    Ok(cpu_nanos(std::process::id(), "")? as f64 / 1e9)
 }

@@ -15,8 +15,7 @@
 //! cargo bench -p server_core --bench transports_over_sockets -- [SESSIONS..]
 //! ```
 
-use mio::net::TcpStream as Socket;
-use mio::{Events, Interest, Poll, Token};
+use process::{Process, cpu_nanos, discard_all, median};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -30,10 +29,13 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+#[path = "util/process.rs"]
+mod process;
 
 server_core::packets! {
     /// 64 bytes with its header.
@@ -193,12 +195,15 @@ fn main() -> io::Result<()> {
                     }
                 }
             }
-            let [websocket, shared, tls, haproxy] = ratios
-                .map(|ratios| median(ratios).map_or("-".into(), |ratio| format!("{ratio:.3}")));
+            let [websocket, shared, tls, haproxy] =
+                ratios.map(median).map(|ratio| match ratio.is_nan() {
+                    true => "-".into(),
+                    false => format!("{ratio:.3}"),
+                });
             println!(
                 "{sessions:>9} {:>9} {:>6.0} ns {websocket:>10} {shared:>13} {tls:>6} {haproxy:>8}",
                 format!("64 B x {packets_a_turn}"),
-                median(tcp).unwrap_or(f64::NAN),
+                median(tcp),
             );
         }
     }
@@ -207,11 +212,6 @@ fn main() -> io::Result<()> {
         print_memory(sessions)?;
     }
     Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
 }
 
 // ---- servers and their clients ------------------------------------------------------------------
@@ -243,27 +243,15 @@ fn addr_of(server: &Server, transport: TransportKind) -> io::Result<String> {
     Ok(addr.to_string())
 }
 
-/// A process of this benchmark, which ends with this value.
-struct Process(Child);
-
-impl Process {
-    fn clients(files: &Files, addr: &str, way: Way, count: u64) -> io::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args([CLIENTS, addr, way.client(), &count.to_string()]);
-        command.arg(files.cert());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .map(Self)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn start_clients(files: &Files, addr: &str, way: Way, count: u64) -> io::Result<Process> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args([CLIENTS, addr, way.client(), &count.to_string()]);
+    command.arg(files.cert());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .map(Process)
 }
 
 fn wait(what: &str, holds: impl Fn() -> bool) -> io::Result<()> {
@@ -275,20 +263,6 @@ fn wait(what: &str, holds: impl Fn() -> bool) -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
-}
-
-/// The processor time of all threads of a process so far.
-fn cpu_nanos(process: u32) -> io::Result<f64> {
-    let mut sum = 0.0;
-    for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        let stat = fs::read_to_string(task?.path().join("schedstat"))?;
-        let nanos = stat
-            .split(' ')
-            .next()
-            .and_then(|text| text.parse::<f64>().ok());
-        sum += nanos.ok_or_else(|| io::Error::other("schedstat has another format"))?;
-    }
-    Ok(sum)
 }
 
 // ---- broadcast ----------------------------------------------------------------------------------
@@ -316,7 +290,7 @@ fn measure(files: &Files, way: Way, sessions: u64, packets_a_turn: u64) -> io::R
         processes.push(process.0.id());
         (haproxy, addr) = (Some(process), its_addr);
     }
-    let clients = Process::clients(files, &addr, way, sessions)?;
+    let clients = start_clients(files, &addr, way, sessions)?;
     wait("the clients", || {
         handle.metrics().totals().sessions == sessions
     })?;
@@ -335,8 +309,8 @@ fn deliver(run: &Run, handle: &ServerHandle, processes: &[u32], packets: u64) ->
     let cpu = || {
         processes
             .iter()
-            .map(|&process| cpu_nanos(process))
-            .sum::<io::Result<f64>>()
+            .map(|&process| cpu_nanos(process, ""))
+            .sum::<io::Result<u64>>()
     };
     let before = (cpu()?, metrics.totals().packets_sent);
     let asked = run.asked.load(Ordering::Relaxed) + turns * run.packets_a_turn;
@@ -345,7 +319,7 @@ fn deliver(run: &Run, handle: &ServerHandle, processes: &[u32], packets: u64) ->
         metrics.totals().packets_sent == asked * run.sessions
     })?;
     let packets = metrics.totals().packets_sent - before.1;
-    Ok((cpu()? - before.0) / packets as f64)
+    Ok((cpu()? - before.0) as f64 / packets as f64)
 }
 
 fn turns(packets: u64, sessions: u64, packets_a_turn: u64) -> u64 {
@@ -355,7 +329,7 @@ fn turns(packets: u64, sessions: u64, packets_a_turn: u64) -> u64 {
 /// The way of a server that shares the frames of a turn among its subscribers, without anything else around it.
 fn share_frames(files: &Files, sessions: u64, packets_a_turn: u64) -> io::Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let clients = Process::clients(
+    let clients = start_clients(
         files,
         &listener.local_addr()?.to_string(),
         Way::SharedFrame,
@@ -375,7 +349,7 @@ fn share_frames(files: &Files, sessions: u64, packets_a_turn: u64) -> io::Result
     let frame = [&[0x82, payload.len() as u8], &payload[..]].concat();
     let mut publish = |packets| -> io::Result<f64> {
         let turns = turns(packets, sessions, packets_a_turn);
-        let before = cpu_nanos(std::process::id())?;
+        let before = cpu_nanos(std::process::id(), "")?;
         for _ in 0..turns {
             let frames = frame.repeat(packets_a_turn as usize);
             for stream in &mut streams {
@@ -384,7 +358,7 @@ fn share_frames(files: &Files, sessions: u64, packets_a_turn: u64) -> io::Result
             std::thread::sleep(PAUSE);
         }
         let packets = turns * packets_a_turn * sessions;
-        Ok((cpu_nanos(std::process::id())? - before) / packets as f64)
+        Ok((cpu_nanos(std::process::id(), "")? - before) as f64 / packets as f64)
     };
     publish(PACKETS / 10)?;
     let nanos = publish(PACKETS)?;
@@ -402,8 +376,7 @@ fn print_handshakes(files: &Files) -> io::Result<()> {
         rows.1.push(connect_many(files, Way::Tls)?);
         rows.2.push(connect_many(files, Way::Tcp)?);
     }
-    let [rustls, tls, tcp] =
-        [rows.0, rows.1, rows.2].map(|row| median(row).unwrap_or(f64::NAN) / 1_000.0);
+    let [rustls, tls, tcp] = [rows.0, rows.1, rows.2].map(|row| median(row) / 1_000.0);
     println!(
         "\na full handshake: rustls alone {rustls:.0} µs; a TLS session from accept to its end {tls:.0} µs, a plain \
          one {tcp:.0} µs; the difference to rustls {:.3}",
@@ -417,15 +390,15 @@ fn connect_many(files: &Files, way: Way) -> io::Result<f64> {
     let run = Arc::new(Run::default());
     let server = start(files, &run)?;
     let handle = server.handle();
-    let before = cpu_nanos(std::process::id())?;
+    let before = cpu_nanos(std::process::id(), "")?;
     let addr = addr_of(&server, way.transport())?;
-    let clients = Process::clients(files, &addr, way, HANDSHAKES)?;
+    let clients = start_clients(files, &addr, way, HANDSHAKES)?;
     wait("the clients", || {
         handle.metrics().totals().sessions == HANDSHAKES
     })?;
     drop(clients);
     wait("their ends", || handle.metrics().totals().sessions == 0)?;
-    let nanos = cpu_nanos(std::process::id())? - before;
+    let nanos = cpu_nanos(std::process::id(), "")? - before;
     let full = handle
         .metrics()
         .handshakes(TransportKind::Tls, HandshakeOutcome::Full);
@@ -434,7 +407,7 @@ fn connect_many(files: &Files, way: Way) -> io::Result<f64> {
     }
     handle.shutdown(Duration::ZERO);
     server.join()?;
-    Ok(nanos / HANDSHAKES as f64)
+    Ok(nanos as f64 / HANDSHAKES as f64)
 }
 
 /// The median of the nanoseconds that the server's side of rustls takes for a full handshake with one ticket.
@@ -481,7 +454,7 @@ fn handshake_in_memory(files: &Files) -> io::Result<f64> {
         }
         nanos.push(took.as_nanos() as f64);
     }
-    median(nanos).ok_or_else(|| io::Error::other("no handshake"))
+    Ok(median(nanos))
 }
 
 /// The resident memory of the server for each idle session, measured in processes of their own: an allocator keeps
@@ -505,7 +478,7 @@ fn bytes_of_idle_sessions(way: Way, sessions: u64) -> io::Result<u64> {
     let handle = server.handle();
     let addr = addr_of(&server, way.transport())?;
     let before = resident_bytes()?;
-    let clients = Process::clients(&files, &addr, way, sessions)?;
+    let clients = start_clients(&files, &addr, way, sessions)?;
     wait("the clients", || {
         handle.metrics().totals().sessions == sessions
     })?;
@@ -621,9 +594,8 @@ fn new_client(config: &Arc<ClientConfig>) -> io::Result<ClientConnection> {
 /// Connects, and reads and discards until the server ends. `cert`: the file with the server's certificate.
 fn be_clients(addr: &str, kind: &str, count: usize, cert: &str) -> io::Result<()> {
     let tls = client_config(CertificateDer::from_pem_file(cert).map_err(io::Error::other)?)?;
-    let mut poll = Poll::new()?;
-    let mut all = Vec::new();
-    for number in 0..count {
+    let mut streams = Vec::new();
+    for _ in 0..count {
         let mut stream = TcpStream::connect(addr)?;
         if kind == Way::WebSocket.client() {
             stream.write_all(REQUEST)?;
@@ -638,26 +610,7 @@ fn be_clients(addr: &str, kind: &str, count: usize, cert: &str) -> io::Result<()
                 connection.complete_io(&mut stream)?;
             }
         }
-        stream.set_nonblocking(true)?;
-        let mut socket = Socket::from_std(stream);
-        poll.registry()
-            .register(&mut socket, Token(number), Interest::READABLE)?;
-        all.push(socket);
+        streams.push(stream);
     }
-    let (mut events, mut memory) = (Events::with_capacity(1024), vec![0; 64 << 10]);
-    loop {
-        poll.poll(&mut events, None)?;
-        for event in &events {
-            let socket = &mut all[event.token().0];
-            loop {
-                match socket.read(&mut memory) {
-                    // The server has ended.
-                    Ok(0) => return Ok(()),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-    }
+    discard_all(streams)
 }

@@ -34,15 +34,12 @@ wave() {
 # In the first two waves the server's memory grows to its working size.
 wave 1
 wave 2
-memory=$(kib_of "$server_pid")
-descriptors=$(descriptors_of "$server_pid")
+remember_usage
 for ((n = 3; n <= waves; n++)); do
     wave "$n"
 done
-printf '\nmemory %s KiB after wave 2, %s KiB at the end; descriptors %s and %s\n' \
-    "$memory" "$(kib_of "$server_pid")" "$descriptors" "$(descriptors_of "$server_pid")"
-[ "$(kib_of "$server_pid")" -le $((memory + memory / 10 + 4096)) ] || fail "memory grows"
-[ "$(descriptors_of "$server_pid")" -le "$descriptors" ] || fail "descriptors leak"
+printf '\n'
+usage_is_back "after wave 2"
 
 kill -INT "$healthy_pid"
 good_end 60 healthy "$healthy_pid"

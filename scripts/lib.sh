@@ -138,10 +138,11 @@ good_end() {
     fail_client "$2" "the client $2 ended with status $status"
 }
 # fail_client NAME TEXT: fails. If the machine stopped the client (verdict client_limited), the failure says nothing of the
-# server: the script starts again from its beginning, once.
+# server: the script starts again from its beginning, once. A caller that sets CALLER_REPEATS starts it, after status 75.
 fail_client() {
     if [ -z "${SECOND_TURN:-}" ] && grep -Eq '^verdict +client_limited|"verdict": "client_limited"' "$work/$1.out"; then
         printf '%s, and the machine stopped the client: again from the beginning\n' "$2" >&2
+        [ -z "${CALLER_REPEATS:-}" ] || exit 75 # EX_TEMPFAIL: the caller starts the script with a limit of its own.
         stop_all
         SECOND_TURN=1 exec "$0" "${arguments[@]}"
     fi
@@ -166,6 +167,19 @@ kill_hard() {
     kill -KILL "$1"
     wait "$1" 2>/dev/null || true
 }
+
+# remember_usage: sets memory and descriptors to what the server holds now.
+remember_usage() { memory=$(kib_of "$server_pid") descriptors=$(descriptors_of "$server_pid"); }
+# usage_is_back WHEN: waits until the server holds no more descriptors than WHEN, and at most 10 % + 4 MiB more memory. The
+# allocator gives the memory of a peak back after 3 s.
+usage_is_back() {
+    printf 'memory %s KiB %s, %s KiB at the end; descriptors %s and %s\n' \
+        "$memory" "$1" "$(kib_of "$server_pid")" "$descriptors" "$(descriptors_of "$server_pid")"
+    until_true 10 "no more memory than $1" has_memory_of_before
+    until_true 10 "no more descriptors than $1" has_descriptors_of_before
+}
+has_memory_of_before() { [ "$(kib_of "$server_pid")" -le $((memory + memory / 10 + 4096)) ]; }
+has_descriptors_of_before() { [ "$(descriptors_of "$server_pid")" -le "$descriptors" ]; }
 
 kib_of() { awk '/^VmRSS/ { print $2 }' "/proc/$1/status"; }
 descriptors_of() { ls "/proc/$1/fd" | wc -l; }

@@ -78,7 +78,7 @@ try_server() {
     holds "$name" "value('packets_unknown') == value('packets_malformed') == sessions['lost'] == 0"
 
     say "$name: one tick number is skipped"
-    load "$name-skip" 1 "$@" skip
+    load "$name-skip" 1 "$@" skip "$count"
     holds "$name-skip" "value('ticks_missing') == $count and len(failures) == 1"
 
     say "$name: one answer is wrong"

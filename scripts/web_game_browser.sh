@@ -79,12 +79,13 @@ wait_until_seen() {
     is_true "(() => { const it = game.players.get(\"$1\"); return it && it.x === $2 && it.y === $3; })()"
 }
 
-# walk CODE STEPS: holds a key until the page has taken this number of steps, and the server has answered each.
+# walk CODE STEPS: holds a key until the server has moved the page's player by this number of cells, and has answered each
+# step. The server refuses a step that comes too early, behind a stall for example.
 walk() {
-    local before
-    get before game.steps
+    local x y
+    get_place confirmed
     key down "$1"
-    is_true "game.steps >= $before + $2"
+    is_true "(([dx, dy]) => (game.confirmed.x - $x) * dx + (game.confirmed.y - $y) * dy >= $2)(DIRECTIONS.$1)"
     key up "$1"
     is_true 'game.pending.length === 0'
 }

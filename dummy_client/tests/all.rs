@@ -1,6 +1,7 @@
 //! The tests of the program, in one test binary: a file is a feature, and a module here. One binary is
-//! linked once, and its tests that wait overlap. Attacks and encrypted runs need the processors for themselves: they
-//! have binaries of their own.
+//! linked once, and its tests that wait overlap. Attacks and encrypted runs need the processors for themselves, and the
+//! schedule of ticks and the capacity search repeat a run in which the client was late by 50 to 100 ms: they have
+//! binaries of their own.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -10,7 +11,6 @@ mod pages;
 mod util;
 
 mod assertions;
-mod capacity;
 mod chats;
 mod compare;
 mod disconnect_reasons;
@@ -29,5 +29,4 @@ mod silent_server;
 // `ulimit -v`.
 #[cfg(target_os = "linux")]
 mod start;
-mod tick_schedule;
 mod ticks;

@@ -241,7 +241,10 @@ fn unserved_newcomer_breaks_its_assertions() {
 #[test]
 fn server_without_kicks_fails_the_run() {
     let stub = Stub::start(|_, tick| Some(hello(tick, TEXT)));
-    let (run, report) = attack(stub.addr, "bad-utf8");
+    let mut args = attack_args("bad-utf8");
+    // An attacker counts as not kicked after 3 s.
+    args[3] = "12";
+    let (run, report) = Run::report(stub.addr, &args);
     assert_eq!(run.status, Some(1), "{run:?}");
     assert_eq!(of_attack(&report).stats.not_kicked, 5, "{run:?}");
     let failures = report.failures.join("; ");

@@ -1,5 +1,9 @@
 //! `--find-capacity`.
 
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
+
+mod util;
+
 use crate::util::fault::{TEXT, clean_stub};
 use crate::util::{Run, Stub, hello};
 use dummy_client::executor::capacity::Outcome;

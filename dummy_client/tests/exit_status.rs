@@ -2,16 +2,12 @@
 
 use crate::util::{Run, Stub, client, for_each_at_once, hello};
 use dummy_client::report::Verdict;
-use std::net::TcpListener;
+use server_core::testing::refusing_port;
 use std::process::{Command, Stdio};
 
 #[test]
 fn refused_connections_are_one_error_line_and_status_1() {
-    // The port was bound and is closed again: it has no listener.
-    let addr = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_port, addr) = refusing_port();
     let run = Run::of(client(addr, &["--count", "50"]).args(["--duration-secs", "5"]));
     assert_eq!(run.status, Some(1), "{run:?}");
     let errors: Vec<_> = run
@@ -71,14 +67,10 @@ fn invalid_flags_are_status_2() {
     }
 }
 
-/// The port has no listener: the stages end without a session, or before their first one is due.
+/// The port refuses connections: the stages end without a session, or before their first one is due.
 #[test]
 fn run_without_a_session_is_never_ok() {
-    // The port was bound and is closed again: it has no listener.
-    let addr = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_port, addr) = refusing_port();
     let shapes: [&[&str]; 3] = [
         &["--stages", "1:500ms,0:500ms"],
         &["--stages", "5:10s", "--duration-secs", "1"],

@@ -1,6 +1,6 @@
 //! The summary as text, as JSON and as a report: its content, and files that cannot be written.
 
-use crate::util::fault::TEXT;
+use crate::util::fault::{TEXT, clean_stub};
 use crate::util::{Run, Stub, client, disturbance, ended, hello, packet, scratch};
 use serde_json::Value;
 use std::fs;
@@ -151,12 +151,10 @@ fn failed_start_keeps_an_old_file_and_leaves_no_new_one() {
     assert!(!fs::exists(&new).unwrap());
     // After a successful start the new text must not end with the rest of a longer old file.
     fs::write(&old, "x".repeat(1_000_000)).unwrap();
-    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
-    let args = ["--duration-secs", "2", "--json", &old];
-    let run = Run::of(&mut client(stub.addr, &args));
+    // The report is read as JSON.
+    let run = |stub: &Stub| Run::with_text(stub.addr, &["--duration-secs", "2"], &old);
+    let (run, _) = Run::fit(clean_stub, run, disturbance);
     assert_eq!(run.status, Some(0), "{run:?}");
-    let text = fs::read_to_string(&old).unwrap();
-    assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
 }
 
 /// A limit of the file size takes the place of a disk that holds a part of the new file.
@@ -193,11 +191,37 @@ fn json_and_report_in_one_file_is_status_2() {
 
 #[test]
 fn closed_output_pipes_do_not_fail_the_run() {
-    let stub = Stub::start(|_, tick| Some(hello(tick, "x")));
-    let mut child = client(stub.addr, &["--duration-secs", "2"])
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    drop(child.stderr.take());
-    assert_eq!(ended(child).status, Some(0));
+    let json = scratch("pipes.json");
+    let run = |stub: &Stub| {
+        let mut child = client(stub.addr, &["--duration-secs", "2", "--json", &json])
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        drop(child.stderr.take());
+        let run = ended(child);
+        (
+            run,
+            serde_json::from_slice(&fs::read(&json).unwrap()).unwrap(),
+        )
+    };
+    let (run, _) = Run::fit(clean_stub, run, disturbance);
+    assert_eq!(run.status, Some(0), "{run:?}");
+}
+
+/// The log fills the pipe in half a second. The run, its result and its end do not wait for the reader.
+#[test]
+fn unread_log_does_not_disturb_the_run() {
+    let args = ["--count", "40", "--log-sessions", "all"];
+    let run = |stub: &Stub| {
+        let mut command = client(stub.addr, &["--duration-secs", "2", "--json", "-"]);
+        let mut child = command.args(args).spawn().unwrap();
+        let unread = child.stderr.take();
+        let run = ended(child);
+        drop(unread);
+        let report = run.read();
+        (run, report)
+    };
+    let (run, report) = Run::fit(clean_stub, run, disturbance);
+    assert_eq!(report.failures, [""; 0]);
+    assert_eq!(run.status, Some(0), "{report:?}");
 }

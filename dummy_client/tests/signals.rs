@@ -20,6 +20,16 @@ fn wait_for_hellos(log: &mut impl BufRead, count: usize) {
     assert_eq!(hellos.take(count).count(), count, "ended too early");
 }
 
+/// Reads the log of a client up to a hello of each of its five sessions.
+fn wait_for_all(log: &mut impl BufRead) {
+    let mut without: Vec<_> = (1..=5).map(|n| format!("session {n}: id 1 ")).collect();
+    while !without.is_empty() {
+        let mut line = String::new();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "ended too early");
+        without.retain(|session| !line.contains(session));
+    }
+}
+
 /// Reads the rest of the log, and waits for the end of the client.
 fn rest_of(child: Child, mut log: impl Read + Send + 'static) -> (Run, Report) {
     let rest = thread::spawn(move || log.read_to_string(&mut String::new()));
@@ -36,7 +46,7 @@ fn each_signal_ends_the_run_with_its_report() {
         let run = |stub: &Stub| {
             let mut child = client(stub.addr, &["--json", "-"]).spawn().unwrap();
             let mut stderr = BufReader::new(child.stderr.take().unwrap());
-            wait_for_hellos(&mut stderr, 1);
+            wait_for_all(&mut stderr);
             signal(&child, name);
             rest_of(child, stderr)
         };
@@ -105,7 +115,7 @@ fn killed_client_leaves_no_result_file() {
 /// A client that is stopped for 300 ms.
 fn stopped_client(args: &[&str]) -> (Run, Report) {
     let run = |stub: &Stub| {
-        let mut command = client(stub.addr, &["--duration-secs", "2", "--json", "-"]);
+        let mut command = client(stub.addr, &["--json", "-"]);
         let mut child = command.args(args).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         // 20 ticks of five sessions: the client knows the schedule of the server.
@@ -114,6 +124,9 @@ fn stopped_client(args: &[&str]) -> (Run, Report) {
         // The test measures this sleep; the sleep does not wait for an event.
         thread::sleep(Duration::from_millis(300));
         signal(&child, "CONT");
+        // More hellos than the log can hold already.
+        wait_for_hellos(&mut stderr, 500);
+        interrupt(&child);
         rest_of(child, stderr)
     };
     // The stop is a part of the lateness.

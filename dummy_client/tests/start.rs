@@ -1,27 +1,48 @@
 //! A start that fails prints one line and ends, for each step that the system refuses.
 
-use crate::util::{Run, Stub, client, hello};
+use crate::util::fault::clean_stub;
+use crate::util::{Run, Stub, client, disturbance};
+use dummy_client::Report;
 use std::process::Command;
 
 /// Runs the client under one limit after the other until a run succeeds, and returns the status and
 /// the line of each start that failed before.
 fn starts(limits: impl Iterator<Item = String>, env: &[(&str, &str)]) -> Vec<(i32, String)> {
-    let stub = Stub::start(|_, tick| Some(hello(tick, "Hello World")));
     // Only the run that succeeds lasts for this long.
-    let args = ["--threads", "2", "--count", "1", "--duration-secs", "2"];
-    let direct = client(stub.addr, &args);
+    let args = [
+        "--threads",
+        "2",
+        "--count",
+        "1",
+        "--duration-secs",
+        "2",
+        "--json",
+        "-",
+    ];
     let mut failed = Vec::new();
     for limit in limits {
-        // `timeout` kills a run that hangs; a killed run has a status of its own.
-        let script = format!(r#"ulimit {limit} && exec timeout -s KILL 60 "$0" "$@""#);
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", &script])
-            .arg(direct.get_program())
-            .args(direct.get_args())
-            .env_remove("RUST_LOG")
-            .envs(env.iter().copied());
-        let run = Run::of(&mut shell);
+        let run = |stub: &Stub| {
+            let direct = client(stub.addr, &args);
+            // `timeout` kills a run that hangs; a killed run has a status of its own.
+            let script = format!(r#"ulimit {limit} && exec timeout -s KILL 60 "$0" "$@""#);
+            let mut shell = Command::new("sh");
+            shell
+                .args(["-c", &script])
+                .arg(direct.get_program())
+                .args(direct.get_args())
+                .env_remove("RUST_LOG")
+                .envs(env.iter().copied());
+            let run = Run::of(&mut shell);
+            // A start that fails has no report.
+            let has_report = !run.stdout.is_empty();
+            let report = if has_report {
+                run.read()
+            } else {
+                Report::default()
+            };
+            (run, report)
+        };
+        let (run, _) = Run::fit(clean_stub, run, disturbance);
         match run.status {
             Some(0) => return failed,
             // The dynamic loaders of the client and of `timeout` need resources too.

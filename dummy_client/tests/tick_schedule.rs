@@ -1,5 +1,9 @@
 //! Delay of ticks against the schedule of the server, and their spread over the sessions.
 
+#![allow(clippy::unwrap_used)] // The panic of a failed test names the line.
+
+mod util;
+
 use crate::util::fault::{TEXT, check_counts};
 use crate::util::{Run, Stub, counts, gauge, hello, lateness};
 use dummy_client::Report;

@@ -124,10 +124,9 @@ fn chats_over_the_limit_of_an_address_are_delayed_in_order() {
     let server = Server::start_quiet(&["--max-chats-per-ip-per-sec", "7"]);
     let mut client = server.join();
     let began = Instant::now();
-    for number in 0..20_u8 {
-        client.send(&packet(C_CHAT, [b'a' + number]));
-    }
-    client.send(&packet(C_ECHO, b"at once"));
+    let chats = (0..20_u8).flat_map(|number| packet(C_CHAT, [b'a' + number]));
+    // In one write: the server reads the echo together with the chats.
+    client.send(&chats.chain(packet(C_ECHO, b"at once")).collect::<Vec<u8>>());
     let (mut heard, mut heard_before_echo) = (Vec::new(), None);
     while heard.len() < 20 {
         let packet = client.next_but_hello();

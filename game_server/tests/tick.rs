@@ -28,8 +28,12 @@ fn tick_has_the_golden_bytes() {
 
 #[test]
 fn first_tick_is_number_1() {
+    let began = Instant::now();
     let server = Server::start(&["--tick-ms", "1000"]);
-    assert_eq!(server.connect().next_hello().0, 1);
+    let (first, _) = server.connect().next_hello();
+    // A tick never comes early. A busy machine may admit the client behind the first tick.
+    let due = began.elapsed().as_secs();
+    assert!((1..=due).contains(&first), "{first}, {due} are due");
 }
 
 #[test]
@@ -104,17 +108,25 @@ fn mean_pace_is_the_period() {
 /// Row 39: five clients receive "Hello World" at the default pace.
 #[test]
 fn five_clients_receive_hello_world_at_the_default_pace() {
+    let began = Instant::now();
     let server = Server::start(&[]);
     let mut clients: Vec<Client> = (0..5).map(|_| server.join()).collect();
-    let from = Instant::now();
-    for _ in 0..6 {
-        let ticks: Vec<_> = clients.iter_mut().map(Client::next_hello).collect();
-        assert_eq!(ticks[0].1, b"Hello World");
-        assert!(ticks.iter().all(|tick| *tick == ticks[0]), "{ticks:?}");
+    // The schedule begins behind `began`: no tick comes before its number of periods is over.
+    let next_hello = |client: &mut Client| {
+        let (tick, text) = client.next_hello();
+        assert_eq!(text, b"Hello World");
+        let due_at = Duration::from_millis(250 * tick);
+        assert!(began.elapsed() >= due_at, "tick {tick} before {due_at:?}");
+        tick
+    };
+    let firsts: Vec<u64> = clients.iter_mut().map(next_hello).collect();
+    // A client that joined early has ticks that the others do not have.
+    let last = firsts.iter().max().unwrap() + 5;
+    for (client, first) in clients.iter_mut().zip(firsts) {
+        for tick in first + 1..=last {
+            assert_eq!(next_hello(client), tick);
+        }
     }
-    // Six ticks span five periods of 250 ms, and a part of the one before.
-    let took = from.elapsed();
-    assert!(took >= Duration::from_millis(1200), "{took:?}");
 }
 
 #[test]
@@ -122,8 +134,14 @@ fn stopped_process_sends_no_burst() {
     const PERIOD: Duration = Duration::from_millis(50);
     let server = Server::start(&["--tick-ms", "50"]);
     let mut client = server.join();
-    let (before, _) = client.next_hello();
+    let (mut before, _) = client.next_hello();
     server.signal("STOP");
+    // The ticks that were sent before the stop.
+    client.stream.set_nonblocking(true).unwrap();
+    while let Ok(Some(packet)) = client.try_next() {
+        before = split_number(&packet.payload).0;
+    }
+    client.stream.set_nonblocking(false).unwrap();
     // The length of the stop is what is tested.
     thread::sleep(Duration::from_millis(750));
     let resumed = Instant::now();
@@ -132,7 +150,8 @@ fn stopped_process_sends_no_burst() {
     while resumed.elapsed() < 5 * PERIOD {
         ticks.push(client.next_hello().0);
     }
-    // 15 ticks are due. One of them may come late, and one may have been sent before the stop.
+    // 15 ticks are due. One of them comes late, six are on the schedule up to the last read, and one may have waited
+    // in the server at the stop.
     assert!(ticks.len() <= 8, "a burst: {ticks:?}");
     let expected: Vec<u64> = (before + 1..).take(ticks.len()).collect();
     assert_eq!(

@@ -52,7 +52,9 @@ const IDLE: Duration = Duration::from_millis(2000);
 fn main() -> io::Result<ExitCode> {
     let args = Args::from_command_line();
     let server = Server::builder().start(args.addr(), |_peer| Mage::default())?;
-    let bots = Bots::start(&args, &server, MageBot::new, sum_up)?;
+    let began = Instant::now();
+    let make_bot = move |verdict| MageBot::new(began, verdict);
+    let bots = Bots::start(&args, &server, make_bot, sum_up)?;
     server.join()?;
     Ok(bots.verdict())
 }

@@ -5,13 +5,13 @@ use server_core::connection::admission::Admission;
 use server_core::routing::mailbox::Mailbox;
 use server_core::routing::router::Router;
 use server_core::runtime::connector::Connector;
-use server_core::testing::{DEADLINE, RawClient};
+use server_core::testing::{DEADLINE, RawClient, refusing_port};
 use server_core::{
     ByteOrder, Context, DisconnectReason, Framing, IdField, Kick, LengthCounts, LengthField,
     Packet, Server, Session,
 };
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -52,13 +52,10 @@ fn outgoing_connection_is_a_session_with_its_tag() {
 
 #[test]
 fn refused_connection_is_reported_once_as_connect_failed() {
-    let nobody: SocketAddr = {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        taken.local_addr().unwrap()
-    };
+    let (_port, addr) = refusing_port();
     let (factory, events, _) = factory();
     let client = builder().start_client(factory).unwrap();
-    client.handle().connect(nobody, 5).unwrap();
+    client.handle().connect(addr, 5).unwrap();
     let refused = DisconnectReason::ConnectFailed(ErrorKind::ConnectionRefused);
     let told = events.recv_timeout(DEADLINE).unwrap();
     assert!(

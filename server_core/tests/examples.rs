@@ -156,9 +156,7 @@ fn web_shows_a_standing_player_to_a_later_one_and_holds_both_to_the_rules() {
     let said = [&second.id[..], b"hi"].concat();
     assert_eq!(next_of(&mut first.client, 8), said);
     assert_eq!(next_of(&mut second.client, 8), said);
-    for _ in 0..20 {
-        second.client.send(&packet(2, b"hi"));
-    }
+    second.client.send(&packet(2, b"hi").repeat(20));
     assert_eq!(next_of(&mut second.client, 11)[..2], 1000_u16.to_le_bytes());
     assert_eq!(next_of(&mut first.client, 7), second.id, "it is gone");
 

@@ -223,21 +223,22 @@ impl Targets {
 mod tests {
     use super::*;
     use server_core::host::parse_addrs;
+    use server_core::testing::refusing_port;
     use std::net::TcpListener;
 
-    /// A socket listens at `addrs[1]` alone.
-    fn two_addresses() -> (Addresses, [SocketAddr; 2], TcpListener) {
-        let closed = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let open = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let [one, two] = [&closed, &open].map(|socket| socket.local_addr().expect("an address"));
+    /// These two addresses of a server, in this order.
+    fn addresses(one: SocketAddr, two: SocketAddr) -> Addresses {
         let mut addrs = parse_addrs(&two.to_string()).expect("an address");
         addrs.prefer(one);
-        (addrs, [one, two], open)
+        addrs
     }
 
     #[test]
     fn of_several_addresses_the_first_that_accepts_is_taken() {
-        let (mut addrs, [one, two], _listener) = two_addresses();
+        let (_port, one) = refusing_port();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let two = listener.local_addr().expect("an address");
+        let mut addrs = addresses(one, two);
         prefer_accepting(&mut addrs);
         assert_eq!(addrs.all(), [two, one]);
         prefer_accepting(&mut addrs);
@@ -246,8 +247,8 @@ mod tests {
 
     #[test]
     fn where_none_accepts_the_first_is_taken() {
-        let (mut addrs, [one, two], listener) = two_addresses();
-        drop(listener);
+        let [(_port, one), (_other_port, two)] = [refusing_port(), refusing_port()];
+        let mut addrs = addresses(one, two);
         prefer_accepting(&mut addrs);
         assert_eq!(addrs.all(), [one, two]);
     }

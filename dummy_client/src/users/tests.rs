@@ -242,7 +242,7 @@ fn churn_is_not_counted_as_loss() {
         load.end_closed();
         load.accept_all();
     }
-    assert_eq!(load.users.outages, []);
+    assert!(load.users.outages.is_empty());
     let sessions = load.finish();
     // Each session stays for 0.2 s on average: about 200 in 2 s.
     assert!((150..260).contains(&sessions.closed), "{sessions:?}");

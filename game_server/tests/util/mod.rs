@@ -14,6 +14,7 @@ pub use client::*;
 pub use server::*;
 pub use server_core::testing::{DEADLINE, RawClient, RawPacket, header, packet};
 
+use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,15 @@ pub fn wait_until(what: &str, deadline: Duration, mut holds: impl FnMut() -> boo
         assert!(Instant::now() < give_up_at, "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Whether a socket can listen for IPv6 and IPv4 together. Otherwise prints that the test is not run.
+pub fn has_ipv6() -> bool {
+    let bound = TcpListener::bind("[::]:0");
+    if let Err(error) = &bound {
+        eprintln!("NOT RUN: IPv6: {error}");
+    }
+    bound.is_ok()
 }
 
 /// Random numbers from a printed seed. `TEST_SEED` sets the seed.

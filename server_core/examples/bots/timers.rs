@@ -29,11 +29,12 @@ const SCRIPT: [(u16, &str); 6] = [
 const ONE_TURN: Duration = Duration::from_millis(100);
 
 impl MageBot {
-    pub fn new(verdict: Verdict<u32>) -> Self {
-        let now = Instant::now();
+    /// `began` is an instant before the connect: the server counts from its accept, which may be earlier than this
+    /// call.
+    pub fn new(began: Instant, verdict: Verdict<u32>) -> Self {
         Self {
-            began: now,
-            cast_at: now,
+            began,
+            cast_at: began,
             beats: 0,
             seen: 0,
             verdict,

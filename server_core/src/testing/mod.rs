@@ -58,12 +58,32 @@ pub use redis::Redis;
 pub use rng::SimRng;
 pub use sim::{SimClient, SimServer, for_each_seed};
 
+use socket2::{Domain, Socket, Type};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long the tools of this module wait for a server: longer than any answer takes on a slow machine.
 /// A passing test never waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A port of 127.0.0.1 that refuses connections. No listener can take the port while the caller keeps the socket, which
+/// is bound and does not listen.
+///
+/// # Panics
+///
+/// If the system has no free port or no descriptor.
+#[must_use]
+#[track_caller]
+pub fn refusing_port() -> (TcpStream, SocketAddr) {
+    let bound = Socket::new(Domain::IPV4, Type::STREAM, None).and_then(|socket| {
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        let socket = TcpStream::from(socket);
+        let addr = socket.local_addr()?;
+        Ok((socket, addr))
+    });
+    bound.unwrap_or_else(|error| panic!("cannot bind a port: {error}"))
+}
 
 /// Waits until a condition holds.
 ///

@@ -51,6 +51,23 @@ pub fn measure(context: &Context, case: &Case, server: Server) -> Result<Outcome
 /// The figures, and the reason why they are not valid. `None`: they are valid.
 type Measurement = Result<(Figures, Option<String>), String>;
 
+/// The open files of a server without a session. A server may open files after it has logged its address: the number
+/// is taken when ten counts in a row agree.
+fn idle_descriptors(context: &Context, server: &Program) -> Result<usize, String> {
+    let (mut files, mut agreeing) = (server.descriptors()?, 1);
+    context.until(
+        Duration::from_secs(10),
+        "a constant number of open files",
+        || {
+            let count = server.descriptors()?;
+            agreeing = if count == files { agreeing + 1 } else { 1 };
+            files = count;
+            Ok(agreeing >= 10)
+        },
+    )?;
+    Ok(files)
+}
+
 fn broadcast(context: &Context, case: &Case, server: Server) -> Measurement {
     let Load::Broadcast {
         sessions,
@@ -62,7 +79,7 @@ fn broadcast(context: &Context, case: &Case, server: Server) -> Measurement {
     };
     let cores = context.cores_for(case.workers);
     let (server, addr) = start_server(context, case, server, &cores)?;
-    let idle_files = server.descriptors()?;
+    let idle_files = idle_descriptors(context, &server)?;
     let idle_memory = server.resident_bytes()?;
 
     let mut args = words("--log-sessions 0 --json - --ramp-per-sec 4000");

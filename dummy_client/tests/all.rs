@@ -1,7 +1,6 @@
 //! The tests of the program, in one test binary: a file is a feature, and a module here. One binary is
 //! linked once, and its tests that wait overlap. Attacks and encrypted runs need the processors for themselves, and the
-//! schedule of ticks and the capacity search repeat a run in which the client was late by 50 to 100 ms: they have
-//! binaries of their own.
+//! capacity search repeats a run in which the client was late by 100 ms: they have binaries of their own.
 
 // A failed unwrap is a failed test, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -25,7 +24,6 @@ mod preflight;
 mod profile;
 mod share;
 mod signals;
-mod silent_server;
 // `ulimit -v`.
 #[cfg(target_os = "linux")]
 mod start;

@@ -5,7 +5,7 @@ use super::watch::Watch;
 use crate::collector::{Collector, UserEvent};
 use crate::measurement::{Measurement, Samples};
 use crate::metrics::{Counter, TickSeries};
-use crate::report::Metrics;
+use crate::report::{Metrics, Point};
 use crate::users::{Endpoint, Left, Users};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,6 +126,29 @@ impl RunState {
     pub fn metrics(&self, counts: &[u64], samples: &Samples, lagging: &[(u64, u64)]) -> Metrics {
         let registry = &self.collector.registry;
         values::metrics(registry, &self.measurement, counts, samples, lagging)
+    }
+
+    /// The failures of a run that received packets, and nothing that it expected. The run is over.
+    pub fn nothing_checked(&self, counts: &[u64]) -> Vec<String> {
+        let collector = &self.collector;
+        if counts[collector.engine.packets.0] == 0 {
+            return Vec::new();
+        }
+        values::nothing_checked(
+            &collector.registry,
+            collector.engine.definitions,
+            counts,
+            &self.measurement.run,
+            collector.has_checked(),
+        )
+    }
+
+    /// A point a second. The run is over.
+    pub fn into_timeline(self) -> Vec<Point> {
+        let names = values::trend_names(&self.collector.registry);
+        let points = self.measurement.into_points();
+        let points = points.iter().map(|second| values::point(second, &names));
+        points.collect()
     }
 
     pub fn watch(&self) -> Watch<'_> {

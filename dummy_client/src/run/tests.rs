@@ -2,16 +2,22 @@
 
 use super::seed_of;
 use super::world::{TICKS, World, gauge, trend};
+use crate::context::BotContext;
+use crate::executor::LoadProfile;
+use crate::metrics::Check;
 use crate::report::{Report, Verdict};
-use crate::scenario::UserId;
+use crate::scenario::{Bot, BotResult, UserId, Violation};
 use crate::users::UserSettings;
-use server_core::DisconnectReason;
+use server_core::testing::packet;
+use server_core::{DisconnectReason, Packet};
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// From one tick of the server to the next.
 const PERIOD_MS: u64 = 20;
+/// The same of a server whose ticks are late.
+const SLOT_MS: u64 = 100;
 
 /// Three sessions for 0.8 s. Session 1 gets the ticks of `fault`, the others get each tick when it is due.
 fn with_fault(fault: impl Fn(u64) -> Vec<u64>) -> Report {
@@ -28,6 +34,28 @@ fn with_fault(fault: impl Fn(u64) -> Vec<u64>) -> Report {
     world.end(41 * PERIOD_MS)
 }
 
+/// Three sessions. For each of them and for each slot (1, 2, 3 …), `plan` returns the tick number to send and the delay
+/// in milliseconds. `None` leaves the slot empty.
+fn with_schedule(slots: u64, plan: impl Fn(usize, u64) -> Option<(u64, u64)>) -> Report {
+    let mut arrivals = Vec::new();
+    for user in 0..3 {
+        // A tick that is delayed also delays the ticks behind it.
+        let mut at = 0;
+        for slot in 1..=slots {
+            if let Some((number, late_ms)) = plan(user, slot) {
+                at = at.max(slot * SLOT_MS + late_ms);
+                arrivals.push((at, user, number));
+            }
+        }
+    }
+    arrivals.sort_unstable();
+    let mut world = World::connected(3);
+    for (at, user, number) in arrivals {
+        world.at(at).tick(user, number);
+    }
+    world.end(slots * SLOT_MS + 90)
+}
+
 fn counts<const N: usize>(report: &Report, names: [&str; N]) -> [u64; N] {
     names.map(|name| report.metrics.count(name))
 }
@@ -42,6 +70,15 @@ fn send(world: &mut World, slots: RangeInclusive<u64>, period_ms: u64) {
 fn settings(reconnect: bool) -> UserSettings {
     UserSettings {
         reconnect,
+        ..UserSettings::default()
+    }
+}
+
+/// Each session leaves by plan after this time.
+fn churn(millis: RangeInclusive<u64>) -> UserSettings {
+    let [min, max] = [*millis.start(), *millis.end()].map(Duration::from_millis);
+    UserSettings {
+        churn: Some(min..=max),
         ..UserSettings::default()
     }
 }
@@ -141,12 +178,7 @@ fn session_without_ticks_fails_the_run() {
 /// Session 1 of three gets no tick, closes by plan after 1.5 s, and connects again.
 #[test]
 fn session_without_ticks_fails_the_run_though_it_leaves_by_plan() {
-    let stay = Duration::from_millis(1_500);
-    let churn = UserSettings {
-        churn: Some(stay..=stay),
-        ..UserSettings::default()
-    };
-    let mut world = World::new(3, churn);
+    let mut world = World::new(3, churn(1_500..=1_500));
     world.accept_all();
     for tick in 1..=76 {
         world.at(tick * PERIOD_MS).end_closed();
@@ -159,6 +191,149 @@ fn session_without_ticks_fails_the_run_though_it_leaves_by_plan() {
     assert_eq!(report.verdict, Verdict::Failed);
     assert_eq!(counts(&report, ["sessions_without_tick"]), [1]);
     assert_eq!((report.sessions.closed, report.sessions.lost), (3, 0));
+}
+
+/// Every second connection gets no tick while it is connected.
+#[test]
+fn sessions_without_ticks_fail_the_run_under_churn() {
+    let mut world = World::new(4, churn(700..=900));
+    let (mut connections, mut found) = (0, 0);
+    // The tick since which a user is connected and gets none.
+    let mut silent_since: [Option<u64>; 4] = [None; 4];
+    for tick in 1..=150 {
+        world.at(tick * PERIOD_MS);
+        // The client looks at the ticks once a second: it needs a look at those that the others get meanwhile.
+        let looked_at = tick / 50 * 50;
+        let silent = world
+            .network
+            .closed
+            .iter()
+            .map(|id| silent_since[id.slot()]);
+        found += silent
+            .flatten()
+            .filter(|since| since + 2 < looked_at)
+            .count();
+        world.end_closed();
+        for &user in &world.network.begun {
+            connections += 1;
+            silent_since[user] = (connections % 2 == 0).then_some(tick);
+        }
+        world.accept_all();
+        for user in (0..4).filter(|user| silent_since[*user].is_none()) {
+            world.tick(user, tick);
+        }
+    }
+    let report = world.end(150 * PERIOD_MS);
+    assert_eq!(report.verdict, Verdict::Failed);
+    // A session that is connected waits for more than half a second before it counts.
+    let waits = |since: &&u64| (150 - **since) * PERIOD_MS > 500;
+    let at_end = silent_since.iter().flatten().filter(waits).count();
+    assert!(found > 1 && at_end > 0, "{found} {at_end}");
+    let without = (found + at_end) as u64;
+    assert_eq!(counts(&report, ["sessions_without_tick"]), [without]);
+}
+
+/// The server only accepts.
+#[test]
+fn server_that_sends_nothing_fails_every_load() {
+    let constant = |users| LoadProfile::constant(users, 0, None);
+    let stages = "5:300ms,5:500ms,0:200ms".parse().expect("stages");
+    let stages = LoadProfile::stages(&stages, None);
+    for (load, settings, end_ms) in [
+        (constant(3), settings(false), 1_000),
+        (constant(2), churn(100..=300), 2_000),
+        (stages, settings(false), 1_000),
+        (constant(2), settings(true), 1_000),
+    ] {
+        let context = format!("{load}, {settings:?}");
+        let users = load.max();
+        let mut world = World::with_load(load, settings);
+        for at in (0..=end_ms).step_by(PERIOD_MS as usize) {
+            world.at(at).end_closed();
+            world.accept_all();
+        }
+        let report = world.end(end_ms);
+        assert_eq!(report.verdict, Verdict::Failed, "{context}");
+        assert_eq!(report.sessions.connected, users, "{context}");
+        assert_eq!(report.failures, ["no packet was received"], "{context}");
+    }
+}
+
+/// The packets of another game pass every check of a packet, and prove nothing.
+#[test]
+fn server_that_sends_neither_ticks_nor_answers_fails_the_run() {
+    let mut world = World::connected(2);
+    for at in 1..=25 {
+        world.at(at * PERIOD_MS);
+        (0..2).for_each(|user| world.receive(user));
+    }
+    let report = world.end(510);
+    assert_eq!(report.verdict, Verdict::Failed);
+    let failures = report.failures.join("; ");
+    assert!(failures.contains("nothing was checked"), "{failures}");
+}
+
+#[derive(Clone, Copy)]
+struct TextReader {
+    wrong: Check,
+}
+
+server_core::packets! {
+    server 1 => STick { tick: u64 };
+}
+
+impl Bot for TextReader {
+    fn on_packet(&mut self, ctx: &mut BotContext<'_, '_>, packet: Packet<'_>) -> BotResult {
+        if packet.id() != STick::ID {
+            return Err(Violation::UnknownId);
+        }
+        let (_, text) = packet.parse::<STick>()?;
+        ctx.check(self.wrong, text == b"Hello World");
+        Ok(())
+    }
+}
+
+#[test]
+fn wrong_malformed_and_unknown_packets_fail_the_run() {
+    let names = [
+        "packets_received",
+        "texts_wrong",
+        "packets_malformed",
+        "packets_unknown",
+    ];
+    let tick = |text: &[u8]| packet(1, [&[0; 8], text].concat());
+    let good = tick(b"Hello World");
+    for (bytes, expected, failure) in [
+        (&good, [2, 0, 0, 0], None),
+        (
+            &tick(b"Hello W0rld"),
+            [2, 1, 0, 0],
+            Some("1 texts were wrong"),
+        ),
+        (
+            &packet(1, b"short"),
+            [2, 0, 1, 0],
+            Some("1 packets were malformed"),
+        ),
+        (
+            &packet(77, b""),
+            [2, 0, 0, 1],
+            Some("1 packets had an unknown id"),
+        ),
+    ] {
+        let mut world = World::new(1, settings(false));
+        let bot = TextReader { wrong: world.wrong };
+        let (mut client, server) = world.accept_bot(bot);
+        server.send_bytes(&[&good[..], bytes].concat());
+        client.advance(Duration::ZERO);
+        let report = world.end(20);
+        assert_eq!(counts(&report, names), expected);
+        assert!(
+            report.failures.iter().map(String::as_str).eq(failure),
+            "{:?}",
+            report.failures
+        );
+    }
 }
 
 #[test]
@@ -202,11 +377,6 @@ fn silence_in_the_middle_of_a_run_fails_it() {
         let mut world = World::connected(3);
         for tick in 1..=400 {
             let due = tick * PERIOD_MS;
-            if tick == 150 {
-                for second in [1, 2] {
-                    world.end_second(due + hang_ms * second / 2 - 1);
-                }
-            }
             let hangs = (150..250).contains(&tick);
             world.at(if hangs {
                 due.max(150 * PERIOD_MS + hang_ms)
@@ -257,11 +427,24 @@ fn server_without_a_period_is_silent_after_5_s() {
         (0, 60_020, 60.02),
     ] {
         let mut world = World::connected(3);
-        world.answer(0);
+        world.move_and_answer(0);
         send(&mut world, 1..=ticks, PERIOD_MS);
         let report = world.end(end_ms);
         assert_silence(&report, silent_secs);
     }
+}
+
+#[test]
+fn server_that_stops_its_ticks_is_silent_though_it_answers() {
+    let mut world = World::connected(3);
+    for tick in 1..=200 {
+        world.at(tick * PERIOD_MS);
+        if tick <= 40 {
+            world.tick_all(tick);
+        }
+        (0..3).for_each(|user| world.move_and_answer(user));
+    }
+    assert_silence(&world.end(4_000), 3.2);
 }
 
 /// Of a server with a tick each second, 4 s without one are no silence.
@@ -414,6 +597,81 @@ fn outage_is_in_the_figures_while_the_next_session_lives() {
     assert_eq!(world.state.measurement.run.trends[outage.0].len(), 1);
 }
 
+/// A tick that is late on one session has its real delay, and the other ticks have no delay.
+#[test]
+fn late_tick_is_delayed_against_the_schedule() {
+    let late_ms = |user, slot| if (user, slot) == (1, 15) { 200 } else { 0 };
+    let report = with_schedule(30, |user, slot| Some((slot, late_ms(user, slot))));
+    assert_eq!(report.verdict, Verdict::Ok, "{:?}", report.failures);
+    let (delay, spread) = (trend(&report, "tick_delay"), trend(&report, "tick_spread"));
+    assert!((delay.max - 200.0).abs() < 1.0, "{delay:?}");
+    assert!((spread.max - 200.0).abs() < 1.0, "{spread:?}");
+    assert!(delay.p90 < 1.0, "{delay:?}");
+    let period = gauge(&report, "tick_period").unwrap();
+    assert!((period - 100.0).abs() < 0.1, "{period}");
+}
+
+/// The sessions of one worker of the server get each tick later than the other sessions: no tick is lost, and the
+/// spread shows the delay.
+#[test]
+fn late_worker_shows_in_delay_and_spread() {
+    let late_ms = |user| if user == 1 { 80 } else { 20 };
+    let report = with_schedule(20, |user, slot| Some((slot, late_ms(user))));
+    assert_eq!(report.verdict, Verdict::Ok, "{:?}", report.failures);
+    let (delay, spread) = (trend(&report, "tick_delay"), trend(&report, "tick_spread"));
+    assert!((spread.p50 - 60.0).abs() < 1.0, "{spread:?}");
+    assert!((delay.p90 - 60.0).abs() < 1.0, "{delay:?}");
+}
+
+/// The server sends nothing from 2 s to 4 s; the tick numbers continue without a gap.
+#[test]
+fn stalled_server_counts_skipped_ticks_and_synthetic_delays() {
+    let report = with_schedule(60, |_, slot| match slot {
+        ..=20 => Some((slot, 0)),
+        21..40 => None,
+        _ => Some((slot - 19, 0)),
+    });
+    assert_silence(&report, 2.0);
+    assert_eq!(report.failures, ["no tick arrived for 2.0 s"]);
+    let names = ["ticks_skipped", "ticks_synthetic"];
+    assert_eq!(counts(&report, names), [19, 57]);
+    let delay = trend(&report, "tick_delay");
+    assert!((delay.max - 1_900.0).abs() < 2.0, "{delay:?}");
+    assert!((1_299.0..1_402.0).contains(&delay.p90), "{delay:?}");
+    assert!(delay.p50 < 1.0, "{delay:?}");
+    let gap = gauge(&report, "longest_tick_gap").unwrap();
+    assert!((gap - 2_000.0).abs() < 1.0, "{gap}");
+    // The time of the pause, and not the time of its detection.
+    let second = |index: usize| report.timeline[index].trends["tick_delay"];
+    assert!(second(1).max < 1.0, "{:?}", report.timeline);
+    assert!(second(2).p50 > 1_000.0, "{:?}", report.timeline);
+    assert!(second(4).p50 < 1.0, "{:?}", report.timeline);
+}
+
+/// The server is away for 0.1 s. The next server counts from 1, and its schedule is 40 ms off.
+#[test]
+fn restarted_server_is_measured_by_its_own_schedule() {
+    let mut world = World::new(3, settings(true));
+    world.accept_all();
+    send(&mut world, 1..=10, SLOT_MS);
+    let restart_ms = 1_040;
+    world.at(restart_ms);
+    for user in 0..3 {
+        world.end_session(user, DisconnectReason::PeerClosed);
+    }
+    for slot in 1..=39 {
+        world.at(restart_ms + slot * SLOT_MS).accept_all();
+        world.tick_all(slot);
+    }
+    let report = world.end(5_000);
+    assert_eq!(report.verdict, Verdict::Ok, "{:?}", report.failures);
+    assert_eq!(report.sessions.reconnected, 3);
+    assert_eq!(counts(&report, ["ticks_skipped"]), [0]);
+    // On the old schedule each tick of the new server would be 40 ms or 60 ms off.
+    let delay = trend(&report, "tick_delay");
+    assert!(delay.max < 1.0, "{delay:?}");
+}
+
 #[test]
 fn session_behind_throughout_shows_in_delay_and_spread() {
     let mut world = World::connected(3);
@@ -475,12 +733,7 @@ fn histograms_have_every_measurement() {
 /// Churn counts neither as a loss nor as an outage.
 #[test]
 fn sessions_that_leave_by_plan_lose_nothing() {
-    let stay = Duration::from_millis(100);
-    let churn = UserSettings {
-        churn: Some(stay..=stay * 3),
-        ..UserSettings::default()
-    };
-    let mut world = World::new(20, churn);
+    let mut world = World::new(20, churn(100..=300));
     for tick in 1..=100 {
         world.at(tick * PERIOD_MS).end_closed();
         world.accept_all();

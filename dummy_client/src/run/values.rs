@@ -1,8 +1,9 @@
 //! The values of all metrics, from counters and samples.
 
 use crate::measurement::{Measurement, Samples};
+use crate::metrics::series::Second;
 use crate::metrics::{Counter, Kind, Registry, TickSeries};
-use crate::report::{MAX_EXACT, Metric, Metrics, Values};
+use crate::report::{MAX_EXACT, Metric, Metrics, Point, Values};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -121,6 +122,29 @@ pub(super) fn nothing_checked(
         failures.push(failure.into());
     }
     failures
+}
+
+/// The names of the trends, by index.
+pub(super) fn trend_names(registry: &Registry) -> Vec<String> {
+    let definitions = registry.definitions().iter();
+    let trends = definitions.filter(|one| matches!(one.kind, Kind::Trend(_)));
+    trends.map(|one| one.name.clone()).collect()
+}
+
+/// A point of the timeline. `names`: those of the trends.
+pub(super) fn point(second: &Second, names: &[String]) -> Point {
+    Point {
+        at_secs: second.at_secs,
+        sessions: second.sessions,
+        sessions_lost: second.sessions_lost,
+        packets_per_sec: second.packets_per_sec,
+        bytes_per_sec: second.bytes_per_sec,
+        trends: second
+            .trends
+            .iter()
+            .map(|(trend, value)| (names[*trend].clone(), *value))
+            .collect(),
+    }
 }
 
 #[cfg(test)]

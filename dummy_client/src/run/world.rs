@@ -2,15 +2,17 @@
 
 use super::state::RunState;
 use crate::collector::{Collector, EngineMetrics, UserEvent};
-use crate::context::{SessionSettings, UserState};
+use crate::context::{SessionSettings, UserSession, UserState};
+use crate::executor::LoadProfile;
 use crate::metrics::series::Second;
-use crate::metrics::{Registry, RequestSeries, TickSeries};
-use crate::report::{Metric, OtherFailures, Report, TrendValue};
-use crate::scenario::UserId;
+use crate::metrics::{Check, Counter, Registry, RequestSeries, TickSeries};
+use crate::report::{Metric, OtherFailures, Report, TrendValue, Verdict};
+use crate::scenario::{Bot, UserId};
 use crate::users::tests::FakeNetwork;
 use crate::users::{UserSettings, Users};
 use crossbeam_channel::Receiver;
-use server_core::{DisconnectReason, SessionId};
+use server_core::testing::{SimClient, SimServer};
+use server_core::{DisconnectReason, Server, SessionId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,10 @@ use std::time::{Duration, Instant};
 pub struct World {
     pub state: RunState,
     pub moves: RequestSeries,
+    /// For bots.
+    pub wrong: Check,
     pub network: FakeNetwork,
+    load: LoadProfile,
     settings: SessionSettings,
     events: Receiver<UserEvent>,
     /// The connection of each user.
@@ -38,14 +43,23 @@ const SECOND: Duration = Duration::from_secs(1);
 impl World {
     /// All users are wanted from the start, and none is connected.
     pub fn new(users: usize, settings: UserSettings) -> Self {
+        Self::with_load(LoadProfile::constant(users, 0, None), settings)
+    }
+
+    /// As many users are wanted as the load has at each moment.
+    pub fn with_load(load: LoadProfile, settings: UserSettings) -> Self {
+        let users = load.max();
         let mut registry = Registry::default();
         let metrics = EngineMetrics::register(&mut registry, false);
         assert_eq!(registry.tick_series("tick"), TICKS);
         let moves = registry.request_series("moves", "answered", "move_rtt", "");
+        let wrong = registry.check("texts_wrong", "texts were wrong");
         let start = Instant::now();
         let (collector, events) = Collector::new(registry, metrics, users, 1, start);
         let mut world = Self {
             moves,
+            wrong,
+            load,
             settings: SessionSettings {
                 log_sessions: 0,
                 login_timeout: None,
@@ -61,10 +75,7 @@ impl World {
             has_login: false,
             lag: Duration::ZERO,
         };
-        world
-            .state
-            .users
-            .set_target(users, start, &mut world.network);
+        world.at(0);
         world
     }
 
@@ -86,10 +97,14 @@ impl World {
                 at_secs,
                 ..Second::default()
             });
+            self.state.note_present_silence(self.now, self.lag);
             self.next_second += SECOND;
         }
         self.now = self.now.max(at);
-        self.state.users.run_timers(self.now, &mut self.network);
+        let target = self.load.target(self.now - self.start);
+        let users = &mut self.state.users;
+        users.run_timers(self.now, &mut self.network);
+        users.set_target(target, self.now, &mut self.network);
         self
     }
 
@@ -119,16 +134,45 @@ impl World {
         self.handle_events();
     }
 
-    /// A session receives a packet without a tick.
-    pub fn answer(&mut self, user: usize) {
+    /// The server accepts the connection of user 0, whose packets go to a bot.
+    pub fn accept_bot<B>(&mut self, bot: B) -> (SimServer<UserSession<B>>, SimClient)
+    where
+        B: Bot + Copy + Sync,
+    {
+        self.network.begun.retain(|user| *user != 0);
+        let (collector, settings) = (Arc::clone(&self.state.collector), self.settings);
+        // A bot does not know which side has begun the connection: the client of this server is the game's server.
+        let mut server = SimServer::start(1, Server::builder(), move |_| UserSession {
+            bot,
+            user: UserState::new(Arc::clone(&collector), UserId(0), 0, 0, 0, &settings),
+            text_of: Arc::new(|_| None),
+        });
+        let client = server.connect();
+        server.advance(Duration::ZERO);
+        self.handle_events();
+        (server, client)
+    }
+
+    /// A session receives a packet that is neither a tick nor an answer.
+    pub fn receive(&mut self, user: usize) {
         assert!(self.sessions[user].is_some(), "a session");
-        let recorder = self.state.collector.recorder(0);
-        recorder.counters()[self.state.collector.engine.packets.0].add(1);
+        self.add(self.state.collector.engine.packets);
+    }
+
+    /// A session sends a move, and receives the answer at once.
+    pub fn move_and_answer(&mut self, user: usize) {
+        self.add(self.moves.sent);
+        self.add(self.moves.answered);
+        self.receive(user);
+    }
+
+    fn add(&self, counter: Counter) {
+        self.state.collector.recorder(0).counters()[counter.0].add(1);
     }
 
     /// A session receives a tick.
     pub fn tick(&mut self, user: usize, tick: u64) {
-        self.answer(user);
+        self.receive(user);
         let session = self.sessions[user].as_mut().expect("a session");
         session.tick(TICKS, tick, self.now, || self.now);
     }
@@ -190,18 +234,22 @@ impl World {
             }
         }
         self.state.measure(self.now, true);
-        let state = &self.state;
+        let state = self.state;
+        let counts = state.final_counts();
         let mut report = Report {
-            metrics: state.metrics(
-                &state.final_counts(),
-                &state.measurement.run,
-                &state.lagging,
-            ),
+            metrics: state.metrics(&counts, &state.measurement.run, &state.lagging),
             sessions,
             ..Report::default()
         };
         report.sessions.server_silent_secs = state.silent.as_secs_f64();
-        report.evaluate(&OtherFailures::default(), |_, _| Vec::new());
+        let others = OtherFailures {
+            excusable: state.nothing_checked(&counts),
+            ..OtherFailures::default()
+        };
+        report.evaluate(&others, |_, _| Vec::new());
+        report.timeline = state.into_timeline();
+        let has_failed = report.verdict == Verdict::Failed;
+        assert_eq!(report.exit_status(false), u8::from(has_failed));
         let received = report.metrics.count("ticks_received");
         let synthetic = report.metrics.count("ticks_synthetic");
         assert_eq!(

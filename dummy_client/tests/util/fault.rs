@@ -14,10 +14,15 @@ pub fn with_fault(fault: impl Fn(u64) -> Option<Vec<u8>> + Send + Sync + 'static
     let fault = Arc::new(fault);
     Run::undisturbed(&ARGS, || {
         let fault = Arc::clone(&fault);
-        Stub::start(move |session, tick| match session {
-            1 => fault(tick),
-            _ => Some(hello(tick, TEXT)),
-        })
+        faulty_stub(move |tick| fault(tick))
+    })
+}
+
+/// A stub that sends other bytes to session 1.
+pub fn faulty_stub(fault: impl Fn(u64) -> Option<Vec<u8>> + Send + Sync + 'static) -> Stub {
+    Stub::start(move |session, tick| match session {
+        1 => fault(tick),
+        _ => Some(hello(tick, TEXT)),
     })
 }
 

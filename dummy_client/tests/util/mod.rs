@@ -20,8 +20,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Returns the bytes that a stub server sends to a session (0, 1, 2 … in the order of accepting) for a tick
-/// (1, 2, 3 …), and their delay. `None` closes the connection.
-pub type Script = dyn Fn(usize, u64) -> Option<(Duration, Vec<u8>)> + Send + Sync;
+/// (1, 2, 3 …). `None` closes the connection.
+pub type Script = dyn Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync;
 /// Returns the stub's answer to a packet with this id and payload.
 pub type Answer = dyn Fn(u16, &[u8]) -> Vec<u8> + Send + Sync;
 
@@ -42,13 +42,13 @@ impl Stub {
 
     /// Sends valid ticks, and accepts no more than this number of connections.
     pub fn closing_after(connections: usize) -> Self {
-        let script = |_, tick| Some((Duration::ZERO, hello(tick, "Hello World")));
+        let script = |_, tick| Some(hello(tick, "Hello World"));
         Self::launch(script, |_, _| Vec::new(), connections, true)
     }
 
     /// Sends valid ticks, and reads nothing.
     pub fn deaf() -> Self {
-        let script = |_, tick| Some((Duration::ZERO, hello(tick, "Hello World")));
+        let script = |_, tick| Some(hello(tick, "Hello World"));
         Self::launch(script, |_, _| Vec::new(), usize::MAX, false)
     }
 
@@ -56,15 +56,7 @@ impl Stub {
         script: impl Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync + 'static,
         answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
-        let script = move |session, tick| Some((Duration::ZERO, script(session, tick)?));
         Self::launch(script, answer, usize::MAX, true)
-    }
-
-    /// Delays the bytes by the script's delay.
-    pub fn with_delays(
-        script: impl Fn(usize, u64) -> Option<(Duration, Vec<u8>)> + Send + Sync + 'static,
-    ) -> Self {
-        Self::launch(script, |_, _| Vec::new(), usize::MAX, true)
     }
 
     /// Ends the stub. Returns the longest time in milliseconds by which it sent bytes later than the script says.
@@ -75,7 +67,7 @@ impl Stub {
     }
 
     fn launch(
-        script: impl Fn(usize, u64) -> Option<(Duration, Vec<u8>)> + Send + Sync + 'static,
+        script: impl Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync + 'static,
         answer: impl Fn(u16, &[u8]) -> Vec<u8> + Send + Sync + 'static,
         connections: usize,
         reads: bool,
@@ -238,7 +230,6 @@ fn serve(
 ) {
     stream.set_nonblocking(false).unwrap();
     let mut tick = first_tick;
-    let mut last_meant_at = start;
     let mut input = Vec::new();
     let mut buffer = [0; 4096];
     while !stop.load(Ordering::SeqCst) {
@@ -265,20 +256,16 @@ fn serve(
         }
         // Sends every tick that is due before the next read: a delayed stub catches up at once.
         while start.elapsed() >= TICK * tick as u32 {
-            let Some((delay, bytes)) = (habits.script)(session, tick) else {
+            let Some(bytes) = (habits.script)(session, tick) else {
                 return;
             };
             if !bytes.is_empty() {
-                // A tick that is delayed on purpose also delays the ticks behind it, on purpose.
-                let meant_at = (start + TICK * tick as u32 + delay).max(last_meant_at);
-                thread::sleep(meant_at.saturating_duration_since(Instant::now()));
                 let written = stream.write_all(&bytes);
-                let late_us = meant_at.elapsed().as_micros() as u64;
+                let late_us = (start + TICK * tick as u32).elapsed().as_micros() as u64;
                 habits.worst_late_us.fetch_max(late_us, Ordering::SeqCst);
                 if written.is_err() {
                     return;
                 }
-                last_meant_at = meant_at;
             }
             tick += 1;
         }
@@ -330,14 +317,6 @@ pub fn scratch(name: &str) -> String {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_file(&path);
     path.into_os_string().into_string().unwrap()
-}
-
-/// The value of a gauge, if it is known.
-pub fn gauge(report: &Report, name: &str) -> Option<f64> {
-    match report.metrics.get(name) {
-        Some(Metric::Gauge { value, .. }) => *value,
-        other => panic!("{name} is {other:?}"),
-    }
 }
 
 /// The values of these counters and checks. A name that the report does not have fails the test.

@@ -2,7 +2,6 @@
 
 use super::super::values;
 use super::{Engine, Execution, MIN_POINT};
-use crate::collector::Collector;
 use crate::metrics::series::Second;
 use crate::metrics::{Kind, Trend};
 use crate::report::{
@@ -69,28 +68,14 @@ impl Engine<'_> {
         };
         let mut others = OtherFailures::of_attack(attack.as_ref(), &report, self.is_stopped);
         report.not_checked.append(&mut others.not_checked);
-        if packets > 0 {
-            let nothing = values::nothing_checked(
-                &self.state.collector.registry,
-                self.state.collector.engine.definitions,
-                &counts,
-                &self.state.measurement.run,
-                self.state.collector.has_checked(),
-            );
-            others.excusable.extend(nothing);
-        }
+        others.excusable.extend(self.state.nothing_checked(&counts));
         report.attack = attack;
         self.evaluate(&mut report, &others);
         let engine = self;
         if let Execution::Capacity(search) = engine.executor {
             report.set_capacity(search.into_report());
         }
-        let labels: Vec<String> = trend_names(&engine.state.collector);
-        let points = engine.state.measurement.into_points();
-        report.timeline = points
-            .iter()
-            .map(|second| to_point(second, &labels))
-            .collect();
+        report.timeline = engine.state.into_timeline();
         report
     }
 
@@ -137,7 +122,8 @@ impl Engine<'_> {
     }
 
     pub(super) fn point(&self, second: &Second) -> Point {
-        to_point(second, &trend_names(&self.state.collector))
+        let registry = &self.state.collector.registry;
+        values::point(second, &values::trend_names(registry))
     }
 }
 
@@ -145,26 +131,4 @@ impl Engine<'_> {
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().into()
-}
-
-/// The names of the trends, by index.
-fn trend_names(collector: &Collector) -> Vec<String> {
-    let definitions = collector.registry.definitions().iter();
-    let trends = definitions.filter(|one| matches!(one.kind, Kind::Trend(_)));
-    trends.map(|one| one.name.clone()).collect()
-}
-
-fn to_point(second: &Second, names: &[String]) -> Point {
-    Point {
-        at_secs: second.at_secs,
-        sessions: second.sessions,
-        sessions_lost: second.sessions_lost,
-        packets_per_sec: second.packets_per_sec,
-        bytes_per_sec: second.bytes_per_sec,
-        trends: second
-            .trends
-            .iter()
-            .map(|(trend, value)| (names[*trend].clone(), *value))
-            .collect(),
-    }
 }

@@ -36,6 +36,8 @@ pub struct FakeState {
     pub has_sent_fin: bool,
     /// Bytes that the server can write before a write would block.
     pub room: usize,
+    /// Bytes that one write takes at most.
+    pub largest_write: usize,
     /// Bytes that the server has written and the test has not taken out.
     pub output: Vec<u8>,
     /// The server has ended its side.
@@ -44,6 +46,8 @@ pub struct FakeState {
     pub is_dropped: bool,
     /// The error of each further call.
     pub broken: Option<ErrorKind>,
+    /// The connection breaks with this error at the call behind this number of further calls.
+    pub breaks_at_call: Option<(u32, ErrorKind)>,
     /// What the next calls meet; see [`FakePeer::script`].
     pub script: VecDeque<(Option<Call>, Outcome)>,
     /// All bytes that the server has read.
@@ -119,10 +123,12 @@ impl FakeStream {
             endless_input: None,
             has_sent_fin: false,
             room: usize::MAX,
+            largest_write: usize::MAX,
             output: Vec::new(),
             has_received_fin: false,
             is_dropped: false,
             broken: None,
+            breaks_at_call: None,
             script: VecDeque::new(),
             read_bytes: 0,
             written_bytes: 0,
@@ -213,11 +219,24 @@ impl FakePeer {
         state.write_is_blocked &= !edges.writable;
         edges
     }
+
+    /// Watches these directions as if the server's last call had blocked: at a further registration, or
+    /// for edges that were lost.
+    pub fn rearm(&self, edges: Edges) {
+        let mut state = self.state();
+        state.read_is_blocked |= edges.readable;
+        state.write_is_blocked |= edges.writable;
+    }
 }
 
 impl FakeState {
     /// How many bytes a call may move.
     fn meet(&mut self, call: Call) -> io::Result<usize> {
+        match &mut self.breaks_at_call {
+            Some((0, kind)) => self.broken = Some(*kind),
+            Some((calls, _)) => *calls -= 1,
+            None => {}
+        }
         let outcome = match (self.connect, self.broken) {
             (Connect::Pending, _) => Outcome::WouldBlock,
             (Connect::Refused, _) => Outcome::Fails(ErrorKind::ConnectionRefused),
@@ -305,7 +324,8 @@ impl FakeState {
         if self.has_received_fin {
             self.misuses.push("a write behind a shutdown");
         }
-        let count = self.meet(Call::Write)?.min(bytes).min(self.room);
+        let most = self.meet(Call::Write)?.min(self.largest_write);
+        let count = most.min(bytes).min(self.room);
         if count == 0 && bytes > 0 {
             return Err(self.block(Call::Write));
         }
@@ -416,8 +436,10 @@ mod tests {
     fn write_takes_what_there_is_room_for_and_blocks_without_room() {
         let (mut stream, peer) = FakeStream::pair();
         peer.state().room = 5;
+        peer.state().largest_write = 4;
         let slices = [&b"abc"[..], b"defg"].map(IoSlice::new);
-        assert_eq!(stream.write_vectored(&slices).unwrap(), 5);
+        assert_eq!(stream.write_vectored(&slices).unwrap(), 4);
+        assert_eq!(stream.write(b"efg").unwrap(), 1);
         let error = stream.write(b"fg").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
         assert_eq!(peer.state().blocked_writes, 1);
@@ -446,6 +468,21 @@ mod tests {
     }
 
     #[test]
+    fn connection_breaks_for_good_behind_a_number_of_calls() {
+        let (mut stream, peer) = FakeStream::pair();
+        peer.send(b"ab");
+        peer.state().breaks_at_call = Some((2, ErrorKind::BrokenPipe));
+        assert_eq!(read(&mut stream, 1), Ok(b"a".to_vec()));
+        assert_eq!(stream.write(b"x").unwrap(), 1);
+        assert_eq!(peer.state().broken, None);
+        for _ in 0..2 {
+            let error = stream.shutdown_write().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+            assert_eq!(read(&mut stream, 1), Err(ErrorKind::BrokenPipe));
+        }
+    }
+
+    #[test]
     fn edge_comes_once_for_each_call_that_would_have_blocked() {
         let (mut stream, peer) = FakeStream::pair();
         let edges = |readable, writable| Edges { readable, writable };
@@ -466,6 +503,8 @@ mod tests {
         assert_eq!(read(&mut stream, 9), Err(ErrorKind::WouldBlock));
         peer.finish();
         assert_eq!(peer.take_edges(), edges(true, false));
+        peer.rearm(edges(true, false));
+        assert_eq!(peer.take_edges(), edges(true, false), "a lost edge");
     }
 
     #[test]

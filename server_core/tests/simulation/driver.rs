@@ -7,7 +7,7 @@ use crate::peers::{Kind, MAX_PACKET_BYTES, PeerSide, TROUBLE};
 use crate::proxy::{self, PROXY, WaitingForHeader};
 use crate::seen::Seen;
 use crate::transport::{Accepted, HandshakeKind, Layers, PeerLayers, SimStream};
-use crate::wire::{self, ConnectState};
+use crate::wire::PeerEnd;
 use crate::world::{OUTSIDE, SBye, SEcho, SharedWorld, SimSession, World};
 use server_core::base::disconnect_log::DisconnectLog;
 use server_core::buffer::{ChunkPool, SendBufferManager};
@@ -18,6 +18,7 @@ use server_core::routing::mailbox::Mailbox;
 use server_core::routing::outbox;
 use server_core::routing::router::{Command, NewConnection, Router};
 use server_core::shard::{Shard, Shared};
+use server_core::testing::{Connect, Edges, SimRng};
 use server_core::{Config, DisconnectReason, SessionId};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
@@ -312,23 +313,21 @@ impl Sim {
         };
         let fate = match self.rng.u32(..6) {
             0 => None,
-            1 => Some(ConnectState::Refused),
-            _ => Some(ConnectState::Connected),
+            1 => Some(Connect::Refused),
+            _ => Some(Connect::Connected),
         };
-        let connect_state = if is_outgoing {
-            ConnectState::Pending
-        } else {
-            ConnectState::Connected
-        };
-        let (stream, end) = wire::pair(self.rng.fork(), connect_state);
+        let (stream, end) = PeerEnd::pair();
         {
-            let mut pipe = end.pipe();
-            pipe.is_fickle = self.is_fickle;
+            let mut state = end.state();
+            if is_outgoing {
+                state.connect = Connect::Pending;
+            }
+            state.cuts = self.cuts();
             // A stream that is fickle as well would make its peer really slow.
             if !self.is_fickle && self.rng.bool() {
-                pipe.largest_write = 600;
+                state.largest_write = 600;
             }
-            pipe.window = self.rng.usize(..8_000) * usize::from(self.rng.bool());
+            state.room = self.rng.usize(..8_000) * usize::from(self.rng.bool());
             if kind == Kind::Resets {
                 let how = [
                     ErrorKind::ConnectionReset,
@@ -336,7 +335,7 @@ impl Sim {
                     ErrorKind::TimedOut,
                 ];
                 let call = self.rng.u32(..40);
-                pipe.breaks_at_call = self.rng.choice(how).map(|kind| (call, kind));
+                state.breaks_at_call = self.rng.choice(how).map(|kind| (call, kind));
             }
         }
         // The time of a packet begins behind its header there: a peer that stalls in a header has no time.
@@ -447,11 +446,8 @@ impl Sim {
             self.turn_takes = Duration::ZERO;
         }
         for peer in &mut self.peers {
-            let pipe = peer.end.pipe();
-            let record = pipe
-                .id
-                .map(|id| self.world.lock().sessions[&id].disconnected);
-            peer.may_be_cut |= record == Some(1) && !pipe.is_dropped;
+            let record = (peer.end.id()).map(|id| self.world.lock().sessions[&id].disconnected);
+            peer.may_be_cut |= record == Some(1) && !peer.end.state().is_dropped;
         }
         self.now += stop;
         self.login_grace_until = self.login_grace_until.max(Some(self.now + stop));
@@ -459,10 +455,17 @@ impl Sim {
         // The jump itself may end sessions, and these turns decide that. A session that leaves in these
         // turns has its full time from here on.
         self.turn_until_rest();
-        for peer in &mut self.peers {
-            peer.end.pipe().is_fickle = self.is_fickle;
+        for at in 0..self.peers.len() {
+            let cuts = self.cuts();
+            let peer = &mut self.peers[at];
+            peer.end.state().cuts = cuts;
             (peer.sent_at, peer.read_at) = (self.now, self.now);
         }
+    }
+
+    /// What makes a connection fickle, if those of this run are.
+    fn cuts(&mut self) -> Option<SimRng> {
+        (self.is_fickle).then(|| SimRng::new(self.rng.u64(..)))
     }
 
     pub fn shut_down(&mut self) {
@@ -484,24 +487,22 @@ impl Sim {
         self.world.lock().groups.begin_turn();
         let mut events = Vec::new();
         for peer in &self.peers {
-            let mut pipe = peer.end.pipe();
-            let Some(id) = pipe.id.filter(|id| id.worker() == worker) else {
+            let Some(id) = peer.end.id().filter(|id| id.worker() == worker) else {
                 continue;
             };
             // Some events come with a later poll, and some events are spurious.
             match self.rng.u32(..10) {
                 0 => continue,
                 1 if self.may_lose_edges => {
-                    self.coverage.lost_edges += u64::from(pipe.lose_edges());
+                    self.coverage.lost_edges += u64::from(peer.end.lose_edges());
                     continue;
                 }
                 _ => {}
             }
             let is_spurious = self.rng.u32(..20) == 0;
-            let readable =
-                std::mem::take(&mut pipe.readable_edge) || is_spurious && self.rng.bool();
-            let writable =
-                std::mem::take(&mut pipe.writable_edge) || is_spurious && self.rng.bool();
+            let edges = std::mem::take(&mut peer.end.notes().edges);
+            let readable = edges.readable || is_spurious && self.rng.bool();
+            let writable = edges.writable || is_spurious && self.rng.bool();
             if readable || writable {
                 events.push((id, readable, writable));
             }
@@ -549,9 +550,9 @@ impl Sim {
         };
         let has_edge = || {
             self.peers.iter().any(|peer| {
-                let pipe = peer.end.pipe();
-                let is_its = pipe.id.is_some_and(|id| id.worker() == worker);
-                is_its && !pipe.is_dropped && (pipe.readable_edge || pipe.writable_edge)
+                let notes = peer.end.notes();
+                let is_its = notes.id.is_some_and(|id| id.worker() == worker);
+                is_its && notes.edges != Edges::default() && !peer.end.state().is_dropped
             })
         };
         self.has_mail[worker]
@@ -628,7 +629,7 @@ impl Sim {
         }
         self.settle_down();
         let here: HashSet<SessionId> = (self.peers.iter())
-            .filter_map(|peer| peer.end.pipe().id)
+            .filter_map(|peer| peer.end.id())
             .collect();
         let broadcast_at = self.now;
         let (head, tail) = self.world.lock().broadcast(OUTSIDE);

@@ -5,11 +5,10 @@ use crate::driver::{HANDSHAKE_TIMEOUT, MOST_PEERS, Sim, SimShard};
 use crate::groups::{self, Verdict};
 use crate::peers::{Kind, PeerSide};
 use crate::transport::{HandshakeKind, PeerLayers};
-use crate::wire::ConnectState;
 use crate::world::{OUTSIDE, Record, World};
 use server_core::routing::outbox;
 use server_core::runtime::acceptor::RETRY;
-use server_core::testing::FakeTls;
+use server_core::testing::{Connect, FakeTls};
 use server_core::{DisconnectReason, Kick, SessionId};
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
@@ -25,12 +24,12 @@ impl Sim {
     pub fn check_turn(&mut self) {
         let world = self.world.lock();
         for peer in &mut self.peers {
-            let pipe = peer.end.pipe();
-            let Some(id) = pipe.id else { continue };
+            let state = peer.end.state();
+            let Some(id) = peer.end.id() else { continue };
             let own_seq_at_start = world.sessions[&id].own_seq_at_start;
             let read = match &mut peer.layers {
-                None => (peer.seen).read_on(&pipe.output, own_seq_at_start, id),
-                Some(layers) => (layers.read_on(&pipe.output))
+                None => (peer.seen).read_on(&state.output, own_seq_at_start, id),
+                Some(layers) => (layers.read_on(&state.output))
                     .and_then(|()| (peer.seen).read_on(&layers.plain, own_seq_at_start, id)),
             };
             if let Err(offence) = read {
@@ -213,8 +212,8 @@ impl Sim {
         let world = self.world.lock();
         (self.offences).extend(self.link.check_complete(&world.broadcasts));
         for peer in &self.peers {
-            let pipe = peer.end.pipe();
-            let Some(id) = pipe.id else { continue };
+            let state = peer.end.state();
+            let Some(id) = peer.end.id() else { continue };
             let record = &world.sessions[&id];
             let told = |what: &str| format!("{id} {:?}: {what}; {record:?}", peer.kind);
             // A session that was accepted after the quiet began may have some time left.
@@ -226,12 +225,12 @@ impl Sim {
                 let is_excused = is_excused
                     || record.reason == Some(DisconnectReason::Handshake)
                         && self.coverage.clock_jumps > 0;
-                if is_overdue && !pipe.is_dropped && !is_excused {
+                if is_overdue && !state.is_dropped && !is_excused {
                     self.offences
                         .push(told("has left, and its stream is still here"));
                 }
                 // There was no shutdown so far: every peer that read got everything that was for it.
-                drop(pipe);
+                drop(state);
                 let verdict = self.check_session(peer, id, &world);
                 self.coverage.casts_owed += verdict.owed;
                 self.offences.extend(verdict.offences);
@@ -344,32 +343,33 @@ impl Sim {
         // A record with packets may be on its way when its stream breaks: it arrives, and is not counted.
         let (mut broken_records, mut uncounted) = (0, 0);
         for peer in &self.peers {
-            let pipe = peer.end.pipe();
+            let state = peer.end.state();
             let output = peer
                 .layers
                 .as_ref()
-                .map_or(&pipe.output, |layers| &layers.plain);
+                .map_or(&state.output, |layers| &layers.plain);
             bytes += if peer.is_translated {
                 without_torn_header(output) as u64
             } else {
                 output.len() as u64
             };
+            let notes = peer.end.notes();
             offences.extend(
-                pipe.offences
-                    .iter()
-                    .map(|offence| format!("{:?}: {offence}", pipe.id)),
+                (state.misuses.iter().copied())
+                    .chain(notes.offences.iter().map(String::as_str))
+                    .map(|offence| format!("{:?}: {offence}", notes.id)),
             );
-            if !pipe.is_dropped {
+            if !state.is_dropped {
                 offences.push(format!(
                     "{:?} {:?}: its stream was never dropped",
-                    pipe.id, peer.kind
+                    notes.id, peer.kind
                 ));
             }
-            let Some(id) = pipe.id else { continue };
+            let Some(id) = notes.id else { continue };
             let record = &world.sessions[&id];
             let is_session = record.connected > 0 || has_handshake(peer);
             accepted += u64::from(is_session && !peer.is_outgoing);
-            drop(pipe);
+            drop((state, notes));
             packets += peer.seen.packets;
             if record.connected > 0 && record.reason == Some(DisconnectReason::Handshake) {
                 broken_records += 1;
@@ -394,7 +394,7 @@ impl Sim {
         offences.dedup();
         offences.truncate(12);
         let resets =
-            |peer: &&PeerSide| peer.kind == Kind::Resets && peer.end.pipe().broken.is_some();
+            |peer: &&PeerSide| peer.kind == Kind::Resets && peer.end.state().broken.is_some();
         let login_timeouts = |had_time: bool| {
             let ended = world.sessions.values().filter(|record| {
                 record.reason == Some(DisconnectReason::LoginTimeout)
@@ -428,7 +428,7 @@ impl Sim {
             pongs: sum_of_layers(&self.peers, |layers| layers.pongs),
             runs: sum_of_layers(&self.peers, |layers| layers.runs),
             pending_closes: (self.peers.iter())
-                .map(|peer| peer.end.pipe().pending_closes)
+                .map(|peer| peer.end.notes().pending_closes)
                 .sum(),
             ..self.coverage
         };
@@ -471,7 +471,7 @@ impl Sim {
                 ..Verdict::default()
             };
         };
-        let pipe = peer.end.pipe();
+        let state = peer.end.state();
         use DisconnectReason as Why;
         let is_explained = match reason {
             Why::Closed => record.close_was_asked,
@@ -482,12 +482,12 @@ impl Sim {
             }
             Why::HandlerPanicked => record.has_panicked,
             Why::Shutdown => self.flush_by.is_some(),
-            Why::PeerClosed => pipe.peer_sent_fin,
+            Why::PeerClosed => state.has_sent_fin,
             Why::PeerReset => matches!(
-                pipe.broken,
+                state.broken,
                 Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
             ),
-            Why::IoError(kind) => pipe.broken == Some(kind),
+            Why::IoError(kind) => state.broken == Some(kind),
             Why::Handshake if has_broken_record(peer) => true,
             Why::Handshake => {
                 let had_time = record.disconnected_at >= Some(peer.arrived_at + HANDSHAKE_TIMEOUT);
@@ -500,9 +500,9 @@ impl Sim {
             }
             Why::Idle => self.config.idle_timeout.is_some() && !peer.is_well_behaved(),
             Why::ConnectFailed(ErrorKind::TimedOut) => peer.is_outgoing && record.connected == 0,
-            Why::ConnectFailed(_) => pipe.connect_state == ConnectState::Refused,
+            Why::ConnectFailed(_) => state.connect == Connect::Refused,
             Why::Kicked(Kick::SlowConsumer) => {
-                self.is_tight || !peer.reads() || pipe.broken == Some(ErrorKind::TimedOut)
+                self.is_tight || !peer.reads() || state.broken == Some(ErrorKind::TimedOut)
             }
             Why::Kicked(Kick::PacketTimeout) => peer.kind == Kind::Stall,
             Why::Kicked(Kick::BadSize) => peer.kind == Kind::BadSize,
@@ -526,7 +526,8 @@ impl Sim {
             }
         }
         let is_broken = reason == Why::Handshake && record.connected > 0;
-        let arrives = reason.flushes() && pipe.broken.is_none() && peer.reads() && !peer.may_be_cut;
+        let arrives =
+            reason.flushes() && state.broken.is_none() && peer.reads() && !peer.may_be_cut;
         // At a shutdown, the deadline may come before the peer has read.
         let arrives = arrives && self.flush_by.is_none();
         // A session that is evicted for the next peer gets one write, and no time to drain.

@@ -3,9 +3,9 @@
 use crate::proxy::Header;
 use crate::seen::Seen;
 use crate::transport::{self, HandshakeKind, PeerLayers};
-use crate::wire::{ConnectState, PeerEnd};
+use crate::wire::PeerEnd;
 use crate::world::{C_BAD_PAYLOAD, C_ECHO};
-use server_core::testing::{header, packet};
+use server_core::testing::{Connect, header, packet};
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,7 @@ pub struct PeerSide {
     pub kind: Kind,
     pub is_outgoing: bool,
     /// The result of a connect by the server: connected or refused. `None`: the connect never ends.
-    pub fate: Option<ConnectState>,
+    pub fate: Option<Connect>,
     pub to_send: Vec<u8>,
     /// Whole echoes that the peer has put before any offence.
     pub echoes: u64,
@@ -112,7 +112,7 @@ impl PeerSide {
 
     pub fn put_echo(&mut self, rng: &mut fastrand::Rng) {
         // A fickle stream gives a few bytes at a time: a large packet would really be late.
-        let large = if self.end.pipe().is_fickle {
+        let large = if self.end.state().cuts.is_some() {
             300
         } else {
             3_000
@@ -158,54 +158,52 @@ impl PeerSide {
             }
         }
         self.transmit(self.to_send.len(), rng);
-        let mut pipe = self.end.pipe();
         if matches!(self.kind, Kind::HalfClose | Kind::Leaver)
             && let Some(layers) = &mut self.layers
             && rng.bool()
         {
-            pipe.input.extend(layers.end(rng));
+            self.end.send(&layers.end(rng));
         }
         if let (Kind::BadFrame, Some(layers)) = (self.kind, &mut self.layers)
             && is_framed
         {
-            pipe.input.extend(layers.broken_frame(rng));
+            self.end.send(&layers.broken_frame(rng));
         }
         if self.kind == Kind::BadRecord && is_sealed {
-            pipe.input.extend(transport::broken_record());
+            self.end.send(&transport::broken_record());
         }
+        let mut state = self.end.state();
         match self.kind {
-            Kind::HalfClose => pipe.peer_sent_fin = true,
-            Kind::Leaver => (pipe.peer_sent_fin, pipe.window) = (true, 0),
-            Kind::Breaks(kind) => pipe.broken = Some(kind),
+            Kind::HalfClose => state.has_sent_fin = true,
+            Kind::Leaver => (state.has_sent_fin, state.room) = (true, 0),
+            Kind::Breaks(kind) => state.broken = Some(kind),
             _ => {}
         }
     }
 
     pub fn transmit(&mut self, count: usize, rng: &mut fastrand::Rng) {
-        let mut pipe = self.end.pipe();
-        if pipe.peer_sent_fin {
+        if self.end.state().has_sent_fin {
             return;
         }
         let bytes: Vec<u8> = self.to_send.drain(..count).collect();
         match &mut self.layers {
             Some(layers) => {
                 if rng.u32(..6) == 0 {
-                    pipe.input.extend(layers.ping(rng));
+                    self.end.send(&layers.ping(rng));
                 }
-                pipe.input.extend(layers.wrap(&bytes, rng));
+                self.end.send(&layers.wrap(&bytes, rng));
             }
-            None => pipe.input.extend(bytes),
+            None => self.end.send(&bytes),
         }
     }
 
     /// A ping that no packet follows.
     pub fn ping(&mut self, rng: &mut fastrand::Rng) {
-        let mut pipe = self.end.pipe();
-        let may_ping = !self.has_offended && !pipe.peer_sent_fin;
+        let may_ping = !self.has_offended && !self.end.state().has_sent_fin;
         if let Some(layers) = self.layers.as_mut().filter(|_| may_ping)
             && layers.may_send()
         {
-            pipe.input.extend(layers.ping(rng));
+            self.end.send(&layers.ping(rng));
         }
     }
 
@@ -215,20 +213,20 @@ impl PeerSide {
             return true;
         };
         if self.kind != Kind::Silent {
-            layers.step(&mut self.end.pipe());
+            layers.step(&self.end);
         }
         layers.may_send()
     }
 
     pub fn step(&mut self, now: Instant, rng: &mut fastrand::Rng) {
-        let (is_dropped, connect_state) = {
-            let pipe = self.end.pipe();
-            (pipe.is_dropped, pipe.connect_state)
+        let (is_dropped, connect) = {
+            let state = self.end.state();
+            (state.is_dropped, state.connect)
         };
-        if is_dropped || connect_state == ConnectState::Refused {
+        if is_dropped || connect == Connect::Refused {
             return;
         }
-        if connect_state == ConnectState::Pending {
+        if connect == Connect::Pending {
             if rng.u32(..4) == 0 {
                 self.finish_connect(now);
             }
@@ -236,17 +234,17 @@ impl PeerSide {
         }
         let late = Duration::from_millis(300);
         let due = now >= self.sent_at + late;
-        if !self.header.send(&mut self.end.pipe(), due, rng) {
+        if !self.header.send(&self.end, due, rng) {
             self.end.raise_edges();
             return;
         }
         if self.kind == Kind::BadRecord && !self.has_offended {
             // What it takes of its first answers is little, so that its offence finds a record that is cut.
-            let mut pipe = self.end.pipe();
-            pipe.window = pipe.window.min(rng.usize(..1_000));
+            let mut state = self.end.state();
+            state.room = state.room.min(rng.usize(..1_000));
         }
         if self.reads() && (rng.bool() || now >= self.read_at + late) {
-            self.end.pipe().window = if rng.bool() {
+            self.end.state().room = if rng.bool() {
                 1 << 20
             } else {
                 rng.usize(..4_000)
@@ -279,15 +277,15 @@ impl PeerSide {
     /// Does everything that a healthy peer would have done in the meantime.
     pub fn catch_up(&mut self, now: Instant, rng: &mut fastrand::Rng) {
         {
-            let mut pipe = self.end.pipe();
-            pipe.is_fickle = false;
-            if self.reads() && pipe.connect_state == ConnectState::Connected {
-                pipe.window = 16 << 20;
+            let mut state = self.end.state();
+            state.cuts = None;
+            if self.reads() && state.connect == Connect::Connected {
+                state.room = 16 << 20;
                 self.read_at = now;
             }
         }
-        let may_send = self.end.pipe().connect_state == ConnectState::Connected
-            && self.header.send(&mut self.end.pipe(), true, rng)
+        let may_send = self.end.state().connect == Connect::Connected
+            && self.header.send(&self.end, true, rng)
             && self.shake_hands();
         if may_send && !self.has_offended && self.kind != Kind::Silent {
             self.put_echo(rng);
@@ -300,19 +298,19 @@ impl PeerSide {
 
     /// Ends a pending connect of the server with the peer's `fate`, if it has one.
     pub fn finish_connect(&mut self, now: Instant) {
-        let is_pending = self.end.pipe().connect_state == ConnectState::Pending;
+        let is_pending = self.end.state().connect == Connect::Pending;
         if let Some(fate) = self.fate.filter(|_| is_pending) {
             // The connection may become readable first and writable later: mio promises no order.
-            self.end.pipe().connect_state = fate;
+            self.end.state().connect = fate;
             (self.sent_at, self.read_at) = (now, now);
             self.end.raise_edges();
         }
     }
 
     pub fn answer_fin(&mut self) {
-        let mut pipe = self.end.pipe();
-        if pipe.server_sent_fin && self.kind != Kind::Ghost && self.reads() {
-            pipe.peer_sent_fin = true;
+        let mut state = self.end.state();
+        if state.has_received_fin && self.kind != Kind::Ghost && self.reads() {
+            state.has_sent_fin = true;
         }
     }
 }

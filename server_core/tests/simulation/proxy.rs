@@ -2,8 +2,9 @@
 
 use crate::driver::Sim;
 use crate::transport::{Accepted, Layers};
-use crate::wire::{FakeStream, PeerEnd, Pipe};
+use crate::wire::PeerEnd;
 use server_core::connection::proxied::{LONGEST_WAIT, NoPeer, Proxied};
+use server_core::testing::{FakePeer, FakeStream};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
@@ -42,16 +43,17 @@ impl Header {
     }
 
     /// Sends a part of the header, or all of it. Returns whether the bytes of the client may follow.
-    pub fn send(&mut self, pipe: &mut Pipe, all: bool, rng: &mut fastrand::Rng) -> bool {
+    pub fn send(&mut self, end: &FakePeer, all: bool, rng: &mut fastrand::Rng) -> bool {
         let count = if all {
             self.unsent.len()
         } else {
             rng.usize(..=self.unsent.len())
         };
-        if !pipe.peer_sent_fin {
-            pipe.input.extend(self.unsent.drain(..count));
+        let mut state = end.state();
+        if !state.has_sent_fin {
+            state.input.extend(self.unsent.drain(..count));
             if self.is_cut && self.unsent.is_empty() && rng.u32(..8) == 0 {
-                pipe.peer_sent_fin = true;
+                state.has_sent_fin = true;
             }
         }
         self.unsent.is_empty() && !self.is_cut
@@ -147,13 +149,13 @@ impl Sim {
     /// Whether the poll of the listener has an event of such a connection, or its time is over.
     pub fn has_proxied_due(&self) -> bool {
         let mut proxied = self.proxied.iter();
-        proxied.any(|one| one.end.pipe().readable_edge || one.proxied.deadline() <= self.now)
+        proxied.any(|one| one.end.notes().edges.readable || one.proxied.deadline() <= self.now)
     }
 
     /// Reads the headers that have come, as `listener.rs` does.
     pub fn advance_proxied(&mut self) {
         for mut one in std::mem::take(&mut self.proxied) {
-            let has_edge = std::mem::take(&mut one.end.pipe().readable_edge);
+            let has_edge = std::mem::take(&mut one.end.notes().edges.readable);
             if !has_edge && self.now < one.proxied.deadline() {
                 self.proxied.push(one);
                 continue;
@@ -178,7 +180,7 @@ impl Sim {
     /// Checks why a connection of the proxy has ended without a session.
     fn check_without_peer(&mut self, one: &WaitingForHeader, end: NoPeer) {
         let header = &self.peers[one.peer].header;
-        let pipe = one.end.pipe();
+        let state = one.end.state();
         let is_explained = match end {
             NoPeer::Invalid(_) => {
                 self.coverage.invalid_headers += 1;
@@ -191,7 +193,7 @@ impl Sim {
                 self.now >= one.accepted_at + LONGEST_WAIT
                     && (!has_come || self.is_fickle || self.coverage.clock_jumps > 0)
             }
-            NoPeer::Ended(_) => pipe.peer_sent_fin || pipe.broken.is_some(),
+            NoPeer::Ended(_) => state.has_sent_fin || state.broken.is_some(),
             NoPeer::Evicted => false,
         };
         if !is_explained {

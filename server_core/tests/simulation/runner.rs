@@ -86,7 +86,7 @@ fn name_panic(panic: &(dyn Any + Send)) -> String {
 fn trace(seed: u64) -> Vec<Vec<u8>> {
     let mut sim = Sim::new(seed);
     sim.run();
-    let outputs = sim.peers.iter().map(|peer| peer.end.pipe().output.clone());
+    let outputs = sim.peers.iter().map(|peer| peer.end.state().output.clone());
     outputs.collect()
 }
 

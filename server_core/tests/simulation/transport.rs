@@ -5,10 +5,10 @@
 //! two steps comes before the first record of packets, and a record that ends the stream comes after the
 //! last.
 
-use crate::wire::{FakeStream, PeerEnd, Pipe};
+use crate::wire::PeerEnd;
 use server_core::protocol::codec::{Codec, Decoded};
 use server_core::protocol::websocket::WebSocket;
-use server_core::testing::FakeTls;
+use server_core::testing::{FakePeer, FakeStream, FakeTls};
 use server_core::transport::{
     Completion, Framed, HandshakeStep, ReadOutcome, Tls, Translated, Transport, Upgrade,
 };
@@ -104,7 +104,7 @@ impl SimStream {
             let should_be = offered.min(WebSocket::MAX_RUN_BYTES);
             if run != should_be {
                 let text = format!("a prefix for {run} bytes splits a run of {should_be}");
-                self.end.pipe().offences.push(text);
+                self.end.notes().offences.push(text);
             }
         }
     }
@@ -158,7 +158,7 @@ impl Transport for SimStream {
     fn shutdown_write(&mut self) -> io::Result<Completion> {
         let outcome = self.transport.shutdown_write();
         if matches!(outcome, Ok(Completion::Pending)) {
-            self.end.pipe().pending_closes += 1;
+            self.end.notes().pending_closes += 1;
         }
         outcome
     }
@@ -209,13 +209,13 @@ impl Sealed {
     fn checked(&mut self, bytes: &[u8], written: io::Result<usize>) -> io::Result<usize> {
         let mut sealed = self.sealed.lock().unwrap();
         if !bytes.starts_with(&sealed[..sealed.len().min(bytes.len())]) {
-            (self.end.pipe().offences)
+            (self.end.notes().offences)
                 .push("a write begins with other bytes than the sealed ones".into());
         }
         if let Ok(count) = &written {
             if *count != sealed.len() {
                 let text = format!("{count} bytes sent of a record of {}", sealed.len());
-                self.end.pipe().offences.push(text);
+                self.end.notes().offences.push(text);
             }
             sealed.clear();
         }
@@ -425,12 +425,12 @@ impl PeerLayers {
     }
 
     /// Does the next step of the handshake, if it is the peer's.
-    pub fn step(&mut self, pipe: &mut Pipe) {
-        if pipe.peer_sent_fin {
+    pub fn step(&mut self, end: &FakePeer) {
+        if end.state().has_sent_fin {
             return;
         }
         if self.layers.is_sealed {
-            self.step_sealed(pipe);
+            self.step_sealed(end);
         }
         // Packets may follow the request at once.
         let is_sealed = self.has_finished >= self.layers.is_sealed;
@@ -442,28 +442,26 @@ impl PeerLayers {
             };
             self.has_asked = true;
             self.has_requested = self.handshake == HandshakeKind::Healthy;
-            pipe.input.extend(if self.layers.is_sealed {
-                FakeTls::record(FakeTls::DATA, request)
+            if self.layers.is_sealed {
+                end.send(&FakeTls::record(FakeTls::DATA, request));
             } else {
-                request.to_vec()
-            });
+                end.send(request);
+            }
         }
     }
 
-    fn step_sealed(&mut self, pipe: &mut Pipe) {
+    fn step_sealed(&mut self, end: &FakePeer) {
         if !std::mem::replace(&mut self.has_greeted, true) {
-            pipe.input
-                .extend(FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP));
+            end.send(&FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP));
         }
         if self.is_welcome && !self.has_finished {
             match self.handshake {
                 HandshakeKind::Healthy => {
-                    pipe.input
-                        .extend(FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP));
+                    end.send(&FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP));
                     self.has_finished = true;
                 }
                 HandshakeKind::Garbage => {
-                    pipe.input.extend(FakeTls::record(FakeTls::HANDSHAKE, b"?"));
+                    end.send(&FakeTls::record(FakeTls::HANDSHAKE, b"?"));
                     self.is_welcome = false;
                 }
                 HandshakeKind::Stalls => {}

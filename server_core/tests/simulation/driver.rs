@@ -64,7 +64,8 @@ pub struct Sim {
     pub world: SharedWorld,
     pub peers: Vec<PeerSide>,
     pub flush_by: Option<Instant>,
-    /// Until when a stop of the process may put off the login timeout of a session that has sent a packet.
+    /// Until when a stop of the process may put off the login timeout of a session that has sent a packet, or
+    /// whose peer has bytes to take.
     pub login_grace_until: Option<Instant>,
     /// How long the process is stopped in the middle of each turn. Zero: not at all.
     pub turn_takes: Duration,

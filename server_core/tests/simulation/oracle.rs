@@ -95,7 +95,11 @@ impl Sim {
             let login_by = began
                 .zip(self.config.login_timeout)
                 .map(|(at, time)| at + time);
-            let grace_until = self.login_grace_until.filter(|_| record.packets > 0);
+            // A peer with bytes to take has the time of the stall for them, also beyond its login timeout.
+            let shard = self.shards[id.worker()].as_mut();
+            let has_queue = shard.and_then(|shard| shard.queued_bytes(*id)) > Some(0);
+            let may_be_late = record.packets > 0 || has_queue;
+            let grace_until = self.login_grace_until.filter(|_| may_be_late);
             let login_by = login_by.map(|at| grace_until.map_or(at, |grace| grace.max(at)));
             if let Some(at) = login_by.filter(|at| *at <= self.now) {
                 let noticed = self.overdue.get(&(*id, at)).copied();

@@ -88,7 +88,8 @@ impl Session for ArenaBot {
         });
         let room = self.verdict.bot % self.verdict.bots.div_ceil(PLAYERS_PER_ROOM);
         ctx.send_packet(&CEnter::new(room));
-        ctx.set_timer(ctx.now() + STEP);
+        // Players do not move at the same instant.
+        ctx.set_timer(ctx.now() + STEP.mul_f64(fastrand::f64()));
     }
 
     fn on_packet(&mut self, _: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {

@@ -22,17 +22,14 @@ fn login(
     client.send_packet(&CLogin { name, token });
     server.advance(PERIOD * 2);
     let welcome = client.next_of(SWelcome::ID).expect("a welcome");
-    let welcome = welcome.packet().decode::<SWelcome>().expect("a welcome");
+    let welcome = welcome.decode::<SWelcome>().expect("a welcome");
     (welcome.you(), welcome.token())
 }
 
 /// The number, tick and place of a player in the next snapshot.
 fn spot_of(client: &mut SimClient, player: u32) -> Option<(u64, i16, i16)> {
     let packet = client.next_of(SSnapshot::ID)?;
-    let snapshot = packet
-        .packet()
-        .decode::<SSnapshot<'_>>()
-        .expect("a snapshot");
+    let snapshot = packet.decode::<SSnapshot<'_>>().expect("a snapshot");
     let spot = snapshot
         .players
         .iter()
@@ -45,7 +42,7 @@ fn players_of_snapshots(client: &mut SimClient) -> Vec<Vec<u32>> {
     let packets = client.packets().into_iter();
     (packets.filter(|packet| packet.id == SSnapshot::ID))
         .map(|packet| {
-            let snapshot = packet.packet().decode::<SSnapshot<'_>>();
+            let snapshot = packet.decode::<SSnapshot<'_>>();
             let players = snapshot.expect("a snapshot").players.iter();
             players.map(Spot::player).collect()
         })
@@ -58,7 +55,7 @@ fn bye_code(client: &mut SimClient) -> u16 {
 
 fn bye(client: &mut SimClient) -> (u16, String) {
     let bye = client.next_of(SBye::ID).expect("a last packet");
-    let (head, text) = bye.packet().decode::<SBye>().expect("a last packet");
+    let (head, text) = bye.decode::<SBye>().expect("a last packet");
     (head.code(), text.to_owned())
 }
 
@@ -79,10 +76,7 @@ fn player_gets_the_world_once_and_a_snapshot_each_tick() {
             match packet.id {
                 SWorld::ID => world.extend(packet.payload),
                 SSnapshot::ID => {
-                    let snapshot = packet
-                        .packet()
-                        .decode::<SSnapshot<'_>>()
-                        .expect("a snapshot");
+                    let snapshot = packet.decode::<SSnapshot<'_>>().expect("a snapshot");
                     ticks.push(snapshot.tick);
                     place = snapshot.players.first().map(|spot| (spot.x(), spot.y()));
                 }
@@ -236,15 +230,7 @@ fn storm_of_logins_loses_no_snapshot_and_no_byte_and_the_end_is_in_order() {
             .count();
         assert_eq!(snapshots, 100);
         let last = packets.last().expect("packets have come");
-        let code = last
-            .packet()
-            .parse::<SBye>()
-            .expect("a last packet")
-            .0
-            .code();
-        assert_eq!(
-            (last.id, Some(code)),
-            (SBye::ID, DisconnectReason::Shutdown.code())
-        );
+        let (bye, _) = last.decode::<SBye>().expect("a last packet");
+        assert_eq!(Some(bye.code()), DisconnectReason::Shutdown.code());
     }
 }

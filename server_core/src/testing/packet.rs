@@ -3,7 +3,8 @@
 //! The code shares no type with the framer and the packet writer of this library: a bug in both would
 //! cancel out.
 
-use crate::protocol::packet::Packet;
+use crate::base::reason::Kick;
+use crate::protocol::packet::{IncomingPacket, Packet};
 use std::io::{self, ErrorKind};
 
 const HEADER_BYTES: usize = 4;
@@ -29,6 +30,14 @@ impl RawPacket {
     #[must_use]
     pub fn packet(&self) -> Packet<'_> {
         Packet::new(self.id, &self.payload)
+    }
+
+    /// Reads the packet as one kind of packet. See [`Packet::decode`].
+    ///
+    /// # Errors
+    /// As [`Packet::decode`].
+    pub fn decode<P: IncomingPacket>(&self) -> Result<P::Body<'_>, Kick> {
+        self.packet().decode::<P>()
     }
 
     /// Bytes of the packet, header included.

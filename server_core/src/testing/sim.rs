@@ -69,7 +69,7 @@ use std::time::{Duration, Instant};
 ///     two.send_packet(&CAdd::new(1, u32::MAX)); // an offence: the sum is too large
 ///     server.advance(Duration::from_secs(59));
 ///     let answer = one.next_packet().expect("an answer has come");
-///     assert_eq!(answer.packet().decode::<SSum>().expect("a sum").sum(), 5);
+///     assert_eq!(answer.decode::<SSum>().expect("a sum").sum(), 5);
 ///     assert!(two.is_closed() && !one.is_closed());
 ///     server.advance(Duration::from_secs(2)); // one minute of silence, in no time
 ///     assert!(one.is_closed());

@@ -56,7 +56,7 @@ impl Game for Clicks {
         if self.clicks > self.sent {
             self.sent = self.clicks;
             let clicks = self.clicks.into();
-            ctx.server().broadcast_packet(&SClicks { clicks });
+            ctx.broadcast_packet(&SClicks { clicks });
         }
     }
 }

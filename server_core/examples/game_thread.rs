@@ -91,14 +91,13 @@ impl Game for Race {
     }
 
     fn on_tick(&mut self, ctx: &mut GameContext<'_>, tick: Tick) {
-        let server = ctx.server();
         for (id, runner) in &mut self.runners {
             if std::mem::take(&mut runner.has_moved) {
-                server.send_packet_to(*id, &SYou::new(runner.steps));
+                ctx.send_packet(*id, &SYou::new(runner.steps));
             }
         }
         let longest = self.runners.values().map(|runner| runner.steps).max();
         let runners = self.runners.len() as u32;
-        server.broadcast_packet(&SRace::new(tick.number, runners, longest.unwrap_or(0)));
+        ctx.broadcast_packet(&SRace::new(tick.number, runners, longest.unwrap_or(0)));
     }
 }

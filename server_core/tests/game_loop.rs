@@ -76,7 +76,7 @@ impl Game for Recorder {
             C_PANIC => std::panic::resume_unwind(Box::new("a bug in the game")),
             C_LOGIN => ctx.admit(player),
             C_ROOM => {
-                ctx.server().join(player, ROOM);
+                ctx.join(player, ROOM);
                 ctx.broadcast_built_to(ROOM, &SEcho, |tail| tail.extend(packet.payload()));
             }
             C_OTHERS => {

@@ -320,7 +320,7 @@ impl Game for Accounts {
     fn on_login(&mut self, ctx: &mut GameContext<'_>, player: SessionId, answer: LoginAnswer) {
         let _ = self.events.send((player, answer));
         if answer == LoginAnswer::Refused {
-            ctx.server().close_with(player, NAME_TAKEN, "");
+            ctx.close_with(player, NAME_TAKEN, "");
         } else {
             ctx.admit(player);
             ctx.send(player, &SLogin { answer: 0.into() }, "");
@@ -355,7 +355,7 @@ fn login(version: u32, name: &str) -> Vec<u8> {
 /// Returns the text.
 fn expect_bye(client: &mut RawClient, code: u16) -> String {
     let packet = client.next_packet();
-    let (bye, text) = packet.packet().decode::<SBye>().unwrap();
+    let (bye, text) = packet.decode::<SBye>().unwrap();
     assert_eq!(bye.code(), code);
     client.expect_eof();
     text.to_owned()

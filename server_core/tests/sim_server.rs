@@ -47,7 +47,7 @@ impl Game for Talk {
     fn on_join(&mut self, ctx: &mut GameContext<'_>, player: SessionId) {
         self.events.borrow_mut().push("join".into());
         let (count, bytes) = self.pieces;
-        let pieces = (0..count).map(|piece| ctx.server().encode(&SPiece, vec![piece; bytes]));
+        let pieces = (0..count).map(|piece| ctx.encode(&SPiece, vec![piece; bytes]));
         let pieces: Arc<[SendBuffer]> = pieces.map(Result::unwrap).collect();
         for half in [0, 1] {
             let middle = pieces.len() / 2;
@@ -81,7 +81,7 @@ impl Game for Talk {
             ctx.server().broadcast(&SSaid { who: 0.into() }, bytes);
         }
         let said = self.said.into();
-        ctx.server().broadcast_packet(&STick { number, said });
+        ctx.broadcast_packet(&STick { number, said });
     }
 }
 
@@ -151,7 +151,7 @@ fn ticks_come_at_their_instants_and_players_leave_at_the_end() {
         assert!(server.handle().has_ended() && one.is_closed());
         let bye = one.next_of(SBye::ID).expect("the close message");
         let code = DisconnectReason::Shutdown.code().unwrap();
-        assert_eq!(bye.packet().decode::<SBye>().unwrap().code.get(), code);
+        assert_eq!(bye.decode::<SBye>().unwrap().code.get(), code);
         let mut events = events.borrow().clone();
         assert_eq!(events.split_off(2), ["peer_closed", "shutdown"]);
         assert_eq!(events, ["join", "join"]);
@@ -312,7 +312,7 @@ impl Game for Streams {
     }
 
     fn on_tick(&mut self, ctx: &mut GameContext<'_>, _: Tick) {
-        let piece: Arc<[SendBuffer]> = [ctx.server().encode(&SPiece, [1; 10_000]).unwrap()].into();
+        let piece: Arc<[SendBuffer]> = [ctx.encode(&SPiece, [1; 10_000]).unwrap()].into();
         for player in &self.players {
             for _ in 0..self.pieces_per_tick {
                 ctx.send_paced(*player, &piece).unwrap();

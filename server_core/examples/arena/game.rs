@@ -3,7 +3,7 @@
 use server_core::tick::Tick;
 use server_core::{
     DisconnectReason, Game, GameContext, GameLoop, GroupId, Kick, Packet, SendBuffer, Server,
-    ServerBuilder, ServerHandle, SessionId,
+    ServerBuilder, SessionId,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -120,10 +120,9 @@ impl Arena {
         let Some(player) = self.players.get_mut(&number) else {
             return Err(NAME_TAKEN);
         };
-        let server = ctx.server();
         if let Some(before) = player.session.replace(session) {
             self.sessions.remove(&before);
-            server.close_with(
+            ctx.close_with(
                 before,
                 RESUMED,
                 "the player has come back on another connection",
@@ -131,15 +130,16 @@ impl Arena {
         }
         self.sessions.insert(session, number);
         ctx.admit(session);
-        server.send_packet_to(session, &SWelcome::new(number, player.token));
+        ctx.send_packet(session, &SWelcome::new(number, player.token));
         if let Some(room) = player.room {
-            server.join(session, group(room));
+            // The new session is in no group yet.
+            ctx.join(session, group(room));
         }
         // As fast as the player reads, on its worker: no tick waits for it.
         let pieces = self.pieces.get_or_insert_with(|| {
             let pieces = self.world.chunks(PIECE_BYTES);
             pieces
-                .filter_map(|piece| server.encode(&SWorld, piece).ok())
+                .filter_map(|piece| ctx.encode(&SWorld, piece).ok())
                 .collect()
         });
         ctx.send_paced(session, pieces).map_err(|_| BUSY)
@@ -162,7 +162,7 @@ impl Arena {
         number
     }
 
-    fn send_snapshots(&mut self, server: &ServerHandle) {
+    fn send_snapshots(&mut self, ctx: &GameContext<'_>) {
         self.rooms
             .retain(|_, spots| !std::mem::take(spots).is_empty());
         for (number, player) in &self.players {
@@ -180,7 +180,7 @@ impl Arena {
                 sent_micros,
                 players,
             };
-            server.broadcast_packet_to(group(*room), &snapshot);
+            ctx.broadcast_packet_to(group(*room), &snapshot);
         }
     }
 }
@@ -203,9 +203,9 @@ impl Game for Arena {
             CEnter::ID => {
                 let room = packet.decode::<CEnter>()?.room();
                 if let Some(before) = player.room.replace(room) {
-                    ctx.server().leave(session, group(before));
+                    ctx.leave(session, group(before));
                 }
-                ctx.server().join(session, group(room));
+                ctx.join(session, group(room));
             }
             CMove::ID => {
                 let CMove { dx, dy } = *packet.decode::<CMove>()?;
@@ -231,7 +231,7 @@ impl Game for Arena {
 
     fn on_tick(&mut self, ctx: &mut GameContext<'_>, tick: Tick) {
         self.tick = tick.number;
-        let (names, server) = (&mut self.names, ctx.server());
+        let names = &mut self.names;
         self.players.retain(|_, player| {
             let stays = player.session.is_some() || tick.number <= player.left_at + RESUME_TICKS;
             if !stays {
@@ -239,9 +239,9 @@ impl Game for Arena {
             }
             stays
         });
-        self.send_snapshots(server);
+        self.send_snapshots(ctx);
         if self.last_tick.is_some_and(|last| tick.number >= last) {
-            server.shutdown(Duration::from_secs(10));
+            ctx.server().shutdown(Duration::from_secs(10));
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use super::player::PacedPackets;
 use crate::base::id::SessionId;
+use crate::base::reason::Kick;
 use crate::buffer::SendBuffer;
 use crate::game::inbox::Move;
 use crate::groups::id::GroupId;
-use crate::protocol::packet::PacketHead;
+use crate::protocol::packet::{PacketHead, PacketTooLarge};
+use crate::protocol::writer::OutgoingPacket;
 use crate::routing::mailbox::MailboxFull;
 use crate::server::ServerHandle;
 use std::any::Any;
@@ -64,6 +66,43 @@ impl<'a> GameContext<'a> {
     /// Sends a packet to one player. See [`ServerHandle::send_to`].
     pub fn send<H: PacketHead>(&self, player: SessionId, head: &H, tail: impl AsRef<[u8]>) {
         self.server.send_to(player, head, tail);
+    }
+
+    /// Sends a packet without a separate tail to one player. See [`ServerHandle::send_packet_to`].
+    pub fn send_packet<P: OutgoingPacket>(&self, player: SessionId, packet: &P) {
+        self.server.send_packet_to(player, packet);
+    }
+
+    /// Sends a packet without a separate tail to all players. See [`ServerHandle::broadcast_packet`].
+    pub fn broadcast_packet<P: OutgoingPacket>(&self, packet: &P) {
+        self.server.broadcast_packet(packet);
+    }
+
+    /// Sends a packet without a separate tail to every member of a group. See [`ServerHandle::broadcast_packet_to`].
+    pub fn broadcast_packet_to<P: OutgoingPacket>(&self, group: GroupId, packet: &P) {
+        self.server.broadcast_packet_to(group, packet);
+    }
+
+    /// Encodes a packet once, for [`send_paced`](Self::send_paced) for example. See [`ServerHandle::encode`].
+    ///
+    /// # Errors
+    /// [`PacketTooLarge`] if the packet does not fit its size field.
+    pub fn encode<H: PacketHead>(
+        &self,
+        head: &H,
+        tail: impl AsRef<[u8]>,
+    ) -> Result<SendBuffer, PacketTooLarge> {
+        self.server.encode(head, tail)
+    }
+
+    /// Makes a player a member of a group. See [`ServerHandle::join`].
+    pub fn join(&self, player: SessionId, group: GroupId) {
+        self.server.join(player, group);
+    }
+
+    /// Removes a player from a group. See [`ServerHandle::leave`].
+    pub fn leave(&self, player: SessionId, group: GroupId) {
+        self.server.leave(player, group);
     }
 
     /// Sends a packet whose tail `build` writes into a buffer, which is empty, and used again for each
@@ -134,5 +173,10 @@ impl<'a> GameContext<'a> {
     /// Admits a player: its login is complete. See [`ServerHandle::admit`].
     pub fn admit(&self, player: SessionId) {
         self.server.admit(player);
+    }
+
+    /// Ends the session of a player for a reason of the game, with a text. See [`ServerHandle::close_with`].
+    pub fn close_with(&self, player: SessionId, kick: Kick, text: &str) {
+        self.server.close_with(player, kick, text);
     }
 }

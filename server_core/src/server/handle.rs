@@ -445,7 +445,7 @@ impl ServerHandle {
     ///
     ///     fn on_login(&mut self, ctx: &mut GameContext<'_>, player: SessionId, answer: LoginAnswer) {
     ///         match answer {
-    ///             LoginAnswer::Refused => ctx.server().close_with(player, NAME_TAKEN, "plays already"),
+    ///             LoginAnswer::Refused => ctx.close_with(player, NAME_TAKEN, "plays already"),
     ///             _ => ctx.admit(player),
     ///         }
     ///     }

@@ -287,15 +287,14 @@
 //!
 //! # Testing a game
 //!
-//! Test over real sockets, on port 0: a server starts and ends in milliseconds, and any number of servers
-//! run side by side. A client of a few lines is enough, as packets write and read themselves. For many
-//! clients, the bots of the examples are sessions of [`start_client`](ServerBuilder::start_client) and
-//! [`ServerHandle::connect`].
+//! The feature `testing` is a dev-dependency of a game: `server_core = { version = "0.1", features = ["testing"] }`.
+//! `SimServer` runs the whole server on the thread of the test, in virtual time, without sockets.
+//! `SimServer::start_game` runs a [`GameLoop`] too.
 //!
 //! ```
-//! use server_core::{Context, Handlers, Kick, OutgoingPacket, Packet, Server, Session};
-//! use std::io::{Read, Write};
-//! use std::{net::TcpStream, sync::LazyLock};
+//! use server_core::testing::SimServer;
+//! use server_core::{Context, Handlers, Kick, Packet, Server, Session};
+//! use std::{sync::LazyLock, time::Duration};
 //!
 //! server_core::packets! {
 //!     client 1 => pub CAdd { a: u32, b: u32 };
@@ -306,8 +305,7 @@
 //!
 //! static HANDLERS: LazyLock<Handlers<Adder>> = LazyLock::new(|| {
 //!     Handlers::<Adder>::new().on::<CAdd>(|_adder, ctx, add| {
-//!         let sum = u64::from(add.a()) + u64::from(add.b());
-//!         ctx.send_packet(&SSum::new(sum));
+//!         ctx.send_packet(&SSum::new(u64::from(add.a()) + u64::from(add.b())));
 //!         Ok(())
 //!     })
 //! });
@@ -318,29 +316,39 @@
 //!     }
 //! }
 //!
-//! /// Reads the next packet: its id and its payload.
-//! fn read(stream: &mut TcpStream) -> std::io::Result<(u16, Vec<u8>)> {
-//!     let mut header = [0; 4];
-//!     stream.read_exact(&mut header)?;
-//!     let [size, id] = [[header[0], header[1]], [header[2], header[3]]].map(u16::from_le_bytes);
-//!     let mut payload = vec![0; usize::from(size) - header.len()];
-//!     stream.read_exact(&mut payload)?;
-//!     Ok((id, payload))
-//! }
+//! # fn main() {
+//! let mut server = SimServer::start(1, Server::builder(), |_peer| Adder); // 1: the seed
+//! let mut client = server.connect();
+//! client.send_packet(&CAdd::new(2, 3));
+//! server.advance(Duration::from_millis(10));
+//! let answer = client.next_packet().expect("an answer");
+//! assert_eq!(answer.decode::<SSum>().expect("a sum").sum(), 5);
+//! # }
+//! ```
 //!
+//! `RawClient` is a client over a real socket. It tests what virtual time leaves out: listeners, transports, bans. A
+//! server on port 0 starts and ends in milliseconds, and any number of servers run side by side. For many clients, the
+//! bots of the examples are sessions of [`start_client`](ServerBuilder::start_client) and [`ServerHandle::connect`].
+//!
+//! ```
+//! # use server_core::{Context, Kick, Packet, Server, Session, testing::RawClient};
+//! # server_core::packets! {
+//! #     client 1 => pub CAdd { a: u32, b: u32 };
+//! #     server 2 => pub SSum { sum: u64 };
+//! # }
+//! # struct Adder;
+//! # impl Session for Adder {
+//! #     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
+//! #         let add = packet.decode::<CAdd>()?;
+//! #         ctx.send_packet(&SSum::new(u64::from(add.a()) + u64::from(add.b())));
+//! #         Ok(())
+//! #     }
+//! # }
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let server = Server::builder().start("127.0.0.1:0", |_peer| Adder)?;
-//! let mut client = TcpStream::connect(server.local_addr())?;
-//! client.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
-//!
-//! let add = CAdd::new(2, 3);
-//! let mut bytes = vec![0; add.packet_bytes()?];
-//! add.write_packet(&mut bytes);
-//! client.write_all(&bytes)?;
-//!
-//! let (id, payload) = read(&mut client)?;
-//! let answer = Packet::new(id, &payload).decode::<SSum>()?;
-//! assert_eq!(answer.sum(), 5);
+//! let mut client = RawClient::connect(server.local_addr());
+//! client.send_packet(CAdd::ID, [2, 0, 0, 0, 3, 0, 0, 0]); // the payload as bytes
+//! assert_eq!(client.next_packet().decode::<SSum>()?.sum(), 5);
 //! # Ok(())
 //! # }
 //! ```

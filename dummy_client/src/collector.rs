@@ -35,7 +35,7 @@ impl EngineMetrics {
             connect_time: registry.trend("connect_time", "from connect to connected"),
             login_time: has_login
                 .then(|| registry.trend("login_time", "from connected to logged in")),
-            outage: registry.trend("outage", "time without a session after a loss"),
+            outage: registry.trend("outage", "time from a loss to the next session"),
             definitions: 0,
         };
         Self {

@@ -546,7 +546,7 @@ mod tests {
             merged.failures,
             [
                 "2 sessions never connected",
-                "4 sessions were lost and did not reconnect within 10 s",
+                "4 sessions were lost and did not reconnect",
                 "2 ticks were missing",
                 "4 echoes were lost",
                 "no tick arrived for 3.0 s"

@@ -75,7 +75,7 @@ impl Report {
         self.capacity = Some(capacity);
     }
 
-    /// Lost sessions that were not back within 10 s.
+    /// Lost sessions without a new session within 10 s, of which some may have reconnected later.
     fn lost_for_good(&self) -> u64 {
         (self.sessions.lost).saturating_sub(self.sessions.reconnected)
     }
@@ -105,11 +105,16 @@ impl Report {
         let (mut wrong, mut late) = (Vec::new(), Vec::new());
         let sessions = &self.sessions;
         let [never_connected, not_reconnected] = sessions.blamed();
+        let late_reconnects = sessions.reconnected_late.min(self.lost_for_good());
         let of_sessions = [
             (never_connected as u64, "sessions never connected"),
             (
-                self.lost_for_good(),
-                "sessions were lost and did not reconnect within 10 s",
+                self.lost_for_good() - late_reconnects,
+                "sessions were lost and did not reconnect",
+            ),
+            (
+                late_reconnects,
+                "sessions were lost and reconnected after more than 10 s",
             ),
             (not_reconnected as u64, "sessions did not reconnect"),
         ];
@@ -204,6 +209,20 @@ mod tests {
     }
 
     #[test]
+    fn lost_sessions_fail_the_run_by_whether_they_reconnected() {
+        let mut report = report();
+        report.sessions.lost = 6;
+        report.sessions.reconnected = 3;
+        report.sessions.reconnected_late = 1;
+        assert_eq!(report.lost(), 3);
+        let failures = [
+            "2 sessions were lost and did not reconnect",
+            "1 sessions were lost and reconnected after more than 10 s",
+        ];
+        assert_eq!(evaluated(report).1, failures);
+    }
+
+    #[test]
     fn a_run_without_a_session_or_a_packet_is_never_ok() {
         let mut nothing = report();
         nothing.sessions.connected = 0;
@@ -262,7 +281,7 @@ mod tests {
             report.client.worst_loop_lag_ms = 500.0;
             report.client.busiest_loop = busiest_loop;
             report.client.client_limited = true;
-            let failures = vec!["1 sessions were lost and did not reconnect within 10 s".into()];
+            let failures = vec!["1 sessions were lost and did not reconnect".into()];
             assert_eq!(evaluated(report), (verdict, failures, 1));
         }
     }

@@ -107,7 +107,7 @@ impl RunState {
         for (sum, lagging) in self.lagging.iter_mut().zip(lagging) {
             sum.0 = lagging;
         }
-        self.users.finish(now);
+        self.users.finish();
         self.measure(now, true);
     }
 

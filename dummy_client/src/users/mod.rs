@@ -373,10 +373,9 @@ impl Users {
     }
 
     /// Counts what is known at the end of the run only.
-    pub fn finish(&mut self, now: Instant) {
+    pub fn finish(&mut self) {
         for user in 0..self.users.len() {
             self.admit(user);
-            self.outages.extend(self.users[user].outage_until(now));
         }
         let users = &self.users;
         let count = |is: fn(&VirtualUser) -> bool| users.iter().filter(|one| is(one)).count();

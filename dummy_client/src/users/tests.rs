@@ -136,7 +136,7 @@ impl Load {
     }
 
     fn finish(mut self) -> Sessions {
-        self.users.finish(self.now);
+        self.users.finish();
         self.users.sessions
     }
 }
@@ -378,7 +378,7 @@ fn lost_session_reconnects_and_its_outage_is_recorded() {
     // The session lives, and is not refused any more.
     load.at(MS * 5_500);
     assert_eq!(load.users.outages, [MS * 2_500]);
-    load.users.finish(load.now);
+    load.users.finish();
     assert_eq!(load.users.outages, [MS * 2_500]);
     let sessions = load.users.sessions;
     assert_eq!((sessions.lost, sessions.reconnected), (1, 1));

@@ -151,12 +151,6 @@ impl VirtualUser {
         self.undecided.take()
     }
 
-    /// The time without a session that lasts until this moment.
-    pub fn outage_until(&self, now: Instant) -> Option<Duration> {
-        let at = self.lost_at?;
-        Some(now.saturating_duration_since(at))
-    }
-
     /// The user had a session, closed it by plan, and has none although it should.
     pub fn is_not_reconnected(&self) -> bool {
         self.is_disconnected() && self.was_connected && self.lost_at.is_none()
@@ -213,8 +207,8 @@ mod tests {
         assert_eq!((sessions.connected, sessions.reconnected), (1, 0));
         assert_eq!(user.admit(), None);
         let later = start + RECONNECT_TIME * 2;
-        assert_eq!(user.outage_until(later), Some(RECONNECT_TIME * 2));
         user.on_connected(&mut sessions, 0, later, id());
+        assert_eq!(user.admit(), Some((0, Some(RECONNECT_TIME * 2))));
         assert_eq!((sessions.reconnected, sessions.reconnected_late), (0, 1));
     }
 }

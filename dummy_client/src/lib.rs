@@ -44,11 +44,11 @@
 //!
 //!     fn on_timer(&mut self, ctx: &mut BotContext<'_, '_>) {
 //!         self.moved_at = Some(ctx.now());
-//!         ctx.send(&CMove::new(7), []);
+//!         ctx.send_packet(&CMove::new(7));
 //!     }
 //!
 //!     fn on_packet(&mut self, ctx: &mut BotContext<'_, '_>, packet: Packet<'_>) -> Result<(), Violation> {
-//!         let moved = packet.parse_exact::<SMoved>()?;
+//!         packet.decode::<SMoved>()?; // Any other packet is a violation: the run fails.
 //!         if let Some(at) = self.moved_at.take() {
 //!             ctx.record(self.rtt, ctx.now() - at);
 //!         }

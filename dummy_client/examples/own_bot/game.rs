@@ -30,27 +30,25 @@ server_core::packets! {
 impl CMove {
     /// The move with this number goes to this place.
     pub fn to(number: u64) -> Self {
-        let x = (number as i32).into();
-        Self { x }
+        Self::new(number as i32)
     }
 }
 
 #[derive(Default)]
 struct Player {
-    name: Vec<u8>,
+    name: String,
 }
 
 impl Session for Player {
     fn on_packet(&mut self, ctx: &mut Context<'_>, packet: Packet<'_>) -> Result<(), Kick> {
         match packet.id() {
             CLogin::ID if self.name.is_empty() => {
-                let (_, name) = packet.parse::<CLogin>()?;
-                self.name = name.to_vec();
-                ctx.send(&SLoggedIn {}, []);
+                self.name = packet.decode::<CLogin>()?.to_owned();
+                ctx.send_packet(&SLoggedIn {});
             }
             CMove::ID if !self.name.is_empty() => {
-                let (moved, _) = packet.parse::<CMove>()?;
-                ctx.broadcast(&SMoved { x: moved.x }, &self.name);
+                let x = packet.decode::<CMove>()?.x();
+                ctx.broadcast(&SMoved::new(x), &self.name);
             }
             _ => return Err(Kick::UnknownId),
         }
@@ -66,14 +64,7 @@ pub fn start() -> io::Result<Server> {
     let handle = server.handle();
     let ticker = Ticker::new(Duration::from_millis(100)).for_server(&handle);
     thread::spawn(move || {
-        ticker.run(|tick| {
-            handle.broadcast(
-                &STime {
-                    number: tick.number.into(),
-                },
-                [],
-            )
-        });
+        ticker.run(|tick| handle.broadcast_packet(&STime::new(tick.number)));
     });
     Ok(server)
 }

@@ -25,18 +25,18 @@ impl Bot for Player {
             ctx.logged_in();
             ctx.start_requests(self.moves, Duration::from_millis(250), 4);
         } else if packet.id() == STime::ID {
-            ctx.tick(self.times, packet.parse_exact::<STime>()?.number.get());
+            ctx.tick(self.times, packet.decode::<STime>()?.number());
         } else {
-            let (moved, name) = packet.parse::<SMoved>()?; // Another packet fails the run.
-            if name == format!("player {}", ctx.user()).as_bytes() {
-                ctx.answered(self.moves, |number| moved.x.get() == number as i32);
+            let (moved, name) = packet.decode::<SMoved>()?; // Another packet fails the run.
+            if name == format!("player {}", ctx.user()) {
+                ctx.answered(self.moves, |number| moved.x() == number as i32);
             }
         }
         Ok(())
     }
 
     fn on_request(&mut self, ctx: &mut BotContext<'_, '_>, _: RequestSeries, number: u64) {
-        ctx.send(&CMove::to(number), []);
+        ctx.send_packet(&CMove::to(number));
     }
 }
 

@@ -247,7 +247,30 @@ impl Registry {
     }
 
     /// One stream of packets that a server pushes to all users on its schedule, with numbers that rise by
-    /// one. Registers, for the name `tick`, `tick_delay`, `tick_spread`, `ticks_received`, `ticks_missing` and so on.
+    /// one. Registers these metrics; some names have the plural `NAMEs`:
+    ///
+    /// | metric | for `tick` | type |
+    /// |---|---|---|
+    /// | `NAME_delay` | `tick_delay` | trend |
+    /// | `NAME_spread` | `tick_spread` | trend |
+    /// | `NAMEs_received` | `ticks_received` | counter |
+    /// | `NAME_gaps` | `tick_gaps` | counter |
+    /// | `NAMEs_skipped` | `ticks_skipped` | counter |
+    /// | `NAMEs_synthetic` | `ticks_synthetic` | counter |
+    /// | `NAMEs_missing` | `ticks_missing` | check, loss |
+    /// | `NAMEs_repeated` | `ticks_repeated` | check |
+    /// | `NAMEs_reordered` | `ticks_reordered` | check |
+    /// | `sessions_lagging_NAME` | `sessions_lagging_tick` | check, loss |
+    /// | `sessions_without_NAME` | `sessions_without_tick` | check, loss |
+    /// | `NAME_period` | `tick_period` | gauge |
+    /// | `longest_NAME_gap` | `longest_tick_gap` | gauge |
+    ///
+    /// An assertion is, for example, `ticks_missing==0`; [`check_assertions`](crate::check_assertions) checks the names
+    /// of an expression before the run.
+    ///
+    /// Several rooms fit one series only if they share the tick number: each number is compared over all sessions.
+    /// Rooms with numbers of their own need a series each. A bot that enters late is held to no number before its
+    /// first.
     pub fn tick_series(&mut self, name: impl Into<String>) -> TickSeries {
         let name = name.into();
         if let Some(known) = self.tick_series.iter().position(|one| one.name == name) {

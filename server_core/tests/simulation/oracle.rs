@@ -534,8 +534,10 @@ impl Sim {
             reason.flushes() && state.broken.is_none() && peer.reads() && !peer.may_be_cut;
         // At a shutdown, the deadline may come before the peer has read.
         let arrives = arrives && self.flush_by.is_none();
-        // A session that is evicted for the next peer gets one write, and no time to drain.
-        let arrives = arrives && !(reason == Why::LoginTimeout && self.evicts());
+        // A session that is evicted for the next peer gets one write, and no time to drain. Its last read may find a
+        // broken record.
+        let may_be_evicted = matches!(reason, Why::LoginTimeout | Why::Handshake) && self.evicts();
+        let arrives = arrives && !may_be_evicted;
         if is_broken
             && arrives
             && let Some(layers) = &peer.layers

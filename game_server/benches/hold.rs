@@ -389,7 +389,7 @@ fn descriptors() -> Vec<Figure> {
     while !server
         .lines()
         .iter()
-        .any(|line| line.contains("cannot accept"))
+        .any(|line| line.contains("accept paused"))
     {
         assert!(served.len() < 1000);
         served.push(server.connect());

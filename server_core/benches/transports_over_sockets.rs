@@ -9,6 +9,8 @@
 //!
 //! - **shared frame** is the lower bound of a server that publishes to WebSocket subscribers: a loop that sends
 //!   frames, made once, to each socket with one call.
+//! - **rustls loop** is the lower bound of TLS by rustls: a loop that has rustls make a record for each socket, and
+//!   sends it with one call.
 //! - **HAProxy** ends TLS in front of the plain listener, up to 1,000 sessions; only if it is installed.
 //!
 //! ```sh
@@ -66,18 +68,25 @@ enum Way {
     WebSocket,
     SharedFrame,
     Tls,
+    RustlsLoop,
     Haproxy,
 }
 
 impl Way {
     /// After plain TCP, in the order of the columns.
-    const OTHERS: [Self; 4] = [Self::WebSocket, Self::SharedFrame, Self::Tls, Self::Haproxy];
+    const OTHERS: [Self; 5] = [
+        Self::WebSocket,
+        Self::SharedFrame,
+        Self::Tls,
+        Self::RustlsLoop,
+        Self::Haproxy,
+    ];
 
     fn client(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::WebSocket | Self::SharedFrame => "ws",
-            Self::Tls | Self::Haproxy => "tls",
+            Self::Tls | Self::RustlsLoop | Self::Haproxy => "tls",
         }
     }
 
@@ -85,7 +94,7 @@ impl Way {
         match self {
             Self::WebSocket => TransportKind::WebSocket,
             Self::Tls => TransportKind::Tls,
-            Self::Tcp | Self::SharedFrame | Self::Haproxy => TransportKind::Tcp,
+            Self::Tcp | Self::SharedFrame | Self::RustlsLoop | Self::Haproxy => TransportKind::Tcp,
         }
     }
 }
@@ -177,8 +186,8 @@ fn main() -> io::Result<()> {
         "processor time for a delivered packet of 64 bytes, and ratios to TCP: median of {ROUNDS} rounds"
     );
     println!(
-        "{:>9} {:>9} {:>9} {:>10} {:>13} {:>6} {:>8}",
-        "sessions", "packets", "TCP", "WebSocket", "shared frame", "TLS", "HAProxy"
+        "{:>9} {:>9} {:>9} {:>10} {:>13} {:>6} {:>12} {:>8}",
+        "sessions", "packets", "TCP", "WebSocket", "shared frame", "TLS", "rustls loop", "HAProxy"
     );
     for &sessions in &counts {
         for packets_a_turn in [1, 10] {
@@ -195,13 +204,13 @@ fn main() -> io::Result<()> {
                     }
                 }
             }
-            let [websocket, shared, tls, haproxy] =
+            let [websocket, shared, tls, rustls, haproxy] =
                 ratios.map(median).map(|ratio| match ratio.is_nan() {
                     true => "-".into(),
                     false => format!("{ratio:.3}"),
                 });
             println!(
-                "{sessions:>9} {:>9} {:>6.0} ns {websocket:>10} {shared:>13} {tls:>6} {haproxy:>8}",
+                "{sessions:>9} {:>9} {:>6.0} ns {websocket:>10} {shared:>13} {tls:>6} {rustls:>12} {haproxy:>8}",
                 format!("64 B x {packets_a_turn}"),
                 median(tcp),
             );
@@ -269,8 +278,8 @@ fn wait(what: &str, holds: impl Fn() -> bool) -> io::Result<()> {
 
 /// Nanoseconds of processor time for a delivered packet, if this way can be measured here.
 fn measure(files: &Files, way: Way, sessions: u64, packets_a_turn: u64) -> io::Result<Option<f64>> {
-    if way == Way::SharedFrame {
-        return share_frames(files, sessions, packets_a_turn).map(Some);
+    if matches!(way, Way::SharedFrame | Way::RustlsLoop) {
+        return send_in_a_loop(files, way, sessions, packets_a_turn).map(Some);
     }
     let run = Arc::new(Run {
         sessions,
@@ -326,39 +335,54 @@ fn turns(packets: u64, sessions: u64, packets_a_turn: u64) -> u64 {
     packets.div_ceil(sessions * packets_a_turn).max(10)
 }
 
-/// The way of a server that shares the frames of a turn among its subscribers, without anything else around it.
-fn share_frames(files: &Files, sessions: u64, packets_a_turn: u64) -> io::Result<f64> {
+/// Sends each socket the packets of a turn, without anything else around it: frames that all sockets share, or a record
+/// of its own by rustls.
+fn send_in_a_loop(files: &Files, way: Way, sessions: u64, packets_a_turn: u64) -> io::Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let clients = start_clients(
-        files,
-        &listener.local_addr()?.to_string(),
-        Way::SharedFrame,
-        sessions,
-    )?;
+    let addr = listener.local_addr()?.to_string();
+    let clients = start_clients(files, &addr, way, sessions)?;
+    let tls = files.server().map_err(io::Error::other)?;
     let mut streams = Vec::new();
     for _ in 0..sessions {
         let (mut stream, _) = listener.accept()?;
-        let mut request = [0; REQUEST.len()];
-        stream.read_exact(&mut request)?;
-        // The client looks for the end of the head alone.
-        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")?;
         stream.set_nodelay(true)?;
-        streams.push(stream);
+        let mut rustls = None;
+        if way == Way::RustlsLoop {
+            let new = ServerConnection::new(Arc::clone(&tls)).map_err(io::Error::other)?;
+            let connection = rustls.insert(new);
+            while connection.is_handshaking() {
+                connection.complete_io(&mut stream)?;
+            }
+        } else {
+            let mut request = [0; REQUEST.len()];
+            stream.read_exact(&mut request)?;
+            // The client looks for the end of the head alone.
+            stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")?;
+        }
+        streams.push((stream, rustls));
     }
     let payload = [7; 64];
     let frame = [&[0x82, payload.len() as u8], &payload[..]].concat();
-    let mut publish = |packets| -> io::Result<f64> {
-        let turns = turns(packets, sessions, packets_a_turn);
+    let packets = payload.repeat(packets_a_turn as usize);
+    let mut publish = |delivered| -> io::Result<f64> {
+        let turns = turns(delivered, sessions, packets_a_turn);
         let before = cpu_nanos(std::process::id(), "")?;
         for _ in 0..turns {
             let frames = frame.repeat(packets_a_turn as usize);
-            for stream in &mut streams {
-                stream.write_all(&frames)?;
+            for (stream, rustls) in &mut streams {
+                let Some(connection) = rustls else {
+                    stream.write_all(&frames)?;
+                    continue;
+                };
+                connection.writer().write_all(&packets)?;
+                while connection.wants_write() {
+                    connection.write_tls(stream)?;
+                }
             }
             std::thread::sleep(PAUSE);
         }
-        let packets = turns * packets_a_turn * sessions;
-        Ok((cpu_nanos(std::process::id(), "")? - before) as f64 / packets as f64)
+        let delivered = turns * packets_a_turn * sessions;
+        Ok((cpu_nanos(std::process::id(), "")? - before) as f64 / delivered as f64)
     };
     publish(PACKETS / 10)?;
     let nanos = publish(PACKETS)?;
@@ -412,18 +436,8 @@ fn connect_many(files: &Files, way: Way) -> io::Result<f64> {
 
 /// The median of the nanoseconds that the server's side of rustls takes for a full handshake with one ticket.
 fn handshake_in_memory(files: &Files) -> io::Result<f64> {
-    let key = PrivateKeyDer::from_pem_file(files.key()).map_err(io::Error::other)?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(|config| {
-            config
-                .with_no_client_auth()
-                .with_single_cert(vec![files.der()?], key)
-        })
-        .map_err(io::Error::other)?;
-    config.send_tls13_tickets = 1;
-    config.ticketer = ring::Ticketer::new().map_err(io::Error::other)?;
-    let (server_config, client_config) = (Arc::new(config), files.client()?);
+    let server_config = files.server().map_err(io::Error::other)?;
+    let client_config = files.client()?;
     let mut nanos = Vec::new();
     for _ in 0..HANDSHAKES {
         let mut client = new_client(&client_config)?;
@@ -527,6 +541,20 @@ impl Files {
     fn der(&self) -> Result<CertificateDer<'static>, rustls::Error> {
         (CertificateDer::from_pem_file(self.cert()))
             .map_err(|error| rustls::Error::General(error.to_string()))
+    }
+
+    /// With one ticket for each handshake.
+    fn server(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let key = PrivateKeyDer::from_pem_file(self.key())
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let provider = Arc::new(ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![self.der()?], key)?;
+        config.send_tls13_tickets = 1;
+        config.ticketer = ring::Ticketer::new()?;
+        Ok(Arc::new(config))
     }
 
     fn client(&self) -> io::Result<Arc<ClientConfig>> {

@@ -40,9 +40,10 @@ pub struct Snapshot {
 #[cfg_attr(doc, doc(hidden))]
 #[derive(Debug)]
 pub struct SnapshotRequest {
+    /// No next snapshot begins until every worker has answered its request, or dropped it. Dropped before the sender: a
+    /// thread that has all answers, or misses one for good, may begin the next snapshot.
+    in_progress: Arc<InProgress>,
     answers: Sender<Vec<SessionInfo>>,
-    /// No next snapshot begins until every worker has answered its request, or dropped it.
-    _in_progress: Arc<InProgress>,
 }
 
 /// Permits one snapshot at a time, which bounds the requests to the workers however often a thread
@@ -73,8 +74,8 @@ impl SnapshotGate {
         let in_progress = Arc::new(InProgress(Arc::clone(&self.is_taken)));
         let (sender, receiver) = crossbeam_channel::bounded(workers);
         let request = || SnapshotRequest {
+            in_progress: Arc::clone(&in_progress),
             answers: sender.clone(),
-            _in_progress: Arc::clone(&in_progress),
         };
         let requests = (0..workers).map(|_| request()).collect();
         let snapshot = Snapshot {
@@ -109,6 +110,7 @@ impl Snapshot {
 impl SnapshotRequest {
     /// Answers. Never waits: the channel has room for the answer of each worker.
     pub fn answer(self, sessions: Vec<SessionInfo>) {
+        drop(self.in_progress);
         // The asking thread may have dropped its `Snapshot`.
         let _ = self.answers.try_send(sessions);
     }
@@ -165,6 +167,29 @@ mod tests {
             request.answer(Vec::new());
         }
         assert!(gate.begin(2).is_some());
+    }
+
+    #[test]
+    fn the_next_one_can_begin_as_soon_as_the_last_answer_is_there() {
+        let gate = SnapshotGate::default();
+        let (sender, orders) = crossbeam_channel::unbounded::<SnapshotRequest>();
+        let worker = std::thread::spawn(move || {
+            for request in orders {
+                request.answer(Vec::new());
+            }
+        });
+        for round in 0..20_000 {
+            let begun = gate.begin(1);
+            let (requests, mut snapshot) = begun.unwrap_or_else(|| panic!("round {round}"));
+            for request in requests {
+                sender.send(request).unwrap();
+            }
+            while snapshot.poll().unwrap().is_none() {
+                std::hint::spin_loop();
+            }
+        }
+        drop(sender);
+        worker.join().unwrap();
     }
 
     #[test]

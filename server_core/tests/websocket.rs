@@ -675,6 +675,8 @@ fn an_origin_is_a_scheme_a_host_and_a_port() {
         "https://a/b",
         "https://a:b",
         "https://a:99999",
+        "https://a:b:443",
+        "https://::1:443",
         "https://u@a",
         "https://a b",
         "://a",

@@ -353,7 +353,9 @@ impl FromStr for Origin {
         };
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic());
         let is_host = |byte: u8| byte.is_ascii_graphic() && !b"/?#@\\,\"".contains(&byte);
-        if !is_scheme || host.is_empty() || !host.bytes().all(is_host) {
+        let is_address = host.starts_with('[') && host.ends_with(']');
+        let has_colon = host.contains(':') && !is_address;
+        if !is_scheme || host.is_empty() || has_colon || !host.bytes().all(is_host) {
             return Err(InvalidOrigin);
         }
         let default_port = match scheme {

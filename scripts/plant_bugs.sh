@@ -101,7 +101,7 @@ find_bug hasty_death 'declares .* dead'
 # A kick ends a session that is newer than the login that the kick is for.
 find_bug late_kick 'late_kick_ends_no_newer_login'
 # A connection is lost between the login and the kick of the older session.
-find_bug forgotten_doubt 'has [0-9]+ sessions'
+find_bug forgotten_doubt 'has [0-9]+ sessions|login_whose_answer_is_lost.*FAILED'
 # A link that connects again does not subscribe to its groups again.
 find_bug forgotten_subscriptions 'listens to [0-9]+ groups of [0-9]+'
 printf 'every planted bug was found\n'

@@ -105,6 +105,36 @@ fn login_of_a_node_that_was_killed_does_not_end_a_newer_one_of_an_earlier_clock(
     });
 }
 
+/// The broker has the key, and the connection is lost before the answer, and before the older session is told.
+#[test]
+fn login_whose_answer_is_lost_ends_the_older_session_when_the_link_is_back() {
+    each_seed(|seed| {
+        let mut pair = Pair::new(seed);
+        let older = pair.login(0, 10_000);
+        pair.run(1_000);
+        let newest = pair.login(1, 12_000);
+        let node = pair.nodes[1].incarnation;
+        for step in 0.. {
+            assert!(step < 100, "the broker takes no key");
+            pair.run(2);
+            if pair.broker.login_of("ada").unwrap().node == node {
+                break;
+            }
+        }
+        pair.broker.cut_off.insert(1);
+        pair.run(3_000);
+        assert_eq!(pair.nodes[0].closed, []);
+        pair.broker.cut_off.clear();
+        pair.run(2_000);
+        let ended = (older, DisconnectReason::LoggedInElsewhere);
+        assert_eq!(pair.nodes[0].closed, [ended]);
+        pair.nodes[0].end_session(older);
+        pair.nodes[0].closed.clear();
+        pair.run(1_500);
+        pair.check((1, newest));
+    });
+}
+
 #[test]
 fn older_session_ends_within_a_second_and_a_half_of_the_return_of_the_broker() {
     each_seed(|seed| {

@@ -20,7 +20,7 @@ server_core::packets! {
 
 const NAME_TAKEN: Kick = Kick::custom(1_001, "name_taken");
 const VOTED_OUT: Kick = Kick::custom(1_002, "voted_out");
-const CHEATS: Kick = Kick::custom(1_003, "cheats").with_text("this is no step");
+const CHEATS: Kick = Kick::custom(1_003, "cheats").with_text("not a step");
 
 enum Event {
     Connected(SessionId),
@@ -162,7 +162,7 @@ fn kick_that_a_callback_returns_brings_its_text_behind_the_answers() {
     let long = "é".repeat(1_000);
     let words = DisconnectReason::from(Kick::BadPayload).to_string();
     for (cheat, kick, text) in [
-        ("", CHEATS, "this is no step"),
+        ("", CHEATS, "not a step"),
         (&long, CHEATS, &long[..1_024]),
         ("in silence", Kick::BadPayload, &words),
     ] {

@@ -294,8 +294,8 @@ impl ClusterBuilder {
 
     /// Sets the function that learns of lost packets of other nodes: a game can send its members a snapshot. The
     /// function runs on the thread of the link, behind the packets that it is told of, and must be short: heartbeats
-    /// and logins wait for it. Gaps of one sender and group that wait meanwhile are one call, with the sum. A panic in it is caught. While the server
-    /// [is congested](crate::ServerHandle::is_congested), a snapshot should wait.
+    /// and logins wait for it. Gaps of one sender and group that wait meanwhile are one call, with the sum. A panic in it
+    /// is caught. While the server [is congested](crate::ServerHandle::is_congested), a snapshot should wait.
     pub fn on_world_gap(mut self, on_world_gap: impl Fn(WorldGap) + Send + Sync + 'static) -> Self {
         self.on_world_gap = Box::new(on_world_gap);
         self

@@ -3,15 +3,16 @@
 //! cost of a full handshake, and the memory of an idle session.
 //!
 //! One worker broadcasts in a callback, when the sockets have accepted all packets before. The clients are another
-//! process, which reads and discards. The processor time is user and system, of the server and, with HAProxy in
-//! front, of HAProxy too. A ratio is of two measurements in direct succession. TLS is 1.3 with AES-128-GCM, and
+//! process, which reads and discards. The processor time is user and system, of the server and of what ends TLS in
+//! front of it. A ratio is of two measurements in direct succession. TLS is 1.3 with AES-128-GCM, and
 //! the key of the certificate is ECDSA P-256. Linux only.
 //!
 //! - **shared frame** is the lower bound of a server that publishes to WebSocket subscribers: a loop that sends
 //!   frames, made once, to each socket with one call.
 //! - **rustls loop** is the lower bound of TLS by rustls: a loop that has rustls make a record for each socket, and
 //!   sends it with one call.
-//! - **HAProxy** ends TLS in front of the plain listener, up to 1,000 sessions; only if it is installed.
+//! - **HAProxy** and **stunnel** end TLS in front of the plain listener, up to 1,000 sessions; only if they are
+//!   installed.
 //!
 //! ```sh
 //! cargo bench -p server_core --bench transports_over_sockets -- [SESSIONS..]
@@ -51,8 +52,8 @@ const TAIL: [u8; 52] = [7; 52];
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The time between two turns, at least.
 const PAUSE: Duration = Duration::from_micros(100);
-/// HAProxy needs two descriptors a session.
-const HAPROXY_SESSIONS: u64 = 1_000;
+/// What ends TLS in front needs two descriptors a session.
+const SESSIONS_BEHIND_A_PROXY: u64 = 1_000;
 const HANDSHAKES: u64 = 1_000;
 /// The first argument of the process of clients. Address, kind, number and certificate follow.
 const CLIENTS: &str = "clients-of";
@@ -70,23 +71,25 @@ enum Way {
     Tls,
     RustlsLoop,
     Haproxy,
+    Stunnel,
 }
 
 impl Way {
     /// After plain TCP, in the order of the columns.
-    const OTHERS: [Self; 5] = [
+    const OTHERS: [Self; 6] = [
         Self::WebSocket,
         Self::SharedFrame,
         Self::Tls,
         Self::RustlsLoop,
         Self::Haproxy,
+        Self::Stunnel,
     ];
 
     fn client(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::WebSocket | Self::SharedFrame => "ws",
-            Self::Tls | Self::RustlsLoop | Self::Haproxy => "tls",
+            Self::Tls | Self::RustlsLoop | Self::Haproxy | Self::Stunnel => "tls",
         }
     }
 
@@ -94,7 +97,16 @@ impl Way {
         match self {
             Self::WebSocket => TransportKind::WebSocket,
             Self::Tls => TransportKind::Tls,
-            Self::Tcp | Self::SharedFrame | Self::RustlsLoop | Self::Haproxy => TransportKind::Tcp,
+            _ => TransportKind::Tcp,
+        }
+    }
+
+    /// The program that ends TLS in front of the server.
+    fn program(self) -> Option<&'static str> {
+        match self {
+            Self::Haproxy => Some("haproxy"),
+            Self::Stunnel => Some("stunnel"),
+            _ => None,
         }
     }
 }
@@ -186,8 +198,16 @@ fn main() -> io::Result<()> {
         "processor time for a delivered packet of 64 bytes, and ratios to TCP: median of {ROUNDS} rounds"
     );
     println!(
-        "{:>9} {:>9} {:>9} {:>10} {:>13} {:>6} {:>12} {:>8}",
-        "sessions", "packets", "TCP", "WebSocket", "shared frame", "TLS", "rustls loop", "HAProxy"
+        "{:>9} {:>9} {:>9} {:>10} {:>13} {:>6} {:>12} {:>8} {:>8}",
+        "sessions",
+        "packets",
+        "TCP",
+        "WebSocket",
+        "shared frame",
+        "TLS",
+        "rustls loop",
+        "HAProxy",
+        "stunnel"
     );
     for &sessions in &counts {
         for packets_a_turn in [1, 10] {
@@ -204,13 +224,14 @@ fn main() -> io::Result<()> {
                     }
                 }
             }
-            let [websocket, shared, tls, rustls, haproxy] =
+            let [websocket, shared, tls, rustls, haproxy, stunnel] =
                 ratios.map(median).map(|ratio| match ratio.is_nan() {
                     true => "-".into(),
                     false => format!("{ratio:.3}"),
                 });
             println!(
-                "{sessions:>9} {:>9} {:>6.0} ns {websocket:>10} {shared:>13} {tls:>6} {rustls:>12} {haproxy:>8}",
+                "{sessions:>9} {:>9} {:>6.0} ns {websocket:>10} {shared:>13} {tls:>6} {rustls:>12} {haproxy:>8} \
+                 {stunnel:>8}",
                 format!("64 B x {packets_a_turn}"),
                 median(tcp),
             );
@@ -290,14 +311,14 @@ fn measure(files: &Files, way: Way, sessions: u64, packets_a_turn: u64) -> io::R
     let handle = server.handle();
     let mut addr = addr_of(&server, way.transport())?;
     let mut processes = vec![std::process::id()];
-    let mut haproxy = None;
-    if way == Way::Haproxy {
-        if sessions > HAPROXY_SESSIONS || !is_haproxy_installed() {
+    let mut proxy = None;
+    if let Some(program) = way.program() {
+        if sessions > SESSIONS_BEHIND_A_PROXY || !is_installed(program) {
             return Ok(None);
         }
-        let (process, its_addr) = files.start_haproxy(&addr)?;
+        let (process, its_addr) = files.start_proxy(program, &addr)?;
         processes.push(process.0.id());
-        (haproxy, addr) = (Some(process), its_addr);
+        (proxy, addr) = (Some(process), its_addr);
     }
     let clients = start_clients(files, &addr, way, sessions)?;
     wait("the clients", || {
@@ -307,7 +328,7 @@ fn measure(files: &Files, way: Way, sessions: u64, packets_a_turn: u64) -> io::R
     let nanos = deliver(&run, &handle, &processes, PACKETS)?;
     handle.shutdown(Duration::ZERO);
     server.join()?;
-    drop((clients, haproxy));
+    drop((clients, proxy));
     Ok(Some(nanos))
 }
 
@@ -344,22 +365,18 @@ fn send_in_a_loop(files: &Files, way: Way, sessions: u64, packets_a_turn: u64) -
     let tls = files.server().map_err(io::Error::other)?;
     let mut streams = Vec::new();
     for _ in 0..sessions {
+        if way == Way::RustlsLoop {
+            let (stream, connection) = accept_with_rustls(&listener, &tls)?;
+            streams.push((stream, Some(connection)));
+            continue;
+        }
         let (mut stream, _) = listener.accept()?;
         stream.set_nodelay(true)?;
-        let mut rustls = None;
-        if way == Way::RustlsLoop {
-            let new = ServerConnection::new(Arc::clone(&tls)).map_err(io::Error::other)?;
-            let connection = rustls.insert(new);
-            while connection.is_handshaking() {
-                connection.complete_io(&mut stream)?;
-            }
-        } else {
-            let mut request = [0; REQUEST.len()];
-            stream.read_exact(&mut request)?;
-            // The client looks for the end of the head alone.
-            stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")?;
-        }
-        streams.push((stream, rustls));
+        let mut request = [0; REQUEST.len()];
+        stream.read_exact(&mut request)?;
+        // The client looks for the end of the head alone.
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")?;
+        streams.push((stream, None));
     }
     let payload = [7; 64];
     let frame = [&[0x82, payload.len() as u8], &payload[..]].concat();
@@ -392,21 +409,60 @@ fn send_in_a_loop(files: &Files, way: Way, sessions: u64, packets_a_turn: u64) -
 
 // ---- handshakes and memory ----------------------------------------------------------------------
 
-/// A full handshake: all of the server, beside the server's side of rustls alone, in memory.
+/// A full handshake: all of the server, beside a loop that accepts and has rustls make the handshake, and the
+/// server's side of rustls in memory. Over sockets, the client's half runs at the same time: where two processors share
+/// a core, each is slower then.
 fn print_handshakes(files: &Files) -> io::Result<()> {
-    let mut rows = (Vec::new(), Vec::new(), Vec::new());
+    let mut rows = [const { Vec::new() }; 5];
     for _ in 0..ROUNDS {
-        rows.0.push(handshake_in_memory(files)?);
-        rows.1.push(connect_many(files, Way::Tls)?);
-        rows.2.push(connect_many(files, Way::Tcp)?);
+        let tls = connect_many(files, Way::Tls)?;
+        let rustls = handshakes_in_a_loop(files)?;
+        let figures = [handshake_in_memory(files)?, rustls, tls, tls / rustls];
+        let tcp = connect_many(files, Way::Tcp)?;
+        for (row, figure) in rows.iter_mut().zip(figures.into_iter().chain([tcp])) {
+            row.push(figure);
+        }
     }
-    let [rustls, tls, tcp] = [rows.0, rows.1, rows.2].map(|row| median(row) / 1_000.0);
+    let [memory, rustls, tls, ratio, tcp] = rows.map(median);
     println!(
-        "\na full handshake: rustls alone {rustls:.0} µs; a TLS session from accept to its end {tls:.0} µs, a plain \
-         one {tcp:.0} µs; the difference to rustls {:.3}",
-        (tls - tcp) / rustls
+        "\na full handshake: rustls in memory {:.0} µs, in a loop over sockets {:.0} µs; a TLS session from accept to \
+         its end {:.0} µs ({ratio:.3} of the loop), a plain one {:.0} µs",
+        memory / 1e3,
+        rustls / 1e3,
+        tls / 1e3,
+        tcp / 1e3
     );
     Ok(())
+}
+
+/// Nanoseconds of processor time for a connection that a loop accepts, that rustls makes the handshake of, and that is
+/// closed.
+fn handshakes_in_a_loop(files: &Files) -> io::Result<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let tls = files.server().map_err(io::Error::other)?;
+    let before = cpu_nanos(std::process::id(), "")?;
+    let addr = listener.local_addr()?.to_string();
+    let clients = start_clients(files, &addr, Way::RustlsLoop, HANDSHAKES)?;
+    let mut streams = Vec::new();
+    for _ in 0..HANDSHAKES {
+        streams.push(accept_with_rustls(&listener, &tls)?);
+    }
+    drop((clients, streams));
+    Ok((cpu_nanos(std::process::id(), "")? - before) as f64 / HANDSHAKES as f64)
+}
+
+/// Accepts a connection, and has rustls make its handshake.
+fn accept_with_rustls(
+    listener: &TcpListener,
+    tls: &Arc<ServerConfig>,
+) -> io::Result<(TcpStream, ServerConnection)> {
+    let (mut stream, _) = listener.accept()?;
+    stream.set_nodelay(true)?;
+    let mut connection = ServerConnection::new(Arc::clone(tls)).map_err(io::Error::other)?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut stream)?;
+    }
+    Ok((stream, connection))
 }
 
 /// Nanoseconds of the server's processor time for a connection that is made and ended.
@@ -511,9 +567,9 @@ fn resident_bytes() -> io::Result<u64> {
         .ok_or_else(|| io::Error::other("no VmRSS"))
 }
 
-// ---- certificate, HAProxy -----------------------------------------------------------------------
+// ---- certificate, proxies -----------------------------------------------------------------------
 
-/// A folder with a certificate, its key, and the configuration of HAProxy. Removed at the end.
+/// A folder with a certificate, its key, and the configuration of a proxy. Removed at the end.
 struct Files(PathBuf);
 
 impl Files {
@@ -561,23 +617,37 @@ impl Files {
         client_config(self.der().map_err(io::Error::other)?)
     }
 
-    /// HAProxy in front of an address, with one thread. Returns when it listens.
-    fn start_haproxy(&self, server: &str) -> io::Result<(Process, String)> {
+    /// The program in front of an address: HAProxy with one thread, or stunnel, which has a thread for each connection.
+    /// Returns when it listens.
+    fn start_proxy(&self, program: &str, server: &str) -> io::Result<(Process, String)> {
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let config = self.0.join("haproxy.cfg");
         let both = self.0.join("both.pem");
-        let text = format!(
-            "global\n nbthread 1\n maxconn {}\n\
-             defaults\n mode tcp\n timeout connect 10s\n timeout client 1h\n timeout server 1h\n\
-             listen game\n bind {addr} ssl crt {}\n server game {server}\n",
-            HAPROXY_SESSIONS + 10,
-            both.display()
-        );
+        let both = both.display();
+        let (text, flags) = match program {
+            "haproxy" => (
+                format!(
+                    "global\n nbthread 1\n maxconn {}\n\
+                     defaults\n mode tcp\n timeout connect 10s\n timeout client 1h\n timeout server 1h\n\
+                     listen game\n bind {addr} ssl crt {both}\n server game {server}\n",
+                    SESSIONS_BEHIND_A_PROXY + 10,
+                ),
+                &["-db", "-q", "-f"][..],
+            ),
+            _ => (
+                format!(
+                    "foreground = yes\npid =\ndebug = 3\n\
+                     [game]\naccept = {addr}\nconnect = {server}\ncert = {both}\n\
+                     socket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n"
+                ),
+                &[][..],
+            ),
+        };
+        let config = self.0.join(program);
         fs::write(&config, text)?;
-        let mut command = Command::new("haproxy");
-        command.args(["-db", "-q", "-f"]).arg(&config);
-        let process = Process(command.stdin(Stdio::null()).spawn()?);
-        wait("HAProxy", || TcpStream::connect(&addr).is_ok())?;
+        let mut command = Command::new(program);
+        command.args(flags).arg(&config);
+        let process = Process(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?);
+        wait(program, || TcpStream::connect(&addr).is_ok())?;
         Ok((process, addr))
     }
 }
@@ -588,13 +658,15 @@ impl Drop for Files {
     }
 }
 
-fn is_haproxy_installed() -> bool {
-    let mut command = Command::new("haproxy");
+fn is_installed(program: &str) -> bool {
+    let mut command = Command::new(program);
     command
-        .arg("-v")
+        .arg("-version")
+        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
+    // HAProxy does not know the flag: what counts is that the program starts.
+    command.status().is_ok()
 }
 
 // ---- clients ------------------------------------------------------------------------------------

@@ -315,6 +315,18 @@ impl DisconnectReason {
         )
     }
 
+    /// Whether the peer has broken a rule. What it has sent behind that is discarded as it comes.
+    #[cfg(any(
+        test,
+        feature = "testing",
+        feature = "framing",
+        feature = "tls",
+        feature = "websocket"
+    ))]
+    pub(crate) const fn is_offence(self) -> bool {
+        matches!(self, Self::Kicked(_) | Self::Handshake)
+    }
+
     /// The reason that an error of a read or a write gives.
     #[must_use]
     pub fn from_io(error: &io::Error) -> Self {

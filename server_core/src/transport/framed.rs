@@ -233,10 +233,12 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
 
     fn note_end(&mut self, reason: DisconnectReason) {
         self.end_reason = reason;
+        // No frame has a meaning any more. A peer that goes on with its flood would have each one decoded.
+        self.is_broken |= reason.is_offence();
         if reason == DisconnectReason::Handshake {
-            // The rest of the run is gone, and no frame has a meaning any more: not even the last one.
+            // The rest of the run is gone: not even a last frame has a meaning.
             (self.head, self.replies, self.run_left) = (Vec::new(), Vec::new(), 0);
-            (self.is_broken, self.is_closing) = (true, true);
+            self.is_closing = true;
         }
         self.inner.note_end(reason);
     }
@@ -466,6 +468,20 @@ mod tests {
             assert_eq!(stream.read(memory), after);
             assert_eq!(stream.buffered_bytes(), 1, "the answer from before");
         }
+    }
+
+    #[test]
+    fn after_a_kick_no_frame_is_decoded_and_the_last_message_still_goes_out() {
+        let (mut stream, peer) = framed(b"", 99);
+        stream.note_end(Kick::RateLimit.into());
+        peer.send(b"ab??.#");
+        let memory = &mut [0; 6];
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(0)));
+        assert_eq!((stream.overhead_bytes(), stream.empty_frames()), (6, 0));
+        assert_eq!(stream.shutdown_write().unwrap(), Completion::Done);
+        assert_eq!(peer.take_output(99), b"$");
+        peer.finish();
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Closed));
     }
 
     #[test]

@@ -180,6 +180,7 @@ impl<T: Transport> Transport for Translated<T> {
     }
 
     fn note_end(&mut self, reason: DisconnectReason) {
+        self.is_broken |= reason.is_offence();
         self.inner.note_end(reason);
     }
 

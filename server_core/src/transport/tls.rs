@@ -109,6 +109,8 @@ pub struct Tls<T, E> {
     end: Option<End>,
     has_begun: bool,
     is_closing: bool,
+    /// The peer has broken a rule above: its bytes have no meaning any more.
+    is_discarding: bool,
     overhead_bytes: usize,
     /// Records of the last read that had no plaintext.
     empty_records: usize,
@@ -167,6 +169,7 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
             end: None,
             has_begun: false,
             is_closing: false,
+            is_discarding: false,
             overhead_bytes: 0,
             empty_records: 0,
         }
@@ -287,7 +290,7 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
             return Ok(outcome);
         };
         // Nothing behind a broken rule has a meaning.
-        let count = if self.end.is_some() {
+        let count = if self.end.is_some() || self.is_discarding {
             0
         } else {
             SCRATCH.with_borrow_mut(|Scratch { plaintext, .. }| {
@@ -337,6 +340,11 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
 
     fn flush(&mut self) -> io::Result<Completion> {
         self.push_out()
+    }
+
+    fn note_end(&mut self, reason: DisconnectReason) {
+        self.is_discarding |= reason.is_offence();
+        self.inner.note_end(reason);
     }
 
     fn shutdown_write(&mut self) -> io::Result<Completion> {
@@ -430,6 +438,7 @@ impl<T: fmt::Debug, E> fmt::Debug for Tls<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::reason::Kick;
     use crate::testing::{Call, FakePeer, FakeStream, FakeTls, Outcome};
     use std::sync::Arc;
 
@@ -479,6 +488,20 @@ mod tests {
         assert_eq!(tls.empty_frames(), 2);
         assert_eq!(tls.read(memory), Ok(ReadOutcome::Blocked));
         assert_eq!((tls.overhead_bytes(), tls.empty_frames()), (0, 0));
+    }
+
+    #[test]
+    fn after_a_kick_no_record_is_opened_and_the_last_message_still_goes_out() {
+        let (mut tls, peer) = established();
+        tls.note_end(Kick::RateLimit.into());
+        peer.send(&data(97));
+        let memory = &mut [0; 500];
+        assert_eq!(tls.read(memory), Ok(ReadOutcome::Bytes(0)));
+        assert_eq!(tls.overhead_bytes(), data(97).len());
+        assert_eq!(tls.shutdown_write().unwrap(), Completion::Done);
+        assert!(peer.state().has_received_fin && !peer.take_output(99).is_empty());
+        peer.finish();
+        assert_eq!(tls.read(memory), Ok(ReadOutcome::Closed));
     }
 
     #[test]

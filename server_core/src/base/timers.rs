@@ -86,21 +86,14 @@ impl TimeoutQueue {
         self.entries.first().map(|(at, _)| *at)
     }
 
-    /// Removes and returns one session that is due at `now`. Its owner must call
-    /// [`TimerSlot::cleared`] before it arms the session again.
+    /// Removes and returns one session that is due at `now`. Its owner must [`disarm`](Self::disarm) it before it
+    /// arms it again.
     pub fn pop_due(&mut self, now: Instant) -> Option<SessionId> {
         let (at, _) = self.entries.first()?;
         if *at > now {
             return None;
         }
         self.entries.pop_first().map(|(_, id)| id)
-    }
-}
-
-impl TimerSlot {
-    /// Notes that the entry came due and was removed.
-    pub fn cleared(&mut self) {
-        self.0 = None;
     }
 }
 
@@ -164,7 +157,7 @@ mod tests {
         assert_eq!(queue.pop_due(at(2)), None);
         assert_eq!(queue.pop_due(at(3)), Some(id));
         assert_eq!(queue.pop_due(at(100)), None, "one entry per session");
-        timer.cleared();
+        queue.disarm(id, &mut timer);
         queue.arm(id, &mut timer, at(60));
         queue.disarm(id, &mut timer);
         assert_eq!(queue.next_at(), None);

@@ -44,16 +44,30 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         // Collected first: a timer that is set to "now" again comes up in the next turn.
         let due: Vec<SessionId> = std::iter::from_fn(|| self.timeouts.pop_due(now)).collect();
+        self.check_each(due, now);
+    }
+
+    /// Calls the timers that were due while posts waited, in the first turn that begins without one. The reads of this
+    /// turn may post again.
+    pub(super) fn call_put_off(&mut self, now: Instant) {
+        if outbox::is_empty() {
+            let put_off = std::mem::take(&mut self.put_off);
+            self.check_each(put_off, now);
+        }
+    }
+
+    fn check_each(&mut self, due: impl IntoIterator<Item = SessionId>, now: Instant) {
         // Sessions that began together are due together, and all of them may have sent by now.
         let mut left = self.shared.config.turn_input_bytes;
         for id in due {
+            let timeouts = &mut self.timeouts;
             if let Some(draining) = self.draining.get_mut(&id) {
-                draining.timer.cleared();
+                timeouts.disarm(id, &mut draining.timer);
                 self.advance_draining(id, now);
                 continue;
             }
             self.table
-                .visit(id, |connection| connection.timer.cleared());
+                .visit(id, |connection| timeouts.disarm(id, &mut connection.timer));
             match left {
                 0 => self.defer_check(id, now, now),
                 _ => left = left.saturating_sub(self.check_deadline(id, now)),
@@ -76,6 +90,10 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             self.call(id, now, |session, ctx| session.on_timer(ctx));
         }
         self.call_keyed_timers(id, now);
+        let timer_at = (self.table).visit(id, |connection| connection.timer_at());
+        if !may_call && timer_at.flatten().is_some_and(|at| at <= now) {
+            self.put_off.insert(id);
+        }
         let limits = self.read_limits;
         let resumes = (self.table).visit(id, |connection| connection.resume(limits, now));
         if resumes == Some(true) {
@@ -324,6 +342,30 @@ mod tests {
         clock.advance(Config::default().login_timeout.unwrap() + MS * 2000);
         shard.run(clock.now());
         assert_eq!(shard.sessions(), 0);
+    }
+
+    #[test]
+    fn timer_that_is_due_while_posts_wait_comes_first_when_none_waits() {
+        let mut clock = FakeClock::new();
+        let (mut shard, calls, _peer) = start(&clock);
+        shard.run(clock.now());
+        let tries = Arc::new(Mutex::new(3));
+        let of_post = Arc::clone(&tries);
+        outbox::open();
+        outbox::push(Box::new(move |_| {
+            let mut left = of_post.lock().unwrap();
+            *left -= 1;
+            *left == 0
+        }));
+        clock.advance(MS * 10);
+        while !outbox::is_empty() {
+            shard.run(clock.now());
+            assert_eq!(*calls.lock().unwrap(), []);
+        }
+        assert_eq!(*tries.lock().unwrap(), 0);
+        assert!(shard.has_work());
+        shard.run(clock.now());
+        assert_eq!(calls.lock().unwrap()[0], (1, MS * 10));
     }
 
     #[test]

@@ -43,6 +43,7 @@ use crate::connection::{Connection, Draining, ReadLimits};
 use crate::groups::members::Groups;
 use crate::routing::completion_timer::Share;
 use crate::routing::mailbox::Mailbox;
+use crate::routing::outbox;
 use crate::routing::router::{Command, Router};
 use crate::session::login::LoginRules;
 use crate::session::{Effect, Peer, Session};
@@ -53,7 +54,7 @@ use messages::Messages;
 #[cfg(feature = "cluster")]
 pub(crate) use pacing::PacedRate;
 use pacing::Pacing;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
@@ -132,6 +133,8 @@ pub struct Shard<T, S> {
     /// The traces that run.
     traces: WorkerTraces,
     timeouts: TimeoutQueue,
+    /// Sessions whose timers were due while posts waited.
+    put_off: BTreeSet<SessionId>,
     unadmitted: Unadmitted,
     handshakes: Handshakes,
     /// Sessions that leave now for a login or a handshake have to give their places back at once.
@@ -233,6 +236,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             draining_next: VecDeque::new(),
             discard_left: 0,
             timeouts: TimeoutQueue::default(),
+            put_off: BTreeSet::new(),
             unadmitted: Unadmitted::default(),
             handshakes: Handshakes::default(),
             is_evicting: false,
@@ -424,6 +428,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         {
             self.begin_shutdown(flush_by);
         }
+        self.call_put_off(now);
         self.deliver_messages(now);
         self.read_all(now);
         self.check_deadlines(now);
@@ -502,6 +507,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
                     || !self.drained.is_empty()
                     || self.unadmitted_excess(0) > 0)
             || self.handshake_excess(0) > 0
+            || !self.put_off.is_empty() && outbox::is_empty()
     }
 
     /// Whether packets of callbacks wait for receivers that are behind.

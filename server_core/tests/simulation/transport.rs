@@ -259,6 +259,10 @@ impl Transport for Sealed {
         self.tls.flush()
     }
 
+    fn note_end(&mut self, reason: DisconnectReason) {
+        self.tls.note_end(reason);
+    }
+
     fn shutdown_write(&mut self) -> io::Result<Completion> {
         self.tls.shutdown_write()
     }

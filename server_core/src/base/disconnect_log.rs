@@ -41,20 +41,9 @@ const MAX_ADDRESSES: usize = 1024;
 const MAX_LABELS: usize = DisconnectReason::COUNT + MAX_CUSTOM_LABELS;
 
 impl DisconnectLog {
-    /// Logs or counts one disconnect. A rejected connection has no id. Returns the instant at which the
-    /// summary is due if the disconnect was only counted.
+    /// Logs or counts one disconnect. A rejected connection has no id; `text` is what the game gave as the reason.
+    /// Returns the instant at which the summary is due if the disconnect was only counted.
     pub fn note(
-        &self,
-        id: Option<SessionId>,
-        peer: SocketAddr,
-        reason: DisconnectReason,
-        now: Instant,
-    ) -> Option<Instant> {
-        self.note_with_text(id, peer, reason, None, now)
-    }
-
-    /// Like [`note`](Self::note), with the text that the game gave as the reason.
-    pub fn note_with_text(
         &self,
         id: Option<SessionId>,
         peer: SocketAddr,
@@ -80,14 +69,14 @@ impl DisconnectLog {
         let over = std::mem::take(&mut *window);
         // A log that blocks must not hold the lock that other workers need.
         drop(window);
-        over.write();
+        over.write_summary();
         None
     }
 
     /// Writes the summary at once: the process ends.
     pub fn finish(&self) {
         let last = std::mem::take(&mut *self.window());
-        last.write();
+        last.write_summary();
     }
 
     fn window(&self) -> MutexGuard<'_, Window> {
@@ -145,7 +134,7 @@ impl Window {
         Some(ends_at)
     }
 
-    fn write(self) {
+    fn write_summary(self) {
         if let Some((level, line)) = self.summary() {
             log::log!(level, "{line}");
         }
@@ -153,29 +142,19 @@ impl Window {
 
     /// One line for all reasons, the most frequent first.
     fn summary(self) -> Option<(Level, String)> {
-        let mut reasons: Vec<_> = self
-            .reasons
-            .into_iter()
-            .filter(|(_, reason)| reason.count > 0)
-            .collect();
+        let mut reasons: Vec<_> = self.reasons.into_iter().collect();
+        reasons.retain(|(_, reason)| reason.count > 0);
         reasons.sort_by_key(|(_, reason)| Reverse(reason.count));
-        let parts: Vec<String> = reasons
-            .iter()
-            .map(|(label, reason)| reason.text(label))
-            .collect();
         let level = reasons.iter().map(|(_, reason)| reason.level).min()?;
-        Some((level, parts.join("; ")))
-    }
-}
-
-impl Suppressed {
-    fn text(&self, label: &str) -> String {
-        let addresses = match self.addresses.len() {
-            1 => "1 address".to_owned(),
-            MAX_ADDRESSES => format!("{MAX_ADDRESSES} or more addresses"),
-            addresses => format!("{addresses} addresses"),
-        };
-        format!("{} more {label} from {addresses}", self.count)
+        let parts = reasons.iter().map(|(label, reason)| {
+            let addresses = match reason.addresses.len() {
+                1 => "1 address".to_owned(),
+                MAX_ADDRESSES => format!("{MAX_ADDRESSES} or more addresses"),
+                addresses => format!("{addresses} addresses"),
+            };
+            format!("{} more {label} from {addresses}", reason.count)
+        });
+        Some((level, parts.collect::<Vec<_>>().join("; ")))
     }
 }
 
@@ -186,7 +165,13 @@ mod tests {
 
     fn note(log: &DisconnectLog, n: u64, reason: Kick, now: Instant) -> Option<Instant> {
         let peer = SocketAddr::from(([127, 0, 0, (n % 3) as u8], 1));
-        log.note(Some(SessionId::new(1, 0, 0)), peer, reason.into(), now)
+        log.note(
+            Some(SessionId::new(1, 0, 0)),
+            peer,
+            reason.into(),
+            None,
+            now,
+        )
     }
 
     fn summary(log: &DisconnectLog) -> (Level, String) {

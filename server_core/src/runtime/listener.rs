@@ -447,7 +447,7 @@ impl Listener {
             }
             None => {
                 let reason = DisconnectReason::ServerFull;
-                let summary_at = context.disconnect_log.note(None, peer, reason, now);
+                let summary_at = context.disconnect_log.note(None, peer, reason, None, now);
                 self.summary_at = self.summary_at.or(summary_at);
                 let refusal = kind.refusal();
                 self.refuse(stream, refusal, context, scratch, now);

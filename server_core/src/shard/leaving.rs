@@ -50,8 +50,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         shared.metrics.count_disconnect(self.worker, reason);
         let close_text = connection.take_close_text();
         let text = close_text.as_deref();
-        let summary_at =
-            (shared.disconnect_log).note_with_text(Some(id), peer.addr, reason, text, now);
+        let summary_at = (shared.disconnect_log).note(Some(id), peer.addr, reason, text, now);
         let ends = [self.disconnect_summary_at, summary_at];
         self.disconnect_summary_at = ends.into_iter().flatten().min();
 

@@ -315,7 +315,8 @@ impl DisconnectReason {
         )
     }
 
-    /// Whether the peer has broken a rule. What it has sent behind that is discarded as it comes.
+    /// Whether the server ends the session whatever its peer has sent. What comes behind that is discarded as it comes,
+    /// and may be a flood.
     #[cfg(any(
         test,
         feature = "testing",
@@ -323,8 +324,15 @@ impl DisconnectReason {
         feature = "tls",
         feature = "websocket"
     ))]
-    pub(crate) const fn is_offence(self) -> bool {
-        matches!(self, Self::Kicked(_) | Self::Handshake)
+    pub(crate) const fn discards_input(self) -> bool {
+        matches!(
+            self,
+            Self::Kicked(_)
+                | Self::KickedByOperator
+                | Self::LoggedInElsewhere
+                | Self::LoginTimeout
+                | Self::Handshake
+        )
     }
 
     /// The reason that an error of a read or a write gives.

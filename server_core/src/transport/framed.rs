@@ -234,7 +234,7 @@ impl<T: Transport, C: Codec> Transport for Framed<T, C> {
     fn note_end(&mut self, reason: DisconnectReason) {
         self.end_reason = reason;
         // No frame has a meaning any more. A peer that goes on with its flood would have each one decoded.
-        self.is_broken |= reason.is_offence();
+        self.is_broken |= reason.discards_input();
         if reason == DisconnectReason::Handshake {
             // The rest of the run is gone: not even a last frame has a meaning.
             (self.head, self.replies, self.run_left) = (Vec::new(), Vec::new(), 0);

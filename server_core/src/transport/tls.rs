@@ -109,7 +109,7 @@ pub struct Tls<T, E> {
     end: Option<End>,
     has_begun: bool,
     is_closing: bool,
-    /// The peer has broken a rule above: its bytes have no meaning any more.
+    /// The session has ended so that no byte of the peer has a meaning any more.
     is_discarding: bool,
     overhead_bytes: usize,
     /// Records of the last read that had no plaintext.
@@ -343,7 +343,7 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
     }
 
     fn note_end(&mut self, reason: DisconnectReason) {
-        self.is_discarding |= reason.is_offence();
+        self.is_discarding |= reason.discards_input();
         self.inner.note_end(reason);
     }
 

@@ -180,7 +180,7 @@ impl<T: Transport> Transport for Translated<T> {
     }
 
     fn note_end(&mut self, reason: DisconnectReason) {
-        self.is_broken |= reason.is_offence();
+        self.is_broken |= reason.discards_input();
         self.inner.note_end(reason);
     }
 

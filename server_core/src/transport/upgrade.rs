@@ -161,6 +161,10 @@ impl<T: Transport> Transport for Upgrade<T> {
         outcome
     }
 
+    fn note_end(&mut self, reason: DisconnectReason) {
+        self.inner.note_end(reason);
+    }
+
     fn kept_bytes(&self) -> usize {
         self.input.capacity() + self.inner.kept_bytes()
     }
@@ -265,7 +269,9 @@ impl<T: Transport> Transport for Upgrade<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Call, FakePeer, FakeStream, Outcome};
+    use crate::base::reason::Kick;
+    use crate::testing::{Call, FakePeer, FakeStream, FakeTls, Outcome};
+    use crate::transport::Tls;
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -293,6 +299,22 @@ mod tests {
         assert!(matches!(stream.flush(), Ok(Completion::Done)));
         let output = peer.take_output(usize::MAX);
         assert!(output.starts_with(b"HTTP/1.1 101 ") && output.ends_with(&[0x8a, 1, b'p']));
+    }
+
+    #[test]
+    fn after_a_kick_no_record_below_is_opened() {
+        let (stream, peer) = FakeStream::pair();
+        let tls = Tls::new(stream, FakeTls::established(usize::MAX));
+        let mut stream = Upgraded::server(tls, &WebSocketServerConfig::default());
+        peer.send(&FakeTls::record(FakeTls::DATA, REQUEST));
+        assert_eq!(stream.handshake(), Ok(HandshakeStep::Done));
+        stream.note_end(Kick::RateLimit.into());
+        let record = FakeTls::record(FakeTls::DATA, PING);
+        peer.send(&record);
+        let memory = &mut vec![0; record.len()];
+        assert_eq!(stream.read(memory), Ok(ReadOutcome::Bytes(0)));
+        // An opened record would cost more than its bytes.
+        assert_eq!(stream.overhead_bytes(), record.len());
     }
 
     #[test]

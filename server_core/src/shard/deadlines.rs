@@ -44,19 +44,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         }
         // Collected first: a timer that is set to "now" again comes up in the next turn.
         let due: Vec<SessionId> = std::iter::from_fn(|| self.timeouts.pop_due(now)).collect();
-        self.check_each(due, now);
-    }
-
-    /// Calls the timers that were due while posts waited, in the first turn that begins without one. The reads of this
-    /// turn may post again.
-    pub(super) fn call_put_off(&mut self, now: Instant) {
-        if outbox::is_empty() {
-            let put_off = std::mem::take(&mut self.put_off);
-            self.check_each(put_off, now);
-        }
-    }
-
-    fn check_each(&mut self, due: impl IntoIterator<Item = SessionId>, now: Instant) {
         // Sessions that began together are due together, and all of them may have sent by now.
         let mut left = self.shared.config.turn_input_bytes;
         for id in due {
@@ -82,18 +69,8 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if (self.table).visit(id, |connection| connection.is_leaving) != Some(false) {
             return 0;
         }
-        // What a callback posts through a handle would lengthen an outbox that is not empty.
         let may_call = outbox::is_empty();
-        let is_timer_due =
-            (self.table).visit(id, |connection| may_call && connection.take_timer(now));
-        if is_timer_due == Some(true) {
-            self.call(id, now, |session, ctx| session.on_timer(ctx));
-        }
-        self.call_keyed_timers(id, now);
-        let timer_at = (self.table).visit(id, |connection| connection.timer_at());
-        if !may_call && timer_at.flatten().is_some_and(|at| at <= now) {
-            self.put_off.insert(id);
-        }
+        self.call_timers(id, now);
         let limits = self.read_limits;
         let resumes = (self.table).visit(id, |connection| connection.resume(limits, now));
         if resumes == Some(true) {
@@ -159,6 +136,35 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             }
         }
         0
+    }
+
+    /// Calls the timers that were due while posts waited, the earliest first, until one of them posts.
+    pub(super) fn call_put_off(&mut self, now: Instant) {
+        while outbox::is_empty()
+            && let Some((_, id)) = self.put_off.pop_first()
+        {
+            if (self.table).visit(id, |connection| connection.is_leaving) == Some(false) {
+                self.call_timers(id, now);
+                self.rearm(id);
+            }
+        }
+    }
+
+    fn call_timers(&mut self, id: SessionId, now: Instant) {
+        // What a callback posts through a handle would lengthen an outbox that is not empty.
+        let may_call = outbox::is_empty();
+        let is_due = (self.table).visit(id, |connection| may_call && connection.take_timer(now));
+        if is_due == Some(true) {
+            self.call(id, now, |session, ctx| session.on_timer(ctx));
+        }
+        self.call_keyed_timers(id, now);
+        let left = (self.table).visit(id, |connection| connection.timer_at());
+        if let Some(at) = left
+            .flatten()
+            .filter(|at| *at <= now && !outbox::is_empty())
+        {
+            self.put_off.insert((at, id));
+        }
     }
 
     /// Calls `on_keyed_timer` for the timers that are due. A timer that a callback sets to "now" comes in the
@@ -363,9 +369,52 @@ mod tests {
             assert_eq!(*calls.lock().unwrap(), []);
         }
         assert_eq!(*tries.lock().unwrap(), 0);
-        assert!(shard.has_work());
-        shard.run(clock.now());
+        for _ in 0..2 {
+            shard.run(clock.now());
+        }
         assert_eq!(calls.lock().unwrap()[0], (1, MS * 10));
+    }
+
+    /// A timer that posts each time, to a mailbox that has room at the end of a turn alone.
+    struct Poster {
+        packets: Arc<Mutex<usize>>,
+    }
+
+    impl Session for Poster {
+        fn on_connected(&mut self, ctx: &mut Context<'_>) {
+            ctx.set_timer(ctx.now());
+        }
+
+        fn on_packet(&mut self, _: &mut Context<'_>, _: Packet<'_>) -> Result<(), Kick> {
+            *self.packets.lock().unwrap() += 1;
+            Ok(())
+        }
+
+        fn on_timer(&mut self, ctx: &mut Context<'_>) {
+            ctx.set_timer(ctx.now());
+            let mut tries = 0..2;
+            outbox::push(Box::new(move |_| tries.next().is_none()));
+        }
+    }
+
+    #[test]
+    fn timers_that_post_and_were_put_off_starve_no_read() {
+        let mut clock = FakeClock::new();
+        let packets = Arc::new(Mutex::new(0));
+        let of_session = Arc::clone(&packets);
+        outbox::open();
+        let (mut shard, id, peer) = adopt(&clock, move || Poster {
+            packets: Arc::clone(&of_session),
+        });
+        for turn in 0..20 {
+            if turn == 10 {
+                peer.send(&[4, 0, 9, 0]);
+                shard.handle_readiness(id, true, false, clock.now());
+            }
+            shard.run(clock.now());
+            clock.advance(MS);
+        }
+        assert_eq!(*packets.lock().unwrap(), 1);
     }
 
     #[test]

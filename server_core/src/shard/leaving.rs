@@ -33,6 +33,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let was_open = connection.is_open();
         let (peer, queued_bytes) = (connection.peer(id), connection.queued_bytes());
         self.timeouts.disarm(id, &mut connection.timer);
+        if let Some(at) = connection.timer_at() {
+            self.put_off.remove(&(at, id));
+        }
         self.unadmitted.count -= usize::from(!connection.is_admitted);
         let transport = connection.transport();
         if connection.is_handshaking() {

@@ -133,8 +133,10 @@ pub struct Shard<T, S> {
     /// The traces that run.
     traces: WorkerTraces,
     timeouts: TimeoutQueue,
-    /// Sessions whose timers were due while posts waited.
-    put_off: BTreeSet<SessionId>,
+    /// Timers that were due while posts waited.
+    put_off: BTreeSet<(Instant, SessionId)>,
+    /// The last turn that began without posts was for the reads, and not for those timers: they take turns.
+    reads_are_first: bool,
     unadmitted: Unadmitted,
     handshakes: Handshakes,
     /// Sessions that leave now for a login or a handshake have to give their places back at once.
@@ -237,6 +239,7 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             discard_left: 0,
             timeouts: TimeoutQueue::default(),
             put_off: BTreeSet::new(),
+            reads_are_first: true,
             unadmitted: Unadmitted::default(),
             handshakes: Handshakes::default(),
             is_evicting: false,
@@ -422,13 +425,19 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         if self.outbox_is_first {
             self.retry_outbox(now);
         }
+        if outbox::is_empty() && !self.put_off.is_empty() {
+            // Both may post, and then all others wait.
+            self.reads_are_first = !self.reads_are_first;
+            if !self.reads_are_first {
+                self.call_put_off(now);
+            }
+        }
         self.release_deferred(now);
         if self.deferred.is_empty()
             && let Some(flush_by) = self.shutdown_next.take()
         {
             self.begin_shutdown(flush_by);
         }
-        self.call_put_off(now);
         self.deliver_messages(now);
         self.read_all(now);
         self.check_deadlines(now);

@@ -283,6 +283,17 @@ impl SendQueue {
         }
     }
 
+    /// The peer can take bytes from now on: what waits has waited for the handshake, and not for the peer.
+    pub fn restart_age(&mut self, now: Instant) {
+        self.renew_grace(now);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.lag_checkpoint = Some(Checkpoint {
+                at: now,
+                sent_total: backlog.sent_total,
+            });
+        }
+    }
+
     /// Whether the peer takes bytes fast enough to pace other sessions. True without a backlog, and until
     /// the first window of a backlog is complete.
     pub fn keeps_up(&mut self, now: Instant) -> bool {

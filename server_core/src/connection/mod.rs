@@ -182,6 +182,7 @@ impl<T: Transport, S> Connection<T, S> {
     /// Packets flow from now on.
     pub fn open(&mut self, now: Instant) {
         self.phase = Phase::Open;
+        self.queue.restart_age(now);
         self.since = now;
         self.is_writable = true;
         self.last_received_at = now;
@@ -556,6 +557,28 @@ mod tests {
             });
             connection.queue(packet);
         }
+    }
+
+    #[test]
+    fn packets_that_waited_for_a_handshake_are_as_old_as_the_open_session() {
+        let secs = Duration::from_secs;
+        let config = Config {
+            max_send_lag: Some(secs(3)),
+            ..Config::default()
+        };
+        let now = Instant::now();
+        let (mut connection, peer) = open(now);
+        peer.state().room = 0;
+        queue(&mut connection, 1);
+        assert_eq!(connection.flush(&config, now).1, Ok(()));
+        // The handshake is complete now.
+        connection.open(now + secs(4));
+        let is_slow = |connection: &mut Connection<_, _>, at| {
+            connection.expired(&config, now + secs(at))
+                == Expired::WriteThenClose(Kick::SlowConsumer.into())
+        };
+        assert!(!is_slow(&mut connection, 6));
+        assert!(is_slow(&mut connection, 7));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 const README: &str = include_str!("../README.md");
+const PROJECT_README: &str = include_str!("../../README.md");
 
 fn help(arguments: &[&str]) -> String {
     pages::help(env!("CARGO_BIN_EXE_dummy_client"), arguments)
@@ -62,6 +63,8 @@ fn the_readme_has_every_attack() {
     attacks.sort_unstable();
     let (_, section) = README.split_once("\n## Attacks\n").unwrap();
     let (section, _) = section.split_once("\n| field of").unwrap();
+    let number = format!("# one of {} attacks,", attacks.len());
+    assert!(PROJECT_README.contains(&number), "{number}");
     assert!(pages::rows(section, "").into_keys().eq(attacks));
 }
 

@@ -69,31 +69,31 @@ find_bug erase_in_the_walk_literally 'error\[E0(499|500|501|502|503|506)\]'
 find_bug size_0 'BadSize: |round and round'
 find_bug id_reuse 'SessionId.* was used before'
 # The worker clears the mark after it reads the mailbox, and not before.
-find_bug lost_wake 'worker [0-9]+ sleeps on [0-9]+ bytes of mail'
+find_bug lost_wake 'worker [0-9#]+ sleeps on [0-9#]+ bytes of mail'
 # Row 57: a queue keeps its chunks.
-find_bug leaked_chunk '[0-9]+ chunks are held while everybody rests'
+find_bug leaked_chunk '[0-9#]+ chunks are held while everybody rests'
 # A session leaves the server and stays in its groups.
-find_bug stale_member 'is In [0-9:]+, and should be Out|[0-9]+ members of '
+find_bug stale_member 'is In [0-9#:]+, and should be Out|[0-9#]+ members of '
 # A worker may fill a sixteenth of a mailbox of 4 MiB. With the bug a callback posts without that limit.
-find_bug unbounded_post 'a mailbox of [0-9]+ bytes holds [0-9]+'
+find_bug unbounded_post 'a mailbox of [0-9#]+ bytes holds [0-9#]+'
 # The server ends a session in the turn that puts its queue over the limit.
-find_bug early_judge 'was ended|[0-9]+ pieces'
+find_bug early_judge 'was ended|[0-9#]+ pieces'
 # The bytes of an ended session stay in the count of all queued bytes.
 find_bug leaked_total 'send_queue_bytes gauge'
 # The server sends a packet from the link to other nodes back to the link.
 find_bug link_echo 'a packet from the link goes out again'
 # A flush ignores the bytes that the transport itself holds.
-find_bug unflushed_transport 'sent [0-9]+ pings, got [0-9]+|has not got its ticket'
+find_bug unflushed_transport 'sent [0-9#]+ pings, got [0-9#]+|has not got its ticket'
 # An end of the stream that is pending counts as done.
 find_bug cut_close 'was not told in band that the stream ends'
 # The TLS driver forgets that the packets in the rest of a record are sealed, and seals them again.
-find_bug double_seal 'was overtaken by|broadcast [0-9]+ of [0-9]+ after|direct packet [0-9]+ of|echo [0-9]+ in place'
+find_bug double_seal 'was overtaken by|broadcast [0-9#]+ of [0-9#]+ after|direct packet [0-9#]+ of|echo [0-9#]+ in place'
 # The prefix of a codec goes before each packet, and not before all bytes of one write.
-find_bug split_run 'a prefix for [0-9]+ bytes splits a run of [0-9]+'
+find_bug split_run 'a prefix for [0-9#]+ bytes splits a run of [0-9#]+'
 # The mask of a WebSocket frame begins anew with each piece of the frame.
 find_bug restarted_mask 'left for a reason that nothing in the run explains'
 # The read of a PROXY header takes bytes of the client, too.
-find_bug greedy_header 'left for a reason that nothing in the run explains|sent [0-9]+ echoes, got'
+find_bug greedy_header 'left for a reason that nothing in the run explains|sent [0-9#]+ echoes, got'
 # A session has the address of its proxy, and not the address of its client.
 find_bug address_of_the_proxy 'has another address than'
 # A node that is cut off, or was paused, declares others dead by its own silence.
@@ -101,7 +101,7 @@ find_bug hasty_death 'declares .* dead'
 # A kick ends a session that is newer than the login that the kick is for.
 find_bug late_kick 'late_kick_ends_no_newer_login'
 # A connection is lost between the login and the kick of the older session.
-find_bug forgotten_doubt 'has [0-9]+ sessions|login_whose_answer_is_lost.*FAILED'
+find_bug forgotten_doubt 'has [0-9#]+ sessions|login_whose_answer_is_lost.*FAILED'
 # A link that connects again does not subscribe to its groups again.
-find_bug forgotten_subscriptions 'listens to [0-9]+ groups of [0-9]+'
+find_bug forgotten_subscriptions 'listens to [0-9#]+ groups of [0-9#]+'
 printf 'every planted bug was found\n'

@@ -28,6 +28,7 @@ use server_core::{
     Context, Kick, ListenerKind, Packet, Server, ServerBuilder, ServerHandle, Session,
     TlsServerConfig, TransportKind, WebSocketServerConfig,
 };
+use socket2::SockRef;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -273,6 +274,13 @@ fn addr_of(server: &Server, transport: TransportKind) -> io::Result<String> {
     Ok(addr.to_string())
 }
 
+/// A listener whose `accept` fails when no client has come for too long: the clients may have died.
+fn listen() -> io::Result<TcpListener> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    SockRef::from(&listener).set_read_timeout(Some(PATIENCE))?;
+    Ok(listener)
+}
+
 fn start_clients(files: &Files, addr: &str, way: Way, count: u64) -> io::Result<Process> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args([CLIENTS, addr, way.client(), &count.to_string()]);
@@ -359,7 +367,7 @@ fn turns(packets: u64, sessions: u64, packets_a_turn: u64) -> u64 {
 /// Sends each socket the packets of a turn, without anything else around it: frames that all sockets share, or a record
 /// of its own by rustls.
 fn send_in_a_loop(files: &Files, way: Way, sessions: u64, packets_a_turn: u64) -> io::Result<f64> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let listener = listen()?;
     let addr = listener.local_addr()?.to_string();
     let clients = start_clients(files, &addr, way, sessions)?;
     let tls = files.server().map_err(io::Error::other)?;
@@ -438,7 +446,7 @@ fn print_handshakes(files: &Files) -> io::Result<()> {
 /// Nanoseconds of processor time for a connection that a loop accepts, that rustls makes the handshake of, and that is
 /// closed.
 fn handshakes_in_a_loop(files: &Files) -> io::Result<f64> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let listener = listen()?;
     let tls = files.server().map_err(io::Error::other)?;
     let before = cpu_nanos(std::process::id(), "")?;
     let addr = listener.local_addr()?.to_string();

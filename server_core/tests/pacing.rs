@@ -453,6 +453,28 @@ fn session_that_reads_nothing_is_kicked_by_bytes_within_the_grace_and_by_age_wit
     assert!(sim.peers[deaf].ended_at.is_some());
 }
 
+/// A socket takes a peer's bytes in lumps: a window of 250 ms has two of these lumps, or three.
+#[test]
+fn long_queue_is_excused_by_512_kib_a_second_over_its_grace() {
+    for (kib_per_sec, stays) in [(560, true), (480, false)] {
+        let mut sim = Sim::new(config(1));
+        let reader = Reader::Steady {
+            bytes_per_sec: kib_per_sec << 10,
+            every: Duration::from_millis(110),
+        };
+        let reader = sim.connect(reader, false);
+        let piece = sim.buffers.encode(&SChat([]), &[b'x'; 60_000]).unwrap();
+        for _ in 0..66 {
+            sim.router.send(sim.peers[reader].id, piece.clone());
+        }
+        sim.run(Duration::from_secs(8));
+        let peer = &sim.peers[reader];
+        assert_eq!(peer.ended_at.is_none(), stays, "{kib_per_sec} KiB/s");
+        let all = 66 * piece.len() as u64;
+        assert_eq!(peer.chat_bytes == all, stays, "{kib_per_sec} KiB/s");
+    }
+}
+
 #[test]
 fn slow_steady_reader_receives_a_long_queue_and_stays() {
     let mut sim = Sim::new(config(1));

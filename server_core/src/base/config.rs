@@ -65,12 +65,13 @@ pub struct Config {
     /// Unsent bytes of one session. Default: 1 MiB.
     ///
     /// A session is a slow consumer when its queue is longer than this for
-    /// [`max_send_grace`](Self::max_send_grace) without a break and its socket takes less than 512 KiB a
-    /// second, or when its queue is longer than [eight times](Self::SEND_QUEUE_CAP) of this after a write.
+    /// [`max_send_grace`](Self::max_send_grace) without a break and its socket has taken less than 512 KiB a
+    /// second on average over that time, or when its queue is longer than
+    /// [eight times](Self::SEND_QUEUE_CAP) of this after a write.
     /// Packets to others are paced at half of it, and at 128 KiB: see [pacing](crate#pacing).
     pub max_send_queue_bytes: usize,
     /// Time for which a queue may be longer than [`max_send_queue_bytes`](Self::max_send_queue_bytes)
-    /// without a break. Default: 1 s.
+    /// without a break, 250 ms at least. Default: 1 s.
     pub max_send_grace: Duration,
     /// Bytes in the queues of all sessions together, and the memory of incomplete packets.
     /// Default: a quarter of the memory that the machine, the control group and the address space allow

@@ -48,8 +48,9 @@ struct Backlog {
     marks: VecDeque<Mark>,
     queued_total: u64,
     sent_total: u64,
-    /// Instant since which the queue has been longer than its limit, without a break.
-    over_limit_since: Option<Instant>,
+    /// Since when the queue has been longer than its limit without a break, or the last check of that which the peer
+    /// passed by its throughput.
+    over_limit: Option<Checkpoint>,
     throughput: Throughput,
     /// The last age check that the peer passed by its throughput.
     lag_checkpoint: Option<Checkpoint>,
@@ -264,33 +265,40 @@ impl SendQueue {
     pub fn watch_limit(&mut self, limit_bytes: usize, now: Instant) {
         let is_over = self.queued_bytes > limit_bytes;
         if let Some(backlog) = &mut self.backlog {
-            backlog.over_limit_since = is_over.then(|| backlog.over_limit_since.unwrap_or(now));
+            let here = backlog.checkpoint(now);
+            backlog.over_limit = is_over.then(|| backlog.over_limit.unwrap_or(here));
         }
     }
 
-    /// Instant since which every turn has left more than the limit in the queue.
+    /// The instant of the next check of a queue that is longer than its limit. The throughput of a peer shows over
+    /// [`THROUGHPUT_WINDOW`] at least.
     #[must_use]
-    pub fn over_limit_since(&self) -> Option<Instant> {
-        self.backlog.as_ref()?.over_limit_since
+    pub fn limit_check_at(&self, grace: Duration) -> Option<Instant> {
+        Some(self.backlog.as_ref()?.over_limit?.at + grace.max(THROUGHPUT_WINDOW))
     }
 
-    /// Restarts the time for which the queue may be longer than its limit, for a peer that keeps up.
-    pub fn renew_grace(&mut self, now: Instant) {
-        if let Some(backlog) = &mut self.backlog
-            && backlog.over_limit_since.is_some()
-        {
-            backlog.over_limit_since = Some(now);
+    /// Whether the socket has taken [`KEEPS_UP_BYTES_PER_SEC`] on average since the queue got longer than its limit,
+    /// or since the last check. If so, the time for which it may be longer begins again.
+    pub fn passes_limit_check(&mut self, now: Instant) -> bool {
+        let Some(backlog) = &mut self.backlog else {
+            return true;
+        };
+        let Some(base) = backlog.over_limit else {
+            return true;
+        };
+        let passes = base.has_rate(KEEPS_UP_BYTES_PER_SEC, backlog.sent_total, now);
+        if passes {
+            backlog.over_limit = Some(backlog.checkpoint(now));
         }
+        passes
     }
 
     /// The peer can take bytes from now on: what waits has waited for the handshake, and not for the peer.
     pub fn restart_age(&mut self, now: Instant) {
-        self.renew_grace(now);
         if let Some(backlog) = &mut self.backlog {
-            backlog.lag_checkpoint = Some(Checkpoint {
-                at: now,
-                sent_total: backlog.sent_total,
-            });
+            let here = backlog.checkpoint(now);
+            backlog.over_limit = backlog.over_limit.map(|_| here);
+            backlog.lag_checkpoint = Some(here);
         }
     }
 
@@ -328,10 +336,7 @@ impl SendQueue {
         let sent_total = backlog.sent_total;
         let passes = min_bytes_per_sec > 0 && base.has_rate(min_bytes_per_sec, sent_total, now);
         if passes {
-            backlog.lag_checkpoint = Some(Checkpoint {
-                at: now,
-                sent_total,
-            });
+            backlog.lag_checkpoint = Some(backlog.checkpoint(now));
         }
         passes
     }
@@ -479,6 +484,13 @@ impl Backlog {
                     sent_total: self.sent_total,
                 },
             }),
+        }
+    }
+
+    fn checkpoint(&self, at: Instant) -> Checkpoint {
+        Checkpoint {
+            at,
+            sent_total: self.sent_total,
         }
     }
 

@@ -80,10 +80,9 @@ impl<T: Transport, S> Connection<T, S> {
     /// The next deadline for what the peer has to take.
     #[must_use]
     pub fn output_deadline(&self, config: &Config) -> Option<Instant> {
-        let over_limit_since = self.queue.over_limit_since();
-        let over_limit = over_limit_since.map(|since| since + config.max_send_grace);
+        let limit_check_at = self.queue.limit_check_at(config.max_send_grace);
         let lag_check_at = (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag));
-        over_limit.into_iter().chain(lag_check_at).min()
+        limit_check_at.into_iter().chain(lag_check_at).min()
     }
 
     fn deadlines(&self, config: &Config) -> impl Iterator<Item = Instant> {
@@ -174,13 +173,9 @@ impl<T: Transport, S> Connection<T, S> {
     }
 
     fn is_slow(&mut self, config: &Config, now: Instant) -> bool {
-        let is_over_limit = (self.queue.over_limit_since())
-            .is_some_and(|since| since + config.max_send_grace <= now);
-        if is_over_limit {
-            if !self.queue.keeps_up(now) {
-                return true;
-            }
-            self.queue.renew_grace(now);
+        let limit_check_at = self.queue.limit_check_at(config.max_send_grace);
+        if limit_check_at.is_some_and(|at| at <= now) && !self.queue.passes_limit_check(now) {
+            return true;
         }
         let lag_check_at = (config.max_send_lag).and_then(|lag| self.queue.lag_check_at(lag));
         lag_check_at.is_some_and(|at| at <= now)

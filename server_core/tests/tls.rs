@@ -4,6 +4,8 @@ use crate::util::recorder::{
     BURST, C_BURST, C_CLOSE, C_ECHO, Event, Running, builder, factory, numbered, start,
 };
 use rcgen::generate_simple_self_signed;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::kx_group;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
@@ -17,8 +19,9 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 
 /// A folder with certificate, key and tickets, removed at the end.
@@ -56,12 +59,19 @@ impl Files {
 
     /// The configuration of a client of its own: it keeps its own tickets.
     fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+        self.client_of(rustls::crypto::ring::default_provider(), versions)
+    }
+
+    fn client_of(
+        &self,
+        provider: CryptoProvider,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_file(self.cert()).unwrap())
             .unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider));
         let builder = builder.with_protocol_versions(versions).unwrap();
         Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
     }
@@ -299,6 +309,42 @@ fn reload_changes_the_certificate_of_new_connections_and_keeps_the_old_one_if_th
     Client::connect(addr, &files.client(BOTH))
         .err()
         .expect("another certificate");
+}
+
+/// The open of a pipe waits for its writer: a reload would never come back.
+#[test]
+fn reload_refuses_what_is_not_a_regular_file() {
+    let files = Files::new();
+    let config = files.config();
+    fs::remove_file(files.key()).unwrap();
+    let made = Command::new("mkfifo").arg(files.key()).status().unwrap();
+    assert!(made.success());
+    let (sender, reloaded) = mpsc::channel();
+    thread::spawn(move || sender.send(config.reload()));
+    let outcome = reloaded.recv_timeout(DEADLINE).expect("an answer");
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.ends_with("key.pem: not a regular file"), "{error}");
+}
+
+/// The exchange of keys with P-384 costs a server six times the processor time of another one.
+#[test]
+fn client_that_offers_p384_alone_is_refused_and_the_other_groups_are_served() {
+    let files = Files::new();
+    let (running, addr) = start_tls(files.config());
+    for (group, is_served) in [
+        (kx_group::X25519, true),
+        (kx_group::SECP256R1, true),
+        (kx_group::SECP384R1, false),
+    ] {
+        let mut provider = rustls::crypto::ring::default_provider();
+        provider.kx_groups = vec![group];
+        for versions in EACH {
+            let config = files.client_of(provider.clone(), versions);
+            let connected = Client::connect(addr, &config);
+            assert_eq!(connected.is_ok(), is_served, "{group:?} {versions:?}");
+        }
+    }
+    assert_eq!(handshakes(&running.server, HandshakeOutcome::Failed), 2);
 }
 
 #[test]

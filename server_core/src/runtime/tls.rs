@@ -5,6 +5,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::{aead, hmac};
 use rustls::client::UnbufferedClientConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -31,7 +32,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 ///
 /// TLS 1.3 and 1.2. A server offers the application protocol `gs/1`: a client that offers only others is
 /// refused, a client that offers none is not. A client gets one ticket and may continue its session with it,
-/// without the signature of a full handshake. Early data is not accepted.
+/// without the signature of a full handshake. Early data is not accepted. Keys are exchanged with X25519 or P-256.
 ///
 /// A session of TLS 1.2 with AES-GCM ends after 2^24 records from the server, with the reason `handshake`: that
 /// protocol has no new keys for it. At 60 records a second that is after 3.2 days. TLS 1.3 renews its keys.
@@ -65,7 +66,7 @@ impl TlsServerConfig {
     pub fn from_files(cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> io::Result<Self> {
         let (cert, key) = (cert.into(), key.into());
         let certified = Arc::new(Certified(RwLock::new(read_certified(&cert, &key)?)));
-        let builder = ServerConfig::builder_with_provider(provider());
+        let builder = ServerConfig::builder_with_provider(server_provider());
         let mut config = (builder.with_safe_default_protocol_versions())
             .map_err(io::Error::other)?
             .with_no_client_auth()
@@ -108,8 +109,15 @@ impl TlsServerConfig {
     /// Reads certificate and key again, for the handshakes that begin from now on.
     ///
     /// # Errors
-    /// As of [`from_files`](Self::from_files). Certificate and key stay as they were then.
+    /// As of [`from_files`](Self::from_files), or one of them is not a regular file: opening a pipe would wait for
+    /// its writer. Certificate and key stay as they were then.
     pub fn reload(&self) -> io::Result<()> {
+        for (what, file) in [("certificate", &self.cert), ("private key", &self.key)] {
+            let metadata = fs::metadata(file).map_err(|error| of_file(what, file, &error))?;
+            if !metadata.is_file() {
+                return Err(of_file(what, file, &"not a regular file"));
+            }
+        }
         let certified = read_certified(&self.cert, &self.key)?;
         *(self.certified.0.write()).unwrap_or_else(PoisonError::into_inner) = certified;
         Ok(())
@@ -659,7 +667,16 @@ impl ResolvesServerCert for Certified {
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
+    Arc::new(default_provider())
+}
+
+/// A server leaves out P-384: a peer that chooses it for the exchange of keys costs 1.03 ms of processor time, one with
+/// another group 0.18 ms.
+fn server_provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
+        ..default_provider()
+    })
 }
 
 fn read_certified(cert: &Path, key: &Path) -> io::Result<Arc<CertifiedKey>> {

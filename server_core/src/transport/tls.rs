@@ -135,6 +135,9 @@ const MIN_RECORD_COST: usize = 64;
 /// 20 peers that send updates without end raised the p99 of ticks by 21 and 34 ms (`scripts/attack.sh`), and by 10 and
 /// 14 ms at this cost.
 const EMPTY_RECORD_COST: usize = 1 << 10;
+/// What a byte of a handshake costs: a ClientHello of 33 kB takes up to 1 ms, by key shares, tickets or extensions in
+/// great number, where 16 KiB are the time of 0.13 ms.
+const HANDSHAKE_BYTE_COST: usize = 4;
 /// Bytes of one read during the handshake.
 const HANDSHAKE_READ_BYTES: usize = 8 << 10;
 
@@ -371,7 +374,8 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
     }
 
     fn note_end(&mut self, reason: DisconnectReason) {
-        self.is_discarding |= reason.discards_input();
+        // A handshake leads to no session any more.
+        self.is_discarding |= reason.discards_input() || self.engine.is_handshaking();
         self.inner.note_end(reason);
     }
 
@@ -421,7 +425,8 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
             loop {
                 if let Some(count) = taken {
                     self.open(&mut input[..count], plaintext);
-                    self.overhead_bytes += self.engine.take_records().cost();
+                    let records = self.engine.take_records();
+                    self.overhead_bytes += HANDSHAKE_BYTE_COST * count + records.cost();
                 }
                 let pushed = self.push_out();
                 if !self.engine.is_handshaking() {
@@ -562,6 +567,21 @@ mod tests {
     }
 
     #[test]
+    fn handshake_does_not_go_on_after_the_end_of_its_session() {
+        for reason in [DisconnectReason::Shutdown, Kick::RateLimit.into()] {
+            let (stream, peer) = FakeStream::pair();
+            let mut tls = Tls::new(stream, FakeTls::new(Arc::default()));
+            assert_eq!(tls.handshake(), Ok(HandshakeStep::Blocked));
+            let begun = peer.take_output(9_999).len();
+            tls.note_end(reason);
+            peer.send(&FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP));
+            assert_eq!(tls.read(&mut [0; 500]), Ok(ReadOutcome::Bytes(0)));
+            assert!(tls.needs_handshake(), "{reason:?} after {begun} bytes");
+            assert_eq!(tls.buffered_bytes(), 0);
+        }
+    }
+
+    #[test]
     fn a_step_of_a_handshake_costs_its_signature_once_whether_it_succeeds_or_not() {
         let step = FakeTls::record(FakeTls::HANDSHAKE, FakeTls::STEP);
         for (input, outcome) in [
@@ -575,7 +595,8 @@ mod tests {
             assert_eq!(tls.overhead_bytes(), 0);
             peer.send(&input);
             assert_eq!(tls.handshake(), outcome);
-            assert_eq!(tls.overhead_bytes(), 5_000 + EMPTY_RECORD_COST);
+            let cost = HANDSHAKE_BYTE_COST * input.len() + 5_000 + EMPTY_RECORD_COST;
+            assert_eq!(tls.overhead_bytes(), cost);
             assert_eq!(tls.handshake(), outcome);
             assert_eq!(tls.overhead_bytes(), 0);
         }

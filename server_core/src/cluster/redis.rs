@@ -25,6 +25,10 @@ use std::time::{Duration, Instant};
 /// The largest reply or message. A larger one ends the connection.
 const MAX_VALUE_BYTES: usize = 1 << 20;
 
+/// The code of the error with which a replica answers a write. A broker becomes one when another takes its place,
+/// and keeps its connections.
+const READ_ONLY: &str = "READONLY";
+
 /// Takes the events of a connection, on the thread that reads.
 pub type Events = dyn Fn(u64, Event<'_>) + Send + Sync;
 
@@ -244,8 +248,12 @@ impl Reader {
         }
         socket.write_all(&greeting, time_left(deadline)?)?;
         for _ in 0..replies {
-            if let Value::ServerError(error) = read(parser, socket, Some(deadline))? {
-                return Err(io::Error::other(error.to_string()));
+            match read(parser, socket, Some(deadline))? {
+                Value::ServerError(error) => return Err(io::Error::other(error.to_string())),
+                Value::Map(facts) if is_replica(&facts) => {
+                    return Err(io::Error::other("it is a replica, which takes no writes"));
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -258,10 +266,13 @@ impl Reader {
                 Ok(value) => value,
                 Err(error) => return error,
             };
-            if let Value::ServerError(error) = &value
-                && !std::mem::replace(&mut has_logged, true)
-            {
-                log::warn!("cluster: the broker refuses a request: {error}");
+            if let Value::ServerError(error) = &value {
+                if error.code() == READ_ONLY {
+                    return io::Error::other(error.to_string());
+                }
+                if !std::mem::replace(&mut has_logged, true) {
+                    log::warn!("cluster: the broker refuses a request: {error}");
+                }
             }
             match value {
                 Value::Push {
@@ -375,6 +386,17 @@ fn reply(value: Value) -> Reply {
         Value::ServerError(_) => Reply::Error,
         _ => Reply::Done,
     }
+}
+
+/// Whether the answer to `HELLO` says that the server is a replica.
+fn is_replica(facts: &[(Value, Value)]) -> bool {
+    let text = |value: &Value| match value {
+        Value::SimpleString(text) => text.clone(),
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        _ => String::new(),
+    };
+    let mut facts = facts.iter();
+    facts.any(|(name, value)| text(name) == "role" && ["replica", "slave"].contains(&&*text(value)))
 }
 
 fn command(request: Request) -> Cmd {
@@ -639,6 +661,28 @@ mod tests {
         }
         drop(server);
         assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Lost));
+    }
+
+    #[test]
+    fn broker_that_becomes_a_replica_is_lost() {
+        let Some(server) = RedisServer::start() else {
+            return;
+        };
+        let (mut redis, events) = connect(&server, "");
+        assert_eq!(command(&server, "REPLICAOF 127.0.0.1 1").unwrap(), "+OK");
+        redis.send(vec![Request::RenewLease(Incarnation(7))], SECOND);
+        assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Lost));
+        redis.close(1);
+        redis.connect(2);
+        assert_eq!(
+            events.recv_timeout(WAIT),
+            Ok(Seen::Lost),
+            "a replica is no broker"
+        );
+        assert_eq!(command(&server, "REPLICAOF NO ONE").unwrap(), "+OK");
+        redis.close(2);
+        redis.connect(3);
+        assert_eq!(events.recv_timeout(WAIT), Ok(Seen::Connected));
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub enum Status {
     Ok,
     /// The request is not HTTP/1, or names a list of sessions that does not exist.
     BadRequest,
+    /// A page of another site asks for what costs work.
+    CrossSite,
     /// The port does not answer for the host of the request.
     Misdirected,
     /// The path does not exist.
@@ -132,6 +134,13 @@ impl Request {
             "/trace" => Route::Trace(trace_target(query)?),
             _ => Route::Page,
         };
+        let costs_work = matches!(
+            route,
+            Route::Sessions(_) | Route::Account(_) | Route::Trace(_)
+        );
+        if costs_work && is_cross_site(request.headers) {
+            return Err(Status::CrossSite);
+        }
         Ok(Some(Self { route, is_head }))
     }
 }
@@ -178,6 +187,16 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Whether a browser says that a page of another site has made the request. The page cannot read the response, but
+/// could have each browser that shows it begin traces.
+fn is_cross_site(headers: &[httparse::Header<'_>]) -> bool {
+    let mut headers = headers.iter();
+    headers.any(|header| {
+        let is_own = [&b"same-origin"[..], b"none"].contains(&header.value);
+        header.name.eq_ignore_ascii_case("sec-fetch-site") && !is_own
+    })
+}
+
 /// The `Host` of a request. Two are a bad request.
 fn host(headers: &[httparse::Header<'_>]) -> Result<Option<Host>, Status> {
     let mut hosts = (headers.iter()).filter(|header| header.name.eq_ignore_ascii_case("host"));
@@ -212,6 +231,7 @@ impl Status {
         match self {
             Self::Ok => "200 OK",
             Self::BadRequest => "400 Bad Request",
+            Self::CrossSite => "403 Forbidden",
             Self::NotFound => "404 Not Found",
             Self::MethodNotAllowed => "405 Method Not Allowed",
             Self::Timeout => "408 Request Timeout",
@@ -227,6 +247,7 @@ impl Status {
             Self::Misdirected => {
                 format!("{}: this Host is not allowed, {host_hint}\n", self.line())
             }
+            Self::CrossSite => format!("{}: asked by a page of another site\n", self.line()),
             _ => format!("{}\n", self.line()),
         }
     }
@@ -298,6 +319,28 @@ mod tests {
         let hint = "--admin-host NAME allows it";
         assert!(Status::Misdirected.text(hint).contains("--admin-host"));
         assert!(!Status::NotFound.text(hint).contains("--admin-host"));
+    }
+
+    #[test]
+    fn page_of_another_site_gets_only_what_costs_no_work() {
+        let get = |path: &str, site: &str| {
+            let site = format!("sec-Fetch-Site: {site}");
+            parse(&format!(
+                "GET {path} HTTP/1.1\r\nHost: localhost\r\n{site}\r\n\r\n"
+            ))
+        };
+        for path in ["/trace?addr=10.0.0.1", "/sessions", "/sessions?account=ada"] {
+            for site in ["cross-site", "same-site", "what"] {
+                assert_eq!(get(path, site), Err(Status::CrossSite), "{path} {site}");
+            }
+            for site in ["same-origin", "none"] {
+                assert!(get(path, site).is_ok(), "{path} {site}");
+            }
+        }
+        // A link on another page may lead here.
+        for path in ["/", "/metrics", "/healthz", "/nodes"] {
+            assert!(get(path, "cross-site").is_ok(), "{path}");
+        }
     }
 
     #[test]

@@ -83,6 +83,10 @@ fn sighup_bans_new_connections_and_leaves_sessions_connected() {
     server.signal("HUP");
     reloaded(": 1");
     assert!(is_served(BANNED, server.addr) && !is_served(OTHER, server.addr));
+    file.write("");
+    server.signal("HUP");
+    server.wait_for_line("has no ban: no address is banned any more");
+    assert!(is_served(OTHER, server.addr));
 }
 
 #[test]

@@ -46,7 +46,11 @@ impl BanFile {
             Ok(list) => {
                 let count = list.len();
                 self.bans.replace(list);
-                log::info!("SIGHUP: bans read from {self}: {count}");
+                if count == 0 {
+                    log::warn!("SIGHUP: {self} has no ban: no address is banned any more");
+                } else {
+                    log::info!("SIGHUP: bans read from {self}: {count}");
+                }
             }
             Err(error) => log::error!("SIGHUP: the bans stay as they are: {error}"),
         }

@@ -71,7 +71,7 @@ pub struct Config {
     /// Packets to others are paced at half of it, and at 128 KiB: see [pacing](crate#pacing).
     pub max_send_queue_bytes: usize,
     /// Time for which a queue may be longer than [`max_send_queue_bytes`](Self::max_send_queue_bytes)
-    /// without a break, 250 ms at least. Default: 1 s.
+    /// without a break. Default: 1 s.
     pub max_send_grace: Duration,
     /// Bytes in the queues of all sessions together, and the memory of incomplete packets.
     /// Default: a quarter of the memory that the machine, the control group and the address space allow

@@ -270,15 +270,15 @@ impl SendQueue {
         }
     }
 
-    /// The instant of the next check of a queue that is longer than its limit. The throughput of a peer shows over
-    /// [`THROUGHPUT_WINDOW`] at least.
+    /// The instant of the next check of a queue that is longer than its limit.
     #[must_use]
     pub fn limit_check_at(&self, grace: Duration) -> Option<Instant> {
-        Some(self.backlog.as_ref()?.over_limit?.at + grace.max(THROUGHPUT_WINDOW))
+        Some(self.backlog.as_ref()?.over_limit?.at + grace)
     }
 
     /// Whether the socket has taken [`KEEPS_UP_BYTES_PER_SEC`] on average since the queue got longer than its limit,
-    /// or since the last check. If so, the time for which it may be longer begins again.
+    /// or since the last check; in the last window, if that is longer. If so, the time for which it may be longer begins
+    /// again.
     pub fn passes_limit_check(&mut self, now: Instant) -> bool {
         let Some(backlog) = &mut self.backlog else {
             return true;
@@ -286,7 +286,12 @@ impl SendQueue {
         let Some(base) = backlog.over_limit else {
             return true;
         };
-        let passes = base.has_rate(KEEPS_UP_BYTES_PER_SEC, backlog.sent_total, now);
+        let sent_total = backlog.sent_total;
+        let passes = if now.saturating_duration_since(base.at) < THROUGHPUT_WINDOW {
+            backlog.throughput.measure(sent_total, now)
+        } else {
+            base.has_rate(KEEPS_UP_BYTES_PER_SEC, sent_total, now)
+        };
         if passes {
             backlog.over_limit = Some(backlog.checkpoint(now));
         }

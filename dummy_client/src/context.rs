@@ -37,6 +37,7 @@ pub(crate) struct UserState {
     connected_at: Option<Instant>,
     phase: Phase,
     has_received: bool,
+    /// The latest packet is a refusal, and the first one of the connection.
     is_refused: bool,
     bot_timer: Option<Instant>,
     /// Those that the bot has started.
@@ -197,7 +198,7 @@ impl BotContext<'_, '_> {
         self.user.collector.count_close_message(code, text);
     }
 
-    /// The server is full. As the first packet of a connection this is a refused connect and not a lost
+    /// The server is full. As the only packet of a connection this is a refused connect and not a lost
     /// session.
     pub fn refused(&mut self) {
         self.user.is_refused = !self.user.has_received;
@@ -514,6 +515,8 @@ impl<B: Bot> Session for UserSession<B> {
         if user.logs_packets {
             user.log(&packet, (self.text_of)(&packet));
         }
+        // The server goes on: it has not refused this session.
+        self.user.is_refused = false;
         let checked = self.call(session, |bot, ctx| bot.on_packet(ctx, packet));
         self.user.has_received = true;
         let engine = self.user.collector.engine;

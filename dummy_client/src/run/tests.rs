@@ -336,6 +336,44 @@ fn wrong_malformed_and_unknown_packets_fail_the_run() {
     }
 }
 
+/// Takes each packet for the refusal of a full server, and packet 1 for a tick.
+#[derive(Clone, Copy)]
+struct RefusalReader;
+
+impl Bot for RefusalReader {
+    fn on_packet(&mut self, ctx: &mut BotContext<'_, '_>, packet: Packet<'_>) -> BotResult {
+        match packet.id() {
+            STick::ID => ctx.tick(TICKS, packet.decode::<STick>()?.tick()),
+            _ => ctx.refused(),
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn session_is_refused_if_the_refusal_is_its_only_packet() {
+    let (refusal, tick) = (&packet(6, b"")[..], &packet(1, [1; 8])[..]);
+    for (packets, refused) in [
+        (&[refusal][..], 1),
+        (&[refusal, tick], 0),
+        (&[refusal, refusal], 0),
+        (&[tick, refusal], 0),
+    ] {
+        let mut world = World::new(1, settings(false));
+        let (mut client, server) = world.accept_bot(RefusalReader);
+        for packet in packets {
+            server.send_bytes(packet);
+            client.advance(Duration::ZERO);
+        }
+        server.reset();
+        client.advance(Duration::ZERO);
+        world.accept_all();
+        let sessions = &world.state.users.sessions;
+        let expected = (refused, 1 - refused);
+        assert_eq!((sessions.refused, sessions.lost), expected, "{packets:?}");
+    }
+}
+
 #[test]
 fn server_that_sends_nothing_fails_the_run_and_its_silence_is_named_after_5_s() {
     for (millis, silent_secs) in [(1_000, 0.0), (5_500, 5.5)] {

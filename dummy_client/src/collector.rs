@@ -69,7 +69,7 @@ pub(crate) struct Collector {
 #[derive(Debug)]
 struct SeriesState {
     restarts: Mutex<RestartDetector>,
-    /// The newest tick of each user's connection; 0 before its first.
+    /// The newest tick of each user's connection, plus 1; 0 before its first. The two highest numbers count as one.
     newest: Box<[AtomicU64]>,
 }
 
@@ -221,7 +221,7 @@ impl Collector {
     /// A connection that was made has ended.
     pub fn leave(&self, user: usize, was_lost: bool) {
         for series in &self.series {
-            let newest = series.newest[user].load(Ordering::Relaxed);
+            let newest = series.newest_tick(user).unwrap_or(0);
             series.restarts().leave(user, newest, was_lost);
         }
     }
@@ -231,13 +231,14 @@ impl Collector {
         self.series[series.0].restarts().first_tick(user, tick)
     }
 
-    /// The newest tick of a user's connection; 0 before its first.
-    pub fn newest_tick(&self, series: TickSeries, user: usize) -> u64 {
-        self.series[series.0].newest[user].load(Ordering::Relaxed)
+    /// The newest tick of a user's connection; `None` before its first.
+    pub fn newest_tick(&self, series: TickSeries, user: usize) -> Option<u64> {
+        self.series[series.0].newest_tick(user)
     }
 
     pub fn set_newest_tick(&self, series: TickSeries, user: usize, tick: u64) {
-        self.series[series.0].newest[user].store(tick, Ordering::Relaxed);
+        let stored = tick.saturating_add(1);
+        self.series[series.0].newest[user].store(stored, Ordering::Relaxed);
     }
 
     // ---- requests ------------------------------------------------------------------------------
@@ -303,6 +304,10 @@ impl Collector {
 }
 
 impl SeriesState {
+    fn newest_tick(&self, user: usize) -> Option<u64> {
+        self.newest[user].load(Ordering::Relaxed).checked_sub(1)
+    }
+
     fn restarts(&self) -> MutexGuard<'_, RestartDetector> {
         // The numbers are complete after each call: a panic elsewhere leaves none half written.
         self.restarts.lock().unwrap_or_else(PoisonError::into_inner)

@@ -407,15 +407,16 @@ impl UserState {
             .tick(series, (epoch, tick), arrived, woke_at, handled_at);
         let metrics = &self.collector.registry.ticks()[series.0];
         self.add(metrics.received, 1);
-        if newest != 0 && tick == newest {
-            self.add(metrics.repeated.0, 1);
-        } else if tick < newest {
-            self.add(metrics.reordered.0, 1);
-        } else if newest != 0 && tick > newest + 1 {
-            self.add(metrics.gaps, 1);
-            // A server that sends any number must not be able to overflow the sum.
-            let missing = (tick - newest - 1).min(u64::from(u32::MAX));
-            self.add(metrics.missing.0, missing);
+        match arrived {
+            Arrived::Again if tick == newest => self.add(metrics.repeated.0, 1),
+            Arrived::Again => self.add(metrics.reordered.0, 1),
+            Arrived::Next if tick > newest + 1 => {
+                self.add(metrics.gaps, 1);
+                // A server that sends any number must not be able to overflow the sum.
+                let missing = (tick - newest - 1).min(u64::from(u32::MAX));
+                self.add(metrics.missing.0, missing);
+            }
+            Arrived::First | Arrived::Next => {}
         }
         self.collector
             .set_newest_tick(series, self.index, newest.max(tick));

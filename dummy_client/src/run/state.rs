@@ -20,7 +20,7 @@ pub(super) struct RunState {
     /// The longest silence of the server.
     pub silent: Duration,
     /// The newest tick of each series at the start of the drain.
-    newest: Vec<u64>,
+    newest: Vec<Option<u64>>,
 }
 
 impl RunState {
@@ -41,8 +41,10 @@ impl RunState {
         // Before the users handle the event: the next connection of this user begins in there, and resets its ticks.
         let without: Vec<TickSeries> = match event {
             UserEvent::Lost(user, _) => {
-                let has_none = |series: &TickSeries| self.collector.newest_tick(*series, user) == 0;
-                self.series().filter(has_none).collect()
+                let newest = |series: TickSeries| self.collector.newest_tick(series, user);
+                self.series()
+                    .filter(|series| newest(*series).is_none())
+                    .collect()
             }
             _ => Vec::new(),
         };

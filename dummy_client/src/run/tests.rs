@@ -129,6 +129,35 @@ fn missing_repeated_and_reordered_ticks_fail_the_run() {
     }
 }
 
+/// The first number is the one that the others are compared with, 0 too.
+#[test]
+fn tick_0_is_repeated_and_leaves_gaps_as_any_other() {
+    let names = [
+        "tick_gaps",
+        "ticks_missing",
+        "ticks_repeated",
+        "sessions_lagging_tick",
+        "sessions_without_tick",
+    ];
+    let newest = 39;
+    for (numbers, expected) in [
+        (&[0, 0, 0][..], [0, 0, 2, 1, 0]),
+        (&[0, 5, newest], [2, 37, 0, 0, 0]),
+        (&[0], [0, 0, 0, 1, 0]),
+    ] {
+        let mut world = World::connected(2);
+        for tick in 0..=newest {
+            world.at((tick + 1) * PERIOD_MS).tick(0, tick);
+            if let Some(&number) = numbers.get(tick as usize) {
+                world.tick(1, number);
+            }
+        }
+        let report = world.end((newest + 2) * PERIOD_MS);
+        assert_eq!(counts(&report, names), expected, "{numbers:?}");
+        assert_eq!(report.verdict, Verdict::Failed, "{numbers:?}");
+    }
+}
+
 #[test]
 fn jump_to_the_highest_tick_number_fails_the_run() {
     let report = with_fault(|tick| vec![if tick == 20 { u64::MAX } else { tick }]);

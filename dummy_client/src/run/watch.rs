@@ -81,7 +81,8 @@ impl Watch<'_> {
         since: Instant,
         now: Instant,
     ) -> bool {
-        self.collector.newest_tick(series, user) == 0 && self.is_owed_a_tick(series, since, now)
+        let newest = self.collector.newest_tick(series, user);
+        newest.is_none() && self.is_owed_a_tick(series, since, now)
     }
 
     /// Whether a session of this age has a tick, if the server sends it what others get.
@@ -96,21 +97,20 @@ impl Watch<'_> {
         now.saturating_duration_since(since) > limit && others_have
     }
 
-    /// The newest tick over all sessions; 0 before the first.
-    pub fn newest_tick(self, series: TickSeries) -> u64 {
-        self.newest_ticks(series).max().unwrap_or(0)
+    /// The newest tick over all sessions.
+    pub fn newest_tick(self, series: TickSeries) -> Option<u64> {
+        self.newest_ticks(series).max()
     }
 
     /// Sessions whose newest tick is older than this one, without those that have none.
-    pub fn count_lagging(self, series: TickSeries, newest: u64) -> u64 {
+    pub fn count_lagging(self, series: TickSeries, newest: Option<u64>) -> u64 {
         let ticks = self.newest_ticks(series);
-        ticks.filter(|tick| *tick < newest).count() as u64
+        ticks.filter(|tick| Some(*tick) < newest).count() as u64
     }
 
     /// The newest tick of each session, without those that have none.
     fn newest_ticks(self, series: TickSeries) -> impl Iterator<Item = u64> {
         let users = self.users.connected();
-        let ticks = users.map(move |(user, _)| self.collector.newest_tick(series, user));
-        ticks.filter(|tick| *tick != 0)
+        users.filter_map(move |(user, _)| self.collector.newest_tick(series, user))
     }
 }

@@ -198,6 +198,8 @@ fn replace(path: &Path, permissions: Option<Permissions>, text: &str) -> io::Res
     if let Some(permissions) = permissions {
         temporary.file.set_permissions(permissions)?;
     }
+    // A network file system may report a full disk or quota only here.
+    temporary.file.sync_all()?;
     match fs::rename(&temporary.path, path) {
         Ok(()) => {
             temporary.is_renamed = true;
@@ -215,7 +217,9 @@ fn write_in_place(mut file: File, is_regular: bool, text: &str) -> io::Result<()
     if is_regular {
         file.set_len(0)?;
     }
-    file.write_all(text.as_bytes())
+    file.write_all(text.as_bytes())?;
+    // Pipes and devices have no disk to wait for.
+    if is_regular { file.sync_all() } else { Ok(()) }
 }
 
 impl Temporary {

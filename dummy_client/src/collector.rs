@@ -1,7 +1,7 @@
 //! Where the sessions of all event loops leave what they have seen, for the run to read.
 
 use crate::analysis::RestartDetector;
-use crate::metrics::recorder::Recorder;
+use crate::metrics::recorder::{MAX_RUNS, Recorder};
 use crate::metrics::{Check, Counter, Registry, TickSeries, TopCounter, Trend, Unit};
 use crossbeam_channel::{Receiver, Sender};
 use server_core::{DisconnectReason, SessionId};
@@ -128,7 +128,9 @@ impl Collector {
             newest: (0..users).map(|_| AtomicU64::new(0)).collect(),
         });
         let collector = Self {
-            recorders: (0..=threads).map(|_| Recorder::new(&registry)).collect(),
+            recorders: (0..=threads)
+                .map(|_| Recorder::new(&registry, MAX_RUNS / threads))
+                .collect(),
             packet_counters: packet_counters.into(),
             series: series.collect(),
             connections: (0..users).map(|_| Connection::default()).collect(),

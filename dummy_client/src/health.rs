@@ -161,6 +161,7 @@ impl HealthRecord {
     pub fn evaluate(
         &self,
         worst_late_send: Duration,
+        dropped_ticks: u64,
         packets: u64,
         own_limits: &[(String, u64)],
     ) -> ClientHealth {
@@ -192,6 +193,10 @@ impl HealthRecord {
         if health.is_saturated() {
             let percent = health.busiest_loop * 100.0;
             let reason = format!("an event loop was busy for {percent:.0} % of a second");
+            health.reasons.push(reason);
+        }
+        if dropped_ticks > 0 {
+            let reason = format!("{dropped_ticks} ticks came faster than they can be evaluated");
             health.reasons.push(reason);
         }
         for (resource, count) in own_limits {
@@ -287,7 +292,7 @@ mod tests {
         };
         let mut record = HealthRecord::default();
         record.add(&quiet);
-        let health = record.evaluate(Duration::ZERO, 1000, &[]);
+        let health = record.evaluate(Duration::ZERO, 0, 1000, &[]);
         assert!(!health.client_limited);
         assert!((health.cpu_cores - 0.05).abs() < 1e-9);
         assert!((health.cpu_us_per_packet - 50.0).abs() < 1e-9);
@@ -295,7 +300,7 @@ mod tests {
             stall_ms: 300.0,
             ..quiet
         });
-        let health = record.evaluate(Duration::ZERO, 0, &[]);
+        let health = record.evaluate(Duration::ZERO, 0, 0, &[]);
         assert!(health.client_limited);
         assert_eq!(health.reasons, ["this process was not run for 300 ms"]);
     }
@@ -317,16 +322,16 @@ mod tests {
             ..HealthSample::default()
         };
         record.add(&throttled);
-        assert!(!record.evaluate(Duration::ZERO, 1, &[]).client_limited);
+        assert!(!record.evaluate(Duration::ZERO, 0, 1, &[]).client_limited);
         record.add(&throttled);
-        let health = record.evaluate(Duration::ZERO, 1, &[]);
+        let health = record.evaluate(Duration::ZERO, 0, 1, &[]);
         let reason = "the CPU quota of the control group stopped this process for 120 ms";
         assert_eq!(health.reasons, [reason]);
     }
 
     #[test]
     fn a_machine_without_ports_limits_the_client() {
-        let health = HealthRecord::default().evaluate(Duration::ZERO, 1, &[("ports".into(), 7)]);
+        let health = HealthRecord::default().evaluate(Duration::ZERO, 0, 1, &[("ports".into(), 7)]);
         assert!(health.client_limited);
         assert_eq!(health.own_limits, 7);
         assert_eq!(
@@ -361,7 +366,7 @@ mod tests {
         let mut record = HealthRecord::default();
         let mut is_limited = || {
             record.add(&monitor.sample(Instant::now()));
-            let health = record.evaluate(Duration::ZERO, 1, &[]);
+            let health = record.evaluate(Duration::ZERO, 0, 1, &[]);
             health.worst_loop_lag_ms > millis(MAX_LAG) && health.client_limited
         };
         let give_up_at = Instant::now() + Duration::from_secs(60);

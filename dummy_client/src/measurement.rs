@@ -31,6 +31,8 @@ pub(crate) struct Samples {
     /// By tick series.
     pub ticks: Vec<TickTotals>,
     pub worst_late_send: Duration,
+    /// Ticks that were received and not evaluated.
+    pub dropped_ticks: u64,
 }
 
 /// What a span has of one tick series besides its trends.
@@ -50,6 +52,7 @@ impl Samples {
             trends: vec![Histogram::default(); registry.trends()],
             ticks: vec![TickTotals::default(); registry.ticks().len()],
             worst_late_send: Duration::ZERO,
+            dropped_ticks: 0,
         }
     }
 
@@ -57,6 +60,7 @@ impl Samples {
         self.trends.iter_mut().for_each(Histogram::clear);
         self.ticks.fill(TickTotals::default());
         self.worst_late_send = Duration::ZERO;
+        self.dropped_ticks = 0;
     }
 
     fn add(&mut self, batch: &Batch) {
@@ -66,6 +70,7 @@ impl Samples {
             }
         }
         self.worst_late_send = self.worst_late_send.max(batch.worst_late_send);
+        self.dropped_ticks += batch.dropped_ticks;
     }
 
     fn add_synthetic(&mut self, at: Place, delay: Duration, sessions: u64) {
@@ -284,6 +289,13 @@ impl TickSink for RunSink<'_> {
         self.run.trends[at.spread].record(spread, 1);
         if let Some(window) = self.window(due) {
             window.trends[at.spread].record(spread, 1);
+        }
+    }
+
+    fn dropped(&mut self, at: Instant, sessions: u64) {
+        self.run.dropped_ticks += sessions;
+        if let Some(window) = self.window(at) {
+            window.dropped_ticks += sessions;
         }
     }
 

@@ -36,6 +36,9 @@ pub trait TickSink {
     /// within one turn has a spread of up to that turn, and never 0. Only a tick with one session has the
     /// spread 0.
     fn spread(&mut self, due: Instant, spread: Duration);
+    /// `sessions` sessions received a tick at this time that is not evaluated: too many ticks had no place in the
+    /// schedule yet. Does nothing by default.
+    fn dropped(&mut self, _at: Instant, _sessions: u64) {}
     /// The time from the first arrival of a tick to that of the next one, or to the end, while sessions waited.
     /// An outage is one gap: from the last tick of the old server to the first tick of the new one.
     fn gap(&mut self, from: Instant, to: Instant);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 /// The analysis of one pushed stream, from the first tick to the last.
 ///
-/// Each received tick is one delay of each session, whatever its number. Each slot that stayed empty adds one
-/// synthetic delay for each session that waited for it.
+/// Each received tick that is not [dropped](TickSink::dropped) is one delay of each session, whatever its number. Each
+/// slot that stayed empty adds one synthetic delay for each session that waited for it.
 #[derive(Debug)]
 pub struct TickAnalysis {
     started_at: Instant,
@@ -73,6 +73,9 @@ const MAX_SPREAD: Duration = Duration::from_secs(10);
 const MAX_RUNS: usize = 64;
 /// Bounds the placed ticks that are kept for late sessions.
 const MAX_PLACED: usize = 50_000;
+/// Bounds the ticks without a place, and so the time of one evaluation. A server at the shortest period that the
+/// schedule knows sends this number in 5 s.
+const MAX_OPEN: usize = 20_000;
 /// Bounds the reports of one row of empty slots; a longer row is reported in groups.
 const MAX_SLOTS: u64 = 1000;
 
@@ -88,8 +91,11 @@ impl TickAnalysis {
         }
     }
 
-    /// Takes what an event loop has recorded since the last call.
+    /// Takes what an event loop has recorded since the last call. While 20,000 ticks have no place in the schedule,
+    /// further ones are [dropped](TickSink::dropped).
     pub fn collect(&mut self, ticks: &[TickRun], leaves: &[LeaveRun], sink: &mut impl TickSink) {
+        let open = self.servers.values().map(|server| server.open.len());
+        let mut room = MAX_OPEN.saturating_sub(open.sum());
         for run in ticks {
             self.latest_at = self.latest_at.max(Some(run.at));
             if !self.servers.contains_key(&run.epoch) {
@@ -103,7 +109,12 @@ impl TickAnalysis {
                 self.servers.insert(run.epoch, server);
             }
             let server = self.servers.entry(run.epoch).or_default();
-            server.take(*run, sink);
+            server.note(run);
+            if room == 0 {
+                sink.dropped(run.at, run.sessions);
+                continue;
+            }
+            room -= usize::from(server.take(*run, sink));
         }
         for leave in leaves {
             let server = self.servers.entry(leave.epoch).or_default();
@@ -190,12 +201,17 @@ impl TickAnalysis {
 }
 
 impl ServerTicks {
-    fn take(&mut self, run: TickRun, sink: &mut impl TickSink) {
+    /// Counts the sessions of a run.
+    fn note(&mut self, run: &TickRun) {
         self.connected = self.connected.saturating_add(run.first);
         if run.first > 0 {
             self.joined_at = self.joined_at.max(Some(run.at));
         }
         self.latest_at = self.latest_at.max(Some(run.at));
+    }
+
+    /// Takes the ticks of a run. Returns whether their number is a new one.
+    fn take(&mut self, run: TickRun, sink: &mut impl TickSink) -> bool {
         if let Some(open) = self.open.get_mut(&run.tick) {
             if !open.is_pushed {
                 open.first_at = open.first_at.min(run.at);
@@ -210,7 +226,9 @@ impl ServerTicks {
                 is_pushed: false,
             };
             self.open.insert(run.tick, open);
+            return true;
         }
+        false
     }
 
     /// Since when sessions wait for the next tick.
@@ -382,6 +400,7 @@ mod tests {
         skipped: Vec<(Instant, u64)>,
         gaps: Vec<(Instant, Instant)>,
         synthetic: u64,
+        dropped: u64,
     }
 
     impl TickSink for Log {
@@ -400,6 +419,10 @@ mod tests {
 
         fn spread(&mut self, due: Instant, spread: Duration) {
             self.spreads.push((due, ms(spread)));
+        }
+
+        fn dropped(&mut self, _: Instant, sessions: u64) {
+            self.dropped += sessions;
         }
 
         fn gap(&mut self, from: Instant, to: Instant) {
@@ -553,11 +576,12 @@ mod tests {
             }
         }
 
-        /// Ends the run. Each received tick and each synthetic sample is one delay.
+        /// Ends the run. Each received tick that was not dropped and each synthetic sample is one delay.
         fn end(mut self, secs: f64) -> Log {
             self.pass(secs);
             self.evaluate(secs, true);
-            assert_eq!(self.log.count(), self.received + self.log.synthetic);
+            let received = self.received - self.log.dropped;
+            assert_eq!(self.log.count(), received + self.log.synthetic);
             self.log
         }
     }

@@ -349,9 +349,12 @@ impl<'a> Engine<'a> {
         let samples = &self.state.measurement.window;
         let mut report = Report {
             metrics: self.state.metrics(&counts, samples, &lagging),
-            client: window
-                .health
-                .evaluate(samples.worst_late_send, packets, &own_limits),
+            client: window.health.evaluate(
+                samples.worst_late_send,
+                samples.dropped_ticks,
+                packets,
+                &own_limits,
+            ),
             sessions,
             ..Report::default()
         };

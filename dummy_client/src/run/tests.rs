@@ -179,6 +179,27 @@ fn highest_tick_number_from_the_start_is_counted_as_repeats() {
     assert_eq!(report.sessions.lost, 0);
 }
 
+/// All ticks come within one second, and are evaluated at its end.
+#[test]
+fn ticks_that_are_too_many_to_be_evaluated_limit_the_client() {
+    let reason = "10000 ticks came faster than they can be evaluated";
+    for (ticks, verdict, reasons) in [
+        (20_000, Verdict::Ok, &[][..]),
+        (30_000, Verdict::ClientLimited, &[reason.to_string()]),
+    ] {
+        let mut world = World::connected(1);
+        for tick in 0..ticks {
+            world.at(500 + tick / 100).tick(0, tick);
+        }
+        let report = world.end(1_100);
+        assert_eq!(report.metrics.count("ticks_received"), ticks);
+        assert_eq!(
+            (report.verdict, &report.client.reasons[..]),
+            (verdict, reasons)
+        );
+    }
+}
+
 #[test]
 fn tick_every_two_seconds_passes() {
     let mut world = World::connected(2);

@@ -4,6 +4,7 @@ use super::state::RunState;
 use crate::collector::{Collector, EngineMetrics, UserEvent};
 use crate::context::{SessionSettings, UserSession, UserState};
 use crate::executor::LoadProfile;
+use crate::health::HealthRecord;
 use crate::metrics::series::Second;
 use crate::metrics::{Check, Counter, Registry, RequestSeries, TickSeries};
 use crate::report::{Metric, OtherFailures, Report, TrendValue, Verdict};
@@ -236,7 +237,9 @@ impl World {
         self.state.measure(self.now, true);
         let state = self.state;
         let counts = state.final_counts();
+        let dropped = state.measurement.run.dropped_ticks;
         let mut report = Report {
+            client: HealthRecord::default().evaluate(Duration::ZERO, dropped, 0, &[]),
             metrics: state.metrics(&counts, &state.measurement.run, &state.lagging),
             sessions,
             ..Report::default()
@@ -254,8 +257,8 @@ impl World {
         let synthetic = report.metrics.count("ticks_synthetic");
         assert_eq!(
             trend(&report, "tick_delay").count,
-            received + synthetic,
-            "each received tick and each synthetic sample is one delay"
+            received - dropped + synthetic,
+            "each tick that is evaluated and each synthetic sample is one delay"
         );
         report
     }

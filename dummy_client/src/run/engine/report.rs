@@ -31,7 +31,8 @@ impl Engine<'_> {
         let (own_limits, _) =
             std::mem::take(&mut self.state.users.own_limits).into_largest(MAX_LISTED);
         let packets = counts[self.state.collector.engine.packets.0];
-        let worst_late_send = self.state.measurement.run.worst_late_send;
+        let run = &self.state.measurement.run;
+        let (worst_late_send, dropped_ticks) = (run.worst_late_send, run.dropped_ticks);
         let (reasons, other_disconnects) =
             std::mem::take(&mut self.state.users.reasons).into_largest(MAX_LISTED);
         let (messages, other_close_messages) = self
@@ -50,7 +51,9 @@ impl Engine<'_> {
                 &counts,
             ),
             run: self.run_info(),
-            client: self.health.evaluate(worst_late_send, packets, &own_limits),
+            client: self
+                .health
+                .evaluate(worst_late_send, dropped_ticks, packets, &own_limits),
             machine: (&self.limits).into(),
             metrics,
             sessions,

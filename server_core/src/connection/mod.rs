@@ -37,9 +37,9 @@ use crate::connection::admission::Permit;
 use crate::protocol::framer::Framer;
 use crate::session::Peer;
 use crate::transport::{HandshakeStep, Transport};
-use output::{regauge, seal_queue_ahead, write_queue};
+use output::{regauge, write_queue};
 use reading::ReadState;
-use std::io::{ErrorKind, IoSlice};
+use std::io::ErrorKind;
 use std::time::Instant;
 
 /// A peer in the session table.
@@ -322,7 +322,8 @@ impl<T: Transport, S> Connection<T, S> {
         flushed: &mut Flushed,
     ) -> Result<bool, DisconnectReason> {
         let bytes = run.bytes();
-        if !self.is_next(bytes, config) {
+        let is_next = self.is_writable && !self.has_output();
+        if !is_next || bytes.len() > config.write_budget_bytes {
             return Ok(self.queue_batch(run.clone()));
         }
         flushed.calls += 1;
@@ -346,25 +347,6 @@ impl<T: Transport, S> Connection<T, S> {
         flushed.packets += packets;
         self.packets_sent += packets as u64;
         Ok(is_new)
-    }
-
-    /// Whether a broadcast is what the peer gets next.
-    fn is_next(&self, bytes: &[u8], config: &Config) -> bool {
-        self.is_writable && !self.has_output() && bytes.len() <= config.write_budget_bytes
-    }
-
-    /// Has the transport seal the broadcast, if [`write_broadcast`](Self::write_broadcast) is going to write it.
-    pub fn seal_broadcast_ahead(&mut self, run: &PacketBatch, config: &Config) {
-        if self.is_next(run.bytes(), config) {
-            self.stream.seal_ahead(&[IoSlice::new(run.bytes())]);
-        }
-    }
-
-    /// Has the transport seal what [`flush`](Self::flush) is going to write first.
-    pub fn seal_queue_ahead(&mut self, config: &Config) {
-        if self.is_writable {
-            seal_queue_ahead(&mut self.stream, &self.queue, config);
-        }
     }
 
     /// Whether anything waits to be written: packets, or bytes that the transport itself holds.

@@ -81,15 +81,6 @@ pub(super) fn write_queue(
     Ok(())
 }
 
-/// Has the transport seal what [`write_queue`] is going to write first.
-pub(super) fn seal_queue_ahead(stream: &mut impl Transport, queue: &SendQueue, config: &Config) {
-    if queue.queued_bytes() > 0 && stream.buffered_bytes() == 0 {
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = queue.gather(&mut slices, config.write_budget_bytes);
-        stream.seal_ahead(&slices[..count]);
-    }
-}
-
 /// Not inlined: a peer with one slice does not pay for laying out a thousand bytes of slices.
 #[inline(never)]
 fn write_gathered(

@@ -321,10 +321,6 @@ impl Transport for Stream {
         transport!(self, transport => transport.write_vectored(slices))
     }
 
-    fn seal_ahead(&mut self, slices: &[IoSlice<'_>]) {
-        transport!(self, transport => transport.seal_ahead(slices));
-    }
-
     #[inline]
     fn buffered_bytes(&self) -> usize {
         transport!(self, transport => transport.buffered_bytes())

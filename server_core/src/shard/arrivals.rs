@@ -4,7 +4,6 @@ use super::{Shard, guarded};
 use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
 use crate::base::trace::TraceKind;
-use crate::base::transport_kind::TransportKind;
 use crate::connection::Connection;
 use crate::routing::router::NewConnection;
 use crate::session::{Peer, Session};
@@ -92,7 +91,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.table.note_connected(id);
         let transport = self.table.visit(id, |connection| connection.transport());
         self.metrics().count_session(transport.unwrap_or_default());
-        self.seals_ahead |= transport == Some(TransportKind::Tls);
         if self.is_tracing() {
             let addr = self.table.visit(id, |connection| connection.peer(id).addr);
             addr.inspect(|addr| self.traces.add(id, *addr, TraceKind::Connected));

@@ -163,8 +163,6 @@ pub struct Shard<T, S> {
     detached: Vec<SessionId>,
     /// Sessions that something was queued for in this turn.
     dirty: Vec<SessionId>,
-    /// A session has used TLS: records are sealed ahead of the writes.
-    seals_ahead: bool,
     /// Sessions whose write budget was used up: dirty in the next turn.
     dirty_next: Vec<SessionId>,
     /// Commands to workers whose mailboxes were full, in order. While there are any, nothing is
@@ -217,8 +215,6 @@ struct Deferred {
     fan_out_bytes: usize,
 }
 
-/// The most sessions whose records are sealed before the first of them is written.
-const MAX_SEALED_AHEAD: usize = 64;
 /// A small packet costs a turn as much as one of this size.
 const MIN_PACKET_COST: usize = 64;
 /// A deadline that is noticed this late was missed because the process did not run.
@@ -255,7 +251,6 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
             common_bytes: 0,
             drained: VecDeque::new(),
             detached: Vec::new(),
-            seals_ahead: false,
             dirty: Vec::new(),
             dirty_next: Vec::new(),
             stalled: VecDeque::new(),

@@ -4,7 +4,7 @@
 //! it is `detached`: it has the broadcast in its queue.
 
 use super::tracing::heads;
-use super::{MAX_SEALED_AHEAD, MIN_PACKET_COST, Shard};
+use super::{MIN_PACKET_COST, Shard};
 use crate::base::id::SessionId;
 use crate::buffer::SendBuffer;
 use crate::buffer::queue::PacketBatch;
@@ -161,18 +161,9 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         let mut total = Flushed::default();
         self.write_broadcast(&mut total);
         let mut dirty = std::mem::take(&mut self.dirty);
-        for ids in dirty.chunks(MAX_SEALED_AHEAD) {
-            if self.seals_ahead {
-                let config = &self.shared.config;
-                for id in ids {
-                    (self.table).visit(*id, |connection| connection.seal_queue_ahead(config));
-                }
-            }
-            for id in ids {
-                self.flush(*id, now, &mut total);
-            }
+        for id in dirty.drain(..) {
+            self.flush(id, now, &mut total);
         }
-        dirty.clear();
         // A flush runs no callback, so no session became dirty meanwhile; the memory is used again.
         debug_assert!(
             self.dirty.is_empty(),
@@ -190,32 +181,16 @@ impl<T: Transport + Send + 'static, S: Session> Shard<T, S> {
         self.trace_broadcast(run.bytes());
         let (config, dirty) = (&self.shared.config, &mut self.dirty);
         let mut broken = Vec::new();
-        let all = self.table.slots();
-        let step = if self.seals_ahead {
-            MAX_SEALED_AHEAD
-        } else {
-            usize::MAX
-        };
-        for first in (0..all).step_by(step) {
-            let slots = first..first.saturating_add(step).min(all);
-            if self.seals_ahead {
-                self.table.visit_slots(slots.clone(), |_, connection| {
-                    if !connection.is_detached && connection.is_open() {
-                        connection.seal_broadcast_ahead(&run, config);
-                    }
-                });
+        self.table.visit_all(|id, connection| {
+            if std::mem::take(&mut connection.is_detached) || !connection.is_open() {
+                return;
             }
-            self.table.visit_slots(slots, |id, connection| {
-                if std::mem::take(&mut connection.is_detached) || !connection.is_open() {
-                    return;
-                }
-                match connection.write_broadcast(&run, config, total) {
-                    Ok(true) => dirty.push(id),
-                    Ok(false) => {}
-                    Err(reason) => broken.push((id, reason)),
-                }
-            });
-        }
+            match connection.write_broadcast(&run, config, total) {
+                Ok(true) => dirty.push(id),
+                Ok(false) => {}
+                Err(reason) => broken.push((id, reason)),
+            }
+        });
         self.detached.clear();
         for (id, reason) in broken {
             self.table.close(id, reason);

@@ -32,7 +32,6 @@ use crate::base::id::SessionId;
 use crate::base::reason::DisconnectReason;
 use slab::Slab;
 use std::collections::VecDeque;
-use std::ops::Range;
 
 /// The sessions of one worker, each under an id that is never used twice.
 ///
@@ -125,21 +124,9 @@ impl<T> SessionTable<T> {
     }
 
     /// Shows every session that is not on its way out.
-    pub fn visit_all(&mut self, visit: impl FnMut(SessionId, &mut T)) {
-        self.visit_slots(0..self.slots(), visit);
-    }
-
-    /// The slots that have had a session.
-    #[must_use]
-    pub fn slots(&self) -> usize {
-        self.generations.len()
-    }
-
-    /// Shows the sessions in a part of the slots.
-    pub fn visit_slots(&mut self, slots: Range<usize>, mut visit: impl FnMut(SessionId, &mut T)) {
-        for slot in slots {
-            let entry = self.slots.get_mut(slot);
-            if let Some(Slot::Connecting(session) | Slot::Connected(session)) = entry {
+    pub fn visit_all(&mut self, mut visit: impl FnMut(SessionId, &mut T)) {
+        for (slot, entry) in &mut self.slots {
+            if let Slot::Connecting(session) | Slot::Connected(session) = entry {
                 let generation = self.generations[slot];
                 visit(
                     SessionId::new(generation, self.worker, slot as u32),

@@ -126,11 +126,6 @@ pub trait Transport {
     /// As of a socket.
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Seals the first of these bytes, for a caller that does so for several peers before it writes to the first of
-    /// them: its writes then follow each other without a pause. The next call is a [`write`](Self::write) that
-    /// begins with the same bytes; until then they do not count as [buffered](Self::buffered_bytes).
-    fn seal_ahead(&mut self, _slices: &[IoSlice<'_>]) {}
-
     /// Bytes that the transport itself holds for the peer, and that the socket has not taken.
     fn buffered_bytes(&self) -> usize {
         0

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!  socket --read--> caller's memory --engine--> plaintext, in the same memory
-//!  queue --up to 16 KiB--> engine --record--> `held`, in memory of this thread --one send--> socket
+//!  queue --up to 16 KiB--> engine --record--> this thread's scratch --one send--> socket
+//!                                                                     (the rest --> `held`)
 //! ```
 //!
 //! Packets are encrypted at the last moment: in the flush, when the socket is about to take them. A record that
 //! the socket has not taken as a whole is kept, and nothing is encrypted before it has gone. So a session keeps
-//! one record at most, and its packets wait as plaintext in its queue, where the limits are. The memory of a record
-//! goes back to the thread when the socket has taken it.
+//! one record at most, and its packets wait as plaintext in its queue, where the limits are.
 
 use super::{Completion, HandshakeStep, MAX_HANDSHAKE_READS, ReadOutcome, Transport, write_out};
 use crate::base::reason::DisconnectReason;
@@ -105,8 +105,6 @@ pub struct Tls<T, E> {
     held: Vec<u8>,
     /// Bytes of packets in `held`. They are at the front of the caller's queue as well.
     sealed: usize,
-    /// `held` was sealed for a write that comes next.
-    is_ahead: bool,
     /// The peer's stream has ended behind `opened`.
     end: Option<End>,
     has_begun: bool,
@@ -146,14 +144,11 @@ const HANDSHAKE_READ_BYTES: usize = 8 << 10;
 struct Scratch {
     input: Vec<u8>,
     plaintext: Vec<u8>,
+    output: Vec<u8>,
 }
-
-/// The most memories of sent records that a thread keeps.
-const MAX_SPARE: usize = 64;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-    static SPARE: RefCell<Vec<Vec<u8>>> = RefCell::default();
 }
 
 /// Gives back memory that the bytes do not need: it would stay as long as a few bytes do.
@@ -174,7 +169,6 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
             opened: Vec::new(),
             held: Vec::new(),
             sealed: 0,
-            is_ahead: false,
             end: None,
             has_begun: false,
             is_closing: false,
@@ -239,27 +233,16 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
     fn push_out(&mut self) -> io::Result<Completion> {
         let mut sent = 0;
         let outcome = write_out(&mut self.inner, &self.held, &mut sent);
-        if sent == self.held.len() {
-            self.let_held_go();
-        } else {
-            self.held.drain(..sent);
-            fit(&mut self.held);
-        }
+        self.held.drain(..sent);
+        fit(&mut self.held);
         outcome
     }
 
-    fn let_held_go(&mut self) {
-        let mut memory = std::mem::take(&mut self.held);
-        memory.clear();
-        SPARE.with_borrow_mut(|spare| {
-            if memory.capacity() > 0 && spare.len() < MAX_SPARE {
-                spare.push(memory);
-            }
-        });
-    }
-
-    /// Encrypts the first bytes of `slices` as one record, which is held.
-    fn seal(&mut self, slices: &[IoSlice<'_>], plaintext: &mut Vec<u8>) -> io::Result<()> {
+    /// Encrypts the first bytes of `slices` as one record, and sends it.
+    fn seal(&mut self, slices: &[IoSlice<'_>], scratch: &mut Scratch) -> io::Result<usize> {
+        let Scratch {
+            plaintext, output, ..
+        } = scratch;
         if self.is_broken() {
             return Err(ErrorKind::InvalidData.into());
         }
@@ -274,14 +257,16 @@ impl<T: Transport, E: TlsEngine> Tls<T, E> {
                 plaintext
             }
         };
-        self.held = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        let written = (self.engine).write(&mut self.incomplete, bytes, &mut self.held);
-        if let Err(error) = written {
-            self.let_held_go();
-            return Err(io::Error::new(ErrorKind::InvalidData, error.0));
+        output.clear();
+        (self.engine.write(&mut self.incomplete, bytes, output))
+            .map_err(|error| io::Error::new(ErrorKind::InvalidData, error.0))?;
+        let mut sent = 0;
+        if write_out(&mut self.inner, output, &mut sent)? == Completion::Pending {
+            self.held.extend_from_slice(&output[sent..]);
+            self.sealed = bytes.len();
+            return Err(ErrorKind::WouldBlock.into());
         }
-        self.sealed = bytes.len();
-        Ok(())
+        Ok(bytes.len())
     }
 }
 
@@ -343,30 +328,17 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.is_ahead = false;
-        if self.push_out()? == Completion::Pending {
+        if !self.held.is_empty() && self.push_out()? == Completion::Pending {
             return Err(ErrorKind::WouldBlock.into());
         }
-        if self.sealed == 0 {
-            SCRATCH.with_borrow_mut(|scratch| self.seal(slices, &mut scratch.plaintext))?;
-            if self.push_out()? == Completion::Pending {
-                return Err(ErrorKind::WouldBlock.into());
-            }
+        if self.sealed > 0 {
+            return Ok(std::mem::take(&mut self.sealed));
         }
-        Ok(std::mem::take(&mut self.sealed))
-    }
-
-    fn seal_ahead(&mut self, slices: &[IoSlice<'_>]) {
-        if self.held.is_empty() && self.sealed == 0 {
-            let sealed =
-                SCRATCH.with_borrow_mut(|scratch| self.seal(slices, &mut scratch.plaintext));
-            // An engine that cannot seal says so again at the write.
-            self.is_ahead = sealed.is_ok();
-        }
+        SCRATCH.with_borrow_mut(|scratch| self.seal(slices, scratch))
     }
 
     fn buffered_bytes(&self) -> usize {
-        if self.is_ahead { 0 } else { self.held.len() }
+        self.held.len()
     }
 
     fn flush(&mut self) -> io::Result<Completion> {
@@ -413,7 +385,9 @@ impl<T: Transport, E: TlsEngine> Transport for Tls<T, E> {
     fn handshake(&mut self) -> Result<HandshakeStep, DisconnectReason> {
         (self.overhead_bytes, self.empty_records) = (0, 0);
         SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { input, plaintext } = scratch;
+            let Scratch {
+                input, plaintext, ..
+            } = scratch;
             input.resize(HANDSHAKE_READ_BYTES, 0);
             plaintext.clear();
             let mut taken = if std::mem::replace(&mut self.has_begun, true) {
@@ -504,37 +478,6 @@ mod tests {
         assert!((1..100).contains(&tls.kept_bytes()), "{}", tls.kept_bytes());
         assert_eq!(tls.read(&mut [0; 90]), Ok(ReadOutcome::Bytes(9)));
         assert_eq!(tls.kept_bytes(), 0);
-    }
-
-    #[test]
-    fn bytes_sealed_ahead_leave_with_the_next_write_and_are_sealed_once() {
-        let (stream, peer) = FakeStream::pair();
-        let mut tls = Tls::new(stream, FakeTls::established(2));
-        let ahead =
-            |tls: &mut Tls<_, _>| tls.seal_ahead(&[IoSlice::new(&[1; 60]), IoSlice::new(&[1; 40])]);
-        ahead(&mut tls);
-        assert_eq!((peer.take_output(999).len(), tls.buffered_bytes()), (0, 0));
-        assert_eq!(tls.write(&[1; 100]).unwrap(), 100);
-        assert_eq!(peer.take_output(999), data(100));
-        // The socket takes a part.
-        peer.state().room = 10;
-        ahead(&mut tls);
-        let blocked = tls.write(&[1; 100]).map_err(|error| error.kind());
-        assert_eq!(blocked, Err(ErrorKind::WouldBlock));
-        assert_eq!(tls.buffered_bytes(), data(100).len() - 10);
-        // What is held goes first.
-        ahead(&mut tls);
-        peer.add_room(999);
-        assert_eq!(tls.write(&[1; 100]).unwrap(), 100);
-        assert_eq!(
-            (peer.take_output(999), tls.buffered_bytes()),
-            (data(100), 0)
-        );
-        // The keys are used up: the write says so.
-        ahead(&mut tls);
-        let failed = tls.write(&[1; 100]).map_err(|error| error.kind());
-        assert_eq!(failed, Err(ErrorKind::InvalidData));
-        assert_eq!((peer.take_output(999).len(), tls.buffered_bytes()), (0, 0));
     }
 
     #[test]

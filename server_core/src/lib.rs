@@ -371,7 +371,7 @@
 //! | [`max_unadmitted`](Config::max_unadmitted) | sessions | off | unadmitted sessions at a time; half of `max_sessions` where not set | [`DisconnectReason::LoginTimeout`] for the oldest |
 //! | [`max_packet_bytes`](Config::max_packet_bytes) | bytes | 65,535 | a received packet, header included | [`Kick::TooLarge`] |
 //! | [`max_send_queue_bytes`](Config::max_send_queue_bytes) | bytes | 1 MiB | the queue of one session; a queue of eight times the limit ends it at once | [`Kick::SlowConsumer`] |
-//! | [`max_send_grace`](Config::max_send_grace) | time | 1 s | a queue above `max_send_queue_bytes` of a peer that takes less than 512 KiB a second | [`Kick::SlowConsumer`] |
+//! | [`max_send_grace`](Config::max_send_grace) | time | 1 s | a queue above `max_send_queue_bytes` of a peer that takes less than 512 KiB a second on average over that time | [`Kick::SlowConsumer`] |
 //! | [`max_total_queue_bytes`](Config::max_total_queue_bytes) | bytes | a quarter of the memory | the queues of all sessions | the longest queues end with [`Kick::SlowConsumer`] |
 //! | [`max_send_lag`](Config::max_send_lag) | time | 5 s | age of the oldest byte in the queue of one session | [`Kick::SlowConsumer`] |
 //! | [`min_send_rate_bytes`](Config::min_send_rate_bytes) | bytes a second | 16,384 | below this rate, a session that is behind is a slow consumer by age | [`Kick::SlowConsumer`] |

@@ -66,7 +66,7 @@ pub struct Config {
     ///
     /// A session is a slow consumer when its queue is longer than this for
     /// [`max_send_grace`](Self::max_send_grace) without a break and its socket has taken less than 512 KiB a
-    /// second on average over that time, or when its queue is longer than
+    /// second, on average over that time and in the last 250 ms, or when its queue is longer than
     /// [eight times](Self::SEND_QUEUE_CAP) of this after a write.
     /// Packets to others are paced at half of it, and at 128 KiB: see [pacing](crate#pacing).
     pub max_send_queue_bytes: usize,

@@ -277,8 +277,7 @@ impl SendQueue {
     }
 
     /// Whether the socket has taken [`KEEPS_UP_BYTES_PER_SEC`] on average since the queue got longer than its limit,
-    /// or since the last check; in the last window, if that is longer. If so, the time for which it may be longer begins
-    /// again.
+    /// or since the last check, or in the last window. If so, the time for which it may be longer begins again.
     pub fn passes_limit_check(&mut self, now: Instant) -> bool {
         let Some(backlog) = &mut self.backlog else {
             return true;
@@ -287,11 +286,11 @@ impl SendQueue {
             return true;
         };
         let sent_total = backlog.sent_total;
-        let passes = if now.saturating_duration_since(base.at) < THROUGHPUT_WINDOW {
-            backlog.throughput.measure(sent_total, now)
-        } else {
-            base.has_rate(KEEPS_UP_BYTES_PER_SEC, sent_total, now)
-        };
+        // A pause of this process, or of the network, counts in the average, and not in a window behind it. A shorter
+        // time than a window shows no rate.
+        let shows_rate = now.saturating_duration_since(base.at) >= THROUGHPUT_WINDOW;
+        let passes = backlog.throughput.measure(sent_total, now)
+            || shows_rate && base.has_rate(KEEPS_UP_BYTES_PER_SEC, sent_total, now);
         if passes {
             backlog.over_limit = Some(backlog.checkpoint(now));
         }

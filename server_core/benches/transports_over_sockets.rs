@@ -274,7 +274,7 @@ fn addr_of(server: &Server, transport: TransportKind) -> io::Result<String> {
     Ok(addr.to_string())
 }
 
-/// A listener whose `accept` fails when no client has come for too long: the clients may have died.
+/// A listener whose `accept` fails after two minutes without a client: the process of the clients may have ended.
 fn listen() -> io::Result<TcpListener> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     SockRef::from(&listener).set_read_timeout(Some(PATIENCE))?;

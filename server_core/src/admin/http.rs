@@ -69,7 +69,7 @@ pub enum Status {
     Ok,
     /// The request is not HTTP/1, or names a list of sessions that does not exist.
     BadRequest,
-    /// A page of another site asks for what costs work.
+    /// A page of another site asks for sessions or a trace.
     CrossSite,
     /// The port does not answer for the host of the request.
     Misdirected,

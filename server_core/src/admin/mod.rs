@@ -78,7 +78,7 @@
 //! | session lists and traces in memory | 8 MiB, and the list that reaches this size | 503 |
 //! | processor time | a quarter of one core | requests wait |
 //! | hosts | the port's own address, loopback names, and [`allow_hosts`](AdminBuilder::allow_hosts) | 421 |
-//! | pages of other sites (`Sec-Fetch-Site`) | no `/sessions`, no `/trace` | 403 |
+//! | pages of other sites, where the browser tells (`Sec-Fetch-Site`: on loopback addresses, and behind HTTPS) | no `/sessions`, no `/trace` | 403 |
 //! | file descriptors | [`Admin::MAX_DESCRIPTORS`] | accept pauses for up to 500 ms, logged once in 30 s |
 //!
 //! # Threads

@@ -47,7 +47,7 @@ impl BanFile {
                 let count = list.len();
                 self.bans.replace(list);
                 if count == 0 {
-                    log::warn!("SIGHUP: {self} has no ban: no address is banned any more");
+                    log::warn!("SIGHUP: {self} has no ban: no address is banned");
                 } else {
                     log::info!("SIGHUP: bans read from {self}: {count}");
                 }

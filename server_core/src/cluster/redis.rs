@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 /// The largest reply or message. A larger one ends the connection.
 const MAX_VALUE_BYTES: usize = 1 << 20;
 
-/// The code of the error with which a replica answers a write. A broker becomes one when another takes its place,
-/// and keeps its connections.
+/// The code of the error with which a replica answers a write. After a failover the old broker is a replica, and its
+/// connections stay open.
 const READ_ONLY: &str = "READONLY";
 
 /// Takes the events of a connection, on the thread that reads.

@@ -134,7 +134,7 @@ const MIN_RECORD_COST: usize = 64;
 /// 14 ms at this cost.
 const EMPTY_RECORD_COST: usize = 1 << 10;
 /// What a byte of a handshake costs: a ClientHello of 33 kB takes up to 1 ms, by key shares, tickets or extensions in
-/// great number, where 16 KiB are the time of 0.13 ms.
+/// great number, where 16 KiB of the turn's input stand for 0.13 ms.
 const HANDSHAKE_BYTE_COST: usize = 4;
 /// Bytes of one read during the handshake.
 const HANDSHAKE_READ_BYTES: usize = 8 << 10;

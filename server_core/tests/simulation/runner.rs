@@ -63,7 +63,7 @@ fn any_seed() {
     );
 }
 
-/// Five failures in full, and the most frequent causes of all: in a few seeds one cause may hide behind others.
+/// Five failures in full, and the most frequent causes of all: five seeds may not show each cause.
 fn report(failures: &[(u64, Vec<String>)]) -> String {
     let first: Vec<String> = failures
         .iter()

@@ -46,10 +46,9 @@ impl BanFile {
             Ok(list) => {
                 let count = list.len();
                 self.bans.replace(list);
+                log::info!("SIGHUP: bans read from {self}: {count}");
                 if count == 0 {
-                    log::warn!("SIGHUP: {self} has no ban: no address is banned");
-                } else {
-                    log::info!("SIGHUP: bans read from {self}: {count}");
+                    log::warn!("{self} has no ban: no address is banned");
                 }
             }
             Err(error) => log::error!("SIGHUP: the bans stay as they are: {error}"),

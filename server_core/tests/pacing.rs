@@ -197,6 +197,15 @@ impl Sim {
         shard.end_turn(now, now);
     }
 
+    /// Sends a peer packets of 60 kB. Returns their bytes.
+    fn send_pieces(&self, peer: usize, count: u64) -> u64 {
+        let piece = self.buffers.encode(&SChat([]), &[b'x'; 60_000]).unwrap();
+        for _ in 0..count {
+            self.router.send(self.peers[peer].id, piece.clone());
+        }
+        count * piece.len() as u64
+    }
+
     fn slow_consumers(&self) -> u64 {
         self.metrics.totals().disconnects_for(Kick::SlowConsumer)
     }
@@ -463,14 +472,10 @@ fn reader_of_512_kib_a_second_over_the_grace_is_exempt_from_the_limit_of_its_que
             every: Duration::from_millis(110),
         };
         let reader = sim.connect(reader, false);
-        let piece = sim.buffers.encode(&SChat([]), &[b'x'; 60_000]).unwrap();
-        for _ in 0..66 {
-            sim.router.send(sim.peers[reader].id, piece.clone());
-        }
+        let all = sim.send_pieces(reader, 66);
         sim.run(Duration::from_secs(8));
         let peer = &sim.peers[reader];
         assert_eq!(peer.ended_at.is_none(), stays, "{kib_per_sec} KiB/s");
-        let all = 66 * piece.len() as u64;
         assert_eq!(peer.chat_bytes == all, stays, "{kib_per_sec} KiB/s");
     }
 }
@@ -480,36 +485,25 @@ fn reader_of_512_kib_a_second_over_the_grace_is_exempt_from_the_limit_of_its_que
 fn reader_that_keeps_up_stays_after_a_pause_of_the_process() {
     let mut sim = Sim::new(config(1));
     let reader = sim.connect(keeps_up(20), false);
-    let piece = sim.buffers.encode(&SChat([]), &[b'x'; 60_000]).unwrap();
-    for _ in 0..66 {
-        sim.router.send(sim.peers[reader].id, piece.clone());
-    }
+    let all = sim.send_pieces(reader, 66);
     sim.run(Duration::from_millis(100));
     sim.clock.advance(Duration::from_secs(2));
     sim.run(Duration::from_secs(8));
     let peer = &sim.peers[reader];
-    assert_eq!(
-        (peer.ended_at, peer.chat_bytes),
-        (None, 66 * piece.len() as u64)
-    );
+    assert_eq!((peer.ended_at, peer.chat_bytes), (None, all));
 }
 
 #[test]
 fn slow_steady_reader_receives_a_long_queue_and_stays() {
     let mut sim = Sim::new(config(1));
     let reader = sim.connect(slow(125_000), false);
-    let piece = sim.buffers.encode(&SChat([]), &[b'x'; 60_000]).unwrap();
-    for _ in 0..12 {
-        sim.router.send(sim.peers[reader].id, piece.clone());
-    }
+    sim.send_pieces(reader, 12);
     sim.run(Duration::from_secs(8));
     assert_eq!(sim.peers[reader].ended_at, None);
     assert_eq!(sim.peers[reader].chat_bytes, 12 * 60_004);
     // The same queue without a reader ends by its age.
     sim.peers[reader].reader = Reader::Deaf;
-    for _ in 0..12 {
-        sim.router.send(sim.peers[reader].id, piece.clone());
-    }
+    sim.send_pieces(reader, 12);
     sim.run(Duration::from_millis(5_500));
     assert!(sim.peers[reader].ended_at.is_some());
 }

@@ -677,7 +677,7 @@ mod tests {
         assert_eq!(
             events.recv_timeout(WAIT),
             Ok(Seen::Lost),
-            "a replica is no broker"
+            "a replica is refused"
         );
         assert_eq!(command(&server, "REPLICAOF NO ONE").unwrap(), "+OK");
         redis.close(2);

@@ -613,7 +613,8 @@ fn without_torn_header(output: &[u8]) -> usize {
     let mut at = 0;
     while let Some(header) = output.get(at..at + 4) {
         let size = usize::from(u16::from_le_bytes([header[0], header[1]]));
-        if at + size > output.len() {
+        // A size below that of a header is no packet's: the bytes are broken, and all of them were sent.
+        if size < 4 || at + size > output.len() {
             return output.len();
         }
         at += size;
